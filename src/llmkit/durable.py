@@ -1,0 +1,185 @@
+"""Directories that exist whole or not at all, and that prove that they are undamaged.
+
+A directory is filled under a temporary name beside its target, every file is hashed and flushed to
+the disk, a manifest with the hashes is written last, and one rename makes it visible. A crash at
+any instant leaves the old state or the new one. The manifest shows damage; it is no signature.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from llmkit.errors import Unsafe, WriteError
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+
+
+class Damaged(Exception):
+    """A directory is not what its manifest says; the text names the file and the difference."""
+
+
+def commit(target: Path, fill: Callable[[Path], None], facts: Mapping[str, Any]) -> None:
+    """Makes `target` with the files that `fill` writes into the directory it is given.
+
+    `facts` go into the manifest. A whole directory of this name is replaced only after it is out
+    of the way. Raises WriteError when the disk does not take it; nothing is left behind then.
+    """
+    partial = target.with_name(f".tmp-{target.name}-{os.getpid()}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        fill(partial)
+        files = {path.name: _flush(path) for path in sorted(partial.iterdir())}
+        _write_manifest(partial / MANIFEST, {"format": FORMAT, **facts, "files": files})
+        flush_directory(partial)
+        if target.exists():
+            discard(target)
+        partial.rename(target)
+        flush_directory(target.parent)
+    except Exception as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise cannot_write(error, target) from error
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def verify(directory: Path) -> dict[str, Any]:
+    """The facts of an undamaged directory; raises Damaged, or Unsafe for a manifest whose names
+    lead out of it."""
+    manifest = read_manifest(directory)
+    for name, expected in manifest["files"].items():
+        if not SAFE_NAME.fullmatch(name) or (directory / name).is_symlink():
+            raise Unsafe(
+                f"the manifest names a file outside of its directory: {name!r}",
+                where=str(directory / MANIFEST),
+                next="remove this directory",
+            )
+        _verify_file(directory / name, expected)
+    return manifest
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """The manifest, undamaged in itself; raises Damaged."""
+    path = directory / MANIFEST
+    try:
+        outer = json.loads(path.read_text(encoding="utf-8"))
+        manifest = outer["manifest"]
+        whole = outer["sha256"] == _digest(manifest) and isinstance(manifest["files"], dict)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise Damaged(f"{MANIFEST} is missing or unreadable ({error})") from error
+    if not whole:
+        raise Damaged(f"{MANIFEST} does not match its own hash")
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise Damaged(f"{MANIFEST} has format {manifest.get('format')}, made by a newer llmkit")
+    return manifest
+
+
+def discard(directory: Path) -> None:
+    """Deletes a directory such that a crash half-way leaves no half directory of its name."""
+    trash = directory.with_name(f".trash-{directory.name}-{os.getpid()}")
+    shutil.rmtree(trash, ignore_errors=True)
+    directory.rename(trash)
+    shutil.rmtree(trash, ignore_errors=True)
+
+
+def set_aside(directory: Path) -> Path:
+    """Renames a damaged directory so that it is never read again, and says its new name."""
+    for number in range(1, 1000):
+        aside = directory.with_name(f".corrupt-{directory.name}-{number}")
+        if not aside.exists():
+            return directory.rename(aside)
+    raise WriteError("there are too many damaged directories here", where=str(directory.parent))
+
+
+def clean(parent: Path) -> None:
+    """Removes what killed processes have left half-done."""
+    for leftover in [*parent.glob(".tmp-*"), *parent.glob(".trash-*")]:
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def flush_directory(directory: Path) -> None:
+    """Makes the names in a directory outlast a power loss."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Writes a small file, whole or not at all; raises WriteError."""
+    partial = path.with_name(f".{path.name}.tmp")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        flush_directory(path.parent)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise cannot_write(error, path) from error
+
+
+def cannot_write(error: Exception, target: Path) -> Exception:
+    """The fault that a failed write stands for; an error of another kind as it is.
+
+    safetensors hides the system's error number in its text.
+    """
+    hidden = re.search(r"os error (\d+)", str(error))
+    number = getattr(error, "errno", None) or (int(hidden.group(1)) if hidden else None)
+    if number is None:
+        return error
+    next_step = "check the path and its permissions"
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        next_step = "free some space, then run the same command again to go on"
+    return WriteError(
+        f"cannot write {target.name}: {os.strerror(number)}",
+        where=str(target),
+        kept="all that was saved before; nothing half-written is left",
+        next=next_step,
+    )
+
+
+def _flush(path: Path) -> dict[str, Any]:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "size": path.stat().st_size}
+
+
+def _verify_file(path: Path, expected: Mapping[str, Any]) -> None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError as error:
+        raise Damaged(f"{path.name} cannot be read: {error.strerror}") from error
+    with open(descriptor, "rb") as file:
+        size = os.fstat(descriptor).st_size
+        if size != expected["size"]:
+            raise Damaged(f"{path.name} has {size} bytes instead of {expected['size']}")
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != expected["sha256"]:
+        raise Damaged(f"{path.name} has sha256 {found[:12]}… instead of {expected['sha256'][:12]}…")
+
+
+def _write_manifest(path: Path, manifest: dict[str, Any]) -> None:
+    text = json.dumps({"manifest": manifest, "sha256": _digest(manifest)}, indent=1)
+    with path.open("x", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _digest(manifest: Any) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,126 @@
+"""A new causal language model of any architecture of transformers, with seeded weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from llmkit.errors import ConfigError
+
+DEFAULT_HIDDEN_SIZE = 256
+DEFAULT_LAYERS = 4
+HEAD_SIZE = 64
+
+
+def model_config(
+    architecture: str, settings: dict[str, Any], vocab_size: int, block_size: int, special: dict[str, int]
+) -> PretrainedConfig:
+    """The transformers config of a new model; what `settings` leave open fits a small model.
+
+    `special` holds the token ids (`bos_token_id`, ...) of the tokenizer, since the defaults are
+    those of the released model. Raises ConfigError for an architecture without a causal language
+    model, an unknown setting (transformers would keep it silently) and values that do not fit.
+    """
+    kind = _config_class(architecture)
+    _refuse_unknown(architecture, kind, settings)
+    chosen = {**_default_shape(kind, settings), **special, **settings}
+    chosen.setdefault("vocab_size", vocab_size)
+    if chosen["vocab_size"] < vocab_size:
+        raise ConfigError(
+            f"the tokenizer has {vocab_size} tokens, the model only {chosen['vocab_size']}",
+            where="model.config.vocab_size",
+            next=f"leave it out, or write at least {vocab_size}",
+        )
+    positions = _canonical(kind, settings).get("max_position_embeddings")
+    if positions is None:
+        chosen["max_position_embeddings"] = block_size
+    elif positions < block_size:
+        raise ConfigError(
+            f"a block of {block_size} tokens is longer than the model's {positions} positions",
+            where="data.block_size, model.config.max_position_embeddings",
+            next=f"write data.block_size={positions} or more positions",
+        )
+    try:
+        return kind(**chosen)
+    except (StrictDataclassError, ValueError, TypeError) as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[-1].strip()
+        raise ConfigError(
+            f"{architecture} refuses these settings: {reason}", where="model.config"
+        ) from error
+
+
+def causal_model(config: PretrainedConfig, seed: int) -> PreTrainedModel:
+    """A model with fresh fp32 weights: the same for the same config and seed."""
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(
+        config, dtype=torch.float32, trust_remote_code=False
+    )
+    return model.train()
+
+
+def _config_class(architecture: str) -> type[PretrainedConfig]:
+    known = sorted(set(CONFIG_MAPPING) & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
+    if architecture not in known:
+        near = difflib.get_close_matches(architecture, known, n=3)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise ConfigError(
+            f"transformers has no causal language model of type {architecture!r}",
+            where="model.architecture",
+            next=hint + "common ones: llama, gpt2, qwen3, mistral, mixtral, gpt_neox, olmo2",
+        )
+    return CONFIG_MAPPING[architecture]
+
+
+def _field_names(kind: type[PretrainedConfig]) -> set[str]:
+    return {field.name for field in dataclasses.fields(kind)} | set(kind.attribute_map)
+
+
+def _refuse_unknown(architecture: str, kind: type[PretrainedConfig], settings: dict[str, Any]) -> None:
+    known = _field_names(kind)
+    faults = []
+    for name in sorted(set(settings) - known):
+        near = difflib.get_close_matches(name, known, n=1)
+        faults.append(f"model.config.{name}" + (f" (did you mean {near[0]}?)" if near else ""))
+    if faults:
+        raise ConfigError(
+            f"{architecture} has no such setting: {', '.join(faults)}",
+            where="model.config",
+            next="correct the name or leave it out",
+        )
+
+
+def _canonical(kind: type[PretrainedConfig], settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings under the names that all architectures share (`n_embd` is `hidden_size`)."""
+    shared = {own: name for name, own in kind.attribute_map.items()}
+    return {shared.get(name, name): value for name, value in settings.items()}
+
+
+def _default_shape(kind: type[PretrainedConfig], settings: dict[str, Any]) -> dict[str, Any]:
+    """A small shape in the architecture's own proportions, around what the user has set."""
+    names = _field_names(kind)
+    given = _canonical(kind, settings)
+    usual = _canonical(kind, {f.name: f.default for f in dataclasses.fields(kind)})
+    hidden = given.get("hidden_size", DEFAULT_HIDDEN_SIZE)
+    heads = given.get("num_attention_heads", max(1, hidden // HEAD_SIZE))
+    shape = {
+        "hidden_size": hidden,
+        "num_hidden_layers": DEFAULT_LAYERS,
+        "num_attention_heads": heads,
+        # Released defaults (8, 32) are not reconciled with a small number of heads.
+        "num_key_value_heads": heads,
+        "head_dim": hidden // heads,
+    }
+    for size in ("intermediate_size", "moe_intermediate_size"):
+        if isinstance(usual.get(size), int) and isinstance(usual.get("hidden_size"), int):
+            ratio = min(4.0, usual[size] / usual["hidden_size"])
+            shape[size] = max(32, round(ratio * hidden / 32) * 32)
+    return {
+        name: value for name, value in shape.items() if name in names and name not in given
+    }

@@ -1,0 +1,161 @@
+"""A model that exists, from a hub name, a directory or one of our runs: whole, or refused."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from llmkit.errors import DataError, HubUnreachable, InputNotFound, NoValidCheckpoint, Unsafe
+
+transformers_logging.set_verbosity_error()
+transformers_logging.disable_progress_bar()
+
+SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+def locate(name_or_path: str) -> str:
+    """The directory that holds the model, or the hub name as it is.
+
+    A run directory stands for its final model, else its best, else its newest checkpoint.
+    Raises InputNotFound for a path that is none, and Unsafe for a directory whose files would run
+    code or point outside of it.
+    """
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        directory = _model_in_run(path)
+        check_directory(directory)
+        return str(directory)
+    looks_like_path = path.exists() or name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1
+    if looks_like_path or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name_or_path):
+        raise InputNotFound(
+            f"there is no model directory {name_or_path!r}",
+            where="model.name_or_path",
+            next="give a directory with config.json, a run directory, or a hub name (OWNER/NAME)",
+        )
+    return name_or_path
+
+
+def load_config(name_or_path: str, revision: str | None = None) -> PretrainedConfig:
+    """The transformers config of a model, without its weights."""
+    return _from_pretrained(AutoConfig, locate(name_or_path), revision)
+
+
+def load_causal_model(name_or_path: str, revision: str | None = None) -> PreTrainedModel:
+    """A causal language model in fp32, with every weight from its file.
+
+    Raises DataError when a weight is missing or does not fit: transformers alone would fill it
+    with random numbers and go on.
+    """
+    model, report = _from_pretrained(
+        AutoModelForCausalLM,
+        locate(name_or_path),
+        revision,
+        dtype=torch.float32,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    faults = sorted(report["missing_keys"]) + [str(key[0]) for key in report["mismatched_keys"]]
+    if faults:
+        raise DataError(
+            f"{len(faults)} weights of the model are missing or have another shape: "
+            + ", ".join(faults[:3]),
+            where=f"{name_or_path} (model.name_or_path)",
+            next="use a directory whose config.json and weights belong together",
+        )
+    return model.train()
+
+
+def check_directory(directory: Path) -> None:
+    """Refuses, before anything is loaded, a model directory that is unsafe or has no weights."""
+    config = read_json(directory / "config.json")
+    hooks = [key for key in _all_keys(config) if key in ("auto_map", "trust_remote_code") or key.endswith("_implementation_internal")]
+    if hooks:
+        raise Unsafe(
+            f"config.json asks for code to be run ({', '.join(sorted(set(hooks)))})",
+            where=str(directory / "config.json"),
+            next="use a model that transformers knows by itself, or remove the key if it is yours",
+        )
+    if not list(directory.glob("*.safetensors")):
+        pickles = sorted(file.name for pattern in PICKLES for file in directory.glob(pattern))
+        if pickles:
+            raise Unsafe(
+                f"the weights are a pickle ({pickles[0]}), which can run code when it is read",
+                where=str(directory),
+                next="convert them to safetensors where you trust them",
+            )
+        raise InputNotFound(
+            "there are no weights (*.safetensors)", where=str(directory), next="check the path"
+        )
+    index = directory / "model.safetensors.index.json"
+    if index.exists():
+        for name in set(read_json(index).get("weight_map", {}).values()):
+            if not isinstance(name, str) or not SAFE_NAME.fullmatch(name):
+                raise Unsafe(f"the index names a file outside of its directory: {name!r}", where=str(index))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file of a model directory."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputNotFound(f"there is no {path.name}", where=str(path.parent), next="check the path") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"not readable as JSON: {error}", where=str(path)) from error
+    if not isinstance(value, dict):
+        raise DataError("should hold a JSON object", where=str(path))
+    return value
+
+
+def _model_in_run(path: Path) -> Path:
+    if (path / "config.json").exists() or not (path / "run.json").exists():
+        return path
+    if (path / "final").is_dir():
+        return path / "final"
+    steps = sorted(d for d in (path / "checkpoints").glob("step-*") if re.fullmatch(r"step-\d+", d.name))
+    if not steps:
+        raise NoValidCheckpoint("the run has no model yet", where=str(path), next="let it train on first")
+    best = read_json(steps[-1] / "state.json").get("best_step")
+    named = [d for d in steps if best is not None and int(d.name[5:]) == best]
+    return (named or steps)[-1]
+
+
+def _all_keys(value: Any) -> list[str]:
+    if isinstance(value, dict):
+        return [*value, *(key for inner in value.values() for key in _all_keys(inner))]
+    if isinstance(value, list):
+        return [key for inner in value for key in _all_keys(inner)]
+    return []
+
+
+def _from_pretrained(auto: Any, name: str, revision: str | None, **options: Any) -> Any:
+    local = Path(name).is_dir()
+    try:
+        return auto.from_pretrained(
+            name, revision=revision or "main", trust_remote_code=False, local_files_only=local, **options
+        )
+    except Exception as error:
+        raise _translate(error, name, local) from error
+
+
+def _translate(error: Exception, name: str, local: bool) -> Exception:
+    """The fault of ours that a loading error of transformers or safetensors stands for."""
+    text = str(error).strip() or type(error).__name__
+    reason = text.splitlines()[0]
+    if "trust_remote_code" in text:
+        return Unsafe("the model brings code of its own", where=name, next="use a model that transformers knows by itself")
+    if not local and isinstance(error, OSError):
+        return HubUnreachable(
+            f"the hub did not give {name!r}: {reason}",
+            where="model.name_or_path",
+            next="check the name and the network, or give a local directory",
+        )
+    if isinstance(error, MemoryError):
+        return error
+    return DataError(f"the model cannot be read: {reason}", where=name, next="check that the directory is whole")

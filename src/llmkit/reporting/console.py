@@ -1,0 +1,141 @@
+"""What a person sees while a command works: lines, progress with time left, and the result."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console as RichConsole
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+Advance = Callable[[int], None]
+
+PLAIN_SECONDS = 10.0
+"""Without a terminal, a progress line comes this often at most."""
+
+
+def printable(text: str) -> str:
+    """The text without control characters that a terminal would obey."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def is_main_process() -> bool:
+    """Whether this is the one process of the run that speaks (rank 0)."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+class Console:
+    """Where a command speaks: people read stderr, machines read JSON on stdout."""
+
+    def __init__(self, json: bool = False, quiet: bool = False) -> None:
+        self.json = json
+        self.silent = quiet or not is_main_process()
+        self.people = RichConsole(stderr=True, highlight=False, soft_wrap=True)
+        self.on_tick: Callable[[], None] = lambda: None
+
+    def say(self, text: str) -> None:
+        """Prints a line for people; nothing under --quiet."""
+        if not self.silent:
+            self.people.print(Text(printable(text)))
+
+    def warn(self, text: str) -> None:
+        """Prints a warning, under --quiet too."""
+        if is_main_process():
+            self.people.print(Text(f"warning: {printable(text)}", style="yellow"))
+
+    def result(self, figures: Mapping[str, Any]) -> None:
+        """Prints what the command found: one JSON object with --json, else a table."""
+        if not is_main_process():
+            return
+        if self.json:
+            print(jsonlib.dumps(figures, ensure_ascii=False), flush=True)
+        elif not self.silent:
+            stdout = RichConsole(highlight=False, soft_wrap=True)
+            stdout.print(_table(figures) if sys.stdout.isatty() else Text(_lines(figures)))
+
+    @contextmanager
+    def watch(self, label: str, total: int) -> Iterator[Advance]:
+        """Shows how far a piece of work is; what it yields is called with each amount done."""
+        if self.silent or not self.people.is_terminal:
+            yield self._plain_watch(label, total)
+            return
+        with Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+            console=self.people,
+            transient=True,
+        ) as progress:
+            task = progress.add_task(label, total=total)
+
+            def advance(amount: int) -> None:
+                progress.advance(task, amount)
+                self.on_tick()
+
+            yield advance
+
+    def _plain_watch(self, label: str, total: int) -> Advance:
+        done, start = 0, time.monotonic()
+        spoken = start
+
+        def advance(amount: int) -> None:
+            nonlocal done, spoken
+            done += amount
+            self.on_tick()
+            now = time.monotonic()
+            if now - spoken >= PLAIN_SECONDS and 0 < done < total:
+                spoken = now
+                left = (now - start) * (total - done) / done
+                self.say(f"{label}: {100 * done / total:.0f}%, {clock(left)} left")
+
+        return advance
+
+
+def clock(seconds: float) -> str:
+    """Seconds as 0:07, 12:34 or 1:02:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def short(value: float) -> str:
+    """A figure in a few characters: 12.3k, 1.25M, 0.0312."""
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= limit:
+            return f"{value / (1e3 if unit == 'k' else limit):.3g}{unit}"
+    return f"{value:.4g}"
+
+
+def _flat(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in figures.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _lines(figures: Mapping[str, Any]) -> str:
+    return "\n".join(printable(f"{key}: {value}") for key, value in _flat(figures))
+
+
+def _table(figures: Mapping[str, Any]) -> Table:
+    table = Table(show_header=False, box=None)
+    for key, value in _flat(figures):
+        table.add_row(Text(key, style="bold"), Text(printable(value)))
+    return table

@@ -1,0 +1,58 @@
+"""Metrics as JSON lines: whole lines only, and a length that a checkpoint can go back to."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from llmkit.errors import WriteError
+
+
+class JsonLines:
+    """A file of one JSON object per line, appended to by one process.
+
+    Raises WriteError when the disk does not take a line; what stood in the file stays.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Adds one line, all of it or nothing."""
+        line = (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        before = self.size
+        try:
+            with self.path.open("ab") as file:
+                file.write(line)
+        except OSError as error:
+            self._cut(before)
+            raise WriteError(
+                f"cannot write: {error.strerror}",
+                where=str(self.path),
+                kept="all checkpoints and all earlier lines",
+                next="free some space, then run the same command again to go on",
+            ) from error
+
+    def go_back(self, size: int) -> None:
+        """Forgets all lines after the first `size` bytes: they belong to steps that are redone."""
+        if self.size > size:
+            self._cut(size)
+
+    def _cut(self, size: int) -> None:
+        if self.path.exists() and self.path.is_file():
+            os.truncate(self.path, size)
+
+
+def read(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a file of JSON lines, in order."""
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            yield json.loads(line)

@@ -1,0 +1,201 @@
+"""Checkpoints: a plain Hugging Face directory with the optimizer and the state of the run.
+
+`checkpoints/step-0000000400/` is committed exactly when this name exists and its manifest holds;
+see `llmkit.durable`. The newest by step counts, never by time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from llmkit import durable
+from llmkit.errors import Diverged, InputNotFound, NoValidCheckpoint, WriteError
+from llmkit.training.schedule import Plan, Revision
+
+STEP_NAME = re.compile(r"step-(\d{10})")
+OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
+
+
+@dataclass(frozen=True)
+class State:
+    """All that a run must know to go on as if it had never stopped, weights and moments aside."""
+
+    step: int
+    """Optimizer steps done."""
+    plan: Plan
+    seconds: float
+    """Time that the run has used so far, over all its processes in turn."""
+    predictions: int = 0
+    """Tokens (or examples) that the loss was computed on so far."""
+    unlogged_loss: float = 0.0
+    """Summed loss since the last logged step."""
+    unlogged_predictions: int = 0
+    nonfinite_steps: int = 0
+    """Steps in a row that were refused for a loss or gradient that is no number."""
+    evaluated_step: int = 0
+    """The last step whose validation figures stand in metrics.jsonl."""
+    best_step: int | None = None
+    best_loss: float | None = None
+    metrics_size: int = 0
+    """Bytes of metrics.jsonl that belong to the steps done."""
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> State:
+        """The state that `state.json` holds."""
+        plan = Plan(tuple(Revision(*pair) for pair in value["plan"]))
+        return cls(**{**value, "plan": plan})
+
+    def to_json(self) -> dict[str, Any]:
+        """The state as JSON values."""
+        plan = [[r.step, r.total_steps] for r in self.plan.revisions]
+        return {**dataclasses.asdict(self), "plan": plan}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A committed checkpoint that has been verified."""
+
+    directory: Path
+    state: State
+    identity: dict[str, Any]
+    """What must not change when the run goes on: see `llmkit.training.identity`."""
+
+    def optimizer_tensors(self) -> dict[str, Tensor]:
+        """The optimizer's state by name."""
+        return load_file(self.directory / OPTIMIZER)
+
+
+def save(
+    root: Path,
+    state: State,
+    identity: Mapping[str, Any],
+    save_model: Callable[[Path], None],
+    optimizer_tensors: Mapping[str, Tensor],
+) -> Path:
+    """Commits a checkpoint of `state.step` and says where; one that stands already is kept.
+
+    Raises WriteError when there is no room, with older checkpoints untouched, and Diverged when a
+    moment of the optimizer is no number.
+    """
+    target = root / f"step-{state.step:010}"
+    if target.exists() and _intact(target):
+        return target
+    for name, tensor in optimizer_tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise Diverged(f"the optimizer's {name} is not finite; it was not saved", where=str(target))
+    _check_space(root, 3 * sum(t.nbytes for t in optimizer_tensors.values()) // 2)
+
+    def fill(directory: Path) -> None:
+        save_model(directory)
+        save_file({k: v.contiguous() for k, v in optimizer_tensors.items()}, directory / OPTIMIZER)
+        document = {"state": state.to_json(), "identity": identity}
+        (directory / STATE).write_text(json.dumps(document, indent=1), encoding="utf-8")
+
+    durable.commit(target, fill, {"step": state.step})
+    return target
+
+
+def newest(root: Path, warn: Callable[[str], None]) -> Checkpoint | None:
+    """The newest undamaged checkpoint; damaged ones are named and set aside.
+
+    None when there has never been one. Raises NoValidCheckpoint when all are damaged: a run is
+    never silently started again from nothing.
+    """
+    durable.clean(root)
+    steps = _steps(root)
+    damaged = 0
+    for step in reversed(steps):
+        directory = _directory(root, step)
+        try:
+            return _read(directory)
+        except durable.Damaged as fault:
+            damaged += 1
+            aside = durable.set_aside(directory)
+            warn(f"checkpoint {directory.name} is damaged and set aside as {aside.name}: {fault}")
+    if damaged or list(root.glob(".corrupt-*")):
+        raise NoValidCheckpoint(
+            "none of the run's checkpoints is whole",
+            where=str(root),
+            kept="all files, under .corrupt-*",
+            next="restore one from a backup, or start anew with another output_dir",
+        )
+    return None
+
+
+def named(path: Path) -> Checkpoint:
+    """The checkpoint that the user names; no other takes its place."""
+    if not path.is_dir():
+        raise InputNotFound("there is no such checkpoint", where=f"resume={path}", next="check the path")
+    try:
+        return _read(path)
+    except durable.Damaged as fault:
+        raise NoValidCheckpoint(
+            f"the checkpoint is damaged: {fault}",
+            where=str(path),
+            kept="all files",
+            next="write resume=auto to go on from the newest whole one",
+        ) from fault
+
+
+def prune(root: Path, keep: int, protect: int | None, warn: Callable[[str], None]) -> None:
+    """Deletes all checkpoints but the newest `keep` and the protected step."""
+    for step in _steps(root)[:-keep]:
+        if step != protect:
+            try:
+                durable.discard(_directory(root, step))
+            except OSError as error:
+                warn(f"an old checkpoint could not be deleted: {error}")
+
+
+def _steps(root: Path) -> list[int]:
+    if not root.is_dir():
+        return []
+    return sorted(int(m.group(1)) for d in root.iterdir() if (m := STEP_NAME.fullmatch(d.name)))
+
+
+def _directory(root: Path, step: int) -> Path:
+    return root / f"step-{step:010}"
+
+
+def _read(directory: Path) -> Checkpoint:
+    manifest = durable.verify(directory)
+    try:
+        document = json.loads((directory / STATE).read_text(encoding="utf-8"))
+        state = State.from_json(document["state"])
+        if state.step != manifest["step"] or directory.name != f"step-{state.step:010}":
+            raise durable.Damaged(f"its files are of step {state.step}")
+        return Checkpoint(directory, state, document["identity"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise durable.Damaged(f"{STATE} is not readable: {error}") from error
+
+
+def _intact(directory: Path) -> bool:
+    try:
+        durable.verify(directory)
+    except durable.Damaged:
+        durable.set_aside(directory)
+        return False
+    return True
+
+
+def _check_space(root: Path, needed: int) -> None:
+    parent = next(p for p in (root, *root.parents) if p.exists())
+    free = shutil.disk_usage(parent).free
+    if free < needed:
+        raise WriteError(
+            f"a checkpoint needs {needed:,} bytes and {free:,} are free",
+            where=str(root),
+            kept="all older checkpoints",
+            next="free some space, then run the same command again to go on",
+        )

@@ -1,0 +1,123 @@
+"""AdamW, alone or beside Muon, with its state as named tensors instead of a pickle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from llmkit.config.schema import TrainConfig
+from llmkit.errors import ConfigError, NoValidCheckpoint
+
+
+class NamedOptimizer:
+    """One or two torch optimizers over a model's named parameters, stepped as one.
+
+    `adamw` decays matrices only (parameters of two or more dimensions). `muon` orthogonalises the
+    momentum of the hidden matrices (Jordan et al. 2024), scaled so that AdamW's learning rate fits
+    (Liu et al. 2025, arXiv 2502.16982), and leaves the rest to AdamW.
+    """
+
+    def __init__(self, model: nn.Module, kind: str, settings: TrainConfig) -> None:
+        named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        if not named:
+            raise ConfigError("the model has no trainable weights", where="model")
+        self.names = {parameter: name for name, parameter in named.items()}
+        hidden = set(hidden_matrices(model)) if kind == "muon" else set()
+        rest = [(name, p) for name, p in named.items() if name not in hidden]
+        decayed = [p for _, p in rest if p.ndim >= 2]
+        plain = [p for _, p in rest if p.ndim < 2]
+        groups = [
+            {"params": params, "weight_decay": decay}
+            for params, decay in ((decayed, settings.weight_decay), (plain, 0.0))
+            if params
+        ]
+        self.parts: list[torch.optim.Optimizer] = []
+        if groups:
+            self.parts.append(
+                torch.optim.AdamW(
+                    groups,
+                    betas=(settings.adam_beta1, settings.adam_beta2),
+                    eps=settings.adam_epsilon,
+                    fused=True,
+                )
+            )
+        if hidden:
+            self.parts.append(
+                torch.optim.Muon(
+                    [named[name] for name in sorted(hidden)],
+                    weight_decay=settings.weight_decay,
+                    adjust_lr_fn="match_rms_adamw",
+                )
+            )
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """All weights that are trained."""
+        return list(self.names)
+
+    def step(self, learning_rate: float) -> None:
+        """Moves the weights by their gradients at this learning rate."""
+        for part in self.parts:
+            for group in part.param_groups:
+                group["lr"] = learning_rate
+            part.step()
+
+    def zero_grad(self) -> None:
+        """Forgets the gradients."""
+        for part in self.parts:
+            part.zero_grad(set_to_none=True)
+
+    def state(self) -> dict[str, Tensor]:
+        """The optimizer's memory as `<parameter name>.<moment>` -> tensor."""
+        return {
+            f"{self.names[parameter]}.{key}": value
+            for part in self.parts
+            for parameter, moments in part.state.items()
+            for key, value in moments.items()
+        }
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes back what `state` gave; raises NoValidCheckpoint where names or shapes differ."""
+        unused = dict(tensors)
+        for part in self.parts:
+            for parameter in _parameters(part):
+                prefix = self.names[parameter] + "."
+                keys = [key for key in unused if key.startswith(prefix) and "." not in key[len(prefix) :]]
+                moments = {key[len(prefix) :]: unused.pop(key) for key in keys}
+                if any(m.ndim and m.shape != parameter.shape for m in moments.values()):
+                    raise NoValidCheckpoint(f"optimizer state of {prefix[:-1]} has another shape")
+                part.state[parameter] = {
+                    # A step counter lives where the optimizer made it, the moments with the weight.
+                    key: value.clone() if value.ndim == 0 and not _fused_on_device(parameter)
+                    else value.to(parameter.device)
+                    for key, value in moments.items()
+                }
+        if unused:
+            raise NoValidCheckpoint(f"optimizer state of unknown weights: {sorted(unused)[:3]}")
+
+
+def hidden_matrices(model: nn.Module) -> Iterator[str]:
+    """Names of the two-dimensional weights between the embeddings and the output layer."""
+    outside = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, nn.Embedding)
+        for parameter in module.parameters()
+    }
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    if head is not None:
+        outside |= {id(parameter) for parameter in head.parameters()}
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 2 and parameter.requires_grad and id(parameter) not in outside:
+            yield name
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
+    for group in optimizer.param_groups:
+        yield from group["params"]
+
+
+def _fused_on_device(parameter: Tensor) -> bool:
+    return parameter.device.type != "cpu"
