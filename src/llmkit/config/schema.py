@@ -17,21 +17,18 @@ Count = Annotated[int, Field(strict=True, ge=1)]
 Whole = Annotated[int, Field(strict=True, ge=0)]
 
 
-def _number(value: Any) -> Any:
-    if isinstance(value, bool) or isinstance(value, str):
-        raise ValueError("should be a number")
-    return value
-
-
 def _several(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
-Rate = Annotated[Number, Field(ge=0)]
-Fraction = Annotated[Number, Field(ge=0, lt=1)]
-Files = Annotated[tuple[str, ...], BeforeValidator(_several), Field(strict=False)]
-Names = Annotated[tuple[str, ...], BeforeValidator(_several), Field(strict=False)]
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Files = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_several, json_schema_input_type=str | tuple[str, ...]),
+    Field(strict=False),
+]
 
 
 class Section(BaseModel):
@@ -94,9 +91,9 @@ class TrainConfig(Section):
 
     max_steps: Whole | None = None
     """Stop after this many optimizer steps."""
-    num_train_epochs: Annotated[Number, Field(gt=0)] | None = None
+    num_train_epochs: Positive | None = None
     """Stop after this many passes over the training data; a fraction will do."""
-    max_minutes: Annotated[Number, Field(gt=0)] | None = None
+    max_minutes: Positive | None = None
     """Stop after this many minutes, everything included; the schedule ends with them."""
     global_batch_size: Count | Auto = "auto"
     """Sequences per optimizer step over all processes."""
@@ -104,7 +101,7 @@ class TrainConfig(Section):
     """Sequences that one device computes at once; changes no result."""
     optimizer: Literal["auto", "adamw", "muon"] = "auto"
     """`muon` for the hidden matrices with AdamW for the rest, or AdamW for all."""
-    learning_rate: Annotated[Rate, Field(gt=0)] | Auto = "auto"
+    learning_rate: Positive | Auto = "auto"
     """Highest learning rate of the schedule."""
     lr_scheduler_type: Literal["auto", "constant", "linear", "cosine", "warmup_stable_decay"] = (
         "auto"
@@ -120,7 +117,7 @@ class TrainConfig(Section):
     """Decay rate of AdamW's second moment."""
     adam_epsilon: Rate = 1e-8
     """AdamW's epsilon."""
-    max_grad_norm: Annotated[Rate, Field(gt=0)] | None = 1.0
+    max_grad_norm: Positive | None = 1.0
     """Gradients are scaled down to this norm; `null` leaves them."""
     max_nonfinite_steps: Count = 5
     """Steps in a row refused for a loss or gradient that is no number before the run stops."""
@@ -147,11 +144,11 @@ class GenerationConfig(Section):
     """Most tokens of one continuation."""
     do_sample: bool = True
     """Draw tokens by their probability; `false` always takes the likeliest."""
-    temperature: Annotated[Rate, Field(gt=0)] = 0.8
+    temperature: Positive = 0.8
     """Below 1 sharper, above 1 flatter probabilities."""
     top_k: Whole = 50
     """Draw from this many likeliest tokens only; 0 from all."""
-    top_p: Annotated[Number, Field(gt=0, le=1)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
     """Draw from the likeliest tokens that hold this probability together."""
     num_return_sequences: Count = 2
     """Continuations per prompt."""
@@ -168,7 +165,7 @@ class Config(Section):
     """Seed of weights, order of examples, dropout and sampling."""
     resume: str = "auto"
     """`auto` goes on from the newest good checkpoint, `never` starts anew, or a checkpoint."""
-    report_to: Names = ()
+    report_to: Files = ()
     """Trackers besides the run directory's own files: `tensorboard`, `wandb`."""
     model: ModelConfig = ModelConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()

@@ -1,0 +1,145 @@
+"""What to write instead of a key or a value that the config cannot take."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from llmkit.config import foreign, keys
+from llmkit.config.keys import Key
+from llmkit.config.scalars import dump, resolve
+from llmkit.config.schema import Config
+from llmkit.config.yaml12 import KeyPath
+
+_SWITCH_WORDS = {"yes": True, "on": True, "no": False, "off": False}
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How a key and its value are written where the fault stands."""
+
+    on_command_line: bool
+
+    def __call__(self, name: str, text: str) -> str:
+        """The key with its value, ready to be copied."""
+        if self.on_command_line:
+            return f"`{shlex.quote(f'{name}={text}')}`"
+        return f"`{name}: {text}`"
+
+
+def for_key(path: KeyPath, text: str, given: Mapping[str, str], writing: Writing) -> str:
+    """What to write for a key that is not one of ours.
+
+    `text` is its value as it was written; `given` the texts of all that was given, by last name.
+    """
+    leaf = path[-1].lstrip("-").lower().replace("-", "_")
+    if ours := keys.named(leaf):
+        texts = [_translated(key.name, text) for key in ours]
+        return "write " + " or ".join(map(writing, (key.name for key in ours), texts))
+    if pairs := _pairs(leaf, text, given):
+        return "write " + " and ".join(writing(name, value) for name, value in pairs)
+    if leaf in foreign.ACCUMULATION or leaf in foreign.PER_DEVICE:
+        return "write `train.global_batch_size`, the sequences of one step over all processes"
+    if leaf in foreign.SWITCHES:
+        return "leave it out"
+    if sentence := foreign.ABSENT.get(leaf):
+        return sentence
+    if near := keys.nearest((*path[:-1], leaf)):
+        return f"did you mean {writing(near.name, text)}?"
+    return _neighbours(path)
+
+
+def for_value(key: Key, path: KeyPath, value: Any, text: str, writing: Writing) -> str:
+    """The value that was probably meant, or nothing; it is always one that the key takes."""
+    for candidate in _candidates(key, value, text):
+        if is_valid(path, candidate):
+            return f"write {writing('.'.join(path), dump(candidate))}"
+    return ""
+
+
+def is_valid(path: KeyPath, value: Any) -> bool:
+    """Whether a key takes a value, all else being default."""
+    for part in reversed(path):
+        value = {part: value}
+    try:
+        Config.model_validate(value)
+    except ValidationError:
+        return False
+    return True
+
+
+def _translated(name: str, text: str) -> str:
+    return foreign.VALUES.get(name, {}).get(text.lower(), text)
+
+
+def _pairs(leaf: str, text: str, given: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Our keys and values for a name of theirs, where they can be computed."""
+    if leaf in foreign.ACCUMULATION or leaf in foreign.PER_DEVICE:
+        return _batch(given)
+    if pair := foreign.SWITCHES.get(leaf, {}).get(text.lower()):
+        name, value = pair.split(": ")
+        return [(name, value)]
+    if name := foreign.RENAMED.get(leaf, ""):
+        return [(name, _translated(name, text))]
+    return []
+
+
+def _batch(given: Mapping[str, str]) -> list[tuple[str, str]]:
+    """The batch of a step, which others give as per device x accumulated x processes."""
+    per_device = _count(given, foreign.PER_DEVICE)
+    accumulated = _count(given, foreign.ACCUMULATION) or 1
+    if per_device is None:
+        return []
+    total = per_device * accumulated * int(os.environ.get("WORLD_SIZE", "1"))
+    pairs = [("train.global_batch_size", str(total))]
+    return [*pairs, ("train.micro_batch_size", str(per_device))] if accumulated > 1 else pairs
+
+
+def _count(given: Mapping[str, str], names: tuple[str, ...]) -> int | None:
+    texts = (given[name] for name in names if name in given)
+    return next((int(text) for text in texts if text.isdecimal()), None)
+
+
+def _neighbours(path: KeyPath) -> str:
+    above = path[:-1] if path[:-1] in keys.sections() else ()
+    parts = {
+        key.path[len(above)]: None
+        for key in keys.keys().values()
+        if key.path[: len(above)] == above
+    }
+    where = f"`{'.'.join(above)}` takes" if above else "the config takes"
+    return f"{where} {', '.join(parts)}"
+
+
+def _candidates(key: Key, value: Any, text: str) -> Iterator[Any]:
+    if translated := foreign.VALUES.get(key.name, {}).get(text.lower()):
+        yield resolve(translated)
+    if isinstance(value, str):
+        yield from _readings(value)
+        yield from difflib.get_close_matches(value.lower(), key.choices, n=1)
+    if isinstance(value, float) and value.is_integer():
+        yield int(value)
+    if isinstance(value, list):
+        yield from value if len(value) == 1 else ()
+        yield [item if isinstance(item, str) else dump(item) for item in value]
+    elif value is not None:
+        yield text
+
+
+def _readings(text: str) -> Iterator[Any]:
+    """What a text may mean as a number or a switch: `1_000`, `1,000`, `5%`, `yes`."""
+    number = text.replace("_", "").replace(",", "").strip()
+    for reading in (number, number.removesuffix("%")):
+        try:
+            plain = resolve(reading)
+        except ValueError:
+            continue
+        yield plain / 100 if text.endswith("%") and isinstance(plain, int | float) else plain
+    if text.lower() in _SWITCH_WORDS:
+        yield _SWITCH_WORDS[text.lower()]

@@ -1,0 +1,270 @@
+"""The names that other tools have for our keys, and what to write instead.
+
+From transformers' TrainingArguments with run_clm and run_classification, nanoGPT and nanochat,
+LitGPT, Axolotl, LLaMA-Factory and TRL. Names are compared in lower case with `_` for `-`.
+"""
+
+from __future__ import annotations
+
+RENAMED = {
+    # model and tokenizer
+    "model_name_or_path": "model.name_or_path",
+    "model_name": "model.name_or_path",
+    "base_model": "model.name_or_path",
+    "pretrained_model_name_or_path": "model.name_or_path",
+    "initial_checkpoint_dir": "model.name_or_path",
+    "checkpoint_dir": "model.name_or_path",
+    "init_from": "model.name_or_path",
+    "model_revision": "model.revision",
+    "model_type": "model.architecture",
+    "config_overrides": "model.config",
+    "model_config": "model.config",
+    "tokenizer_name": "tokenizer.name_or_path",
+    "tokenizer_name_or_path": "tokenizer.name_or_path",
+    "tokenizer_dir": "tokenizer.name_or_path",
+    "n_layer": "model.config.num_hidden_layers",
+    "n_layers": "model.config.num_hidden_layers",
+    "num_layers": "model.config.num_hidden_layers",
+    "depth": "model.config.num_hidden_layers",
+    "num_hidden_layers": "model.config.num_hidden_layers",
+    "n_head": "model.config.num_attention_heads",
+    "n_heads": "model.config.num_attention_heads",
+    "num_heads": "model.config.num_attention_heads",
+    "num_attention_heads": "model.config.num_attention_heads",
+    "n_query_groups": "model.config.num_key_value_heads",
+    "num_key_value_heads": "model.config.num_key_value_heads",
+    "n_embd": "model.config.hidden_size",
+    "d_model": "model.config.hidden_size",
+    "hidden_size": "model.config.hidden_size",
+    "intermediate_size": "model.config.intermediate_size",
+    "max_position_embeddings": "model.config.max_position_embeddings",
+    "tie_word_embeddings": "model.config.tie_word_embeddings",
+    "rope_theta": "model.config.rope_theta",
+    "dropout": "model.config.attention_dropout",
+    "attention_dropout": "model.config.attention_dropout",
+    # data
+    "train_file": "data.train_files",
+    "train_data": "data.train_files",
+    "train_data_path": "data.train_files",
+    "dataset": "data.train_files",
+    "datasets": "data.train_files",
+    "dataset_name": "data.train_files",
+    "data_path": "data.train_files",
+    "text": "data.train_files",
+    "files": "data.train_files",
+    "validation_file": "data.validation_files",
+    "eval_file": "data.validation_files",
+    "val_file": "data.validation_files",
+    "val_data_path": "data.validation_files",
+    "test_file": "data.test_files",
+    "val_set_size": "data.validation_fraction",
+    "val_size": "data.validation_fraction",
+    "val_fraction": "data.validation_fraction",
+    "text_column_name": "data.text_column",
+    "text_column_names": "data.text_column",
+    "text_field": "data.text_column",
+    "dataset_text_field": "data.text_column",
+    "max_seq_length": "data.block_size",
+    "max_seq_len": "data.block_size",
+    "seq_len": "data.block_size",
+    "seq_length": "data.block_size",
+    "sequence_len": "data.block_size",
+    "sequence_length": "data.block_size",
+    "context_length": "data.block_size",
+    "cutoff_len": "data.block_size",
+    "max_length": "data.block_size",
+    # how long
+    "max_iters": "train.max_steps",
+    "max_train_steps": "train.max_steps",
+    "num_iterations": "train.max_steps",
+    "num_steps": "train.max_steps",
+    "total_steps": "train.max_steps",
+    "steps": "train.max_steps",
+    "epochs": "train.num_train_epochs",
+    "num_epochs": "train.num_train_epochs",
+    "n_epochs": "train.num_train_epochs",
+    "max_epochs": "train.num_train_epochs",
+    # optimizer and schedule
+    "lr": "train.learning_rate",
+    "max_lr": "train.learning_rate",
+    "base_lr": "train.learning_rate",
+    "optim": "train.optimizer",
+    "optimizer_name": "train.optimizer",
+    "lr_scheduler": "train.lr_scheduler_type",
+    "scheduler": "train.lr_scheduler_type",
+    "lr_schedule": "train.lr_scheduler_type",
+    "scheduler_type": "train.lr_scheduler_type",
+    "warmup": "train.warmup_steps",
+    "warmup_iters": "train.warmup_steps",
+    "warmup_ratio": "train.warmup_steps",
+    "num_warmup_steps": "train.warmup_steps",
+    "lr_warmup_steps": "train.warmup_steps",
+    "lr_warmup_fraction": "train.warmup_steps",
+    "beta1": "train.adam_beta1",
+    "beta2": "train.adam_beta2",
+    "eps": "train.adam_epsilon",
+    "epsilon": "train.adam_epsilon",
+    "wd": "train.weight_decay",
+    "grad_clip": "train.max_grad_norm",
+    "clip_grad_norm": "train.max_grad_norm",
+    "gradient_clipping": "train.max_grad_norm",
+    "gradient_clip_val": "train.max_grad_norm",
+    "max_norm": "train.max_grad_norm",
+    # how it runs
+    "dtype": "train.precision",
+    "torch_dtype": "train.precision",
+    "mixed_precision": "train.precision",
+    "torch_compile": "train.compile",
+    "use_gradient_checkpointing": "train.gradient_checkpointing",
+    "activation_checkpointing": "train.gradient_checkpointing",
+    "log_interval": "train.logging_steps",
+    "log_every": "train.logging_steps",
+    "log_every_n_steps": "train.logging_steps",
+    "eval_interval": "train.eval_steps",
+    "eval_every": "train.eval_steps",
+    "save_interval": "train.save_steps",
+    "save_every": "train.save_steps",
+    "checkpointing_steps": "train.save_steps",
+    "keep_last_k": "train.save_total_limit",
+    "keep_last_n_checkpoints": "train.save_total_limit",
+    "auto_resume": "resume",
+    "resume_from": "resume",
+    "resume_from_checkpoint": "resume",
+    "out_dir": "output_dir",
+    "output_path": "output_dir",
+    "run_dir": "output_dir",
+    "logger_name": "report_to",
+    "loggers": "report_to",
+    # generation
+    "max_tokens": "generation.max_new_tokens",
+    "num_samples": "generation.num_return_sequences",
+}
+"""A name of theirs that means a key of ours."""
+
+VALUES: dict[str, dict[str, str]] = {
+    "train.lr_scheduler_type": {
+        "wsd": "warmup_stable_decay",
+        "trapezoid": "warmup_stable_decay",
+        "trapezoidal": "warmup_stable_decay",
+        "constant_with_warmup": "constant",
+        "cosine_with_min_lr": "cosine",
+    },
+    "train.precision": {
+        **dict.fromkeys(("bf16-mixed", "bf16-true", "bfloat16", "bf16_mixed", "fp16"), "bf16"),
+        **dict.fromkeys(("float16", "16-mixed", "half", "16"), "bf16"),
+        **dict.fromkeys(("float32", "32-true", "32", "no", "full", "fp32-true"), "fp32"),
+    },
+    "train.optimizer": dict.fromkeys(
+        ("adam", "adamw_torch", "adamw_torch_fused", "adamw_hf", "adamw_8bit", "adamw_bnb_8bit"),
+        "adamw",
+    ),
+    "resume": {"true": "auto", "false": "never"},
+    "report_to": {"none": "[]", "all": "[tensorboard, wandb]"},
+    "model.name_or_path": {"scratch": "null"},
+}
+"""A value of theirs that means a value of ours, by our key."""
+
+SWITCHES = {
+    "bf16": {"true": "train.precision: bf16", "false": "train.precision: fp32"},
+    "fp16": {"true": "train.precision: bf16", "false": "train.precision: fp32"},
+    "fp32": {"true": "train.precision: fp32", "false": "train.precision: auto"},
+    "bf16_full_eval": {"true": "train.precision: bf16", "false": "train.precision: auto"},
+    "from_scratch": {"true": "model.name_or_path: null"},
+    "decay_lr": {"false": "train.lr_scheduler_type: constant"},
+    "greedy": {"true": "generation.do_sample: false", "false": "generation.do_sample: true"},
+    "sample_packing": {"true": "data.isolate_documents: true"},
+    "packing": {"true": "data.isolate_documents: true"},
+    "neat_packing": {"true": "data.isolate_documents: true"},
+    "wandb_log": {"true": "report_to: wandb", "false": "report_to: []"},
+    "use_wandb": {"true": "report_to: wandb", "false": "report_to: []"},
+}
+"""A switch of theirs that is a value of ours."""
+
+_ONE_THING = "leave it out: the command says what is done"
+_ON_WITH_STEPS = "leave it out: a number of steps is enough, such as `{}: 100`"
+_DEVICE = "leave it out: llmkit uses the devices that it sees; CUDA_VISIBLE_DEVICES hides some"
+_LAUNCH = "leave it out: start with `torchrun` or `accelerate launch -m llmkit`, which set it"
+_ADAPTER = "leave it out: llmkit trains every weight"
+_WANDB = "leave it out: write `report_to: wandb` and set WANDB_PROJECT or WANDB_NAME"
+
+ABSENT = {
+    **dict.fromkeys(
+        ("do_train", "do_eval", "do_predict", "do_test", "stage", "eval_only"), _ONE_THING
+    ),
+    "evaluation_strategy": _ON_WITH_STEPS.format("train.eval_steps"),
+    "eval_strategy": _ON_WITH_STEPS.format("train.eval_steps"),
+    "save_strategy": _ON_WITH_STEPS.format("train.save_steps"),
+    "logging_strategy": _ON_WITH_STEPS.format("train.logging_steps"),
+    "evals_per_epoch": _ON_WITH_STEPS.format("train.eval_steps"),
+    "saves_per_epoch": _ON_WITH_STEPS.format("train.save_steps"),
+    **dict.fromkeys(
+        ("no_cuda", "use_cpu", "device", "device_map", "devices", "accelerator"), _DEVICE
+    ),
+    **dict.fromkeys(
+        ("local_rank", "num_nodes", "num_processes", "nproc_per_node", "backend"), _LAUNCH
+    ),
+    **dict.fromkeys(
+        ("ddp", "fsdp", "deepspeed", "strategy", "ddp_backend", "ddp_timeout"), _LAUNCH
+    ),
+    **dict.fromkeys(("adapter", "lora_r", "lora_alpha", "finetuning_type", "use_peft"), _ADAPTER),
+    **dict.fromkeys(("load_in_4bit", "load_in_8bit", "quantization_config"), _ADAPTER),
+    **dict.fromkeys(("wandb_project", "wandb_run_name", "wandb_name", "wandb_entity"), _WANDB),
+    "trust_remote_code": "leave it out: llmkit never runs code that comes with a model",
+    "overwrite_output_dir": "leave it out: `resume: never` starts anew, and nothing is overwritten",
+    "overwrite_cache": "leave it out: the cache goes by content and is never stale",
+    "preprocessing_num_workers": "leave it out: all cores are used",
+    "dataloader_num_workers": "leave it out: blocks come from a memory map and need no workers",
+    "num_workers": "leave it out: blocks come from a memory map and need no workers",
+    "per_device_eval_batch_size": "leave it out: measurements fit themselves to the memory",
+    "eval_batch_size": "leave it out: measurements fit themselves to the memory",
+    "eval_iters": "leave it out: the whole validation data is measured",
+    "eval_accumulation_steps": "leave it out: measurements fit themselves to the memory",
+    "auto_find_batch_size": "leave it out: `train.micro_batch_size: auto` is the default",
+    "load_best_model_at_end": "leave it out: the best checkpoint is kept beside the newest",
+    "metric_for_best_model": "leave it out: the validation loss decides",
+    "greater_is_better": "leave it out: the validation loss decides",
+    "validation_split_percentage": "write `data.validation_fraction`, a share such as 0.05",
+    "min_lr": "leave it out: the schedule ends at zero",
+    "lr_decay_iters": "leave it out: the schedule ends with the run",
+    "lr_scheduler_kwargs": "leave it out: the schedule needs no more than its type",
+    "data_seed": "leave it out: `seed` also orders the data",
+    "push_to_hub": "leave it out: llmkit uploads nothing; `final/` can be uploaded as it is",
+    "hub_model_id": "leave it out: llmkit uploads nothing; `final/` can be uploaded as it is",
+    "logging_dir": "leave it out: logs go into the run directory",
+    "cache_dir": "leave it out: HF_HOME and LLMKIT_CACHE say where caches are",
+    "token": "leave it out: HF_TOKEN or `hf auth login` holds it",
+    "use_auth_token": "leave it out: HF_TOKEN or `hf auth login` holds it",
+    "use_fast_tokenizer": "leave it out: only fast tokenizers are used",
+    "tf32": "leave it out: it is used where it is exact enough",
+    "flash_attention": "leave it out: the fastest attention that torch has is used",
+    "attn_implementation": "leave it out: the fastest attention that torch has is used",
+    "streaming": "leave it out: text is always read as a stream",
+    "always_save_checkpoint": "leave it out: checkpoints are always saved",
+    "max_time": "write `train.max_minutes`, in minutes",
+    "max_tokens_seen": "write `train.max_steps`, tokens divided by those of one step",
+    "max_train_samples": "write `train.max_steps` to train on less",
+    "max_eval_samples": "write `data.validation_fraction` to hold out less",
+    "label_smoothing_factor": "leave it out: it would change what perplexity means",
+    "plot_loss": "leave it out: the curve is always drawn, as `loss.png`",
+    "template": "leave it out: raw text has no template",
+}
+"""A name of theirs that has no key here, and why it needs none."""
+
+ACCUMULATION = (
+    "gradient_accumulation_steps",
+    "gradient_accumulation_iters",
+    "accumulate_grad_batches",
+    "grad_accum_steps",
+)
+"""How many times a step of theirs adds up gradients."""
+
+PER_DEVICE = (
+    "per_device_train_batch_size",
+    "per_gpu_train_batch_size",
+    "per_device_batch_size",
+    "device_batch_size",
+    "train_batch_size",
+    "batch_size",
+    "micro_batch_size",
+)
+"""Sequences that one device computes at once: with the accumulation, a factor of our batch."""

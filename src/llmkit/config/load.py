@@ -1,0 +1,272 @@
+"""Defaults, a YAML file and the command line become one config, or one list of all their faults."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from llmkit.config import advice, keys, yaml12
+from llmkit.config.advice import Writing
+from llmkit.config.scalars import dump
+from llmkit.config.schema import Config
+from llmkit.config.yaml12 import KeyPath
+from llmkit.errors import ConfigError, UsageError
+
+MAX_FAULTS_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A config, and the origin of each of its values: `default`, `FILE:LINE` or `command line`."""
+
+    config: Config
+    sources: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option that stands for a key, such as `--model X`; its value is taken as it is."""
+
+    flag: str
+    key: str
+    value: str | tuple[str, ...]
+
+
+@dataclass(frozen=True, order=True)
+class Place:
+    """Where something was given; the file comes before the command line."""
+
+    on_command_line: bool
+    number: int
+    text: str
+
+    @property
+    def source(self) -> str:
+        """The place as the origin of a value."""
+        return "command line" if self.on_command_line else self.text
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One value that was given for one key."""
+
+    path: KeyPath
+    value: Any
+    text: str
+    place: Place
+
+    @property
+    def name(self) -> str:
+        """The dotted name."""
+        return ".".join(self.path)
+
+    @property
+    def writing(self) -> Writing:
+        """How a correction is written in this place."""
+        return Writing(self.place.on_command_line)
+
+
+@dataclass
+class _Faults:
+    """Everything that is wrong, to be told at once and in the order of the input."""
+
+    found: list[tuple[Place, str]] = field(default_factory=list)
+
+    def add(self, place: Place, name: str, *said: str) -> None:
+        self.found.append((place, f"{place.text}: {name}: {'; '.join(filter(None, said))}"))
+
+    def check(self, command: str) -> None:
+        """Raises ConfigError if there are any."""
+        if not self.found:
+            return
+        count = len(self.found)
+        lines = [line for _, line in sorted(self.found)][:MAX_FAULTS_SHOWN]
+        if count > MAX_FAULTS_SHOWN:
+            lines.append(f"and {count - MAX_FAULTS_SHOWN} more")
+        raise ConfigError(
+            f"the config has {count} faults" if count > 1 else "the config has a fault",
+            where="\n       ".join(lines),
+            next=f"correct this; `llmkit {command} --print-config` shows every key",
+        )
+
+
+def load(
+    command: str, path: Path | None, overrides: Sequence[str], options: Sequence[Option] = ()
+) -> Resolved:
+    """The config of a command: defaults, then the YAML file, then KEY=VALUE and options.
+
+    Raises ConfigError with every fault at once, each with its place and what to write instead,
+    UsageError for an override without `=`, and InputNotFound for a missing file.
+    """
+    faults = _Faults()
+    from_file = _from_file(path, faults) if path else []
+    from_line = _from_line(overrides, options, faults)
+    settings = [*from_file, *from_line]
+    known = _known(settings, faults)
+    config = _validated(known, path, faults)
+    faults.check(command)
+    return Resolved(config, _sources(config, known))
+
+
+def leaves(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+    """The values of a nested mapping with their paths; a key of ours is never taken apart."""
+    owner = keys.owner(path)
+    closed = owner is not None and not owner.is_open
+    if not isinstance(value, dict) or closed or (not value and path not in keys.sections()):
+        yield path, value
+        return
+    for name, inner in value.items():
+        # At the top, `train.max_steps: 5` is the same as on the command line.
+        parts = name.split(".") if not path else [name]
+        yield from leaves(inner, (*path, *parts))
+
+
+def _from_file(path: Path, faults: _Faults) -> list[Setting]:
+    document = yaml12.read(path)
+    for repeat in document.repeats:
+        place = Place(False, repeat.line, f"{path}:{repeat.line}")
+        faults.add(
+            place, ".".join(repeat.path), f"stands in line {repeat.first_line} too; keep one"
+        )
+    marks = {_spelled_out(written): mark for written, mark in document.marks.items()}
+    settings = []
+    for inner, value in leaves(document.value):
+        mark = marks[inner]
+        place = Place(False, mark.line, f"{path}:{mark.line}")
+        settings.append(Setting(inner, value, mark.text, place))
+    _refuse_repeats(settings, faults)
+    return settings
+
+
+def _spelled_out(path: KeyPath) -> KeyPath:
+    return (*path[0].split("."), *path[1:])
+
+
+def _from_line(
+    overrides: Sequence[str], options: Sequence[Option], faults: _Faults
+) -> list[Setting]:
+    settings = []
+    for number, argument in enumerate(overrides):
+        place = Place(True, number, f"argument {argument}")
+        settings += _from_argument(argument, place, faults)
+    for number, option in enumerate(options, len(overrides)):
+        place = Place(True, number, f"option {option.flag}")
+        value = option.value if isinstance(option.value, str) else list(option.value)
+        if not value or "" in value:
+            faults.add(place, option.key, "is empty")
+        path = tuple(option.key.split("."))
+        settings.append(Setting(path, value, dump(value), place))
+    _refuse_repeats(settings, faults)
+    return settings
+
+
+def _from_argument(argument: str, place: Place, faults: _Faults) -> list[Setting]:
+    name, equals, text = argument.partition("=")
+    if not name or not equals:
+        raise UsageError(
+            f"`{argument}` is not KEY=VALUE", next="write it as in `train.learning_rate=3e-4`"
+        )
+    path = tuple(name.split("."))
+    try:
+        value = yaml12.parse(text)
+    except ValueError as error:
+        quoted = Writing(True)(name, dump(text))
+        faults.add(place, name, str(error), f"as text, write {quoted}")
+        return []
+    if not text.strip():
+        faults.add(place, name, "has no value", f"for none, write `{name}=null`")
+        return []
+    if isinstance(value, dict):
+        return [Setting(inner, item, dump(item), place) for inner, item in leaves(value, path)]
+    return [Setting(path, value, text, place)]
+
+
+def _refuse_repeats(settings: Sequence[Setting], faults: _Faults) -> None:
+    first: dict[KeyPath, Setting] = {}
+    for setting in settings:
+        before = first.setdefault(setting.path, setting)
+        if before is not setting:
+            faults.add(
+                setting.place, setting.name, f"is given twice ({before.place.text}); keep one"
+            )
+
+
+def _known(settings: Sequence[Setting], faults: _Faults) -> list[Setting]:
+    """The settings of keys that exist; for the others, what to write instead is noted."""
+    given = {setting.path[-1].replace("-", "_"): setting.text for setting in settings}
+    known, unknown = [], 0
+    for setting in settings:
+        if setting.path in keys.sections():
+            _check_section(setting, faults)
+        elif keys.owner(setting.path):
+            known.append(setting)
+        else:
+            unknown += 1
+            # Looking for what was meant takes time; a file of data has thousands of such keys.
+            said = ""
+            if unknown <= MAX_FAULTS_SHOWN:
+                said = advice.for_key(setting.path, setting.text, given, setting.writing)
+            faults.add(setting.place, setting.name, "no such key", said)
+    return known
+
+
+def _check_section(setting: Setting, faults: _Faults) -> None:
+    if setting.value not in (None, {}):
+        inside = next(key for key in keys.keys().values() if key.path[0] == setting.path[0])
+        faults.add(setting.place, setting.name, f"takes keys, such as `{inside.name}`")
+
+
+def _validated(settings: Sequence[Setting], path: Path | None, faults: _Faults) -> Config:
+    nested: dict[str, Any] = {}
+    for setting in settings:
+        _put(nested, setting.path, setting.value)
+    try:
+        return Config.model_validate(nested)
+    except ValidationError as error:
+        places = {setting.path: setting for setting in settings}
+        told: set[KeyPath] = set()
+        for fault in error.errors(include_url=False, include_context=False):
+            _tell(fault["loc"], fault["msg"], places, told, faults)
+        return Config()
+
+
+def _tell(
+    loc: tuple[int | str, ...],
+    message: str,
+    settings: Mapping[KeyPath, Setting],
+    told: set[KeyPath],
+    faults: _Faults,
+) -> None:
+    """Notes what is wrong with one value, once for all the alternatives that refused it."""
+    place = tuple(map(str, loc))
+    path = next((place[:n] for n in range(len(place), 0, -1) if place[:n] in settings), ())
+    if path in told:
+        return
+    told.add(path)
+    key = keys.owner(path)
+    if key is None:
+        faults.add(Place(True, 0, "config"), ".".join(place) or "all keys", message)
+        return
+    setting = settings[path]
+    hint = advice.for_value(key, path, setting.value, setting.text, setting.writing)
+    got = dump(setting.value)
+    got = got if len(got) <= 60 else f"{got[:57]}..."
+    faults.add(setting.place, setting.name, f"should be {key.takes}; got {got}", hint)
+
+
+def _put(nested: dict[str, Any], path: KeyPath, value: Any) -> None:
+    for part in path[:-1]:
+        if not isinstance(nested.get(part), dict):
+            nested[part] = {}
+        nested = nested[part]
+    nested[path[-1]] = value
+
+
+def _sources(config: Config, settings: Sequence[Setting]) -> dict[str, str]:
+    sources = {setting.path: setting.place.source for setting in settings}
+    found = leaves(config.model_dump())
+    return {".".join(path): sources.get(path, "default") for path, _ in found}
