@@ -24,7 +24,7 @@ MANIFEST = "manifest.json"
 SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
-class Damaged(Exception):
+class DamagedError(Exception):
     """A directory is not what its manifest says; the text names the file and the difference."""
 
 
@@ -56,7 +56,7 @@ def commit(target: Path, fill: Callable[[Path], None], facts: Mapping[str, Any])
 
 
 def verify(directory: Path) -> dict[str, Any]:
-    """The facts of an undamaged directory; raises Damaged, or Unsafe for a manifest whose names
+    """The facts of an undamaged directory; raises DamagedError, or Unsafe for a manifest whose names
     lead out of it."""
     manifest = read_manifest(directory)
     for name, expected in manifest["files"].items():
@@ -71,18 +71,20 @@ def verify(directory: Path) -> dict[str, Any]:
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
-    """The manifest, undamaged in itself; raises Damaged."""
+    """The manifest, undamaged in itself; raises DamagedError."""
     path = directory / MANIFEST
     try:
         outer = json.loads(path.read_text(encoding="utf-8"))
         manifest = outer["manifest"]
         whole = outer["sha256"] == _digest(manifest) and isinstance(manifest["files"], dict)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise Damaged(f"{MANIFEST} is missing or unreadable ({error})") from error
+        raise DamagedError(f"{MANIFEST} is missing or unreadable ({error})") from error
     if not whole:
-        raise Damaged(f"{MANIFEST} does not match its own hash")
+        raise DamagedError(f"{MANIFEST} does not match its own hash")
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise Damaged(f"{MANIFEST} has format {manifest.get('format')}, made by a newer llmkit")
+        raise DamagedError(
+            f"{MANIFEST} has format {manifest.get('format')}, made by a newer llmkit"
+        )
     return manifest
 
 
@@ -156,21 +158,26 @@ def cannot_write(error: Exception, target: Path) -> Exception:
 def _flush(path: Path) -> dict[str, Any]:
     with path.open("rb+") as file:
         os.fsync(file.fileno())
-        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "size": path.stat().st_size}
+        return {
+            "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
+            "size": path.stat().st_size,
+        }
 
 
 def _verify_file(path: Path, expected: Mapping[str, Any]) -> None:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     except OSError as error:
-        raise Damaged(f"{path.name} cannot be read: {error.strerror}") from error
-    with open(descriptor, "rb") as file:
+        raise DamagedError(f"{path.name} cannot be read: {error.strerror}") from error
+    with os.fdopen(descriptor, "rb") as file:
         size = os.fstat(descriptor).st_size
         if size != expected["size"]:
-            raise Damaged(f"{path.name} has {size} bytes instead of {expected['size']}")
+            raise DamagedError(f"{path.name} has {size} bytes instead of {expected['size']}")
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != expected["sha256"]:
-        raise Damaged(f"{path.name} has sha256 {found[:12]}… instead of {expected['sha256'][:12]}…")
+        raise DamagedError(
+            f"{path.name} has sha256 {found[:12]}… instead of {expected['sha256'][:12]}…"
+        )
 
 
 def _write_manifest(path: Path, manifest: dict[str, Any]) -> None:

@@ -20,7 +20,11 @@ HEAD_SIZE = 64
 
 
 def model_config(
-    architecture: str, settings: dict[str, Any], vocab_size: int, block_size: int, special: dict[str, int]
+    architecture: str,
+    settings: dict[str, Any],
+    vocab_size: int,
+    block_size: int,
+    special: dict[str, int],
 ) -> PretrainedConfig:
     """The transformers config of a new model; what `settings` leave open fits a small model.
 
@@ -59,9 +63,7 @@ def model_config(
 def causal_model(config: PretrainedConfig, seed: int) -> PreTrainedModel:
     """A model with fresh fp32 weights: the same for the same config and seed."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(
-        config, dtype=torch.float32, trust_remote_code=False
-    )
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
     return model.train()
 
 
@@ -75,14 +77,17 @@ def _config_class(architecture: str) -> type[PretrainedConfig]:
             where="model.architecture",
             next=hint + "common ones: llama, gpt2, qwen3, mistral, mixtral, gpt_neox, olmo2",
         )
-    return CONFIG_MAPPING[architecture]
+    kind: type[PretrainedConfig] = CONFIG_MAPPING[architecture]
+    return kind
 
 
 def _field_names(kind: type[PretrainedConfig]) -> set[str]:
     return {field.name for field in dataclasses.fields(kind)} | set(kind.attribute_map)
 
 
-def _refuse_unknown(architecture: str, kind: type[PretrainedConfig], settings: dict[str, Any]) -> None:
+def _refuse_unknown(
+    architecture: str, kind: type[PretrainedConfig], settings: dict[str, Any]
+) -> None:
     known = _field_names(kind)
     faults = []
     for name in sorted(set(settings) - known):
@@ -121,6 +126,4 @@ def _default_shape(kind: type[PretrainedConfig], settings: dict[str, Any]) -> di
         if isinstance(usual.get(size), int) and isinstance(usual.get("hidden_size"), int):
             ratio = min(4.0, usual[size] / usual["hidden_size"])
             shape[size] = max(32, round(ratio * hidden / 32) * 32)
-    return {
-        name: value for name, value in shape.items() if name in names and name not in given
-    }
+    return {name: value for name, value in shape.items() if name in names and name not in given}

@@ -9,12 +9,8 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
-from transformers.utils import logging as transformers_logging
 
 from llmkit.errors import DataError, HubUnreachable, InputNotFound, NoValidCheckpoint, Unsafe
-
-transformers_logging.set_verbosity_error()
-transformers_logging.disable_progress_bar()
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -32,7 +28,9 @@ def locate(name_or_path: str) -> str:
         directory = _model_in_run(path)
         check_directory(directory)
         return str(directory)
-    looks_like_path = path.exists() or name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1
+    looks_like_path = (
+        path.exists() or name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1
+    )
     if looks_like_path or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name_or_path):
         raise InputNotFound(
             f"there is no model directory {name_or_path!r}",
@@ -75,7 +73,11 @@ def load_causal_model(name_or_path: str, revision: str | None = None) -> PreTrai
 def check_directory(directory: Path) -> None:
     """Refuses, before anything is loaded, a model directory that is unsafe or has no weights."""
     config = read_json(directory / "config.json")
-    hooks = [key for key in _all_keys(config) if key in ("auto_map", "trust_remote_code") or key.endswith("_implementation_internal")]
+    hooks = [
+        key
+        for key in _all_keys(config)
+        if key in ("auto_map", "trust_remote_code") or key.endswith("_implementation_internal")
+    ]
     if hooks:
         raise Unsafe(
             f"config.json asks for code to be run ({', '.join(sorted(set(hooks)))})",
@@ -97,7 +99,9 @@ def check_directory(directory: Path) -> None:
     if index.exists():
         for name in set(read_json(index).get("weight_map", {}).values()):
             if not isinstance(name, str) or not SAFE_NAME.fullmatch(name):
-                raise Unsafe(f"the index names a file outside of its directory: {name!r}", where=str(index))
+                raise Unsafe(
+                    f"the index names a file outside of its directory: {name!r}", where=str(index)
+                )
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -105,7 +109,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise InputNotFound(f"there is no {path.name}", where=str(path.parent), next="check the path") from error
+        raise InputNotFound(
+            f"there is no {path.name}", where=str(path.parent), next="check the path"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"not readable as JSON: {error}", where=str(path)) from error
     if not isinstance(value, dict):
@@ -118,10 +124,14 @@ def _model_in_run(path: Path) -> Path:
         return path
     if (path / "final").is_dir():
         return path / "final"
-    steps = sorted(d for d in (path / "checkpoints").glob("step-*") if re.fullmatch(r"step-\d+", d.name))
+    steps = sorted(
+        d for d in (path / "checkpoints").glob("step-*") if re.fullmatch(r"step-\d+", d.name)
+    )
     if not steps:
-        raise NoValidCheckpoint("the run has no model yet", where=str(path), next="let it train on first")
-    best = read_json(steps[-1] / "state.json").get("best_step")
+        raise NoValidCheckpoint(
+            "the run has no model yet", where=str(path), next="let it train on first"
+        )
+    best = read_json(steps[-1] / "state.json")["state"]["best_step"]
     named = [d for d in steps if best is not None and int(d.name[5:]) == best]
     return (named or steps)[-1]
 
@@ -138,7 +148,11 @@ def _from_pretrained(auto: Any, name: str, revision: str | None, **options: Any)
     local = Path(name).is_dir()
     try:
         return auto.from_pretrained(
-            name, revision=revision or "main", trust_remote_code=False, local_files_only=local, **options
+            name,
+            revision=revision or "main",
+            trust_remote_code=False,
+            local_files_only=local,
+            **options,
         )
     except Exception as error:
         raise _translate(error, name, local) from error
@@ -149,7 +163,11 @@ def _translate(error: Exception, name: str, local: bool) -> Exception:
     text = str(error).strip() or type(error).__name__
     reason = text.splitlines()[0]
     if "trust_remote_code" in text:
-        return Unsafe("the model brings code of its own", where=name, next="use a model that transformers knows by itself")
+        return Unsafe(
+            "the model brings code of its own",
+            where=name,
+            next="use a model that transformers knows by itself",
+        )
     if not local and isinstance(error, OSError):
         return HubUnreachable(
             f"the hub did not give {name!r}: {reason}",
@@ -158,4 +176,6 @@ def _translate(error: Exception, name: str, local: bool) -> Exception:
         )
     if isinstance(error, MemoryError):
         return error
-    return DataError(f"the model cannot be read: {reason}", where=name, next="check that the directory is whole")
+    return DataError(
+        f"the model cannot be read: {reason}", where=name, next="check that the directory is whole"
+    )

@@ -28,7 +28,9 @@ def check_isolation(model: PreTrainedModel) -> None:
             apart = False
         else:
             first, second = torch.arange(5, device=device), torch.arange(7, device=device)
-            packed = model(input_ids=ids, position_ids=torch.cat([first, second])[None], use_cache=False)
+            packed = model(
+                input_ids=ids, position_ids=torch.cat([first, second])[None], use_cache=False
+            )
             alone = model(input_ids=ids[:, 5:], position_ids=second[None], use_cache=False)
             apart = bool((packed.logits[:, 5:] - alone.logits).abs().max() < TOLERANCE)
     finally:

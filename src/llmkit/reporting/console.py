@@ -30,7 +30,9 @@ PLAIN_SECONDS = 10.0
 
 def printable(text: str) -> str:
     """The text without control characters that a terminal would obey."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
+    )
 
 
 def is_main_process() -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from llmkit.reporting import metrics
@@ -33,4 +32,4 @@ def loss_curve(metrics_file: Path, picture: Path) -> None:
     partial = picture.with_name(f".{picture.name}.tmp")
     figure.savefig(partial, format="png")
     pyplot.close(figure)
-    os.replace(partial, picture)
+    partial.replace(picture)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import psutil
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from llmkit.reporting.console import Console, clock, short
+from llmkit.reporting.console import Advance, Console, clock, short
 
 
 class TrainingDisplay:
@@ -22,7 +22,7 @@ class TrainingDisplay:
         self.start, self.first_step = time.monotonic(), step
         self.figures = ""
         if progress is not None:
-            self.task = progress.add_task("training", total=None, figures="", left="")
+            self.task = progress.add_task("step", total=None, figures="", left="")
 
     def step(self, step: int, total: int) -> None:
         """Moves the bar."""
@@ -41,6 +41,20 @@ class TrainingDisplay:
             left = clock(self.seconds_left(step, total))
             self.console.say(f"step {step}/{total}  {self.figures}  {left} left")
         self.step(step, total)
+
+    @contextmanager
+    def watch(self, label: str, total: int) -> Iterator[Advance]:
+        """Shows a piece of work between the steps, such as a validation."""
+        if self.progress is None:
+            with self.console.watch(label, total) as advance:
+                yield advance
+            return
+        progress = self.progress
+        task = progress.add_task(label, total=total, figures="", left="")
+        try:
+            yield lambda amount: progress.advance(task, amount)
+        finally:
+            progress.remove_task(task)
 
     def seconds_left(self, step: int, total: int) -> float:
         """Time that the remaining steps take at the speed so far."""
@@ -64,7 +78,7 @@ def training_display(console: Console, step: int) -> Iterator[TrainingDisplay]:
         yield TrainingDisplay(console, step, None)
         return
     columns = (
-        TextColumn("step {task.completed}/{task.total}"),
+        TextColumn("{task.description} {task.completed}/{task.total}"),
         BarColumn(bar_width=24),
         TextColumn("{task.fields[figures]}"),
         TimeElapsedColumn(),

@@ -73,7 +73,7 @@ class Checkpoint:
 
     def optimizer_tensors(self) -> dict[str, Tensor]:
         """The optimizer's state by name."""
-        return load_file(self.directory / OPTIMIZER)
+        return dict(load_file(self.directory / OPTIMIZER))
 
 
 def save(
@@ -93,7 +93,9 @@ def save(
         return target
     for name, tensor in optimizer_tensors.items():
         if not torch.isfinite(tensor).all():
-            raise Diverged(f"the optimizer's {name} is not finite; it was not saved", where=str(target))
+            raise Diverged(
+                f"the optimizer's {name} is not finite; it was not saved", where=str(target)
+            )
     _check_space(root, 3 * sum(t.nbytes for t in optimizer_tensors.values()) // 2)
 
     def fill(directory: Path) -> None:
@@ -119,7 +121,7 @@ def newest(root: Path, warn: Callable[[str], None]) -> Checkpoint | None:
         directory = _directory(root, step)
         try:
             return _read(directory)
-        except durable.Damaged as fault:
+        except durable.DamagedError as fault:
             damaged += 1
             aside = durable.set_aside(directory)
             warn(f"checkpoint {directory.name} is damaged and set aside as {aside.name}: {fault}")
@@ -136,10 +138,12 @@ def newest(root: Path, warn: Callable[[str], None]) -> Checkpoint | None:
 def named(path: Path) -> Checkpoint:
     """The checkpoint that the user names; no other takes its place."""
     if not path.is_dir():
-        raise InputNotFound("there is no such checkpoint", where=f"resume={path}", next="check the path")
+        raise InputNotFound(
+            "there is no such checkpoint", where=f"resume={path}", next="check the path"
+        )
     try:
         return _read(path)
-    except durable.Damaged as fault:
+    except durable.DamagedError as fault:
         raise NoValidCheckpoint(
             f"the checkpoint is damaged: {fault}",
             where=str(path),
@@ -174,16 +178,16 @@ def _read(directory: Path) -> Checkpoint:
         document = json.loads((directory / STATE).read_text(encoding="utf-8"))
         state = State.from_json(document["state"])
         if state.step != manifest["step"] or directory.name != f"step-{state.step:010}":
-            raise durable.Damaged(f"its files are of step {state.step}")
+            raise durable.DamagedError(f"its files are of step {state.step}")
         return Checkpoint(directory, state, document["identity"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise durable.Damaged(f"{STATE} is not readable: {error}") from error
+        raise durable.DamagedError(f"{STATE} is not readable: {error}") from error
 
 
 def _intact(directory: Path) -> bool:
     try:
         durable.verify(directory)
-    except durable.Damaged:
+    except durable.DamagedError:
         durable.set_aside(directory)
         return False
     return True

@@ -53,7 +53,7 @@ class NamedOptimizer:
             )
 
     @property
-    def parameters(self) -> list[Tensor]:
+    def parameters(self) -> list[nn.Parameter]:
         """All weights that are trained."""
         return list(self.names)
 
@@ -74,8 +74,8 @@ class NamedOptimizer:
         return {
             f"{self.names[parameter]}.{key}": value
             for part in self.parts
-            for parameter, moments in part.state.items()
-            for key, value in moments.items()
+            for parameter in _parameters(part)
+            for key, value in part.state[parameter].items()
         }
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
@@ -84,15 +84,16 @@ class NamedOptimizer:
         for part in self.parts:
             for parameter in _parameters(part):
                 prefix = self.names[parameter] + "."
-                keys = [key for key in unused if key.startswith(prefix) and "." not in key[len(prefix) :]]
+                keys = [
+                    key
+                    for key in unused
+                    if key.startswith(prefix) and "." not in key[len(prefix) :]
+                ]
                 moments = {key[len(prefix) :]: unused.pop(key) for key in keys}
                 if any(m.ndim and m.shape != parameter.shape for m in moments.values()):
                     raise NoValidCheckpoint(f"optimizer state of {prefix[:-1]} has another shape")
                 part.state[parameter] = {
-                    # A step counter lives where the optimizer made it, the moments with the weight.
-                    key: value.clone() if value.ndim == 0 and not _fused_on_device(parameter)
-                    else value.to(parameter.device)
-                    for key, value in moments.items()
+                    key: value.to(parameter.device) for key, value in moments.items()
                 }
         if unused:
             raise NoValidCheckpoint(f"optimizer state of unknown weights: {sorted(unused)[:3]}")
@@ -114,10 +115,6 @@ def hidden_matrices(model: nn.Module) -> Iterator[str]:
             yield name
 
 
-def _parameters(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
+def _parameters(optimizer: torch.optim.Optimizer) -> Iterator[nn.Parameter]:
     for group in optimizer.param_groups:
         yield from group["params"]
-
-
-def _fused_on_device(parameter: Tensor) -> bool:
-    return parameter.device.type != "cpu"

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 DECAY_SHARE = 0.2
-"""Share of the run in which warmup-stable-decay comes down (Hägele et al. 2024, arXiv 2405.18392)."""
+"""Share of the run in which warmup-stable-decay comes down (Hägele et al., arXiv 2405.18392)."""
 
 
 @dataclass(frozen=True)

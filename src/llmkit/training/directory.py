@@ -1,0 +1,114 @@
+"""The run directory: made or found, held by one process at a time, never another run's."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from llmkit import durable
+from llmkit.errors import RunBusy, WriteError
+
+LOCK, RUN = ".lock", "run.json"
+OURS = {
+    LOCK,
+    RUN,
+    "config.yaml",
+    "metrics.jsonl",
+    "timing.jsonl",
+    "samples.jsonl",
+    "checkpoints",
+    "final",
+    "loss.png",
+}
+
+
+def check(directory: Path, command: str, resume: str) -> None:
+    """Refuses, before any work, a directory that cannot be this run's; writes nothing.
+
+    Raises WriteError for a path that cannot be written, holds other files, another command's run,
+    or a run at all when `resume` is `never`.
+    """
+    existing = next(p for p in (directory, *directory.parents) if _exists(p))
+    if not existing.is_dir():
+        raise WriteError(
+            "not a directory",
+            where=f"output_dir={directory} ({existing})",
+            next="choose another output_dir",
+        )
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise WriteError(
+            "may not be written", where=f"output_dir={directory}", next="choose another output_dir"
+        )
+    if existing != directory:
+        return
+    present = {entry.name for entry in directory.iterdir()} - {LOCK}
+    if not present:
+        return
+    record = directory / RUN
+    if not record.exists():
+        raise WriteError(
+            f"holds files that are no run of llmkit ({sorted(present)[0]})",
+            where=f"output_dir={directory}",
+            next="choose another output_dir; nothing is overwritten that a run did not create",
+        )
+    found = json.loads(record.read_text(encoding="utf-8")).get("command")
+    if found != command:
+        raise WriteError(
+            f"holds a run of {found}, not of {command}",
+            where=f"output_dir={directory}",
+            next="choose another output_dir",
+        )
+    if resume == "never":
+        raise WriteError(
+            "holds a run, and resume is `never`",
+            where=f"output_dir={directory}",
+            kept="that run, untouched",
+            next="choose another output_dir, or leave resume out to go on with it",
+        )
+
+
+@contextmanager
+def held(directory: Path) -> Iterator[None]:
+    """Holds the directory for this process; the system lets go whenever and however it ends.
+
+    Raises RunBusy, with the holder, when another process has it.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = (directory / LOCK).open("a+", encoding="utf-8")
+    except OSError as error:
+        raise durable.cannot_write(error, directory) from error
+    with file:
+        _lock(file, directory)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
+
+
+def _lock(file: IO[str], directory: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.seek(0)
+        raise RunBusy(
+            f"the run directory is in use by {file.read().strip() or 'another process'}",
+            where=str(directory),
+            kept="the other run, untouched",
+            next="wait for it, stop it, or choose another output_dir",
+        ) from error
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:
+        raise WriteError(
+            f"{error.strerror}", where=f"output_dir={path}", next="choose another output_dir"
+        ) from error

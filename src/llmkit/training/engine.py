@@ -1,0 +1,198 @@
+"""The one engine: every weight that llmkit trains is moved here, whatever the task.
+
+One optimizer step, in order: which examples (a pure function of seed and step), the global count of
+predictions, micro-batches whose summed loss is divided by that count, clipping, refusal of what is
+no number, learning rate (a pure function of the step), optimizer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from llmkit.errors import Diverged
+from llmkit.training.checkpoint import State
+from llmkit.training.optimizer import NamedOptimizer
+from llmkit.training.record import Record
+from llmkit.training.runtime import Processes, derived_seed
+from llmkit.training.schedule import rate
+from llmkit.training.settings import Settings
+from llmkit.training.signals import StopSignal, stopped_by
+from llmkit.training.tasks import Examples, Objective, Task, on_device
+
+Watch = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a run trains, on what, and how."""
+
+    task: Task
+    model: PreTrainedModel
+    objective: Objective
+    distributed: nn.Module
+    """The objective with gradients averaged over processes (itself, where there is one)."""
+    optimizer: NamedOptimizer
+    examples: Examples
+    rows_of_step: Callable[[int], Sequence[int]]
+    """Rows of the examples that form a step, over all processes: a pure function."""
+    validation: Examples | None
+    validation_task: Task
+    settings: Settings
+    processes: Processes
+
+
+def train(
+    work: Work, state: State, record: Record, stop: StopSignal, evaluated: Callable[[int], None]
+) -> State:
+    """Trains until the plan is done and returns the final state; `evaluated` is called after each
+    validation.
+
+    Whatever is due at a step comes before the next step, so that a run resumed at that step does
+    it then. Raises Stopped or Interrupted after saving when a signal has come, Diverged when too
+    many steps in a row had to be refused, WriteError when the last checkpoint cannot be saved.
+    """
+    settings = work.settings
+    while True:
+        state, signal_number = _agree(work, state, record, stop)
+        finished = state.step >= state.plan.total_steps
+        if not signal_number and _due(state, settings.eval_steps, finished, state.evaluated_step):
+            state, signal_number = _validate(work, state, record, stop)
+            if not signal_number:
+                evaluated(state.step)
+        stuck = state.nonfinite_steps >= settings.max_nonfinite_steps
+        if _due(state, settings.save_steps, finished or bool(signal_number) or stuck, 0):
+            record.save(state, must=finished or bool(signal_number) or stuck)
+        if signal_number:
+            raise stopped_by(signal_number, kept=record.kept())
+        if stuck:
+            raise Diverged(
+                f"loss or gradient of {state.nonfinite_steps} steps in a row were no finite numbers",
+                where=f"step {state.step}",
+                kept=f"weights from before those steps; {record.kept()}",
+                next="lower train.learning_rate or train.max_grad_norm, and check the data",
+            )
+        if finished:
+            return state
+        state = _step(work, state, record)
+
+
+def _step(work: Work, state: State, record: Record) -> State:
+    """One optimizer step."""
+    settings, processes = work.settings, work.processes
+    rows = work.rows_of_step(state.step)
+    predictions = work.examples.count(rows)
+    micro_batches = share(rows, settings.micro_batch_size, processes.rank, processes.count)
+    loss = torch.zeros((), dtype=torch.float64, device=processes.device)
+    for index, micro_rows in enumerate(micro_batches):
+        batch = on_device(work.examples.batch(micro_rows), processes.device)
+        number = processes.rank * len(micro_batches) + index
+        torch.manual_seed(derived_seed(settings.seed, "dropout", state.step, number))
+        last = index == len(micro_batches) - 1
+        with processes.sync_only_if(last, work.distributed), processes.autocast():
+            sums = work.distributed(batch)
+            # Divided by the count over all processes, and DDP's averaging undone: a mean of means
+            # would weigh short batches more.
+            scale = processes.count / max(1, predictions)
+            (sums["objective"] * scale).backward()
+        loss += sums["loss"].detach()
+    norm = nn.utils.clip_grad_norm_(
+        work.optimizer.parameters, settings.max_grad_norm or math.inf, foreach=True
+    )
+    summed, grad_norm = processes.sum(loss).item(), norm.item()
+    learning_rate = settings.learning_rate * rate(
+        state.plan, state.step, settings.lr_scheduler_type, settings.warmup
+    )
+    state = replace(state, step=state.step + 1)
+    if not (math.isfinite(summed) and math.isfinite(grad_norm)):
+        work.optimizer.zero_grad()
+        state = replace(state, nonfinite_steps=state.nonfinite_steps + 1)
+        record.refused(state)
+        return state
+    work.optimizer.step(learning_rate)
+    work.optimizer.zero_grad()
+    state = replace(
+        state,
+        nonfinite_steps=0,
+        predictions=state.predictions + predictions,
+        unlogged_loss=state.unlogged_loss + summed,
+        unlogged_predictions=state.unlogged_predictions + predictions,
+    )
+    return record.trained(state, learning_rate, grad_norm)
+
+
+@torch.no_grad()
+def measure(
+    work: Work, examples: Examples, watch: Watch, stop: StopSignal
+) -> dict[str, float] | None:
+    """The task's figures over all examples, each counted once, in fp32 and without dropout.
+
+    fp32, so that plain transformers gives the same figures for the saved model. Memory does not
+    grow with the number of examples. None when a signal came: nothing half-measured is reported.
+    """
+    processes, size = work.processes, work.settings.micro_batch_size
+    totals: dict[str, torch.Tensor] = {}
+    micro_batches = share(range(len(examples)), size, processes.rank, processes.count)
+    work.model.eval()
+    try:
+        with watch("validation", len(micro_batches)) as advance:
+            for rows in micro_batches:
+                if processes.largest([stop.received])[0]:
+                    return None
+                # `forward`, not the call: compiling it anew for evaluation would not pay.
+                batch = on_device(examples.batch(rows), processes.device)
+                for key, value in work.objective.forward(batch).items():
+                    totals[key] = totals.get(key, 0) + value.double()
+                advance(1)
+    finally:
+        work.model.train()
+    sums = {key: processes.sum(value).item() for key, value in totals.items()}
+    return work.validation_task.figures(sums, examples.count(range(len(examples))))
+
+
+def share(rows: Sequence[int], size: int, rank: int, processes: int) -> list[Sequence[int]]:
+    """This process's part of the rows in micro-batches of at most `size`, equally many and equally
+    large on every process.
+
+    A contiguous part; where the rows do not fill it, row -1 stands for an example without
+    predictions, so that no process waits for a micro-batch that another does not have.
+    """
+    part = max(1, math.ceil(len(rows) / processes))
+    size = min(size, part)
+    slots = np.full((processes, math.ceil(part / size) * size), -1, dtype=np.int64)
+    for process in range(processes):
+        own = rows[process * part : (process + 1) * part]
+        slots[process, : len(own)] = own
+    return list(slots[rank].reshape(-1, size))
+
+
+def _agree(work: Work, state: State, record: Record, stop: StopSignal) -> tuple[State, int]:
+    """The signal that any process received, and the plan as the main process's clock sees it."""
+    proposal = record.proposed_steps(state) if work.processes.is_main else 0
+    signal_number, total_steps = work.processes.largest([stop.received, proposal])
+    if total_steps and int(total_steps) != state.plan.total_steps:
+        state = replace(state, plan=state.plan.revised(state.step, int(total_steps)))
+        state = record.replanned(state)
+    return state, int(signal_number)
+
+
+def _validate(work: Work, state: State, record: Record, stop: StopSignal) -> tuple[State, int]:
+    figures = None
+    if work.validation is not None:
+        figures = measure(work, work.validation, record.watch, stop)
+        if figures is None:
+            return state, int(work.processes.largest([stop.received])[0])
+    state = replace(state, evaluated_step=state.step)
+    return (record.validated(state, figures) if figures else state), 0
+
+
+def _due(state: State, every: int, at_the_end: bool, done: int) -> bool:
+    """Whether something periodic is due at this step and not done at it yet."""
+    return state.step > done and (at_the_end or state.step % every == 0)

@@ -1,0 +1,107 @@
+"""A look at the real model on this machine before the first step: what fits, and how fast it is.
+
+Gradients are thrown away and the random generator is seeded anew at every step, so that looking
+changes no result.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Sequence
+
+import torch
+
+from llmkit.errors import ResourceError
+from llmkit.training.optimizer import NamedOptimizer
+from llmkit.training.runtime import Processes
+from llmkit.training.tasks import Examples, Objective, on_device
+
+CPU_TOKENS = 8192
+"""On a CPU larger micro-batches gain nothing and only take memory."""
+
+COMPILE_SECONDS = 100.0
+"""Eager training time from which compiling (about 15 s here) earns back more than it costs."""
+
+
+def fit(
+    objective: Objective,
+    optimizer: NamedOptimizer,
+    examples: Examples,
+    share: int,
+    wish: int | None,
+    processes: Processes,
+) -> tuple[int, float]:
+    """The micro-batch size that fits, and seconds that one takes forward and backward.
+
+    `share` is this process's part of the global batch; `wish` is the user's own size, tried alone.
+    Raises ResourceError when not even one sequence fits, or the wish does not.
+    """
+    size = wish or min(share, _most(examples, processes))
+    while True:
+        try:
+            _run(objective, examples, size, processes)
+            start = time.perf_counter()
+            _run(objective, examples, size, processes)
+            seconds = time.perf_counter() - start
+            break
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            if wish or size == 1:
+                raise too_large(size) from error
+        finally:
+            optimizer.zero_grad()
+        size = math.ceil(size / 2)
+        if processes.device.type == "cuda":
+            torch.cuda.empty_cache()
+    return int(processes.smallest(size)), processes.largest([seconds])[0]
+
+
+def compiling_pays(seconds: float) -> tuple[bool, str]:
+    """Whether to compile a run that would take this long without, and the reason in a few words."""
+    if seconds < COMPILE_SECONDS:
+        return False, f"about {seconds:.0f} s of computing is too short to earn it back"
+    if not torch.cuda.is_available() and not (shutil.which("g++") or shutil.which("clang++")):
+        return False, "there is no C++ compiler"
+    return True, f"about {seconds:.0f} s of computing without it"
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error of torch says that memory has run out."""
+    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+
+
+def too_large(size: int) -> ResourceError:
+    """The fault of a micro-batch that does not fit."""
+    advice = (
+        f"write train.micro_batch_size={max(1, size // 2)}; results stay the same"
+        if size > 1
+        else "use a smaller model, a shorter data.block_size, or train.gradient_checkpointing=true"
+    )
+    return ResourceError(
+        f"out of memory with {size} sequences at once",
+        where="train.micro_batch_size",
+        kept="all checkpoints",
+        next=advice,
+    )
+
+
+def _run(objective: Objective, examples: Examples, size: int, processes: Processes) -> None:
+    batch = on_device(examples.batch(_rows(examples, size)), processes.device)
+    with processes.autocast():
+        objective(batch)["objective"].backward()
+    if processes.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _rows(examples: Examples, size: int) -> Sequence[int]:
+    return [row % len(examples) for row in range(size)]
+
+
+def _most(examples: Examples, processes: Processes) -> int:
+    if processes.device.type != "cpu":
+        return len(examples) + 1_000_000
+    length = int(examples.batch([0])["input_ids"].shape[-1])
+    return max(1, CPU_TOKENS // length)

@@ -1,0 +1,170 @@
+"""What a run writes down while it trains: metrics, timing, plan and checkpoints."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from llmkit.errors import WriteError
+from llmkit.reporting.metrics import JsonLines
+from llmkit.reporting.progress import TrainingDisplay, memory_used
+from llmkit.training import checkpoint
+from llmkit.training.budget import Budget, Clock
+from llmkit.training.checkpoint import State
+from llmkit.training.runtime import Processes
+from llmkit.training.settings import Settings
+
+FAILED_SAVES = 3
+"""Periodic checkpoints that may fail in a row before the run stops."""
+
+
+@dataclass
+class Record:
+    """The run directory as the main process writes it; other processes only follow.
+
+    metrics.jsonl holds deterministic figures only: it is the same, byte for byte, however often the
+    run was interrupted. Times go to timing.jsonl.
+    """
+
+    directory: Path
+    settings: Settings
+    processes: Processes
+    display: TrainingDisplay
+    clock: Clock
+    save_model: Callable[[Path], None]
+    optimizer_tensors: Callable[[], dict[str, Tensor]]
+    identity: Mapping[str, Any]
+    unit: str = "tokens"
+    """What a prediction is called: `tokens` or `examples`."""
+    budget: Budget | None = None
+    most_steps: int | None = None
+    track: Callable[[Mapping[str, float], int], None] | None = None
+    """Where figures go besides the run directory: accelerate's trackers."""
+    saved: Path | None = None
+    failed_saves: int = 0
+    looked_at: tuple[float, int] = (0.0, 0)
+
+    def __post_init__(self) -> None:
+        self.checkpoints = self.directory / "checkpoints"
+        self.metrics = JsonLines(self.directory / "metrics.jsonl")
+        self.timing = JsonLines(self.directory / "timing.jsonl")
+
+    def begin(self, state: State) -> None:
+        """Goes back to the lines that belong to the steps done."""
+        self.looked_at = (time.monotonic(), state.predictions)
+        if self.processes.is_main:
+            self.metrics.go_back(state.metrics_size)
+
+    def watch(self, label: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+        """Progress of a piece of work beside the steps."""
+        return self.display.watch(label, total)
+
+    def proposed_steps(self, state: State) -> int:
+        """The length of the run that the clock suggests now, or 0."""
+        return self.budget.steps(state.step, state.plan, self.most_steps) if self.budget else 0
+
+    def replanned(self, state: State) -> State:
+        """Notes a new length of the run."""
+        return self._note(state, {"total_steps": state.plan.total_steps})
+
+    def refused(self, state: State) -> State:
+        """Notes a step whose loss or gradient was no number; the weights did not move."""
+        self.display.console.warn(
+            f"step {state.step} refused: its loss or gradient is no finite number "
+            f"({state.nonfinite_steps} of {self.settings.max_nonfinite_steps} in a row)"
+        )
+        return self._note(state, {"refused": "non-finite"})
+
+    def trained(self, state: State, learning_rate: float, grad_norm: float) -> State:
+        """Shows a step, and notes the mean loss since the last note when a note is due."""
+        self.display.step(state.step, state.plan.total_steps)
+        last = state.step >= state.plan.total_steps
+        if state.step % self.settings.logging_steps and not last:
+            return state
+        figures = {
+            "train_loss": state.unlogged_loss / max(1, state.unlogged_predictions),
+            "learning_rate": learning_rate,
+            "grad_norm": grad_norm,
+        }
+        state = replace(state, unlogged_loss=0.0, unlogged_predictions=0)
+        self._time(state, figures)
+        return self._note(state, {**figures, self.unit: state.predictions})
+
+    def validated(self, state: State, figures: Mapping[str, float]) -> State:
+        """Notes validation figures and whether they are the best so far."""
+        if state.best_loss is None or figures["loss"] < state.best_loss:
+            state = replace(state, best_step=state.step, best_loss=figures["loss"])
+        shown = "  ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in figures.items())
+        self.display.console.say(f"validation at step {state.step}: {shown}")
+        return self._note(state, {f"validation_{key}": value for key, value in figures.items()})
+
+    def save(self, state: State, must: bool) -> None:
+        """Commits a checkpoint and deletes those beyond the limit.
+
+        A periodic one that fails is tried again at the next; raises WriteError when `must` or when
+        too many have failed in a row. All processes come out of it the same way.
+        """
+        fault: Exception | None = None
+        if self.processes.is_main:
+            try:
+                self._save(state)
+            except Exception as error:  # told to the others before it is raised
+                fault = error
+        failed = bool(self.processes.largest([float(fault is not None)])[0])
+        self.failed_saves = self.failed_saves + 1 if failed else 0
+        if not failed:
+            return
+        fault = fault or WriteError("the main process could not save", where=str(self.checkpoints))
+        if must or self.failed_saves >= FAILED_SAVES or not isinstance(fault, WriteError):
+            raise fault
+        self.display.console.warn(
+            f"checkpoint not saved, training goes on: {fault.what} ({fault.where})"
+        )
+
+    def kept(self) -> str:
+        """What a person is told to be safe."""
+        return f"checkpoint {self.saved}" if self.saved else "all earlier checkpoints"
+
+    def _save(self, state: State) -> None:
+        state = replace(state, seconds=self.clock.seconds(), metrics_size=self.metrics.size)
+        self.saved = checkpoint.save(
+            self.checkpoints, state, self.identity, self.save_model, self.optimizer_tensors()
+        )
+        checkpoint.prune(
+            self.checkpoints,
+            self.settings.save_total_limit,
+            state.best_step,
+            self.display.console.warn,
+        )
+
+    def _note(self, state: State, figures: Mapping[str, Any]) -> State:
+        if self.processes.is_main:
+            self.metrics.append({"step": state.step, **figures})
+            if self.track is not None:
+                numbers = {k: v for k, v in figures.items() if isinstance(v, int | float)}
+                self.track(numbers, state.step)
+        return state
+
+    def _time(self, state: State, figures: Mapping[str, float]) -> None:
+        now = time.monotonic()
+        then, before = self.looked_at
+        speed = (state.predictions - before) / max(1e-9, now - then)
+        self.looked_at = (now, state.predictions)
+        self.display.log(
+            state.step, state.plan.total_steps, dict(figures), f"{speed:,.0f} {self.unit}/s"
+        )
+        if self.processes.is_main:
+            self.timing.append(
+                {
+                    "step": state.step,
+                    "seconds": round(self.clock.seconds(), 3),
+                    f"{self.unit}_per_second": round(speed, 1),
+                    "memory_bytes": memory_used(),
+                }
+            )

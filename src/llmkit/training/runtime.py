@@ -1,0 +1,139 @@
+"""The processes and devices of a run: accelerate launches, places and reduces; nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, InitProcessGroupKwargs
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from llmkit.errors import ResourceError
+
+TIMEOUT = timedelta(minutes=30)
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those of the run, and its device."""
+
+    accelerator: Accelerator
+    precision: str
+    """`fp32` or `bf16`: arithmetic of the forward and backward pass."""
+
+    @property
+    def rank(self) -> int:
+        """Number of this process, from 0."""
+        return int(self.accelerator.process_index)
+
+    @property
+    def count(self) -> int:
+        """Number of processes."""
+        return int(self.accelerator.num_processes)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the files."""
+        return self.rank == 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes."""
+        return torch.device(self.accelerator.device)
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Computes in bf16 where the run does; weights stay fp32.
+
+        Not accelerate's: that one copies every output to fp32, logits too.
+        """
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def distribute(self, module: nn.Module) -> nn.Module:
+        """The module with its gradients averaged over all processes."""
+        if self.count == 1:
+            return module
+        ids = [self.device.index] if self.device.type == "cuda" else None
+        return DistributedDataParallel(
+            module, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
+
+    def sync_only_if(self, last: bool, module: nn.Module) -> AbstractContextManager[None]:
+        """Gradients travel between processes with the last micro-batch only."""
+        if isinstance(module, DistributedDataParallel) and not last:
+            return module.no_sync()
+        return contextlib.nullcontext()
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The values summed over all processes, the same on each."""
+        return values if self.count == 1 else self.accelerator.reduce(values, "sum")
+
+    def largest(self, values: Sequence[float]) -> list[float]:
+        """Each value's largest over all processes."""
+        if self.count == 1:
+            return list(values)
+        mine = torch.tensor([list(values)], dtype=torch.float64, device=self.device)
+        return list(self.accelerator.gather(mine).amax(0).tolist())
+
+    def smallest(self, value: float) -> float:
+        """The value's smallest over all processes."""
+        return -self.largest([-value])[0]
+
+    def wait(self) -> None:
+        """Returns when all processes have come here."""
+        self.accelerator.wait_for_everyone()
+
+    def close(self) -> None:
+        """Lets go of the trackers and of the other processes."""
+        self.accelerator.end_training()
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def start(precision: str, report_to: Sequence[str], directory: Path) -> Processes:
+    """Joins the processes that torchrun or accelerate launch started, or runs alone.
+
+    Deterministic kernels are on: a whole-model compile on two threads differs from run to run
+    without them, and they cost nothing measurable. Raises ResourceError when the launcher started
+    several processes that do not find each other: they would be copies of one run.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(),
+        mixed_precision="no",
+        log_with=list(report_to) or None,
+        project_dir=str(directory),
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=TIMEOUT)],
+    )
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != launched:
+        raise ResourceError(
+            f"{launched} processes were launched, {accelerator.num_processes} found each other",
+            where="WORLD_SIZE",
+            next="launch with torchrun --nproc-per-node N -m llmkit ...",
+        )
+    return Processes(accelerator, _precision(precision, accelerator.device))
+
+
+def _precision(wish: str, device: torch.device) -> str:
+    if wish != "auto":
+        return wish
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if fast else "fp32"
+
+
+def derived_seed(*parts: int | str) -> int:
+    """A 63-bit seed that depends on every part and on their order."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1

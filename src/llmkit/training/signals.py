@@ -1,0 +1,54 @@
+"""A wish to stop: the handler only notes it, the loops ask for it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from llmkit.errors import Interrupted, LlmkitError, Stopped
+
+WATCHED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+
+class StopSignal:
+    """Which signal has asked the run to stop, if any.
+
+    A second Ctrl-C ends the process at once: every write is such that this loses nothing
+    that was saved.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+
+    def handle(self, number: int, _frame: FrameType | None) -> None:
+        """The signal handler: no lock, no output, no collective."""
+        if number == signal.SIGINT and self.received == signal.SIGINT:
+            os._exit(130)
+        self.received = number
+
+    def check(self) -> None:
+        """Raises Stopped or Interrupted when a signal has come; not while weights are at stake."""
+        if self.received:
+            raise stopped_by(self.received, "what was saved before; nothing half-written is left")
+
+
+def stopped_by(number: int, kept: str) -> LlmkitError:
+    """The fault that a run stopped by this signal ends with."""
+    name = signal.Signals(number).name
+    kind = Interrupted if number == signal.SIGINT else Stopped
+    return kind(f"stopped by {name}", kept=kept, next="run the same command again to go on")
+
+
+@contextmanager
+def stop_signal() -> Iterator[StopSignal]:
+    """Watches for SIGTERM, SIGUSR1 and SIGINT, and puts the earlier handlers back at the end."""
+    stop = StopSignal()
+    before = {number: signal.signal(number, stop.handle) for number in WATCHED}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

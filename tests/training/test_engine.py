@@ -1,0 +1,217 @@
+"""The ladder of invariants at the level of the engine."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional
+from transformers import AutoModelForCausalLM
+
+from llmkit.config.schema import TrainConfig
+from llmkit.errors import Diverged, Interrupted, Stopped, WriteError
+from llmkit.training import checkpoint, engine
+from llmkit.training.tasks import CausalLanguageModeling
+
+
+def metrics(directory: Path) -> list[dict]:
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same(a: dict, b: dict) -> None:
+    assert a.keys() == b.keys()
+    for key in a:
+        assert torch.equal(a[key], b[key]), key
+
+
+def assert_close(a: dict, b: dict) -> None:
+    for key in a:
+        torch.testing.assert_close(a[key], b[key], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_the_micro_batch_size_changes_nothing(trial, size, optimizer) -> None:
+    whole, parts = (
+        trial("a", optimizer=optimizer),
+        trial("b", micro_batch=size, optimizer=optimizer),
+    )
+    whole.run(), parts.run()
+    if optimizer == "adamw":  # Muon's bf16 Newton-Schulz magnifies rounding
+        assert_close(whole.weights(), parts.weights())
+    for one, other in zip(metrics(whole.directory), metrics(parts.directory), strict=True):
+        assert one.keys() == other.keys()
+        assert one == pytest.approx(other, rel=2e-3 if optimizer == "muon" else 1e-5)
+
+
+def test_a_step_equals_a_plain_torch_step_over_all_its_tokens(trial) -> None:
+    ours, plain = trial("a", steps=1), trial("b")
+    ours.run()
+    c, model = TrainConfig(), plain.model
+    batch = ours.examples.batch(range(8))
+    logits = model(input_ids=batch["input_ids"]).logits
+    loss = functional.cross_entropy(logits.flatten(0, 1), batch["targets"].flatten())
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    groups = [
+        {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": c.weight_decay},
+        {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    torch.optim.AdamW(groups, lr=1e-2, betas=(0.9, 0.95), eps=1e-8).step()
+    assert metrics(ours.directory)[0]["train_loss"] == pytest.approx(loss.item(), rel=1e-6)
+    torch.testing.assert_close(ours.weights(), dict(model.state_dict()), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_second_run_is_bit_identical(trial, precision) -> None:
+    runs = [trial(name, precision=precision, optimizer="muon") for name in "ab"]
+    for run in runs:
+        run.run()
+    assert_same(runs[0].weights(), runs[1].weights())
+    a, b = ((run.directory / "metrics.jsonl").read_bytes() for run in runs)
+    assert a == b
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("cut", [1, 3, 4, 6])
+def test_a_resumed_run_is_bit_identical(trial, cut, optimizer) -> None:
+    dropout = {"architecture": "gpt2"}  # has dropout by default
+    whole = trial("whole", optimizer=optimizer, save_steps=1, **dropout)
+    whole.run()
+    first = trial("cut", optimizer=optimizer, save_steps=1, steps=6, **dropout)
+    first.on_evaluation = lambda _step: None
+    stop_at(first, cut)
+    with pytest.raises(Stopped):
+        first.run()
+    found = checkpoint.newest(first.directory / "checkpoints", print)
+    assert found is not None
+    assert found.state.step == cut
+    model = AutoModelForCausalLM.from_pretrained(found.directory, dtype=torch.float32).train()
+    again = trial("cut", optimizer=optimizer, save_steps=1, model=model)
+    again.run(found.state, found.optimizer_tensors())
+    assert_same(whole.weights(), again.weights())
+    a, b = ((run.directory / "metrics.jsonl").read_bytes() for run in (whole, again))
+    assert a == b
+
+
+def stop_at(trial, step: int) -> None:
+    """Lets the stop signal come while step `step` is being computed."""
+    task, calls = trial.task, {"n": 0}
+
+    class Watched(CausalLanguageModeling):
+        def sums(self, model, batch):
+            if model.training:
+                calls["n"] += 1
+                if calls["n"] == step:
+                    trial.stop.handle(signal.SIGTERM, None)
+            return super().sums(model, batch)
+
+    trial.task = Watched(task.n_bytes)
+
+
+def test_validation_counts_every_token_once_whatever_the_micro_batch(trial) -> None:
+    runs = [trial(str(size), micro_batch=size) for size in (1, 2, 5, 8)]
+    states = [run.run() for run in runs]
+    rows, model = runs[0].validation, runs[0].model.eval()
+    total = count = 0.0
+    for row in range(len(rows)):
+        n = int(rows.lengths[row])
+        ids = torch.from_numpy(rows.ids[row : row + 1])
+        logits = model(input_ids=ids[:, :n]).logits.double()
+        total += functional.cross_entropy(logits[0], ids[0, 1 : n + 1], reduction="sum").item()
+        count += n
+    last = [m for m in metrics(runs[0].directory) if "validation_loss" in m][-1]
+    assert last["validation_loss"] == pytest.approx(total / count, rel=1e-5)
+    assert last["validation_perplexity"] == pytest.approx(math.exp(total / count), rel=1e-4)
+    assert last["validation_bits_per_byte"] == pytest.approx(total / math.log(2) / 100, rel=1e-5)
+    for state in states[1:]:
+        assert state.best_loss == pytest.approx(states[0].best_loss, rel=1e-4)
+
+
+def test_a_step_that_is_no_number_is_refused_before_weights_move(trial) -> None:
+    class Poisoned(CausalLanguageModeling):
+        calls = 0
+
+        def sums(self, model, batch):
+            sums = super().sums(model, batch)
+            if model.training:
+                self.calls += 1
+                if self.calls == 3:
+                    sums["objective"] = sums["objective"] * math.inf
+            return sums
+
+    poisoned = trial("a", task=Poisoned(100), steps=3, eval_steps=1000)
+    clean = trial("b", steps=3, eval_steps=1000)
+    stop_at(clean, 2)
+    poisoned.run()
+    with pytest.raises(Stopped):
+        clean.run()
+    assert_same(poisoned.weights(), clean.weights())
+    assert {"step": 3, "refused": "non-finite"} in metrics(poisoned.directory)
+
+
+def test_too_many_refused_steps_end_the_run_with_everything_kept(trial) -> None:
+    class Broken(CausalLanguageModeling):
+        def sums(self, model, batch):
+            sums = super().sums(model, batch)
+            factor = math.nan if model.training else 1.0
+            return {**sums, "objective": sums["objective"] * factor}
+
+    run = trial(task=Broken(100), nonfinite=2)
+    before = run.weights()
+    with pytest.raises(Diverged, match="2 steps in a row"):
+        run.run()
+    found = checkpoint.newest(run.directory / "checkpoints", print)
+    saved = AutoModelForCausalLM.from_pretrained(found.directory).state_dict()
+    torch.testing.assert_close(saved, before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("number", "fault"),
+    [(signal.SIGTERM, Stopped), (signal.SIGUSR1, Stopped), (signal.SIGINT, Interrupted)],
+)
+def test_a_signal_saves_within_a_step(trial, number, fault) -> None:
+    run = trial(eval_steps=2, on_evaluation=lambda _step: run.stop.handle(number, None))
+    with pytest.raises(fault, match=number.name):
+        run.run()
+    found = checkpoint.newest(run.directory / "checkpoints", print)
+    assert found.state.step == 3  # told at the evaluation of step 2, one step later at most
+
+
+def test_a_signal_during_validation_reports_nothing_half_measured(trial) -> None:
+    class Slow(CausalLanguageModeling):
+        def sums(self, model, batch):
+            if not model.training:
+                run.stop.handle(signal.SIGTERM, None)
+            return super().sums(model, batch)
+
+    run = trial(task=Slow(100), micro_batch=2)
+    with pytest.raises(Stopped):
+        run.run()
+    found = checkpoint.newest(run.directory / "checkpoints", print)
+    assert (found.state.step, found.state.evaluated_step) == (3, 0)
+    assert not [m for m in metrics(run.directory) if "validation_loss" in m]
+
+
+def test_a_failed_periodic_save_lets_training_go_on_and_a_failed_last_one_does_not(trial) -> None:
+    run = trial(save_steps=2, steps=3)
+    run.directory.mkdir()
+    (run.directory / "checkpoints").write_text("in the way")
+    with pytest.raises(WriteError):
+        run.run()
+    assert [m["step"] for m in metrics(run.directory)][-1] == 3
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 8, 9])
+@pytest.mark.parametrize("size", [1, 3, 8])
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_shares_hold_each_row_once_and_are_equally_long(n, size, processes) -> None:
+    shares = [engine.share(range(n), size, rank, processes) for rank in range(processes)]
+    rows = [row for part in shares for micro in part for row in micro if row >= 0]
+    assert rows == list(range(n))
+    assert len({len(part) for part in shares}) == 1
+    assert len({len(micro) for part in shares for micro in part}) == 1
