@@ -1,0 +1,294 @@
+"""The command line: arguments in, a result and an exit code out.
+
+Nothing heavy is imported before a command does its work, so that help is instant and a wrong
+config is refused before the libraries load.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import importlib
+import json as jsonlib
+import os
+import platform
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from llmkit import __version__
+from llmkit.config import advice, render
+from llmkit.config.advice import Writing
+from llmkit.config.load import Option, load
+from llmkit.errors import Interrupted, LlmkitError, UsageError, WriteError
+
+CLOSED_PIPE = 141
+"""Exit code when the reader of stdout has gone: 128 + SIGPIPE, as the shell has it."""
+
+app = typer.Typer(
+    name="llmkit",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+# An option of another tool, such as --lr, comes in as an argument and is answered with our key.
+LENIENT = {"ignore_unknown_options": True}
+
+ConfigFile = Annotated[
+    str | None, typer.Argument(metavar="CONFIG", help="A YAML file.", show_default=False)
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="Keys that override the file's: train.learning_rate=3e-4",
+        show_default=False,
+    ),
+]
+Text = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PATH", help="Text file, directory or glob; may be repeated."),
+]
+Model = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Hub name, directory or run directory.")
+]
+OutputDir = Annotated[str | None, typer.Option(metavar="DIR", help="The run directory.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Say only warnings and errors.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Check everything; load no weights, write nothing.")
+]
+PrintConfig = Annotated[
+    bool, typer.Option("--print-config", help="Print every key, its value and its origin.")
+]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a command line asks for."""
+
+    command: str
+    arguments: Sequence[str]
+    options: Sequence[Option]
+    json: bool
+    quiet: bool
+    dry_run: bool
+    print_config: bool
+
+
+@app.callback(invoke_without_command=True)
+def llmkit(
+    ctx: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Pretrain, fine-tune, evaluate and sample Hugging Face language models."""
+    if version:
+        print(f"llmkit {__version__}")
+        raise typer.Exit
+    if ctx.invoked_subcommand is None:
+        raise UsageError(
+            "no command was given",
+            next="`llmkit --help` shows them all; a first run: `llmkit pretrain --text corpus.txt`",
+        )
+
+
+@app.command(context_settings=LENIENT)
+def pretrain(  # noqa: PLR0913 (a command's parameters are its options)
+    ctx: typer.Context,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    text: Text = None,
+    model: Model = None,
+    output_dir: OutputDir = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    dry_run: DryRun = False,
+    print_config: PrintConfig = False,
+) -> Request:
+    """Train a causal language model on raw text, from scratch or from a model."""
+    return _request(ctx, text="data.train_files")
+
+
+def main() -> None:
+    """Runs the command line of this process and ends it with the exit code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Does what the arguments ask, tells the result or the fault, and gives the exit code."""
+    try:
+        asked = app(arguments, standalone_mode=False)
+        if isinstance(asked, Request):
+            _carry_out(asked)
+            return 0
+        return int(asked or 0)
+    except LlmkitError as fault:
+        return _report(fault)
+    except typer.TyperException as fault:
+        return _report(_usage(fault))
+    except KeyboardInterrupt:
+        return _report(Interrupted("interrupted", kept="what was saved before", next=""))
+    except BrokenPipeError:
+        _abandon_stdout()
+        return CLOSED_PIPE
+    except Exception as fault:
+        return _report_bug(fault)
+
+
+def _request(ctx: typer.Context, **keys: str) -> Request:
+    """The request of a command; `keys` are the config keys of the options that only it has."""
+    given = ctx.params
+    # Click fills CONFIG first, whatever it looks like; _split tells the two apart.
+    arguments = [*filter(None, [given["config"]]), *(given["overrides"] or [])]
+    known = [flag for parameter in ctx.command.params for flag in parameter.opts]
+    _refuse_options(arguments, known)
+    keys = {"model": "model.name_or_path", "output_dir": "output_dir", **keys}
+    options = [
+        Option(f"--{name.replace('_', '-')}", key, value)
+        for name, key in keys.items()
+        if (value := given[name]) not in (None, [], ())
+    ]
+    flags = ("json", "quiet", "dry_run", "print_config")
+    switches = {flag: given[flag] for flag in flags}
+    return Request(str(ctx.info_name), arguments, options, **switches)
+
+
+def _refuse_options(arguments: Sequence[str], known: Sequence[str]) -> None:
+    """Raises UsageError for options that are none of ours, with the key to write instead."""
+    unknown: dict[str, str] = {}
+    for argument, following in pairwise([*arguments, "-"]):
+        if argument.startswith("-") and argument != "-":
+            flag, equals, value = argument.partition("=")
+            follows = "true" if following.startswith("-") or "=" in following else following
+            unknown[flag] = value if equals else follows
+    if not unknown:
+        return
+    given = {flag.lstrip("-").replace("-", "_"): value for flag, value in unknown.items()}
+    said = [f"{flag}: {_instead(flag, unknown[flag], given, known)}" for flag in unknown]
+    raise UsageError("there is no such option", where="\n       ".join(said))
+
+
+def _instead(flag: str, value: str, given: dict[str, str], known: Sequence[str]) -> str:
+    if near := difflib.get_close_matches(flag, known, n=1, cutoff=0.8):
+        return f"did you mean `{near[0]}`?"
+    return advice.for_key(tuple(flag.lstrip("-").split(".")), value, given, Writing(True))
+
+
+def _split(arguments: Sequence[str]) -> tuple[Path | None, Sequence[str]]:
+    """CONFIG, if the first argument is no KEY=VALUE, and the overrides."""
+    if arguments and not _is_override(arguments[0]):
+        path, overrides = Path(arguments[0]), arguments[1:]
+    else:
+        path, overrides = None, arguments
+    for extra in overrides:
+        if not _is_override(extra):
+            raise UsageError(
+                f"`{extra}` is neither CONFIG, which comes first, nor KEY=VALUE",
+                next="text files are given as `--text A --text B`, or as a quoted glob",
+            )
+    return path, overrides
+
+
+def _is_override(argument: str) -> bool:
+    name, equals, _ = argument.partition("=")
+    return bool(equals) and "/" not in name and os.sep not in name
+
+
+def _carry_out(request: Request) -> None:
+    path, overrides = _split(request.arguments)
+    if not (path or overrides or request.options or request.print_config):
+        raise UsageError(
+            f"`llmkit {request.command}` was given nothing to work on",
+            next=f"try `llmkit {request.command} --text corpus.txt`, or give a CONFIG",
+        )
+    resolved = load(request.command, path, overrides, request.options)
+    if request.print_config:
+        values = jsonlib.loads(resolved.config.model_dump_json())
+        shown = jsonlib.dumps({"config": values, "sources": dict(resolved.sources)})
+        _print(shown if request.json else render.as_yaml(resolved.config, resolved.sources))
+        return
+    from llmkit.reporting.console import Console
+
+    console = Console(json=request.json, quiet=request.quiet)
+    command = importlib.import_module(f"llmkit.commands.{request.command}")
+    work = command.check if request.dry_run else command.run
+    result: dict[str, Any] = work(resolved.config, console)
+    with _told():
+        console.result(result)
+
+
+def _print(text: str) -> None:
+    with _told():
+        print(text.rstrip("\n"), flush=True)
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Turns a failure of stdout into a fault; a reader that has gone is left to the caller."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _abandon_stdout()
+        kept = "everything; only the result could not be printed"
+        raise WriteError(f"cannot write to stdout: {error.strerror}", kept=kept) from None
+
+
+def _abandon_stdout() -> None:
+    """Lets the interpreter's last flush of stdout go nowhere."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _usage(fault: typer.TyperException) -> UsageError:
+    context = getattr(fault, "ctx", None)
+    command = context.command_path if context else "llmkit"
+    return UsageError(fault.format_message(), next=f"`{command} --help` shows what there is")
+
+
+def _report(fault: LlmkitError) -> int:
+    """Tells a fault on stderr, once for all processes of a run; gives its exit code."""
+    from llmkit.reporting.console import is_main_process, printable
+
+    if is_main_process():
+        _say(printable(str(fault)))
+    return fault.exit_code
+
+
+def _report_bug(fault: Exception) -> int:
+    """Tells of a fault that is ours; its traceback goes to a file, or to stderr for developers."""
+    from llmkit.reporting.console import printable
+
+    text = "".join(traceback.format_exception(fault))
+    where = "above"
+    if os.environ.get("LLMKIT_DEBUG") == "1":
+        _say(text)
+    else:
+        versions = f"llmkit {__version__}, Python {platform.python_version()}, {sys.argv}\n\n"
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="llmkit-", suffix=".log", delete=False, encoding="utf-8"
+        ) as file:
+            file.write(versions + text)
+        where = file.name
+    bug = LlmkitError(
+        f"a bug of llmkit: {type(fault).__name__}: {fault}",
+        where=where,
+        kept="every checkpoint that was saved",
+        next="report it with that file; to go on, run the same command again",
+    )
+    _say(printable(str(bug)))
+    return bug.exit_code
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError, AttributeError):
+        print(text, file=sys.stderr, flush=True)

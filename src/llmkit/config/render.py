@@ -1,0 +1,53 @@
+"""The config and its schema in the forms that people and editors read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from llmkit.config import keys
+from llmkit.config.load import leaves
+from llmkit.config.scalars import dump
+from llmkit.config.schema import Config
+
+
+def as_yaml(config: Config, sources: Mapping[str, str] | None = None) -> str:
+    """The config as YAML that reads back as the same config.
+
+    With `sources`, each value says in a comment where it came from.
+    """
+    lines: list[tuple[str, str]] = []
+    above: tuple[str, ...] = ()
+    for path, value in leaves(config.model_dump()):
+        shared = _shared(above, path[:-1])
+        for depth in range(shared, len(path) - 1):
+            lines.append((f"{'  ' * depth}{dump(path[depth])}:", ""))
+        source = f"# {sources.get('.'.join(path), 'default')}" if sources else ""
+        lines.append((f"{'  ' * (len(path) - 1)}{dump(path[-1])}: {dump(value)}", source))
+        above = path[:-1]
+    width = max(len(text) for text, _ in lines if len(text) <= 60)
+    return "".join(f"{text:{width}}  {source}".rstrip() + "\n" for text, source in lines)
+
+
+def key_table() -> str:
+    """Every key with its type, default and meaning, as a Markdown table."""
+    rows = [
+        f"| `{key.name}` | {key.takes} | `{dump(key.default)}` | {key.meaning} |"
+        for key in keys.keys().values()
+    ]
+    return "\n".join(["| Key | Type | Default | Meaning |", "|---|---|---|---|", *rows]) + "\n"
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a config file, for editors."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **Config.model_json_schema(),
+        "title": "llmkit config",
+    }
+
+
+def _shared(one: tuple[str, ...], other: tuple[str, ...]) -> int:
+    """How many first parts two paths have in common."""
+    pairs = zip(one, other, strict=False)
+    return next((depth for depth, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
