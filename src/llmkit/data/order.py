@@ -1,0 +1,74 @@
+"""Which examples form step n: a pure function of seed and step, so nothing is saved to go on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import numpy as np
+from numpy.typing import NDArray
+
+_ROUNDS = 6
+
+
+@dataclass(frozen=True)
+class Permutation:
+    """A keyed permutation of 0..n-1 that takes no memory and can be asked anywhere.
+
+    A Feistel network (Luby and Rackoff, 1988) over the next power of four, walked along its cycle
+    until it comes back below n (Black and Rogaway, 2002).
+    """
+
+    n: int
+    half_bits: int
+    keys: tuple[int, ...]
+
+    def __call__(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The places where the permutation puts the indices, each in 0..n-1."""
+        values = self._network(np.asarray(indices).astype(np.uint64))
+        while (outside := values >= self.n).any():
+            values[outside] = self._network(values[outside])
+        return values.astype(np.int64)
+
+    def _network(self, values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        shift = np.uint64(self.half_bits)
+        mask = np.uint64((1 << self.half_bits) - 1)
+        left, right = values >> shift, values & mask
+        for key in self.keys:
+            left, right = right, left ^ (_scramble(right ^ np.uint64(key)) & mask)
+        return (left << shift) | right
+
+
+def permutation(n: int, key: tuple[int, ...]) -> Permutation:
+    """The permutation of 0..n-1 that belongs to the key, the same on every machine and version."""
+    if n < 1:
+        raise ValueError(f"a permutation needs at least one element, not {n}")
+    digest = blake2b("/".join(map(str, key)).encode(), digest_size=8 * _ROUNDS).digest()
+    keys = tuple(int.from_bytes(digest[8 * i : 8 * i + 8], "little") for i in range(_ROUNDS))
+    return Permutation(n, max(1, ((n - 1).bit_length() + 1) // 2), keys)
+
+
+def rows_of_step(
+    step: int, n_examples: int, global_batch_size: int, seed: int, limit: int | None = None
+) -> NDArray[np.int64]:
+    """The rows that step number `step` (from 0) trains on, in order.
+
+    Slot s of the run holds row permutation(seed, s // n)(s % n), so each epoch sees every example
+    once, whatever the batch size. Slots at or past `limit`, the examples of the whole run, are left
+    out.
+    """
+    first = step * global_batch_size
+    last = first + global_batch_size if limit is None else min(first + global_batch_size, limit)
+    epochs, positions = np.divmod(np.arange(first, last, dtype=np.int64), n_examples)
+    rows = np.empty_like(positions)
+    for epoch in np.unique(epochs).tolist():
+        here = epochs == epoch
+        rows[here] = permutation(n_examples, (seed, epoch))(positions[here])
+    return rows
+
+
+def _scramble(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The finaliser of MurmurHash3: every input bit flips each output bit half of the time."""
+    for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
+        values = (values ^ (values >> np.uint64(33))) * np.uint64(factor)
+    return values ^ (values >> np.uint64(33))

@@ -1,0 +1,240 @@
+"""From the data section of a config to token files: the one call that the commands make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from transformers import PreTrainedTokenizerFast
+
+from llmkit.config.schema import Config
+from llmkit.data import cache, corpus, sources, tokens
+from llmkit.data.corpus import Corpus, Documents
+from llmkit.data.tokens import Framing, TokenFile
+from llmkit.errors import DataError, InputNotFound
+
+TOKENIZER_BYTES = 100_000_000
+"""Text that a tokenizer is trained on, taken evenly; more changes its merges hardly at all."""
+
+Part = Literal["all", "train", "validation"]
+
+
+class Tokenizers(Protocol):
+    """What is needed of the module that makes tokenizers, `llmkit.models.tokenizer`."""
+
+    def train_bpe(self, texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast: ...
+    def auto_vocab_size(self, n_bytes: int) -> int: ...
+    def load(self, name_or_path: str, revision: str | None = None) -> PreTrainedTokenizerFast: ...
+    def framing(self, tokenizer: PreTrainedTokenizerFast) -> Framing: ...
+    def fingerprint(self, tokenizer: PreTrainedTokenizerFast) -> str: ...
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a run trains on."""
+
+    train: TokenFile
+    validation: TokenFile | None
+    """None if nothing is held out and no validation files are given."""
+    tokenizer: PreTrainedTokenizerFast
+
+
+def prepare(
+    config: Config,
+    tokenizer: PreTrainedTokenizerFast | None,
+    tokenizers: Tokenizers,
+    watch: cache.Watch,
+    say: cache.Say,
+) -> Prepared:
+    """The training and validation data as token files, from the cache where it has them.
+
+    Without a tokenizer one is trained on the training part. Raises what finding, reading and
+    writing raise, and DataError where a part has too little text.
+    """
+    data = config.data
+    train = Text(config, "train_files", watch, say)
+    validation = Text(config, "validation_files", watch, say) if data.validation_files else None
+    try:
+        part: Part = "all" if validation or data.validation_fraction == 0 else "train"
+        if tokenizer is None:
+            tokenizer = _trained(config, train, part, tokenizers, say)
+        make = _Maker(tokenizer, tokenizers, watch, say)
+        learned = make.tokens(train, part)
+        held_out = None
+        if validation or part == "train":
+            held_out = make.tokens(validation or train, "all" if validation else "validation")
+        return Prepared(learned, held_out, tokenizer)
+    finally:
+        for text in (train, validation):
+            if text:
+                text.close()
+
+
+def tokens_of(
+    config: Config,
+    key: str,
+    tokenizer: PreTrainedTokenizerFast,
+    tokenizers: Tokenizers,
+    watch: cache.Watch,
+    say: cache.Say,
+) -> TokenFile:
+    """All text of one key of the data section, such as `test_files`, as a token file."""
+    text = Text(config, key, watch, say)
+    try:
+        return _Maker(tokenizer, tokenizers, watch, say).tokens(text, "all")
+    finally:
+        text.close()
+
+
+class Text:
+    """The text of one key of the data section; it is read only if something must be made of it."""
+
+    def __init__(self, config: Config, key: str, watch: cache.Watch, say: cache.Say) -> None:
+        self.config, self.name, self.watch, self.say = config, f"data.{key}", watch, say
+        entries = getattr(config.data, key)
+        if not entries:
+            raise InputNotFound(
+                f"{self.name} is not given",
+                where=self.name,
+                next=f"{self.name}=FILE, a directory, a glob, or hub:NAME",
+            )
+        self.found = sources.find(entries, self.name)
+        self.n_bytes = sum(source.n_bytes for source in self.found)
+        with watch("looking for prepared data", self.n_bytes) as advance:
+            self.fingerprint = sources.fingerprint(self.found, advance)
+
+    def key(self, part: Part) -> list[object]:
+        """What decides which text a part holds."""
+        data = self.config.data
+        how = [data.text_column, data.document, data.encoding, data.errors]
+        split = [] if part == "all" else [data.validation_fraction, self.config.seed]
+        return [tokens.FORMAT, self.fingerprint, how, part, split]
+
+    def part(self, part: Part) -> Documents:
+        """The documents of a part."""
+        if part == "all":
+            return corpus.everything(self._corpus)
+        return self._split[part == "validation"]
+
+    def close(self) -> None:
+        """Give up what was read."""
+        if "_corpus" in self.__dict__:
+            self._corpus.close()
+
+    @cached_property
+    def _corpus(self) -> Corpus:
+        with self.watch("reading", self.n_bytes) as advance:
+            read = corpus.spool(self.found, self.config.data, cache.directory(), advance)
+        if not read.n_documents:
+            raise DataError(
+                f"{self.name} holds no text: {_amount(read.blank, 'document')}, all of them blank",
+                where=", ".join(str(source.path) for source in self.found[:3]),
+                next="name files that hold text",
+            )
+        return read
+
+    @cached_property
+    def _split(self) -> tuple[Documents, Documents]:
+        return corpus.split(self._corpus, self.config.data.validation_fraction, self.config.seed)
+
+
+class _Maker:
+    """Makes token files with one tokenizer, and tells what they hold."""
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        tokenizers: Tokenizers,
+        watch: cache.Watch,
+        say: cache.Say,
+    ) -> None:
+        self.tokenizer, self.watch, self.say = tokenizer, watch, say
+        self.framing = tokenizers.framing(tokenizer)
+        self.fingerprint = tokenizers.fingerprint(tokenizer)
+
+    def tokens(self, text: Text, part: Part) -> TokenFile:
+        def documents() -> Documents:
+            chosen = text.part(part)
+            if not chosen.n_documents:
+                raise _too_little(text.name, part, 0)
+            return chosen
+
+        name = f"tokens-{cache.key(text.key(part), self.fingerprint)}"
+        made = tokens.tokenize(name, documents, self.tokenizer, self.framing, self.watch, self.say)
+        if len(made.ids) < _FEWEST:
+            raise _too_little(text.name, part, len(made.ids))
+        self._tell(made, text, part)
+        return made
+
+    def _tell(self, made: TokenFile, text: Text, part: Part) -> None:
+        label = text.name if part == "all" else f"{text.name} ({part} part)"
+        n_text = len(made.ids) - len(made.starts)
+        facts = [
+            f"{label}: {_amount(len(made.starts), 'document')}",
+            f"{made.n_bytes:,} bytes",
+            f"{len(made.ids):,} tokens",
+            f"{made.n_bytes / max(1, n_text):.2f} bytes per token",
+        ]
+        if made.blank:
+            facts.append(f"{made.blank:,} blank left out")
+        if made.undecodable:
+            facts.append(f"{made.undecodable:,} bytes that are not {text.config.data.encoding}")
+        facts.append(f"{'reused' if made.reused else 'made'}: {made.path}")
+        self.say(", ".join(facts))
+        block_size = text.config.data.block_size
+        if block_size != "auto" and len(made.ids) <= block_size:
+            self.say(f"{label}: less than one block of {block_size} tokens; the block is padded")
+
+
+_FEWEST = 3  # tokens: two to predict, and the one before them
+
+
+def _trained(
+    config: Config, text: Text, part: Part, tokenizers: Tokenizers, say: cache.Say
+) -> PreTrainedTokenizerFast:
+    """The tokenizer trained on a part of the text, from the cache where it is there."""
+
+    def build(directory: Path) -> dict[str, Any]:
+        documents = text.part(part)
+        size = config.tokenizer.vocab_size
+        if size == "auto":
+            size = tokenizers.auto_vocab_size(documents.n_bytes)
+        n_bytes = min(documents.n_bytes, TOKENIZER_BYTES)
+        with text.watch("training a tokenizer", n_bytes) as advance:
+            texts = _told(documents.sample(TOKENIZER_BYTES), advance)
+            tokenizers.train_bpe(texts, size).save_pretrained(directory)
+        return {"vocab_size": size, "n_bytes": n_bytes}
+
+    wanted = [text.key(part), config.tokenizer.vocab_size]
+    entry = cache.open_or_build(f"tokenizer-{cache.key(wanted)}", build, text.watch, say)
+    tokenizer = tokenizers.load(str(entry.path))
+    say(
+        f"tokenizer: {len(tokenizer):,} tokens (at most {entry.info['vocab_size']:,}), byte-level "
+        f"BPE trained on {entry.info['n_bytes']:,} bytes of {text.name}, "
+        f"{'reused' if entry.reused else 'made'}: {entry.path}"
+    )
+    return tokenizer
+
+
+def _told(texts: Iterable[str], advance: Callable[[int], None]) -> Iterable[str]:
+    for text in texts:
+        advance(len(text.encode()))
+        yield text
+
+
+def _too_little(name: str, part: Part, n_tokens: int) -> DataError:
+    return DataError(
+        f"too little text for {'validation' if part == 'validation' else name}: {n_tokens} tokens, "
+        f"at least {_FEWEST} are needed",
+        where=name,
+        next="add text, or data.validation_fraction=0 to hold nothing out"
+        if part == "validation"
+        else "add text",
+    )
+
+
+def _amount(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"

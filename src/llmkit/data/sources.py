@@ -1,0 +1,173 @@
+"""Which files and hub data sets a config means, and what they hold, as one hash."""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmkit.data import hub
+from llmkit.errors import DataError, InputNotFound
+
+COMPRESSIONS = ("gz", "zst")
+FORMATS = ("txt", "jsonl", "csv", "tsv", "parquet")
+SUFFIXES = tuple(f".{name}" for name in FORMATS) + tuple(
+    f".{name}.{packed}" for name in FORMATS if name != "parquet" for packed in COMPRESSIONS
+)
+"""The suffixes that are looked for in a directory."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file, or one hub data set, that holds text."""
+
+    path: Path | hub.DataSet
+    format: str
+    """One of FORMATS, or `hub`."""
+    compression: str
+    """One of COMPRESSIONS, or empty."""
+    n_bytes: int
+    """Size of the file as it lies on the disk; 0 for a hub data set."""
+    modified: int
+    """When the file was last changed, in nanoseconds; 0 for a hub data set."""
+
+
+def find(entries: Sequence[str], key: str) -> list[Source]:
+    """The sources that the entries of a config key mean, sorted, each file once.
+
+    An entry is a file, a directory (searched for SUFFIXES, hidden files left out), a glob, or
+    `hub:NAME[:CONFIG][@SPLIT]`. A file that is named, or matched by a glob, may have any suffix:
+    an unknown one is plain text. Raises InputNotFound where an entry means nothing.
+    """
+    paths: dict[str, Path] = {}
+    sets: dict[str, Source] = {}
+    for entry in entries:
+        if entry.startswith("hub:"):
+            sets[entry] = Source(hub.parse(entry, key), "hub", "", 0, 0)
+        else:
+            paths.update((os.path.realpath(path), path) for path in _expand(entry, key))
+    files = [_source(path) for path in sorted(paths.values())]
+    if not sets and not any(source.n_bytes for source in files):
+        raise InputNotFound(
+            f"all {len(files)} files of {key} are empty" if files[1:] else f"{key} holds no text",
+            where=", ".join(str(source.path) for source in files[:3]) or key,
+            next=f"name files with text in {key}",
+        )
+    return files + [sets[entry] for entry in sorted(sets)]
+
+
+def fingerprint(sources: Sequence[Source], advance: Callable[[int], None]) -> str:
+    """The sha256 of what the sources hold and how it is packed; names do not matter.
+
+    `advance` is told of the bytes that were read.
+    """
+    whole = hashlib.sha256()
+    for source in sources:
+        if isinstance(source.path, hub.DataSet):
+            content = hub.fingerprint(source.path)
+        else:
+            content = _file_digest(source.path, advance)
+        whole.update(f"{source.format} {source.compression} {content}\n".encode())
+    return whole.hexdigest()
+
+
+def check_unchanged(source: Source) -> None:
+    """Raise DataError if the file is not what it was when it was found."""
+    if not isinstance(source.path, hub.DataSet) and _source(source.path) != source:
+        raise DataError(
+            f"{source.path} changed while it was read",
+            where=str(source.path),
+            next="wait until nothing writes to it, then run the same command again",
+        )
+
+
+def _expand(entry: str, key: str) -> list[Path]:
+    path = Path(entry).expanduser()
+    if path.is_dir():
+        return _search(path, entry, key)
+    if path.exists():
+        return [path]
+    if not glob.has_magic(entry):
+        raise _missing(path, entry, key)
+    # Path.glob refuses absolute patterns and matches hidden files.
+    matches = [Path(match) for match in glob.glob(str(path), recursive=True)]  # noqa: PTH207
+    if files := [match for match in matches if not match.is_dir()]:
+        return files
+    raise InputNotFound(
+        f"{key}: {entry} matches no file",
+        where=f"{key}: {entry}",
+        next="check the pattern; quote it so that the shell leaves it alone; `**` crosses folders",
+    )
+
+
+def _search(directory: Path, entry: str, key: str) -> list[Path]:
+    files = list(_walk(directory))
+    if known := [path for path in files if path.name.lower().endswith(SUFFIXES)]:
+        return known
+    suffixes = ", ".join(f".{name}" for name in FORMATS)
+    others = sorted({path.suffix for path in files if path.suffix})
+    pattern = f"{entry.rstrip('/')}/**/*{others[0] if len(others) == 1 else ''}"
+    raise InputNotFound(
+        f"{key}: the directory {entry} holds no text: looked for {suffixes}, also .gz and .zst",
+        where=f"{key}: {entry}",
+        next=f"'{pattern}' takes the {len(files)} other files in it as plain text"
+        if files
+        else "name a directory that holds text",
+    )
+
+
+def _walk(directory: Path) -> Iterator[Path]:
+    for folder, folders, names in os.walk(directory):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(folder, name) for name in names if not name.startswith("."))
+
+
+def _missing(path: Path, entry: str, key: str) -> InputNotFound:
+    folder = next((parent for parent in path.parents if parent.is_dir()), Path())
+    wanted = path.relative_to(folder).parts[0] if path.is_relative_to(folder) else path.name
+    names = [each.name for each in folder.iterdir()] if os.access(folder, os.R_OK) else []
+    near = [str(folder / name) for name in difflib.get_close_matches(wanted, names)]
+    return InputNotFound(
+        f"{key}: {entry} does not exist",
+        where=f"{key}: {entry}",
+        next=f"did you mean {' or '.join(near)}?"
+        if near
+        else f"paths are taken from the current directory, {Path.cwd()}",
+    )
+
+
+def _source(path: Path) -> Source:
+    try:
+        status = path.stat()
+    except OSError as fault:
+        raise InputNotFound(f"{path} cannot be read: {fault.strerror}", where=str(path)) from fault
+    if not path.is_file():
+        raise InputNotFound(
+            f"{path} is no ordinary file, and text is read more than once",
+            where=str(path),
+            next="write its content to a file first",
+        )
+    suffixes = [suffix[1:].lower() for suffix in path.suffixes]
+    compression = suffixes.pop() if suffixes and suffixes[-1] in COMPRESSIONS else ""
+    name = suffixes[-1] if suffixes and suffixes[-1] in FORMATS else "txt"
+    return Source(path, name, compression, status.st_size, status.st_mtime_ns)
+
+
+def _file_digest(path: Path, advance: Callable[[int], None]) -> str:
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb", buffering=0) as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+                advance(len(chunk))
+    except OSError as fault:
+        raise InputNotFound(
+            f"{path} cannot be read: {fault.strerror}",
+            where=str(path),
+            next="check the rights of the file",
+        ) from fault
+    return digest.hexdigest()

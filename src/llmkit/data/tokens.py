@@ -1,0 +1,218 @@
+"""Documents as one stream of token ids on the disk: made once, checked, then only mapped."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
+
+from llmkit.data import cache
+from llmkit.data.corpus import Documents
+from llmkit.data.cutting import AT_SPACE, BEFORE_SPACE, LONGEST, NOWHERE, Rule, cut, exact_rule
+from llmkit.data.documents import Piece
+
+FORMAT = 1
+"""Changes whenever the same text would give other files."""
+
+_BATCH = 1 << 21  # characters encoded at once: about half a second, spread over all cores
+_PART = 16  # what a short part costs, counted as characters
+_PROOF = 1 << 18  # bytes of text on which a rule for cuts is proven
+_NOTES = ("n_bytes", "opening", "closing", "max_id", "blank", "undecodable")
+_RULES = {BEFORE_SPACE: "before space", AT_SPACE: "at space", NOWHERE: "nowhere"}
+
+
+class Framing(Protocol):
+    """The ids that stand around each document."""
+
+    @property
+    def opening(self) -> int: ...
+    @property
+    def closing(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class TokenFile:
+    """A stream of token ids, and where its documents begin.
+
+    With one id for both ends (E) the stream is `E a b c E d e E`: the id between two documents ends
+    the one and begins the other. With two (B, E) it is `B a b c E B d e E`. A document starts at
+    its opening id.
+    """
+
+    ids: NDArray[np.unsignedinteger[Any]]
+    """[tokens], uint16 or uint32."""
+    starts: NDArray[np.int64]
+    """[documents], where each one starts in `ids`."""
+    document_bytes: NDArray[np.int64]
+    """[documents], the UTF-8 bytes of each one's text."""
+    n_bytes: int
+    """UTF-8 bytes of all text."""
+    opening: int
+    closing: int
+    max_id: int
+    """The highest id in the stream."""
+    blank: int
+    """Documents without text in the sources, left out."""
+    undecodable: int
+    """Bytes of the sources that the encoding does not allow, replaced or ignored."""
+    fingerprint: str
+    """The sha256 of all of this."""
+    reused: bool = False
+    path: Path | None = None
+
+
+def tokenize(
+    name: str,
+    documents: Callable[[], Documents],
+    tokenizer: PreTrainedTokenizerFast,
+    framing: Framing,
+    watch: cache.Watch,
+    say: cache.Say,
+) -> TokenFile:
+    """The token file of this name from the cache; where it has none, it is made of the documents.
+
+    The ids are those of each whole document, without special tokens; special tokens that are
+    written out in the text stay text. Raises WriteError where the cache cannot be written.
+    """
+
+    def build(directory: Path) -> dict[str, Any]:
+        part = documents()
+        encoder = Encoder(tokenizer, part.sample(_PROOF, 1 << 14))
+        if encoder.rule is NOWHERE:
+            say(
+                "tokenizer: no cut leaves all its tokens as they are, so documents are encoded "
+                f"whole, those over {LONGEST >> 20}M characters in parts of that size"
+            )
+        with watch("tokenizing", part.n_bytes) as advance:
+            return _write(directory, part, encoder, framing, advance)
+
+    return _opened(cache.open_or_build(name, build, watch, say))
+
+
+class Encoder:
+    """Texts to ids through the tokenizer's backend: all cores, no special tokens, no truncation."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, sample: Iterable[str]) -> None:
+        # A copy: the settings of the tokenizer itself are its owner's.
+        self.backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        self.backend.no_truncation()
+        self.backend.no_padding()
+        self.backend.encode_special_tokens = True
+        self.highest = max(self.backend.get_vocab(with_added_tokens=True).values())
+        added = [
+            token.content
+            for token in self.backend.get_added_tokens_decoder().values()
+            if not token.special
+        ]
+        self.rule: Rule = exact_rule(self.encode, list(sample), added)
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text."""
+        batch = self.backend.encode_batch_fast(texts, add_special_tokens=False)
+        return [encoding.ids for encoding in batch]
+
+    def batches(self, pieces: Iterable[Piece]) -> Iterator[_Batch]:
+        """The parts of documents as ids, some megabytes of text at once."""
+        parts: list[Piece] = []
+        size = 0
+        for part in cut(pieces, self.rule):
+            parts.append(part)
+            size += len(part.text) + _PART
+            if size >= _BATCH:
+                yield self._batch(parts)
+                parts, size = [], 0
+        if parts:
+            yield self._batch(parts)
+
+    def _batch(self, parts: Sequence[Piece]) -> _Batch:
+        ids = self.encode([part.text for part in parts])
+        n_bytes = sum(len(part.text.encode()) for part in parts)
+        return _Batch(ids, [part.last for part in parts], n_bytes)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    ids: list[list[int]]
+    last: list[bool]
+    """Whether each part ends its document."""
+    n_bytes: int
+
+
+class _Stream:
+    """Puts the framing around documents, and keeps count of the stream that they form."""
+
+    def __init__(self, framing: Framing, dtype: np.dtype[Any]) -> None:
+        self.framing, self.dtype = framing, dtype
+        self.n_tokens = self.max_id = 0
+        self.inside = False  # a document
+
+    def add(self, batch: _Batch) -> tuple[NDArray[np.unsignedinteger[Any]], array[int]]:
+        """The tokens that a batch adds to the stream, and where documents start among them."""
+        flat: list[int] = []
+        starts = array("q")
+        shared = self.framing.opening == self.framing.closing
+        for ids, last in zip(batch.ids, batch.last, strict=True):
+            if not self.inside:
+                if not shared or not self.n_tokens + len(flat):
+                    flat.append(self.framing.opening)
+                starts.append(self.n_tokens + len(flat) - 1)
+            flat += ids
+            if last:
+                flat.append(self.framing.closing)
+            self.inside = not last
+        tokens = np.array(flat, dtype=self.dtype)
+        self.n_tokens += len(tokens)
+        self.max_id = max(self.max_id, int(tokens.max(initial=0)))
+        return tokens, starts
+
+
+def _write(
+    directory: Path,
+    documents: Documents,
+    encoder: Encoder,
+    framing: Framing,
+    advance: Callable[[int], None],
+) -> dict[str, Any]:
+    """Write the files of an entry, and return its notes."""
+    stream = _Stream(framing, np.dtype(np.uint16 if encoder.highest < 1 << 16 else np.uint32))
+    with (directory / "ids").open("wb") as ids, (directory / "starts").open("wb") as starts:
+        for batch in encoder.batches(documents.pieces()):
+            tokens, begun = stream.add(batch)
+            ids.write(tokens.data)
+            starts.write(begun.tobytes())
+            advance(batch.n_bytes)
+    with (directory / "document_bytes").open("wb") as sizes:
+        for some in documents.sizes():
+            sizes.write(some.tobytes())
+    return {
+        "dtype": stream.dtype.name,
+        "n_bytes": documents.n_bytes,
+        "opening": framing.opening,
+        "closing": framing.closing,
+        "max_id": stream.max_id,
+        "blank": documents.corpus.blank,
+        "undecodable": documents.corpus.undecodable,
+        "cuts": _RULES[encoder.rule],
+    }
+
+
+def _opened(entry: cache.Entry) -> TokenFile:
+    def mapped(name: str, dtype: str) -> NDArray[Any]:
+        return np.memmap(entry.path / name, dtype=dtype, mode="r")
+
+    return TokenFile(
+        ids=mapped("ids", entry.info["dtype"]),
+        starts=mapped("starts", "int64"),
+        document_bytes=mapped("document_bytes", "int64"),
+        **{name: entry.info[name] for name in _NOTES},
+        fingerprint=entry.fingerprint,
+        reused=entry.reused,
+        path=entry.path,
+    )

@@ -1,0 +1,178 @@
+"""Loads a tokenizer that exists, or trains one on the text; never runs code that comes with one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from llmkit.errors import DataError, HubUnreachable, InputNotFound, Unsafe
+
+END_OF_TEXT = "<|endoftext|>"
+"""The one special token of a tokenizer that is trained here."""
+
+_VOCABULARIES = ((4_000_000, 2048), (20_000_000, 4096), (200_000_000, 8192))
+_LARGEST_VOCABULARY = 32768
+_BYTES_PER_TOKEN = 64  # less text than this for each token is too little to learn it from
+_SMALLEST_VOCABULARY = 512
+
+
+@dataclass(frozen=True)
+class Framing:
+    """The ids that stand around each document."""
+
+    opening: int
+    closing: int
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer trained on the texts, the same for the same texts.
+
+    Words are parted by GPT-2's pattern, every text decodes to itself, and `<|endoftext|>` stands
+    between texts. `vocab_size` is the most it may have: merges seen only once are not made.
+    """
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts, trainer)
+    # Padding is never scored nor attended to, so it needs no token of its own.
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token=END_OF_TEXT,
+        eos_token=END_OF_TEXT,
+        pad_token=END_OF_TEXT,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def auto_vocab_size(n_bytes: int) -> int:
+    """The size of a vocabulary trained on so much text: larger with more, and never too large."""
+    for limit, size in _VOCABULARIES:
+        if n_bytes < limit:
+            return min(size, max(_SMALLEST_VOCABULARY, n_bytes // _BYTES_PER_TOKEN))
+    return _LARGEST_VOCABULARY
+
+
+def load(name_or_path: str, revision: str | None = None) -> PreTrainedTokenizerFast:
+    """The tokenizer of a directory or of a hub name; only a directory that exists is local.
+
+    Raises InputNotFound, HubUnreachable, DataError for one without a fast form, and Unsafe for one
+    that would run code.
+    """
+    path = Path(name_or_path).expanduser()
+    local = path.is_dir()
+    if local:
+        _refuse_code(path)
+    elif name_or_path.startswith((".", "/", "~")) or path.exists() or name_or_path.count("/") > 1:
+        raise InputNotFound(
+            f"{name_or_path} is no directory with a tokenizer",
+            where="tokenizer.name_or_path",
+            next="name a directory that holds tokenizer.json, or a hub name such as gpt2",
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(path) if local else name_or_path,
+            revision=revision,
+            trust_remote_code=False,
+            local_files_only=local,
+        )
+    except Exception as fault:  # the library raises nearly anything for a file it cannot read
+        raise _fault(name_or_path, local, fault) from fault
+    if not isinstance(tokenizer, PreTrainedTokenizerFast) or not tokenizer.is_fast:
+        raise DataError(
+            f"{name_or_path} has a {type(tokenizer).__name__}, which has no fast form",
+            where="tokenizer.name_or_path",
+            next="use a tokenizer that comes as tokenizer.json",
+        )
+    return tokenizer
+
+
+def framing(tokenizer: PreTrainedTokenizerFast) -> Framing:
+    """The ids that close a document (end of sequence) and open it.
+
+    The opening one is what the tokenizer itself puts before every text, if that is one id, else the
+    closing one.
+    """
+    closing = tokenizer.eos_token_id
+    if closing is None:
+        raise DataError(
+            "the tokenizer has no end-of-text token, and nothing could stand between documents",
+            where="tokenizer.name_or_path",
+            next="add eos_token to its tokenizer_config.json (often [SEP]), or use another",
+        )
+    alone = tokenizer("")["input_ids"]
+    opening = [id for id in alone if id != closing]
+    return Framing(opening[0] if len(opening) == 1 else closing, closing)
+
+
+def fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
+    """The sha256 of all that decides which ids a text gets."""
+    frame = framing(tokenizer)
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    # Set by calls and by saving; our encoding ignores both.
+    backend |= {"truncation": None, "padding": None}
+    text = json.dumps([backend, frame.opening, frame.closing], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def max_id(tokenizer: PreTrainedTokenizerFast) -> int:
+    """The highest id that the tokenizer can give: a model needs more embeddings than this."""
+    return int(max(tokenizer.get_vocab().values()))
+
+
+def _refuse_code(path: Path) -> None:
+    for name in ("tokenizer_config.json", "config.json"):
+        try:
+            settings = json.loads((path / name).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as fault:
+            raise DataError(
+                f"{path / name} is not JSON: {fault}", where=str(path / name)
+            ) from fault
+        code = settings.get("auto_map") if isinstance(settings, dict) else None
+        if code and (name == "tokenizer_config.json" or "AutoTokenizer" in code):
+            raise Unsafe(
+                f"{path} has a tokenizer that would run its own code (`auto_map` in {name})",
+                where=str(path / name),
+                next="use a tokenizer that comes as tokenizer.json alone",
+            )
+
+
+def _fault(name: str, local: bool, fault: Exception) -> Exception:
+    """Our error for what the library raised."""
+    text = " ".join(str(fault).split())
+    where = "tokenizer.name_or_path"
+    if "trust_remote_code" in text or "custom code" in text:
+        return Unsafe(
+            f"{name} has a tokenizer that would run its own code",
+            where=where,
+            next="use a tokenizer that comes as tokenizer.json alone",
+        )
+    if local:
+        return DataError(
+            f"{name} holds no tokenizer that can be read: {text}",
+            where=where,
+            next="it needs tokenizer.json, or vocab.json with merges.txt, or vocab.txt",
+        )
+    if "is not a valid model identifier" in text or "404" in text:
+        return InputNotFound(f"{name} is neither a directory nor on the hub", where=where)
+    if isinstance(fault, OSError):
+        return HubUnreachable(
+            f"the tokenizer {name} cannot be fetched: {text}",
+            where=where,
+            next="check the network, or name a local directory",
+        )
+    return DataError(f"the tokenizer {name} cannot be read: {text}", where=where)
