@@ -33,8 +33,7 @@ def model_config(
     model, an unknown setting (transformers would keep it silently) and values that do not fit.
     """
     kind = _config_class(architecture)
-    _refuse_unknown(architecture, kind, settings)
-    chosen = {**_default_shape(kind, settings), **special, **settings}
+    chosen = {**special, **fill_shape(architecture, settings)}
     chosen.setdefault("vocab_size", vocab_size)
     if chosen["vocab_size"] < vocab_size:
         raise ConfigError(
@@ -107,8 +106,13 @@ def _canonical(kind: type[PretrainedConfig], settings: dict[str, Any]) -> dict[s
     return {shared.get(name, name): value for name, value in settings.items()}
 
 
-def _default_shape(kind: type[PretrainedConfig], settings: dict[str, Any]) -> dict[str, Any]:
-    """A small shape in the architecture's own proportions, around what the user has set."""
+def fill_shape(architecture: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings with what they leave open: a small shape in the architecture's own proportions.
+
+    Raises ConfigError for an architecture or a setting that transformers does not have.
+    """
+    kind = _config_class(architecture)
+    _refuse_unknown(architecture, kind, settings)
     names = _field_names(kind)
     given = _canonical(kind, settings)
     usual = _canonical(kind, {f.name: f.default for f in dataclasses.fields(kind)})
@@ -126,4 +130,5 @@ def _default_shape(kind: type[PretrainedConfig], settings: dict[str, Any]) -> di
         if isinstance(usual.get(size), int) and isinstance(usual.get("hidden_size"), int):
             ratio = min(4.0, usual[size] / usual["hidden_size"])
             shape[size] = max(32, round(ratio * hidden / 32) * 32)
-    return {name: value for name, value in shape.items() if name in names and name not in given}
+    missing = {k: value for k, value in shape.items() if k in names and k not in given}
+    return {**missing, **settings}

@@ -51,6 +51,14 @@ class JsonLines:
             os.truncate(self.path, size)
 
 
+def last(path: Path) -> dict[str, Any]:
+    """The last value of each figure."""
+    figures: dict[str, Any] = {}
+    for record in read(path):
+        figures |= record
+    return figures
+
+
 def read(path: Path) -> Iterator[dict[str, Any]]:
     """The records of a file of JSON lines, in order."""
     with path.open(encoding="utf-8") as file:

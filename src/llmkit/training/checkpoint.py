@@ -88,7 +88,7 @@ def save(
     Raises WriteError when there is no room, with older checkpoints untouched, and Diverged when a
     moment of the optimizer is no number.
     """
-    target = root / f"step-{state.step:010}"
+    target = directory_of(root, state.step)
     if target.exists() and _intact(target):
         return target
     for name, tensor in optimizer_tensors.items():
@@ -118,7 +118,7 @@ def newest(root: Path, warn: Callable[[str], None]) -> Checkpoint | None:
     steps = _steps(root)
     damaged = 0
     for step in reversed(steps):
-        directory = _directory(root, step)
+        directory = directory_of(root, step)
         try:
             return _read(directory)
         except durable.DamagedError as fault:
@@ -157,7 +157,7 @@ def prune(root: Path, keep: int, protect: int | None, warn: Callable[[str], None
     for step in _steps(root)[:-keep]:
         if step != protect:
             try:
-                durable.discard(_directory(root, step))
+                durable.discard(directory_of(root, step))
             except OSError as error:
                 warn(f"an old checkpoint could not be deleted: {error}")
 
@@ -168,7 +168,8 @@ def _steps(root: Path) -> list[int]:
     return sorted(int(m.group(1)) for d in root.iterdir() if (m := STEP_NAME.fullmatch(d.name)))
 
 
-def _directory(root: Path, step: int) -> Path:
+def directory_of(root: Path, step: int) -> Path:
+    """Where the checkpoint of a step stands."""
     return root / f"step-{step:010}"
 
 
@@ -177,7 +178,9 @@ def _read(directory: Path) -> Checkpoint:
     try:
         document = json.loads((directory / STATE).read_text(encoding="utf-8"))
         state = State.from_json(document["state"])
-        if state.step != manifest["step"] or directory.name != f"step-{state.step:010}":
+        if state.step != manifest["step"] or directory != directory_of(
+            directory.parent, state.step
+        ):
             raise durable.DamagedError(f"its files are of step {state.step}")
         return Checkpoint(directory, state, document["identity"])
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import IO
 
 from llmkit import durable
+from llmkit.config.schema import Config
 from llmkit.errors import RunBusy, WriteError
+from llmkit.reporting.console import is_main_process
+from llmkit.training import identity
 
 LOCK, RUN = ".lock", "run.json"
 OURS = {
@@ -71,6 +74,25 @@ def check(directory: Path, command: str, resume: str) -> None:
             kept="that run, untouched",
             next="choose another output_dir, or leave resume out to go on with it",
         )
+
+
+def locate(config: Config, command: str) -> Path:
+    """The run directory: the one named, or one that the same command and config find again."""
+    if config.output_dir is not None:
+        return Path(config.output_dir).expanduser()
+    return identity.default_directory(command, config)
+
+
+@contextmanager
+def opened(config: Config, command: str) -> Iterator[Path]:
+    """The run directory, checked and held while in use; only the main process touches it."""
+    directory = locate(config, command)
+    if not is_main_process():
+        yield directory
+        return
+    check(directory, command, config.resume)
+    with held(directory):
+        yield directory
 
 
 @contextmanager

@@ -8,9 +8,10 @@ no number, learning rate (a pure function of the step), optimizer.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +29,8 @@ from llmkit.training.signals import StopSignal, stopped_by
 from llmkit.training.tasks import Examples, Objective, Task, on_device
 
 Watch = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+Look = Callable[[], Mapping[str, Any]]
+"""A look at the model after each validation, such as a few samples; goes into metrics.jsonl."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +52,8 @@ class Work:
     processes: Processes
 
 
-def train(
-    work: Work, state: State, record: Record, stop: StopSignal, evaluated: Callable[[int], None]
-) -> State:
-    """Trains until the plan is done and returns the final state; `evaluated` is called after each
-    validation.
+def train(work: Work, state: State, record: Record, stop: StopSignal, look: Look) -> State:
+    """Trains until the plan is done and returns the final state.
 
     Whatever is due at a step comes before the next step, so that a run resumed at that step does
     it then. Raises Stopped or Interrupted after saving when a signal has come, Diverged when too
@@ -65,8 +65,8 @@ def train(
         finished = state.step >= state.plan.total_steps
         if not signal_number and _due(state, settings.eval_steps, finished, state.evaluated_step):
             state, signal_number = _validate(work, state, record, stop)
-            if not signal_number:
-                evaluated(state.step)
+            if not signal_number and work.processes.is_main:
+                record.looked(state, look())
         stuck = state.nonfinite_steps >= settings.max_nonfinite_steps
         if _due(state, settings.save_steps, finished or bool(signal_number) or stuck, 0):
             record.save(state, must=finished or bool(signal_number) or stuck)
@@ -74,7 +74,7 @@ def train(
             raise stopped_by(signal_number, kept=record.kept())
         if stuck:
             raise Diverged(
-                f"loss or gradient of {state.nonfinite_steps} steps in a row were no finite numbers",
+                f"loss or gradient of {state.nonfinite_steps} steps in a row were not finite",
                 where=f"step {state.step}",
                 kept=f"weights from before those steps; {record.kept()}",
                 next="lower train.learning_rate or train.max_grad_norm, and check the data",

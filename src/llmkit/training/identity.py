@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from llmkit.config.schema import Config
@@ -10,39 +13,54 @@ from llmkit.errors import ConfigError
 
 FREE = {
     "output_dir", "resume", "report_to",
-    "data.test_files",
-    "train.micro_batch_size", "train.gradient_checkpointing", "train.compile",
+    "train.micro_batch_size", "train.gradient_checkpointing", "train.compile", "train.precision",
     "train.logging_steps", "train.eval_steps", "train.save_steps", "train.save_total_limit",
     "train.max_nonfinite_steps",
 }  # fmt: skip
-"""Keys that may change when a run goes on; `generation.*` too."""
+"""Keys that may change when a run goes on; `generation.*` too, and files, whose content counts."""
 
 
-def identity(command: str, config: Config, content: Mapping[str, str]) -> dict[str, Any]:
-    """The keys and the content hashes that must stay; files count by content, not by name."""
-    keys = {
+def keys(config: Config) -> dict[str, Any]:
+    """The keys of a config that must stay as they are while a run goes on."""
+    return {
         key: value
         for key, value in dotted(config.model_dump(mode="json")).items()
         if key not in FREE and not key.startswith("generation.") and not key.endswith("_files")
     }
-    return {"command": command, **keys, **{f"content of {k}": v for k, v in content.items()}}
 
 
-def check(recorded: Mapping[str, Any], now: Mapping[str, Any], where: str) -> None:
-    """Raises ConfigError with every difference between a checkpoint's identity and this run's."""
+def check(
+    recorded: Mapping[str, Any], config: Config, content: Mapping[str, str], where: str
+) -> None:
+    """Raises ConfigError with every difference between a checkpoint's run and this one.
+
+    `recorded` holds `requested` and `resolved` keys: `auto` may be written as what it came to.
+    """
+    requested, resolved, now = recorded["requested"], recorded["resolved"], keys(config)
     faults = [
-        f"{key} was {recorded.get(key)!r}, is now {now.get(key)!r}"
-        for key in sorted({*recorded, *now})
-        if recorded.get(key) != now.get(key)
+        f"{key} was {requested.get(key)!r}, is now {now.get(key)!r}"
+        for key in sorted({*requested, *now})
+        if now.get(key) not in (requested.get(key), resolved.get(key))
+    ]
+    faults += [
+        f"the {what} is not the same any more"
+        for what, fingerprint in content.items()
+        if recorded["content"].get(what) != fingerprint
     ]
     if faults:
         raise ConfigError(
-            "this run cannot go on with another config or other data:\n       "
-            + "\n       ".join(faults),
+            "the run cannot go on with another config or other data:"
+            + "".join(f"\n       {f}" for f in faults),
             where=where,
             kept="the run and all its checkpoints, untouched",
             next="put the old values back, or choose another output_dir for a new run",
         )
+
+
+def default_directory(command: str, config: Config) -> Path:
+    """The run directory where none is named: the same for the same command and config."""
+    text = json.dumps([command, keys(config), config.data.model_dump(mode="json")], sort_keys=True)
+    return Path("runs") / f"{command}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def dotted(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -104,6 +104,11 @@ class Record:
         self.display.console.say(f"validation at step {state.step}: {shown}")
         return self._note(state, {f"validation_{key}": value for key, value in figures.items()})
 
+    def looked(self, state: State, found: Mapping[str, Any]) -> None:
+        """Notes what a look at the model after a validation gave."""
+        if found:
+            self._note(state, found)
+
     def save(self, state: State, must: bool) -> None:
         """Commits a checkpoint and deletes those beyond the limit.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -86,15 +86,30 @@ class Processes:
         """The value's smallest over all processes."""
         return -self.largest([-value])[0]
 
+    def track(self, figures: Mapping[str, float], step: int) -> None:
+        """Hands figures to the trackers of `report_to`."""
+        self.accelerator.log(dict(figures), step=step)
+
     def wait(self) -> None:
         """Returns when all processes have come here."""
         self.accelerator.wait_for_everyone()
 
-    def close(self) -> None:
-        """Lets go of the trackers and of the other processes."""
-        self.accelerator.end_training()
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Lets go of the trackers and of the other processes; a lost one is named as that."""
+        if error is None:
+            self.accelerator.end_training()
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+        if error is not None and self.count > 1 and _is_lost_process(error):
+            raise ResourceError(
+                "another process of the run was lost",
+                where=f"rank {self.rank} of {self.count} noticed it",
+                kept="all checkpoints",
+                next="see why it ended, then run the same command again to go on",
+            ) from error
 
 
 def start(precision: str, report_to: Sequence[str], directory: Path) -> Processes:
@@ -131,6 +146,17 @@ def _precision(wish: str, device: torch.device) -> str:
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "bf16" if fast else "fp32"
+
+
+def _is_lost_process(error: BaseException) -> bool:
+    signs = (
+        "Connection closed by peer",
+        "Connection reset by peer",
+        "Timed out waiting",
+        "gloo",
+        "NCCL",
+    )
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
 
 
 def derived_seed(*parts: int | str) -> int:

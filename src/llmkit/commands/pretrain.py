@@ -1,0 +1,205 @@
+"""`llmkit pretrain`: raw text -> causal language model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+from llmkit.config.schema import Config
+from llmkit.data import order
+from llmkit.data.blocks import Blocks
+from llmkit.data.prepare import Prepared, data_report, prepare
+from llmkit.errors import ConfigError, DataError
+from llmkit.generation import sampling
+from llmkit.models import build, load, packing
+from llmkit.models import tokenizer as tokenizers
+from llmkit.reporting.console import Console
+from llmkit.training import directory as run_directory
+from llmkit.training import run as training
+from llmkit.training import runtime
+from llmkit.training.budget import Clock
+from llmkit.training.checkpoint import Checkpoint
+from llmkit.training.signals import stop_signal
+from llmkit.training.tasks import CausalLanguageModeling
+
+BLOCK_SIZE = 256
+"""Block size of a new model; a model that exists takes at most twice that."""
+
+PROMPT = 16
+"""Tokens of held-out text that each sample continues."""
+
+
+def run(config: Config, console: Console) -> dict[str, Any]:
+    """Trains the model, or goes on training it, and returns the figures of the run."""
+    started = time.monotonic()
+    with stop_signal() as stop, run_directory.opened(config, "pretrain") as directory:
+        console.on_tick = stop.check
+        settled, data, shape = _inputs(config, console)
+        with runtime.start(config.train.precision, config.report_to, directory) as processes:
+            content = {"training data": data.train.fingerprint}
+            if data.validation is not None:
+                content["validation data"] = data.validation.fingerprint
+            resumed = training.resume_point(directory, config, content, processes, console)
+            model = _model(settled, shape, resumed)
+            console.say(f"model: {type(model).__name__}, {model.num_parameters():,} parameters")
+            examples, validation = _examples(settled, data, model)
+            job = training.Job(
+                command="pretrain",
+                requested=config,
+                config=settled,
+                directory=directory,
+                content=content,
+                model=model,
+                tokenizer=data.tokenizer,
+                from_scratch=config.model.name_or_path is None,
+                task=CausalLanguageModeling(examples.n_bytes),
+                examples=examples,
+                tokens_per_example=examples.block_size,
+                rows_of_step=partial(
+                    order.rows_of_step, n_examples=len(examples), seed=config.seed
+                ),
+                validation=validation,
+                validation_task=CausalLanguageModeling(validation.n_bytes if validation else 0),
+                resumed=resumed,
+                unit="tokens",
+            )
+            clock = Clock(started, resumed.state.seconds if resumed else 0.0)
+            look = partial(_samples, job, validation or examples, console)
+            return training.carry_out(job, console, processes, stop, clock, look)
+
+
+def check(config: Config, console: Console) -> dict[str, Any]:
+    """Checks all that a run needs, without weights and without writing, and says what it found."""
+    directory = run_directory.locate(config, "pretrain")
+    run_directory.check(directory, "pretrain", config.resume)
+    settled = _settle(config)
+    given = _given_tokenizer(settled)
+    report = data_report(settled, console.watch)
+    size = len(given) if given else _vocab_size(settled, report)
+    shape = _shape(settled, size, special={})
+    with torch.device("meta"):
+        parameters = build.causal_model(shape, seed=0).num_parameters()
+    return {
+        "command": "pretrain",
+        "run_dir": str(directory),
+        "data": report,
+        "architecture": shape.model_type,
+        "parameters": parameters,
+        "vocab_size": size,
+        "block_size": settled.data.block_size,
+    }
+
+
+def _inputs(config: Config, console: Console) -> tuple[Config, Prepared, PretrainedConfig]:
+    """The config with its data-dependent settings, the data, and the shape of the model: all that
+    can be wrong before weights are made or loaded."""
+    settled = _settle(config)
+    given = _given_tokenizer(settled)
+    if config.model.name_or_path is None and given is not None:
+        _shape(settled, len(given), _special_ids(given))
+    data = prepare(settled, given, tokenizers, console.watch, console.say)
+    shape = _shape(settled, len(data.tokenizer), _special_ids(data.tokenizer))
+    largest = max(data.train.max_id, data.validation.max_id if data.validation else 0)
+    if largest >= shape.vocab_size:
+        raise DataError(
+            f"the tokenizer gives id {largest}, the model has {shape.vocab_size} embeddings",
+            where=f"model {config.model.name_or_path}, tokenizer {config.tokenizer.name_or_path}",
+            next="use the tokenizer that belongs to the model: leave tokenizer.name_or_path out",
+        )
+    return settled, data, shape
+
+
+def _settle(config: Config) -> Config:
+    """The config with the block size and the model's shape spelled out."""
+    model, data = config.model, config.data
+    if model.name_or_path is None:
+        block = BLOCK_SIZE if data.block_size == "auto" else data.block_size
+        filled = build.fill_shape(model.architecture, model.config)
+        model = model.model_copy(update={"config": filled})
+    else:
+        if model.config:
+            raise ConfigError(
+                "the shape of a model that exists cannot be changed",
+                where="model.config",
+                next="leave model.config or model.name_or_path out",
+            )
+        shape = load.load_config(model.name_or_path, model.revision)
+        positions = getattr(shape, "max_position_embeddings", None) or 2 * BLOCK_SIZE
+        block = min(positions, 2 * BLOCK_SIZE) if data.block_size == "auto" else data.block_size
+        if block > positions:
+            raise ConfigError(
+                f"a block of {block} tokens is longer than the model's {positions} positions",
+                where="data.block_size",
+                next=f"write data.block_size={positions} or less",
+            )
+    data = data.model_copy(update={"block_size": block})
+    return config.model_copy(update={"model": model, "data": data})
+
+
+def _given_tokenizer(config: Config) -> PreTrainedTokenizerFast | None:
+    """The tokenizer that is named, or else the named model's own."""
+    model = config.model
+    if config.tokenizer.name_or_path is not None:
+        return tokenizers.load(config.tokenizer.name_or_path)
+    if model.name_or_path is not None:
+        return tokenizers.load(load.locate(model.name_or_path), model.revision)
+    return None
+
+
+def _vocab_size(config: Config, report: Mapping[str, Any]) -> int:
+    if config.tokenizer.vocab_size != "auto":
+        return config.tokenizer.vocab_size
+    return tokenizers.auto_vocab_size(report["train_files"]["text_bytes"])
+
+
+def _special_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    ids = {name: getattr(tokenizer, name) for name in names}
+    return {name: id for name, id in ids.items() if id is not None}
+
+
+def _shape(config: Config, vocab_size: int, special: dict[str, int]) -> PretrainedConfig:
+    """The transformers config of the model, new or existing."""
+    model, block = config.model, config.data.block_size
+    assert isinstance(block, int)
+    if model.name_or_path is not None:
+        return load.load_config(model.name_or_path, model.revision)
+    return build.model_config(model.architecture, model.config, vocab_size, block, special)
+
+
+def _model(config: Config, shape: PretrainedConfig, resumed: Checkpoint | None) -> PreTrainedModel:
+    """The model with the weights that the run begins or goes on with."""
+    if resumed is not None:
+        return load.load_causal_model(str(resumed.directory))
+    if config.model.name_or_path is not None:
+        return load.load_causal_model(config.model.name_or_path, config.model.revision)
+    return build.causal_model(shape, config.seed)
+
+
+def _examples(
+    config: Config, data: Prepared, model: PreTrainedModel
+) -> tuple[Blocks, Blocks | None]:
+    isolate, block = config.data.isolate_documents, config.data.block_size
+    assert isinstance(block, int)
+    files = [data.train] + ([data.validation] if data.validation else [])
+    if isolate and any(len(file.starts) > 1 for file in files):
+        packing.check_isolation(model)
+    blocks = [Blocks(file, block, isolate) for file in files]
+    return blocks[0], blocks[1] if len(blocks) > 1 else None
+
+
+def _samples(job: training.Job, source: Blocks, console: Console) -> dict[str, Any]:
+    """A few continuations of held-out text, shown and noted."""
+    settings = job.config.generation
+    seed = job.config.seed if settings.seed is None else settings.seed
+    prompt = source.tokens.ids[:PROMPT].tolist()
+    texts = sampling.continuations(job.model, job.tokenizer, prompt, settings, seed)
+    begin = job.tokenizer.decode(prompt, skip_special_tokens=True)
+    for text in texts:
+        console.say(f"  sample: {begin!r} -> {text!r}")
+    return {"samples": texts}
