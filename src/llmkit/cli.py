@@ -6,16 +6,12 @@ config is refused before the libraries load.
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import importlib
 import json as jsonlib
 import os
-import platform
 import sys
-import tempfile
-import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -23,14 +19,11 @@ from typing import Annotated, Any
 
 import typer
 
-from llmkit import __version__
+from llmkit import __version__, faults
 from llmkit.config import advice, render
 from llmkit.config.advice import Writing
 from llmkit.config.load import Option, load
-from llmkit.errors import Interrupted, LlmkitError, UsageError, WriteError
-
-CLOSED_PIPE = 141
-"""Exit code when the reader of stdout has gone: 128 + SIGPIPE, as the shell has it."""
+from llmkit.errors import UsageError
 
 app = typer.Typer(
     name="llmkit",
@@ -123,31 +116,24 @@ def main() -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Does what the arguments ask, tells the result or the fault, and gives the exit code."""
-    try:
-        asked = app(arguments, standalone_mode=False)
-        if isinstance(asked, Request):
-            _carry_out(asked)
-            return 0
-        return int(asked or 0)
-    except LlmkitError as fault:
-        return _report(fault)
-    except typer.TyperException as fault:
-        return _report(_usage(fault))
-    except KeyboardInterrupt:
-        return _report(Interrupted("interrupted", kept="what was saved before", next=""))
-    except BrokenPipeError:
-        _abandon_stdout()
-        return CLOSED_PIPE
-    except Exception as fault:
-        return _report_bug(fault)
+    """Does what the arguments ask and gives the exit code."""
+    return faults.exit_code(lambda: _obey(arguments))
+
+
+def _obey(arguments: Sequence[str]) -> int:
+    # Typer only reads the arguments; the work is done outside it, where it catches nothing.
+    asked = app(arguments, prog_name="llmkit", standalone_mode=False)
+    if isinstance(asked, Request):
+        _carry_out(asked)
+        return 0
+    return int(asked or 0)
 
 
 def _request(ctx: typer.Context, **keys: str) -> Request:
     """The request of a command; `keys` are the config keys of the options that only it has."""
     given = ctx.params
     # Click fills CONFIG first, whatever it looks like; _split tells the two apart.
-    arguments = [*filter(None, [given["config"]]), *(given["overrides"] or [])]
+    arguments = [a for a in (given["config"], *(given["overrides"] or [])) if a is not None]
     known = [flag for parameter in ctx.command.params for flag in parameter.opts]
     _refuse_options(arguments, known)
     keys = {"model": "model.name_or_path", "output_dir": "output_dir", **keys}
@@ -221,74 +207,10 @@ def _carry_out(request: Request) -> None:
     command = importlib.import_module(f"llmkit.commands.{request.command}")
     work = command.check if request.dry_run else command.run
     result: dict[str, Any] = work(resolved.config, console)
-    with _told():
+    with faults.of_stdout():
         console.result(result)
 
 
 def _print(text: str) -> None:
-    with _told():
+    with faults.of_stdout():
         print(text.rstrip("\n"), flush=True)
-
-
-@contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """Turns a failure of stdout into a fault; a reader that has gone is left to the caller."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        _abandon_stdout()
-        kept = "everything; only the result could not be printed"
-        raise WriteError(f"cannot write to stdout: {error.strerror}", kept=kept) from None
-
-
-def _abandon_stdout() -> None:
-    """Lets the interpreter's last flush of stdout go nowhere."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _usage(fault: typer.TyperException) -> UsageError:
-    context = getattr(fault, "ctx", None)
-    command = context.command_path if context else "llmkit"
-    return UsageError(fault.format_message(), next=f"`{command} --help` shows what there is")
-
-
-def _report(fault: LlmkitError) -> int:
-    """Tells a fault on stderr, once for all processes of a run; gives its exit code."""
-    from llmkit.reporting.console import is_main_process, printable
-
-    if is_main_process():
-        _say(printable(str(fault)))
-    return fault.exit_code
-
-
-def _report_bug(fault: Exception) -> int:
-    """Tells of a fault that is ours; its traceback goes to a file, or to stderr for developers."""
-    from llmkit.reporting.console import printable
-
-    text = "".join(traceback.format_exception(fault))
-    where = "above"
-    if os.environ.get("LLMKIT_DEBUG") == "1":
-        _say(text)
-    else:
-        versions = f"llmkit {__version__}, Python {platform.python_version()}, {sys.argv}\n\n"
-        with tempfile.NamedTemporaryFile(
-            "w", prefix="llmkit-", suffix=".log", delete=False, encoding="utf-8"
-        ) as file:
-            file.write(versions + text)
-        where = file.name
-    bug = LlmkitError(
-        f"a bug of llmkit: {type(fault).__name__}: {fault}",
-        where=where,
-        kept="every checkpoint that was saved",
-        next="report it with that file; to go on, run the same command again",
-    )
-    _say(printable(str(bug)))
-    return bug.exit_code
-
-
-def _say(text: str) -> None:
-    with contextlib.suppress(OSError, AttributeError):
-        print(text, file=sys.stderr, flush=True)

@@ -120,9 +120,7 @@ def leaves(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
         yield path, value
         return
     for name, inner in value.items():
-        # At the top, `train.max_steps: 5` is the same as on the command line.
-        parts = name.split(".") if not path else [name]
-        yield from leaves(inner, (*path, *parts))
+        yield from leaves(inner, (*path, name))
 
 
 def _from_file(path: Path, faults: _Faults) -> list[Setting]:
@@ -132,18 +130,16 @@ def _from_file(path: Path, faults: _Faults) -> list[Setting]:
         faults.add(
             place, ".".join(repeat.path), f"stands in line {repeat.first_line} too; keep one"
         )
-    marks = {_spelled_out(written): mark for written, mark in document.marks.items()}
     settings = []
-    for inner, value in leaves(document.value):
-        mark = marks[inner]
-        place = Place(False, mark.line, f"{path}:{mark.line}")
-        settings.append(Setting(inner, value, mark.text, place))
+    for top, below in document.value.items():
+        # At the top, `train.max_steps: 5` means what it means on the command line.
+        parts = tuple(top.split("."))
+        for inner, value in leaves(below, parts):
+            mark = document.marks[(top, *inner[len(parts) :])]
+            place = Place(False, mark.line, f"{path}:{mark.line}")
+            settings.append(Setting(inner, value, mark.text, place))
     _refuse_repeats(settings, faults)
     return settings
-
-
-def _spelled_out(path: KeyPath) -> KeyPath:
-    return (*path[0].split("."), *path[1:])
 
 
 def _from_line(
@@ -156,7 +152,7 @@ def _from_line(
     for number, option in enumerate(options, len(overrides)):
         place = Place(True, number, f"option {option.flag}")
         value = option.value if isinstance(option.value, str) else list(option.value)
-        if not value or "" in value:
+        if value == "" or (isinstance(value, list) and "" in value):
             faults.add(place, option.key, "is empty")
         path = tuple(option.key.split("."))
         settings.append(Setting(path, value, dump(value), place))
@@ -180,9 +176,10 @@ def _from_argument(argument: str, place: Place, faults: _Faults) -> list[Setting
     if not text.strip():
         faults.add(place, name, "has no value", f"for none, write `{name}=null`")
         return []
-    if isinstance(value, dict):
-        return [Setting(inner, item, dump(item), place) for inner, item in leaves(value, path)]
-    return [Setting(path, value, text, place)]
+    return [
+        Setting(inner, item, text if inner == path else dump(item), place)
+        for inner, item in leaves(value, path)
+    ]
 
 
 def _refuse_repeats(settings: Sequence[Setting], faults: _Faults) -> None:

@@ -74,12 +74,17 @@ def _dump_float(value: float) -> str:
 
 
 def _dump_text(text: str) -> str:
-    if _PLAIN.fullmatch(text) and resolve(text) == text and _is_text_in_old_yaml(text):
+    if _PLAIN.fullmatch(text) and _is_text(text):
         return text
     quoted: str = yaml.safe_dump(text, default_style='"', allow_unicode=True, width=math.inf)
     return quoted.strip()
 
 
-def _is_text_in_old_yaml(text: str) -> bool:
-    rules = yaml.SafeLoader.yaml_implicit_resolvers.get(text[0], [])
-    return not any(pattern.match(text) for _, pattern in rules)
+def _is_text(text: str) -> bool:
+    """Whether text that is not quoted stays text, by the rules of YAML 1.2 and of 1.1."""
+    old_rules = yaml.SafeLoader.yaml_implicit_resolvers.get(text[0], [])
+    new_rules = (_NULL, _TRUE, _FALSE, _WHOLE, _FLOAT, _INFINITE, _NAN)
+    return not (
+        any(pattern.match(text) for _, pattern in old_rules)
+        or any(pattern.fullmatch(text) for pattern in new_rules)
+    )

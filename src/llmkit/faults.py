@@ -1,0 +1,105 @@
+"""The one place where a fault becomes a message on stderr and an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+
+import typer
+
+from llmkit import __version__
+from llmkit.errors import Interrupted, LlmkitError, UsageError, WriteError
+
+CLOSED_PIPE = 141
+"""Exit code when the reader of stdout has gone: 128 + SIGPIPE, as the shell has it."""
+
+
+def exit_code(work: Callable[[], int]) -> int:
+    """The exit code of a piece of work, after its fault, if it has one, was told on stderr."""
+    try:
+        return work()
+    except LlmkitError as fault:
+        return _tell(fault)
+    except typer.TyperException as fault:
+        return _tell(_usage(fault))
+    except KeyboardInterrupt:
+        return _tell(Interrupted("stopped by Ctrl-C", kept="what was saved before"))
+    except BrokenPipeError:
+        _abandon_stdout()
+        return CLOSED_PIPE
+    except Exception as fault:
+        return _tell_bug(fault)
+
+
+@contextlib.contextmanager
+def of_stdout() -> Iterator[None]:
+    """Makes a WriteError of a stdout that cannot be written; a reader that has gone is let by."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _abandon_stdout()
+        kept = "everything; only the result could not be printed"
+        raise WriteError(f"cannot write to stdout: {error.strerror}", kept=kept) from None
+
+
+def _abandon_stdout() -> None:
+    """Lets the interpreter's last flush of stdout go nowhere."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _usage(fault: typer.TyperException) -> UsageError:
+    context = getattr(fault, "ctx", None)
+    command = context.command_path if context else "llmkit"
+    return UsageError(fault.format_message(), next=f"`{command} --help` shows what there is")
+
+
+def _tell(fault: LlmkitError) -> int:
+    """Tells a fault once for all processes of a run."""
+    # Imported here: rich is only loaded when something is said.
+    from llmkit.reporting.console import is_main_process, printable
+
+    if is_main_process():
+        _say(printable(str(fault)))
+    return fault.exit_code
+
+
+def _tell_bug(fault: Exception) -> int:
+    """Tells a fault that is ours, from every process: another one may never learn of it."""
+    from llmkit.reporting.console import printable
+
+    details = "".join(traceback.format_exception(fault))
+    path = "" if os.environ.get("LLMKIT_DEBUG") == "1" else _written(details)
+    if not path:
+        _say(details)
+    bug = LlmkitError(
+        f"a bug of llmkit: {type(fault).__name__}: {fault}",
+        where=path or "above",
+        kept="every checkpoint that was saved",
+        next="report it with its traceback; to go on, run the same command again",
+    )
+    _say(printable(str(bug)))
+    return bug.exit_code
+
+
+def _written(details: str) -> str:
+    """The path of a new file that holds the details, or nothing where none can be written."""
+    origin = f"llmkit {__version__}, Python {platform.python_version()}, {sys.argv}\n\n"
+    with contextlib.suppress(OSError):
+        handle, path = tempfile.mkstemp(prefix="llmkit-", suffix=".log", text=True)
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(origin + details)
+        return path
+    return ""
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError, AttributeError):
+        print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,158 @@
+"""The command line as a shell sees it: stdout, stderr and exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llmkit import cli
+
+
+def llmkit(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "llmkit", *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        check=False,
+    )
+
+
+class Told:
+    """What a command line printed, and its exit code."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], *arguments: str) -> None:
+        self.code = cli.run(arguments)
+        self.out, self.err = capsys.readouterr()
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("pretrain", "--help"), ("--version",)])
+def test_help_and_version_come_without_the_libraries(arguments: tuple[str, ...]) -> None:
+    script = (
+        "import sys; from llmkit import cli; code = cli.run(sys.argv[1:]);"
+        "heavy = {'torch', 'transformers', 'numpy', 'datasets', 'accelerate'} & set(sys.modules);"
+        "print(sorted(heavy), file=sys.stderr); sys.exit(code)"
+    )
+    command = [sys.executable, "-c", script, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == "[]\n"
+    assert "llmkit" in done.stdout
+
+
+def test_a_wrong_config_is_refused_without_the_libraries(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("train: {lr: 1}")
+    script = (
+        "import sys; from llmkit import cli; code = cli.run(sys.argv[1:]);"
+        "assert 'torch' not in sys.modules and 'numpy' not in sys.modules; sys.exit(code)"
+    )
+    command = [sys.executable, "-c", script, "pretrain", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 78
+    assert done.stdout == ""
+    assert done.stderr.startswith("error[bad-config]: ")
+    assert f"{path}:1: train.lr: no such key; write `train.learning_rate: 1`" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ([], 2, "`llmkit --help` shows them all"),
+        (["pretrian"], 2, "Did you mean 'pretrain'?"),
+        (["pretrain"], 2, "llmkit pretrain --text corpus.txt"),
+        (["pretrain", "--json"], 2, "llmkit pretrain --text corpus.txt"),
+        (["pretrain", "--text"], 2, "requires an argument"),
+        (["pretrain", "--lr", "3e-4"], 2, "--lr: write `train.learning_rate=3e-4`"),
+        (["pretrain", "--block-size=64"], 2, "--block-size: write `data.block_size=64`"),
+        (["pretrain", "--bf16", "--text", "a"], 2, "--bf16: write `train.precision=bf16`"),
+        (["pretrain", "--dryrun"], 2, "did you mean `--dry-run`?"),
+        (["pretrain", "a.yaml", "b.txt"], 2, "`b.txt` is neither CONFIG"),
+        (["pretrain", "seed=1", "a.yaml"], 2, "CONFIG, which comes first"),
+        (["pretrain", "none.yaml"], 66, "where: none.yaml"),
+        (["pretrain", ""], 66, "CONFIG is a directory"),
+        (["pretrain", "."], 66, "CONFIG is a directory"),
+        (["pretrain", "runs/a=b.yaml"], 66, "where: runs/a=b.yaml"),
+        (["pretrain", "max_steps=5"], 78, "write `train.max_steps=5`"),
+        (["pretrain", "--model", "", "seed=1"], 78, "option --model: model.name_or_path: is empty"),
+    ],
+)
+def test_a_fault_is_told_on_stderr_with_its_code(
+    arguments: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = Told(capsys, *arguments)
+    assert told.code == code
+    assert told.out == ""
+    assert told.err.startswith("error[")
+    assert said in told.err
+
+
+def test_print_config_shows_each_value_with_its_source(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("seed: 7\n")
+    arguments = ("pretrain", str(path), "train.max_steps=5", "--print-config")
+    told = Told(capsys, *arguments, "--text", "a", "--text", "b", "--output-dir", "out")
+    lines = [" ".join(line.split()) for line in told.out.splitlines()]
+    assert told.code == 0
+    assert f"seed: 7 # {path}:1" in lines
+    assert "max_steps: 5 # command line" in lines
+    assert "train_files: [a, b] # command line" in lines
+    assert "output_dir: out # command line" in lines
+    assert "weight_decay: 0.1 # default" in lines
+
+
+def test_print_config_with_json_prints_one_object(capsys: pytest.CaptureFixture[str]) -> None:
+    told = Told(capsys, "pretrain", "seed=7", "--print-config", "--json")
+    shown = json.loads(told.out)
+    assert shown["config"]["seed"] == 7
+    assert shown["sources"]["seed"] == "command line"
+
+
+def test_config_may_be_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "seed: 7 " in Told(capsys, "pretrain", "seed=7", "--print-config").out
+    assert Told(capsys, "pretrain", "--print-config").code == 0
+
+
+def test_control_characters_of_the_input_never_reach_the_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    told = Told(capsys, "pretrain", "a\x1b[31m=1")
+    assert told.code == 78
+    assert "\x1b" not in told.err
+
+
+def test_a_reader_that_goes_away_is_no_fault() -> None:
+    code = (
+        "import sys; from llmkit import cli; from llmkit.config import render;"
+        "render.as_yaml = lambda *_: 'x' * 10_000_000; sys.exit(cli.run(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, "pretrain", "seed=1", "--print-config"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(1)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 128 + signal.SIGPIPE
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_a_full_disk_behind_stdout_is_a_fault_of_writing() -> None:
+    command = [sys.executable, "-m", "llmkit", "pretrain", "seed=1", "--print-config"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 73
+    assert "cannot write to stdout" in done.stderr
+    assert "Exception" not in done.stderr
+
+
+def test_the_module_can_be_started_by_launchers() -> None:
+    done = llmkit("--version")
+    assert (done.returncode, done.stdout) == (0, "llmkit 0.1.0\n")

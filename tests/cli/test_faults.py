@@ -1,0 +1,73 @@
+"""How each kind of fault ends: its message, its exit code, and nothing more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from llmkit.errors import ConfigError, LlmkitError
+from llmkit.faults import exit_code
+
+
+def failing(fault: BaseException) -> Callable[[], int]:
+    """A piece of work that fails."""
+
+    def work() -> int:
+        raise fault
+
+    return work
+
+
+def test_a_bug_leaves_its_traceback_in_a_file(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert exit_code(failing(ZeroDivisionError("by \x1b[31mnought"))) == 1
+    out, err = capsys.readouterr()
+    (report,) = tmp_path.iterdir()
+    assert out == ""
+    assert "error[internal]: a bug of llmkit: ZeroDivisionError" in err
+    assert str(report) in err
+    assert "\x1b" not in err
+    assert "Traceback" not in err
+    assert "Traceback" in report.read_text()
+
+
+def test_a_developer_sees_the_traceback(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMKIT_DEBUG", "1")
+    assert exit_code(failing(ZeroDivisionError())) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_bug_is_told_even_where_no_file_can_be_written(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", "/no/such/directory")
+    assert exit_code(failing(ZeroDivisionError())) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_fault_is_told_by_one_process_of_a_run(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for rank, said in (("0", "error[bad-config]: wrong"), ("1", "")):
+        monkeypatch.setenv("RANK", rank)
+        assert exit_code(failing(ConfigError("wrong"))) == 78
+        err = capsys.readouterr().err
+        assert err.startswith(said)
+        assert bool(err) == bool(said)
+
+
+def test_every_fault_ends_with_its_own_code(capsys: pytest.CaptureFixture[str]) -> None:
+    for kind in LlmkitError.__subclasses__():
+        assert exit_code(failing(kind("what", where="there"))) == kind.exit_code
+        assert f"error[{kind.name}]: what\nwhere: there\n" in capsys.readouterr().err
+
+
+def test_ctrl_c_gives_130_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(failing(KeyboardInterrupt())) == 130
+    assert capsys.readouterr().err.startswith("error[interrupted]")

@@ -1,0 +1,118 @@
+"""The names and values of other tools: every answer is a key and a value that the config takes."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+
+from llmkit.config import advice, foreign, keys
+from llmkit.config.advice import Writing
+from llmkit.config.load import load
+from llmkit.config.scalars import resolve
+from llmkit.errors import ConfigError
+
+IN_FILE = Writing(on_command_line=False)
+
+
+def instead(name: str, text: str, **given: str) -> str:
+    return advice.for_key(tuple(name.split(".")), text, {name: text, **given}, IN_FILE)
+
+
+def test_every_answer_of_the_table_is_a_key_of_ours() -> None:
+    answers = set(foreign.RENAMED.values()) | set(foreign.VALUES)
+    unknown = [name for name in answers if keys.owner(tuple(name.split("."))) is None]
+    assert unknown == []
+
+
+def test_every_value_of_the_table_is_one_that_its_key_takes() -> None:
+    answers = [(name, text) for name, values in foreign.VALUES.items() for text in values.values()]
+    answers += [tuple(pair.split(": ")) for s in foreign.SWITCHES.values() for pair in s.values()]
+    for name, text in answers:
+        assert load("pretrain", None, [f"{name}={text}"]), (name, text)
+
+
+def test_no_name_of_the_table_stands_twice_or_is_one_of_ours() -> None:
+    batch = foreign.ACCUMULATION + foreign.PER_DEVICE[:-1]
+    tables = [*foreign.RENAMED, *foreign.SWITCHES, *foreign.ABSENT, *batch]
+    assert sorted(tables) == sorted(set(tables))
+    assert [name for name in tables if keys.named(name)] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("lr", "3e-4", "write `train.learning_rate: 3e-4`"),
+        ("optimizer.lr", "3e-4", "write `train.learning_rate: 3e-4`"),
+        ("warmup_ratio", "0.1", "write `train.warmup_steps: 0.1`"),
+        ("max_iters", "600", "write `train.max_steps: 600`"),
+        ("n_layer", "6", "write `model.config.num_hidden_layers: 6`"),
+        ("model.n_embd", "64", "write `model.config.hidden_size: 64`"),
+        ("data.block-size", "64", "write `data.block_size: 64`"),
+        ("output-dir", "x", "write `output_dir: x`"),
+        ("bf16", "true", "write `train.precision: bf16`"),
+        ("bf16", "false", "write `train.precision: fp32`"),
+        ("bf16", "maybe", "leave it out"),
+        ("train.scheduler", "wsd", "write `train.lr_scheduler_type: warmup_stable_decay`"),
+        ("optim", "adamw_torch", "write `train.optimizer: adamw`"),
+        ("precision", "bf16-mixed", "write `train.precision: bf16`"),
+        ("resume_from_checkpoint", "true", "write `resume: auto`"),
+        ("evaluation_strategy", "steps", "such as `train.eval_steps: 100`"),
+        ("overwrite_output_dir", "true", "`resume: never` starts anew"),
+        ("trust_remote_code", "true", "never runs code"),
+        ("do_train", "true", "the command says what is done"),
+        ("no_cuda", "true", "CUDA_VISIBLE_DEVICES"),
+        ("LR", "1", "write `train.learning_rate: 1`"),
+    ],
+)
+def test_names_of_other_tools_are_answered_with_ours(name: str, text: str, said: str) -> None:
+    assert said in instead(name, text)
+
+
+def test_the_batch_of_others_is_a_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = "write `train.global_batch_size: 32` and `train.micro_batch_size: 8`"
+    assert instead("per_device_train_batch_size", "8", gradient_accumulation_steps="4") == both
+    assert instead("gradient_accumulation_steps", "4", per_device_train_batch_size="8") == both
+    assert instead("batch_size", "12") == "write `train.global_batch_size: 12`"
+    assert instead("batch_size", "x").startswith("write `train.global_batch_size`, the sequences")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert instead("batch_size", "12") == "write `train.global_batch_size: 24`"
+
+
+def test_a_correction_can_be_pasted_into_a_shell() -> None:
+    assert Writing(on_command_line=True)("output_dir", '"a b"') == "`'output_dir=\"a b\"'`"
+
+
+def test_what_is_proposed_is_always_valid() -> None:
+    values = ["yes", "1_000", "5%", "3e-4", 1000.0, 0.5, [7], "cosin", True, "x", -1, {"a": 1}]
+    for key in keys.keys().values():
+        for value in values:
+            text = str(value)
+            said = advice.for_value(key, key.path, value, text, Writing(on_command_line=True))
+            if said:
+                (argument,) = shlex.split(said.removeprefix("write `").removesuffix("`"))
+                assert load("pretrain", None, [argument]), argument
+
+
+def test_a_whole_config_of_another_tool_is_answered_key_by_key() -> None:
+    theirs = {
+        "model_name_or_path": "gpt2",
+        "train_file": "a.txt",
+        "per_device_train_batch_size": "8",
+        "gradient_accumulation_steps": "4",
+        "learning_rate": "5e-5",
+        "num_train_epochs": "3",
+        "warmup_ratio": "0.03",
+        "bf16": "true",
+        "evaluation_strategy": "steps",
+        "overwrite_output_dir": "true",
+    }
+    with pytest.raises(ConfigError) as caught:
+        load("pretrain", None, [f"{name}={text}" for name, text in theirs.items()])
+    lines = caught.value.where.split("\n")
+    assert len(lines) == len(theirs)
+    assert all("write" in line or "leave it out" in line for line in lines)
+
+
+def test_resolve_is_what_the_table_is_read_with() -> None:
+    assert resolve(foreign.VALUES["model.name_or_path"]["scratch"]) is None

@@ -1,0 +1,171 @@
+"""The shape of the house: who imports whom, how large its parts are, what is never written."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llmkit.config import render
+from llmkit.config.load import load
+
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "src" / "llmkit"
+FILES = sorted(SOURCE.rglob("*.py"))
+
+LAYERS = (
+    {"errors"},
+    {"config", "durable"},
+    {"data", "models", "reporting"},
+    {"training", "evaluation", "generation"},
+    {"commands"},
+    {"faults"},
+    {"cli"},
+    {"__main__"},
+)
+RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
+HEAVY = {"torch", "transformers", "datasets", "accelerate", "numpy", "tokenizers", "pyarrow"}
+
+MOST_LINES_OF_A_FUNCTION = 60
+MOST_LINES_OF_A_FILE = 330
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The dotted names that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            if node.module == "llmkit":
+                yield from (f"llmkit.{name.name}" for name in node.names)
+            else:
+                yield node.module or ""
+
+
+def room(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def rooms_imported(path: Path) -> Iterator[str]:
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] == "llmkit" and len(parts) > 1 and not parts[1].startswith("__"):
+            yield parts[1]
+
+
+def test_every_room_has_its_layer() -> None:
+    assert {room(path) for path in FILES} - {"__init__"} == set(RANK)
+
+
+def test_imports_point_one_way() -> None:
+    wrong = {
+        f"{path.relative_to(SOURCE)} -> {other}"
+        for path in FILES
+        for other in rooms_imported(path)
+        if other != room(path) and RANK[other] >= RANK[room(path)]
+    }
+    assert wrong == set()
+
+
+def test_commands_do_not_import_one_another() -> None:
+    wrong = [
+        f"{path.name} -> {name}"
+        for path in (SOURCE / "commands").glob("*.py")
+        for name in imports(path)
+        if name.startswith("llmkit.commands.")
+    ]
+    assert wrong == []
+
+
+def test_the_command_line_and_the_config_are_light() -> None:
+    light = [
+        *(SOURCE / f"{name}.py" for name in ("cli", "faults", "errors")),
+        *(SOURCE / "config").glob("*.py"),
+    ]
+    named = {name.split(".")[0] for path in light for name in imports(path)}
+    assert named & HEAVY == set()
+    script = "import llmkit.cli, sys; print(sorted(set(sys.argv[1:]) & set(sys.modules)))"
+    command = [sys.executable, "-c", script, *HEAVY, "rich"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_files_and_functions_are_small() -> None:
+    large = []
+    for path in FILES:
+        text = path.read_text(encoding="utf-8")
+        if (lines := text.count("\n")) > MOST_LINES_OF_A_FILE:
+            large.append(f"{path.relative_to(SOURCE)}: {lines} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                if lines > MOST_LINES_OF_A_FUNCTION:
+                    large.append(f"{path.relative_to(SOURCE)}:{node.lineno} {node.name}: {lines}")
+    assert large == []
+
+
+def test_every_module_says_why_it_exists() -> None:
+    silent = [
+        str(path.relative_to(SOURCE))
+        for path in FILES
+        if path.read_text(encoding="utf-8").strip()
+        and not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    assert silent == []
+
+
+NEVER = (
+    r"torch\.load\(",
+    r"\bimport (pickle|dill|joblib|cloudpickle)|from (pickle|dill|joblib|cloudpickle) import",
+    r"allow_pickle\s*=\s*True",
+    r"yaml\.(unsafe_|full_)?load\(",
+    r"(?<![\w.])(eval|exec)\(",
+    r"shell\s*=\s*True",
+    r"trust_remote_code\s*=\s*True",
+    r"weights_only\s*=\s*False",
+)
+
+
+@pytest.mark.parametrize("pattern", NEVER)
+def test_nothing_dangerous_is_written(pattern: str) -> None:
+    found = [
+        f"{path.relative_to(SOURCE)}:{number}: {line.strip()}"
+        for path in FILES
+        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1)
+        if re.search(pattern, line)
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)
+def test_every_config_that_we_ship_loads(path: Path) -> None:
+    assert path.read_text().startswith("# yaml-language-server: $schema=schema.json\n")
+    assert load(path.stem, path, []).config
+
+
+def test_the_schema_for_editors_is_fresh() -> None:
+    written = (ROOT / "configs" / "schema.json").read_text(encoding="utf-8")
+    assert written == json.dumps(render.json_schema(), indent=2) + "\n", "run scripts/docs"
+
+
+def test_the_config_table_of_the_readme_is_fresh() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    begin, end = "<!-- config table: generated by scripts/docs -->\n", "<!-- end -->"
+    assert begin in text
+    written = text.split(begin)[1].split(end)[0]
+    assert written == render.key_table(), "run scripts/docs"
+
+
+@pytest.mark.parametrize("name", ["setup", "demo", "check", "test", "docs"])
+def test_scripts_are_short_and_can_be_run(name: str) -> None:
+    script = ROOT / "scripts" / name
+    assert script.stat().st_mode & 0o111
+    assert script.read_text().startswith("#!/bin/sh\n")
+    assert script.read_text().count("\n") <= 25
+    subprocess.run(["sh", "-n", str(script)], check=True)
