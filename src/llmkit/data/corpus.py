@@ -84,20 +84,33 @@ class Documents:
                 yield from self._document(start, stop)
 
     def sample(self, n_bytes: int, size: int = 1 << 16) -> Iterator[str]:
-        """Texts of at most `size` characters, about `n_bytes` in all, evenly over the part."""
-        seen = taken = 0
-        for text, _ in self.pieces():
-            for part in (text[i : i + size] for i in range(0, len(text), size)):
-                length = len(part.encode())
-                seen += length
-                if (taken + length) * self.n_bytes <= n_bytes * seen:
-                    taken += length
-                    yield part
+        """About `n_bytes` of the text, taken evenly in windows of `size` bytes; the rest is unread.
+
+        A window ends with its document, and drops the part of a character at either of its ends.
+        """
+        every = max(size, -(-size * self.n_bytes // n_bytes))
+        before = 0
+        for starts, stops in self._spans():
+            ends = before + np.cumsum(stops - starts)
+            begins = ends - (stops - starts)
+            here = (begins % every < size) | (begins // every < (ends - 1) // every)
+            for document in np.flatnonzero(here).tolist():
+                begin, end = int(begins[document]), int(ends[document])
+                shift = int(starts[document]) - begin
+                for window in range(begin - begin % every, end, every):
+                    first, last = max(begin, window), min(end, window + size)
+                    if text := self._window(first + shift, last + shift):
+                        yield text
+            before = int(ends[-1]) if len(ends) else before
 
     def sizes(self) -> Iterator[NDArray[np.int64]]:
         """The bytes of each document, in order, some thousands at once."""
         for starts, stops in self._spans():
             yield (stops - starts)[stops > starts]
+
+    def _window(self, start: int, stop: int) -> str:
+        length = max(0, stop - start)
+        return os.pread(self.corpus.text.fileno(), length, start).decode(errors="ignore")
 
     def _document(self, start: int, stop: int) -> Iterator[Piece]:
         file = self.corpus.text.fileno()

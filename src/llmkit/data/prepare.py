@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerFast
 
-from llmkit.config.schema import Config
-from llmkit.data import cache, corpus, sources, tokens
-from llmkit.data.corpus import Corpus, Documents
+from llmkit.config.schema import Config, DataConfig
+from llmkit.data import cache, sources, tokens
+from llmkit.data.corpus import Documents
+from llmkit.data.documents import pieces
+from llmkit.data.reading import Reading
+from llmkit.data.sources import Source
+from llmkit.data.text import Part, Text
 from llmkit.data.tokens import Framing, TokenFile
-from llmkit.errors import DataError, InputNotFound
+from llmkit.errors import DataError
 
 TOKENIZER_BYTES = 100_000_000
 """Text that a tokenizer is trained on, taken evenly; more changes its merges hardly at all."""
-
-Part = Literal["all", "train", "validation"]
 
 
 class Tokenizers(Protocol):
@@ -55,8 +56,8 @@ def prepare(
     writing raise, and DataError where a part has too little text.
     """
     data = config.data
-    train = Text(config, "train_files", watch, say)
-    validation = Text(config, "validation_files", watch, say) if data.validation_files else None
+    train = Text(config, "train_files", watch)
+    validation = Text(config, "validation_files", watch) if data.validation_files else None
     try:
         part: Part = "all" if validation or data.validation_fraction == 0 else "train"
         if tokenizer is None:
@@ -82,63 +83,28 @@ def tokens_of(
     say: cache.Say,
 ) -> TokenFile:
     """All text of one key of the data section, such as `test_files`, as a token file."""
-    text = Text(config, key, watch, say)
+    text = Text(config, key, watch)
     try:
         return _Maker(tokenizer, tokenizers, watch, say).tokens(text, "all")
     finally:
         text.close()
 
 
-class Text:
-    """The text of one key of the data section; it is read only if something must be made of it."""
+def data_report(config: Config, watch: cache.Watch) -> dict[str, Any]:
+    """What each key of the data section holds: its files, and documents, bytes and blanks in all.
 
-    def __init__(self, config: Config, key: str, watch: cache.Watch, say: cache.Say) -> None:
-        self.config, self.name, self.watch, self.say = config, f"data.{key}", watch, say
-        entries = getattr(config.data, key)
-        if not entries:
-            raise InputNotFound(
-                f"{self.name} is not given",
-                where=self.name,
-                next=f"{self.name}=FILE, a directory, a glob, or hub:NAME",
-            )
-        self.found = sources.find(entries, self.name)
-        self.n_bytes = sum(source.n_bytes for source in self.found)
-        with watch("looking for prepared data", self.n_bytes) as advance:
-            self.fingerprint = sources.fingerprint(self.found, advance)
-
-    def key(self, part: Part) -> list[object]:
-        """What decides which text a part holds."""
-        data = self.config.data
-        how = [data.text_column, data.document, data.encoding, data.errors]
-        split = [] if part == "all" else [data.validation_fraction, self.config.seed]
-        return [tokens.FORMAT, self.fingerprint, how, part, split]
-
-    def part(self, part: Part) -> Documents:
-        """The documents of a part."""
-        if part == "all":
-            return corpus.everything(self._corpus)
-        return self._split[part == "validation"]
-
-    def close(self) -> None:
-        """Give up what was read."""
-        if "_corpus" in self.__dict__:
-            self._corpus.close()
-
-    @cached_property
-    def _corpus(self) -> Corpus:
-        with self.watch("reading", self.n_bytes) as advance:
-            read = corpus.spool(self.found, self.config.data, cache.directory(), advance)
-        if not read.n_documents:
-            raise DataError(
-                f"{self.name} holds no text: {_amount(read.blank, 'document')}, all of them blank",
-                where=", ".join(str(source.path) for source in self.found[:3]),
-                next="name files that hold text",
-            )
-        return read
-
-    @cached_property
-    def _split(self) -> tuple[Documents, Documents]:
-        return corpus.split(self._corpus, self.config.data.validation_fraction, self.config.seed)
+    Raises the error of the first fault that is found.
+    """
+    report = {}
+    for key in ("train_files", "validation_files", "test_files"):
+        if entries := getattr(config.data, key):
+            found = sources.find(entries, f"data.{key}")
+            with watch(f"reading data.{key}", sum(each.n_bytes for each in found)) as advance:
+                files = [_file_report(source, config.data, advance) for source in found]
+            names = ("documents", "blank", "text_bytes", "undecodable")
+            report[key] = {name: sum(file[name] for file in files) for name in names}
+            report[key]["files"] = files
+    return report
 
 
 class _Maker:
@@ -173,7 +139,7 @@ class _Maker:
         label = text.name if part == "all" else f"{text.name} ({part} part)"
         n_text = len(made.ids) - len(made.starts)
         facts = [
-            f"{label}: {_amount(len(made.starts), 'document')}",
+            f"{label}: {len(made.starts):,} documents",
             f"{made.n_bytes:,} bytes",
             f"{len(made.ids):,} tokens",
             f"{made.n_bytes / max(1, n_text):.2f} bytes per token",
@@ -182,6 +148,8 @@ class _Maker:
             facts.append(f"{made.blank:,} blank left out")
         if made.undecodable:
             facts.append(f"{made.undecodable:,} bytes that are not {text.config.data.encoding}")
+        if made.lost >= _LOST:
+            facts.append(f"{made.lost:.0%} of the letters and digits unknown to the tokenizer")
         facts.append(f"{'reused' if made.reused else 'made'}: {made.path}")
         self.say(", ".join(facts))
         block_size = text.config.data.block_size
@@ -189,6 +157,7 @@ class _Maker:
             self.say(f"{label}: less than one block of {block_size} tokens; the block is padded")
 
 
+_LOST = 0.01  # share of the text that a tokenizer may not know before it is said
 _FEWEST = 3  # tokens: two to predict, and the one before them
 
 
@@ -236,5 +205,27 @@ def _too_little(name: str, part: Part, n_tokens: int) -> DataError:
     )
 
 
-def _amount(n: int, noun: str) -> str:
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+def _file_report(
+    source: Source, data: DataConfig, advance: Callable[[int], None]
+) -> dict[str, Any]:
+    reading = Reading(data, advance)
+    documents = blank = text_bytes = size = 0
+    empty = True
+    for text, last in pieces(source, reading):
+        size += len(text.encode())
+        empty = empty and (not text or text.isspace())
+        if last:
+            documents += not empty
+            blank += empty
+            text_bytes += 0 if empty else size
+            empty, size = True, 0
+    return {
+        "path": str(source.path),
+        "format": source.format,
+        "compression": source.compression,
+        "bytes": source.n_bytes,
+        "documents": documents,
+        "blank": blank,
+        "text_bytes": text_bytes,
+        "undecodable": reading.undecodable,
+    }

@@ -1,0 +1,65 @@
+"""The text of one key of the data section, read only when something must be made of it."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Literal
+
+from llmkit.config.schema import Config
+from llmkit.data import cache, corpus, sources, tokens
+from llmkit.data.corpus import Corpus, Documents
+from llmkit.errors import DataError, InputNotFound
+
+Part = Literal["all", "train", "validation"]
+
+
+class Text:
+    """What one key of the data section names: found and hashed at once, read at the first need."""
+
+    def __init__(self, config: Config, key: str, watch: cache.Watch) -> None:
+        self.config, self.name, self.watch = config, f"data.{key}", watch
+        entries = getattr(config.data, key)
+        if not entries:
+            raise InputNotFound(
+                f"{self.name} is not given",
+                where=self.name,
+                next=f"{self.name}=FILE, a directory, a glob, or hub:NAME",
+            )
+        self.found = sources.find(entries, self.name)
+        self.n_bytes = sum(source.n_bytes for source in self.found)
+        with watch("looking for prepared data", self.n_bytes) as advance:
+            self.fingerprint = sources.fingerprint(self.found, advance)
+
+    def key(self, part: Part) -> list[object]:
+        """What decides which text a part holds."""
+        data = self.config.data
+        how = [data.text_column, data.document, data.encoding, data.errors]
+        split = [] if part == "all" else [data.validation_fraction, self.config.seed]
+        return [tokens.FORMAT, self.fingerprint, how, part, split]
+
+    def part(self, part: Part) -> Documents:
+        """The documents of a part."""
+        if part == "all":
+            return corpus.everything(self._corpus)
+        return self._split[part == "validation"]
+
+    def close(self) -> None:
+        """Give up what was read."""
+        if "_corpus" in self.__dict__:
+            self._corpus.close()
+
+    @cached_property
+    def _corpus(self) -> Corpus:
+        with self.watch("reading", self.n_bytes) as advance:
+            read = corpus.spool(self.found, self.config.data, cache.directory(), advance)
+        if not read.n_documents:
+            raise DataError(
+                f"{self.name} holds no text: all {read.blank:,} documents are blank",
+                where=", ".join(str(source.path) for source in self.found[:3]),
+                next="name files that hold text",
+            )
+        return read
+
+    @cached_property
+    def _split(self) -> tuple[Documents, Documents]:
+        return corpus.split(self._corpus, self.config.data.validation_fraction, self.config.seed)
