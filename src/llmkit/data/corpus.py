@@ -228,13 +228,15 @@ def _split_longest(corpus: Corpus, wanted: int) -> tuple[Documents, Documents]:
 
 def _cut(corpus: Corpus, earliest: int, end: int) -> int:
     """The first place from `earliest` on after a line break, else between two characters."""
-    half = (end - earliest) // 2
-    window = os.pread(corpus.text.fileno(), max(4, min(half, _WINDOW)), earliest)[: end - earliest]
+    before = earliest - 1
+    length = max(5, min((end - before) // 2, _WINDOW))
+    window = os.pread(corpus.text.fileno(), min(length, end - before), before)
     line = window.find(b"\n") + 1
-    if line and earliest + line < end:
-        return earliest + line
+    if line and before + line < end:
+        return before + line
     # Bytes of the form 10xxxxxx go on with a character.
-    return earliest + next((i for i, byte in enumerate(window) if byte & 0xC0 != 0x80), len(window))
+    whole = (i for i in range(1, len(window)) if window[i] & 0xC0 != 0x80)
+    return before + next(whole, len(window))
 
 
 class _Writer:

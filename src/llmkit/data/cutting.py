@@ -17,6 +17,9 @@ BEFORE_SPACE: Rule = re.compile(r'(?<=[^\W_])(?=[ \t\r\n!"(),:;<=>?\[\]{}\u3001\
 AT_SPACE: Rule = re.compile(r"(?<=[^\W_]) (?=[^\W_])")
 """The space between two words: for tokenizers that put a space before each text by themselves."""
 
+AT_ASCII_SPACE: Rule = re.compile(r"(?<=[A-Za-z0-9]) (?=[A-Za-z0-9])")
+"""The same for tokenizers that drop characters they do not know, and join what stood around."""
+
 NOWHERE: Rule = re.compile(r"(?!)")
 """Documents stay whole up to LONGEST."""
 
@@ -63,7 +66,7 @@ def exact_rule(
     could cut through one of them is not exact.
     """
     whole = encode(texts)
-    for rule in (BEFORE_SPACE, AT_SPACE):
+    for rule in (BEFORE_SPACE, AT_SPACE, AT_ASCII_SPACE):
         if any(rule.search(token) for token in added):
             continue
         parts = [[part for part, _ in cut([Piece(text, True)], rule, size=256)] for text in texts]

@@ -190,23 +190,22 @@ def _text(row: dict[str, Any], column: str, where: str) -> str:
 def _column(names: Sequence[str], reading: Reading, where: str) -> int:
     """The number of the text column among the columns that the table has."""
     wanted = reading.data.text_column
-    if isinstance(wanted, int):
-        if wanted < len(names):
-            return wanted
-        problem = f"data.text_column is {wanted}, and the last column is number {len(names) - 1}"
-    elif names.count(wanted or "text") == 1:
-        return names.index(wanted or "text")
+    name = "text" if wanted is None else wanted
+    if isinstance(name, int):
+        if name < len(names):
+            return name
+        problem = f"data.text_column is {name}, and the last column is number {len(names) - 1}"
+    elif names.count(name) == 1:
+        return names.index(name)
+    elif name in names:
+        problem = f"{name!r} is the name of {names.count(name)} columns"
     elif wanted is None and len(names) == 1:
         return 0
-    elif wanted in names:
-        problem = f"{wanted!r} is the name of {names.count(wanted)} columns"
     elif wanted is None:
         problem = "no column is called 'text', and there are several"
     else:
-        near = difflib.get_close_matches(wanted, names, 1)
-        problem = f"no column is called {wanted!r}" + (
-            f"; did you mean {near[0]!r}?" if near else ""
-        )
+        near = difflib.get_close_matches(name, names, 1)
+        problem = f"no column is called {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
     raise ConfigError(
         problem,
         where=f"data.text_column; {where}",

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from llmkit.data import cache
 from llmkit.data.corpus import Documents
-from llmkit.data.cutting import AT_SPACE, BEFORE_SPACE, LONGEST, NOWHERE, Rule, cut, exact_rule
+from llmkit.data.cutting import LONGEST, NOWHERE, Rule, cut, exact_rule
 from llmkit.data.documents import Piece
 
 FORMAT = 1
@@ -26,7 +26,6 @@ _BATCH = 1 << 20  # characters encoded at once: some tenths of a second, spread 
 _PART = 16  # what a short part costs, counted as characters
 _PROOF = 1 << 18  # bytes of text on which a rule for cuts is proven
 _NOTES = ("n_bytes", "opening", "closing", "max_id", "blank", "undecodable", "lost")
-_RULES = {BEFORE_SPACE: "before space", AT_SPACE: "at space", NOWHERE: "nowhere"}
 
 
 class Framing(Protocol):
@@ -212,7 +211,7 @@ def _write(
         "blank": documents.corpus.blank,
         "undecodable": documents.corpus.undecodable,
         "lost": encoder.lost,
-        "cuts": _RULES[encoder.rule],
+        "cuts": encoder.rule.pattern,
     }
 
 

@@ -1,0 +1,118 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from llmkit.data import sources
+from llmkit.errors import ConfigError, DataError, InputNotFound
+
+
+def written(path: Path, text: str = "text") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def found(*entries: object) -> list[str]:
+    return [str(each.path) for each in sources.find([str(e) for e in entries], "data.train_files")]
+
+
+def fingerprint(*entries: object) -> str:
+    whole = sources.find([str(entry) for entry in entries], "data.train_files")
+    return sources.fingerprint(whole, lambda n_bytes: None)
+
+
+def test_a_directory_gives_its_text_sorted_and_no_hidden_files(tmp_path: Path) -> None:
+    for name in ("b.txt", "a/z.JSONL", "c.csv.gz", "notes.md", ".hidden.txt", ".git/x.txt"):
+        written(tmp_path / name)
+    assert found(tmp_path) == [str(tmp_path / name) for name in ("a/z.JSONL", "b.txt", "c.csv.gz")]
+
+
+def test_each_file_is_taken_once(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.txt")
+    (tmp_path / "link.txt").symlink_to(path)
+    assert len(found(path, tmp_path, tmp_path / "*.txt", path)) == 1
+
+
+def test_a_glob_or_a_name_takes_any_suffix_as_plain_text(tmp_path: Path) -> None:
+    written(tmp_path / "a" / "b" / "main.py")
+    written(tmp_path / "[odd].log")
+    assert found(tmp_path / "**" / "*.py") == [str(tmp_path / "a" / "b" / "main.py")]
+    assert found(tmp_path / "[odd].log") == [str(tmp_path / "[odd].log")]
+    [source] = sources.find([str(tmp_path / "**/*.py")], "data.train_files")
+    assert (source.format, source.compression) == ("txt", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("a.csv.zst", ("csv", "zst")), ("a.gz", ("txt", "gz")), ("a.txt.GZ", ("txt", "gz"))],
+)
+def test_the_suffixes_tell_format_and_compression(
+    tmp_path: Path, name: str, kind: tuple[str, str]
+) -> None:
+    [source] = sources.find([str(written(tmp_path / name))], "data.train_files")
+    assert (source.format, source.compression) == kind
+
+
+def test_a_missing_file_is_told_with_its_nearest_name(tmp_path: Path) -> None:
+    written(tmp_path / "novels.txt")
+    with pytest.raises(InputNotFound) as fault:
+        found(tmp_path / "novel.txt")
+    assert "data.train_files" in fault.value.where
+    assert "novels.txt" in fault.value.next
+    with pytest.raises(InputNotFound) as fault:
+        found(tmp_path / "nvels.txt" / "part.txt")
+    assert "novels.txt" in fault.value.next
+
+
+def test_a_directory_without_text_names_the_glob_that_takes_its_files(tmp_path: Path) -> None:
+    written(tmp_path / "src" / "main.py")
+    with pytest.raises(InputNotFound) as fault:
+        found(tmp_path)
+    assert ".jsonl" in str(fault.value)
+    assert f"'{tmp_path}/**/*.py'" in fault.value.next
+    assert found(f"{tmp_path}/**/*.py") == [str(tmp_path / "src" / "main.py")]
+
+
+def test_a_glob_that_matches_nothing_is_not_found(tmp_path: Path) -> None:
+    (tmp_path / "folder.txt").mkdir()
+    with pytest.raises(InputNotFound, match="matches no file"):
+        found(tmp_path / "*.txt")
+
+
+def test_an_empty_file_is_fine_among_others_and_not_alone(tmp_path: Path) -> None:
+    written(tmp_path / "empty.txt", "")
+    with pytest.raises(InputNotFound):
+        found(tmp_path / "empty.txt")
+    written(tmp_path / "full.txt")
+    assert len(found(tmp_path)) == 2
+
+
+def test_a_pipe_is_refused_without_being_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputNotFound, match="no ordinary file"):
+        found(tmp_path / "pipe")
+
+
+def test_the_fingerprint_goes_by_content_and_format_not_by_name(tmp_path: Path) -> None:
+    first, other = written(tmp_path / "a.txt", "same"), written(tmp_path / "b.txt", "same")
+    assert fingerprint(first) == fingerprint(other)
+    assert fingerprint(first) != fingerprint(written(tmp_path / "c.csv", "same"))
+    assert fingerprint(first) != fingerprint(written(tmp_path / "d.txt", "Same"))
+    whole = fingerprint(written(tmp_path / "1.txt", "ab"), written(tmp_path / "2.txt", "c"))
+    parted = fingerprint(written(tmp_path / "3.txt", "a"), written(tmp_path / "4.txt", "bc"))
+    assert whole != parted
+
+
+def test_a_file_that_changes_after_it_was_found_is_noticed(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.txt")
+    [source] = sources.find([str(path)], "data.train_files")
+    sources.check_unchanged(source)
+    written(path, "longer than before")
+    with pytest.raises(DataError, match="changed while"):
+        sources.check_unchanged(source)
+
+
+def test_a_hub_name_of_another_form_is_a_config_error() -> None:
+    with pytest.raises(ConfigError, match="hub:NAME"):
+        found("hub:a:b:c")
