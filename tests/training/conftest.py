@@ -78,7 +78,7 @@ class Trial:
     validation: Rows | None = field(default_factory=lambda: Rows(5, seed=9))
     task: Any = field(default_factory=lambda: CausalLanguageModeling(n_bytes=100))
     stop: StopSignal = field(default_factory=StopSignal)
-    on_evaluation: Callable[[int], None] = lambda _step: None
+    look: Callable[[], dict[str, Any]] = dict
 
     def run(self, state: State | None = None, tensors: dict[str, Any] | None = None) -> State:
         state = state or State(step=0, plan=Plan((Revision(0, self.steps),)), seconds=0.0)
@@ -105,7 +105,7 @@ class Trial:
             Clock(0.0), self.model.save_pretrained, self.named.state, {"choices": {}},
         )  # fmt: skip
         record.begin(state)
-        return engine.train(work, state, record, self.stop, self.on_evaluation)
+        return engine.train(work, state, record, self.stop, self.look)
 
     def weights(self) -> dict[str, torch.Tensor]:
         return {k: v.detach().clone() for k, v in self.model.state_dict().items()}

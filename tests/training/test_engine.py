@@ -83,7 +83,6 @@ def test_a_resumed_run_is_bit_identical(trial, cut, optimizer) -> None:
     whole = trial("whole", optimizer=optimizer, save_steps=1, **dropout)
     whole.run()
     first = trial("cut", optimizer=optimizer, save_steps=1, steps=6, **dropout)
-    first.on_evaluation = lambda _step: None
     stop_at(first, cut)
     with pytest.raises(Stopped):
         first.run()
@@ -175,7 +174,7 @@ def test_too_many_refused_steps_end_the_run_with_everything_kept(trial) -> None:
     [(signal.SIGTERM, Stopped), (signal.SIGUSR1, Stopped), (signal.SIGINT, Interrupted)],
 )
 def test_a_signal_saves_within_a_step(trial, number, fault) -> None:
-    run = trial(eval_steps=2, on_evaluation=lambda _step: run.stop.handle(number, None))
+    run = trial(eval_steps=2, look=lambda: run.stop.handle(number, None) or {})
     with pytest.raises(fault, match=number.name):
         run.run()
     found = checkpoint.newest(run.directory / "checkpoints", print)

@@ -6,6 +6,8 @@ The rules and the measurements behind them: `.github/decisions/0006-auto-setting
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from llmkit.config.schema import TrainConfig
 from llmkit.training.settings import Settings
@@ -13,8 +15,11 @@ from llmkit.training.settings import Settings
 TOKENS_PER_HIDDEN = {"cpu": 8, "cuda": 128}
 """Tokens per optimizer step for each unit of hidden size: 2048 for 256 wide on a CPU."""
 
-EVALUATIONS = 10
-"""Validations over a run."""
+PARTS = 10
+"""A run is saved this often, and validated at some or all of these steps."""
+
+VALIDATION_SHARE = 0.1
+"""Share of the training time that validation may take, above one validation at the end."""
 
 
 def optimizer(train: TrainConfig, from_scratch: bool) -> str:
@@ -60,23 +65,37 @@ def most_steps(train: TrainConfig, n_examples: int, batch: int) -> int | None:
     return min((limit for limit in limits if limit is not None), default=None)
 
 
+def intervals(
+    train: TrainConfig, total_steps: int, training_seconds: float, validation_seconds: float
+) -> dict[str, int]:
+    """Steps between logged lines, checkpoints and validations, from how long each is expected to
+    take; every validated step is a saved one, so that the best can be kept."""
+    save = max(1, math.ceil(total_steps / PARTS))
+    affordable = VALIDATION_SHARE * training_seconds / max(1e-9, validation_seconds)
+    every = save * math.ceil(PARTS / max(1, min(PARTS, int(affordable))))
+    chosen = {
+        "logging_steps": max(1, min(50, total_steps // 50)),
+        "save_steps": save,
+        "eval_steps": every,
+    }
+    return {key: chosen[key] if (own := getattr(train, key)) == "auto" else own for key in chosen}
+
+
 def settings(
     train: TrainConfig,
     seed: int,
     batch: int,
     hidden_size: int,
     from_scratch: bool,
-    total_steps: int,
-    micro_batch_size: int,
+    choices: Mapping[str, Any],
 ) -> Settings:
-    """All that the engine needs, for a run that is planned to take `total_steps`."""
+    """All that the engine needs; `choices` is what was measured when the run began."""
     warmup = 0.03 if train.warmup_steps == "auto" else train.warmup_steps
-    every = max(1, math.ceil(total_steps / EVALUATIONS))
-    logging = max(1, min(50, total_steps // 50))
+    total_steps = choices["plan"][0][1]
     return Settings(
         seed=seed,
         global_batch_size=batch,
-        micro_batch_size=micro_batch_size,
+        micro_batch_size=choices["micro_batch_size"],
         learning_rate=learning_rate(train, hidden_size, from_scratch),
         lr_scheduler_type="linear"
         if train.lr_scheduler_type == "auto"
@@ -84,8 +103,8 @@ def settings(
         warmup=warmup if warmup < 1 else min(1.0, warmup / max(1, total_steps)),
         max_grad_norm=train.max_grad_norm,
         max_nonfinite_steps=train.max_nonfinite_steps,
-        logging_steps=logging if train.logging_steps == "auto" else train.logging_steps,
-        eval_steps=every if train.eval_steps == "auto" else train.eval_steps,
-        save_steps=every if train.save_steps == "auto" else train.save_steps,
+        logging_steps=choices["logging_steps"],
+        eval_steps=choices["eval_steps"],
+        save_steps=choices["save_steps"],
         save_total_limit=train.save_total_limit,
     )

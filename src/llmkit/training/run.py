@@ -7,7 +7,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -197,16 +197,7 @@ def _work(
     choices = _kept_choices(job, console, processes) or _choose(
         job, console, processes, clock, objective, optimizer, batch
     )
-    planned = choices["plan"][0][1]
-    settings = auto.settings(
-        train,
-        job.config.seed,
-        batch,
-        hidden,
-        job.from_scratch,
-        planned,
-        choices["micro_batch_size"],
-    )
+    settings = auto.settings(train, job.config.seed, batch, hidden, job.from_scratch, choices)
     if choices["compile"]:
         objective.compile(dynamic=False)
     limit = auto.examples_to_see(train, len(job.examples))
@@ -242,7 +233,8 @@ def _kept_choices(job: Job, console: Console, processes: Processes) -> dict[str,
         if choices.get(key) != value:
             console.warn(f"{key} was {choices.get(key)}, is now {value}: last digits may differ")
     train = job.config.train
-    wishes = {"micro_batch_size": train.micro_batch_size, "compile": train.compile}
+    free = ("micro_batch_size", "compile", "logging_steps", "eval_steps", "save_steps")
+    wishes = {key: getattr(train, key) for key in free}
     return {**choices, **{key: wish for key, wish in wishes.items() if wish != "auto"}}
 
 
@@ -277,7 +269,11 @@ def _choose(
         f"{steps} steps of {batch} sequences, {size} at once; precision {processes.precision}; "
         f"compile {str(compiling).lower()} ({reason})"
     )
+    validation_batches = len(job.validation or ()) / size / processes.count
+    # An fp32 forward takes about as long as a bf16 forward and backward.
+    intervals = auto.intervals(train, steps, steps * per_step, validation_batches * seconds)
     return {
+        **{key: int(processes.largest([value])[0]) for key, value in intervals.items()},
         "micro_batch_size": size,
         "precision": processes.precision,
         "compile": compiling,
