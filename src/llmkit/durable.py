@@ -56,8 +56,8 @@ def commit(target: Path, fill: Callable[[Path], None], facts: Mapping[str, Any])
 
 
 def verify(directory: Path) -> dict[str, Any]:
-    """The facts of an undamaged directory; raises DamagedError, or Unsafe for a manifest whose names
-    lead out of it."""
+    """The facts of an undamaged directory; raises DamagedError, or Unsafe for a manifest that names
+    files outside of it."""
     manifest = read_manifest(directory)
     for name, expected in manifest["files"].items():
         if not SAFE_NAME.fullmatch(name) or (directory / name).is_symlink():

@@ -24,6 +24,7 @@ from llmkit.training import run as training
 from llmkit.training import runtime
 from llmkit.training.budget import Clock
 from llmkit.training.checkpoint import Checkpoint
+from llmkit.training.session import Session
 from llmkit.training.signals import stop_signal
 from llmkit.training.tasks import CausalLanguageModeling
 
@@ -70,7 +71,8 @@ def run(config: Config, console: Console) -> dict[str, Any]:
             )
             clock = Clock(started, resumed.state.seconds if resumed else 0.0)
             look = partial(_samples, job, validation or examples, console)
-            return training.carry_out(job, console, processes, stop, clock, look)
+            session = Session(processes, console, clock, stop)
+            return training.carry_out(job, session, look)
 
 
 def check(config: Config, console: Console) -> dict[str, Any]:

@@ -4,7 +4,6 @@ ends here, with its own model, task and examples."""
 from __future__ import annotations
 
 import json
-import math
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -13,29 +12,29 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import accelerate
 import torch
-import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-import llmkit
 from llmkit import durable
 from llmkit.config import render
 from llmkit.config.schema import Config
 from llmkit.errors import Diverged
 from llmkit.reporting import metrics, plots
 from llmkit.reporting.console import Console
-from llmkit.reporting.progress import training_display
-from llmkit.training import auto, checkpoint, engine, identity, probe
+from llmkit.reporting.progress import TrainingDisplay, training_display
+from llmkit.training import auto, checkpoint, choices, engine, identity
 from llmkit.training.budget import Budget, Clock
 from llmkit.training.checkpoint import Checkpoint, State
 from llmkit.training.optimizer import NamedOptimizer
 from llmkit.training.record import Record
 from llmkit.training.runtime import Processes
 from llmkit.training.schedule import Plan, Revision
+from llmkit.training.session import Session
 from llmkit.training.settings import Settings
-from llmkit.training.signals import StopSignal
 from llmkit.training.tasks import Examples, Objective, Task
+
+FINAL = "final"
+"""The finished model, in the run directory."""
 
 
 @dataclass(frozen=True)
@@ -65,60 +64,29 @@ class Job:
     """What a prediction is called: `tokens` or `examples`."""
 
 
-def carry_out(
-    job: Job,
-    console: Console,
-    processes: Processes,
-    stop: StopSignal,
-    clock: Clock,
-    look: Callable[[], Mapping[str, Any]],
-) -> dict[str, Any]:
+def carry_out(job: Job, session: Session, look: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
     """Trains the job from its checkpoint or from the start, exports the model to `final/`, and
     returns the figures of the run."""
-    work, choices = _work(job, console, processes, clock)
-    state = _state(job, work, choices)
-    train = job.config.train
-    resolved = _resolved(job.config, work.settings, choices)
-    if processes.is_main:
+    work, chosen = _work(job, session)
+    state = _state(job, work, chosen)
+    resolved = _resolved(job.config, work.settings, chosen)
+    if session.processes.is_main:
         _write_down(job, resolved)
-    with training_display(console, state.step) as display:
-        record = Record(
-            directory=job.directory,
-            settings=work.settings,
-            processes=processes,
-            display=display,
-            clock=clock,
-            save_model=partial(save_model, work.model, job.tokenizer),
-            optimizer_tensors=work.optimizer.state,
-            identity={
-                "requested": identity.keys(job.requested),
-                "resolved": identity.keys(resolved),
-                "content": dict(job.content),
-                "choices": choices,
-            },
-            unit=job.unit,
-            budget=_budget(train.max_minutes, clock, state),
-            most_steps=auto.most_steps(train, len(job.examples), work.settings.global_batch_size),
-            track=processes.track if job.config.report_to else None,
-        )
-        record.begin(state)
+    with training_display(session.console, state.step) as display:
+        record = _record(job, work, chosen, resolved, display, session.clock, state)
         began, before = time.monotonic(), state.predictions
-        state = engine.train(work, state, record, stop, look)
+        state = engine.train(work, state, record, session.stop, look)
         seconds = time.monotonic() - began
-    final = job.directory / "final"
-    if processes.is_main:
-        durable.clean(job.directory)
-        fill = partial(save_model, work.model, job.tokenizer)
-        durable.commit(final, fill, {"step": state.step})
-        plots.loss_curve(job.directory / "metrics.jsonl", job.directory / "loss.png")
-    processes.wait()
+    if session.processes.is_main:
+        _export(job, work, state)
+    session.processes.wait()
     figures = metrics.last(job.directory / "metrics.jsonl")
     return {
         "command": job.command,
         "run_dir": str(job.directory),
-        "model_dir": str(final),
+        "model_dir": str(job.directory / FINAL),
         "step": state.step,
-        "seconds": round(clock.seconds(), 3),
+        "seconds": round(session.clock.seconds(), 3),
         f"{job.unit}_per_second": round((state.predictions - before) / max(1e-9, seconds), 1),
         "train_loss": figures.get("train_loss"),
         "validation": {
@@ -170,21 +138,8 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, direc
     tokenizer.save_pretrained(directory)
 
 
-def environment() -> dict[str, Any]:
-    """Versions and settings that repetition to the bit depends on."""
-    return {
-        "llmkit": llmkit.__version__,
-        "python": sys.version.split()[0],
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "accelerate": accelerate.__version__,
-        "threads": torch.get_num_threads(),
-    }
-
-
-def _work(
-    job: Job, console: Console, processes: Processes, clock: Clock
-) -> tuple[engine.Work, dict[str, Any]]:
+def _work(job: Job, session: Session) -> tuple[engine.Work, dict[str, Any]]:
+    processes = session.processes
     train, model = job.config.train, job.model.to(processes.device)
     if train.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -194,11 +149,14 @@ def _work(
     batch = auto.global_batch_size(
         train, len(job.examples), job.tokens_per_example, hidden, processes.device.type
     )
-    choices = _kept_choices(job, console, processes) or _choose(
-        job, console, processes, clock, objective, optimizer, batch
-    )
-    settings = auto.settings(train, job.config.seed, batch, hidden, job.from_scratch, choices)
-    if choices["compile"]:
+    if job.resumed is not None:
+        chosen = choices.kept(job.resumed.identity["choices"], train, session)
+    else:
+        chosen = choices.measured(
+            train, objective, optimizer, job.examples, len(job.validation or ()), batch, session
+        )
+    settings = auto.settings(train, job.config.seed, batch, hidden, job.from_scratch, chosen)
+    if chosen["compile"]:
         objective.compile(dynamic=False)
     limit = auto.examples_to_see(train, len(job.examples))
     work = engine.Work(
@@ -214,73 +172,55 @@ def _work(
         settings=settings,
         processes=processes,
     )
-    return work, choices
+    return work, chosen
 
 
-def _state(job: Job, work: engine.Work, choices: Mapping[str, Any]) -> State:
+def _record(
+    job: Job,
+    work: engine.Work,
+    chosen: Mapping[str, Any],
+    resolved: Config,
+    display: TrainingDisplay,
+    clock: Clock,
+    state: State,
+) -> Record:
+    train = job.config.train
+    record = Record(
+        directory=job.directory,
+        settings=work.settings,
+        processes=work.processes,
+        display=display,
+        clock=clock,
+        save_model=partial(save_model, work.model, job.tokenizer),
+        optimizer_tensors=work.optimizer.state,
+        identity={
+            "requested": identity.keys(job.requested),
+            "resolved": identity.keys(resolved),
+            "content": dict(job.content),
+            "choices": chosen,
+        },
+        unit=job.unit,
+        budget=_budget(train.max_minutes, clock, state),
+        most_steps=auto.most_steps(train, len(job.examples), work.settings.global_batch_size),
+        track=work.processes.track if job.config.report_to else None,
+    )
+    record.begin(state)
+    return record
+
+
+def _export(job: Job, work: engine.Work, state: State) -> None:
+    """Writes `final/` by the protocol of a checkpoint, and draws the curve."""
+    durable.clean(job.directory)
+    fill = partial(save_model, work.model, job.tokenizer)
+    durable.commit(job.directory / FINAL, fill, {"step": state.step})
+    plots.loss_curve(job.directory / "metrics.jsonl", job.directory / "loss.png")
+
+
+def _state(job: Job, work: engine.Work, chosen: Mapping[str, Any]) -> State:
     if job.resumed is None:
-        return State(step=0, plan=Plan(tuple(Revision(*p) for p in choices["plan"])), seconds=0.0)
+        return State(step=0, plan=Plan(tuple(Revision(*p) for p in chosen["plan"])), seconds=0.0)
     work.optimizer.load_state(job.resumed.optimizer_tensors())
     return job.resumed.state
-
-
-def _kept_choices(job: Job, console: Console, processes: Processes) -> dict[str, Any] | None:
-    """What was measured when the run began: measuring anew might come out otherwise."""
-    if job.resumed is None:
-        return None
-    choices = dict(job.resumed.identity["choices"])
-    for key, value in {**environment(), "processes": processes.count}.items():
-        if choices.get(key) != value:
-            console.warn(f"{key} was {choices.get(key)}, is now {value}: last digits may differ")
-    train = job.config.train
-    free = ("micro_batch_size", "compile", "logging_steps", "eval_steps", "save_steps")
-    wishes = {key: getattr(train, key) for key in free}
-    return {**choices, **{key: wish for key, wish in wishes.items() if wish != "auto"}}
-
-
-def _choose(
-    job: Job,
-    console: Console,
-    processes: Processes,
-    clock: Clock,
-    objective: Objective,
-    optimizer: NamedOptimizer,
-    batch: int,
-) -> dict[str, Any]:
-    """What is measured on this machine: the micro-batch that fits, whether compiling pays, and how
-    many steps the minutes hold."""
-    train = job.config.train
-    share = math.ceil(batch / processes.count)
-    wish = None if train.micro_batch_size == "auto" else min(train.micro_batch_size, share)
-    size, seconds = probe.fit(objective, optimizer, job.examples, share, wish, processes)
-    per_step = seconds * math.ceil(share / size)
-    steps: float = math.inf
-    if (most := auto.most_steps(train, len(job.examples), batch)) is not None:
-        steps = most
-    if train.max_minutes is not None:
-        left = 60 * train.max_minutes - clock.seconds()
-        steps = max(1, min(steps, int(left / (1.1 * per_step))))
-    compiling, reason = train.compile is True, "as asked"
-    if train.compile == "auto":
-        pays, reason = probe.compiling_pays(steps * per_step)
-        compiling = bool(processes.largest([pays])[0])
-    steps = int(processes.largest([steps])[0])
-    console.say(
-        f"{steps} steps of {batch} sequences, {size} at once; precision {processes.precision}; "
-        f"compile {str(compiling).lower()} ({reason})"
-    )
-    validation_batches = len(job.validation or ()) / size / processes.count
-    # An fp32 forward takes about as long as a bf16 forward and backward.
-    intervals = auto.intervals(train, steps, steps * per_step, validation_batches * seconds)
-    return {
-        **{key: int(processes.largest([value])[0]) for key, value in intervals.items()},
-        "micro_batch_size": size,
-        "precision": processes.precision,
-        "compile": compiling,
-        "plan": [[0, steps]],
-        "processes": processes.count,
-        **environment(),
-    }
 
 
 def _budget(minutes: float | None, clock: Clock, state: State) -> Budget | None:
@@ -289,13 +229,13 @@ def _budget(minutes: float | None, clock: Clock, state: State) -> Budget | None:
     return Budget(clock, 60 * minutes, state.step, reserve=0.02 * 60 * minutes + 2)
 
 
-def _resolved(config: Config, settings: Settings, choices: Mapping[str, Any]) -> Config:
+def _resolved(config: Config, settings: Settings, chosen: Mapping[str, Any]) -> Config:
     """The config with what every `auto` of training came to."""
     names = {"warmup": "warmup_steps"}
     values = {
         names.get(key, key): value for key, value in asdict(settings).items() if key != "seed"
     }
-    values |= {key: choices[key] for key in ("precision", "compile")}
+    values |= {key: chosen[key] for key in ("precision", "compile")}
     return config.model_copy(update={"train": config.train.model_copy(update=values)})
 
 
@@ -304,7 +244,7 @@ def _write_down(job: Job, resolved: Config) -> None:
         "command": job.command,
         "arguments": sys.argv[1:],
         "content": dict(job.content),
-        "environment": environment(),
+        "environment": choices.environment(),
     }
     durable.replace_text(job.directory / "run.json", json.dumps(record, indent=1) + "\n")
     durable.replace_text(job.directory / "config.yaml", render.as_yaml(resolved))
