@@ -64,6 +64,10 @@ RENAMED = {
     "text_column_names": "data.text_column",
     "text_field": "data.text_column",
     "dataset_text_field": "data.text_column",
+    "label_column_name": "data.label_column",
+    "label_col": "data.label_column",
+    "target_column": "data.label_column",
+    "sep": "data.delimiter",
     "max_seq_length": "data.block_size",
     "max_seq_len": "data.block_size",
     "seq_len": "data.block_size",
@@ -72,7 +76,6 @@ RENAMED = {
     "sequence_length": "data.block_size",
     "context_length": "data.block_size",
     "cutoff_len": "data.block_size",
-    "max_length": "data.block_size",
     # how long
     "max_iters": "train.max_steps",
     "max_train_steps": "train.max_steps",

@@ -82,7 +82,7 @@ def _keys_of(section: type[Section], above: KeyPath) -> Iterator[Key]:
             takes=_words(properties[name]),
             choices=_choices(properties[name]),
             default=field.get_default(call_default_factory=True),
-            meaning=field.description or "",
+            meaning=" ".join((field.description or "").split()),
             is_open=properties[name].get("type") == "object",
         )
 
@@ -110,11 +110,17 @@ def _words(schema: dict[str, Any]) -> str:
         case "string":
             return "text"
         case "array":
-            return f"a list of {_words(schema['items'])}s"
+            return _list(schema["items"])
         case "object":
             return "keys with values"
         case _:
             return "`null`"
+
+
+def _list(items: dict[str, Any]) -> str:
+    if "anyOf" in items:
+        return "a list of these"
+    return f"a list of {_words(items)}{'' if _choices(items) else 's'}"
 
 
 _BOUNDS = {

@@ -21,12 +21,30 @@ def _several(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def _tab(value: Any) -> Any:
+    return "\t" if value in ("tab", "\\t") else value
+
+
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Files = Annotated[
     tuple[str, ...],
     BeforeValidator(_several, json_schema_input_type=str | tuple[str, ...]),
+    Field(strict=False),
+]
+
+
+Column = str | Whole
+"""A column of a table, by its name, or by its number from 0."""
+Columns = Annotated[tuple[Column, ...], Field(strict=False, min_length=1)]
+Delimiter = Annotated[
+    str, BeforeValidator(_tab, json_schema_input_type=str), Field(pattern=r"^[^\r\n\"]$")
+]
+Fault = Literal["blank", "one_row_classes", "unseen_labels"]
+Faults = Annotated[
+    tuple[Fault, ...],
+    BeforeValidator(_several, json_schema_input_type=Fault | tuple[Fault, ...]),
     Field(strict=False),
 ]
 
@@ -71,9 +89,33 @@ class DataConfig(Section):
     test_files: Files = ()
     """Data that is only measured: what `evaluate` reads."""
     validation_fraction: Fraction | Auto = "auto"
-    """Share of the training data that is held out; `auto` is a tenth, at most 2 MB of text."""
-    text_column: str | Whole | None = None
-    """Column of the text, by name or by number from 0; `text`, or the only column, if not given."""
+    """Share of the training data that is held out; `auto` is a tenth, of text at most 2 MB."""
+    format: Literal["auto", "txt", "jsonl", "csv", "tsv", "parquet", "label_text", "fasttext"] = (
+        "auto"
+    )
+    """What the files are; `auto` goes by their names, and for labelled text by their lines."""
+    delimiter: Delimiter | Auto = "auto"
+    """What parts the fields of a csv or tsv, such as `;` or `tab`; `auto` finds it."""
+    header: bool | Auto = "auto"
+    """Whether the first row of a csv or tsv names its columns; `auto` looks at it."""
+    text_column: Column | Columns | None = None
+    """Column of the text, by name or by number from 0; of two, the classifier gets a pair, more are
+    joined by a space; found, if not given, where only one column can be meant."""
+    label_column: Column | Columns | None = None
+    """Column of the label, by name or by number from 0; several columns of 0 and 1 are one label
+    each."""
+    label_separator: Annotated[str, Field(min_length=1)] | None = None
+    """What parts the labels of one row, such as `,`: a row may have none, one or several."""
+    label_names: str | None = None
+    """File with the name of label 0 in its first line, of label 1 in its second, and so on."""
+    problem_type: Literal[
+        "auto", "single_label_classification", "multi_label_classification", "regression"
+    ] = "auto"
+    """What a label is; `auto` goes by the labels."""
+    max_length: Annotated[int, Field(strict=True, ge=3)] | Auto = "auto"
+    """Tokens of a classified text, the rest is cut; `auto` is what the model takes."""
+    allow: Faults = ()
+    """Faults of labelled data that need not stop the run."""
     document: Literal["file", "line", "blank_line"] = "file"
     """What one document of a plain text file is; in tables a row is a document."""
     encoding: str = "utf-8"
