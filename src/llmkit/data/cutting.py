@@ -5,20 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
+from string import ascii_letters, digits
 
 from llmkit.data.documents import Piece
 
 Rule = re.Pattern[str]
-"""Matches where a text may be cut; what it matches is left out of both parts."""
+"""Matches, without width, where a text may be cut."""
 
 BEFORE_SPACE: Rule = re.compile(r'(?<=[^\W_])(?=[ \t\r\n!"(),:;<=>?\[\]{}\u3001\u3002\uff0c])')
 """After a letter or digit, before white space or punctuation that no word or number contains."""
-
-AT_SPACE: Rule = re.compile(r"(?<=[^\W_]) (?=[^\W_])")
-"""The space between two words: for tokenizers that put a space before each text by themselves."""
-
-AT_ASCII_SPACE: Rule = re.compile(r"(?<=[A-Za-z0-9]) (?=[A-Za-z0-9])")
-"""The same for tokenizers that drop characters they do not know, and join what stood around."""
 
 NOWHERE: Rule = re.compile(r"(?!)")
 """Documents stay whole up to LONGEST."""
@@ -28,6 +23,16 @@ SIZE = 4096
 
 LONGEST = 1 << 20
 """Characters after which a text is cut wherever it stands, so that memory stays bounded."""
+
+
+def at_line(vocabulary: Iterable[str]) -> Rule:
+    """After a line break, before a letter or digit that no token joins to one.
+
+    For tokenizers whose tokens hold several words: merges across such a place do not exist.
+    """
+    joined = {after for token in vocabulary for after in re.findall(r"(?<=\n)[A-Za-z0-9]", token)}
+    free = sorted(set(ascii_letters + digits) - joined)
+    return re.compile(rf"(?<=\n)(?=[{''.join(free)}])") if free else NOWHERE
 
 
 def cut(
@@ -43,14 +48,11 @@ def cut(
         start = 0
         while len(rest) - start > size:
             match = rule.search(rest, start + size, start + longest)
-            if match:
-                yield Piece(rest[start : match.start()], False)
-                start = match.end()
-            elif len(rest) - start > longest:
-                yield Piece(rest[start : start + longest], False)
-                start += longest
-            else:
+            if not match and len(rest) - start <= longest:
                 break
+            end = match.start() if match else start + longest
+            yield Piece(rest[start:end], False)
+            start = end
         rest = rest[start:]
         if last:
             yield Piece(rest, True)
@@ -58,22 +60,21 @@ def cut(
 
 
 def exact_rule(
-    encode: Callable[[Sequence[str]], list[list[int]]], texts: Sequence[str], added: Iterable[str]
+    encode: Callable[[Sequence[Piece]], list[list[int]]],
+    texts: Sequence[str],
+    vocabulary: Iterable[str],
+    added: Sequence[str],
 ) -> Rule:
     """The first rule under which the parts of each text encode to the ids of the whole text.
 
-    `added` are the tokens that are found in a text before it is parted into words; a rule that
-    could cut through one of them is not exact.
+    `encode` takes the parts of documents in order. `added` are the tokens that are found in a text
+    before it is parted into words; a rule that could cut through one of them is not exact.
     """
-    whole = encode(texts)
-    for rule in (BEFORE_SPACE, AT_SPACE, AT_ASCII_SPACE):
-        if any(rule.search(token) for token in added):
-            continue
-        parts = [[part for part, _ in cut([Piece(text, True)], rule, size=256)] for text in texts]
-        encoded = iter(encode(list(chain.from_iterable(parts))))
-        if all(
-            ids == list(chain.from_iterable(next(encoded) for _ in pieces))
-            for ids, pieces in zip(whole, parts, strict=True)
-        ):
-            return rule
+    wholes = [Piece(text, True) for text in texts]
+    expected = list(chain.from_iterable(encode(wholes)))
+    for rule in (BEFORE_SPACE, at_line(vocabulary)):
+        if not any(rule.search(token) for token in added):
+            parts = list(cut(wholes, rule, size=256))
+            if list(chain.from_iterable(encode(parts))) == expected:
+                return rule
     return NOWHERE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from llmkit.data.documents import Piece
 FORMAT = 1
 """Changes whenever the same text would give other files."""
 
-_BATCH = 1 << 20  # characters encoded at once: some tenths of a second, spread over all cores
+_BATCH = 1 << 20  # characters encoded at once: some tenths of a second
 _PART = 16  # what a short part costs, counted as characters
 _PROOF = 1 << 18  # bytes of text on which a rule for cuts is proven
 _NOTES = ("n_bytes", "opening", "closing", "max_id", "blank", "undecodable", "lost")
@@ -102,50 +103,77 @@ class Encoder:
     """Texts to ids through the tokenizer's backend: all cores, no special tokens, no truncation."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, sample: Iterable[str]) -> None:
-        # A copy: the settings of the tokenizer itself are its owner's.
-        self.backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-        self.backend.no_truncation()
-        self.backend.no_padding()
-        self.backend.encode_special_tokens = True
-        self.highest = max(self.backend.get_vocab(with_added_tokens=True).values())
-        added = [
-            token.content
-            for token in self.backend.get_added_tokens_decoder().values()
-            if not token.special
-        ]
+        # Copies: the settings of the tokenizer itself are its owner's.
+        settings = json.loads(tokenizer.backend_tokenizer.to_str())
+        settings |= {"truncation": None, "padding": None}
+        self.opening = _backend(settings)
+        parts = ("normalizer", "pre_tokenizer")
+        self.continuing = _backend(settings | {name: _bare(settings[name]) for name in parts})
+        vocabulary = self.opening.get_vocab(with_added_tokens=True)
+        self.highest = max(vocabulary.values())
+        tokens = self.opening.get_added_tokens_decoder().values()
+        added = [token.content for token in tokens if not token.special]
         texts = list(sample)
-        self.rule: Rule = exact_rule(self.encode, texts, added)
+        self.rule: Rule = exact_rule(self.encode, texts, vocabulary, added)
         self.lost = self._lost(texts)
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text."""
-        batch = self.backend.encode_batch_fast(texts, add_special_tokens=False)
-        return [encoding.ids for encoding in batch]
+    def encode(self, parts: Sequence[Piece], inside: bool = False) -> list[list[int]]:
+        """The ids of each part of documents in order; `inside`: the first part continues one."""
+        ids: list[list[int]] = [[]] * len(parts)
+        continues = [inside, *(not part.last for part in parts[:-1])]
+        for backend, wanted in ((self.opening, False), (self.continuing, True)):
+            places = [place for place, each in enumerate(continues) if each is wanted]
+            texts = [parts[place].text for place in places]
+            batch = backend.encode_batch_fast(texts, add_special_tokens=False)
+            for place, encoding in zip(places, batch, strict=True):
+                ids[place] = encoding.ids
+        return ids
 
     def batches(self, pieces: Iterable[Piece]) -> Iterator[_Batch]:
-        """The parts of documents as ids, some megabytes of text at once."""
+        """The parts of documents as ids, a megabyte of text at once."""
         parts: list[Piece] = []
-        size = 0
+        size, inside = 0, False
         for part in cut(pieces, self.rule):
             parts.append(part)
             size += len(part.text) + _PART
             if size >= _BATCH:
-                yield self._batch(parts)
-                parts, size = [], 0
+                yield self._batch(parts, inside)
+                parts, size, inside = [], 0, not part.last
         if parts:
-            yield self._batch(parts)
+            yield self._batch(parts, inside)
+
+    def _batch(self, parts: Sequence[Piece], inside: bool) -> _Batch:
+        n_bytes = sum(len(part.text.encode()) for part in parts)
+        last = [part.last for part in parts]
+        return _Batch(self.encode(parts, inside), last, inside, n_bytes)
 
     def _lost(self, texts: Sequence[str]) -> float:
         """The share of letters and digits that are gone when the texts are encoded and decoded."""
         before = sum(map(str.isalnum, chain.from_iterable(texts)))
-        decoded = self.backend.decode_batch(self.encode(texts), skip_special_tokens=True)
+        ids = self.encode([Piece(text, True) for text in texts])
+        decoded = self.opening.decode_batch(ids, skip_special_tokens=True)
         after = sum(map(str.isalnum, chain.from_iterable(decoded)))
         return max(0.0, 1 - after / before) if before else 0.0
 
-    def _batch(self, parts: Sequence[Piece]) -> _Batch:
-        ids = self.encode([part.text for part in parts])
-        n_bytes = sum(len(part.text.encode()) for part in parts)
-        return _Batch(ids, [part.last for part in parts], n_bytes)
+
+def _backend(settings: dict[str, Any]) -> Tokenizer:
+    backend = Tokenizer.from_str(json.dumps(settings))
+    backend.encode_special_tokens = True
+    return backend
+
+
+def _bare(step: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A step of a tokenizer without what it puts before each text: that is for documents alone."""
+    if not step or step["type"] == "Prepend":
+        return None
+    bare = dict(step)
+    for name in {"normalizers", "pretokenizers"} & bare.keys():
+        bare[name] = [kept for child in bare[name] if (kept := _bare(child))]
+    if "prepend_scheme" in bare:
+        bare["prepend_scheme"] = "never"
+    if "add_prefix_space" in bare:
+        bare["add_prefix_space"] = False
+    return bare
 
 
 @dataclass(frozen=True)
@@ -153,6 +181,8 @@ class _Batch:
     ids: list[list[int]]
     last: list[bool]
     """Whether each part ends its document."""
+    inside: bool
+    """Whether the first part continues a document."""
     n_bytes: int
 
 
@@ -162,22 +192,22 @@ class _Stream:
     def __init__(self, framing: Framing, dtype: np.dtype[Any]) -> None:
         self.framing, self.dtype = framing, dtype
         self.n_tokens = self.max_id = 0
-        self.inside = False  # a document
 
     def add(self, batch: _Batch) -> tuple[NDArray[np.unsignedinteger[Any]], array[int]]:
         """The tokens that a batch adds to the stream, and where documents start among them."""
         flat: list[int] = []
         starts = array("q")
         shared = self.framing.opening == self.framing.closing
+        inside = batch.inside
         for ids, last in zip(batch.ids, batch.last, strict=True):
-            if not self.inside:
+            if not inside:
                 if not shared or not self.n_tokens + len(flat):
                     flat.append(self.framing.opening)
                 starts.append(self.n_tokens + len(flat) - 1)
             flat += ids
             if last:
                 flat.append(self.framing.closing)
-            self.inside = not last
+            inside = not last
         tokens = np.array(flat, dtype=self.dtype)
         self.n_tokens += len(tokens)
         self.max_id = max(self.max_id, int(tokens.max(initial=0)))
