@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmkit.config.schema import DataConfig
-from llmkit.data import reading, sources, tables
+from llmkit.data import delimited, reading, sources, tables
 from llmkit.data.reading import Reading
-from llmkit.errors import ConfigError, DataError
+from llmkit.errors import DataError
 
 
 def read(path: Path | str, **settings: object) -> list[str]:
@@ -97,10 +97,10 @@ def test_a_column_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) 
         ({"text_column": "boddy"}, "did you mean 'body'"),
         ({"text_column": 2}, "last column is number 1"),
     ]:
-        with pytest.raises(ConfigError, match=part) as fault:
+        with pytest.raises(DataError, match=part) as fault:
             read(path, **settings)
         assert "1 'body'" in fault.value.next
-    with pytest.raises(ConfigError, match="2 columns"):
+    with pytest.raises(DataError, match="2 columns"):
         read(written(tmp_path / "b.csv", "text,text\n1,x\n"))
 
 
@@ -144,7 +144,7 @@ def test_a_line_without_end_is_refused_before_it_fills_the_memory(
 def test_a_field_over_many_lines_has_the_same_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tables, "LONGEST_LINE", 1000)
+    monkeypatch.setattr(delimited, "LONGEST_LINE", 1000)
     try:
         fault = fault_of(written(tmp_path / "a.csv", 'text\n"' + "x\n" * 600))
     finally:

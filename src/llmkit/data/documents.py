@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from llmkit.data import tables
+from llmkit.data import delimited, tables
 from llmkit.data.reading import CHUNK, Reading, chunks, line_pieces
 from llmkit.data.sources import Source
 
@@ -23,7 +23,7 @@ def pieces(source: Source, reading: Reading) -> Iterator[Piece]:
     A row of a table is a document. Plain text is one document (`data.document: file`), one for
     each line, or one for each block of lines between blank lines; the separators belong to none.
     """
-    if source.format != "txt":
+    if delimited.named_format(source, reading.data) != "txt":
         return (Piece(text, True) for text in tables.texts(source, reading))
     split = {"file": _whole, "line": _by_line, "blank_line": _by_blank_line}
     return split[reading.data.document](chunks(source, reading))

@@ -36,7 +36,8 @@ class Reading:
 def chunks(source: Source, reading: Reading) -> Iterator[str]:
     """The text of a source in parts, without a byte order mark.
 
-    Raises DataError for bytes that the encoding does not allow, with their place.
+    Raises DataError for bytes that the encoding does not allow, with their place, once the text
+    before them was given.
     """
     decoder = _Decoder(source, reading)
     start = True
@@ -44,8 +45,10 @@ def chunks(source: Source, reading: Reading) -> Iterator[str]:
         if text := decoder.decode(chunk):
             yield text.removeprefix("\ufeff") if start else text
             start = False
+        decoder.check()
     if text := decoder.decode(b"", final=True):
         yield text
+    decoder.check()
 
 
 def raw(source: Source, advance: Callable[[int], None]) -> Iterator[bytes]:
@@ -125,6 +128,7 @@ class _Decoder:
         self.decoder = _incremental(reading.data.encoding)
         self.offset = 0  # bytes fed so far
         self.line = 1
+        self.fault: DataError | None = None
 
     def decode(self, chunk: bytes, final: bool = False) -> str:
         state = self.decoder.getstate()
@@ -132,11 +136,18 @@ class _Decoder:
             text = self.decoder.decode(chunk, final)
         except UnicodeDecodeError as fault:
             if self.reading.data.errors == "strict":
-                raise self._error(fault, state[0]) from fault
+                self.fault = self._error(fault, state[0])
+                self.decoder.setstate((b"", state[1]))
+                return self.decoder.decode(fault.object[: fault.start])
             text = self._lenient(chunk, final, state)
         self.offset += len(chunk)
         self.line += text.count("\n")
         return text
+
+    def check(self) -> None:
+        """Raise DataError if the text that was decoded last ends before a bad byte."""
+        if self.fault:
+            raise self.fault
 
     def _lenient(self, chunk: bytes, final: bool, state: tuple[bytes, int]) -> str:
         mark = "\ufffd" if self.reading.data.errors == "replace" else ""

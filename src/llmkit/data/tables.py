@@ -1,46 +1,172 @@
-"""The text column of tables: jsonl, csv, tsv, parquet and hub data sets, row by row."""
+"""Tables row by row: jsonl, parquet, hub data sets, and the text files that hold rows."""
 
 from __future__ import annotations
 
-import csv
-import difflib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llmkit.data import hub
+from llmkit.data import delimited, hub
+from llmkit.data.columns import Columns
+from llmkit.data.delimited import Record, peek
 from llmkit.data.reading import LONGEST_LINE, Reading, lines, too_long
 from llmkit.data.sources import Source
-from llmkit.errors import ConfigError, DataError
+from llmkit.errors import DataError
 
 _PARQUET_ROWS = 256
 _PARQUET_BUFFER = 1 << 20  # without it a whole row group is read at once
 
 
+@dataclass(frozen=True)
+class Table:
+    """A table that was opened: its columns are known, its rows are read once."""
+
+    format: str
+    columns: Columns
+    sample: Callable[[], list[Record]]
+    """The first rows."""
+    records: Callable[[Sequence[int]], Iterator[Record]]
+    """All rows; only these columns need to have their values."""
+
+
+def open_table(source: Source, reading: Reading, labelled: bool = False) -> Table:
+    """A source as a table; `labelled` says that its rows should have labels.
+
+    Opening it and reading its rows raises DataError with file, line and row for what is broken.
+    """
+    format = delimited.format_of(source, reading, labelled)
+    if format == "parquet":
+        return _open_parquet(source, reading)
+    if format == "hub":
+        columns, records = _open_keyed(_hub_rows(source, reading))
+    elif format == "jsonl":
+        columns, records = _open_keyed(_json_rows(source, reading))
+    elif format in ("csv", "tsv"):
+        columns, records = delimited.open_fields(source, reading, format)
+    else:
+        columns, records = delimited.open_lines(source, reading, format)
+    sample, records = peek(_told_by_row(records), _size)
+    return Table(format, columns, lambda: [row for row in sample if row.number], lambda _: records)
+
+
 def texts(source: Source, reading: Reading) -> Iterator[str]:
     """The text of each row, in order; a blank line of a file is a row without text.
 
-    Raises DataError with file and line for a row that is broken or holds no string, and
-    ConfigError where the text column is not there or not known.
+    Of several text columns the texts are joined by a space. Raises DataError with file and line for
+    a row that is broken or holds no string, and where the text column is not there or not known.
     """
-    readers = {"jsonl": _jsonl, "csv": _csv, "tsv": _tsv, "parquet": _parquet, "hub": _hub}
-    return readers[source.format](source, reading)
-
-
-def _jsonl(source: Source, reading: Reading) -> Iterator[str]:
-    column: str | None = None
-    for number, line in enumerate(lines(source, reading), 1):
-        where = f"{source.path}:{number}"
-        if not line.strip():
+    table = open_table(source, reading)
+    numbers = _text_columns(table.columns, reading, str(source.path)) if len(table.columns) else []
+    for record in table.records(numbers):
+        if record.values is None:
             yield ""
+        else:
+            yield " ".join(text(record, table.columns, number) for number in numbers)
+
+
+def text(record: Record, columns: Columns, number: int) -> str:
+    """The text that a row has in a column; raises DataError where it has none."""
+    if isinstance(record.values, list):
+        return record.values[number]
+    name = columns.address(number)
+    value = field(record, columns, number)
+    if not isinstance(value, str):
+        raise DataError(
+            f"{name!r} of this row is {'null' if value is None else type(value).__name__}, no text",
+            where=record.where,
+            next="name the column of the text with data.text_column, or correct the row",
+        )
+    if len(value) > LONGEST_LINE:
+        raise too_long(record.where)
+    try:
+        value.encode()
+    except UnicodeEncodeError as fault:
+        raise DataError(
+            f"{name!r} of this row holds half of a surrogate pair, which is no character",
+            where=record.where,
+            next="write characters outside the basic plane as two \\u escapes, or as themselves",
+        ) from fault
+    return value
+
+
+def field(record: Record, columns: Columns, number: int) -> Any:
+    """The value that a row has in a column; raises DataError where it has no such column."""
+    if isinstance(record.values, list):
+        return record.values[number]
+    assert record.values is not None
+    name = str(columns.address(number))
+    if name not in record.values:
+        raise DataError(
+            f"this row has no {name!r}; it has {Columns(tuple(record.values), ())}",
+            where=record.where,
+            next="every row needs the same columns",
+        )
+    return record.values[name]
+
+
+def _text_columns(columns: Columns, reading: Reading, where: str) -> list[int]:
+    """The columns that hold the text: those that are named, or `text`, or the only one."""
+    key, wanted = "data.text_column", reading.data.text_column
+    if wanted is None and columns.names and columns.names.count("text") == 1:
+        return [columns.names.index("text")]
+    if wanted is None and len(columns) == 1:
+        return [0]
+    if wanted is None and "text" not in (columns.names or ()):
+        raise columns.fault("no column is called 'text', and there are several", key, where)
+    several = wanted if isinstance(wanted, tuple) else ("text" if wanted is None else wanted,)
+    return [columns.find(each, key, where) for each in several]
+
+
+def _told_by_row(records: Iterator[Record]) -> Iterator[Record]:
+    """The same rows; a fault says in which row it came."""
+    number = 0
+    try:
+        for record in records:
+            number = max(number, record.number)
+            yield record
+    except DataError as fault:
+        row = f"data row {number + 1}: "
+        raise DataError(row + fault.what, where=fault.where, next=fault.next) from fault
+
+
+def _size(record: Record) -> int:
+    values = record.values
+    if isinstance(values, dict):
+        return sum(len(value) for value in values.values() if isinstance(value, str | bytes))
+    return sum(map(len, values or ()))
+
+
+def _open_keyed(records: Iterator[Record]) -> tuple[Columns, Iterator[Record]]:
+    """The columns of rows that have their values by name are those of the first."""
+    before: list[Record] = []
+    for record in records:
+        before.append(record)
+        if isinstance(record.values, dict):
+            first = tuple(map(str, record.values.values()))
+            columns = Columns(tuple(record.values), first, keyed=True)
+            return columns, _chain(before, records)
+    return Columns((), (), keyed=True), iter(before)
+
+
+def _chain(before: list[Record], after: Iterator[Record]) -> Iterator[Record]:
+    yield from before
+    yield from after
+
+
+def _json_rows(source: Source, reading: Reading) -> Iterator[Record]:
+    number = 0
+    for line_number, line in enumerate(lines(source, reading), 1):
+        where = f"{source.path}:{line_number}"
+        if not line.strip():
+            yield Record(0, where, None)
             continue
-        row = _json_object(line, where)
-        if column is None:
-            column = list(row)[_column(list(row), reading, where)]
-        yield _text(row, column, where)
+        number += 1
+        yield Record(number, where, _json_object(line, where))
 
 
 def _json_object(line: str, where: str) -> dict[str, Any]:
@@ -61,159 +187,45 @@ def _json_object(line: str, where: str) -> dict[str, Any]:
     return row
 
 
-def _csv(source: Source, reading: Reading) -> Iterator[str]:
-    csv.field_size_limit(LONGEST_LINE)
-    reader = csv.reader(_without_nul(source, reading), strict=True)
-    return _fields(_csv_rows(reader, source), source, reading)
+def _open_parquet(source: Source, reading: Reading) -> Table:
+    with _parquet(source) as file:
+        names = tuple(file.schema_arrow.names)
+        share = source.n_bytes // max(1, file.metadata.num_rows)
 
+    def records(numbers: Sequence[int]) -> Iterator[Record]:
+        return _told_by_row(rows(numbers))
 
-def _csv_rows(reader: Any, source: Source) -> Iterator[tuple[list[str], int]]:
-    while True:
-        number = reader.line_num + 1
-        try:
-            row = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as fault:
-            where = f"{source.path}:{number}"
-            if "field limit" in str(fault):
-                raise too_long(where) from fault
-            raise DataError(
-                f"the row that begins here is not CSV: {fault}",
-                where=where,
-                next='a field with a quote, comma or line break stands in "...", its quotes doubled'
-                "; text without quoting belongs in a .tsv or .txt file",
-            ) from fault
-        yield row, number
-
-
-def _tsv(source: Source, reading: Reading) -> Iterator[str]:
-    rows = (
-        (line.rstrip("\r\n").split("\t") if line.rstrip("\r\n") else [], number)
-        for number, line in enumerate(_without_nul(source, reading), 1)
-    )
-    return _fields(rows, source, reading)
-
-
-def _without_nul(source: Source, reading: Reading) -> Iterator[str]:
-    for number, line in enumerate(lines(source, reading), 1):
-        if "\0" in line:
-            raise DataError(
-                f"NUL byte in column {line.index(chr(0)) + 1}",
-                where=f"{source.path}:{number}",
-                next="data.encoding=utf-16 if the file is that; else the file is damaged",
-            )
-        yield line
-
-
-def _fields(
-    rows: Iterator[tuple[list[str], int]], source: Source, reading: Reading
-) -> Iterator[str]:
-    """The text field of each row; the first row is the header unless the column is a number."""
-    width, column = 0, 0
-    for row, number in rows:
-        where = f"{source.path}:{number}"
-        if not row:
-            yield ""
-            continue
-        if not width:
-            width, column = len(row), _column(row, reading, where)
-            if not isinstance(reading.data.text_column, int):
-                continue
-        if len(row) != width:
-            raise DataError(
-                f"this row has {len(row)} fields and the first row has {width}",
-                where=where,
-                next="correct the row, or its quotes",
-            )
-        yield row[column]
-
-
-def _parquet(source: Source, reading: Reading) -> Iterator[str]:
-    number = 0
-    try:
-        with pq.ParquetFile(source.path, buffer_size=_PARQUET_BUFFER) as file:
-            names = file.schema_arrow.names
-            name = names[_column(names, reading, str(source.path))]
-            share = source.n_bytes // max(1, file.metadata.num_rows)
-            for batch in file.iter_batches(_PARQUET_ROWS, columns=[name]):
+    def rows(numbers: Sequence[int]) -> Iterator[Record]:
+        wanted = [names[number] for number in numbers] or None
+        with _parquet(source) as file:
+            number = 0
+            for batch in file.iter_batches(_PARQUET_ROWS, columns=wanted):
                 for row in batch.to_pylist():
                     number += 1
-                    yield _text(row, name, f"{source.path} row {number}")
+                    yield Record(number, f"{source.path} row {number}", row)
                 reading.advance(share * len(batch))
+
+    def sample() -> list[Record]:
+        return peek(records(()), _size)[0]
+
+    return Table("parquet", Columns(names, (), keyed=True), sample, records)
+
+
+@contextmanager
+def _parquet(source: Source) -> Iterator[Any]:
+    try:
+        with pq.ParquetFile(source.path, buffer_size=_PARQUET_BUFFER) as file:
+            yield file
     except (pa.ArrowException, OSError) as fault:
         raise DataError(
             f"{source.path} is no parquet file that can be read: {fault}",
-            where=f"{source.path} after row {number}",
+            where=str(source.path),
             next="check its download; it must end as it begins, with the four bytes PAR1",
         ) from fault
 
 
-def _hub(source: Source, reading: Reading) -> Iterator[str]:
+def _hub_rows(source: Source, reading: Reading) -> Iterator[Record]:
     assert isinstance(source.path, hub.DataSet)
-    column: str | None = None
     for number, row in enumerate(hub.rows(source.path), 1):
-        where = f"{source.path} row {number}"
-        if column is None:
-            column = list(row)[_column(list(row), reading, where)]
         reading.advance(0)
-        yield _text(row, column, where)
-
-
-def _text(row: dict[str, Any], column: str, where: str) -> str:
-    if column not in row:
-        raise DataError(
-            f"this row has no {column!r}; it has {_listed(list(row))}",
-            where=where,
-            next="every row needs the text column",
-        )
-    text = row[column]
-    if not isinstance(text, str):
-        raise DataError(
-            f"{column!r} of this row is {'null' if text is None else type(text).__name__}, no text",
-            where=where,
-            next="name the column of the text with data.text_column, or correct the row",
-        )
-    if len(text) > LONGEST_LINE:
-        raise too_long(where)
-    try:
-        text.encode()
-    except UnicodeEncodeError as fault:
-        raise DataError(
-            f"{column!r} of this row holds half of a surrogate pair, which is no character",
-            where=where,
-            next="write characters outside the basic plane as two \\u escapes, or as themselves",
-        ) from fault
-    return text
-
-
-def _column(names: Sequence[str], reading: Reading, where: str) -> int:
-    """The number of the text column among the columns that the table has."""
-    wanted = reading.data.text_column
-    name = "text" if wanted is None else wanted
-    if isinstance(name, int):
-        if name < len(names):
-            return name
-        problem = f"data.text_column is {name}, and the last column is number {len(names) - 1}"
-    elif names.count(name) == 1:
-        return names.index(name)
-    elif name in names:
-        problem = f"{name!r} is the name of {names.count(name)} columns"
-    elif wanted is None and len(names) == 1:
-        return 0
-    elif wanted is None:
-        problem = "no column is called 'text', and there are several"
-    else:
-        near = difflib.get_close_matches(name, names, 1)
-        problem = f"no column is called {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
-    raise ConfigError(
-        problem,
-        where=f"data.text_column; {where}",
-        next=f"data.text_column=NAME, or a number from 0 (which means a csv or tsv has no header);"
-        f" the columns are {_listed(names)}",
-    )
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(f"{i} {name[:40]!r}" for i, name in enumerate(names[:20]))
-    return shown + (", ..." if len(names) > 20 else "")
+        yield Record(number, f"{source.path} row {number}", row)

@@ -33,7 +33,8 @@ class Text:
     def key(self, part: Part) -> list[object]:
         """What decides which text a part holds."""
         data = self.config.data
-        how = [data.text_column, data.document, data.encoding, data.errors]
+        table = [data.format, data.delimiter, data.header, data.text_column]
+        how = [*table, data.document, data.encoding, data.errors]
         split = [] if part == "all" else [data.validation_fraction, self.config.seed]
         return [tokens.FORMAT, self.fingerprint, how, part, split]
 

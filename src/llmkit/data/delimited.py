@@ -1,0 +1,264 @@
+"""Rows of text files: separated fields with or without quotes, and lines with their label first."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, TypeVar
+
+from llmkit.config.schema import DataConfig
+from llmkit.data import columns as _columns
+from llmkit.data.columns import Columns
+from llmkit.data.reading import LONGEST_LINE, Reading, lines, too_long
+from llmkit.data.sources import Source
+from llmkit.errors import DataError
+
+SAMPLE_ROWS, SAMPLE_CHARACTERS = 1000, 1 << 20
+"""How much of a table is looked at to find out what it is."""
+
+_FASTTEXT = "__label__"
+_DELIMITERS = (",", ";", "\t")
+
+Item = TypeVar("Item")
+
+
+class Record(NamedTuple):
+    """One row of a table."""
+
+    number: int
+    """Counted from 1 without the header and without blank lines."""
+    where: str
+    values: list[str] | dict[str, Any] | None
+    """By the number or by the name of the column; None for a blank line, which is no row."""
+
+
+def peek(items: Iterable[Item], size: Callable[[Item], int]) -> tuple[list[Item], Iterator[Item]]:
+    """The first SAMPLE_ROWS items, or those of the first SAMPLE_CHARACTERS, and all items.
+
+    A fault that comes while looking is raised where the items come to it.
+    """
+    iterator, sample, total = iter(items), [], 0
+    try:
+        for item in iterator:
+            sample.append(item)
+            total += size(item)
+            if len(sample) == SAMPLE_ROWS or total > SAMPLE_CHARACTERS:
+                break
+    except DataError as fault:
+        return sample, _with_fault(sample, fault)
+    return sample, itertools.chain(sample, iterator)
+
+
+def _with_fault(items: Iterable[Item], fault: DataError) -> Iterator[Item]:
+    yield from items
+    raise fault
+
+
+def named_format(source: Source, data: DataConfig) -> str:
+    """The format of a source by its config key, or else by its name."""
+    return source.format if data.format == "auto" or source.format == "hub" else data.format
+
+
+def format_of(source: Source, reading: Reading, labelled: bool) -> str:
+    """The format of a source: by its config key, by its name, or by its first lines.
+
+    Raises DataError for a file that should hold labels and gives no clue where they stand.
+    """
+    data, format = reading.data, named_format(source, reading.data)
+    if format != "txt" or data.format == "txt":
+        return format
+    if data.delimiter != "auto":
+        return "tsv" if data.delimiter == "\t" else "csv"
+    # Bytes that cannot be decoded are told when the rows are read.
+    lenient = Reading(data.model_copy(update={"errors": "replace"}), lambda n_bytes: None)
+    sample, _ = peek(lines(source, lenient), len)
+    found = _format_of([line.rstrip("\r\n") for line in sample if line.strip()], labelled)
+    if found:
+        return found
+    raise DataError(
+        "the lines of this file give no clue where the text ends and the label begins",
+        where=str(source.path),
+        next="data.format=csv, tsv, jsonl, label_text (label, space, text) or fasttext",
+    )
+
+
+def open_lines(source: Source, reading: Reading, format: str) -> tuple[Columns, Iterator[Record]]:
+    """The rows of a file in which each line is a text, alone or with its label before it."""
+    if format == "txt":
+        return Columns(("text",), ()), (
+            Record(number, f"{source.path}:{number}", [line.rstrip("\r\n")])
+            for number, line in enumerate(lines(source, reading), 1)
+        )
+    split = _split_fasttext if format == "fasttext" else _split_label
+    return Columns(("label", "text"), (), keyed=True), _labelled_lines(source, reading, split)
+
+
+def open_fields(source: Source, reading: Reading, format: str) -> tuple[Columns, Iterator[Record]]:
+    """The rows of a csv, in which quotes mean what they do in CSV, or of a tsv, in which they are
+    text."""
+    split = _split_csv if format == "csv" else _split_tsv
+    some, rows = peek(split(source, reading), lambda item: sum(map(len, item[0])))
+    sample = [row for row, _ in some if row] or [[]]
+    first = tuple(name.strip() for name in sample[0])
+    header = bool(first) and _has_header(reading.data, sample)
+    columns = Columns(first if header else None, () if header else tuple(sample[0]))
+    return columns, _records(rows, source, max(1, len(first)), header, format)
+
+
+def _has_header(data: DataConfig, sample: list[list[str]]) -> bool:
+    if data.header != "auto":
+        return data.header
+    wanted = [*_several(data.text_column), *_several(data.label_column)]
+    return any(isinstance(each, str) for each in wanted) or _columns.looks_like_header(sample)
+
+
+def _several(wanted: Any) -> tuple[str | int, ...]:
+    return wanted if isinstance(wanted, tuple) else () if wanted is None else (wanted,)
+
+
+def _records(
+    rows: Iterator[tuple[list[str], int]], source: Source, width: int, header: bool, format: str
+) -> Iterator[Record]:
+    number = 0
+    for row, line in rows:
+        where = f"{source.path}:{line}"
+        if not row and width > 1:
+            yield Record(0, where, None)
+            continue
+        fields = row or [""]
+        if len(fields) != width:
+            raise _ragged(len(fields), width, where, format)
+        if header:
+            header = False
+            continue
+        number += 1
+        yield Record(number, where, fields)
+
+
+def _ragged(found: int, width: int, where: str, format: str) -> DataError:
+    return DataError(
+        f"{found} fields and the first row has {width}",
+        where=where,
+        next="correct the row, or its quotes; data.delimiter=... if fields are parted otherwise"
+        if format == "csv"
+        else "correct the row; data.format=csv if tabs and line breaks stand in quotes",
+    )
+
+
+def _split_csv(source: Source, reading: Reading) -> Iterator[tuple[list[str], int]]:
+    csv.field_size_limit(LONGEST_LINE)
+    delimiter, text = reading.data.delimiter, _without_nul(source, reading)
+    if delimiter == "auto":
+        sample, text = peek(text, len)
+        delimiter = _delimiter(sample)
+    reader = csv.reader(text, strict=True, delimiter=delimiter)
+    while True:
+        number = reader.line_num + 1
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as fault:
+            where = f"{source.path}:{number}"
+            if "field limit" in str(fault):
+                raise too_long(where) from fault
+            raise DataError(
+                f"the row that begins here is not CSV: {fault}",
+                where=where,
+                next='a field with a quote, delimiter or line break stands in "...", its quotes '
+                "doubled; data.format=tsv takes quotes as text",
+            ) from fault
+        yield row, number
+
+
+def _delimiter(sample: list[str]) -> str:
+    """What parts the fields: of those that part the first row, the one that parts all alike."""
+    widths = {delimiter: _widths(sample, delimiter) for delimiter in _DELIMITERS}
+    parting = [delimiter for delimiter in _DELIMITERS if widths[delimiter][:1] > [1]]
+    alike = [delimiter for delimiter in parting if len(set(widths[delimiter])) == 1]
+    return (alike or parting or [","])[0]
+
+
+def _widths(sample: list[str], delimiter: str) -> list[int]:
+    reader = csv.reader(sample, strict=True, delimiter=delimiter)
+    widths: list[int] = []
+    try:
+        widths.extend(len(row) for row in reader if row)
+    except csv.Error:
+        # The sample may end inside a quoted field; an error before its end says that quotes do not
+        # fit this delimiter.
+        if reader.line_num < len(sample):
+            widths.append(0)
+    return widths
+
+
+def _split_tsv(source: Source, reading: Reading) -> Iterator[tuple[list[str], int]]:
+    delimiter = "\t" if reading.data.delimiter == "auto" else reading.data.delimiter
+    for number, line in enumerate(_without_nul(source, reading), 1):
+        text = line.rstrip("\r\n")
+        yield (text.split(delimiter) if text else [], number)
+
+
+def _without_nul(source: Source, reading: Reading) -> Iterator[str]:
+    for number, line in enumerate(lines(source, reading), 1):
+        if "\0" in line:
+            raise DataError(
+                f"NUL byte in column {line.index(chr(0)) + 1}",
+                where=f"{source.path}:{number}",
+                next="data.encoding=utf-16 if the file is that; else the file is damaged",
+            )
+        yield line
+
+
+def _labelled_lines(
+    source: Source, reading: Reading, split: Callable[[str], tuple[Any, str]]
+) -> Iterator[Record]:
+    number = 0
+    for line_number, line in enumerate(_without_nul(source, reading), 1):
+        where = f"{source.path}:{line_number}"
+        if not line.strip():
+            yield Record(0, where, None)
+            continue
+        number += 1
+        label, text = split(line.rstrip("\r\n"))
+        yield Record(number, where, {"label": label, "text": text})
+
+
+def _split_label(line: str) -> tuple[str, str]:
+    label, _, text = line.partition(" ")
+    return label, text
+
+
+def _split_fasttext(line: str) -> tuple[str | list[str] | None, str]:
+    labels = []
+    while line.startswith(_FASTTEXT):
+        label, _, line = line.partition(" ")
+        labels.append(label.removeprefix(_FASTTEXT))
+    return (labels[0] if len(labels) == 1 else labels or None), line
+
+
+def _format_of(sample: list[str], labelled: bool) -> str | None:
+    """What lines say of themselves: fastText's mark, JSON, tabs, or first words that come again."""
+    if not sample or sample[0].startswith(_FASTTEXT):
+        return "fasttext" if sample else "txt"
+    if sample[0].startswith("{") and _is_json(sample[0]):
+        return "jsonl"
+    if not labelled:
+        return "txt"
+    if len({line.count("\t") for line in sample}) == 1 and "\t" in sample[0]:
+        return "tsv"
+    first = [line.partition(" ") for line in sample]
+    if all(label and text for label, _, text in first):
+        distinct = {label for label, _, _ in first}
+        if 2 * len(distinct) <= len(first):
+            return "label_text"
+    return None
+
+
+def _is_json(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
