@@ -2,6 +2,8 @@ import csv
 import json
 from pathlib import Path
 
+import datasets
+import huggingface_hub
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -174,6 +176,13 @@ def test_a_local_data_set_is_read_as_the_hub_is(tmp_path: Path) -> None:
     assert fingerprint(f"hub:{folder}") != before
     with pytest.raises(DataError, match="nowhere"):
         read(f"hub:{folder}@nowhere")
+
+
+def test_a_hub_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    with pytest.raises(HubUnreachable, match="hub:nobody/nothing@train"):
+        fingerprint("hub:nobody/nothing")
 
 
 def fingerprint(entry: str) -> str:

@@ -1,12 +1,13 @@
 import json
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from llmkit.errors import DataError, InputNotFound, Unsafe
+from llmkit.errors import DataError, HubUnreachable, InputNotFound, Unsafe
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.tokenizer import Framing
 
@@ -86,6 +87,13 @@ def test_a_tokenizer_without_an_end_is_told(shared: Path) -> None:
 def test_a_directory_that_is_not_there_is_not_found(name: str) -> None:
     with pytest.raises(InputNotFound):
         tokenizers.load(name)
+
+
+def test_a_hub_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(HubUnreachable) as fault:
+        tokenizers.load("nobody/no-such-tokenizer")
+    assert "local directory" in fault.value.next
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"version": "1.0"}'])

@@ -8,49 +8,14 @@ from dataclasses import dataclass
 
 from llmkit.errors import DataError
 
-TEXT_NAMES = frozenset(
-    [
-        "text",
-        "texts",
-        "sentence",
-        "sentences",
-        "content",
-        "body",
-        "document",
-        "doc",
-        "review",
-        "comment",
-        "comment_text",
-        "message",
-        "msg",
-        "sms",
-        "tweet",
-        "post",
-        "utterance",
-        "query",
-    ]
-)
+_TEXT = """text texts sentence sentences content body document doc review comment comment_text
+    message msg sms tweet post utterance query"""
+TEXT_NAMES = frozenset(_TEXT.split())
 """What a column of text is usually called."""
 
-LABEL_NAMES = frozenset(
-    [
-        "label",
-        "labels",
-        "category",
-        "categories",
-        "class",
-        "target",
-        "sentiment",
-        "intent",
-        "topic",
-        "emotion",
-        "emotions",
-        "polarity",
-        "rating",
-        "stars",
-        "score",
-    ]
-)
+_LABEL = """label labels category categories class target sentiment intent topic emotion emotions
+    polarity rating stars score"""
+LABEL_NAMES = frozenset(_LABEL.split())
 """What a column of labels is usually called."""
 
 PAIR_NAMES = (

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from huggingface_hub import HfApi
+from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -20,6 +22,7 @@ _VOCABULARIES = ((4_000_000, 2048), (20_000_000, 4096), (200_000_000, 8192))
 _LARGEST_VOCABULARY = 32768
 _BYTES_PER_TOKEN = 64  # less text than this for each token is too little to learn it from
 _SMALLEST_VOCABULARY = 512
+_HUB_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def load(name_or_path: str, revision: str | None = None) -> PreTrainedTokenizerF
             str(path) if local else name_or_path,
             revision=revision,
             trust_remote_code=False,
-            local_files_only=local,
+            local_files_only=local or not _hub_answers(name_or_path, revision),
         )
     except Exception as fault:  # the library raises nearly anything for a file it cannot read
         raise _fault(name_or_path, local, fault) from fault
@@ -130,6 +133,20 @@ def fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
 def max_id(tokenizer: PreTrainedTokenizerFast) -> int:
     """The highest id that the tokenizer can give: a model needs more embeddings than this."""
     return int(max(tokenizer.get_vocab().values()))
+
+
+def _hub_answers(name: str, revision: str | None) -> bool:
+    """Whether the hub can be asked for this name; where not, a copy of an earlier run may do.
+
+    One question with a short patience: the library asks many times, for most of a minute.
+    """
+    try:
+        HfApi().model_info(name, revision=revision, timeout=_HUB_SECONDS)
+    except (RepositoryNotFoundError, RevisionNotFoundError):
+        return True  # and what follows says so
+    except Exception:  # the HTTP client has errors of its own, which are no OSError
+        return False
+    return True
 
 
 def _refuse_code(path: Path) -> None:
