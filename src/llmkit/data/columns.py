@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from llmkit.errors import DataError
@@ -26,6 +26,8 @@ PAIR_NAMES = (
     ("text_a", "text_b"),
 )
 """What two columns of texts that belong together are usually called."""
+
+Numbers = tuple[int, ...]
 
 _SHOWN = 20
 
@@ -90,33 +92,45 @@ class Columns:
         )
 
 
-def guess_text(columns: Columns, label: Sequence[int]) -> tuple[int, ...] | None:
-    """The column of the text, or the two of a pair, if only one can be meant; `label` are the
-    columns that are known to be labels."""
+def guess(
+    columns: Columns,
+    given: tuple[Numbers, Numbers],
+    rows: Callable[[], Sequence[Sequence[str]]],
+) -> tuple[Numbers, Numbers]:
+    """The columns of text and of label; those not `given` are empty unless only one can be meant.
+
+    A usual name tells, or that no other column is left, or of two columns that the values of one
+    come again and again in these first rows.
+    """
+    text, label = given
+    if not label:
+        label = _only(columns, LABEL_NAMES, without=text)
+    if not text:
+        text = guess_text(columns, label)
+    if text and not label:
+        left = [number for number in _candidates(columns) if number not in text]
+        label = (left[0],) if len(left) == 1 and not usual_labels(columns) else ()
+    if not text and len(_candidates(columns)) == 2:
+        again = [number for number in _candidates(columns) if _comes_again(rows(), number)]
+        if len(again) == 1:
+            return guess_text(columns, again), tuple(again)
+    return text, label
+
+
+def guess_text(columns: Columns, label: Sequence[int]) -> Numbers:
+    """The column of the text, or the two of a pair, if only one can be meant beside the label."""
     names = _names(columns)
     for pair in PAIR_NAMES:
         if all(names.count(name) == 1 for name in pair):
             return tuple(names.index(name) for name in pair)
     left = [number for number in _candidates(columns) if number not in label]
-    chosen = [number for number in left if names[number] in TEXT_NAMES] or left
-    return (chosen[0],) if len(chosen) == 1 else None
+    usual = _only(columns, TEXT_NAMES, without=label)
+    return usual or ((left[0],) if len(left) == 1 else ())
 
 
-def guess_label(
-    columns: Columns, text: Sequence[int], rows: Sequence[Sequence[str]]
-) -> tuple[int, ...] | None:
-    """The column of the label if only one can be meant: by its name, as the only one beside the
-    text, or of two the one whose values come again and again in these rows."""
-    names = _names(columns)
-    left = [number for number in _candidates(columns) if number not in text]
-    if known := [number for number in left if names[number] in LABEL_NAMES]:
-        return (known[0],) if len(known) == 1 else None
-    texts = [number for number in left if names[number] in TEXT_NAMES]
-    if not text and len(left) == 2:
-        left = (
-            [n for n in left if n not in texts] if texts else [n for n in left if _again(rows, n)]
-        )
-    return (left[0],) if len(left) == 1 else None
+def usual_labels(columns: Columns) -> Numbers:
+    """The columns that have a usual name of labels."""
+    return tuple(n for n, name in enumerate(_names(columns)) if name in LABEL_NAMES)
 
 
 def looks_like_header(rows: Sequence[Sequence[str]]) -> bool:
@@ -154,7 +168,13 @@ def _candidates(columns: Columns) -> list[int]:
     return [n for n in range(len(columns)) if columns.names is None or columns.names[n].strip()]
 
 
-def _again(rows: Sequence[Sequence[str]], number: int) -> bool:
+def _only(columns: Columns, names: Collection[str], without: Sequence[int]) -> Numbers:
+    """The only column that has one of these names."""
+    found = [n for n, name in enumerate(_names(columns)) if name in names and n not in without]
+    return (found[0],) if len(found) == 1 else ()
+
+
+def _comes_again(rows: Sequence[Sequence[str]], number: int) -> bool:
     """Whether a value of the column comes twice on average, or more often."""
     values = [row[number] for row in rows]
     return len(values) > 1 and 2 * len(set(values)) <= len(values)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from llmkit.config.schema import DataConfig
 from llmkit.data import columns as _columns
-from llmkit.data import sources, tables
+from llmkit.data import delimited, sources, tables
 from llmkit.data.cache import Say
 from llmkit.data.columns import Columns
 from llmkit.data.delimited import Record
 from llmkit.data.labels import Raw
 from llmkit.data.reading import Reading
+from llmkit.data.sources import Source
 from llmkit.data.tables import Table
 from llmkit.errors import DataError
+
+TEXT, LABEL = "data.text_column", "data.label_column"
 
 _CELLS = {"1": True, "0": False, "1.0": True, "0.0": False, "true": True, "false": False}
 
@@ -36,7 +40,7 @@ class Row(NamedTuple):
 
 @dataclass
 class Counts:
-    """What reading rows found besides them."""
+    """What was found besides the rows."""
 
     blank_lines: int = 0
     """Lines of tables that hold nothing and are no rows."""
@@ -55,70 +59,131 @@ def read(
 ) -> Iterator[Row]:
     """The rows of what a key of the data section names, such as `test_files`, in bounded memory.
 
-    Columns must be settled. Where rows need not be labelled, the lines of plain text files are
-    texts, labels are None, and all columns but the text are extra. Of two text columns a row has
-    the texts as a pair, of more it has them joined by a space. Raises DataError with file and row
-    for what is broken, where labels are not 0 or 1 in columns of one label each, and for columns
-    that are not there.
+    The columns are those that `settle` gave. Where rows need not be `labelled`, a line of a plain
+    text file is a text, every label is None, and all columns but the text are extra. Of two text
+    columns a row has the texts as a pair, of more joined by a space. Raises DataError with file and
+    row for what is broken, and for columns that are not there.
     """
     counts = counts or Counts()
     for source in sources.find(getattr(data, key), f"data.{key}"):
         reading = Reading(data, advance)
         table = tables.open_table(source, reading, labelled)
-        if len(table.columns) == 0:
-            continue
-        yield from _rows(_Picked(table, data, str(source.path), labelled), extra, counts)
+        if len(table.columns):
+            yield from _rows(table, data, str(source.path), labelled, extra, counts)
         counts.undecodable += reading.undecodable
         sources.check_unchanged(source)
 
 
 def settle(data: DataConfig, key: str, say: Say, labelled: bool = True) -> DataConfig:
-    """The data section with its columns spelled out, and with whether tables have a header.
+    """The data section with the columns spelled out, and whether the tables have a header.
 
-    Columns that are not given are guessed by the first table of the key, if only one can be meant,
-    and the guess is said. Raises DataError with the columns that exist where none, or more than
-    one, can be meant.
+    Columns that are not given are guessed by the first table of the key if only one can be meant,
+    and the guess is said. Raises DataError with the columns that exist where that is not so.
     """
     for source in sources.find(getattr(data, key), f"data.{key}"):
         table = tables.open_table(source, Reading(data, lambda n_bytes: None), labelled)
         if len(table.columns):
-            return _settled(data, table, str(source.path), say, labelled)
+            return _settled(data, table, source, say, labelled)
     return data
 
 
 def _settled(
-    data: DataConfig, table: Table, where: str, say: Say, labelled: bool
+    data: DataConfig, table: Table, source: Source, say: Say, labelled: bool
 ) -> DataConfig:
-    columns = table.columns
-    given_text = _numbers(columns, data.text_column, "data.text_column", where)
-    given_label = _numbers(columns, data.label_column, "data.label_column", where)
-    label = given_label
-    if labelled and not label:
-        rows = [_as_texts(record) for record in table.sample()]
-        label = _columns.guess_label(columns, given_text, rows) or ()
-    usual = () if labelled else _columns.usual_labels(columns)
-    text = given_text or _columns.guess_text(columns, label or usual) or ()
-    if labelled and text and not label:
-        label = _columns.guess_label(columns, text, []) or ()
-    for found, key in ((text, "data.text_column"), (label, "data.label_column")):
-        if not found and (labelled or found is text):
+    columns, where = table.columns, str(source.path)
+    given = (
+        _numbers(columns, data.text_column, TEXT, where),
+        _numbers(columns, data.label_column, LABEL, where),
+    )
+    text, label = _columns.guess(columns, given, lambda: _cells(table)) if labelled else given
+    text = text or _columns.guess_text(columns, _columns.usual_labels(columns))
+    for numbers, key in ((text, TEXT), (label, LABEL)):
+        if not numbers and (labelled or key == TEXT):
             raise columns.fault("it is not clear which column is meant", key, where)
-    header = data.header
+    settled = {"text_column": _named(columns, text), "label_column": _named(columns, label)}
     if table.format in ("csv", "tsv"):
-        header = columns.names is not None
-    settled = {
-        "text_column": _named(columns, text),
-        "label_column": _named(columns, label) if label else None,
-        "header": header,
-    }
-    if text != given_text or label != given_label:
-        say(f"{where}: {_told(settled)} (guessed; the columns are {columns})")
+        settled["header"] = columns.names is not None
+    if (text, label) != given or table.format != delimited.named_format(source, data):
+        said = [f"data.{key}={value}" for key, value in settled.items() if value is not None]
+        say(f"{where}: read as {table.format}, {', '.join(said)}; the columns are {columns}")
     return data.model_copy(update=settled)
 
 
-def _told(settled: dict[str, Any]) -> str:
-    said = [f"data.{key}={value!r}" for key, value in settled.items() if value not in (None, "auto")]
-    return ", ".join(said)
+def _rows(
+    table: Table, data: DataConfig, path: str, labelled: bool, extra: bool, counts: Counts
+) -> Iterator[Row]:
+    columns = table.columns
+    text = _numbers(columns, data.text_column, TEXT, path)
+    label = _numbers(columns, data.label_column, LABEL, path) if labelled else ()
+    used = (*text, *label)
+    rest = [number for number in range(len(columns)) if number not in used] if extra else []
+    for record in table.records([*used, *rest]):
+        if record.values is None:
+            counts.blank_lines += 1
+            continue
+        texts = tuple(tables.text(record, columns, number) for number in text)
+        yield Row(
+            record.number,
+            path,
+            texts if len(texts) < 3 else (" ".join(texts),),
+            _label(record, columns, label, data.label_separator),
+            _extra(record, columns, used, rest) if extra else {},
+        )
+
+
+def _label(
+    record: Record, columns: Columns, numbers: Sequence[int], separator: str | None
+) -> Raw | None:
+    values = [tables.field(record, columns, number) for number in numbers]
+    if len(numbers) > 1:
+        names = [str(columns.label(number)) for number in numbers]
+        marks = [_mark(value, record.where) for value in values]
+        return tuple(name for name, marked in zip(names, marks, strict=True) if marked)
+    if not values or values[0] is None or values[0] != values[0]:
+        return None
+    if isinstance(values[0], list):
+        return tuple(_written(value, record.where) for value in values[0])
+    written = _written(values[0], record.where)
+    if separator is not None:
+        return tuple(part.strip() for part in written.split(separator) if part.strip())
+    return written or None
+
+
+def _mark(value: Any, where: str) -> bool:
+    """Whether a row has the label of a column."""
+    marked = _CELLS.get(str(value).strip().lower())
+    if marked is None:
+        raise DataError(
+            f"{value!r} is neither 0 nor 1",
+            where=where,
+            next=f"of several columns in {LABEL} each holds 1 where a row has that label, else 0",
+        )
+    return marked
+
+
+def _written(value: Any, where: str) -> str:
+    """A label as it is written, or would be in JSON."""
+    if isinstance(value, str):
+        return value.strip()
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
+        return repr(value)
+    raise DataError(
+        f"a label is text or a number, and this one is {type(value).__name__}",
+        where=where,
+        next=f"name the column of the label with {LABEL}, or correct the row",
+    )
+
+
+def _extra(
+    record: Record, columns: Columns, used: Sequence[int], rest: Sequence[int]
+) -> dict[str, Any]:
+    if isinstance(record.values, dict):
+        names = {columns.address(number) for number in used}
+        return {name: value for name, value in record.values.items() if name not in names}
+    assert record.values is not None
+    return {str(columns.label(number)): record.values[number] for number in rest}
 
 
 def _numbers(columns: Columns, wanted: Any, key: str, where: str) -> tuple[int, ...]:
@@ -128,30 +193,10 @@ def _numbers(columns: Columns, wanted: Any, key: str, where: str) -> tuple[int, 
 
 def _named(columns: Columns, numbers: Sequence[int]) -> Any:
     named = tuple(columns.label(number) for number in numbers)
-    return named if len(named) > 1 else named[0]
+    return named if len(named) > 1 else next(iter(named), None)
 
 
-def _as_texts(record: Record) -> list[str]:
-    values = record.values or ()
-    return [str(value) for value in (values.values() if isinstance(values, dict) else values)]
-
-
-@dataclass(frozen=True)
-class _Picked:
-    """The columns of one table that rows are made of."""
-
-    table: Table
-    data: DataConfig
-    path: str
-    labelled: bool
-    text: tuple[int, ...] = field(init=False)
-    label: tuple[int, ...] = field(init=False)
-
-    def __post_init__(self) -> None:
-        columns, data = self.table.columns, self.data
-        text = _numbers(columns, data.text_column, "data.text_column", self.path)
-        label: tuple[int, ...] = ()
-        if self.labelled:
-            label = _numbers(columns, data.label_column, "data.label_column", self.path)
-        object.__setattr__(self, "text", text)
-        object.__setattr__(self, "label", label)
+def _cells(table: Table) -> list[list[str]]:
+    """The first rows as texts."""
+    rows = [record.values or () for record in table.sample()]
+    return [list(map(str, row.values() if isinstance(row, dict) else row)) for row in rows]
