@@ -57,7 +57,7 @@ def test_parts_encode_to_the_ids_of_the_whole_text(
         *sorted((shared / "text" / "udhr").glob("*.utf-8.txt")),
         *sorted((shared / "text" / "code").glob("**/*.py")),
     ]
-    texts = [path.read_bytes().decode()[:200_000] for path in files]
+    texts = [path.read_bytes().decode()[:50_000] for path in files]
     encoder = Encoder(tokenizer, texts[:3])
     # The tokens of tinystories hold up to five words: only line ends are left to cut at.
     assert encoder.rule is not NOWHERE

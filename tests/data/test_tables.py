@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from llmkit.config.schema import DataConfig
 from llmkit.data import delimited, reading, sources, tables
 from llmkit.data.reading import Reading
-from llmkit.errors import DataError
+from llmkit.errors import DataError, HubUnreachable
 
 
 def read(path: Path | str, **settings: object) -> list[str]:
