@@ -105,7 +105,7 @@ def test_print_config_shows_each_value_with_its_source(
     assert "max_steps: 5 # command line" in lines
     assert "train_files: [a, b] # command line" in lines
     assert "output_dir: out # command line" in lines
-    assert "weight_decay: 0.1 # default" in lines
+    assert "adam_beta1: 0.9 # default" in lines
 
 
 def test_print_config_with_json_prints_one_object(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from llmkit.config.schema import TrainConfig
 from llmkit.models import build
 from llmkit.reporting.console import Console
 from llmkit.reporting.progress import TrainingDisplay
-from llmkit.training import engine, runtime
+from llmkit.training import auto, engine, runtime
 from llmkit.training.budget import Clock
 from llmkit.training.checkpoint import State
 from llmkit.training.optimizer import NamedOptimizer
@@ -48,6 +48,9 @@ class Rows:
                 n = self.lengths[row]
                 inputs[i, :n], targets[i, :n] = self.ids[row, :n], self.ids[row, 1 : n + 1]
         return {"input_ids": torch.from_numpy(inputs), "targets": torch.from_numpy(targets)}
+
+    def longest_first(self) -> Sequence[int]:
+        return range(len(self))
 
     def count(self, rows: Sequence[int]) -> int:
         return int(sum(self.lengths[row] for row in rows if row >= 0))
@@ -89,7 +92,7 @@ class Trial:
             save_steps=self.save_steps, save_total_limit=2,
         )  # fmt: skip
         processes = runtime.start(self.precision, (), self.directory)
-        self.named = NamedOptimizer(self.model, self.optimizer, TrainConfig())
+        self.named = NamedOptimizer(self.model, self.optimizer, auto.pretraining(TrainConfig()))
         if tensors:
             self.named.load_state(tensors)
         objective = Objective(self.task, self.model)

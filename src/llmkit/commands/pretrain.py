@@ -19,9 +19,9 @@ from llmkit.generation import sampling
 from llmkit.models import build, load, packing
 from llmkit.models import tokenizer as tokenizers
 from llmkit.reporting.console import Console
+from llmkit.training import auto, runtime
 from llmkit.training import directory as run_directory
 from llmkit.training import run as training
-from llmkit.training import runtime
 from llmkit.training.budget import Clock
 from llmkit.training.checkpoint import Checkpoint
 from llmkit.training.session import Session
@@ -31,6 +31,9 @@ from llmkit.training.tasks import CausalLanguageModeling
 BLOCK_SIZE = 256
 """Block size of a new model; a model that exists takes at most twice that."""
 
+FIGURES = ("loss", "perplexity", "bits_per_byte")
+"""What validation says of a language model."""
+
 PROMPT = 16
 """Tokens of held-out text that each sample continues."""
 
@@ -38,10 +41,15 @@ PROMPT = 16
 def run(config: Config, console: Console) -> dict[str, Any]:
     """Trains the model, or goes on training it, and returns the figures of the run."""
     started = time.monotonic()
-    with stop_signal() as stop, run_directory.opened(config, "pretrain") as directory:
+    with stop_signal() as stop:
         console.on_tick = stop.check
+        run_directory.check(config, "pretrain")
+        runtime.check_trackers(config.report_to)
         settled, data, shape = _inputs(config, console)
-        with runtime.start(config.train.precision, config.report_to, directory) as processes:
+        with (
+            run_directory.opened(config, "pretrain") as directory,
+            runtime.start(config.train.precision, config.report_to, directory) as processes,
+        ):
             content = {"training data": data.train.fingerprint}
             if data.validation is not None:
                 content["validation data"] = data.validation.fingerprint
@@ -77,8 +85,8 @@ def run(config: Config, console: Console) -> dict[str, Any]:
 
 def check(config: Config, console: Console) -> dict[str, Any]:
     """Checks all that a run needs, without weights and without writing, and says what it found."""
-    directory = run_directory.locate(config, "pretrain")
-    run_directory.check(directory, "pretrain", config.resume)
+    run_directory.check(config, "pretrain")
+    runtime.check_trackers(config.report_to)
     settled = _settle(config)
     given = _given_tokenizer(settled)
     report = data_report(settled, console.watch)
@@ -88,7 +96,7 @@ def check(config: Config, console: Console) -> dict[str, Any]:
         parameters = build.causal_model(shape, seed=0).num_parameters()
     return {
         "command": "pretrain",
-        "run_dir": str(directory),
+        "run_dir": str(run_directory.locate(config, "pretrain")),
         "data": report,
         "architecture": shape.model_type,
         "parameters": parameters,
@@ -102,24 +110,34 @@ def _inputs(config: Config, console: Console) -> tuple[Config, Prepared, Pretrai
     can be wrong before weights are made or loaded."""
     settled = _settle(config)
     given = _given_tokenizer(settled)
-    if config.model.name_or_path is None and given is not None:
-        _shape(settled, len(given), _special_ids(given))
+    if given is not None:
+        _check_fit(_shape(settled, len(given), _special_ids(given)), given, config)
     data = prepare(settled, given, tokenizers, console.watch, console.say)
     shape = _shape(settled, len(data.tokenizer), _special_ids(data.tokenizer))
-    largest = max(data.train.max_id, data.validation.max_id if data.validation else 0)
-    if largest >= shape.vocab_size:
+    return settled, data, shape
+
+
+def _check_fit(
+    shape: PretrainedConfig, tokenizer: PreTrainedTokenizerFast, config: Config
+) -> None:
+    """Refuses a tokenizer that gives ids for which the model has no embedding."""
+    if (largest := tokenizers.max_id(tokenizer)) >= shape.vocab_size:
         raise DataError(
-            f"the tokenizer gives id {largest}, the model has {shape.vocab_size} embeddings",
-            where=f"model {config.model.name_or_path}, tokenizer {config.tokenizer.name_or_path}",
+            f"the tokenizer gives ids up to {largest}, the model has {shape.vocab_size} embeddings",
+            where=f"model {config.model.name_or_path or config.model.architecture}, "
+            f"tokenizer {config.tokenizer.name_or_path}",
             next="use the tokenizer that belongs to the model: leave tokenizer.name_or_path out",
         )
-    return settled, data, shape
 
 
 def _settle(config: Config) -> Config:
     """The config with the block size and the model's shape spelled out."""
-    model, data = config.model, config.data
+    model, data, train = config.model, config.data, auto.pretraining(config.train)
+    validated = data.validation_fraction != 0 or bool(data.validation_files)
+    auto.check_best(train, FIGURES, validated)
     if model.name_or_path is None:
+        if model.architecture == "auto":
+            model = model.model_copy(update={"architecture": "llama"})
         block = BLOCK_SIZE if data.block_size == "auto" else data.block_size
         filled = build.fill_shape(model.architecture, model.config)
         model = model.model_copy(update={"config": filled})
@@ -140,7 +158,7 @@ def _settle(config: Config) -> Config:
                 next=f"write data.block_size={positions} or less",
             )
     data = data.model_copy(update={"block_size": block})
-    return config.model_copy(update={"model": model, "data": data})
+    return config.model_copy(update={"model": model, "data": data, "train": train})
 
 
 def _given_tokenizer(config: Config) -> PreTrainedTokenizerFast | None:

@@ -19,6 +19,12 @@ RENAMED = {
     "model_type": "model.architecture",
     "config_overrides": "model.config",
     "model_config": "model.config",
+    "lora_r": "model.lora.r",
+    "lora_rank": "model.lora.r",
+    "lora_alpha": "model.lora.alpha",
+    "lora_dropout": "model.lora.dropout",
+    "lora_target_modules": "model.lora.target_modules",
+    "lora_target": "model.lora.target_modules",
     "tokenizer_name": "tokenizer.name_or_path",
     "tokenizer_name_or_path": "tokenizer.name_or_path",
     "tokenizer_dir": "tokenizer.name_or_path",
@@ -40,7 +46,6 @@ RENAMED = {
     "max_position_embeddings": "model.config.max_position_embeddings",
     "tie_word_embeddings": "model.config.tie_word_embeddings",
     "rope_theta": "model.config.rope_theta",
-    "dropout": "model.config.attention_dropout",
     "attention_dropout": "model.config.attention_dropout",
     # data
     "train_file": "data.train_files",
@@ -105,6 +110,10 @@ RENAMED = {
     "lr_warmup_fraction": "train.warmup_steps",
     "beta1": "train.adam_beta1",
     "beta2": "train.adam_beta2",
+    "label_smoothing": "train.label_smoothing_factor",
+    "layerwise_lr_decay": "train.layer_decay",
+    "layer_wise_lr_decay": "train.layer_decay",
+    "patience": "train.early_stopping_patience",
     "eps": "train.adam_epsilon",
     "epsilon": "train.adam_epsilon",
     "wd": "train.weight_decay",
@@ -187,7 +196,8 @@ _ONE_THING = "leave it out: the command says what is done"
 _ON_WITH_STEPS = "leave it out: a number of steps is enough, such as `{}: 100`"
 _DEVICE = "leave it out: llmkit uses the devices that it sees; CUDA_VISIBLE_DEVICES hides some"
 _LAUNCH = "leave it out: start with `torchrun` or `accelerate launch -m llmkit`, which set it"
-_ADAPTER = "leave it out: llmkit trains every weight"
+_ADAPTER = "leave it out: `model.lora.r: 8` trains low-rank updates, and only they are"
+_QUANTIZED = "leave it out: weights are trained in fp32"
 _WANDB = "leave it out: write `report_to: wandb` and set WANDB_PROJECT or WANDB_NAME"
 
 ABSENT = {
@@ -209,8 +219,8 @@ ABSENT = {
     **dict.fromkeys(
         ("ddp", "fsdp", "deepspeed", "strategy", "ddp_backend", "ddp_timeout"), _LAUNCH
     ),
-    **dict.fromkeys(("adapter", "lora_r", "lora_alpha", "finetuning_type", "use_peft"), _ADAPTER),
-    **dict.fromkeys(("load_in_4bit", "load_in_8bit", "quantization_config"), _ADAPTER),
+    **dict.fromkeys(("adapter", "finetuning_type", "use_peft", "peft_type"), _ADAPTER),
+    **dict.fromkeys(("load_in_4bit", "load_in_8bit", "quantization_config"), _QUANTIZED),
     **dict.fromkeys(("wandb_project", "wandb_run_name", "wandb_name", "wandb_entity"), _WANDB),
     "trust_remote_code": "leave it out: llmkit never runs code that comes with a model",
     "overwrite_output_dir": "leave it out: `resume: never` starts anew, and nothing is overwritten",
@@ -223,9 +233,7 @@ ABSENT = {
     "eval_iters": "leave it out: the whole validation data is measured",
     "eval_accumulation_steps": "leave it out: measurements fit themselves to the memory",
     "auto_find_batch_size": "leave it out: `train.micro_batch_size: auto` is the default",
-    "load_best_model_at_end": "leave it out: the best checkpoint is kept beside the newest",
-    "metric_for_best_model": "leave it out: the validation loss decides",
-    "greater_is_better": "leave it out: the validation loss decides",
+    "greater_is_better": "leave it out: it follows from `train.metric_for_best_model`",
     "validation_split_percentage": "write `data.validation_fraction`, a share such as 0.05",
     "min_lr": "leave it out: the schedule ends at zero",
     "lr_decay_iters": "leave it out: the schedule ends with the run",
@@ -247,7 +255,6 @@ ABSENT = {
     "max_tokens_seen": "write `train.max_steps`, tokens divided by those of one step",
     "max_train_samples": "write `train.max_steps` to train on less",
     "max_eval_samples": "write `data.validation_fraction` to hold out less",
-    "label_smoothing_factor": "leave it out: it would change what perplexity means",
     "plot_loss": "leave it out: the curve is always drawn, as `loss.png`",
     "template": "leave it out: raw text has no template",
 }

@@ -28,6 +28,13 @@ def _tab(value: Any) -> Any:
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Texts = Annotated[
+    tuple[Annotated[str, Field(min_length=1)], ...],
+    BeforeValidator(_several, json_schema_input_type=str | tuple[str, ...]),
+    Field(strict=False),
+]
 Files = Annotated[
     tuple[str, ...],
     BeforeValidator(_several, json_schema_input_type=str | tuple[str, ...]),
@@ -49,12 +56,40 @@ Faults = Annotated[
 ]
 
 
+Tracker = Literal["tensorboard", "wandb"]
+Trackers = Annotated[
+    tuple[Tracker, ...],
+    BeforeValidator(_several, json_schema_input_type=Tracker | tuple[Tracker, ...]),
+    Field(strict=False),
+]
+
+
 class Section(BaseModel):
     """A part of the config: frozen, strict, and without room for unknown keys."""
 
     model_config = ConfigDict(
         strict=True, frozen=True, extra="forbid", use_attribute_docstrings=True
     )
+
+
+class LoraConfig(Section):
+    """Low-rank updates beside the weights of a classifier, which stay as they are."""
+
+    r: Count | None = None
+    """Rank of the updates (Hu et al. 2021); without it every weight is trained."""
+    alpha: Positive | Auto = "auto"
+    """The updates are scaled by alpha / r; `auto` is twice the rank."""
+    dropout: Fraction = 0.0
+    """Dropout of what goes into the updates."""
+    target_modules: (
+        Annotated[
+            tuple[str, ...],
+            BeforeValidator(_several, json_schema_input_type=str | tuple[str, ...]),
+            Field(strict=False, min_length=1),
+        ]
+        | Auto
+    ) = "auto"
+    """Names of the layers that get updates, such as `query`; `auto` is every linear one."""
 
 
 class ModelConfig(Section):
@@ -64,10 +99,13 @@ class ModelConfig(Section):
     """Hub name, directory, or run directory of a model to continue from; none builds a new one."""
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
-    architecture: str = "llama"
-    """Model type of transformers to build when `name_or_path` is not given."""
+    architecture: str = "auto"
+    """Model type of transformers to build when `name_or_path` is not given; `auto` is `llama` to
+    pretrain and `bert` to finetune."""
     config: dict[str, Any] = Field(default_factory=dict)
-    """Settings of the transformers config class (`hidden_size`, `num_hidden_layers`, ...)."""
+    """Settings of the transformers config class (`hidden_size`, `num_hidden_layers`, ...); of a
+    model that exists, `finetune` can set the dropout."""
+    lora: LoraConfig = LoraConfig()
 
 
 class TokenizerConfig(Section):
@@ -151,12 +189,13 @@ class TrainConfig(Section):
     """Shape of the learning rate after its warm-up."""
     warmup_steps: Whole | Fraction | Auto = "auto"
     """Steps of linear warm-up; a number below 1 is a share of all steps."""
-    weight_decay: Rate = 0.1
-    """Decoupled weight decay of matrices; biases, norms and embeddings have none."""
+    weight_decay: Rate | Auto = "auto"
+    """Decoupled weight decay of matrices, biases and norms have none; `auto` is 0.1 to pretrain and
+    0.01 to finetune."""
     adam_beta1: Fraction = 0.9
     """Decay rate of AdamW's first moment."""
-    adam_beta2: Fraction = 0.95
-    """Decay rate of AdamW's second moment."""
+    adam_beta2: Fraction | Auto = "auto"
+    """Decay rate of AdamW's second moment; `auto` is 0.95 to pretrain and 0.999 to finetune."""
     adam_epsilon: Rate = 1e-8
     """AdamW's epsilon."""
     max_grad_norm: Positive | None = 1.0
@@ -177,25 +216,104 @@ class TrainConfig(Section):
     """Steps between two checkpoints."""
     save_total_limit: Annotated[int, Field(strict=True, ge=2)] = 2
     """Newest checkpoints kept; the best one is kept besides."""
+    metric_for_best_model: str = "auto"
+    """Validation figure that the best checkpoint is best in; `auto` is `f1_macro` for a classifier
+    and `loss` for everything else."""
+    load_best_model_at_end: bool | Auto = "auto"
+    """Whether `final/` is the best checkpoint or the last; `auto` is `true` to finetune only."""
+    early_stopping_patience: Count | None = None
+    """Stop after this many validations in a row that were not the best."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """`balanced` weighs a class by the inverse of its frequency."""
+    label_smoothing_factor: Fraction = 0.0
+    """Share of each label that is spread over all labels of a classifier."""
+    freeze: Literal["none", "embeddings", "body"] = "none"
+    """Weights of a classifier that stay as they are; `body` is all but its head."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Factor on a classifier's learning rate from each layer to the one below."""
 
 
 class GenerationConfig(Section):
-    """How text is sampled: during training, and by `generate`."""
+    """How text is sampled: during training, by `generate` and by `chat`.
+
+    What changes the probabilities is applied in the order of the keys, from `repetition_penalty`
+    to `typical_p`, which is transformers' own.
+    """
 
     max_new_tokens: Count = 64
     """Most tokens of one continuation."""
+    min_new_tokens: Whole = 0
+    """Fewest tokens before the text may end."""
     do_sample: bool = True
     """Draw tokens by their probability; `false` always takes the likeliest."""
+    repetition_penalty: Positive = 1.0
+    """Above 1, tokens that stand in the prompt or the text become less likely."""
+    frequency_penalty: Finite = 0.0
+    """Taken off a token's logit for each time that it was generated."""
+    presence_penalty: Finite = 0.0
+    """Taken off the logit of a token that was generated at least once."""
+    no_repeat_ngram_size: Whole = 0
+    """No run of this many tokens comes twice; 0 allows all."""
+    bad_words: Texts = ()
+    """Words that are never written."""
     temperature: Positive = 0.8
     """Below 1 sharper, above 1 flatter probabilities."""
     top_k: Whole = 50
     """Draw from this many likeliest tokens only; 0 from all."""
-    top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
+    top_p: Share = 1.0
     """Draw from the likeliest tokens that hold this probability together."""
-    num_return_sequences: Count = 2
+    min_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0
+    """Draw from tokens with at least this share of the likeliest one's probability."""
+    typical_p: Share = 1.0
+    """Draw from the tokens nearest to the expected surprise that hold this probability together."""
+    num_return_sequences: Count = 1
     """Continuations per prompt."""
+    num_beams: Count = 1
+    """Above 1: beam search through transformers, which draws nothing."""
+    stop: Texts = ()
+    """The text ends before the first of these strings."""
+    choices: Texts = ()
+    """The text is one of these strings."""
+    regex: str | None = None
+    """The text matches this regular expression; needs `llmkit[grammar]`."""
+    json_schema: str | None = None
+    """File of a JSON schema that the text fits; needs `llmkit[grammar]`."""
     seed: Whole | None = None
     """Seed of sampling; the run's `seed` if not given."""
+    prompts: Files = ()
+    """Texts to continue."""
+    prompts_file: str | None = None
+    """File of prompts: a line, a JSONL object or a row of `data.text_column` (`prompt`) each."""
+    output_file: str | None = None
+    """File of the results as JSON lines; the same command goes on where it stopped."""
+    chat: bool = False
+    """Each prompt is what the user says in the tokenizer's chat template."""
+    system: str | None = None
+    """The system message of a chat."""
+    truncate_prompt: bool = False
+    """Cut prompts that are longer than the context from the left instead of refusing them."""
+    explain: Whole = 0
+    """Show this many of the likeliest tokens at each step."""
+    batch_size: Count | Auto = "auto"
+    """Most texts that one process writes at once."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic; `auto` is bf16 on an accelerator and fp32 on a CPU, where batches then agree."""
+    weights: Literal["full", "int8"] = "full"
+    """`int8` keeps one byte per weight: faster and a little less exact; on a CPU only."""
+
+
+class PredictConfig(Section):
+    """How `predict` reads and writes."""
+
+    output: str | None = None
+    """File for the predictions, `.jsonl` or `.csv`; without it they go to stdout."""
+    format: Literal["auto", "jsonl", "csv"] = "auto"
+    """`auto` goes by the name of the output, and is `jsonl` for stdout."""
+    columns: Files = ()
+    """Columns of the input to repeat in the output; `*` is all that are not text."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic; `auto` is bf16 where the hardware has it, which moves probabilities by about
+    0.01. fp32 gives what plain transformers gives."""
 
 
 class Config(Section):
@@ -207,10 +325,11 @@ class Config(Section):
     """Seed of weights, order of examples, dropout and sampling."""
     resume: str = "auto"
     """`auto` goes on from the newest good checkpoint, `never` starts anew, or a checkpoint."""
-    report_to: Files = ()
+    report_to: Trackers = ()
     """Trackers besides the run directory's own files: `tensorboard`, `wandb`."""
     model: ModelConfig = ModelConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     generation: GenerationConfig = GenerationConfig()
+    predict: PredictConfig = PredictConfig()

@@ -6,10 +6,11 @@ The rules and the measurements behind them: `.github/decisions/0006-auto-setting
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmkit.config.schema import TrainConfig
+from llmkit.errors import ConfigError
 from llmkit.training.settings import Settings
 
 TOKENS_PER_HIDDEN = {"cpu": 8, "cuda": 128}
@@ -20,6 +21,69 @@ PARTS = 10
 
 VALIDATION_SHARE = 0.1
 """Share of the training time that validation may take, above one validation at the end."""
+
+MOST_LOST = 120.0
+"""Seconds of training that may lie between checkpoints where validations are rare."""
+
+CLASSIFIER_EPOCHS, CLASSIFIER_BATCH = 3.0, 32
+
+
+def pretraining(train: TrainConfig) -> TrainConfig:
+    """The settings with what `auto` is for a language model, whatever its size."""
+    return _filled(
+        train,
+        weight_decay=0.1,
+        adam_beta2=0.95,
+        metric_for_best_model="loss",
+        load_best_model_at_end=False,
+    )
+
+
+def finetuning(
+    train: TrainConfig, n_examples: int, hidden_size: int, trained: str, metric: str
+) -> TrainConfig:
+    """The settings with what `auto` is for a classifier.
+
+    `trained` is what of the model learns: `all`, `new` (all, from random weights), `lora` or
+    `head`. Devlin et al. 2019 for all but the learning rate, which is larger for small models.
+    """
+    usual = min(2e-4, max(2e-5, 2e-4 * 384 / hidden_size))
+    rates = {"all": usual, "new": min(1e-3, 0.2 / hidden_size), "lora": 5 * usual, "head": 3e-3}
+    endless = train.max_steps is None and train.max_minutes is None
+    usual_batch = min(CLASSIFIER_BATCH, n_examples)
+    batch = usual_batch if train.global_batch_size == "auto" else train.global_batch_size
+    filled = _filled(
+        train,
+        optimizer="adamw",
+        learning_rate=rates[trained],
+        global_batch_size=batch,
+        warmup_steps=0.06,
+        weight_decay=0.01,
+        adam_beta2=0.999,
+        eval_steps=math.ceil(n_examples / batch),
+        metric_for_best_model=metric,
+        load_best_model_at_end=True,
+    )
+    if endless and train.num_train_epochs is None:
+        return filled.model_copy(update={"num_train_epochs": CLASSIFIER_EPOCHS})
+    return filled
+
+
+def check_best(train: TrainConfig, figures: Sequence[str], validated: bool) -> None:
+    """Raises ConfigError where the best model could not be told: its figure is none of those that
+    validation gives, or there is no validation."""
+    if train.metric_for_best_model not in figures:
+        raise ConfigError(
+            f"validation gives no {train.metric_for_best_model!r}",
+            where="train.metric_for_best_model",
+            next=f"write one of {', '.join(figures)}",
+        )
+    if train.early_stopping_patience is not None and not validated:
+        raise ConfigError(
+            "early stopping needs validation data",
+            where="train.early_stopping_patience",
+            next="give data.validation_files, or leave out data.validation_fraction=0",
+        )
 
 
 def optimizer(train: TrainConfig, from_scratch: bool) -> str:
@@ -71,6 +135,9 @@ def intervals(
     """Steps between logged lines, checkpoints and validations, from how long each is expected to
     take; every validated step is a saved one, so that the best can be kept."""
     save = max(1, math.ceil(total_steps / PARTS))
+    own = train.eval_steps
+    if own != "auto" and own > save and training_seconds * own <= MOST_LOST * total_steps:
+        save = own
     affordable = VALIDATION_SHARE * training_seconds / max(1e-9, validation_seconds)
     every = save * math.ceil(PARTS / max(1, min(PARTS, int(affordable))))
     chosen = {
@@ -78,7 +145,9 @@ def intervals(
         "save_steps": save,
         "eval_steps": every,
     }
-    return {key: chosen[key] if (own := getattr(train, key)) == "auto" else own for key in chosen}
+    return {
+        key: chosen[key] if getattr(train, key) == "auto" else getattr(train, key) for key in chosen
+    }
 
 
 def settings(
@@ -107,4 +176,13 @@ def settings(
         eval_steps=choices["eval_steps"],
         save_steps=choices["save_steps"],
         save_total_limit=train.save_total_limit,
+        metric_for_best_model=train.metric_for_best_model,
+        load_best_model_at_end=train.load_best_model_at_end is True,
+        early_stopping_patience=train.early_stopping_patience,
     )
+
+
+def _filled(train: TrainConfig, **values: Any) -> TrainConfig:
+    """The settings with these values where they say `auto`."""
+    left_open = {key: value for key, value in values.items() if getattr(train, key) == "auto"}
+    return train.model_copy(update=left_open)

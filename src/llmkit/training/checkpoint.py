@@ -46,9 +46,15 @@ class State:
     evaluated_step: int = 0
     """The last step whose validation figures stand in metrics.jsonl."""
     best_step: int | None = None
-    best_loss: float | None = None
+    best_metric: float | None = None
+    evaluations_since_best: int = 0
     metrics_size: int = 0
     """Bytes of metrics.jsonl that belong to the steps done."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether all planned steps are done."""
+        return self.step >= self.plan.total_steps
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> State:

@@ -66,7 +66,7 @@ def measured(
     steps = _steps(train, auto.most_steps(train, len(examples), batch), per_step, session.clock)
     compiling, reason = train.compile is True, "as asked"
     if train.compile == "auto":
-        compiling, reason = probe.compiling_pays(steps * per_step)
+        compiling, reason = probe.compiling_pays(steps * per_step, examples)
     # An fp32 forward takes about as long as a bf16 forward and backward.
     validation_seconds = seconds * n_validation / size / processes.count
     intervals = auto.intervals(train, steps, steps * per_step, validation_seconds)

@@ -31,12 +31,15 @@ OURS = {
 }
 
 
-def check(directory: Path, command: str, resume: str) -> None:
+def check(config: Config, command: str) -> None:
     """Refuses, before any work, a directory that cannot be this run's; writes nothing.
 
     Raises WriteError for a path that cannot be written, holds other files, another command's run,
-    or a run at all when `resume` is `never`.
+    or a run at all when `resume` is `never`; RunBusy when another process has it.
     """
+    if not is_main_process():
+        return
+    directory, resume = locate(config, command), config.resume
     existing = next(p for p in (directory, *directory.parents) if _exists(p))
     if not existing.is_dir():
         raise WriteError(
@@ -50,6 +53,9 @@ def check(directory: Path, command: str, resume: str) -> None:
         )
     if existing != directory:
         return
+    if (directory / LOCK).is_file():
+        with held(directory):
+            pass
     present = {entry.name for entry in directory.iterdir()} - {LOCK}
     if not present:
         return
@@ -85,12 +91,11 @@ def locate(config: Config, command: str) -> Path:
 
 @contextmanager
 def opened(config: Config, command: str) -> Iterator[Path]:
-    """The run directory, checked and held while in use; only the main process touches it."""
+    """The run directory, held while in use; only the main process touches it."""
     directory = locate(config, command)
     if not is_main_process():
         yield directory
         return
-    check(directory, command, config.resume)
     with held(directory):
         yield directory
 

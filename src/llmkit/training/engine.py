@@ -8,7 +8,7 @@ no number, learning rate (a pure function of the step), optimizer.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,7 +26,7 @@ from llmkit.training.runtime import Processes, derived_seed
 from llmkit.training.schedule import rate
 from llmkit.training.settings import Settings
 from llmkit.training.signals import StopSignal, stopped_by
-from llmkit.training.tasks import Examples, Objective, Task, on_device
+from llmkit.training.tasks import Examples, Objective, Rows, Task, on_device
 
 Watch = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 Look = Callable[[], Mapping[str, Any]]
@@ -44,7 +44,7 @@ class Work:
     """The objective with gradients averaged over processes (itself, where there is one)."""
     optimizer: NamedOptimizer
     examples: Examples
-    rows_of_step: Callable[[int], Sequence[int]]
+    rows_of_step: Callable[[int], Rows]
     """Rows of the examples that form a step, over all processes: a pure function."""
     validation: Examples | None
     validation_task: Task
@@ -62,14 +62,15 @@ def train(work: Work, state: State, record: Record, stop: StopSignal, look: Look
     settings = work.settings
     while True:
         state, signal_number = _agree(work, state, record, stop)
-        finished = state.step >= state.plan.total_steps
-        if not signal_number and _due(state, settings.eval_steps, finished, state.evaluated_step):
+        due = _due(state, settings.eval_steps, state.finished, state.evaluated_step)
+        if not signal_number and due:
             state, signal_number = _validate(work, state, record, stop)
             if not signal_number and work.processes.is_main:
                 record.looked(state, look())
         stuck = state.nonfinite_steps >= settings.max_nonfinite_steps
-        if _due(state, settings.save_steps, finished or bool(signal_number) or stuck, 0):
-            record.save(state, must=finished or bool(signal_number) or stuck)
+        must = state.finished or bool(signal_number) or stuck or _is_new_best(state, settings)
+        if _due(state, settings.save_steps, must, 0):
+            record.save(state, must=must)
         if signal_number:
             raise stopped_by(signal_number, kept=record.kept())
         if stuck:
@@ -79,7 +80,7 @@ def train(work: Work, state: State, record: Record, stop: StopSignal, look: Look
                 kept=f"weights from before those steps; {record.kept()}",
                 next="lower train.learning_rate or train.max_grad_norm, and check the data",
             )
-        if finished:
+        if state.finished:
             return state
         state = _step(work, state, record)
 
@@ -89,6 +90,7 @@ def _step(work: Work, state: State, record: Record) -> State:
     settings, processes = work.settings, work.processes
     rows = work.rows_of_step(state.step)
     predictions = work.examples.count(rows)
+    weight = work.task.weight(work.examples, rows)
     micro_batches = share(rows, settings.micro_batch_size, processes.rank, processes.count)
     loss = torch.zeros((), dtype=torch.float64, device=processes.device)
     for index, micro_rows in enumerate(micro_batches):
@@ -98,9 +100,9 @@ def _step(work: Work, state: State, record: Record) -> State:
         last = index == len(micro_batches) - 1
         with processes.sync_only_if(last, work.distributed), processes.autocast():
             sums = work.distributed(batch)
-            # Divided by the count over all processes, and DDP's averaging undone: a mean of means
+            # Divided by the weight over all processes, and DDP's averaging undone: a mean of means
             # would weigh short batches more.
-            scale = processes.count / max(1, predictions)
+            scale = processes.count / (weight or 1.0)
             (sums["objective"] * scale).backward()
         loss += sums["loss"].detach()
     norm = nn.utils.clip_grad_norm_(
@@ -139,25 +141,28 @@ def measure(
     """
     processes, size = work.processes, work.settings.micro_batch_size
     totals: dict[str, torch.Tensor] = {}
-    micro_batches = share(range(len(examples)), size, processes.rank, processes.count)
+    rows = np.asarray(examples.longest_first())
+    # Dealt out in turn: every process gets as many long examples as the others.
+    dealt = np.concatenate([rows[first :: processes.count] for first in range(processes.count)])
+    micro_batches = share(dealt, size, processes.rank, processes.count)
     work.model.eval()
     try:
         with watch("validation", len(micro_batches)) as advance:
-            for rows in micro_batches:
+            for micro_rows in micro_batches:
                 if processes.largest([stop.received])[0]:
                     return None
                 # `forward`, not the call: compiling it anew for evaluation would not pay.
-                batch = on_device(examples.batch(rows), processes.device)
+                batch = on_device(examples.batch(micro_rows), processes.device)
                 for key, value in work.objective.forward(batch).items():
                     totals[key] = totals.get(key, 0) + value.double()
                 advance(1)
     finally:
         work.model.train()
-    sums = {key: processes.sum(value).item() for key, value in totals.items()}
-    return work.validation_task.figures(sums, examples.count(range(len(examples))))
+    sums = {key: processes.sum(value).cpu().numpy() for key, value in totals.items()}
+    return work.validation_task.figures(sums, examples.count(rows))
 
 
-def share(rows: Sequence[int], size: int, rank: int, processes: int) -> list[Sequence[int]]:
+def share(rows: Rows, size: int, rank: int, processes: int) -> list[Rows]:
     """This process's part of the rows in micro-batches of at most `size`, equally many and equally
     large on every process.
 
@@ -191,6 +196,11 @@ def _validate(work: Work, state: State, record: Record, stop: StopSignal) -> tup
             return state, int(work.processes.largest([stop.received])[0])
     state = replace(state, evaluated_step=state.step)
     return (record.validated(state, figures) if figures else state), 0
+
+
+def _is_new_best(state: State, settings: Settings) -> bool:
+    """Whether this step is what the run may be remembered for."""
+    return settings.load_best_model_at_end and state.best_step == state.step > 0
 
 
 def _due(state: State, every: int, at_the_end: bool, done: int) -> bool:

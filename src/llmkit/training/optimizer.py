@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,29 +18,39 @@ class NamedOptimizer:
 
     `adamw` decays matrices only (parameters of two or more dimensions). `muon` orthogonalises the
     momentum of the hidden matrices (Jordan et al. 2024), scaled so that AdamW's learning rate fits
-    (Liu et al. 2025, arXiv 2502.16982), and leaves the rest to AdamW.
+    (Liu et al. 2025, arXiv 2502.16982), and leaves the rest to AdamW. With `layer_decay`, each
+    layer learns slower than the one above it.
     """
 
     def __init__(self, model: nn.Module, kind: str, settings: TrainConfig) -> None:
+        weight_decay, beta2 = settings.weight_decay, settings.adam_beta2
+        assert weight_decay != "auto"
+        assert beta2 != "auto"
         named = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not named:
             raise ConfigError("the model has no trainable weights", where="model")
         self.names = {parameter: name for name, parameter in named.items()}
         hidden = set(hidden_matrices(model)) if kind == "muon" else set()
-        rest = [(name, p) for name, p in named.items() if name not in hidden]
-        decayed = [p for _, p in rest if p.ndim >= 2]
-        plain = [p for _, p in rest if p.ndim < 2]
-        groups = [
-            {"params": params, "weight_decay": decay}
-            for params, decay in ((decayed, settings.weight_decay), (plain, 0.0))
-            if params
-        ]
+        below = depths(model) if settings.layer_decay < 1 else {}
+
+        def grouped(names: Iterable[str]) -> list[dict[str, Any]]:
+            groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+            for name in names:
+                decay = weight_decay if named[name].ndim >= 2 else 0.0
+                scale = settings.layer_decay ** below.get(name, 0)
+                groups.setdefault((decay, scale), []).append(named[name])
+            return [
+                {"params": params, "weight_decay": decay, "scale": scale}
+                for (decay, scale), params in groups.items()
+            ]
+
+        groups = grouped(name for name in named if name not in hidden)
         self.parts: list[torch.optim.Optimizer] = []
         if groups:
             self.parts.append(
                 torch.optim.AdamW(
                     groups,
-                    betas=(settings.adam_beta1, settings.adam_beta2),
+                    betas=(settings.adam_beta1, beta2),
                     eps=settings.adam_epsilon,
                     fused=True,
                 )
@@ -46,8 +58,8 @@ class NamedOptimizer:
         if hidden:
             self.parts.append(
                 torch.optim.Muon(
-                    [named[name] for name in sorted(hidden)],
-                    weight_decay=settings.weight_decay,
+                    grouped(sorted(hidden)),
+                    weight_decay=weight_decay,
                     adjust_lr_fn="match_rms_adamw",
                 )
             )
@@ -61,7 +73,7 @@ class NamedOptimizer:
         """Moves the weights by their gradients at this learning rate."""
         for part in self.parts:
             for group in part.param_groups:
-                group["lr"] = learning_rate
+                group["lr"] = learning_rate * group["scale"]
             part.step()
 
     def zero_grad(self) -> None:
@@ -113,6 +125,22 @@ def hidden_matrices(model: nn.Module) -> Iterator[str]:
     for name, parameter in model.named_parameters():
         if parameter.ndim == 2 and parameter.requires_grad and id(parameter) not in outside:
             yield name
+
+
+def depths(model: nn.Module) -> dict[str, int]:
+    """How many layers lie above each weight: 0 for the head and what follows the last layer, one
+    more than there are layers for the embeddings."""
+    numbers = {
+        name: int(found.group(1)) if (found := re.search(r"\.(\d+)\.", name)) else None
+        for name, _ in model.named_parameters()
+    }
+    n_layers = 1 + max((number for number in numbers.values() if number is not None), default=-1)
+    above, result = n_layers + 1, {}
+    for name, number in numbers.items():
+        if number is not None:
+            above = n_layers - number
+        result[name] = above if number is not None or above > n_layers else 0
+    return result
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> Iterator[nn.Parameter]:

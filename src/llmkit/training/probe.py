@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from llmkit.errors import ResourceError
 from llmkit.training.optimizer import NamedOptimizer
 from llmkit.training.runtime import Processes
-from llmkit.training.tasks import Examples, Objective, on_device
+from llmkit.training.tasks import Examples, Objective, Rows, on_device
 
 CPU_TOKENS = 8192
 """On a CPU larger micro-batches gain nothing and only take memory."""
@@ -35,15 +35,18 @@ def fit(
 ) -> tuple[int, float]:
     """The micro-batch size that fits, and seconds that one takes forward and backward.
 
+    What fits is tried with the longest examples, time is taken with those of middling length.
     `share` is this process's part of the global batch; `wish` is the user's own size, tried alone.
     Raises ResourceError when not even one sequence fits, or the wish does not.
     """
     size = wish or min(share, _most(examples, processes))
+    longest = np.resize(examples.longest_first(), size)
+    usual = np.resize(np.roll(examples.longest_first(), -(len(examples) // 2)), size)
     while True:
         try:
-            _run(objective, examples, size, processes)
+            _run(objective, examples, longest[:size], processes)
             start = time.perf_counter()
-            _run(objective, examples, size, processes)
+            _run(objective, examples, usual[:size], processes)
             seconds = time.perf_counter() - start
             break
         except (torch.OutOfMemoryError, RuntimeError) as error:
@@ -59,8 +62,10 @@ def fit(
     return int(processes.smallest(size)), processes.largest([seconds])[0]
 
 
-def compiling_pays(seconds: float) -> tuple[bool, str]:
+def compiling_pays(seconds: float, examples: Examples) -> tuple[bool, str]:
     """Whether to compile a run that would take this long without, and the reason in a few words."""
+    if lengths_differ(examples):
+        return False, "the lengths of batches differ"
     if seconds < COMPILE_SECONDS:
         return False, f"about {seconds:.0f} s of computing is too short to earn it back"
     if not torch.cuda.is_available() and not (shutil.which("g++") or shutil.which("clang++")):
@@ -88,20 +93,25 @@ def too_large(size: int) -> ResourceError:
     )
 
 
-def _run(objective: Objective, examples: Examples, size: int, processes: Processes) -> None:
-    batch = on_device(examples.batch(_rows(examples, size)), processes.device)
+def lengths_differ(examples: Examples) -> bool:
+    """Whether batches are padded to different lengths."""
+    order = examples.longest_first()
+    return _length(examples, order[0]) != _length(examples, order[-1])
+
+
+def _run(objective: Objective, examples: Examples, rows: Rows, processes: Processes) -> None:
+    batch = on_device(examples.batch(rows), processes.device)
     with processes.autocast():
         objective(batch)["objective"].backward()
     if processes.device.type == "cuda":
         torch.cuda.synchronize()
 
 
-def _rows(examples: Examples, size: int) -> Sequence[int]:
-    return [row % len(examples) for row in range(size)]
-
-
 def _most(examples: Examples, processes: Processes) -> int:
     if processes.device.type != "cpu":
         return len(examples) + 1_000_000
-    length = int(examples.batch([0])["input_ids"].shape[-1])
-    return max(1, CPU_TOKENS // length)
+    return max(1, CPU_TOKENS // _length(examples, examples.longest_first()[0]))
+
+
+def _length(examples: Examples, row: int) -> int:
+    return int(examples.batch([row])["input_ids"].shape[-1])

@@ -20,6 +20,9 @@ from llmkit.training.checkpoint import State
 from llmkit.training.runtime import Processes
 from llmkit.training.settings import Settings
 
+LOWER_IS_BETTER = {"loss", "perplexity", "bits_per_byte", "mse", "mae"}
+"""Validation figures that fall while a model gets better; all others rise."""
+
 FAILED_SAVES = 3
 """Periodic checkpoints that may fail in a row before the run stops."""
 
@@ -97,12 +100,12 @@ class Record:
         return self._note(state, {**figures, self.unit: state.predictions})
 
     def validated(self, state: State, figures: Mapping[str, float]) -> State:
-        """Notes validation figures and whether they are the best so far."""
-        if state.best_loss is None or figures["loss"] < state.best_loss:
-            state = replace(state, best_step=state.step, best_loss=figures["loss"])
+        """Notes validation figures and whether they are the best so far, or should be the last."""
+        state = self._compared(state, figures[self.settings.metric_for_best_model])
         shown = "  ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in figures.items())
         self.display.console.say(f"validation at step {state.step}: {shown}")
-        return self._note(state, {f"validation_{key}": value for key, value in figures.items()})
+        state = self._note(state, {f"validation_{key}": value for key, value in figures.items()})
+        return self._stopped_early(state)
 
     def looked(self, state: State, found: Mapping[str, Any]) -> None:
         """Notes what a look at the model after a validation gave."""
@@ -135,6 +138,25 @@ class Record:
     def kept(self) -> str:
         """What a person is told to be safe."""
         return f"checkpoint {self.saved}" if self.saved else "all earlier checkpoints"
+
+    def _compared(self, state: State, value: float) -> State:
+        """The state with this validation weighed against the best one."""
+        sign = -1 if self.settings.metric_for_best_model in LOWER_IS_BETTER else 1
+        if state.best_metric is None or sign * value > sign * state.best_metric:
+            state = replace(state, best_step=state.step, best_metric=value)
+            return replace(state, evaluations_since_best=0)
+        return replace(state, evaluations_since_best=state.evaluations_since_best + 1)
+
+    def _stopped_early(self, state: State) -> State:
+        """The state with a plan that ends here, when validation has not been the best for long."""
+        patience = self.settings.early_stopping_patience
+        if patience is None or state.evaluations_since_best < patience or state.finished:
+            return state
+        self.display.console.say(
+            f"stopping at step {state.step}: {self.settings.metric_for_best_model} was best at "
+            f"step {state.best_step}, {patience} validations ago"
+        )
+        return self.replanned(replace(state, plan=state.plan.revised(state.step, state.step)))
 
     def _save(self, state: State) -> None:
         state = replace(state, seconds=self.clock.seconds(), metrics_size=self.metrics.size)

@@ -22,7 +22,7 @@ from llmkit.errors import Diverged
 from llmkit.reporting import metrics, plots
 from llmkit.reporting.console import Console
 from llmkit.reporting.progress import TrainingDisplay, training_display
-from llmkit.training import auto, checkpoint, choices, engine, identity
+from llmkit.training import auto, checkpoint, choices, engine, identity, probe
 from llmkit.training.budget import Budget, Clock
 from llmkit.training.checkpoint import Checkpoint, State
 from llmkit.training.optimizer import NamedOptimizer
@@ -157,7 +157,7 @@ def _work(job: Job, session: Session) -> tuple[engine.Work, dict[str, Any]]:
         )
     settings = auto.settings(train, job.config.seed, batch, hidden, job.from_scratch, chosen)
     if chosen["compile"]:
-        objective.compile(dynamic=False)
+        objective.compile(dynamic=probe.lengths_differ(job.examples))
     limit = auto.examples_to_see(train, len(job.examples))
     work = engine.Work(
         task=job.task,

@@ -22,3 +22,6 @@ class Settings:
     eval_steps: int
     save_steps: int
     save_total_limit: int
+    metric_for_best_model: str = "loss"
+    load_best_model_at_end: bool = False
+    early_stopping_patience: int | None = None

@@ -44,11 +44,19 @@ def stopped_by(number: int, kept: str) -> LlmkitError:
 
 @contextmanager
 def stop_signal() -> Iterator[StopSignal]:
-    """Watches for SIGTERM, SIGUSR1 and SIGINT, and puts the earlier handlers back at the end."""
+    """Watches for SIGTERM, SIGUSR1 and SIGINT, and puts the earlier handlers back at the end.
+
+    What breaks after a signal broke because of it: a compiler, for one, is stopped by the same
+    Ctrl-C as the run.
+    """
     stop = StopSignal()
     before = {number: signal.signal(number, stop.handle) for number in WATCHED}
     try:
         yield stop
+    except Exception as error:
+        if stop.received and not isinstance(error, LlmkitError):
+            raise stopped_by(stop.received, "all that was saved before") from error
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

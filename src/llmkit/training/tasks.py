@@ -9,11 +9,17 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 Batch = dict[str, Tensor]
+Rows = Sequence[int] | NDArray[np.int64]
+Sums = Mapping[str, NDArray[np.float64]]
+"""What a task's sums come to over a whole set and all processes."""
+
 IGNORED = -100
 """Target of a position that is not predicted."""
 
@@ -24,21 +30,27 @@ class Examples(Protocol):
     def __len__(self) -> int:
         """Number of examples."""
 
-    def batch(self, rows: Sequence[int]) -> Batch:
+    def batch(self, rows: Rows) -> Batch:
         """The examples of these rows as tensors; row -1 is one in which nothing is predicted."""
 
-    def count(self, rows: Sequence[int]) -> int:
-        """Predictions in these rows: the weight of their loss."""
+    def count(self, rows: Rows) -> int:
+        """Predictions in these rows."""
+
+    def longest_first(self) -> Rows:
+        """All rows, such that neighbours need little padding and the first the most memory."""
 
 
 class Task(Protocol):
     """An objective."""
 
+    def weight(self, examples: Examples, rows: Rows) -> float:
+        """What the objective summed over these rows is divided by."""
+
     def sums(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """`objective` to minimise and `loss` to report, each summed over the batch's predictions,
-        and whatever else `figures` needs."""
+        and whatever else `figures` needs, of any shape."""
 
-    def figures(self, sums: Mapping[str, float], predictions: int) -> dict[str, float]:
+    def figures(self, sums: Sums, predictions: int) -> dict[str, float]:
         """The figures of a whole set from its sums."""
 
 
@@ -47,6 +59,10 @@ class CausalLanguageModeling:
 
     def __init__(self, n_bytes: int) -> None:
         self.n_bytes = n_bytes
+
+    def weight(self, examples: Examples, rows: Rows) -> float:
+        """Every token weighs the same."""
+        return examples.count(rows)
 
     def sums(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Cross entropy in nats; a mixture of experts adds its load-balancing loss (Fedus et al.
@@ -68,13 +84,13 @@ class CausalLanguageModeling:
             objective = loss + config.router_aux_loss_coef * outputs.aux_loss * predictions
         return {"objective": objective, "loss": loss}
 
-    def figures(self, sums: Mapping[str, float], predictions: int) -> dict[str, float]:
+    def figures(self, sums: Sums, predictions: int) -> dict[str, float]:
         """Loss in nats per token, perplexity, and bits per byte of the text."""
-        loss = sums["loss"] / max(1, predictions)
+        loss = float(sums["loss"]) / max(1, predictions)
         return {
             "loss": loss,
             "perplexity": math.exp(min(loss, 700.0)),
-            "bits_per_byte": sums["loss"] / math.log(2) / max(1, self.n_bytes),
+            "bits_per_byte": float(sums["loss"]) / math.log(2) / max(1, self.n_bytes),
         }
 
 
