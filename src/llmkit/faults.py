@@ -15,6 +15,9 @@ import typer
 from llmkit import __version__
 from llmkit.errors import Interrupted, LlmkitError, UsageError, WriteError
 
+MOST_SHOWN = 300
+"""Characters of an unexpected message that are shown; the rest is in the log."""
+
 CLOSED_PIPE = 141
 """Exit code when the reader of stdout has gone: 128 + SIGPIPE, as the shell has it."""
 
@@ -80,7 +83,7 @@ def _tell_bug(fault: Exception) -> int:
     if not path:
         _say(details)
     bug = LlmkitError(
-        f"a bug of llmkit: {type(fault).__name__}: {fault}",
+        f"a bug of llmkit: {type(fault).__name__}: {str(fault)[:MOST_SHOWN]}",
         where=path or "above",
         kept="every checkpoint that was saved",
         next="report it with its traceback; to go on, run the same command again",

@@ -1,0 +1,196 @@
+"""Training speed: llmkit's engine beside a bare hand-written loop and transformers.Trainer.
+
+The same llama (6 layers, 384 wide, vocabulary 8192: 13.8 million parameters), block 256, 16
+sequences a step, bf16, AdamW. The sides take turns in one process, so that a busy machine is busy
+for all. Prints one JSON line: tokens/s of each side (median over rounds) and ratios to llmkit.
+
+    .venv/bin/python scripts/bench/train.py [--rounds 5] [--steps 6] [--sides bare,llmkit,...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.nn import functional
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
+
+from llmkit.config.schema import TrainConfig
+from llmkit.reporting.console import Console
+from llmkit.reporting.progress import TrainingDisplay
+from llmkit.training import engine, runtime
+from llmkit.training.budget import Clock
+from llmkit.training.checkpoint import State
+from llmkit.training.optimizer import NamedOptimizer
+from llmkit.training.record import Record
+from llmkit.training.schedule import Plan, Revision
+from llmkit.training.settings import Settings
+from llmkit.training.signals import StopSignal
+from llmkit.training.tasks import CausalLanguageModeling, Objective
+
+VOCABULARY, BLOCK, BATCH = 8192, 256, 16
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+Round = Callable[[int], float]
+"""Trains so many steps and returns the seconds that they took."""
+
+
+def model() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=384, intermediate_size=1024, num_hidden_layers=6,
+        num_attention_heads=6, num_key_value_heads=6, max_position_embeddings=BLOCK,
+        tie_word_embeddings=True, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    return LlamaForCausalLM(config).to(DEVICE)
+
+
+class Stream:
+    """Random tokens as examples."""
+
+    def __init__(self) -> None:
+        self.ids = torch.randint(VOCABULARY, (4096, BLOCK + 1))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def batch(self, rows: list[int]) -> dict[str, torch.Tensor]:
+        ids = self.ids[list(rows)]
+        return {"input_ids": ids[:, :-1].contiguous(), "targets": ids[:, 1:].contiguous()}
+
+    def count(self, rows: list[int]) -> int:
+        return len(rows) * BLOCK
+
+
+def wait() -> None:
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def bare(stream: Stream, micro_batch: int) -> Round:
+    """What one would write by hand for this model alone."""
+    own = model()
+    decay = [p for p in own.parameters() if p.ndim >= 2]
+    plain = [p for p in own.parameters() if p.ndim < 2]
+    groups = [{"params": decay, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), fused=True)
+
+    @torch.compile(dynamic=False)
+    def loss_of(ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        logits = own(input_ids=ids, use_cache=False).logits
+        return functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+
+    def run(steps: int) -> float:
+        start = time.perf_counter()
+        for step in range(steps):
+            for part in range(BATCH // micro_batch):
+                first = step * BATCH + part * micro_batch
+                batch = stream.batch(list(range(first, first + micro_batch)))
+                with torch.autocast(DEVICE.type, torch.bfloat16):
+                    loss = loss_of(batch["input_ids"].to(DEVICE), batch["targets"].to(DEVICE))
+                (loss * micro_batch / BATCH).backward()
+            torch.nn.utils.clip_grad_norm_(own.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        wait()
+        return time.perf_counter() - start
+
+    return run
+
+
+def llmkit(stream: Stream, micro_batch: int) -> Round:
+    """The engine as `llmkit pretrain` sets it up."""
+    own, task = model().train(), CausalLanguageModeling(1)
+    directory = Path(tempfile.mkdtemp())
+    processes = runtime.start("bf16", (), directory)
+    never = 10**9
+    settings = Settings(
+        seed=0, global_batch_size=BATCH, micro_batch_size=micro_batch, learning_rate=1e-3,
+        lr_scheduler_type="linear", warmup=0.03, max_grad_norm=1.0, max_nonfinite_steps=5,
+        logging_steps=never, eval_steps=never, save_steps=never, save_total_limit=2,
+    )  # fmt: skip
+    optimizer = NamedOptimizer(own, "adamw", TrainConfig())
+    objective = Objective(task, own)
+    objective.compile(dynamic=False)
+    work = engine.Work(
+        task=task, model=own, objective=objective, distributed=objective, optimizer=optimizer,
+        examples=stream, rows_of_step=lambda step: list(range(BATCH)), validation=None,
+        validation_task=task, settings=settings, processes=processes,
+    )  # fmt: skip
+    record = Record(
+        directory=directory, settings=settings, processes=processes,
+        display=TrainingDisplay(Console(quiet=True), 0, None), clock=Clock(time.monotonic()),
+        save_model=lambda _: None, optimizer_tensors=dict, identity={},
+    )  # fmt: skip
+    record.save = lambda state, must: None  # the end of a round is not the end of a run
+
+    def run(steps: int) -> float:
+        state = State(step=0, plan=Plan((Revision(0, steps),)), seconds=0.0)
+        start = time.perf_counter()
+        engine.train(work, state, record, StopSignal(), dict)
+        wait()
+        return time.perf_counter() - start
+
+    return run
+
+
+def trainer(stream: Stream, bf16: bool) -> Round:
+    """transformers.Trainer as run_clm.py sets it up."""
+    own = model()
+    rows = [{"input_ids": ids[:-1], "labels": ids[:-1]} for ids in stream.ids]
+
+    class Watch(TrainerCallback):
+        def on_train_begin(self, *_: object, **__: object) -> None:
+            self.start = time.perf_counter()
+
+        def on_train_end(self, *_: object, **__: object) -> None:
+            wait()
+            self.seconds = time.perf_counter() - self.start
+
+    def run(steps: int) -> float:
+        watch = Watch()
+        arguments = TrainingArguments(
+            output_dir=tempfile.mkdtemp(), per_device_train_batch_size=BATCH, max_steps=steps,
+            bf16=bf16, use_cpu=DEVICE.type == "cpu", save_strategy="no", report_to=[],
+            logging_steps=10**6, disable_tqdm=True, learning_rate=1e-3,
+        )  # fmt: skip
+        Trainer(own, arguments, train_dataset=rows, callbacks=[watch]).train()
+        return watch.seconds
+
+    return run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--micro-batch", type=int, default=BATCH)
+    parser.add_argument("--sides", default="bare,llmkit,trainer,trainer-bf16")
+    asked = parser.parse_args()
+    stream = Stream()
+    makers: dict[str, Callable[[], Round]] = {
+        "bare": lambda: bare(stream, asked.micro_batch),
+        "llmkit": lambda: llmkit(stream, asked.micro_batch),
+        "trainer": lambda: trainer(stream, bf16=False),
+        "trainer-bf16": lambda: trainer(stream, bf16=True),
+    }
+    sides = {name: makers[name]() for name in asked.sides.split(",")}
+    for run in sides.values():
+        run(2)
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(asked.rounds):
+        for name, run in sides.items():
+            seconds[name].append(run(asked.steps))
+    tokens = asked.steps * BATCH * BLOCK
+    speed = {name: round(tokens / statistics.median(times), 1) for name, times in seconds.items()}
+    ratios = {name: round(speed["llmkit"] / other, 3) for name, other in speed.items()}
+    print(json.dumps({"tokens_per_second": speed, "llmkit_over": ratios, "seconds": seconds}))
+
+
+if __name__ == "__main__":
+    main()
