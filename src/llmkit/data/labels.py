@@ -45,6 +45,11 @@ class Labels:
         return len(self.names)
 
     @property
+    def is_classes(self) -> bool:
+        """Whether a row belongs to exactly one class."""
+        return self.kind == SINGLE
+
+    @property
     def id2label(self) -> dict[int, str]:
         """The names by the number of the output, as a transformers config holds them."""
         return dict(enumerate(self.names))
