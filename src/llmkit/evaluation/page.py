@@ -1,0 +1,137 @@
+"""A text as a web page in which each token is shaded by how much it surprised the model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerFast
+
+from llmkit.evaluation.likelihood import Scores
+from llmkit.evaluation.windows import Tokens
+
+MOST_TOKENS = 20_000
+"""Tokens of the text that a page shows: more is a file that no browser likes."""
+
+LEVELS = 12
+"""Shades, one for each bit of surprise."""
+
+_STYLE = """\
+:root{color-scheme:light dark;--ink:#1a1a1a;--paper:#fdfdfb;--faint:#6b6b6b;--heat:214,69,42}
+@media(prefers-color-scheme:dark){:root{--ink:#e8e6e3;--paper:#17181a;--faint:#9a9a9a;--heat:255,106,61}}
+body{margin:2.5rem auto;max-width:50rem;padding:0 1.2rem;color:var(--ink);background:var(--paper);
+font:1.06rem/1.75 Georgia,"Noto Serif","Noto Serif CJK SC",serif}
+header{font:.85rem/1.55 system-ui,sans-serif;color:var(--faint)}
+h1{font-size:1.15rem;color:var(--ink);margin:0 0 .4rem;overflow-wrap:anywhere}
+article{white-space:pre-wrap;overflow-wrap:anywhere;margin:1.4rem 0;padding-top:1.4rem;
+border-top:1px solid rgba(128,128,128,.35)}
+article>h2{font:.78rem system-ui,sans-serif;color:var(--faint);margin:0 0 .6rem}
+b{font-weight:normal;border-radius:.2em;cursor:default}
+b:hover{outline:1px solid var(--ink)}
+.x{color:var(--faint);font-size:.75em}
+"""
+
+
+def page(
+    title: str,
+    facts: Sequence[str],
+    tokens: Tokens,
+    scores: Scores,
+    tokenizer: PreTrainedTokenizerFast,
+) -> str:
+    """The page: one file without scripts or links, its text escaped.
+
+    `facts` stand under the title. Over a token stand the token, its probability, its surprise in
+    bits and what the model would have written.
+    """
+    count = len(scores.shown)
+    shades = "".join(
+        f".s{level}{{background:rgba(var(--heat),{0.75 * level / (LEVELS - 1):.2f})}}\n"
+        for level in range(1, LEVELS)
+    )
+    legend = " ".join(f'<b class="s{level}">&nbsp;{level}&nbsp;</b>' for level in range(LEVELS))
+    articles = "\n".join(_articles(tokens, scores, tokenizer))
+    lines = [*facts]
+    if count < len(tokens.ids) - 1:
+        lines.append(f"The first {count:,} of {len(tokens.ids) - 1:,} tokens are shown.")
+    said = "<br>\n".join(escape(line) for line in lines)
+    return (
+        '<!doctype html>\n<html lang="und">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>\n{_STYLE}{shades}</style>\n</head>\n<body>\n"
+        f"<header>\n<h1>{escape(title)}</h1>\n{said}<br>\n"
+        f"Surprise in bits: {legend} and more\n</header>\n{articles}\n</body>\n</html>\n"
+    )
+
+
+def shown_tokens(tokens: Tokens) -> int:
+    """How many tokens of a text its page shows."""
+    return min(MOST_TOKENS, len(tokens.ids) - 1)
+
+
+def _articles(
+    tokens: Tokens, scores: Scores, tokenizer: PreTrainedTokenizerFast
+) -> Iterator[str]:
+    count = len(scores.shown)
+    bounds = [*tokens.starts[tokens.starts < count].tolist(), count]
+    for number, (start, end) in enumerate(zip(bounds, bounds[1:], strict=False), 1):
+        ids = tokens.ids[start + 1 : end + 1].tolist()
+        pieces = zip(
+            ids, texts(ids, tokenizer), scores.shown[start:end].tolist(),
+            scores.guesses[start:end].tolist(), strict=True,
+        )  # fmt: skip
+        spans = "".join(_span(*piece, tokens, tokenizer) for piece in pieces)
+        nll = scores.shown[start:end]
+        mean = float(np.nanmean(nll)) / math.log(2) if np.isfinite(nll).any() else 0.0
+        yield f"<article><h2>document {number}, {mean:.2f} bits per token</h2>{spans}</article>"
+
+
+def texts(ids: Sequence[int], tokenizer: PreTrainedTokenizerFast) -> list[str]:
+    """What each id adds to the text; the characters that several ids share come with the last."""
+    found: list[str] = []
+    # Decoding goes on from `done`, so that a token after a word keeps its space.
+    done = start = 0
+    for end in range(1, len(ids) + 1):
+        before = tokenizer.decode(ids[done:start])
+        whole = tokenizer.decode(ids[done:end])
+        if whole.endswith("\N{REPLACEMENT CHARACTER}") and end - start < 4:
+            found.append("")
+            continue
+        found.append(whole[len(before) :])
+        done, start = start, end
+    return found
+
+
+def _span(
+    id: int,
+    text: str,
+    nll: float,
+    guess: int,
+    tokens: Tokens,
+    tokenizer: PreTrainedTokenizerFast,
+) -> str:
+    token = str(tokenizer.convert_ids_to_tokens(id))
+    shown = escape(text)
+    if id in (tokens.opening, tokens.closing):
+        shown = f'<span class="x">{escape(token)}</span>'
+    elif not text:
+        shown = '<span class="x">\N{MIDDLE DOT}</span>'
+    if not math.isfinite(nll):
+        return f'<b title="{_attribute([("token", token), ("", "not scored")])}">{shown}</b>'
+    surprise = nll / math.log(2)
+    level = min(LEVELS - 1, int(surprise))
+    facts: list[tuple[str, Any]] = [
+        ("token", f"{token!r}, id {id}"),
+        ("probability", f"{math.exp(-nll):.3g}"),
+        ("surprise", f"{surprise:.2f} bits"),
+        ("likeliest", repr(tokenizer.decode([guess]))),
+    ]
+    return f'<b class="s{level}" title="{_attribute(facts)}">{shown}</b>'
+
+
+def _attribute(facts: Sequence[tuple[str, Any]]) -> str:
+    lines = [f"{name}: {value}" if name else str(value) for name, value in facts]
+    return escape("\n".join(lines)).replace("\n", "&#10;")

@@ -1,0 +1,147 @@
+"""The figures of a text from its scores: perplexity, bits per byte, how sure they are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmkit.evaluation import bootstrap
+from llmkit.evaluation.likelihood import Scores
+from llmkit.evaluation.stretches import Stretches
+from llmkit.evaluation.survey import Survey
+
+FEWEST_STRETCHES = 5
+"""Fewer stretches of text give no confidence interval."""
+
+
+def figures(scores: Scores, stretches: Stretches, survey: Survey, seed: int) -> dict[str, Any]:
+    """The figures of the whole text; every mean is a sum divided once."""
+    nll, tokens = float(scores.nll.sum()), int(scores.tokens.sum())
+    n_bytes = round(stretches.n_bytes.sum())
+    return {
+        "documents": len(stretches.of_document),
+        "tokens": tokens,
+        "bytes": n_bytes,
+        "characters": survey.characters,
+        "nll": nll,
+        "perplexity": perplexity(nll, tokens),
+        "bits_per_byte": bits(nll) / n_bytes,
+        "bits_per_character": bits(nll) / survey.characters,
+        "interval": _interval(scores, stretches, seed),
+        "baseline": _unigram(scores, n_bytes),
+    }
+
+
+def pseudo(found: dict[str, Any]) -> dict[str, Any]:
+    """The figures of a masked model under names that say what they are."""
+    names = {
+        "nll": "pseudo_nll",
+        "perplexity": "pseudo_perplexity",
+        "bits_per_byte": "pseudo_bits_per_byte",
+        "bits_per_character": "pseudo_bits_per_character",
+    }
+    return {
+        names.get(name, name): pseudo(value) if isinstance(value, dict) else value
+        for name, value in found.items()
+    }
+
+
+def by_document(scores: Scores, stretches: Stretches, survey: Survey) -> list[dict[str, Any]]:
+    """A row for each document, in the order of the text."""
+    sums = stretches.by_document(_sums(scores, stretches)).tolist()
+    domains = [survey.domains[number] for number in survey.domain_of_document]
+    return [
+        {"document": number, "domain": domain, **_row(*row)}
+        for number, (domain, row) in enumerate(zip(domains, sums, strict=True), 1)
+    ]
+
+
+def by_domain(scores: Scores, stretches: Stretches, survey: Survey) -> list[dict[str, Any]]:
+    """A row for each domain."""
+    sums = stretches.by_document(_sums(scores, stretches))
+    domain = np.asarray(survey.domain_of_document)
+    whole = np.zeros((len(survey.domains), sums.shape[1]))
+    np.add.at(whole, domain, sums)
+    documents = np.bincount(domain, minlength=len(survey.domains)).tolist()
+    return [
+        {"domain": name, "documents": count, **_row(*row)}
+        for name, count, row in zip(survey.domains, documents, whole.tolist(), strict=True)
+    ]
+
+
+def comparison(
+    names: Sequence[str], scores: Sequence[Scores], stretches: Stretches, seed: int
+) -> dict[str, Any]:
+    """The difference of two models in bits per byte on the same bytes, with its paired interval.
+
+    `better` names the model that the interval favours, or nobody where it holds zero.
+    """
+    nll = np.stack([each.nll for each in scores], axis=1)  # [stretches, 2]
+    sums = np.column_stack([nll, stretches.n_bytes])
+    low, high = None, None
+    if len(sums) >= FEWEST_STRETCHES:
+        drawn = bootstrap.resample(sums, seed)
+        low, high = bootstrap.interval(bits(drawn[:, 0] - drawn[:, 1]) / drawn[:, 2])
+    first, second, n_bytes = sums.sum(0).tolist()
+    better = None
+    if low is not None and high is not None and low * high > 0:
+        better = names[0] if high < 0 else names[1]
+    return {
+        "model": names[0],
+        "other": names[1],
+        "bits_per_byte_difference": bits(first - second) / n_bytes,
+        "low": low,
+        "high": high,
+        "better": better,
+    }
+
+
+def perplexity(nll: float, tokens: float) -> float:
+    """exp of the mean negative log-likelihood in nats, at most e^700."""
+    return math.exp(min(nll / max(1, tokens), 700.0))
+
+
+def bits(nats: Any) -> Any:
+    """Nats as bits."""
+    return nats / math.log(2)
+
+
+def _sums(scores: Scores, stretches: Stretches) -> NDArray[np.float64]:
+    return np.column_stack([scores.nll, scores.tokens, stretches.n_bytes])
+
+
+def _row(nll: float, tokens: float, n_bytes: float) -> dict[str, Any]:
+    return {
+        "tokens": int(tokens),
+        "bytes": round(n_bytes),
+        "nll": nll,
+        "perplexity": perplexity(nll, tokens),
+        "bits_per_byte": bits(nll) / n_bytes,
+    }
+
+
+def _interval(scores: Scores, stretches: Stretches, seed: int) -> dict[str, Any] | None:
+    if len(stretches.begins) < FEWEST_STRETCHES:
+        return None
+    nll, tokens, n_bytes = bootstrap.resample(_sums(scores, stretches), seed).T
+    return {
+        "level": bootstrap.LEVEL,
+        "perplexity": list(bootstrap.interval(np.exp(np.minimum(nll / tokens, 700.0)))),
+        "bits_per_byte": list(bootstrap.interval(bits(nll) / n_bytes)),
+        "over": f"{len(stretches.begins)} {stretches.kind}, {bootstrap.RESAMPLES} resamples",
+    }
+
+
+def _unigram(scores: Scores, n_bytes: int) -> dict[str, Any]:
+    """What the frequencies of the scored tokens alone give: the least that a model must beat."""
+    seen = scores.frequency[scores.frequency > 0].astype(np.float64)
+    nll = float(-(seen * np.log(seen / seen.sum())).sum())
+    return {
+        "name": "unigram, fitted to this very text",
+        "perplexity": perplexity(nll, float(seen.sum())),
+        "bits_per_byte": bits(nll) / n_bytes,
+    }

@@ -1,0 +1,159 @@
+"""Which tokens of a text are scored, and what the model sees before each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Places = NDArray[np.int64]
+"""Places in a token stream; the token at place p + 1 is what the model predicts at place p."""
+
+_DOCUMENTS = {
+    "packed": "each sees only itself; windows are cut from all of them in a row, as in pretraining",
+    "separate": "each sees only itself and begins a window",
+    "joined": "one long text, closing tokens included",
+}
+
+
+class Tokens(Protocol):
+    """What is needed of a token file, `llmkit.data.tokens.TokenFile`."""
+
+    @property
+    def ids(self) -> NDArray[np.unsignedinteger[Any]]: ...
+    @property
+    def starts(self) -> NDArray[np.int64]: ...
+    @property
+    def document_bytes(self) -> NDArray[np.int64]: ...
+    @property
+    def n_bytes(self) -> int: ...
+    @property
+    def opening(self) -> int: ...
+    @property
+    def closing(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class ScoringProtocol:
+    """How a text is measured: without all of this a perplexity means nothing."""
+
+    window: int
+    """Most tokens that the model sees at once."""
+    stride: int
+    """Tokens by which the window moves on; below `window`, it overlaps the one before."""
+    documents: Literal["packed", "separate", "joined"]
+    bos: Literal["document", "window"]
+    """Whether the opening token stands before each document or before each window."""
+    score_end: bool
+    """Whether the end of each document is predicted and scored."""
+
+    def described(self) -> dict[str, Any]:
+        """The protocol as a result states it."""
+        scored = "every token of the text" + (
+            " and the end of each document" if self.score_end else ""
+        )
+        return {
+            **asdict(self),
+            "documents": f"{self.documents}: {_DOCUMENTS[self.documents]}",
+            "scored": f"{scored}, each once",
+            "average": "sum of the negative log-likelihoods / number of scored tokens",
+        }
+
+
+class Spans(NamedTuple):
+    """Windows: the model reads ids[start:stop], and what it predicts from `first` on is scored."""
+
+    start: Places
+    first: Places
+    stop: Places
+    opened: NDArray[np.bool_]
+    """Whether the window begins with the opening token of its text."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The windows over a token stream, numbered in its order: a pure function of their number.
+
+    Window j of a text begins j strides after it and scores what no window before it has, so that
+    every token but the first is scored exactly once, with at least window - stride tokens of
+    context where the text has them.
+    """
+
+    tokens: Tokens
+    protocol: ScoringProtocol
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def spans(self, numbers: Sequence[int] | Places) -> Spans:
+        """The windows of these numbers."""
+        numbers = np.asarray(numbers, dtype=np.int64)
+        text = np.searchsorted(self._ends, numbers, side="right")
+        begins, ends = self._texts
+        first_of_text = self._first_window[text]
+        before = np.where(text > 0, self._ends[text - 1], 0)
+        step = first_of_text + numbers - before
+        origin = begins[text] if self.protocol.documents == "separate" else np.zeros_like(text)
+        stride, length = self.protocol.stride, self._length
+        reached = np.where(step == 0, 0, (step - 1) * stride + length)
+        start = np.maximum(origin + step * stride, begins[text])
+        return Spans(
+            start=start,
+            first=np.maximum(origin + reached, begins[text]),
+            stop=np.minimum(origin + step * stride + length, ends[text]),
+            opened=start == begins[text],
+        )
+
+    def scored(self, places: Places) -> NDArray[np.bool_]:
+        """Which of the places predict a token that counts."""
+        if self.protocol.score_end:
+            return np.ones(places.shape, dtype=np.bool_)
+        starts, last = self.tokens.starts, len(self.tokens.ids) - 1
+        target = places + 1
+        framing = (target == last) | _contains(starts, target)
+        if self._two_ids:
+            framing |= _contains(starts, target + 1)
+        return ~framing
+
+    @property
+    def _two_ids(self) -> bool:
+        """Whether documents have an opening token of their own, which nothing must predict."""
+        return self.tokens.opening != self.tokens.closing
+
+    @property
+    def _length(self) -> int:
+        """Tokens of the stream in a window."""
+        return self.protocol.window - (self.protocol.bos == "window")
+
+    @cached_property
+    def _texts(self) -> tuple[Places, Places]:
+        """The first place of each text that is seen by itself, and one past its last."""
+        end = len(self.tokens.ids) - 1
+        if self.protocol.documents == "joined":
+            return np.zeros(1, np.int64), np.array([end])
+        begins = self.tokens.starts
+        return begins, np.append(begins[1:] - self._two_ids, end)
+
+    def _step(self, places: Places) -> Places:
+        """The number, in the grid of its text, of the window that scores each place."""
+        if self.protocol.documents == "separate":
+            places = places - self._texts[0]
+        return -(-np.maximum(places - self._length + 1, 0) // self.protocol.stride)
+
+    @cached_property
+    def _first_window(self) -> Places:
+        return self._step(self._texts[0])
+
+    @cached_property
+    def _ends(self) -> Places:
+        """The number of windows up to the end of each text."""
+        return np.cumsum(self._step(self._texts[1] - 1) - self._first_window + 1)
+
+
+def _contains(ordered: Places, values: Places) -> NDArray[np.bool_]:
+    found = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
+    return np.asarray(ordered[found] == values)
