@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 from llmkit.errors import DataError, HubUnreachable, InputNotFound, NoValidCheckpoint, Unsafe
 
@@ -51,23 +57,12 @@ def load_causal_model(name_or_path: str, revision: str | None = None) -> PreTrai
     Raises DataError when a weight is missing or does not fit: transformers alone would fill it
     with random numbers and go on.
     """
-    model, report = _from_pretrained(
-        AutoModelForCausalLM,
-        locate(name_or_path),
-        revision,
-        dtype=torch.float32,
-        use_safetensors=True,
-        output_loading_info=True,
-    )
-    faults = sorted(report["missing_keys"]) + [str(key[0]) for key in report["mismatched_keys"]]
-    if faults:
-        raise DataError(
-            f"{len(faults)} weights of the model are missing or have another shape: "
-            + ", ".join(faults[:3]),
-            where=f"{name_or_path} (model.name_or_path)",
-            next="use a directory whose config.json and weights belong together",
-        )
-    return model.train()
+    return _whole(AutoModelForCausalLM, name_or_path, revision).train()
+
+
+def load_masked_model(name_or_path: str, revision: str | None = None) -> PreTrainedModel:
+    """A masked language model in fp32, with every weight from its file, as a causal one is."""
+    return _whole(AutoModelForMaskedLM, name_or_path, revision).train()
 
 
 def check_directory(directory: Path) -> None:
@@ -142,6 +137,26 @@ def _all_keys(value: Any) -> list[str]:
     if isinstance(value, list):
         return [key for inner in value for key in _all_keys(inner)]
     return []
+
+
+def _whole(auto: Any, name_or_path: str, revision: str | None) -> PreTrainedModel:
+    model, report = _from_pretrained(
+        auto,
+        locate(name_or_path),
+        revision,
+        dtype=torch.float32,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    faults = sorted(report["missing_keys"]) + [str(key[0]) for key in report["mismatched_keys"]]
+    if faults:
+        raise DataError(
+            f"{len(faults)} weights of the model are missing or have another shape: "
+            + ", ".join(faults[:3]),
+            where=f"{name_or_path} (model.name_or_path)",
+            next="use a directory whose config.json and weights belong together",
+        )
+    return model
 
 
 def _from_pretrained(auto: Any, name: str, revision: str | None, **options: Any) -> Any:
