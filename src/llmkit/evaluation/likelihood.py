@@ -95,11 +95,14 @@ def score(
     Raises DataError where the model gives no finite probability, ResourceError where one row does
     not fit the device.
     """
-    n, size = len(stretches.begins), logits.vocab_size
+    n = len(stretches.begins)
     found = Scores(
-        np.zeros(n), *(np.zeros(k, np.int64) for k in (n, size)),
-        np.zeros(show), np.zeros(show, np.int64),
-    )  # fmt: skip
+        nll=np.zeros(n),
+        tokens=np.zeros(n, np.int64),
+        frequency=np.zeros(logits.vocab_size, np.int64),
+        shown=np.zeros(show),
+        guesses=np.zeros(show, np.int64),
+    )
     scored = np.zeros(show, np.int64)
     with watch("scoring", len(rows)) as advance:
         for numbers in _shares(rows, logits, processes, batch_tokens):
@@ -179,7 +182,7 @@ def _likelihood(
     nll, guesses = [], []
     with processes.autocast():
         parts = logits.chunks(inputs, chosen)
-        for some, wanted in zip(parts, targets.split(logits.chunk), strict=True):
+        for some, wanted in zip(parts, torch.split(targets, logits.chunk), strict=True):
             nll.append(functional.cross_entropy(some.float(), wanted, reduction="none"))
             if guess:
                 guesses.append(some.argmax(-1))

@@ -43,10 +43,10 @@ class ChosenLogits:
         `chosen` is bool [rows, columns], as `input_ids` are; its places come in reading order.
         """
         if not self.is_split:
-            yield from self._logits(inputs)[chosen].split(self.chunk)
+            yield from torch.split(self._logits(inputs)[chosen], self.chunk)
             return
         hidden = self.model.base_model(**inputs)[0]
-        for some in hidden[chosen].split(self.chunk):
+        for some in torch.split(hidden[chosen], self.chunk):
             yield self._of_hidden(some)
 
     def _of_hidden(self, hidden: Tensor) -> Tensor:
@@ -99,4 +99,3 @@ def _head(model: PreTrainedModel) -> Any:
     head._modules = {**model._modules, name: given}
     object.__setattr__(head, "given", given)
     return head
-

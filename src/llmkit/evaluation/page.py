@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from html import escape
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -72,12 +73,10 @@ def shown_tokens(tokens: Tokens) -> int:
     return min(MOST_TOKENS, len(tokens.ids) - 1)
 
 
-def _articles(
-    tokens: Tokens, scores: Scores, tokenizer: PreTrainedTokenizerFast
-) -> Iterator[str]:
+def _articles(tokens: Tokens, scores: Scores, tokenizer: PreTrainedTokenizerFast) -> Iterator[str]:
     count = len(scores.shown)
     bounds = [*tokens.starts[tokens.starts < count].tolist(), count]
-    for number, (start, end) in enumerate(zip(bounds, bounds[1:], strict=False), 1):
+    for number, (start, end) in enumerate(pairwise(bounds), 1):
         ids = tokens.ids[start + 1 : end + 1].tolist()
         pieces = zip(
             ids, texts(ids, tokenizer), scores.shown[start:end].tolist(),

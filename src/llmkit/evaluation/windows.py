@@ -117,7 +117,7 @@ class Windows:
         framing = (target == last) | _contains(starts, target)
         if self._two_ids:
             framing |= _contains(starts, target + 1)
-        return ~framing
+        return np.logical_not(framing)
 
     @property
     def _two_ids(self) -> bool:
