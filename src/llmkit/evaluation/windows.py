@@ -117,7 +117,7 @@ class Windows:
         framing = (target == last) | _contains(starts, target)
         if self._two_ids:
             framing |= _contains(starts, target + 1)
-        return np.logical_not(framing)
+        return np.asarray(~framing, dtype=np.bool_)
 
     @property
     def _two_ids(self) -> bool:

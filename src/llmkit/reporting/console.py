@@ -19,7 +19,6 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
 from rich.text import Text
 
 Advance = Callable[[int], None]
@@ -60,14 +59,18 @@ class Console:
             self.people.print(Text(f"warning: {printable(text)}", style="yellow"))
 
     def result(self, figures: Mapping[str, Any]) -> None:
-        """Prints what the command found: one JSON object with --json, else a table."""
+        """Prints what the command found: one JSON object with --json, else figures and tables."""
         if not is_main_process():
             return
         if self.json:
             print(jsonlib.dumps(figures, ensure_ascii=False), flush=True)
         elif not self.silent:
-            stdout = RichConsole(highlight=False, soft_wrap=True)
-            stdout.print(_table(figures) if sys.stdout.isatty() else Text(_lines(figures)))
+            from llmkit.reporting import tables  # it speaks as this module does
+
+            if sys.stdout.isatty():
+                tables.show(figures, RichConsole(highlight=False))
+            else:
+                print(tables.as_text(figures), end="", flush=True)
 
     @contextmanager
     def watch(self, label: str, total: int) -> Iterator[Advance]:
@@ -122,22 +125,3 @@ def short(value: float) -> str:
         if abs(value) >= limit:
             return f"{value / (1e3 if unit == 'k' else limit):.3g}{unit}"
     return f"{value:.4g}"
-
-
-def _flat(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in figures.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _lines(figures: Mapping[str, Any]) -> str:
-    return "\n".join(printable(f"{key}: {value}") for key, value in _flat(figures))
-
-
-def _table(figures: Mapping[str, Any]) -> Table:
-    table = Table(show_header=False, box=None)
-    for key, value in _flat(figures):
-        table.add_row(Text(key, style="bold"), Text(printable(value)))
-    return table
