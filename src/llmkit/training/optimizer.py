@@ -11,15 +11,20 @@ from torch import Tensor, nn
 
 from llmkit.config.schema import TrainConfig
 from llmkit.errors import ConfigError, NoValidCheckpoint
+from llmkit.training.muon import Muon
+
+EMBEDDING_SCALE = 5.0
+"""Beside Muon, token embeddings learn this much faster than the output layer: each row of theirs
+has a gradient only when its token comes up."""
 
 
 class NamedOptimizer:
     """One or two torch optimizers over a model's named parameters, stepped as one.
 
     `adamw` decays matrices only (parameters of two or more dimensions). `muon` orthogonalises the
-    momentum of the hidden matrices (Jordan et al. 2024), scaled so that AdamW's learning rate fits
-    (Liu et al. 2025, arXiv 2502.16982), and leaves the rest to AdamW. With `layer_decay`, each
-    layer learns slower than the one above it.
+    momentum of the hidden matrices and leaves the rest to AdamW; there, input embeddings that are
+    no output weights too learn faster. With `layer_decay`, each layer learns slower than the one
+    above it.
     """
 
     def __init__(self, model: nn.Module, kind: str, settings: TrainConfig) -> None:
@@ -32,12 +37,14 @@ class NamedOptimizer:
         self.names = {parameter: name for name, parameter in named.items()}
         hidden = set(hidden_matrices(model)) if kind == "muon" else set()
         below = depths(model) if settings.layer_decay < 1 else {}
+        fast = set(_input_embeddings(model)) if kind == "muon" else set()
 
         def grouped(names: Iterable[str]) -> list[dict[str, Any]]:
             groups: dict[tuple[float, float], list[nn.Parameter]] = {}
             for name in names:
                 decay = weight_decay if named[name].ndim >= 2 else 0.0
                 scale = settings.layer_decay ** below.get(name, 0)
+                scale *= EMBEDDING_SCALE if name in fast else 1.0
                 groups.setdefault((decay, scale), []).append(named[name])
             return [
                 {"params": params, "weight_decay": decay, "scale": scale}
@@ -56,13 +63,7 @@ class NamedOptimizer:
                 )
             )
         if hidden:
-            self.parts.append(
-                torch.optim.Muon(
-                    grouped(sorted(hidden)),
-                    weight_decay=weight_decay,
-                    adjust_lr_fn="match_rms_adamw",
-                )
-            )
+            self.parts.append(Muon(grouped(sorted(hidden))))
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -124,6 +125,15 @@ def hidden_matrices(model: nn.Module) -> Iterator[str]:
         outside |= {id(parameter) for parameter in head.parameters()}
     for name, parameter in model.named_parameters():
         if parameter.ndim == 2 and parameter.requires_grad and id(parameter) not in outside:
+            yield name
+
+
+def _input_embeddings(model: nn.Module) -> Iterator[str]:
+    """Names of the token embeddings, unless they are the output weights too."""
+    ends = [getattr(model, f"get_{end}_embeddings", lambda: None)() for end in ("input", "output")]
+    weights = [getattr(end, "weight", None) for end in ends]
+    for name, parameter in model.named_parameters():
+        if parameter is weights[0] and parameter is not weights[1]:
             yield name
 
 
