@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from llmkit.config.scalars import dump
 from llmkit.config.schema import DataConfig
 from llmkit.data import columns as _columns
 from llmkit.data import delimited, sources, tables
@@ -104,7 +105,7 @@ def _settled(
     if table.format in ("csv", "tsv"):
         settled["header"] = columns.names is not None
     if (text, label) != given or table.format != delimited.named_format(source, data):
-        said = [f"data.{key}={value}" for key, value in settled.items() if value is not None]
+        said = [f"data.{key}={dump(value)}" for key, value in settled.items() if value is not None]
         say(f"{where}: read as {table.format}, {', '.join(said)}; the columns are {columns}")
     return data.model_copy(update=settled)
 

@@ -1,0 +1,119 @@
+"""A labelled data set: read, looked at, and split, ready for training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from llmkit.config.schema import Config, DataConfig
+from llmkit.data import labelled, labels, look, soundness, splits
+from llmkit.data.cache import Say, Watch
+from llmkit.data.examples import Table, targets
+from llmkit.data.labels import Labels
+from llmkit.data.parts import Part, gather
+from llmkit.errors import DataError, InputNotFound
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A labelled data set."""
+
+    data: DataConfig
+    """The data section with the columns that were found."""
+    train: Table
+    validation: Table | None
+    """None if nothing is held out and no validation files are given."""
+    test: Table | None
+    labels: Labels
+    report: dict[str, Any]
+    """The look at the data, as JSON has it."""
+
+
+def load(config: Config, watch: Watch, say: Say, warn: Say) -> Labelled:
+    """All labelled data of a config: read, looked at, and split.
+
+    Guesses are said, odd rows are warned of. Raises what reading raises, and DataError for data
+    that would spoil the model and is not allowed by `data.allow`.
+    """
+    if not config.data.train_files:
+        raise InputNotFound(
+            "data.train_files is not given",
+            where="data.train_files",
+            next="data.train_files=FILE, a directory, a glob, or hub:NAME",
+        )
+    data = labelled.settle(config.data, "train_files", say)
+    names = [name for name in ("train", "validation", "test") if getattr(data, f"{name}_files")]
+    parts = {name: gather(data, name, watch) for name in names}
+    for part in parts.values():
+        soundness.check_rows(part)
+    known = labels.of(data, set(parts["train"].raws), str(data.label_column))
+    soundness.check(parts["train"], known)
+    fraction = splits.AUTO_SHARE if data.validation_fraction == "auto" else data.validation_fraction
+    splitting = "validation" not in parts and fraction > 0
+    faults = list(soundness.faults(parts, known, splitting))
+    soundness.refuse(faults, data.allow)
+    findings = look.look(parts, known)
+    report = look.report(parts, known, findings)
+    report["warnings"] = list(soundness.warnings(parts, known, findings, faults))
+    for warning in report["warnings"]:
+        warn(warning)
+    tables = {name: table(part, known) for name, part in parts.items()}
+    if splitting:
+        _split(tables, fraction, config.seed)
+    report["columns"] = {"text": data.text_column, "label": data.label_column}
+    report["splits"] = {name: _counts(each) for name, each in tables.items()}
+    return Labelled(
+        data, tables["train"], tables.get("validation"), tables.get("test"), known, report
+    )
+
+
+def load_one(data: DataConfig, key: str, known: Labels, watch: Watch, say: Say, warn: Say) -> Table:
+    """The rows of one key, such as `test_files`, with the labels that a model knows.
+
+    Raises what reading raises, and DataError for labels that are unknown unless `data.allow` has
+    `unseen_labels`; such rows, and blank ones, are left out and warned of.
+    """
+    name = key.removesuffix("_files")
+    part = gather(labelled.settle(data, key, say), name, watch)
+    soundness.check_rows(part)
+    parts = {name: part}
+    faults = list(soundness.faults(parts, known, splitting=False))
+    soundness.refuse(faults, data.allow)
+    for warning in soundness.warnings(parts, known, look.look(parts, known), faults):
+        warn(warning)
+    return table(part, known)
+
+
+def table(part: Part, known: Labels) -> Table:
+    """The rows of a part whose labels are known, as a table; raises DataError if there are none."""
+    rows = [row for row, raw in enumerate(part.raws) if not known.unknown(raw)]
+    if not rows:
+        raise DataError(f"no row of {part.key} has a label that is known", where=part.key)
+    encoded = [known.encode(part.raws[row], "{} row {}".format(*part.places[row])) for row in rows]
+    return Table(
+        [part.texts[row] for row in rows],
+        targets(known, encoded),
+        known,
+        [part.places[row] for row in rows],
+    )
+
+
+def _split(tables: dict[str, Table], fraction: float, seed: int) -> None:
+    """Hold a part of the training table out as the validation table."""
+    whole = tables["train"]
+    strata = splits.strata(whole.labels, whole.targets)
+    held = splits.hold_out(whole.texts, strata, fraction, seed)
+    tables["train"], tables["validation"] = whole.part(~held), whole.part(held)
+
+
+def _counts(each: Table) -> dict[str, Any]:
+    counts: dict[str, Any] = {"rows": len(each)}
+    if each.targets.dtype == np.int64:
+        numbers = np.bincount(each.targets, minlength=len(each.labels)).tolist()
+        counts["classes"] = dict(zip(each.labels.names, numbers, strict=True))
+    elif each.targets.ndim > 1:
+        numbers = each.targets.sum(axis=0).tolist()
+        counts["classes"] = dict(zip(each.labels.names, numbers, strict=True))
+    return counts

@@ -1,0 +1,176 @@
+"""The look at labelled data before training: what is in it, and which rows are odd."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from llmkit.data.labels import REGRESSION, Labels, each
+from llmkit.data.parts import SHOWN, Part, Place
+from llmkit.data.splits import Texts, identity
+
+
+class Repeat(NamedTuple):
+    """A row whose text stands in an earlier row."""
+
+    part: str
+    place: Place
+    first_part: str
+    first_place: Place
+    exact: bool
+    """Whether the texts are the same to the last space."""
+
+
+class Conflict(NamedTuple):
+    """A text that stands with several labels."""
+
+    texts: Texts
+    places: dict[str, list[Place]]
+
+
+class Alone(NamedTuple):
+    """A label that stands in one part only, and the first row that has it."""
+
+    label: str
+    part: str
+    place: Place
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All odd rows of all parts."""
+
+    duplicates: list[Repeat]
+    """Within one part."""
+    overlap: list[Repeat]
+    """Between parts."""
+    conflicts: list[Conflict]
+    unseen_labels: list[Alone]
+
+
+def look(parts: Mapping[str, Part], labels: Labels) -> Findings:
+    """What is odd in the rows of all keys together; texts are the same if nothing but the white
+    space around them differs."""
+    repeats = list(_repeats(parts))
+    return Findings(
+        duplicates=[repeat for repeat in repeats if repeat.part == repeat.first_part],
+        overlap=[repeat for repeat in repeats if repeat.part != repeat.first_part],
+        conflicts=list(_conflicts(parts, labels)),
+        unseen_labels=list(_alone(parts, labels)),
+    )
+
+
+def report(parts: Mapping[str, Part], labels: Labels, findings: Findings) -> dict[str, Any]:
+    """What the rows hold, as JSON has it.
+
+    `rows` and `classes` are those of the training files. A finding has a `count`, and the first
+    SHOWN of its `rows`, each with its file and its number there, counted from 1. Of texts that
+    repeat, `count` has the exact ones, `count_stripped` those but for white space around them too.
+    """
+    train = parts["train"]
+    blank = [
+        {"split": part.name, **_place(place), "blank": what}
+        for part in parts.values()
+        for place, what in part.blank
+    ]
+    found: dict[str, Any] = {
+        "problem_type": labels.kind,
+        "rows": len(train),
+        "classes": classes(train, labels),
+        "blank": _finding(blank),
+        "duplicates": _repeated(findings.duplicates),
+        "conflicts": _finding([_conflict(conflict) for conflict in findings.conflicts]),
+        "overlap": _repeated(findings.overlap),
+        "unseen_labels": _finding(
+            [
+                {"label": alone.label, "split": alone.part, **_place(alone.place)}
+                for alone in findings.unseen_labels
+            ]
+        ),
+        "blank_lines": sum(part.counts.blank_lines for part in parts.values()),
+        "undecodable": sum(part.counts.undecodable for part in parts.values()),
+    }
+    if labels.kind == REGRESSION:
+        values = [float(str(raw)) for raw in train.raws]
+        mean = sum(values) / len(values)
+        found["values"] = {"min": min(values), "max": max(values), "mean": mean}
+    return found
+
+
+def classes(part: Part, labels: Labels) -> dict[str, int]:
+    """Rows of each label, in the order of the labels; empty for a regression."""
+    if labels.kind == REGRESSION:
+        return {}
+    found = Counter(labels.name(label) for raw in part.raws for label in each(raw))
+    return {name: found[name] for name in labels.names}
+
+
+def _repeats(parts: Mapping[str, Part]) -> Iterator[Repeat]:
+    """Rows whose text stands in an earlier row of their part, and rows whose text stands in an
+    earlier part; a row may be both."""
+    before: dict[Texts, tuple[str, Place]] = {}
+    for part in parts.values():
+        own: dict[Texts, tuple[str, Place]] = {}
+        for texts, place in zip(part.texts, part.places, strict=True):
+            for seen in (own, before):
+                exact = texts in seen
+                if first := seen.get(texts) or seen.get(identity(texts)):
+                    yield Repeat(part.name, place, *first, exact)
+            own.setdefault(texts, (part.name, place))
+            own.setdefault(identity(texts), (part.name, place))
+        before = own | before
+
+
+def _conflicts(parts: Mapping[str, Part], labels: Labels) -> Iterator[Conflict]:
+    found: dict[Texts, dict[str, list[Place]]] = {}
+    for part in parts.values():
+        for texts, raw, place in zip(part.texts, part.raws, part.places, strict=True):
+            label = ", ".join(sorted({labels.name(name) for name in each(raw)}))
+            found.setdefault(identity(texts), {}).setdefault(label, []).append(place)
+    return (Conflict(texts, places) for texts, places in found.items() if len(places) > 1)
+
+
+def _alone(parts: Mapping[str, Part], labels: Labels) -> Iterator[Alone]:
+    if len(parts) == 1 or labels.kind == REGRESSION:
+        return
+    first: dict[str, dict[str, Place]] = {}
+    for part in parts.values():
+        for raw, place in zip(part.raws, part.places, strict=True):
+            for label in each(raw):
+                first.setdefault(labels.name(label), {}).setdefault(part.name, place)
+    for label, places in first.items():
+        if len(places) == 1:
+            [(name, place)] = places.items()
+            yield Alone(label, name, place)
+
+
+def _finding(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {"count": len(rows), "rows": list(rows[:SHOWN])}
+
+
+def _place(place: Place) -> dict[str, Any]:
+    return {"file": place[0], "row": place[1]}
+
+
+def _repeated(repeats: Sequence[Repeat]) -> dict[str, Any]:
+    rows = [
+        {
+            "split": repeat.part,
+            **_place(repeat.place),
+            "repeats": {"split": repeat.first_part, **_place(repeat.first_place)},
+            "exact": repeat.exact,
+        }
+        for repeat in repeats
+    ]
+    exact = sum(repeat.exact for repeat in repeats)
+    return {**_finding(rows), "count": exact, "count_stripped": len(repeats)}
+
+
+def _conflict(conflict: Conflict) -> dict[str, Any]:
+    places = {
+        label: [_place(place) for place in several[:SHOWN]]
+        for label, several in conflict.places.items()
+    }
+    return {"text": " / ".join(conflict.texts)[:100], "labels": places}
