@@ -96,6 +96,10 @@ class Encoded:
         """Predictions in these rows: one in each but -1."""
         return int((np.asarray(rows) >= 0).sum())
 
+    def longest_first(self) -> NDArray[np.int64]:
+        """All rows by length, so that neighbours need little padding, from the longest down."""
+        return np.argsort(-self.lengths, kind="stable")
+
     def batch(self, rows: Sequence[int] | NDArray[np.int64]) -> dict[str, torch.Tensor]:
         """The rows as tensors [rows, longest of them], padded on the right.
 

@@ -110,17 +110,24 @@ def classes(part: Part, labels: Labels) -> dict[str, int]:
 def _repeats(parts: Mapping[str, Part]) -> Iterator[Repeat]:
     """Rows whose text stands in an earlier row of their part, and rows whose text stands in an
     earlier part; a row may be both."""
-    before: dict[Texts, tuple[str, Place]] = {}
+    before = _Seen({}, {})
     for part in parts.values():
-        own: dict[Texts, tuple[str, Place]] = {}
+        own = _Seen({}, {})
         for texts, place in zip(part.texts, part.places, strict=True):
             for seen in (own, before):
-                exact = texts in seen
-                if first := seen.get(texts) or seen.get(identity(texts)):
-                    yield Repeat(part.name, place, *first, exact)
-            own.setdefault(texts, (part.name, place))
-            own.setdefault(identity(texts), (part.name, place))
-        before = own | before
+                exact = seen.exact.get(texts)
+                if first := exact or seen.stripped.get(identity(texts)):
+                    yield Repeat(part.name, place, *first, exact is not None)
+            own.exact.setdefault(texts, (part.name, place))
+            own.stripped.setdefault(identity(texts), (part.name, place))
+        before = _Seen(own.exact | before.exact, own.stripped | before.stripped)
+
+
+class _Seen(NamedTuple):
+    """Where texts stood first, to the last space and without the white space around them."""
+
+    exact: dict[Texts, tuple[str, Place]]
+    stripped: dict[Texts, tuple[str, Place]]
 
 
 def _conflicts(parts: Mapping[str, Part], labels: Labels) -> Iterator[Conflict]:

@@ -98,7 +98,8 @@ def warnings(
         yield from _odd_rows(part, findings)
     if conflicts := findings.conflicts:
         said = [f"{label!r} in {told(places)}" for label, places in conflicts[0].places.items()]
-        yield f"{many(len(conflicts), 'text')} with different labels, the first {' and '.join(said)}"
+        texts = many(len(conflicts), "text")
+        yield f"{texts} with different labels, the first {' and '.join(said)}"
     for fault in allowed:
         if fault.name in _DONE:
             yield f"{fault.what}: {_DONE[fault.name]} ({told(fault.places)})"
