@@ -53,6 +53,44 @@ Text = Annotated[
 Model = Annotated[
     str | None, typer.Option(metavar="NAME", help="Hub name, directory or run directory.")
 ]
+Prompt = Annotated[
+    list[str] | None, typer.Option(metavar="TEXT", help="Text to continue; may be repeated.")
+]
+PromptsFile = Annotated[
+    str | None, typer.Option(metavar="PATH", help="Prompts: lines, JSONL, or a table's column.")
+]
+Output = Annotated[
+    str | None, typer.Option(metavar="PATH", help="JSON lines; the same command goes on there.")
+]
+Chat = Annotated[bool, typer.Option("--chat", help="Ask through the chat template.")]
+System = Annotated[str | None, typer.Option(metavar="TEXT", help="System message of a chat.")]
+Explain = Annotated[
+    int | None, typer.Option(metavar="N", help="Show the N likeliest tokens at each step.")
+]
+Models = Annotated[
+    list[str] | None,
+    typer.Option("--model", metavar="NAME", help="As many as are to be compared."),
+]
+Csv = Annotated[
+    list[str] | None, typer.Option(metavar="PATH", help="Labelled rows; may be repeated.")
+]
+Tasks = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="Task of lm-evaluation-harness, or a file of one."),
+]
+ByDocument = Annotated[bool, typer.Option("--by-document", help="A row for each document.")]
+ByDomain = Annotated[
+    bool, typer.Option("--by-domain", help="A row for each file, or value of a column.")
+]
+PerToken = Annotated[
+    str | None, typer.Option(metavar="FILE", help="Web page that shades each token by surprise.")
+]
+LogSamples = Annotated[
+    str | None, typer.Option(metavar="FILE", help="All that was scored, as JSON lines.")
+]
+ResultFile = Annotated[
+    str | None, typer.Option(metavar="FILE", help="The result: .json, or else text for people.")
+]
 OutputDir = Annotated[str | None, typer.Option(metavar="DIR", help="The run directory.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Say only warnings and errors.")]
@@ -110,6 +148,81 @@ def pretrain(  # noqa: PLR0913 (a command's parameters are its options)
     return _request(ctx, text="data.train_files")
 
 
+@app.command(context_settings=LENIENT)
+def generate(  # noqa: PLR0913 (a command's parameters are its options)
+    ctx: typer.Context,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    model: Model = None,
+    prompt: Prompt = None,
+    prompts_file: PromptsFile = None,
+    output: Output = None,
+    chat: Chat = False,
+    system: System = None,
+    explain: Explain = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    dry_run: DryRun = False,
+    print_config: PrintConfig = False,
+) -> Request:
+    """Write text with a language model: from --prompt, --prompts-file, or lines in a pipe."""
+    return _request(
+        ctx,
+        prompt="generation.prompts",
+        prompts_file="generation.prompts_file",
+        output="generation.output_file",
+        chat="generation.chat",
+        system="generation.system",
+        explain="generation.explain",
+    )
+
+
+@app.command(context_settings=LENIENT)
+def chat(  # noqa: PLR0913 (a command's parameters are its options)
+    ctx: typer.Context,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    model: Model = None,
+    system: System = None,
+    explain: Explain = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    dry_run: DryRun = False,
+    print_config: PrintConfig = False,
+) -> Request:
+    """Talk with a language model that has a chat template; /help shows its commands."""
+    return _request(ctx, system="generation.system", explain="generation.explain")
+
+
+@app.command(context_settings=LENIENT)
+def evaluate(  # noqa: PLR0913 (a command's parameters are its options)
+    ctx: typer.Context,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    model: Models = None,
+    text: Text = None,
+    csv: Csv = None,
+    tasks: Tasks = None,
+    by_document: ByDocument = False,
+    by_domain: ByDomain = False,
+    per_token: PerToken = None,
+    log_samples: LogSamples = None,
+    output: ResultFile = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    dry_run: DryRun = False,
+    print_config: PrintConfig = False,
+) -> Request:
+    """Measure models: perplexity of text, accuracy on a CSV, texts against references, tasks."""
+    given = ctx.params
+    given["model"], *given["compare_with"] = model or [None]
+    switches = ("by_document", "by_domain")
+    given["overrides"] += [f"evaluation.{name}=true" for name in switches if given[name]]
+    own = ("compare_with", "tasks", "per_token", "log_samples", "output")
+    keys = {name: f"evaluation.{name}" for name in own}
+    return _request(ctx, text="data.test_files", csv="data.test_files", **keys)
+
+
 def main() -> None:
     """Runs the command line of this process and ends it with the exit code."""
     sys.exit(run(sys.argv[1:]))
@@ -140,7 +253,7 @@ def _request(ctx: typer.Context, **keys: str) -> Request:
     options = [
         Option(f"--{name.replace('_', '-')}", key, value)
         for name, key in keys.items()
-        if (value := given[name]) not in (None, [], ())
+        if (value := given.get(name)) not in (None, False, [], ())
     ]
     flags = ("json", "quiet", "dry_run", "print_config")
     switches = {flag: given[flag] for flag in flags}
@@ -206,9 +319,10 @@ def _carry_out(request: Request) -> None:
     console = Console(json=request.json, quiet=request.quiet)
     command = importlib.import_module(f"llmkit.commands.{request.command}")
     work = command.check if request.dry_run else command.run
-    result: dict[str, Any] = work(resolved.config, console)
-    with faults.of_stdout():
-        console.result(result)
+    result: dict[str, Any] | None = work(resolved.config, console)
+    if result is not None:
+        with faults.of_stdout():
+            console.result(result)
 
 
 def _print(text: str) -> None:

@@ -17,6 +17,8 @@ from llmkit.config.yaml12 import KeyPath
 from llmkit.errors import ConfigError, UsageError
 
 MAX_FAULTS_SHOWN = 20
+MAY_BE_EMPTY = {"generation.prompts"}
+"""Keys whose option may be an empty text: a model can begin by itself."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Option:
 
     flag: str
     key: str
-    value: str | tuple[str, ...]
+    value: str | int | Sequence[str]
 
 
 @dataclass(frozen=True, order=True)
@@ -151,8 +153,9 @@ def _from_line(
         settings += _from_argument(argument, place, faults)
     for number, option in enumerate(options, len(overrides)):
         place = Place(True, number, f"option {option.flag}")
-        value = option.value if isinstance(option.value, str) else list(option.value)
-        if value == "" or (isinstance(value, list) and "" in value):
+        value = option.value if isinstance(option.value, str | int) else list(option.value)
+        empty = value == "" or (isinstance(value, list) and "" in value)
+        if empty and option.key not in MAY_BE_EMPTY:
             faults.add(place, option.key, "is empty")
         path = tuple(option.key.split("."))
         settings.append(Setting(path, value, dump(value), place))

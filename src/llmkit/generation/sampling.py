@@ -1,49 +1,78 @@
-"""Text from a causal language model."""
+"""All samples of some prompts in their order, by the loop or by beams: the one way to write."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmkit.config.schema import GenerationConfig
+from llmkit.generation import beams, decoding, prompts
+from llmkit.generation.decoding import OnText
+from llmkit.generation.prompts import Prompt
+from llmkit.generation.sample import Sample
+from llmkit.generation.writer import Desk
+
+CPU_BATCH, ACCELERATOR_BATCH = 16, 64
+"""Texts written at once where `batch_size` is `auto`; a rule of what is known before the work, so
+that the same job has the same batches everywhere."""
 
 
-@torch.no_grad()
+def samples(
+    desk: Desk,
+    asked: Sequence[Prompt],
+    tick: Callable[[], None] = lambda: None,
+    on_text: OnText | None = None,
+) -> Iterator[Sample]:
+    """The samples of each prompt, prompt by prompt and index by index, each as soon as those before
+    it are finished."""
+    settings = desk.settings
+    if settings.num_beams > 1:
+        yield from _in_beams(desk, asked, tick)
+        return
+    per_prompt = settings.num_return_sequences if settings.do_sample else 1
+    size = batch_size(desk.model, settings)
+    places = {id(prompt): place for place, prompt in enumerate(asked)}
+    early: dict[int, Sample] = {}
+    following = 0
+    for sample in decoding.write(desk, asked, size, tick, on_text):
+        early[places[id(sample.prompt)] * per_prompt + sample.index] = sample
+        while following in early:
+            yield early.pop(following)
+            following += 1
+
+
+def batch_size(model: PreTrainedModel, settings: GenerationConfig) -> int:
+    """The most texts that are written at once."""
+    if settings.batch_size != "auto":
+        return settings.batch_size
+    return CPU_BATCH if model.device.type == "cpu" else ACCELERATOR_BATCH
+
+
 def continuations(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompt: Sequence[int],
+    ids: Sequence[int],
     settings: GenerationConfig,
     seed: int,
 ) -> list[str]:
-    """`settings.num_return_sequences` continuations of the prompt's token ids, without the prompt.
+    """`settings.num_return_sequences` continuations of a prompt's token ids, without the prompt.
 
     The prompt and what follows stay within the model's positions. Random state and training mode
     of the model are as before afterwards.
     """
+    limit = prompts.context(model.config)
+    kept = tuple(ids if limit is None else ids[-(limit - 1) :])
+    prompt = Prompt("", kept, seed, settings.max_new_tokens, limit=limit)
     training = model.training
-    limit = getattr(model.config, "max_position_embeddings", None) or 1 << 30
-    ids = torch.tensor([list(prompt)[-(limit - 1) :]], device=model.device)  # [1, prompt]
-    sampling = (
-        {"temperature": settings.temperature, "top_k": settings.top_k, "top_p": settings.top_p}
-        if settings.do_sample
-        else {}
-    )
     model.eval()
     try:
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            rows = model.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                do_sample=settings.do_sample,
-                num_return_sequences=settings.num_return_sequences if settings.do_sample else 1,
-                max_new_tokens=min(settings.max_new_tokens, limit - ids.shape[1]),
-                pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id,
-                **sampling,
-            )
+        return [sample.text for sample in samples(Desk(model, tokenizer, settings), [prompt])]
     finally:
         model.train(training)
-    return list(tokenizer.batch_decode(rows[:, ids.shape[1] :], skip_special_tokens=True))
+
+
+def _in_beams(desk: Desk, asked: Sequence[Prompt], tick: Callable[[], None]) -> Iterator[Sample]:
+    for prompt in asked:
+        tick()
+        yield from beams.search(desk, prompt)

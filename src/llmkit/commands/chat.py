@@ -1,0 +1,194 @@
+"""`llmkit chat`: a conversation with a language model, line by line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from transformers import PretrainedConfig, PreTrainedTokenizerFast
+
+from llmkit import durable
+from llmkit.config import yaml12
+from llmkit.config.schema import Config, GenerationConfig
+from llmkit.errors import ConfigError, LlmkitError, WriteError
+from llmkit.generation import loading, prompts, requests, sampling, shown
+from llmkit.generation.prompts import Prompt
+from llmkit.generation.writer import Desk
+from llmkit.reporting.console import Console
+
+HELP = """\
+/reset            begin anew
+/set KEY VALUE    change a setting of `generation`: /set temperature 0.5
+/save FILE        write the conversation as JSON
+/help             show this
+Ctrl-C            cut an answer short
+Ctrl-D            end"""
+
+FIXED = {"num_return_sequences", "num_beams", "prompts", "prompts_file", "output_file", "chat"}
+FIXED |= {"precision", "weights", "batch_size"}
+"""Keys that make no sense in a conversation, or not in the middle of one."""
+
+
+@dataclass
+class Conversation:
+    """What was said so far, and how the next answer is written."""
+
+    config: Config
+    desk: Desk
+    messages: list[dict[str, str]] = field(default_factory=list)
+    saved: set[Path] = field(default_factory=set)
+
+    def reset(self) -> None:
+        """Leaves only the system message."""
+        system = self.config.generation.system
+        self.messages = [] if system is None else [{"role": "system", "content": system}]
+
+    def prompt(self) -> Prompt:
+        """The conversation as the model reads it; DataError where it is too long."""
+        settings = self.config.generation
+        ids = prompts.chat_ids(self.messages, self.desk.tokenizer)
+        asked = requests.Request(self.messages[-1]["content"], "the conversation")
+        seed = self.config.seed if settings.seed is None else settings.seed
+        return prompts.fitted(asked, ids, self.desk.model.config, settings, seed)
+
+    def use(self, settings: GenerationConfig) -> None:
+        """Writes with other settings from now on; raises ConfigError where they cannot be."""
+        config = self.config.model_copy(update={"generation": settings})
+        requests.check(config)
+        self.desk = Desk(self.desk.model, self.desk.tokenizer, settings)
+        self.config = config
+
+
+def run(config: Config, console: Console) -> None:
+    """Answers each line of stdin until it ends; `/help` shows what else a line may be."""
+    config, _, tokenizer = _prepare(config)
+    talk = Conversation(config, loading.desk(config, tokenizer))
+    talk.reset()
+    console.say("/help shows what there is besides talking; Ctrl-D ends")
+    for line in _lines():
+        try:
+            if line.startswith("/"):
+                _obey(line, talk, console)
+            elif line.strip():
+                _answer(line, talk, console)
+        except LlmkitError as fault:
+            console.say(str(fault))
+
+
+def check(config: Config, console: Console) -> dict[str, Any]:
+    """Checks settings, the model's shape and its chat template, without weights."""
+    _, shape, _ = _prepare(config)
+    return {"command": "chat", "model": shape.model_type, "context": prompts.context(shape)}
+
+
+def _prepare(config: Config) -> tuple[Config, PretrainedConfig, PreTrainedTokenizerFast]:
+    """The config of a conversation and what is known of its model; refuses one that does not
+    chat."""
+    one = {"chat": True, "num_return_sequences": 1, "num_beams": 1}
+    settings = config.generation.model_copy(update=one)
+    config = config.model_copy(update={"generation": settings})
+    requests.check(config)
+    shape, tokenizer = loading.shape_and_tokenizer(config)
+    prompts.chat_ids([{"role": "user", "content": "?"}], tokenizer)
+    loading.constraint(config, shape, tokenizer)
+    return config, shape, tokenizer
+
+
+def _lines() -> Iterator[str]:
+    """The lines of stdin; on a terminal with a prompt, editing and the lines before."""
+    if not sys.stdin.isatty():
+        yield from (line.rstrip("\r\n") for line in sys.stdin)
+        return
+    import readline  # noqa: F401 (it gives `input` its editing)
+
+    while True:
+        try:
+            yield input("> ")
+        except EOFError:
+            shown.put("\n")
+            return
+        except KeyboardInterrupt:
+            shown.put("\n")
+
+
+def _answer(text: str, talk: Conversation, console: Console) -> None:
+    """Writes the answer as it comes; one that fails leaves the conversation as it was."""
+    talk.messages.append({"role": "user", "content": text})
+    heard: list[str] = []
+
+    def hear(new: str) -> None:
+        heard.append(new)
+        if not console.json:
+            shown.put(new)
+
+    try:
+        prompt = talk.prompt()
+        if prompt.cut:
+            console.warn(f"the first {prompt.cut} tokens of the conversation are not seen any more")
+        (sample,) = sampling.samples(talk.desk, [prompt], on_text=hear)
+        record = sample.record()
+        shown.put(json.dumps(record, ensure_ascii=False) if console.json else "")
+        shown.put("\n" + ("" if console.json else shown.steps_table(record)))
+    except KeyboardInterrupt:
+        shown.put("\n")
+    except LlmkitError:
+        talk.messages.pop()
+        raise
+    talk.messages.append({"role": "assistant", "content": "".join(heard)})
+
+
+def _obey(line: str, talk: Conversation, console: Console) -> None:
+    name, _, rest = line.partition(" ")
+    match name:
+        case "/reset":
+            talk.reset()
+            console.say("a new conversation")
+        case "/set":
+            talk.use(_changed(talk.config.generation, *rest.strip().partition(" ")[::2]))
+            console.say(f"set: {rest.strip()}")
+        case "/save":
+            _save(Path(rest.strip()).expanduser(), talk)
+            console.say(f"saved: {rest.strip()}")
+        case "/help":
+            console.say(HELP)
+        case _:
+            console.say(f"there is no {name}\n{HELP}")
+
+
+def _changed(settings: GenerationConfig, key: str, text: str) -> GenerationConfig:
+    """The settings with one key changed; raises ConfigError for a key or value that cannot be."""
+    names = sorted(set(GenerationConfig.model_fields) - FIXED)
+    if key not in names:
+        raise ConfigError(
+            f"a conversation has no setting {key!r}",
+            where="/set",
+            next=f"one of {', '.join(names)}",
+        )
+    try:
+        values = settings.model_dump() | {key: yaml12.parse(text)}
+        return GenerationConfig.model_validate(values)
+    except (ValidationError, ValueError) as error:
+        said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise ConfigError(
+            f"{key}: {said}",
+            where=f"/set {key} {text}",
+            kept=f"{key} is {getattr(settings, key)!r} still",
+            next="give another value",
+        ) from error
+
+
+def _save(path: Path, talk: Conversation) -> None:
+    """Writes the conversation; a file that another one made is left alone."""
+    if path.name == "" or (path.exists() and path not in talk.saved):
+        raise WriteError(
+            "the file exists already" if path.name else "no file was named",
+            where=f"/save {path}",
+            next="choose another name: /save FILE",
+        )
+    talk.saved.add(path)
+    durable.replace_text(path, json.dumps(talk.messages, indent=1, ensure_ascii=False) + "\n")

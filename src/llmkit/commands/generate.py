@@ -1,0 +1,259 @@
+"""`llmkit generate`: a language model and prompts -> text."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import PretrainedConfig, PreTrainedTokenizerFast
+
+from llmkit.config.schema import Config
+from llmkit.errors import ConfigError
+from llmkit.generation import loading, output, prompts, requests, sampling, shown
+from llmkit.generation.output import Output
+from llmkit.generation.prompts import Prompt
+from llmkit.generation.requests import Requests
+from llmkit.generation.sample import Sample
+from llmkit.models import load
+from llmkit.reporting.console import Console, is_main_process
+from llmkit.training.signals import stop_signal
+
+if TYPE_CHECKING:
+    from llmkit.training.runtime import Processes
+
+WINDOW = 4
+"""Full batches that are formed together. A job that goes on computes its last window anew, so that
+the batches, and with them the last digits, are those of a job that was never interrupted."""
+
+FREE = {"prompts", "prompts_file", "output_file", "batch_size"}
+"""Keys of `generation` that may change when a job goes on; the prompts are compared themselves."""
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Work:
+    """Everything that is known before weights are loaded."""
+
+    config: Config
+    shape: PretrainedConfig
+    tokenizer: PreTrainedTokenizerFast
+    requests: Requests
+    prompts: Sequence[Prompt]
+
+    @property
+    def n_samples(self) -> int:
+        """Samples of all prompts."""
+        return len(self.prompts) * self.config.generation.num_return_sequences
+
+
+def run(config: Config, console: Console) -> dict[str, Any] | None:
+    """Writes the samples to stdout, or to `generation.output_file` and returns the figures."""
+    started = time.monotonic()
+    work = _prepare(config)
+    _tell(work, console)
+    with stop_signal() as stop, _processes() as processes, _output(work) as results:
+        console.on_tick = stop.check
+        done = len(results.done) if results else 0
+        if processes is not None:
+            done = int(processes.largest([done])[0])
+        if done < work.n_samples:
+            _write(work, done, processes, results, console)
+    if config.generation.output_file is None:
+        return None
+    return {
+        "command": "generate",
+        "output": config.generation.output_file,
+        "prompts": len(work.prompts),
+        "samples": work.n_samples,
+        "samples_before": done,
+        "seconds": round(time.monotonic() - started, 3),
+    }
+
+
+def check(config: Config, console: Console) -> dict[str, Any]:
+    """Checks prompts, settings and the model's shape, without weights and without writing."""
+    work = _prepare(config)
+    _tell(work, console)
+    if config.generation.output_file is not None:
+        output.check(Path(config.generation.output_file), _identity(config))
+    return {
+        "command": "generate",
+        "prompts": len(work.prompts),
+        "blank_lines": work.requests.blank,
+        "prompts_cut": sum(prompt.cut > 0 for prompt in work.prompts),
+        "longest_prompt": max(len(prompt.ids) for prompt in work.prompts),
+        "context": prompts.context(work.shape),
+        "samples": work.n_samples,
+    }
+
+
+def _prepare(config: Config) -> Work:
+    """The prompts as the model will read them; refuses all that can be wrong without weights."""
+    requests.check(config)
+    asked = requests.read(config)
+    shape, tokenizer = loading.shape_and_tokenizer(config)
+    settings = config.generation
+    seed = config.seed if settings.seed is None else settings.seed
+    encoded = prompts.encode(asked.items, tokenizer, shape, settings, seed)
+    if constrain := loading.constraint(config, shape, tokenizer):
+        for prompt in encoded:
+            constrain(prompt)
+    return Work(config, shape, tokenizer, asked, encoded)
+
+
+def _tell(work: Work, console: Console) -> None:
+    if work.requests.blank:
+        console.warn(f"{work.requests.blank} blank lines hold no prompt and were left out")
+    cut = [prompt.cut for prompt in work.prompts if prompt.cut]
+    if cut:
+        console.warn(f"{len(cut)} prompts were cut from the left, by {max(cut)} tokens at most")
+    limits = [prompt for prompt in work.prompts if prompt.limit is not None]
+    short = sum(len(p.ids) + p.max_new_tokens > (p.limit or 0) for p in limits)
+    if short:
+        console.warn(f"{short} texts may end early: the model sees {limits[0].limit} tokens")
+
+
+def _write(
+    work: Work, done: int, processes: Processes | None, results: Output | None, console: Console
+) -> None:
+    """Writes all samples but the first `done`, in order, to the results or to stdout."""
+    config, streamed = work.config, _is_streamed(work, console)
+    desk = loading.desk(config, work.tokenizer, processes.device if processes else None)
+    per_prompt = config.generation.num_return_sequences
+    batch = sampling.batch_size(desk.model, config.generation)
+    window = max(1, WINDOW * batch // per_prompt) * (processes.count if processes else 1)
+    first = done // per_prompt // window * window
+    told = console.watch("writing", work.n_samples) if results else _untold(console)
+    with told as advance:
+        advance(done)
+        tick = partial(advance, 0)
+        if streamed:
+            shown.put(_opening(config, work.prompts[0].text))
+        write = partial(sampling.samples, desk, tick=tick, on_text=shown.put if streamed else None)
+        for begin in range(first, len(work.prompts), window):
+            records = _of_window(work.prompts[begin : begin + window], write, processes)
+            for number, record in enumerate(records, begin * per_prompt):
+                if number >= done:
+                    said = record | {"prompt": "", "text": ""} if streamed else record
+                    _put(said, number, config, results, console)
+                    advance(1)
+
+
+def _of_window(
+    window: Sequence[Prompt],
+    write: Callable[[Sequence[Prompt]], Iterator[Sample]],
+    processes: Processes | None,
+) -> Iterator[Record]:
+    """The records of some prompts in order; several processes share them and all get all."""
+    if processes is None:
+        yield from (sample.record() for sample in write(window))
+        return
+    mine = [sample.record() for sample in write(window[processes.rank :: processes.count])]
+    shares = [iter(share) for share in _gathered(mine, processes)]
+    per_prompt = max(record["index"] for record in mine) + 1 if mine else 1
+    for place in range(len(window)):
+        for _ in range(per_prompt):
+            yield next(shares[place % processes.count])
+
+
+def _gathered(records: Sequence[Record], processes: Processes) -> list[list[Record]]:
+    """The records of every process, on every process. As JSON: torch's own way is a pickle."""
+    mine = torch.tensor(list(json.dumps(records).encode()), dtype=torch.uint8)
+    longest = int(processes.largest([len(mine)])[0])
+    padded = torch.nn.functional.pad(mine, (0, longest - len(mine)))[None].to(processes.device)
+    rows = processes.accelerator.gather(padded).cpu()
+    return [json.loads(bytes(row.tolist()).rstrip(b"\0")) for row in rows]
+
+
+def _put(
+    record: Record, number: int, config: Config, results: Output | None, console: Console
+) -> None:
+    """Hands over one sample: to the results, as a JSON line, or as text for people."""
+    if not is_main_process():
+        return
+    if results is not None:
+        results.add(record)
+    elif console.json:
+        shown.put(json.dumps(record, ensure_ascii=False) + "\n")
+    else:
+        between = shown.BETWEEN if number else ""
+        shown.put(between + _opening(config, record["prompt"]) + record["text"] + "\n")
+        shown.put(shown.steps_table(record))
+
+
+def _opening(config: Config, prompt: str) -> str:
+    """What stands before a text for people: its prompt, unless the text is an answer to it."""
+    return "" if config.generation.chat else prompt
+
+
+def _is_streamed(work: Work, console: Console) -> bool:
+    """Whether the text is shown as it comes: there is one, and a person to read it."""
+    settings = work.config.generation
+    alone = work.n_samples == 1 and settings.num_beams == 1 and settings.output_file is None
+    return alone and not console.json and "WORLD_SIZE" not in os.environ
+
+
+@contextmanager
+def _output(work: Work) -> Iterator[Output | None]:
+    """The file of results, if one is asked for: this process's to write, and of these prompts."""
+    path = work.config.generation.output_file
+    if path is None or not is_main_process():
+        yield None
+        return
+    with output.opened(Path(path), _identity(work.config)) as results:
+        per_prompt = work.config.generation.num_return_sequences
+        for number, record in enumerate(results.done):
+            place, index = divmod(number, per_prompt)
+            fits = place < len(work.prompts) and record.get("prompt") == work.prompts[place].text
+            if not fits or record.get("index") != index:
+                raise ConfigError(
+                    "this line is the result of another prompt",
+                    where=f"{path}:{number + 1}",
+                    kept="the results, untouched",
+                    next="put the old prompts back to go on, or choose another output",
+                )
+        yield results
+
+
+def _identity(config: Config) -> Record:
+    """What the samples hang on besides their prompts."""
+    settings = config.generation.model_dump(mode="json")
+    kept = {f"generation.{key}": value for key, value in settings.items() if key not in FREE}
+    seed = config.seed if config.generation.seed is None else config.generation.seed
+    names = {"model": config.model.name_or_path, "tokenizer": config.tokenizer.name_or_path}
+    return {**kept, "generation.seed": seed, **{k: _content(v, config) for k, v in names.items()}}
+
+
+def _content(name: str | None, config: Config) -> str | None:
+    """What a model or tokenizer holds; for one of the hub, its name and revision."""
+    if name is None:
+        return None
+    location = load.locate(name)
+    if Path(location).is_dir():
+        return output.fingerprint(Path(location))
+    return f"{location} {config.model.revision or ''}".strip()
+
+
+def _processes() -> AbstractContextManager[Processes | None]:
+    """The processes of a launcher, if there is one."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return nullcontext()
+    # Imported here: accelerate takes longer to load than a short prompt to answer.
+    from llmkit.training import runtime
+
+    return runtime.start("fp32", (), Path())
+
+
+@contextmanager
+def _untold(console: Console) -> Iterator[Callable[[int], None]]:
+    """Work without a display: its results are seen as they come."""
+    yield lambda amount: console.on_tick()

@@ -1,0 +1,158 @@
+"""Forms that a text must have: one of given strings, a regular expression, a JSON schema."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from llmkit.config.schema import GenerationConfig
+from llmkit.errors import ConfigError, InputNotFound, UsageError
+from llmkit.generation.prompts import Prompt
+from llmkit.generation.rules import Constraint
+
+Constrain = Callable[[Prompt], Constraint]
+"""Makes a fresh constraint for a text that continues a prompt."""
+
+
+class Choice:
+    """One of several token sequences, as a path in their tree."""
+
+    def __init__(self, choices: Sequence[tuple[int, ...]], ends: Sequence[int]) -> None:
+        self.left, self.ends = list(choices), tuple(ends)
+        self.taken = 0
+        self.ended = False
+
+    def allowed(self) -> Sequence[int]:
+        """The next tokens of the choices that are still open; the end where one is complete."""
+        following = {ids[self.taken] for ids in self.left if len(ids) > self.taken}
+        finished = any(len(ids) == self.taken for ids in self.left)
+        return sorted(following | set(self.ends)) if finished else sorted(following)
+
+    def take(self, token: int) -> None:
+        """Keeps the choices that go on with this token."""
+        place, self.taken = self.taken, self.taken + 1
+        left = [ids for ids in self.left if len(ids) > place and ids[place] == token]
+        self.ended, self.left = not left, left
+
+    def complete(self) -> bool:
+        """Whether one choice is written and no other goes on from there."""
+        return self.ended or all(len(ids) == self.taken for ids in self.left)
+
+
+class Grammar:
+    """A regular expression or JSON schema, followed by llguidance."""
+
+    def __init__(self, matcher: Any) -> None:
+        self.matcher = matcher
+
+    def allowed(self) -> Tensor:
+        """Which tokens of the vocabulary keep the text in its form."""
+        words = torch.frombuffer(bytearray(self.matcher.compute_bitmask()), dtype=torch.int32)
+        bits = words[:, None] >> torch.arange(32, dtype=torch.int32)
+        return (bits & 1).flatten().bool()
+
+    def take(self, token: int) -> None:
+        """Moves on by a token."""
+        self.matcher.consume_token(token)
+
+    def complete(self) -> bool:
+        """Whether the text has its form and nothing can be added."""
+        return bool(self.matcher.is_stopped())
+
+
+def constrain(
+    settings: GenerationConfig, tokenizer: PreTrainedTokenizerBase, ends: Sequence[int]
+) -> Constrain | None:
+    """What the settings ask a text to be, if anything.
+
+    Raises ConfigError for choices that the tokenizer cannot write or that are longer than
+    `max_new_tokens`, and for a form that is none; UsageError where llguidance is not installed.
+    """
+    if settings.choices:
+        _check_ends(settings.choices, ends)
+        return lambda prompt: Choice(
+            [_choice_ids(text, prompt, tokenizer) for text in settings.choices], ends
+        )
+    if settings.regex is None and settings.json_schema is None:
+        return None
+    library = _library()
+    table = library.hf.from_tokenizer(tokenizer)
+    grammar = _grammar(settings, library)
+    if error := library.LLMatcher.validate_grammar(grammar, table):
+        key = "regex" if settings.regex is not None else "json_schema"
+        raise ConfigError(
+            f"this is no form that llguidance can follow: {error.strip().splitlines()[0]}",
+            where=f"generation.{key}",
+            next="correct it; look-around and back references are not supported",
+        )
+    return lambda prompt: Grammar(library.LLMatcher(table, grammar))
+
+
+def _choice_ids(text: str, prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """The tokens of a choice behind a prompt: as they stand there if the two part cleanly."""
+    together = tuple(tokenizer(prompt.text + text, verbose=False)["input_ids"])
+    size = len(prompt.ids)
+    ids = together[size:] if together[:size] == prompt.ids else ()
+    if not ids:
+        ids = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+    decoded = tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
+    if decoded.strip() != text.strip():
+        raise ConfigError(
+            f"the tokenizer cannot write {text!r}; it makes {decoded!r} of it",
+            where="generation.choices",
+            next="leave it out, or spell it with characters that the tokenizer knows",
+        )
+    if len(ids) > prompt.max_new_tokens:
+        raise ConfigError(
+            f"{text!r} has {len(ids)} tokens, more than max_new_tokens",
+            where="generation.choices",
+            next=f"write generation.max_new_tokens={len(ids)} or more",
+        )
+    return ids
+
+
+def _check_ends(choices: Sequence[str], ends: Sequence[int]) -> None:
+    longer = [(a, b) for a in choices for b in choices if a != b and b.startswith(a)]
+    if longer and not ends:
+        raise ConfigError(
+            f"{longer[0][0]!r} begins {longer[0][1]!r}, and the model has no token to end a text",
+            where="generation.choices",
+            next="make them differ before one ends",
+        )
+
+
+def _library() -> Any:
+    try:
+        library = importlib.import_module("llguidance")
+        importlib.import_module("llguidance.hf")
+    except ImportError as error:
+        raise UsageError(
+            "regular expressions and JSON schemas need llguidance, which is not installed",
+            where="generation.regex, generation.json_schema",
+            next="pip install 'llmkit[grammar]'",
+        ) from error
+    return library
+
+
+def _grammar(settings: GenerationConfig, library: Any) -> str:
+    if settings.regex is not None:
+        return str(library.LLMatcher.grammar_from_regex(settings.regex))
+    path = Path(str(settings.json_schema))
+    try:
+        schema = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputNotFound(
+            f"the schema cannot be read: {error.strerror}",
+            where=str(path),
+            next="check generation.json_schema",
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"the schema is not JSON: {error}", where=str(path)) from error
+    return str(library.LLMatcher.grammar_from_json_schema(schema))

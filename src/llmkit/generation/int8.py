@@ -1,0 +1,68 @@
+"""Weights as whole numbers of one byte: a text alone is bound by reading them, so it comes faster.
+
+Each output channel has one scale, its largest weight over 127. The hidden states stay bf16.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+FEW_ROWS = 16
+"""With more rows than this, computing binds and not reading: the weights are unpacked then."""
+
+
+class Int8Linear(nn.Module):
+    """A linear layer [.., inputs] -> [.., outputs] of int8 weights and one scale per output."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        scale = weight.float().abs().amax(1).clamp(min=1e-12) / 127  # [outputs]
+        rounded = (weight.float() / scale[:, None]).round().clamp(-127, 127)
+        self.register_buffer("weight", rounded.to(torch.int8).contiguous())
+        self.register_buffer("scale", scale.to(torch.bfloat16))
+        self.register_buffer("bias", None if bias is None else bias.to(torch.bfloat16))
+        self.weight: Tensor
+        self.scale: Tensor
+        self.bias: Tensor | None
+
+    def forward(self, states: Tensor) -> Tensor:
+        """The layer's output for bf16 states."""
+        rows = states.reshape(-1, states.shape[-1])
+        if len(rows) <= FEW_ROWS:
+            output = torch._weight_int8pack_mm(rows, self.weight, self.scale)
+        else:
+            output = nn.functional.linear(rows, self.weight.to(rows.dtype)) * self.scale
+        if self.bias is not None:
+            output = output + self.bias
+        return output.reshape(*states.shape[:-1], -1)
+
+
+def quantize(model: PreTrainedModel) -> PreTrainedModel:
+    """The model, in place, with int8 weights in its linear layers and its head, the rest in bf16.
+
+    Embeddings keep full rows: only one of them is read for a token.
+    """
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.Linear):
+                setattr(module, name, Int8Linear(child.weight.data, _data(child.bias)))
+            elif isinstance(child, Conv1D):  # GPT-2's linear layer, stored the other way round
+                setattr(module, name, Int8Linear(child.weight.data.T, _data(child.bias)))
+    return to_bf16(model)
+
+
+def to_bf16(model: PreTrainedModel) -> PreTrainedModel:
+    """The model, in place, with bf16 parameters.
+
+    Its buffers stay as they are: rotary frequencies in bf16 would move every position.
+    """
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(torch.bfloat16)
+    return model
+
+
+def _data(parameter: nn.Parameter | None) -> Tensor | None:
+    return None if parameter is None else parameter.data

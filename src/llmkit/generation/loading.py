@@ -1,0 +1,69 @@
+"""The model that writes: its shape and tokenizer first, so that faults cost no weights."""
+
+from __future__ import annotations
+
+import torch
+from transformers import PretrainedConfig, PreTrainedTokenizerFast
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from llmkit.config.schema import Config
+from llmkit.errors import ConfigError, DataError, UsageError
+from llmkit.generation import constraints, int8, rules
+from llmkit.generation.constraints import Constrain
+from llmkit.generation.writer import Desk
+from llmkit.models import load
+from llmkit.models import tokenizer as tokenizers
+
+
+def shape_and_tokenizer(config: Config) -> tuple[PretrainedConfig, PreTrainedTokenizerFast]:
+    """What is known of the model without its weights.
+
+    Raises UsageError where no model is named, and DataError for one that is no causal language
+    model: transformers alone would give a classifier a head of random numbers.
+    """
+    name = config.model.name_or_path
+    if name is None:
+        raise UsageError("there is no model", next="name one with --model")
+    location = load.locate(name)
+    shape = load.load_config(location, config.model.revision)
+    heads = [head for head in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() if isinstance(head, str)]
+    own = shape.architectures or []
+    if shape.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or (
+        own and not set(own) & set(heads)
+    ):
+        raise DataError(
+            f"this is no causal language model but a {(own or [shape.model_type])[0]}",
+            where=f"{name} (model.name_or_path)",
+            next="name a model that was trained to write text; `llmkit predict` asks a classifier",
+        )
+    if config.tokenizer.name_or_path is not None:
+        return shape, tokenizers.load(config.tokenizer.name_or_path)
+    return shape, tokenizers.load(location, config.model.revision)
+
+
+def constraint(
+    config: Config, shape: PretrainedConfig, tokenizer: PreTrainedTokenizerFast
+) -> Constrain | None:
+    """The form that the texts must have, checked as far as it can be without the model."""
+    ends = rules.end_ids(getattr(shape, "eos_token_id", None), tokenizer.eos_token_id)
+    return constraints.constrain(config.generation, tokenizer, ends)
+
+
+def desk(
+    config: Config, tokenizer: PreTrainedTokenizerFast, device: torch.device | None = None
+) -> Desk:
+    """The model on its device, with the asked precision and weights, ready to write."""
+    if device is None:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    settings, on_cpu = config.generation, device.type == "cpu"
+    if settings.weights == "int8" and not on_cpu:
+        raise ConfigError(
+            "int8 weights are made for a CPU", where="generation.weights", next="leave it out"
+        )
+    assert config.model.name_or_path is not None
+    model = load.load_causal_model(config.model.name_or_path, config.model.revision).eval()
+    if settings.weights == "int8":
+        model = int8.quantize(model)
+    elif settings.precision == "bf16" or (settings.precision == "auto" and not on_cpu):
+        model = int8.to_bf16(model)
+    return Desk(model.to(device), tokenizer, settings)

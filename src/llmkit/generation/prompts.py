@@ -1,0 +1,160 @@
+"""Prompts as token ids: with chat template, within the context, each with its own randomness."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+
+import torch
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from llmkit.config.schema import GenerationConfig
+from llmkit.errors import ConfigError, DataError
+from llmkit.generation.requests import Request
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the model reads before it writes."""
+
+    text: str
+    ids: tuple[int, ...]
+    seed: int
+    max_new_tokens: int
+    occurrence: int = 0
+    """How many prompts with the same ids and seed stand before this one."""
+    cut: int = 0
+    """Tokens that were cut from its left."""
+    limit: int | None = None
+    """Most tokens of prompt and text together: the model's positions."""
+
+    def generator(self, index: int) -> torch.Generator:
+        """The random numbers of sample `index`.
+
+        They hang on nothing but seed and prompt: neither on what else is in the batch, nor on the
+        place of the prompt, nor on the number of processes.
+        """
+        key = repr((self.seed, self.ids, self.occurrence, index))
+        seed = int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "big")
+        return torch.Generator().manual_seed(seed >> 1)
+
+
+def encode(
+    requests: Sequence[Request],
+    tokenizer: PreTrainedTokenizerBase,
+    shape: PretrainedConfig,
+    settings: GenerationConfig,
+    seed: int,
+) -> list[Prompt]:
+    """The prompts of the requests, in their order.
+
+    Raises DataError for an empty prompt without a begin token and for one that leaves no room in
+    the context, unless `truncate_prompt` cuts it, and ConfigError for a chat without a template.
+    """
+    seen: Counter[tuple[int, ...]] = Counter()
+    prompts = []
+    for request in requests:
+        ids = _ids(request, tokenizer, settings)
+        prompt = fitted(request, ids, shape, settings, seed)
+        key = (prompt.seed, *prompt.ids)
+        prompts.append(replace(prompt, occurrence=seen[key]))
+        seen[key] += 1
+    return prompts
+
+
+def fitted(
+    request: Request,
+    ids: tuple[int, ...],
+    shape: PretrainedConfig,
+    settings: GenerationConfig,
+    seed: int,
+) -> Prompt:
+    """The prompt of a request whose ids are known, cut where that is needed and asked for."""
+    limit = context(shape)
+    most = request.max_new_tokens or settings.max_new_tokens
+    kept = _fit(ids, most, limit, request, settings)
+    _check_ids(kept, shape, request)
+    own = seed if request.seed is None else request.seed
+    return Prompt(request.prompt, kept, own, most, cut=len(ids) - len(kept), limit=limit)
+
+
+def chat_ids(
+    messages: Sequence[Mapping[str, str]], tokenizer: PreTrainedTokenizerBase
+) -> tuple[int, ...]:
+    """The ids of a conversation up to where the assistant speaks; ConfigError without template."""
+    if not tokenizer.chat_template:
+        raise ConfigError(
+            "the model's tokenizer has no chat template",
+            where="generation.chat",
+            next="leave --chat out, or use a model that was trained to chat",
+        )
+    try:
+        text = tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=True
+        )
+    except Exception as error:  # a template is a program: it may raise anything
+        raise ConfigError(
+            f"the chat template refuses the conversation: {error}", where="chat_template"
+        ) from error
+    return tuple(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+
+def context(shape: PretrainedConfig) -> int | None:
+    """How many tokens the model can see, if that is limited."""
+    return getattr(shape, "max_position_embeddings", None)
+
+
+def _ids(
+    request: Request, tokenizer: PreTrainedTokenizerBase, settings: GenerationConfig
+) -> tuple[int, ...]:
+    if settings.chat:
+        system = request.system if request.system is not None else settings.system
+        messages = [] if system is None else [{"role": "system", "content": system}]
+        return chat_ids([*messages, {"role": "user", "content": request.prompt}], tokenizer)
+    if request.system is not None:
+        raise DataError("a system message needs a chat", where=request.where, next="add `--chat`")
+    if ids := tuple(tokenizer(request.prompt, verbose=False)["input_ids"]):
+        return ids
+    if tokenizer.bos_token_id is None:
+        raise DataError(
+            "an empty prompt, and the tokenizer has no token that begins a text",
+            where=request.where,
+            next="give the prompt at least one character",
+        )
+    return (tokenizer.bos_token_id,)
+
+
+def _fit(
+    ids: tuple[int, ...],
+    most: int,
+    limit: int | None,
+    request: Request,
+    settings: GenerationConfig,
+) -> tuple[int, ...]:
+    if limit is None or len(ids) < limit:
+        return ids
+    if not settings.truncate_prompt:
+        raise DataError(
+            f"the prompt has {len(ids)} tokens, the model sees {limit} with what it writes",
+            where=request.where,
+            next="shorten it, or cut such prompts from the left with "
+            "generation.truncate_prompt=true",
+        )
+    if most >= limit:
+        raise ConfigError(
+            f"{most} new tokens leave no room for a prompt: the model sees {limit}",
+            where="generation.max_new_tokens",
+            next="lower it",
+        )
+    return ids[most - limit :]
+
+
+def _check_ids(ids: tuple[int, ...], shape: PretrainedConfig, request: Request) -> None:
+    if max(ids) >= shape.vocab_size:
+        raise DataError(
+            f"the tokenizer gives id {max(ids)}, the model has {shape.vocab_size} embeddings",
+            where=request.where,
+            next="use the tokenizer that belongs to the model",
+        )

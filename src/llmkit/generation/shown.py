@@ -1,0 +1,66 @@
+"""What a person sees of samples: text as it comes, and why each token came."""
+
+from __future__ import annotations
+
+import os
+import sys
+import unicodedata
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from llmkit.errors import WriteError
+
+BETWEEN = "\n---\n"
+"""Stands between two texts."""
+
+
+def put(text: str) -> None:
+    """Writes to stdout at once; a reader that has gone raises BrokenPipeError.
+
+    A terminal is not sent control characters, which it would obey; a pipe gets the text as it is.
+    """
+    try:
+        sys.stdout.write(harmless(text) if sys.stdout.isatty() else text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # What is buffered would fail once more when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise WriteError(
+            f"cannot write to stdout: {error.strerror}",
+            kept="what was printed before",
+            next="write to a file with --output: such a job can go on",
+        ) from error
+
+
+def harmless(text: str) -> str:
+    """The text without control characters; what joins emoji and turns lines of text stays."""
+    return "".join(
+        c if c in "\n\t" or unicodedata.category(c) != "Cc" else "\N{REPLACEMENT CHARACTER}"
+        for c in text
+    )
+
+
+def steps_table(record: Mapping[str, Any]) -> str:
+    """The likeliest tokens at each step of a sample's record, with the model's probability and the
+    one after the settings; nothing where they were not asked for."""
+    if "steps" not in record:
+        return ""
+    table = Table("step", "token", "p", "drawn with", "likeliest", box=None, pad_edge=False)
+    for number, step in enumerate(record["steps"], 1):
+        likeliest = "  ".join(f"{_quoted(c)} {c['probability']:.3f}" for c in step["likeliest"])
+        figures = [f"{step[key]:.3f}" for key in ("probability", "after_settings")]
+        table.add_row(str(number), *map(Text, (_quoted(step), *figures, likeliest)))
+    console = Console(file=sys.stdout, highlight=False)
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get()
+
+
+def _quoted(candidate: Mapping[str, Any]) -> str:
+    return harmless(repr(candidate["token"]))

@@ -1,0 +1,77 @@
+"""Tokens become text as they come: whole characters only, and nothing beyond a stop string."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+CONTEXT = 16
+"""Last tokens of the prompt that the first new ones are decoded with: spaces hang on them."""
+INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
+
+
+class Transcript:
+    """The text of one sample so far.
+
+    Only the tokens since the last whole character are decoded anew, so a long text costs no more
+    per token than a short one.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int], stop: Sequence[str]
+    ) -> None:
+        self.tokenizer, self.stop = tokenizer, stop
+        self.text = ""
+        self.stopped = False
+        self._said = 0  # characters of the text that were given out
+        self._ids = list(prompt[-CONTEXT:])
+        self._known = self._decode()
+        self._new_from = len(self._ids)
+
+    def take(self, token: int) -> None:
+        """Adds a token."""
+        self._ids.append(token)
+        decoded = self._decode()
+        if not decoded.endswith(INCOMPLETE):
+            self._append(decoded)
+
+    def close(self) -> None:
+        """Adds what is left of a character that was never completed."""
+        if not self.stopped:
+            self._append(self._decode())
+
+    def say(self, final: bool) -> str:
+        """What is new since the last call; a part that may begin a stop string waits."""
+        end = len(self.text) if final else len(self.text) - self._held()
+        new, self._said = self.text[self._said : end], max(self._said, end)
+        return new
+
+    def _append(self, decoded: str) -> None:
+        fresh = decoded[len(self._known) :]
+        if not fresh:
+            return
+        # A stop string may begin in what was there and end in what is new.
+        longest = max(map(len, self.stop), default=1)
+        begin = max(0, len(self.text) - longest + 1)
+        self.text += fresh
+        self._ids = self._ids[self._new_from :]
+        self._known = self._decode()
+        self._new_from = len(self._ids)
+        found = [at for each in self.stop if (at := self.text.find(each, begin)) >= 0]
+        if found:
+            self.text, self.stopped = self.text[: min(found)], True
+
+    def _held(self) -> int:
+        """Length of the longest end of the text that begins a stop string."""
+        longest = max((len(each) - 1 for each in self.stop), default=0)
+        for size in range(min(longest, len(self.text)), 0, -1):
+            if any(each.startswith(self.text[-size:]) for each in self.stop):
+                return size
+        return 0
+
+    def _decode(self) -> str:
+        decoded: str = self.tokenizer.decode(
+            self._ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return decoded
