@@ -8,68 +8,25 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
-Auto = Literal["auto"]
-"""`auto`: llmkit measures or chooses, prints the choice with its reason, and records it."""
-
-Count = Annotated[int, Field(strict=True, ge=1)]
-Whole = Annotated[int, Field(strict=True, ge=0)]
-
-
-def _several(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
-def _tab(value: Any) -> Any:
-    return "\t" if value in ("tab", "\\t") else value
-
-
-Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
-Texts = Annotated[
-    tuple[Annotated[str, Field(min_length=1)], ...],
-    BeforeValidator(_several, json_schema_input_type=str | tuple[str, ...]),
-    Field(strict=False),
-]
-Files = Annotated[
-    tuple[str, ...],
-    BeforeValidator(_several, json_schema_input_type=str | tuple[str, ...]),
-    Field(strict=False),
-]
-
-
-Column = str | Whole
-"""A column of a table, by its name, or by its number from 0."""
-Columns = Annotated[tuple[Column, ...], Field(strict=False, min_length=1)]
-Delimiter = Annotated[
-    str, BeforeValidator(_tab, json_schema_input_type=str), Field(pattern=r"^[^\r\n\"]$")
-]
-Fault = Literal["blank", "one_row_classes", "unseen_labels"]
-Faults = Annotated[
-    tuple[Fault, ...],
-    BeforeValidator(_several, json_schema_input_type=Fault | tuple[Fault, ...]),
-    Field(strict=False),
-]
-
-
-Tracker = Literal["tensorboard", "wandb"]
-Trackers = Annotated[
-    tuple[Tracker, ...],
-    BeforeValidator(_several, json_schema_input_type=Tracker | tuple[Tracker, ...]),
-    Field(strict=False),
-]
-
-
-class Section(BaseModel):
-    """A part of the config: frozen, strict, and without room for unknown keys."""
-
-    model_config = ConfigDict(
-        strict=True, frozen=True, extra="forbid", use_attribute_docstrings=True
-    )
+from llmkit.config.generation import GenerationConfig as GenerationConfig
+from llmkit.config.types import (
+    Auto,
+    Column,
+    Columns,
+    Count,
+    Delimiter,
+    Faults,
+    Files,
+    Fraction,
+    Positive,
+    Rate,
+    Section,
+    Trackers,
+    Whole,
+    several,
+)
 
 
 class LoraConfig(Section):
@@ -84,7 +41,7 @@ class LoraConfig(Section):
     target_modules: (
         Annotated[
             tuple[str, ...],
-            BeforeValidator(_several, json_schema_input_type=str | tuple[str, ...]),
+            BeforeValidator(several, json_schema_input_type=str | tuple[str, ...]),
             Field(strict=False, min_length=1),
         ]
         | Auto
@@ -140,8 +97,8 @@ class DataConfig(Section):
     """Column of the text, by name or by number from 0; of two, the classifier gets a pair, more are
     joined by a space; found, if not given, where only one column can be meant."""
     label_column: Column | Columns | None = None
-    """Column of the label, by name or by number from 0; several columns of 0 and 1 are one label
-    each."""
+    """Column of the label, by name or by number from 0; white space around a label is no part of
+    it; several columns of 0 and 1 are one label each."""
     label_separator: Annotated[str, Field(min_length=1)] | None = None
     """What parts the labels of one row, such as `,`: a row may have none, one or several."""
     label_names: str | None = None
@@ -231,75 +188,6 @@ class TrainConfig(Section):
     """Weights of a classifier that stay as they are; `body` is all but its head."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Factor on a classifier's learning rate from each layer to the one below."""
-
-
-class GenerationConfig(Section):
-    """How text is sampled: during training, by `generate` and by `chat`.
-
-    What changes the probabilities is applied in the order of the keys, from `repetition_penalty`
-    to `typical_p`, which is transformers' own.
-    """
-
-    max_new_tokens: Count = 64
-    """Most tokens of one continuation."""
-    min_new_tokens: Whole = 0
-    """Fewest tokens before the text may end."""
-    do_sample: bool = True
-    """Draw tokens by their probability; `false` always takes the likeliest."""
-    repetition_penalty: Positive = 1.0
-    """Above 1, tokens that stand in the prompt or the text become less likely."""
-    frequency_penalty: Finite = 0.0
-    """Taken off a token's logit for each time that it was generated."""
-    presence_penalty: Finite = 0.0
-    """Taken off the logit of a token that was generated at least once."""
-    no_repeat_ngram_size: Whole = 0
-    """No run of this many tokens comes twice; 0 allows all."""
-    bad_words: Texts = ()
-    """Words that are never written."""
-    temperature: Positive = 0.8
-    """Below 1 sharper, above 1 flatter probabilities."""
-    top_k: Whole = 50
-    """Draw from this many likeliest tokens only; 0 from all."""
-    top_p: Share = 1.0
-    """Draw from the likeliest tokens that hold this probability together."""
-    min_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0
-    """Draw from tokens with at least this share of the likeliest one's probability."""
-    typical_p: Share = 1.0
-    """Draw from the tokens nearest to the expected surprise that hold this probability together."""
-    num_return_sequences: Count = 1
-    """Continuations per prompt."""
-    num_beams: Count = 1
-    """Above 1: beam search through transformers, which draws nothing."""
-    stop: Texts = ()
-    """The text ends before the first of these strings."""
-    choices: Texts = ()
-    """The text is one of these strings."""
-    regex: str | None = None
-    """The text matches this regular expression; needs `llmkit[grammar]`."""
-    json_schema: str | None = None
-    """File of a JSON schema that the text fits; needs `llmkit[grammar]`."""
-    seed: Whole | None = None
-    """Seed of sampling; the run's `seed` if not given."""
-    prompts: Files = ()
-    """Texts to continue."""
-    prompts_file: str | None = None
-    """File of prompts: a line, a JSONL object or a row of `data.text_column` (`prompt`) each."""
-    output_file: str | None = None
-    """File of the results as JSON lines; the same command goes on where it stopped."""
-    chat: bool = False
-    """Each prompt is what the user says in the tokenizer's chat template."""
-    system: str | None = None
-    """The system message of a chat."""
-    truncate_prompt: bool = False
-    """Cut prompts that are longer than the context from the left instead of refusing them."""
-    explain: Whole = 0
-    """Show this many of the likeliest tokens at each step."""
-    batch_size: Count | Auto = "auto"
-    """Most texts that one process writes at once."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic; `auto` is bf16 on an accelerator and fp32 on a CPU, where batches then agree."""
-    weights: Literal["full", "int8"] = "full"
-    """`int8` keeps one byte per weight: faster and a little less exact; on a CPU only."""
 
 
 class PredictConfig(Section):

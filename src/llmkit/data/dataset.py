@@ -54,12 +54,12 @@ def load(config: Config, watch: Watch, say: Say, warn: Say) -> Labelled:
     splitting = "validation" not in parts and fraction > 0
     faults = list(soundness.faults(parts, known, splitting))
     soundness.refuse(faults, data.allow)
+    tables = {name: table(part, known) for name, part in parts.items()}
     findings = look.look(parts, known)
     report = look.report(parts, known, findings)
     report["warnings"] = list(soundness.warnings(parts, known, findings, faults))
     for warning in report["warnings"]:
         warn(warning)
-    tables = {name: table(part, known) for name, part in parts.items()}
     if splitting:
         _split(tables, fraction, config.seed)
     report["columns"] = {"text": data.text_column, "label": data.label_column}

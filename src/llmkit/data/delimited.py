@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
@@ -19,6 +20,7 @@ SAMPLE_ROWS, SAMPLE_CHARACTERS = 1000, 1 << 20
 """How much of a table is looked at to find out what it is."""
 
 _FASTTEXT = "__label__"
+_MOST = 0.9
 _DELIMITERS = (",", ";", "\t")
 
 Item = TypeVar("Item")
@@ -234,26 +236,31 @@ def _split_label(line: str) -> tuple[str, str]:
 def _split_fasttext(line: str) -> tuple[str | list[str] | None, str]:
     labels = []
     while line.startswith(_FASTTEXT):
-        label, _, line = line.partition(" ")
+        label, *rest = line.split(maxsplit=1)
         labels.append(label.removeprefix(_FASTTEXT))
+        line = rest[0] if rest else ""
     return (labels[0] if len(labels) == 1 else labels or None), line
 
 
 def _format_of(sample: list[str], labelled: bool) -> str | None:
     """What lines say of themselves: fastText's mark, JSON, tabs, or first words that come again."""
-    if not sample or sample[0].startswith(_FASTTEXT):
-        return "fasttext" if sample else "txt"
+    if not sample:
+        return "txt"
+    if sample[0].startswith(_FASTTEXT):
+        return "fasttext"
     if sample[0].startswith("{") and _is_json(sample[0]):
         return "jsonl"
     if not labelled:
         return "txt"
-    if len({line.count("\t") for line in sample}) == 1 and "\t" in sample[0]:
+    # A few lines may be broken: they are told when the rows are read.
+    [(tabs, alike)] = Counter(line.count("\t") for line in sample).most_common(1)
+    if tabs and alike > _MOST * len(sample):
         return "tsv"
     first = [line.partition(" ") for line in sample]
-    if all(label and text for label, _, text in first):
-        distinct = {label for label, _, _ in first}
-        if 2 * len(distinct) <= len(first):
-            return "label_text"
+    distinct = {label for label, _, _ in first}
+    full = sum(bool(label and text) for label, _, text in first)
+    if 2 * len(distinct) <= len(first) and full > _MOST * len(first):
+        return "label_text"
     return None
 
 

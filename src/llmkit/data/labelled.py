@@ -98,16 +98,30 @@ def _settled(
     )
     text, label = _columns.guess(columns, given, lambda: _cells(table)) if labelled else given
     text = text or _columns.guess_text(columns, _columns.usual_labels(columns))
-    for numbers, key in ((text, TEXT), (label, LABEL)):
+    for numbers, key, what in ((text, TEXT, "text"), (label, LABEL, "label")):
         if not numbers and (labelled or key == TEXT):
-            raise columns.fault("it is not clear which column is meant", key, where)
-    settled = {"text_column": _named(columns, text), "label_column": _named(columns, label)}
+            raise columns.fault(f"it is not clear which column is the {what}", key, where)
+    found: dict[str, Any] = {}
+    if table.format != delimited.named_format(source, data):
+        found["format"] = table.format
+    if (text, label) != given:
+        found |= {"text_column": _named(columns, text), "label_column": _named(columns, label)}
+    if found:
+        said = [f"data.{key}={dump(value)}" for key, value in found.items() if value is not None]
+        say(f"{where}: found {', '.join(said)}; the columns are {columns}")
+    if not _all_plain(data):
+        found.pop("format", None)
     if table.format in ("csv", "tsv"):
-        settled["header"] = columns.names is not None
-    if (text, label) != given or table.format != delimited.named_format(source, data):
-        said = [f"data.{key}={dump(value)}" for key, value in settled.items() if value is not None]
-        say(f"{where}: read as {table.format}, {', '.join(said)}; the columns are {columns}")
-    return data.model_copy(update=settled)
+        found["header"] = columns.names is not None
+    return data.model_copy(update=found)
+
+
+def _all_plain(data: DataConfig) -> bool:
+    """Whether no file tells its format by its name: one that is too short to show it has that of
+    the first."""
+    keys = ("train_files", "validation_files", "test_files")
+    entries = [entry for key in keys for entry in getattr(data, key)]
+    return all(source.format == "txt" for source in sources.find(entries, "data"))
 
 
 def _rows(
@@ -122,7 +136,7 @@ def _rows(
         if record.values is None:
             counts.blank_lines += 1
             continue
-        texts = tuple(tables.text(record, columns, number) for number in text)
+        texts = tuple(_text(record, columns, number) for number in text)
         yield Row(
             record.number,
             path,
@@ -130,6 +144,13 @@ def _rows(
             _label(record, columns, label, data.label_separator),
             _extra(record, columns, used, rest) if extra else {},
         )
+
+
+def _text(record: Record, columns: Columns, number: int) -> str:
+    """The text of a column; null is a blank one."""
+    if tables.field(record, columns, number) is None:
+        return ""
+    return tables.text(record, columns, number)
 
 
 def _label(
