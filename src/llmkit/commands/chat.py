@@ -30,7 +30,7 @@ Ctrl-C            cut an answer short
 Ctrl-D            end"""
 
 FIXED = {"num_return_sequences", "num_beams", "prompts", "prompts_file", "output_file", "chat"}
-FIXED |= {"precision", "weights", "batch_size"}
+FIXED |= {"precision", "weights", "micro_batch_size"}
 """Keys that make no sense in a conversation, or not in the middle of one."""
 
 

@@ -33,7 +33,7 @@ WINDOW = 4
 """Full batches that are formed together. A job that goes on computes its last window anew, so that
 the batches, and with them the last digits, are those of a job that was never interrupted."""
 
-FREE = {"prompts", "prompts_file", "output_file", "batch_size"}
+FREE = {"prompts", "prompts_file", "output_file", "micro_batch_size"}
 """Keys of `generation` that may change when a job goes on; the prompts are compared themselves."""
 
 Record = dict[str, Any]

@@ -42,6 +42,8 @@ def for_key(path: KeyPath, text: str, given: Mapping[str, str], writing: Writing
     if ours := keys.named(leaf):
         texts = [_translated(key.name, text) for key in ours]
         return "write " + " or ".join(map(writing, (key.name for key in ours), texts))
+    if leaf in foreign.PER_DEVICE and path[:-1] == ("generation",):
+        return f"write {writing('generation.micro_batch_size', text)}"
     if pairs := _pairs(leaf, text, given):
         return "write " + " and ".join(writing(name, value) for name, value in pairs)
     if leaf in foreign.ACCUMULATION or leaf in foreign.PER_DEVICE:

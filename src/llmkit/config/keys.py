@@ -9,7 +9,8 @@ from functools import cache
 from typing import Any
 
 from llmkit.config.scalars import dump
-from llmkit.config.schema import Config, Section
+from llmkit.config.schema import Config
+from llmkit.config.types import Section
 from llmkit.config.yaml12 import KeyPath
 
 

@@ -14,7 +14,7 @@ from llmkit.generation.sample import Sample
 from llmkit.generation.writer import Desk
 
 CPU_BATCH, ACCELERATOR_BATCH = 16, 64
-"""Texts written at once where `batch_size` is `auto`; a rule of what is known before the work, so
+"""Texts written at once where `micro_batch_size` is `auto`; a rule of what is known before the work, so
 that the same job has the same batches everywhere."""
 
 
@@ -44,8 +44,8 @@ def samples(
 
 def batch_size(model: PreTrainedModel, settings: GenerationConfig) -> int:
     """The most texts that are written at once."""
-    if settings.batch_size != "auto":
-        return settings.batch_size
+    if settings.micro_batch_size != "auto":
+        return settings.micro_batch_size
     return CPU_BATCH if model.device.type == "cpu" else ACCELERATOR_BATCH
 
 
