@@ -60,16 +60,16 @@ class Labels:
         if self.kind == REGRESSION:
             return _value(raw, where)
         if self.kind == MULTI:
-            several = raw if isinstance(raw, tuple) else (raw,)
-            return sorted({self._number(each, where) for each in several})
+            return sorted({self._number(label, where) for label in each(raw)})
         if isinstance(raw, tuple):
             raise _several(raw, where)
         return self._number(raw, where)
 
     def unknown(self, raw: Raw) -> list[str]:
         """The labels of a row that have no number."""
-        several = raw if isinstance(raw, tuple) else (raw,)
-        return [] if self.kind == REGRESSION else [n for n in several if self._find(n) is None]
+        if self.kind == REGRESSION:
+            return []
+        return [label for label in each(raw) if self._find(label) is None]
 
     def name(self, raw: str) -> str:
         """The name of a class by what stands in the data."""
@@ -106,8 +106,12 @@ def of(data: DataConfig, raws: Collection[Raw], output: str) -> Labels:
         return Labels(kind, _names_of_file(data, data.label_names), from_file=True)
     if kind == REGRESSION:
         return Labels(kind, (output,))
-    flat = {each for raw in raws for each in (raw if isinstance(raw, tuple) else (raw,))}
-    return Labels(kind, tuple(_ordered(flat)))
+    return Labels(kind, tuple(_ordered({label for raw in raws for label in each(raw)})))
+
+
+def each(raw: Raw) -> tuple[str, ...]:
+    """The labels of a row one by one."""
+    return raw if isinstance(raw, tuple) else (raw,)
 
 
 def listed(names: Iterable[str], most: int = 10) -> str:
