@@ -215,11 +215,9 @@ def evaluate(  # noqa: PLR0913 (a command's parameters are its options)
 ) -> Request:
     """Measure models: perplexity of text, accuracy on a CSV, texts against references, tasks."""
     given = ctx.params
-    given["model"], *given["compare_with"] = model or [None]
-    switches = ("by_document", "by_domain")
-    given["overrides"] += [f"evaluation.{name}=true" for name in switches if given[name]]
-    own = ("compare_with", "tasks", "per_token", "log_samples", "output")
-    keys = {name: f"evaluation.{name}" for name in own}
+    given |= {"model": model[0] if model else None, "compare_with": (model or [])[1:]}
+    switches, files = ("by_document", "by_domain"), ("per_token", "log_samples", "output")
+    keys = {name: f"evaluation.{name}" for name in ("compare_with", "tasks", *switches, *files)}
     return _request(ctx, text="data.test_files", csv="data.test_files", **keys)
 
 

@@ -15,7 +15,11 @@ import torch
 from llmkit.evaluation.likelihood import Batch
 from llmkit.evaluation.windows import Places, Tokens
 
-SCORED = "pseudo-log-likelihood: each token masked alone, predicted from those on both sides"
+SCORED = (
+    "every token of the text, each masked alone and predicted from those on both sides: "
+    "pseudo-log-likelihood (Salazar et al. 2020), not comparable to a perplexity"
+)
+AVERAGE = "sum of the negative pseudo-log-likelihoods / number of tokens"
 
 
 @dataclass(frozen=True)

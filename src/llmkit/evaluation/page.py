@@ -12,6 +12,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from llmkit.evaluation.likelihood import Scores
+from llmkit.evaluation.outputs import MARK
 from llmkit.evaluation.windows import Tokens
 
 MOST_TOKENS = 20_000
@@ -61,6 +62,7 @@ def page(
     said = "<br>\n".join(escape(line) for line in lines)
     return (
         '<!doctype html>\n<html lang="und">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta name="generator" content="{MARK}">\n'
         '<meta name="viewport" content="width=device-width,initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>\n{_STYLE}{shades}</style>\n</head>\n<body>\n"
         f"<header>\n<h1>{escape(title)}</h1>\n{said}<br>\n"

@@ -71,8 +71,9 @@ def stretches(tokens: Tokens, lengths: NDArray[np.int64]) -> Stretches:
         of_document.append(len(begins))
         begins += [start, *_borders(tokens, start, end, lengths, count)]
         n_bytes += [size / count] * count
+    kind = "documents" if len(begins) == len(of_document) else "blocks"
     return Stretches(
-        "blocks", np.array(begins), np.array(n_bytes), np.array(of_document, dtype=np.int64)
+        kind, np.array(begins), np.array(n_bytes), np.array(of_document, dtype=np.int64)
     )
 
 

@@ -1,0 +1,173 @@
+"""A model that is to be measured: what it is, and what does not fit, before weights are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from transformers import PretrainedConfig, PreTrainedTokenizerFast
+
+from llmkit.config.schema import Config, EvaluationConfig
+from llmkit.data.tokens import TokenFile
+from llmkit.errors import ConfigError, DataError
+from llmkit.evaluation.windows import ScoringProtocol
+from llmkit.models import load
+from llmkit.models import tokenizer as tokenizers
+
+LONGEST_WINDOW = 4096
+"""Tokens of the longest window that is chosen when none is asked for."""
+
+_UNLIMITED = 1024  # window of a model without a longest context
+_FEWEST_KNOWN = 0.9  # share of a model's embeddings that another tokenizer must have ids for
+
+Kind = Literal["causal", "masked", "classifier"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model by its config and its tokenizer."""
+
+    name: str
+    revision: str | None
+    kind: Kind
+    shape: PretrainedConfig
+    tokenizer: PreTrainedTokenizerFast
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids that the model has embeddings for."""
+        return int(self.shape.get_text_config().vocab_size)
+
+    @property
+    def context(self) -> int | None:
+        """Most tokens that the model can see at once; None without a limit."""
+        positions = getattr(self.shape.get_text_config(), "max_position_embeddings", None)
+        if positions is None:
+            return None
+        # RoBERTa's positions begin after its padding id; its tokenizer knows.
+        limit = self.tokenizer.model_max_length if self.kind == "masked" else positions
+        return int(min(positions, limit))
+
+
+def subjects(config: Config) -> Iterator[Subject]:
+    """The models of a config, the one that is compared first.
+
+    Raises ConfigError where none is named or one cannot be measured, and what loading raises.
+    """
+    first = config.model.name_or_path
+    if first is None:
+        raise ConfigError(
+            "no model is named",
+            where="model.name_or_path",
+            next="--model NAME: a directory, a run directory or a hub name",
+        )
+    revisions = [config.model.revision, *(None for _ in config.evaluation.compare_with)]
+    for name, revision in zip((first, *config.evaluation.compare_with), revisions, strict=True):
+        shape = load.load_config(name, revision)
+        yield _subject(config, name, revision, shape)
+
+
+def protocol(subject: Subject, settings: EvaluationConfig) -> ScoringProtocol:
+    """The protocol with nothing left open; raises ConfigError where it does not fit the model."""
+    context = subject.context
+    longest = min(context or _UNLIMITED, LONGEST_WINDOW)
+    window = longest if settings.window == "auto" else settings.window
+    if context is not None and window > context:
+        raise ConfigError(
+            f"a window of {window} tokens is longer than the {context} that {subject.name} can see",
+            where="evaluation.window",
+            next=f"write evaluation.window={context} or less",
+        )
+    fresh = window - (settings.bos == "window")
+    stride = fresh if settings.stride == "auto" else settings.stride
+    if stride > fresh:
+        raise ConfigError(
+            f"a stride of {stride} tokens leaves tokens out: a window holds {fresh} of the text",
+            where="evaluation.stride",
+            next=f"write evaluation.stride={fresh} or less",
+        )
+    return ScoringProtocol(window, stride, settings.documents, settings.bos, settings.score_end)
+
+
+def check_kinds(models: Sequence[Subject]) -> None:
+    """Raises ConfigError for models that cannot be measured on text, or not together."""
+    for model in models:
+        if model.kind == "classifier":
+            raise ConfigError(
+                f"{model.name} is a classifier, which gives text no probability",
+                where="evaluation.compare_with" if model is not models[0] else "model.name_or_path",
+                next="name language models",
+            )
+        if model.kind != models[0].kind:
+            raise ConfigError(
+                f"{models[0].name} is a {models[0].kind} model and {model.name} a {model.kind} "
+                "one: a pseudo-log-likelihood is no probability, so the two do not compare",
+                where="evaluation.compare_with",
+                next="compare causal models, or masked models",
+            )
+
+
+def check_tokens(subject: Subject, tokens: TokenFile) -> None:
+    """Raises DataError for a text with ids that the model has no embedding for."""
+    largest = max(tokens.max_id, tokens.opening, tokens.closing)
+    if largest >= subject.vocab_size:
+        raise DataError(
+            f"the tokenizer gives id {largest}, the model has {subject.vocab_size} embeddings",
+            where=f"model {subject.name}, tokenizer {subject.tokenizer.name_or_path}",
+            next="use the tokenizer that belongs to the model: leave tokenizer.name_or_path out",
+        )
+
+
+def _subject(config: Config, name: str, revision: str | None, shape: PretrainedConfig) -> Subject:
+    kind = _kind(shape, name)
+    other = config.tokenizer.name_or_path
+    if other is not None:
+        tokenizer = tokenizers.load(other)
+    else:
+        tokenizer = tokenizers.load(load.locate(name), revision)
+    subject = Subject(name, revision, kind, shape, tokenizer)
+    if other is not None:
+        _check_other_tokenizer(subject, other)
+    if kind == "masked":
+        _prepare_masked(subject)
+    return subject
+
+
+def _kind(shape: PretrainedConfig, name: str) -> Kind:
+    """What a model is for, by the class that its weights were saved from."""
+    if shape.is_encoder_decoder:
+        raise ConfigError(
+            f"{name} reads one text and writes another ({shape.model_type}), so it gives no "
+            "probability of a text alone",
+            where="model.name_or_path",
+            next="name a causal model, a masked model or a classifier",
+        )
+    architecture = (shape.architectures or [""])[0]
+    if "SequenceClassification" in architecture:
+        return "classifier"
+    return "masked" if architecture.endswith(("MaskedLM", "PreTraining")) else "causal"
+
+
+def _check_other_tokenizer(subject: Subject, name: str) -> None:
+    known = tokenizers.max_id(subject.tokenizer) + 1
+    if not _FEWEST_KNOWN * subject.vocab_size <= known <= subject.vocab_size:
+        raise ConfigError(
+            f"the tokenizer {name} has {known} ids, the model {subject.name} has "
+            f"{subject.vocab_size} embeddings: they do not belong together",
+            where="tokenizer.name_or_path",
+            next="leave tokenizer.name_or_path out: the model's own tokenizer is used",
+        )
+
+
+def _prepare_masked(subject: Subject) -> None:
+    tokenizer = subject.tokenizer
+    if tokenizer.mask_token_id is None:
+        raise ConfigError(
+            f"the tokenizer of {subject.name} has no mask token",
+            where="tokenizer.name_or_path",
+            next="use the tokenizer that the model was trained with",
+        )
+    if tokenizer.eos_token_id is None:
+        # What BERT ends a text with is called its separator.
+        tokenizer.eos_token = tokenizer.sep_token

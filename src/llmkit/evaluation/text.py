@@ -1,0 +1,167 @@
+"""Language models on text: each measured on the same bytes, then compared in pairs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+from llmkit.config.schema import Config
+from llmkit.data.prepare import tokens_of
+from llmkit.data.tokens import TokenFile
+from llmkit.evaluation import masked, perplexity
+from llmkit.evaluation.causal import CausalRows
+from llmkit.evaluation.likelihood import Processes, Rows, Scores, Watch, score
+from llmkit.evaluation.logits import ChosenLogits
+from llmkit.evaluation.page import page, shown_tokens
+from llmkit.evaluation.stretches import Stretches, byte_lengths, stretches
+from llmkit.evaluation.subject import Subject, check_kinds, check_tokens, protocol
+from llmkit.evaluation.survey import Survey, survey
+from llmkit.evaluation.windows import ScoringProtocol, Windows
+from llmkit.models import load
+from llmkit.models import tokenizer as tokenizers
+
+KEY = "test_files"
+"""The key of the data section that names the text."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text as one model reads it."""
+
+    subject: Subject
+    protocol: ScoringProtocol
+    tokens: TokenFile
+    stretches: Stretches
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One model on the text."""
+
+    text: Text
+    survey: Survey
+    scores: Scores
+    figures: dict[str, Any]
+
+
+def measure(
+    config: Config, models: Sequence[Subject], processes: Processes, watch: Watch, say: Say
+) -> list[Measured]:
+    """The models on `data.test_files`; all that can be wrong is found before weights are loaded."""
+    check_kinds(models)
+    protocols = [protocol(model, config.evaluation) for model in models]
+    texts = [
+        _text(config, model, how, watch, say) for model, how in zip(models, protocols, strict=True)
+    ]
+    found = survey(config.data, KEY, config.evaluation.domain_column, watch)
+    return [_measured(config, text, found, processes, watch, say) for text in texts]
+
+
+def result(config: Config, measured: Sequence[Measured]) -> dict[str, Any]:
+    """The figures of one model, or of several with their comparisons; and the tables asked for."""
+    settings, several = config.evaluation, len(measured) > 1
+    found: dict[str, Any] = {}
+    if several:
+        found["models"] = [each.figures for each in measured]
+        found["comparisons"] = [
+            perplexity.comparison(
+                [one.text.subject.name, other.text.subject.name],
+                [one.scores, other.scores],
+                one.text.stretches,
+                config.seed,
+            )
+            for one, other in combinations(measured, 2)
+        ]
+    else:
+        found |= measured[0].figures
+    if settings.by_domain or settings.domain_column is not None:
+        found["by_domain"] = list(_rows(perplexity.by_domain, measured))
+    if settings.by_document:
+        found["by_document"] = list(_rows(perplexity.by_document, measured))
+    return found
+
+
+def samples(measured: Sequence[Measured]) -> Iterator[dict[str, Any]]:
+    """Everything that was scored: a row for each document and model."""
+    for each in measured:
+        for row in perplexity.by_document(each.scores, each.text.stretches, each.survey):
+            yield {"model": each.text.subject.name, **row}
+
+
+def shaded(measured: Measured) -> str:
+    """The web page of a measurement whose tokens were kept."""
+    text, figures = measured.text, measured.figures
+    names = [name for name in figures if "perplexity" in name or "bits_per" in name]
+    facts = [
+        "  \N{MIDDLE DOT}  ".join(f"{n.replace('_', ' ')} {figures[n]:.4g}" for n in names),
+        f"{figures['tokens']:,} tokens, {figures['bytes']:,} bytes, "
+        f"{figures['documents']:,} documents, windows of {text.protocol.window} tokens, "
+        f"stride {text.protocol.stride}, documents {text.protocol.documents}",
+    ]
+    return page(text.subject.name, facts, text.tokens, measured.scores, text.subject.tokenizer)
+
+
+def _text(config: Config, model: Subject, how: ScoringProtocol, watch: Watch, say: Say) -> Text:
+    tokens = tokens_of(config, KEY, model.tokenizer, tokenizers, watch, say)
+    check_tokens(model, tokens)
+    return Text(model, how, tokens, stretches(tokens, byte_lengths(model.tokenizer)))
+
+
+def _measured(
+    config: Config, text: Text, found: Survey, processes: Processes, watch: Watch, say: Say
+) -> Measured:
+    settings, subject = config.evaluation, text.subject
+    of_kind = load.load_masked_model if subject.kind == "masked" else load.load_causal_model
+    model = of_kind(subject.name, subject.revision).eval().to(processes.device)
+    say(f"model: {type(model).__name__}, {model.num_parameters():,} parameters")
+    started = time.monotonic()
+    scores = score(
+        ChosenLogits(model),
+        _rows_of(text),
+        text.stretches,
+        processes,
+        None if settings.batch_tokens == "auto" else settings.batch_tokens,
+        watch,
+        shown_tokens(text.tokens) if settings.per_token is not None else 0,
+    )
+    seconds = time.monotonic() - started
+    figures = perplexity.figures(scores, text.stretches, found, config.seed)
+    if subject.kind == "masked":
+        figures = perplexity.pseudo(figures)
+    return Measured(text, found, scores, {
+        "model": subject.name,
+        **figures,
+        "lost": text.tokens.lost,
+        "protocol": {**_described(text), "precision": processes.precision},
+        "seconds": seconds,
+        "tokens_per_second": figures["tokens"] / seconds,
+    })  # fmt: skip
+
+
+def _rows_of(text: Text) -> Rows:
+    if text.subject.kind == "masked":
+        mask = text.subject.tokenizer.mask_token_id
+        assert mask is not None
+        return masked.MaskedRows(text.tokens, text.protocol.window, mask)
+    return CausalRows(Windows(text.tokens, text.protocol))
+
+
+def _described(text: Text) -> dict[str, Any]:
+    if text.subject.kind == "masked":
+        return {"window": text.protocol.window, "scored": masked.SCORED, "average": masked.AVERAGE}
+    return text.protocol.described()
+
+
+def _rows(
+    table: Callable[[Scores, Stretches, Survey], list[dict[str, Any]]], measured: Sequence[Measured]
+) -> Iterator[dict[str, Any]]:
+    """The rows of a table of each model; the model is named where there are several."""
+    for each in measured:
+        name = {"model": each.text.subject.name} if len(measured) > 1 else {}
+        for row in table(each.scores, each.text.stretches, each.survey):
+            yield {**name, **row}
