@@ -112,9 +112,11 @@ def _mean_auc(scores: Numbers, positive: Numbers, is_binary: bool) -> float | No
 
 
 def _one_hot(labels: Numbers, n_classes: int) -> Numbers:
-    return labels[:, None] == np.arange(n_classes)
+    marks: Numbers = labels[:, None] == np.arange(n_classes)
+    return marks
 
 
 def _log_softmax(logits: Numbers) -> Numbers:
-    shifted: Numbers = logits - logits.max(1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    shifted = logits - logits.max(1, keepdims=True)
+    normalised: Numbers = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    return normalised

@@ -1,16 +1,26 @@
-"""A new causal language model of any architecture of transformers, with seeded weights."""
+"""A new model of any architecture of transformers, with seeded weights."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+from collections.abc import Container
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+)
 
 from llmkit.errors import ConfigError
 
@@ -19,21 +29,47 @@ DEFAULT_LAYERS = 4
 HEAD_SIZE = 64
 
 
+@dataclass(frozen=True)
+class Purpose:
+    """What a model is for, and what follows from that when one is built."""
+
+    name: str
+    architectures: Container[str]
+    common: str
+    length_key: str
+
+
+LANGUAGE_MODEL = Purpose(
+    "causal language model",
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    "llama, gpt2, qwen3, mistral, mixtral, gpt_neox, olmo2",
+    "data.block_size",
+)
+CLASSIFIER = Purpose(
+    "sequence classifier",
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    "bert, roberta, distilbert, electra, deberta-v2, modernbert, gpt2, llama",
+    "data.max_length",
+)
+
+
 def model_config(
     architecture: str,
     settings: dict[str, Any],
     vocab_size: int,
-    block_size: int,
+    length: int,
     special: dict[str, int],
+    purpose: Purpose = LANGUAGE_MODEL,
 ) -> PretrainedConfig:
     """The transformers config of a new model; what `settings` leave open fits a small model.
 
-    `special` holds the token ids (`bos_token_id`, ...) of the tokenizer, since the defaults are
-    those of the released model. Raises ConfigError for an architecture without a causal language
-    model, an unknown setting (transformers would keep it silently) and values that do not fit.
+    `length` is the most tokens that it reads at once; `special` holds the token ids
+    (`bos_token_id`, ...) of the tokenizer, since the defaults are those of the released model.
+    Raises ConfigError for an architecture without such a model, an unknown setting (transformers
+    would keep it silently) and values that do not fit.
     """
-    kind = _config_class(architecture)
-    chosen = {**special, **fill_shape(architecture, settings)}
+    kind = _config_class(architecture, purpose)
+    chosen = {**special, **fill_shape(architecture, settings, purpose)}
     chosen.setdefault("vocab_size", vocab_size)
     if chosen["vocab_size"] < vocab_size:
         raise ConfigError(
@@ -43,12 +79,12 @@ def model_config(
         )
     positions = _canonical(kind, settings).get("max_position_embeddings")
     if positions is None:
-        chosen["max_position_embeddings"] = block_size
-    elif positions < block_size:
+        chosen["max_position_embeddings"] = length
+    elif positions < length:
         raise ConfigError(
-            f"a block of {block_size} tokens is longer than the model's {positions} positions",
-            where="data.block_size, model.config.max_position_embeddings",
-            next=f"write data.block_size={positions} or more positions",
+            f"{length} tokens are more than the model's {positions} positions",
+            where=f"{purpose.length_key}, model.config.max_position_embeddings",
+            next=f"write {purpose.length_key}={positions} or more positions",
         )
     try:
         return kind(**chosen)
@@ -66,15 +102,24 @@ def causal_model(config: PretrainedConfig, seed: int) -> PreTrainedModel:
     return model.train()
 
 
-def _config_class(architecture: str) -> type[PretrainedConfig]:
-    known = sorted(set(CONFIG_MAPPING) & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
+def classifier(config: PretrainedConfig, seed: int) -> PreTrainedModel:
+    """A classifier with fresh fp32 weights: the same for the same config and seed."""
+    torch.manual_seed(seed)
+    model = AutoModelForSequenceClassification.from_config(
+        config, dtype=torch.float32, trust_remote_code=False
+    )
+    return model.train()
+
+
+def _config_class(architecture: str, purpose: Purpose) -> type[PretrainedConfig]:
+    known = sorted(name for name in CONFIG_MAPPING if name in purpose.architectures)
     if architecture not in known:
         near = difflib.get_close_matches(architecture, known, n=3)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         raise ConfigError(
-            f"transformers has no causal language model of type {architecture!r}",
+            f"transformers has no {purpose.name} of type {architecture!r}",
             where="model.architecture",
-            next=hint + "common ones: llama, gpt2, qwen3, mistral, mixtral, gpt_neox, olmo2",
+            next=hint + f"common ones: {purpose.common}",
         )
     kind: type[PretrainedConfig] = CONFIG_MAPPING[architecture]
     return kind
@@ -106,27 +151,33 @@ def _canonical(kind: type[PretrainedConfig], settings: dict[str, Any]) -> dict[s
     return {shared.get(name, name): value for name, value in settings.items()}
 
 
-def fill_shape(architecture: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings with what they leave open: a small shape in the architecture's own proportions.
+def fill_shape(
+    architecture: str,
+    settings: dict[str, Any],
+    purpose: Purpose = LANGUAGE_MODEL,
+    hidden_size: int = DEFAULT_HIDDEN_SIZE,
+    num_hidden_layers: int = DEFAULT_LAYERS,
+) -> dict[str, Any]:
+    """The settings with what they leave open: a shape in the architecture's own proportions.
 
     Raises ConfigError for an architecture or a setting that transformers does not have.
     """
-    kind = _config_class(architecture)
+    kind = _config_class(architecture, purpose)
     _refuse_unknown(architecture, kind, settings)
     names = _field_names(kind)
     given = _canonical(kind, settings)
     usual = _canonical(kind, {f.name: f.default for f in dataclasses.fields(kind)})
-    hidden = given.get("hidden_size", DEFAULT_HIDDEN_SIZE)
+    hidden = given.get("hidden_size", hidden_size)
     heads = given.get("num_attention_heads", max(1, hidden // HEAD_SIZE))
     shape = {
         "hidden_size": hidden,
-        "num_hidden_layers": DEFAULT_LAYERS,
+        "num_hidden_layers": num_hidden_layers,
         "num_attention_heads": heads,
         # Released defaults (8, 32) are not reconciled with a small number of heads.
         "num_key_value_heads": heads,
         "head_dim": hidden // heads,
     }
-    for size in ("intermediate_size", "moe_intermediate_size"):
+    for size in ("intermediate_size", "moe_intermediate_size", "hidden_dim"):
         if isinstance(usual.get(size), int) and isinstance(usual.get("hidden_size"), int):
             ratio = min(4.0, usual[size] / usual["hidden_size"])
             shape[size] = max(32, round(ratio * hidden / 32) * 32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
     PretrainedConfig,
     PreTrainedModel,
 )
@@ -57,12 +59,17 @@ def load_causal_model(name_or_path: str, revision: str | None = None) -> PreTrai
     Raises DataError when a weight is missing or does not fit: transformers alone would fill it
     with random numbers and go on.
     """
-    return _whole(AutoModelForCausalLM, name_or_path, revision).train()
+    return load_model(AutoModelForCausalLM, name_or_path, revision)
 
 
 def load_masked_model(name_or_path: str, revision: str | None = None) -> PreTrainedModel:
     """A masked language model in fp32, with every weight from its file, as a causal one is."""
-    return _whole(AutoModelForMaskedLM, name_or_path, revision).train()
+    return load_model(AutoModelForMaskedLM, name_or_path, revision)
+
+
+def load_classifier(name_or_path: str, revision: str | None = None) -> PreTrainedModel:
+    """A finished classifier in fp32, with every weight of body and head from its file."""
+    return load_model(AutoModelForSequenceClassification, name_or_path, revision)
 
 
 def check_directory(directory: Path) -> None:
@@ -139,7 +146,17 @@ def _all_keys(value: Any) -> list[str]:
     return []
 
 
-def _whole(auto: Any, name_or_path: str, revision: str | None) -> PreTrainedModel:
+def load_model(
+    auto: Any,
+    name_or_path: str,
+    revision: str | None = None,
+    may_be_new: Callable[[str], bool] = lambda weight: False,
+    **options: Any,
+) -> PreTrainedModel:
+    """A model of an Auto class of transformers in fp32; only what may be new can be missing.
+
+    Raises DataError for any other weight that is missing, or does not fit.
+    """
     model, report = _from_pretrained(
         auto,
         locate(name_or_path),
@@ -147,8 +164,10 @@ def _whole(auto: Any, name_or_path: str, revision: str | None) -> PreTrainedMode
         dtype=torch.float32,
         use_safetensors=True,
         output_loading_info=True,
+        **options,
     )
-    faults = sorted(report["missing_keys"]) + [str(key[0]) for key in report["mismatched_keys"]]
+    wrong = sorted(report["missing_keys"]) + [str(key[0]) for key in report["mismatched_keys"]]
+    faults = [name for name in wrong if not may_be_new(name)]
     if faults:
         raise DataError(
             f"{len(faults)} weights of the model are missing or have another shape: "
@@ -156,7 +175,7 @@ def _whole(auto: Any, name_or_path: str, revision: str | None) -> PreTrainedMode
             where=f"{name_or_path} (model.name_or_path)",
             next="use a directory whose config.json and weights belong together",
         )
-    return model
+    return model.train()
 
 
 def _from_pretrained(auto: Any, name: str, revision: str | None, **options: Any) -> Any:

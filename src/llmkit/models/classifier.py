@@ -1,0 +1,205 @@
+"""A model with a classification head, whatever it was before: encoder, decoder, or nothing yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from llmkit.errors import ConfigError, DataError
+from llmkit.models import build, load
+
+LENGTH = 512
+"""Most tokens of a text where neither model nor tokenizer sets a limit."""
+
+MARK = "llmkit"
+"""The entry of a classifier's config.json that says what it was trained on."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a classifier says of a text: a value for each of these names."""
+
+    problem_type: str
+    names: tuple[str, ...]
+
+    def describe(self, config: PretrainedConfig, pad_token_id: int) -> PretrainedConfig:
+        """The config of a model with this head, for texts that are padded with this id."""
+        config.problem_type = self.problem_type
+        config.id2label = dict(enumerate(self.names))
+        config.label2id = {name: number for number, name in enumerate(self.names)}
+        # A decoder looks for the last token that is no padding by these.
+        config.pad_token_id = config.get_text_config().pad_token_id = pad_token_id
+        config.use_cache = False
+        return config
+
+
+def head_of(config: PretrainedConfig) -> Head:
+    """The head that a classifier's config describes."""
+    names = tuple(config.id2label[number] for number in sorted(config.id2label))
+    return Head(config.problem_type or "single_label_classification", names)
+
+
+def is_classifier(config: PretrainedConfig) -> bool:
+    """Whether a config is that of a finished classifier."""
+    return any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
+
+
+def set_padding(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Lets a token that exists serve as padding where there is none: embeddings stay as they are.
+
+    Any will do, since attention leaves padding out, and a decoder's last token is the last that is
+    no padding. Raises DataError for a tokenizer without any special token.
+    """
+    tokenizer.padding_side = "right"
+    if tokenizer.pad_token_id is not None:
+        return
+    token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.bos_token
+    if token is None:
+        raise DataError(
+            "the tokenizer has no token that could serve as padding",
+            where="tokenizer.name_or_path",
+            next="set pad_token in its tokenizer_config.json to a token that it has",
+        )
+    tokenizer.pad_token = token
+
+
+def existing_config(
+    name_or_path: str, revision: str | None, settings: dict[str, Any]
+) -> PretrainedConfig:
+    """The config of a model that exists, with another dropout if `settings` say so.
+
+    Raises ConfigError for settings that would change what the weights mean.
+    """
+    config = load.load_config(name_or_path, revision)
+    for name, value in settings.items():
+        if "drop" not in name or not hasattr(config, name):
+            known = [n for n in config.to_dict() if "drop" in n]
+            raise ConfigError(
+                "of a model that exists only the dropout can be set",
+                where=f"model.config.{name}",
+                next=f"write one of {', '.join(known) or 'none: it has no dropout'}, or leave "
+                "model.name_or_path out for a new model",
+            )
+        setattr(config, name, value)
+    return config
+
+
+def new_config(
+    architecture: str,
+    settings: dict[str, Any],
+    tokenizer: PreTrainedTokenizerFast,
+    length: int,
+) -> PretrainedConfig:
+    """The config of a new model that reads texts of up to `length` tokens."""
+    names = ("pad", "cls", "sep", "bos", "eos")
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in names}
+    special = {name: number for name, number in ids.items() if number is not None}
+    make = build.model_config
+    size = len(tokenizer)
+    config = make(architecture, settings, size, length, special, build.CLASSIFIER)
+    if "max_position_embeddings" not in settings and (unused := _unused_positions(config)):
+        config = make(architecture, settings, size, length + unused, special, build.CLASSIFIER)
+    return config
+
+
+def longest_text(config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast) -> int:
+    """Tokens of the longest text that model and tokenizer can take."""
+    positions = getattr(config, "max_position_embeddings", None) or 0
+    limits = [tokenizer.model_max_length, positions - _unused_positions(config)]
+    return min((limit for limit in limits if 0 < limit < 1_000_000), default=LENGTH)
+
+
+def load_body(
+    name_or_path: str, revision: str | None, config: PretrainedConfig, seed: int
+) -> PreTrainedModel:
+    """A model that exists with the head that `config` describes, in fp32.
+
+    A head of the same labels is kept, any other is new, and the same for the same seed. Raises
+    DataError when weights below the head are missing.
+    """
+    before = load.load_config(name_or_path, revision)
+    with torch.device("meta"):
+        new = set(head_weights(AutoModelForSequenceClassification.from_config(config)))
+    torch.manual_seed(seed)
+    model = load.load_model(
+        AutoModelForSequenceClassification,
+        name_or_path,
+        revision,
+        new.__contains__,
+        config=config,
+        ignore_mismatched_sizes=True,
+    )
+    if is_classifier(before) and head_of(before) != head_of(config):
+        _renew_head(model, seed)
+    return model
+
+
+def head_weights(model: PreTrainedModel) -> Iterator[str]:
+    """Names of the weights above the body, and of its pooler, which language models lack."""
+    for name, _ in model.named_parameters():
+        if not _in_body(model, name) or "pooler" in name.split("."):
+            yield name
+
+
+def freeze(model: PreTrainedModel, part: str) -> None:
+    """Keeps a part of the model as it is: `none`, the `embeddings`, or the `body`."""
+    head = set(head_weights(model))
+    embeddings = {
+        id(weight)
+        for module in model.modules()
+        if isinstance(module, nn.Embedding)
+        for weight in module.parameters()
+    }
+    for name, weight in model.named_parameters():
+        kept = {"body": name not in head, "embeddings": id(weight) in embeddings}
+        if kept.get(part, False):
+            weight.requires_grad_(False)
+
+
+def remember(config: PretrainedConfig, columns: Sequence[str | int]) -> None:
+    """Notes in a classifier's config the columns that its texts came from."""
+    setattr(config, MARK, {"text_column": list(columns)})
+
+
+def remembered_columns(config: PretrainedConfig) -> tuple[str | int, ...]:
+    """The columns that the classifier was trained on, if it says so."""
+    noted = getattr(config, MARK, None)
+    columns = noted.get("text_column") if isinstance(noted, dict) else None
+    return tuple(columns) if isinstance(columns, list) else ()
+
+
+def _renew_head(model: PreTrainedModel, seed: int) -> None:
+    """Gives the head weights as a new model would have them."""
+    torch.manual_seed(seed)
+    for name, module in model.named_modules():
+        weights = list(module.parameters(recurse=False))
+        if weights and not _in_body(model, f"{name}."):
+            for weight in weights:
+                # transformers leaves alone what carries this mark of a loaded weight.
+                weight._is_hf_initialized = False
+            model._init_weights(module)
+
+
+def _in_body(model: PreTrainedModel, name: str) -> bool:
+    return name.startswith(model.base_model_prefix + ".")
+
+
+def _unused_positions(config: PretrainedConfig) -> int:
+    """Positions that texts do not get: RoBERTa and its kin count from after the padding id."""
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(config)
+    for name, module in model.named_modules():
+        is_position = isinstance(module, nn.Embedding) and "position" in name
+        if is_position and module.padding_idx is not None:
+            return int(module.padding_idx) + 1
+    return 0
