@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -11,25 +10,23 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from llmkit.config.schema import Config
-from llmkit.data import order
+from llmkit.data import order, sources
 from llmkit.data.blocks import Blocks
 from llmkit.data.prepare import Prepared, data_report, prepare
-from llmkit.errors import ConfigError, DataError
+from llmkit.errors import DataError
 from llmkit.generation import sampling
 from llmkit.models import build, load, packing
 from llmkit.models import tokenizer as tokenizers
 from llmkit.reporting.console import Console
-from llmkit.training import auto, runtime
+from llmkit.training import auto, recipe, runtime
 from llmkit.training import directory as run_directory
 from llmkit.training import run as training
 from llmkit.training.budget import Clock
 from llmkit.training.checkpoint import Checkpoint
+from llmkit.training.runtime import Processes
 from llmkit.training.session import Session
 from llmkit.training.signals import stop_signal
 from llmkit.training.tasks import CausalLanguageModeling
-
-BLOCK_SIZE = 256
-"""Block size of a new model; a model that exists takes at most twice that."""
 
 FIGURES = ("loss", "perplexity", "bits_per_byte")
 """What validation says of a language model."""
@@ -41,15 +38,11 @@ PROMPT = 16
 def run(config: Config, console: Console) -> dict[str, Any]:
     """Trains the model, or goes on training it, and returns the figures of the run."""
     started = time.monotonic()
-    with stop_signal() as stop:
+    run_directory.check(config, "pretrain")
+    with stop_signal() as stop, _processes(config) as processes:
         console.on_tick = stop.check
-        run_directory.check(config, "pretrain")
-        runtime.check_trackers(config.report_to)
-        settled, data, shape = _inputs(config, console)
-        with (
-            run_directory.opened(config, "pretrain") as directory,
-            runtime.start(config.train.precision, config.report_to, directory) as processes,
-        ):
+        settled, data, shape = _inputs(config, processes, console)
+        with run_directory.opened(config, "pretrain") as directory:
             content = {"training data": data.train.fingerprint}
             if data.validation is not None:
                 content["validation data"] = data.validation.fingerprint
@@ -86,14 +79,15 @@ def run(config: Config, console: Console) -> dict[str, Any]:
 def check(config: Config, console: Console) -> dict[str, Any]:
     """Checks all that a run needs, without weights and without writing, and says what it found."""
     run_directory.check(config, "pretrain")
-    runtime.check_trackers(config.report_to)
-    settled = _settle(config)
-    given = _given_tokenizer(settled)
-    report = data_report(settled, console.watch)
-    size = len(given) if given else _vocab_size(settled, report)
-    shape = _shape(settled, size, special={})
-    with torch.device("meta"):
-        parameters = build.causal_model(shape, seed=0).num_parameters()
+    with _processes(config) as processes:
+        settled = _settle(config, processes, console)
+        given = _given_tokenizer(settled)
+        report = data_report(settled, console.watch)
+        size = len(given) if given else settled.tokenizer.vocab_size
+        assert isinstance(size, int)
+        shape = _shape(settled, size, special={})
+        with torch.device("meta"):
+            parameters = build.causal_model(shape, seed=0).num_parameters()
     return {
         "command": "pretrain",
         "run_dir": str(run_directory.locate(config, "pretrain")),
@@ -102,13 +96,23 @@ def check(config: Config, console: Console) -> dict[str, Any]:
         "parameters": parameters,
         "vocab_size": size,
         "block_size": settled.data.block_size,
+        "global_batch_size": settled.train.global_batch_size,
+        "precision": processes.precision,
     }
 
 
-def _inputs(config: Config, console: Console) -> tuple[Config, Prepared, PretrainedConfig]:
+def _processes(config: Config) -> Processes:
+    runtime.check_trackers(config.report_to)
+    directory = run_directory.locate(config, "pretrain")
+    return runtime.start(config.train.precision, config.report_to, directory)
+
+
+def _inputs(
+    config: Config, processes: Processes, console: Console
+) -> tuple[Config, Prepared, PretrainedConfig]:
     """The config with its data-dependent settings, the data, and the shape of the model: all that
     can be wrong before weights are made or loaded."""
-    settled = _settle(config)
+    settled = _settle(config, processes, console)
     given = _given_tokenizer(settled)
     if given is not None:
         _check_fit(_shape(settled, len(given), _special_ids(given)), given, config)
@@ -117,9 +121,26 @@ def _inputs(config: Config, console: Console) -> tuple[Config, Prepared, Pretrai
     return settled, data, shape
 
 
-def _check_fit(
-    shape: PretrainedConfig, tokenizer: PreTrainedTokenizerFast, config: Config
-) -> None:
+def _settle(config: Config, processes: Processes, console: Console) -> Config:
+    """The config with what `auto` comes to before the data is read; a run that goes on keeps what
+    it was begun with, though the machine may be measured otherwise now."""
+    train = auto.pretraining(config.train)
+    validated = config.data.validation_fraction != 0 or bool(config.data.validation_files)
+    auto.check_best(train, FIGURES, validated)
+    config = config.model_copy(update={"train": train})
+    found = sources.find(config.data.train_files, "data.train_files")
+    if config.model.name_or_path is not None:
+        return recipe.settle_existing(config)
+    if (earlier := run_directory.settled(config, "pretrain")) is not None:
+        return recipe.settle_again(config, earlier)
+    rate = processes.largest([recipe.matrix_rate(processes.device, processes.precision)])[0]
+    n_bytes = sum(source.n_bytes for source in found)
+    chosen, reason = recipe.choose(n_bytes, train.max_minutes, rate * processes.count)
+    console.say(f"auto: {reason}")
+    return recipe.settle_new(config, chosen, tokenizers.auto_vocab_size(n_bytes))
+
+
+def _check_fit(shape: PretrainedConfig, tokenizer: PreTrainedTokenizerFast, config: Config) -> None:
     """Refuses a tokenizer that gives ids for which the model has no embedding."""
     if (largest := tokenizers.max_id(tokenizer)) >= shape.vocab_size:
         raise DataError(
@@ -130,37 +151,6 @@ def _check_fit(
         )
 
 
-def _settle(config: Config) -> Config:
-    """The config with the block size and the model's shape spelled out."""
-    model, data, train = config.model, config.data, auto.pretraining(config.train)
-    validated = data.validation_fraction != 0 or bool(data.validation_files)
-    auto.check_best(train, FIGURES, validated)
-    if model.name_or_path is None:
-        if model.architecture == "auto":
-            model = model.model_copy(update={"architecture": "llama"})
-        block = BLOCK_SIZE if data.block_size == "auto" else data.block_size
-        filled = build.fill_shape(model.architecture, model.config)
-        model = model.model_copy(update={"config": filled})
-    else:
-        if model.config:
-            raise ConfigError(
-                "the shape of a model that exists cannot be changed",
-                where="model.config",
-                next="leave model.config or model.name_or_path out",
-            )
-        shape = load.load_config(model.name_or_path, model.revision)
-        positions = getattr(shape, "max_position_embeddings", None) or 2 * BLOCK_SIZE
-        block = min(positions, 2 * BLOCK_SIZE) if data.block_size == "auto" else data.block_size
-        if block > positions:
-            raise ConfigError(
-                f"a block of {block} tokens is longer than the model's {positions} positions",
-                where="data.block_size",
-                next=f"write data.block_size={positions} or less",
-            )
-    data = data.model_copy(update={"block_size": block})
-    return config.model_copy(update={"model": model, "data": data, "train": train})
-
-
 def _given_tokenizer(config: Config) -> PreTrainedTokenizerFast | None:
     """The tokenizer that is named, or else the named model's own."""
     model = config.model
@@ -169,12 +159,6 @@ def _given_tokenizer(config: Config) -> PreTrainedTokenizerFast | None:
     if model.name_or_path is not None:
         return tokenizers.load(load.locate(model.name_or_path), model.revision)
     return None
-
-
-def _vocab_size(config: Config, report: Mapping[str, Any]) -> int:
-    if config.tokenizer.vocab_size != "auto":
-        return config.tokenizer.vocab_size
-    return tokenizers.auto_vocab_size(report["train_files"]["text_bytes"])
 
 
 def _special_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:

@@ -22,6 +22,7 @@ from llmkit.config.types import (
     Fraction,
     Positive,
     Rate,
+    Revision,
     Section,
     Trackers,
     Whole,
@@ -132,6 +133,9 @@ class TrainConfig(Section):
     """Stop after this many passes over the training data; a fraction will do."""
     max_minutes: Positive | None = None
     """Stop after this many minutes, everything included; the schedule ends with them."""
+    plan: tuple[Revision, ...] = Field(default=(), strict=False)
+    """Recorded plan of a run that was limited by minutes, `[step, total steps]` each: it is
+    followed instead of the clock, and gives the same weights again."""
     global_batch_size: Count | Auto = "auto"
     """Sequences per optimizer step over all processes."""
     micro_batch_size: Count | Auto = "auto"

@@ -62,6 +62,10 @@ Trackers = Annotated[
 ]
 
 
+Revision = Annotated[tuple[Whole, ...], Field(strict=False, min_length=2, max_length=2)]
+"""From a step on, the number of steps in all."""
+
+
 class Section(BaseModel):
     """A part of the config: frozen, strict, and without room for unknown keys."""
 

@@ -27,9 +27,14 @@ class Budget:
 
     def __init__(self, clock: Clock, seconds: float, step: int, reserve: float) -> None:
         """From `step` on; `reserve` is kept for what comes after the last step."""
-        self.clock, self.seconds, self.reserve = clock, seconds, reserve
+        self.clock, self.seconds = clock, seconds
+        self.reserve = self._fixed_reserve = reserve
         self.first_step, self.first_second = step, clock.seconds()
         self.looked = self.first_second
+
+    def validated(self, seconds: float) -> None:
+        """Learns how long a validation takes: the last one comes after the last step."""
+        self.reserve = self._fixed_reserve + 1.1 * seconds
 
     def steps(self, step: int, plan: Plan, most: int | None) -> int:
         """The number of steps to plan for as things stand, or 0 to leave the plan."""

@@ -62,11 +62,17 @@ def measured(
     share = math.ceil(batch / processes.count)
     wish = None if train.micro_batch_size == "auto" else min(train.micro_batch_size, share)
     size, seconds = probe.fit(objective, optimizer, examples, share, wish, processes)
-    per_step = seconds * math.ceil(share / size)
-    steps = _steps(train, auto.most_steps(train, len(examples), batch), per_step, session.clock)
+    rounds = math.ceil(share / size)
+    most = auto.most_steps(train, len(examples), batch)
+    steps = _steps(train, most, seconds * rounds, session.clock)
     compiling, reason = train.compile is True, "as asked"
     if train.compile == "auto":
-        compiling, reason = probe.compiling_pays(steps * per_step, examples)
+        compiling, reason = probe.compiling_pays(steps * rounds * seconds, examples)
+        if processes.largest([compiling])[0]:
+            faster, reason = probe.compiled(objective, optimizer, examples, size, processes)
+            compiling, seconds = faster < seconds, min(faster, seconds)
+    per_step = seconds * rounds
+    steps = _steps(train, most, per_step, session.clock)
     # An fp32 forward takes about as long as a bf16 forward and backward.
     validation_seconds = seconds * n_validation / size / processes.count
     intervals = auto.intervals(train, steps, steps * per_step, validation_seconds)
@@ -83,7 +89,8 @@ def measured(
         "micro_batch_size": size,
         "precision": processes.precision,
         "compile": compiling,
-        "plan": [[0, steps]],
+        "plan": [list(revision) for revision in train.plan] or [[0, steps]],
+        "validation_seconds": round(validation_seconds, 3),
         "processes": processes.count,
         **environment(),
     }

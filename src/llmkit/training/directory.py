@@ -9,7 +9,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from llmkit import durable
 from llmkit.config.schema import Config
@@ -87,6 +87,15 @@ def locate(config: Config, command: str) -> Path:
     if config.output_dir is not None:
         return Path(config.output_dir).expanduser()
     return identity.default_directory(command, config)
+
+
+def settled(config: Config, command: str) -> dict[str, Any] | None:
+    """What `auto` came to before the data was read, when the run was begun; None for a new run."""
+    record = locate(config, command) / RUN
+    if not record.exists():
+        return None
+    found: dict[str, Any] | None = json.loads(record.read_text(encoding="utf-8")).get("settled")
+    return found
 
 
 @contextmanager

@@ -73,6 +73,36 @@ def compiling_pays(seconds: float, examples: Examples) -> tuple[bool, str]:
     return True, f"about {seconds:.0f} s of computing without it"
 
 
+def compiled(
+    objective: Objective,
+    optimizer: NamedOptimizer,
+    examples: Examples,
+    size: int,
+    processes: Processes,
+) -> tuple[float, str]:
+    """Seconds that a micro-batch takes when compiled, and what to say of it; infinite where the
+    compiler fails. The objective is left as it was."""
+    rows = np.resize(examples.longest_first(), size)
+    start = time.perf_counter()
+    objective.compile(dynamic=False)
+    try:
+        _run(objective, examples, rows, processes)
+        compiling = time.perf_counter() - start
+        times = []
+        for _ in range(3):
+            start = time.perf_counter()
+            _run(objective, examples, rows, processes)
+            times.append(time.perf_counter() - start)
+    except Exception as error:  # the compiler raises nearly anything
+        return math.inf, f"the compiler fails: {str(error).splitlines()[0][:120]}"
+    finally:
+        optimizer.zero_grad()
+        objective._compiled_call_impl = None
+    return processes.largest([min(times)])[0], (
+        f"measured: {1e3 * min(times):.0f} ms a micro-batch after {compiling:.0f} s of compiling"
+    )
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error of torch says that memory has run out."""
     return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)

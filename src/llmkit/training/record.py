@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -64,9 +64,14 @@ class Record:
         if self.processes.is_main:
             self.metrics.go_back(state.metrics_size)
 
-    def watch(self, label: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
-        """Progress of a piece of work beside the steps."""
-        return self.display.watch(label, total)
+    @contextmanager
+    def watch(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Progress of a validation, whose time the budget learns."""
+        start = time.monotonic()
+        with self.display.watch(label, total) as advance:
+            yield advance
+        if self.budget:
+            self.budget.validated(time.monotonic() - start)
 
     def proposed_steps(self, state: State) -> int:
         """The length of the run that the clock suggests now, or 0."""

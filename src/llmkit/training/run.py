@@ -17,12 +17,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmkit import durable
 from llmkit.config import render
-from llmkit.config.schema import Config
+from llmkit.config.schema import Config, TrainConfig
 from llmkit.errors import Diverged
 from llmkit.reporting import metrics, plots
 from llmkit.reporting.console import Console
 from llmkit.reporting.progress import TrainingDisplay, training_display
-from llmkit.training import auto, checkpoint, choices, engine, identity, probe
+from llmkit.training import auto, checkpoint, choices, engine, identity, probe, recipe
 from llmkit.training.budget import Budget, Clock
 from llmkit.training.checkpoint import Checkpoint, State
 from llmkit.training.optimizer import NamedOptimizer
@@ -72,12 +72,16 @@ def carry_out(job: Job, session: Session, look: Callable[[], Mapping[str, Any]])
     resolved = _resolved(job.config, work.settings, chosen)
     if session.processes.is_main:
         _write_down(job, resolved)
+    session.processes.start_trackers(identity.dotted(resolved.model_dump(mode="json")))
     with training_display(session.console, state.step) as display:
         record = _record(job, work, chosen, resolved, display, session.clock, state)
         began, before = time.monotonic(), state.predictions
         state = engine.train(work, state, record, session.stop, look)
         seconds = time.monotonic() - began
     if session.processes.is_main:
+        plan = tuple((r.step, r.total_steps) for r in state.plan.revisions)
+        planned = resolved.train.model_copy(update={"plan": plan})
+        _write_down(job, resolved.model_copy(update={"train": planned}))
         _export(job, work, state)
     session.processes.wait()
     figures = metrics.last(job.directory / "metrics.jsonl")
@@ -200,7 +204,7 @@ def _record(
             "choices": chosen,
         },
         unit=job.unit,
-        budget=_budget(train.max_minutes, clock, state),
+        budget=_budget(train, clock, state, chosen),
         most_steps=auto.most_steps(train, len(job.examples), work.settings.global_batch_size),
         track=work.processes.track if job.config.report_to else None,
     )
@@ -223,10 +227,15 @@ def _state(job: Job, work: engine.Work, chosen: Mapping[str, Any]) -> State:
     return job.resumed.state
 
 
-def _budget(minutes: float | None, clock: Clock, state: State) -> Budget | None:
-    if minutes is None:
+def _budget(
+    train: TrainConfig, clock: Clock, state: State, chosen: Mapping[str, Any]
+) -> Budget | None:
+    if train.max_minutes is None or train.plan:
         return None
-    return Budget(clock, 60 * minutes, state.step, reserve=0.02 * 60 * minutes + 2)
+    seconds = 60 * train.max_minutes
+    budget = Budget(clock, seconds, state.step, reserve=0.02 * seconds + 2)
+    budget.validated(chosen["validation_seconds"])
+    return budget
 
 
 def _resolved(config: Config, settings: Settings, chosen: Mapping[str, Any]) -> Config:
@@ -244,6 +253,7 @@ def _write_down(job: Job, resolved: Config) -> None:
         "command": job.command,
         "arguments": sys.argv[1:],
         "content": dict(job.content),
+        "settled": recipe.settled(job.config) if job.from_scratch else None,
         "environment": choices.environment(),
     }
     durable.replace_text(job.directory / "run.json", json.dumps(record, indent=1) + "\n")

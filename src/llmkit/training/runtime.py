@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
@@ -86,6 +87,11 @@ class Processes:
     def smallest(self, value: float) -> float:
         """The value's smallest over all processes."""
         return -self.largest([-value])[0]
+
+    def start_trackers(self, config: Mapping[str, Any]) -> None:
+        """Opens the trackers of `report_to` with the flat config of the run."""
+        plain = {k: v if isinstance(v, int | float | str) else str(v) for k, v in config.items()}
+        self.accelerator.init_trackers("llmkit", config=plain)
 
     def track(self, figures: Mapping[str, float], step: int) -> None:
         """Hands figures to the trackers of `report_to`."""
