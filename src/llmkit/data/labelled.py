@@ -101,19 +101,18 @@ def _settled(
     for numbers, key, what in ((text, TEXT, "text"), (label, LABEL, "label")):
         if not numbers and (labelled or key == TEXT):
             raise columns.fault(f"it is not clear which column is the {what}", key, where)
-    found: dict[str, Any] = {}
-    if table.format != delimited.named_format(source, data):
-        found["format"] = table.format
-    if (text, label) != given:
-        found |= {"text_column": _named(columns, text), "label_column": _named(columns, label)}
-    if found:
-        said = [f"data.{key}={dump(value)}" for key, value in found.items() if value is not None]
-        say(f"{where}: found {', '.join(said)}; the columns are {columns}")
-    if not _all_plain(data):
-        found.pop("format", None)
+    named = {"text_column": _named(columns, text), "label_column": _named(columns, label)}
+    plain = table.format != delimited.named_format(source, data)
+    if plain or (text, label) != given:
+        said = {"format": table.format if plain else None, **named}
+        told = ", ".join(f"data.{k}={dump(v)}" for k, v in said.items() if v is not None)
+        say(f"{where}: found {told}; the columns are {columns}")
+    settled: dict[str, Any] = named
+    if plain and _all_plain(data):
+        settled["format"] = table.format
     if table.format in ("csv", "tsv"):
-        found["header"] = columns.names is not None
-    return data.model_copy(update=found)
+        settled["header"] = columns.names is not None
+    return data.model_copy(update=settled)
 
 
 def _all_plain(data: DataConfig) -> bool:

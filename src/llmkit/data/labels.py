@@ -32,8 +32,8 @@ class Labels:
     """The kind of the labels, and a name for each output of the model.
 
     Labels stay as they are written. Names that are all numbers stand in the order of the numbers,
-    others in that of their characters, those of `data.label_names` in that of the file. In a
-    regression the one name is that of the column.
+    others in that of their characters, those of `data.label_names` and of columns as they are
+    given. In a regression the one name is that of the column.
     """
 
     kind: str
@@ -106,6 +106,8 @@ def of(data: DataConfig, raws: Collection[Raw], output: str) -> Labels:
         return Labels(kind, _names_of_file(data, data.label_names), from_file=True)
     if kind == REGRESSION:
         return Labels(kind, (output,))
+    if columns := _several_columns(data):
+        return Labels(kind, columns)
     return Labels(kind, tuple(_ordered({label for raw in raws for label in each(raw)})))
 
 
@@ -133,8 +135,7 @@ def alike(names: Collection[str]) -> list[list[str]]:
 
 def _kind(data: DataConfig, raws: Collection[Raw]) -> str:
     """What the config says, or else: several labels in a row, fractions, or neither."""
-    several = isinstance(data.label_column, tuple) and len(data.label_column) > 1
-    several = several or data.label_separator is not None
+    several = _several_columns(data) is not None or data.label_separator is not None
     if data.problem_type == "auto":
         if several or any(isinstance(raw, tuple) for raw in raws):
             return MULTI
@@ -147,6 +148,12 @@ def _kind(data: DataConfig, raws: Collection[Raw]) -> str:
             next=f"leave data.{key} or data.problem_type out",
         )
     return data.problem_type
+
+
+def _several_columns(data: DataConfig) -> tuple[str, ...] | None:
+    """The names of columns that are one label each."""
+    columns = data.label_column
+    return tuple(map(str, columns)) if isinstance(columns, tuple) and columns[1:] else None
 
 
 def _are_fractions(texts: Collection[str]) -> bool:

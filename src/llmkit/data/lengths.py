@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from llmkit.data.order import permutation
 
 WINDOW = 64
-"""Batches whose examples are sorted together: like lengths in a batch, and batches still random."""
+"""Most batches whose examples are sorted together: the more, the less padding, and the less
+random are the batches."""
 
 
 def rows_of_step(
@@ -53,8 +54,9 @@ def _batch(
     number, rest = divmod(start - head, size)
     if end - start < size or rest or number >= whole:
         return order(np.arange(start, end, dtype=np.int64))
-    window = number // WINDOW
-    before, count = window * WINDOW, min(WINDOW, whole - window * WINDOW)
+    window_size = -(-whole // -(-whole // WINDOW))  # windows of like size, at most WINDOW
+    window = number // window_size
+    before, count = window * window_size, min(window_size, whole - window * window_size)
     places = head + before * size + np.arange(count * size, dtype=np.int64)
     rows = order(places)
     rows = rows[np.argsort(lengths[rows], kind="stable")].reshape(count, size)
