@@ -34,7 +34,7 @@ class Budget:
 
     def validated(self, seconds: float) -> None:
         """Learns how long a validation takes: the last one comes after the last step."""
-        self.reserve = self._fixed_reserve + 1.1 * seconds
+        self.reserve = min(self.seconds / 2, self._fixed_reserve + 1.1 * seconds)
 
     def steps(self, step: int, plan: Plan, most: int | None) -> int:
         """The number of steps to plan for as things stand, or 0 to leave the plan."""

@@ -52,7 +52,7 @@ def measured(
     objective: Objective,
     optimizer: NamedOptimizer,
     examples: Examples,
-    n_validation: int,
+    validation: Examples | None,
     batch: int,
     session: Session,
 ) -> dict[str, Any]:
@@ -73,8 +73,7 @@ def measured(
             compiling, seconds = faster < seconds, min(faster, seconds)
     per_step = seconds * rounds
     steps = _steps(train, most, per_step, session.clock)
-    # An fp32 forward takes about as long as a bf16 forward and backward.
-    validation_seconds = seconds * n_validation / size / processes.count
+    validation_seconds = probe.measuring(objective, validation, size, processes)
     intervals = auto.intervals(train, steps, steps * per_step, validation_seconds)
     numbers = {"steps": steps, "compile": int(compiling), **intervals}
     # Each process has its own stopwatch; all must come to the same.

@@ -157,7 +157,7 @@ def _work(job: Job, session: Session) -> tuple[engine.Work, dict[str, Any]]:
         chosen = choices.kept(job.resumed.identity["choices"], train, session)
     else:
         chosen = choices.measured(
-            train, objective, optimizer, job.examples, len(job.validation or ()), batch, session
+            train, objective, optimizer, job.examples, job.validation, batch, session
         )
     settings = auto.settings(train, job.config.seed, batch, hidden, job.from_scratch, chosen)
     if chosen["compile"]:

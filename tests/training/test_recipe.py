@@ -1,0 +1,62 @@
+"""The choice of a model for a text, a time and a machine, over the whole range of all three."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from llmkit.config.schema import Config
+from llmkit.training import recipe
+
+LAPTOP, WORKSTATION, ACCELERATOR = 4e11, 4e13, 7e14
+BYTES = [20_000, 1_000_000, 10_000_000, 100_000_000, 1_000_000_000]
+MINUTES = [0.5, 1, 5, 10, 60, 600]
+
+
+@pytest.mark.parametrize(("n_bytes", "minutes"), itertools.product(BYTES, MINUTES))
+def test_every_text_and_time_gets_a_sensible_model(n_bytes: int, minutes: float) -> None:
+    chosen, reason = recipe.choose(n_bytes, minutes, LAPTOP)
+    assert chosen.hidden_size % 64 == 0
+    assert chosen.tokens_per_step >= chosen.block_size
+    assert chosen.layer_parameters <= max(4e5, 12 * n_bytes / 3)
+    # A token costs six operations a weight: the time must hold more than a handful of steps.
+    tokens = minutes * 60 * LAPTOP * 0.4 / (6 * chosen.layer_parameters)
+    assert tokens / chosen.tokens_per_step > 50
+    assert str(chosen.hidden_size) in reason
+
+
+@pytest.mark.parametrize("n_bytes", BYTES)
+def test_more_time_or_a_faster_machine_never_means_a_smaller_model(n_bytes: int) -> None:
+    sizes = [recipe.choose(n_bytes, minutes, LAPTOP)[0].layer_parameters for minutes in MINUTES]
+    assert sizes == sorted(sizes)
+    sizes = [
+        recipe.choose(n_bytes, 10, rate)[0].layer_parameters
+        for rate in (LAPTOP, WORKSTATION, ACCELERATOR)
+    ]
+    assert sizes == sorted(sizes)
+
+
+def test_what_the_user_sets_stays() -> None:
+    config = Config.model_validate(
+        {
+            "model": {"architecture": "gpt2", "config": {"n_layer": 3}},
+            "data": {"block_size": 100},
+            "tokenizer": {"vocab_size": 999},
+            "train": {"global_batch_size": 7},
+        }
+    )
+    chosen, _ = recipe.choose(10**6, 5, LAPTOP)
+    settled = recipe.settle_new(config, chosen, vocab_size=2048)
+    assert settled.model.architecture == "gpt2"
+    assert settled.model.config["n_layer"] == 3
+    assert "num_hidden_layers" not in settled.model.config
+    assert settled.model.config["hidden_size"] == chosen.hidden_size
+    assert (settled.data.block_size, settled.tokenizer.vocab_size) == (100, 999)
+    assert settled.train.global_batch_size == 7
+
+
+def test_a_run_that_goes_on_keeps_what_it_was_begun_with() -> None:
+    small, _ = recipe.choose(10**6, 0.1, LAPTOP)
+    begun = recipe.settle_new(Config(), small, vocab_size=512)
+    assert recipe.settle_again(Config(), recipe.settled(begun)) == begun
