@@ -14,7 +14,7 @@ BYTES = [20_000, 1_000_000, 10_000_000, 100_000_000, 1_000_000_000]
 MINUTES = [0.5, 1, 5, 10, 60, 600]
 
 
-@pytest.mark.parametrize(("n_bytes", "minutes"), itertools.product(BYTES, MINUTES))
+@pytest.mark.parametrize(("n_bytes", "minutes"), list(itertools.product(BYTES, MINUTES)))
 def test_every_text_and_time_gets_a_sensible_model(n_bytes: int, minutes: float) -> None:
     chosen, reason = recipe.choose(n_bytes, minutes, LAPTOP)
     assert chosen.hidden_size % 64 == 0

@@ -40,7 +40,7 @@ def test_rates_rise_over_the_warm_up_and_never_leave_zero_to_one(total, warmup, 
     rates = [rate(plan(total), step, kind, warmup) for step in range(total)]
     assert all(0 <= value <= 1 for value in rates)
     assert rates[0] > 0
-    rising = int(warmup * total) - 1
+    rising = max(0, int(warmup * total) - 1)
     assert rates[:rising] == sorted(rates[:rising])
     if kind == "constant":
         assert rates[-1] == pytest.approx(1.0)
