@@ -135,14 +135,14 @@ def _rows(
         if record.values is None:
             counts.blank_lines += 1
             continue
-        texts = tuple(_text(record, columns, number) for number in text)
-        yield Row(
-            record.number,
-            path,
-            texts if len(texts) < 3 else (" ".join(texts),),
-            _label(record, columns, label, data.label_separator),
-            _extra(record, columns, used, rest) if extra else {},
-        )
+        try:
+            texts = tuple(_text(record, columns, number) for number in text)
+            written = _label(record, columns, label, data.label_separator)
+        except DataError as fault:
+            raise tables.in_row(fault, record.number) from fault
+        others = _extra(record, columns, used, rest) if extra else {}
+        texts = texts if len(texts) < 3 else (" ".join(texts),)
+        yield Row(record.number, path, texts, written, others)
 
 
 def _text(record: Record, columns: Columns, number: int) -> str:

@@ -43,14 +43,14 @@ def open_table(source: Source, reading: Reading, labelled: bool = False) -> Tabl
     if format == "parquet":
         return _open_parquet(source, reading)
     if format == "hub":
-        columns, records = _open_keyed(_hub_rows(source, reading))
+        columns, records = _open_keyed(_told_by_row(_hub_rows(source, reading)))
     elif format == "jsonl":
-        columns, records = _open_keyed(_json_rows(source, reading))
-    elif format in ("csv", "tsv"):
-        columns, records = delimited.open_fields(source, reading, format)
+        columns, records = _open_keyed(_told_by_row(_json_rows(source, reading)))
     else:
-        columns, records = delimited.open_lines(source, reading, format)
-    sample, records = peek(_told_by_row(records), _size)
+        open_text = delimited.open_fields if format in ("csv", "tsv") else delimited.open_lines
+        columns, rows = open_text(source, reading, format)
+        records = _told_by_row(rows)
+    sample, records = peek(records, _size)
     return Table(format, columns, lambda: [row for row in sample if row.number], lambda _: records)
 
 
@@ -109,6 +109,11 @@ def field(record: Record, columns: Columns, number: int) -> Any:
     return record.values[name]
 
 
+def in_row(fault: DataError, number: int) -> DataError:
+    """The same fault, which says in which data row it came."""
+    return DataError(f"data row {number}: {fault.what}", where=fault.where, next=fault.next)
+
+
 def _text_columns(columns: Columns, reading: Reading, where: str) -> list[int]:
     """The columns that hold the text: those that are named, or `text`, or the only one."""
     key, wanted = "data.text_column", reading.data.text_column
@@ -130,8 +135,7 @@ def _told_by_row(records: Iterator[Record]) -> Iterator[Record]:
             number = max(number, record.number)
             yield record
     except DataError as fault:
-        row = f"data row {number + 1}: "
-        raise DataError(row + fault.what, where=fault.where, next=fault.next) from fault
+        raise in_row(fault, number + 1) from fault
 
 
 def _size(record: Record) -> int:
