@@ -7,7 +7,7 @@ from pathlib import Path
 from llmkit.reporting import metrics
 
 
-def loss_curve(metrics_file: Path, picture: Path) -> None:
+def loss_curve(metrics_file: Path, picture: Path, unit: str = "nats per token") -> None:
     """Draws training and validation loss over the steps into `picture` (PNG)."""
     import matplotlib
 
@@ -24,7 +24,7 @@ def loss_curve(metrics_file: Path, picture: Path) -> None:
         axes.plot(*zip(*validation, strict=True), "o-", label="validation", color="#f58518")
         step, loss = min(validation, key=lambda point: point[1])
         axes.annotate(f"{loss:.3f}", (step, loss), xytext=(0, -14), textcoords="offset points")
-    axes.set(xlabel="step", ylabel="loss (nats per token)")
+    axes.set(xlabel="step", ylabel=f"loss ({unit})")
     axes.grid(alpha=0.3)
     if train or validation:
         axes.legend()

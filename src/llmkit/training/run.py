@@ -12,17 +12,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmkit import durable
 from llmkit.config import render
 from llmkit.config.schema import Config, TrainConfig
-from llmkit.errors import Diverged
 from llmkit.reporting import metrics, plots
 from llmkit.reporting.console import Console
 from llmkit.reporting.progress import TrainingDisplay, training_display
-from llmkit.training import auto, checkpoint, choices, engine, identity, probe, recipe
+from llmkit.training import auto, checkpoint, choices, engine, export, identity, probe, recipe
 from llmkit.training.budget import Budget, Clock
 from llmkit.training.checkpoint import Checkpoint, State
 from llmkit.training.optimizer import NamedOptimizer
@@ -32,9 +30,6 @@ from llmkit.training.schedule import Plan, Revision
 from llmkit.training.session import Session
 from llmkit.training.settings import Settings
 from llmkit.training.tasks import Examples, Objective, Task
-
-FINAL = "final"
-"""The finished model, in the run directory."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +83,7 @@ def carry_out(job: Job, session: Session, look: Callable[[], Mapping[str, Any]])
     return {
         "command": job.command,
         "run_dir": str(job.directory),
-        "model_dir": str(job.directory / FINAL),
+        "model_dir": str(job.directory / export.FINAL),
         "step": state.step,
         "seconds": round(session.clock.seconds(), 3),
         f"{job.unit}_per_second": round((state.predictions - before) / max(1e-9, seconds), 1),
@@ -126,20 +121,6 @@ def resume_point(
         identity.check(found.identity, config, content, where=str(found.directory))
         console.say(f"going on from step {found.state.step} ({found.directory})")
     return found
-
-
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
-    """Writes model and tokenizer as plain transformers reads them.
-
-    Raises Diverged rather than save a weight that is no number.
-    """
-    for name, weight in model.named_parameters():
-        if not torch.isfinite(weight).all():
-            raise Diverged(
-                f"the weight {name} is not finite; it was not saved", where=str(directory)
-            )
-    model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
 
 
 def _work(job: Job, session: Session) -> tuple[engine.Work, dict[str, Any]]:
@@ -195,7 +176,7 @@ def _record(
         processes=work.processes,
         display=display,
         clock=clock,
-        save_model=partial(save_model, work.model, job.tokenizer),
+        save_model=partial(export.save_model, work.model, job.tokenizer),
         optimizer_tensors=work.optimizer.state,
         identity={
             "requested": identity.keys(job.requested),
@@ -213,11 +194,13 @@ def _record(
 
 
 def _export(job: Job, work: engine.Work, state: State) -> None:
-    """Writes `final/` by the protocol of a checkpoint, and draws the curve."""
-    durable.clean(job.directory)
-    fill = partial(save_model, work.model, job.tokenizer)
-    durable.commit(job.directory / FINAL, fill, {"step": state.step})
-    plots.loss_curve(job.directory / "metrics.jsonl", job.directory / "loss.png")
+    """Writes `final/`, from the last step or from the best, and draws the curve."""
+    step = state.step
+    if work.settings.load_best_model_at_end:
+        step = export.take_best(work.model, job.directory, state)
+    export.write_final(work.model, job.tokenizer, job.directory, step, job.examples)
+    unit = "nats per token" if job.unit == "tokens" else f"per {job.unit.removesuffix('s')}"
+    plots.loss_curve(job.directory / "metrics.jsonl", job.directory / "loss.png", unit)
 
 
 def _state(job: Job, work: engine.Work, chosen: Mapping[str, Any]) -> State:

@@ -1,0 +1,125 @@
+"""What a finished classifier says of texts: each the same in whatever company it comes.
+
+Texts of like length go through the model together, so that hardly anything is padded. How far a
+text is padded depends on its own length alone; in fp32 every batch of that length has the same
+shape too, since the last bits of a matrix product depend on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from llmkit.data.examples import Encoded, Encoder
+from llmkit.errors import DataError
+from llmkit.models import load
+from llmkit.models import tokenizer as tokenizers
+from llmkit.models.classifier import (
+    Head,
+    head_of,
+    is_classifier,
+    longest_text,
+    remembered_columns,
+    set_padding,
+)
+
+BATCH_TOKENS = {"cpu": 1024, "cuda": 32768}
+"""Tokens of one batch: enough to keep the device busy."""
+
+STEPS_PER_OCTAVE = 16
+"""Lengths between one power of two and the next that texts are padded to."""
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A finished classifier, on its device."""
+
+    model: PreTrainedModel
+    encoder: Encoder
+    head: Head
+    columns: tuple[str | int, ...]
+    """The columns of text that it was trained on, if it says so."""
+    precision: str
+
+    @torch.no_grad()
+    def outputs(
+        self,
+        texts: Sequence[tuple[str, ...]],
+        advance: Callable[[int], None] = lambda n_texts: None,
+    ) -> NDArray[np.float32]:
+        """The logits [texts, labels], or the number of each text in a regression."""
+        encoded = self.encoder.encode(texts)
+        logits = np.zeros((len(texts), len(self.head.names)), dtype=np.float32)
+        device = self.model.device
+        low = self.precision == "bf16"
+        with torch.autocast(device.type, torch.bfloat16, enabled=low):
+            for rows, length in self._batches(encoded):
+                batch = _padded(encoded, rows, length)
+                found = self.model(**{name: value.to(device) for name, value in batch.items()})
+                known = rows >= 0
+                logits[rows[known]] = found.logits.float().cpu().numpy()[known]
+                advance(int(known.sum()))
+        return logits
+
+    def _batches(self, encoded: Encoded) -> Iterator[tuple[NDArray[np.int64], int]]:
+        """Rows that go through the model together, and the length that all are padded to; row -1
+        fills up."""
+        lengths = padded_lengths(encoded.lengths)
+        budget = BATCH_TOKENS.get(self.model.device.type, 1024)
+        for length in np.unique(lengths).tolist():
+            rows, size = np.flatnonzero(lengths == length), max(1, budget // length)
+            for first in range(0, len(rows), size):
+                batch = rows[first : first + size]
+                if self.precision == "fp32":
+                    batch = np.pad(batch, (0, size - len(batch)), constant_values=-1)
+                yield batch, length
+
+
+def open_classifier(
+    name_or_path: str, revision: str | None, device: torch.device, precision: str
+) -> Classifier:
+    """The classifier of a directory, a run or a hub name; raises DataError for another model."""
+    config = load.load_config(name_or_path, revision)
+    if not is_classifier(config):
+        raise DataError(
+            f"the model is a {(config.architectures or ['model without a head'])[0]}, no classifier",
+            where=f"model.name_or_path={name_or_path}",
+            next="give the run directory of `llmkit finetune`, or a model for sequence "
+            "classification",
+        )
+    tokenizer = tokenizers.load(load.locate(name_or_path), revision)
+    set_padding(tokenizer)
+    model = load.load_classifier(name_or_path, revision).eval().to(device)
+    return of_model(model, tokenizer, precision)
+
+
+def of_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, precision: str
+) -> Classifier:
+    """The classifier that a model in memory is."""
+    config = model.config
+    encoder = Encoder(tokenizer, longest_text(config, tokenizer))
+    return Classifier(model, encoder, head_of(config), remembered_columns(config), precision)
+
+
+def padded_lengths(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The lengths that texts are padded to: up by a sixteenth at most, so that there are few."""
+    octaves = np.floor(np.log2(np.maximum(1, lengths))).astype(np.int64)
+    step = np.maximum(1, 2**octaves // STEPS_PER_OCTAVE)
+    return np.maximum(1, -(-lengths // step) * step)
+
+
+def _padded(encoded: Encoded, rows: NDArray[np.int64], length: int) -> dict[str, torch.Tensor]:
+    batch = encoded.batch(rows)
+    missing = length - batch["input_ids"].shape[1]
+    fills = {"input_ids": encoded.pad_id}
+    return {
+        name: functional.pad(value, (0, missing), value=fills.get(name, 0))
+        for name, value in batch.items()
+    }

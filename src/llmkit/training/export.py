@@ -1,0 +1,77 @@
+"""The model of a run as files: in its checkpoints, and finished in `final/`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from llmkit import durable
+from llmkit.errors import Diverged
+from llmkit.models import lora
+from llmkit.training import checkpoint
+from llmkit.training.checkpoint import State
+from llmkit.training.tasks import Examples
+
+FINAL = "final"
+"""The finished model, in the run directory."""
+
+_COMPARED = 4  # examples that the merged model of LoRA updates is tried with
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+    """Writes model and tokenizer as plain transformers reads them; LoRA updates merged, and beside.
+
+    Raises Diverged rather than save a weight that is no number.
+    """
+    for name, weight in model.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise Diverged(
+                f"the weight {name} is not finite; it was not saved", where=str(directory)
+            )
+    if lora.is_attached(model):
+        lora.save(model, directory)
+    else:
+        model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+
+
+def restore_model(model: PreTrainedModel, directory: Path) -> None:
+    """Gives the model the weights that `save_model` wrote."""
+    if lora.is_attached(model):
+        lora.restore(model, directory)
+    else:
+        saved = type(model).from_pretrained(directory, dtype=torch.float32)
+        model.load_state_dict(saved.state_dict())
+
+
+def take_best(model: PreTrainedModel, run: Path, state: State) -> int:
+    """Gives the model the weights of the run's best checkpoint; the step that they are of."""
+    if state.best_step in (None, state.step):
+        return state.step
+    assert state.best_step is not None
+    best = checkpoint.named(checkpoint.directory_of(run / "checkpoints", state.best_step))
+    restore_model(model, best.directory)
+    return state.best_step
+
+
+def write_final(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    run: Path,
+    step: int,
+    examples: Examples,
+) -> None:
+    """Writes `final/` by the protocol of a checkpoint; merged LoRA updates are tried on examples
+    before it is done."""
+
+    def fill(directory: Path) -> None:
+        save_model(model, tokenizer, directory)
+        if lora.is_attached(model):
+            (directory / lora.FILE).unlink()
+            merged = type(model).from_pretrained(directory, dtype=torch.float32)
+            lora.check_merge(model, merged, examples.batch(range(min(_COMPARED, len(examples)))))
+
+    durable.clean(run)
+    durable.commit(run / FINAL, fill, {"step": step})
