@@ -31,7 +31,7 @@ class GenerationConfig(Section):
     no_repeat_ngram_size: Whole = 0
     """No run of this many tokens comes twice; 0 allows all."""
     bad_words: Texts = ()
-    """Words that are never written."""
+    """Strings that are never written, whatever the tokens that spell them."""
     temperature: Positive = 0.8
     """Below 1 sharper, above 1 flatter probabilities."""
     top_k: Whole = 50

@@ -65,8 +65,9 @@ def check(config: Config) -> None:
         faults.append(("generation.system needs a chat", "add `--chat`"))
     if len(given) > 1:
         faults.append((f"{' and '.join(given)} cannot hold together", "keep one of them"))
-    if given and settings.num_beams > 1:
-        faults.append((f"{given[0]} cannot be searched with beams", "leave num_beams out"))
+    single = [*given, *(["bad_words"] if settings.bad_words else [])]
+    if single and settings.num_beams > 1:
+        faults.append((f"{single[0]} cannot be searched with beams", "leave num_beams out"))
     if settings.num_beams > 1 and settings.num_return_sequences > settings.num_beams:
         faults.append(("there are fewer beams than sequences to return", "raise num_beams"))
     if settings.num_return_sequences > 1 and settings.num_beams == 1 and not settings.do_sample:

@@ -10,12 +10,10 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 from transformers.generation.logits_process import (
     LogitsProcessor,
     LogitsProcessorList,
     MinNewTokensLengthLogitsProcessor,
-    NoBadWordsLogitsProcessor,
     NoRepeatNGramLogitsProcessor,
     RepetitionPenaltyLogitsProcessor,
 )
@@ -55,11 +53,10 @@ class CountPenalty(LogitsProcessor):  # type: ignore[misc]  # transformers comes
 def history_rules(
     settings: GenerationConfig,
     prompt_length: int,
-    bad_words: Sequence[Sequence[int]],
     end_ids: Sequence[int],
 ) -> LogitsProcessorList:
     """What hangs on the tokens of a row so far, in order: repetition penalty, frequency and
-    presence penalty, n-grams, bad words, fewest new tokens."""
+    presence penalty, n-grams, fewest new tokens."""
     rules = LogitsProcessorList()
     ends = torch.tensor(list(end_ids), dtype=torch.long)
     if settings.repetition_penalty != 1.0:
@@ -69,20 +66,11 @@ def history_rules(
         rules.append(CountPenalty(*penalties, prompt_length))
     if settings.no_repeat_ngram_size:
         rules.append(NoRepeatNGramLogitsProcessor(settings.no_repeat_ngram_size))
-    if bad_words:
-        rules.append(NoBadWordsLogitsProcessor([list(ids) for ids in bad_words], ends))
     if settings.min_new_tokens and end_ids:
         rules.append(
             MinNewTokensLengthLogitsProcessor(prompt_length, settings.min_new_tokens, ends)
         )
     return rules
-
-
-def bad_word_ids(words: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    """The token sequences of the words, at the begin of a text and after a space."""
-    written = [spelling for word in words for spelling in (word, f" {word.lstrip()}")]
-    found = tokenizer(written, add_special_tokens=False)["input_ids"] if written else []
-    return [list(ids) for ids in dict.fromkeys(tuple(ids) for ids in found if ids)]
 
 
 def end_ids(model_ends: int | Sequence[int] | None, tokenizer_end: int | None) -> tuple[int, ...]:

@@ -14,8 +14,8 @@ from llmkit.generation.sample import Sample
 from llmkit.generation.writer import Desk
 
 CPU_BATCH, ACCELERATOR_BATCH = 16, 64
-"""Texts written at once where `micro_batch_size` is `auto`; a rule of what is known before the work, so
-that the same job has the same batches everywhere."""
+"""Texts written at once where `micro_batch_size` is `auto`: nothing is measured, so that the same
+job has the same batches whenever it goes on."""
 
 
 def samples(

@@ -36,6 +36,11 @@ class Transcript:
         if not decoded.endswith(INCOMPLETE):
             self._append(decoded)
 
+    def with_next(self, token: int, before: int) -> str:
+        """What one more token would add, and so many characters before it."""
+        fresh = self._decode([*self._ids, token])[len(self._known) :]
+        return self.text[max(0, len(self.text) - before) :] + fresh
+
     def close(self) -> None:
         """Adds what is left of a character that was never completed."""
         if not self.stopped:
@@ -70,8 +75,10 @@ class Transcript:
                 return size
         return 0
 
-    def _decode(self) -> str:
+    def _decode(self, ids: Sequence[int] | None = None) -> str:
         decoded: str = self.tokenizer.decode(
-            self._ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            list(self._ids if ids is None else ids),
+            skip_special_tokens=True,
+            clean_up_tokenization_spaces=False,
         )
         return decoded

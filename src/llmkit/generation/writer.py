@@ -30,7 +30,6 @@ class Desk:
         own = getattr(model, "generation_config", None)
         ends = own.eos_token_id if own is not None else model.config.eos_token_id
         self.ends = rules.end_ids(ends, tokenizer.eos_token_id)
-        self.bad_words = rules.bad_word_ids(settings.bad_words, tokenizer)
         self.constrain = constraints.constrain(settings, tokenizer, self.ends)
         self.warpers = draws.warpers(settings)
 
@@ -47,10 +46,15 @@ class Writer:
         self.ended: FinishReason | None = None
         self.transcript = Transcript(desk.tokenizer, prompt.ids, settings.stop)
         self.random = prompt.generator(index)
-        self.rules: LogitsProcessorList = rules.history_rules(
-            settings, len(prompt.ids), desk.bad_words, desk.ends
-        )
+        self.rules: LogitsProcessorList = rules.history_rules(settings, len(prompt.ids), desk.ends)
         self.constraint = desk.constrain(prompt) if desk.constrain else None
+        self.refused: list[int] = []
+        """Tokens that would write a bad word here."""
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether its next token hangs on more than the model."""
+        return bool(self.rules or self.constraint or self.refused)
 
     def restricted(self, scores: Tensor) -> Tensor:
         """The logits [1, vocabulary] of the next token after this text's own rules."""
@@ -59,7 +63,24 @@ class Writer:
             scores = self.rules(ids, scores)
         if self.constraint is not None:
             scores = rules.restrict(scores, self.constraint)
+        if self.refused:
+            scores = scores.clone()
+            scores[:, self.refused] = draws.RULED_OUT
         return scores
+
+    def refuses(self, token: int) -> bool:
+        """Whether a token would write a bad word; it is not offered again then.
+
+        The text decides: a word can be spelled with many tokens, and a ban of some misses others.
+        """
+        words = self.desk.settings.bad_words
+        if not words:
+            return False
+        written = self.transcript.with_next(token, before=max(map(len, words)) - 1)
+        if not any(word in written for word in words):
+            return False
+        self.refused.append(token)
+        return True
 
     def uniform(self) -> float:
         """The next random number of this sample."""
@@ -67,6 +88,7 @@ class Writer:
 
     def take(self, token: int, logprob: float) -> None:
         """Adds a token and sees whether the text ends with it."""
+        self.refused = []
         self.tokens.append(token)
         self.logprob += logprob
         if token in self.desk.ends:
@@ -103,43 +125,54 @@ def advance(desk: Desk, writers: Sequence[Writer], logits: Tensor) -> None:
     Raises DataError where the model computes no numbers.
     """
     logits = logits.float()
-    totals = logits.logsumexp(-1)
-    if not totals.isfinite().all():
+    if not logits.logsumexp(-1).isfinite().all():
         raise DataError(
             "the model computes numbers that are not finite",
             where="model.name_or_path",
             next="check its weights; in bf16, try generation.precision=fp32",
         )
-    writers, logits, totals, scores = _restricted(writers, logits, totals)
+    while writers:
+        writers, logits = _advance_most(desk, writers, logits)
+
+
+def _advance_most(
+    desk: Desk, writers: Sequence[Writer], logits: Tensor
+) -> tuple[Sequence[Writer], Tensor]:
+    """Gives each text a token; those that may not have it, and their logits, come back."""
+    writers, logits, scores = _restricted(writers, logits)
     if not writers:
-        return
+        return writers, logits
     scores = desk.warpers(None, scores)
     if desk.settings.do_sample:
         uniforms = torch.tensor([w.uniform() for w in writers], dtype=torch.float64)
         tokens = draws.draw(scores, uniforms.to(scores.device))
     else:
         tokens = scores.argmax(-1)
-    logprobs = (logits.gather(1, tokens[:, None]).squeeze(1) - totals).tolist()
+    logprobs = (logits.gather(1, tokens[:, None]).squeeze(1) - logits.logsumexp(-1)).tolist()
+    refused = []
     for row, (writer, token) in enumerate(zip(writers, tokens.tolist(), strict=True)):
+        if writer.refuses(token):
+            refused.append(row)
+            continue
         if desk.settings.explain:
             writer.steps.append(_step(desk, token, logits[row], scores[row]))
         writer.take(token, logprobs[row])
+    return [writers[row] for row in refused], logits[refused]
 
 
 def _restricted(
-    writers: Sequence[Writer], logits: Tensor, totals: Tensor
-) -> tuple[Sequence[Writer], Tensor, Tensor, Tensor]:
-    """The texts that have a token left to take, with their logits, before and after their rules."""
-    if not any(writer.rules or writer.constraint for writer in writers):
-        return writers, logits, totals, logits
+    writers: Sequence[Writer], logits: Tensor
+) -> tuple[Sequence[Writer], Tensor, Tensor]:
+    """The texts that have a token left to take, with their logits before and after their rules."""
+    if not any(writer.is_bound for writer in writers):
+        return writers, logits, logits
     rows = [w.restricted(row[None]) for w, row in zip(writers, logits, strict=True)]
     scores = torch.cat(rows)
     free = (scores > draws.RULED_OUT).any(-1)
     for writer, is_free in zip(writers, free.tolist(), strict=True):
         if not is_free:
             writer.ended = "nothing_allowed"
-    going = [writer for writer in writers if writer.ended is None]
-    return going, logits[free], totals[free], scores[free]
+    return [w for w in writers if w.ended is None], logits[free], scores[free]
 
 
 def _step(desk: Desk, token: int, logits: Tensor, scores: Tensor) -> Step:

@@ -1,0 +1,84 @@
+"""Tiny models with random weights, a byte-level tokenizer, and prompts of several lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from llmkit.config.schema import GenerationConfig
+from llmkit.generation import prompts, sampling
+from llmkit.generation.prompts import Prompt
+from llmkit.generation.requests import Request
+from llmkit.generation.sample import Sample
+from llmkit.generation.writer import Desk
+from llmkit.models import build, tokenizer
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+
+TEXTS = (
+    "Once", "The cat sat on the mat, and the dog", "A", "one two three four five six seven",
+    "Why is the sky so blue", "Yes", "a b c", "the the the the the the the the the the",
+    "0 1 2", "Lily and Tom went to the park to play with a big red ball", "Hm", "to be or not",
+    "x", "What", "It was a dark night", "In the beginning there was a word",
+)  # fmt: skip
+"""Sixteen prompts of mixed length."""
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def bpe() -> PreTrainedTokenizerFast:
+    return tokenizer.train_bpe(TEXTS, 300)
+
+
+@pytest.fixture(scope="session")
+def tiny(bpe: PreTrainedTokenizerFast) -> Callable[..., PreTrainedModel]:
+    """Models with random weights, scaled up so that their distributions are far from flat."""
+
+    def make(architecture: str = "llama", sharpness: float = 20.0, **settings: Any) -> Any:
+        shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, **settings}
+        special = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+        config = build.model_config(architecture, shape, len(bpe), 96, special)
+        model = build.causal_model(config, seed=0).eval()
+        with torch.no_grad():
+            model.get_output_embeddings().weight.mul_(sharpness)
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def llama(tiny: Callable[..., PreTrainedModel]) -> PreTrainedModel:
+    return tiny("llama")
+
+
+@pytest.fixture(scope="session")
+def ask(bpe: PreTrainedTokenizerFast) -> Callable[..., list[Sample]]:
+    """The samples of texts, in order."""
+
+    def make(
+        model: PreTrainedModel, texts: Sequence[str] = TEXTS, seed: int = 0, **settings: Any
+    ) -> list[Sample]:
+        desk = Desk(model, bpe, GenerationConfig(**settings))
+        return list(sampling.samples(desk, encoded(texts, model, bpe, desk.settings, seed)))
+
+    return make
+
+
+def encoded(
+    texts: Sequence[str],
+    model: PreTrainedModel,
+    bpe: PreTrainedTokenizerFast,
+    settings: GenerationConfig,
+    seed: int = 0,
+) -> list[Prompt]:
+    requests = [Request(text, f"test:{number}") for number, text in enumerate(texts)]
+    return prompts.encode(requests, bpe, model.config, settings, seed)

@@ -1,0 +1,104 @@
+"""Prompts from every source, and the faults that are told before a model is loaded."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmkit.config.schema import Config, GenerationConfig
+from llmkit.errors import ConfigError, DataError, InputNotFound, UsageError
+from llmkit.generation import requests
+
+
+def config(**settings: Any) -> Config:
+    return Config(generation=GenerationConfig(**settings))
+
+
+def texts(found: requests.Requests) -> list[str]:
+    return [request.prompt for request in found.items]
+
+
+def test_a_pipe_holds_a_prompt_in_each_line_and_blank_ones_are_counted() -> None:
+    found = requests.read(config(), io.BytesIO("\ufeffa\n\n 你好 \r\nlast".encode()))
+    assert texts(found) == ["a", " 你好 ", "last"]
+    assert found.blank == 1
+
+
+def test_a_line_that_is_no_utf8_is_named() -> None:
+    with pytest.raises(DataError) as fault:
+        requests.read(config(), io.BytesIO(b"good\nbad \xff\n"))
+    assert fault.value.where == "stdin:2"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("p.txt", "one\n\ntwo\n", ["one", "two"]),
+        ("p.csv", 'id,prompt\n1,"a, b"\n2,c\n', ["a, b", "c"]),
+        ("p.tsv", "prompt\tid\na b\t1\n", ["a b"]),
+        ("p.jsonl", '{"prompt": "x"}\n\n{"prompt": ""}\n', ["x", ""]),
+    ],
+)
+def test_a_file_holds_prompts_as_lines_rows_or_objects(
+    name: str, content: str, expected: list[str], tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    path.write_text(content)
+    assert texts(requests.read(config(prompts_file=str(path)))) == expected
+
+
+def test_a_line_may_have_a_seed_and_a_length_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text(json.dumps({"prompt": "x", "seed": 7, "max_new_tokens": 3}))
+    (request,) = requests.read(config(prompts_file=str(path))).items
+    assert (request.seed, request.max_new_tokens) == (7, 3)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"prompt": "x", "promt": "y"}', "unknown key 'promt'; did you mean 'prompt'"),
+        ('{"text": "y"}', "has no prompt"),
+        ("[1]", "has no prompt"),
+        ('{"prompt": 3}', "'prompt' of this line should be text"),
+        ('{"prompt": "x", "seed": true}', "'seed' of this line should be a whole number"),
+        ('{"prompt": "x", "max_new_tokens": 0}', "should be a whole number of at least 1"),
+        ('{"prompt": "x"', "not JSON"),
+    ],
+)
+def test_a_bad_line_is_refused_with_its_number(line: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt": "good"}\n\n' + line + "\n")
+    with pytest.raises(DataError, match=said) as fault:
+        requests.read(config(prompts_file=str(path)))
+    assert fault.value.where == f"{path}:3"
+
+
+def test_no_prompt_at_all_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputNotFound):
+        requests.read(config(), io.BytesIO(b"\n\n"))
+    with pytest.raises(InputNotFound):
+        requests.read(config(prompts_file=str(tmp_path / "none.txt")))
+    with pytest.raises(UsageError):
+        requests.read(config(prompts=("a",), prompts_file="b.txt"))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"system": "be kind"},
+        {"choices": ("a",), "regex": "a"},
+        {"choices": ("a",), "num_beams": 2},
+        {"num_beams": 2, "num_return_sequences": 3},
+        {"num_beams": 2, "explain": 1},
+        {"min_new_tokens": 70},
+        {"do_sample": False, "num_return_sequences": 2},
+    ],
+)
+def test_settings_that_contradict_one_another_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        requests.check(config(**settings))
