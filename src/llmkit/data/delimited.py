@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 from llmkit.config.schema import DataConfig
 from llmkit.data import columns as _columns
 from llmkit.data.columns import Columns
-from llmkit.data.reading import LONGEST_LINE, Reading, lines, too_long
+from llmkit.data.reading import LONGEST_LINE, Reading, lines
 from llmkit.data.sources import Source
 from llmkit.errors import DataError
 
@@ -165,7 +165,11 @@ def _split_csv(source: Source, reading: Reading) -> Iterator[tuple[list[str], in
         except csv.Error as fault:
             where = f"{source.path}:{number}"
             if "field limit" in str(fault):
-                raise too_long(where) from fault
+                raise DataError(
+                    f"a field of this row is longer than {LONGEST_LINE >> 20} MiB",
+                    where=where,
+                    next="close its quote if one is open, else break it up",
+                ) from fault
             raise DataError(
                 f"the row that begins here is not CSV: {fault}",
                 where=where,
