@@ -238,6 +238,8 @@ def test_a_guess_is_said_and_what_is_given_is_not(tmp_path: Path) -> None:
     assert "data.text_column=text, data.label_column=label" in said[0]
     labelled.settle(config(path, text_column="text", label_column=0), "train_files", said.append)
     assert len(said) == 1
+    labelled.settle(config(path, text_column=1, label_column=0), "train_files", said.append)
+    assert "found data.header=true; the columns are 0 'label', 1 'text'" in said[1]
 
 
 def test_columns_that_cannot_be_guessed_are_listed(shared: Path) -> None:

@@ -112,12 +112,18 @@ def open_fields(source: Source, reading: Reading, format: str) -> tuple[Columns,
 def _has_header(data: DataConfig, sample: list[list[str]]) -> bool:
     if data.header != "auto":
         return data.header
-    wanted = [*_several(data.text_column), *_several(data.label_column)]
-    return any(isinstance(each, str) for each in wanted) or _columns.looks_like_header(sample)
+    named = any(isinstance(each, str) for each in wanted(data))
+    return named or _columns.looks_like_header(sample)
 
 
-def _several(wanted: Any) -> tuple[str | int, ...]:
-    return wanted if isinstance(wanted, tuple) else () if wanted is None else (wanted,)
+def wanted(data: DataConfig) -> list[str | int]:
+    """The columns that a config names, of text and of label."""
+    given = [*_several(data.text_column), *_several(data.label_column)]
+    return [column for column in given if column is not None]
+
+
+def _several(column: Any) -> tuple[Any, ...]:
+    return column if isinstance(column, tuple) else (column,)
 
 
 def _records(

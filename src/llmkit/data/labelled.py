@@ -101,18 +101,28 @@ def _settled(
     for numbers, key, what in ((text, TEXT, "text"), (label, LABEL, "label")):
         if not numbers and (labelled or key == TEXT):
             raise columns.fault(f"it is not clear which column is the {what}", key, where)
-    named = {"text_column": _named(columns, text), "label_column": _named(columns, label)}
-    plain = table.format != delimited.named_format(source, data)
-    if plain or (text, label) != given:
-        said = {"format": table.format if plain else None, **named}
-        told = ", ".join(f"data.{k}={dump(v)}" for k, v in said.items() if v is not None)
-        say(f"{where}: found {told}; the columns are {columns}")
-    settled: dict[str, Any] = named
-    if plain and _all_plain(data):
-        settled["format"] = table.format
+    settled: dict[str, Any] = {
+        "text_column": _named(columns, text),
+        "label_column": _named(columns, label),
+    }
+    said = dict(settled) if (text, label) != given else {}
     if table.format in ("csv", "tsv"):
         settled["header"] = columns.names is not None
+        if data.header == "auto" and not _by_name(data):
+            said["header"] = settled["header"]
+    if table.format != delimited.named_format(source, data):
+        said["format"] = table.format
+        if _all_plain(data):
+            settled["format"] = table.format
+    if said:
+        told = ", ".join(f"data.{k}={dump(v)}" for k, v in said.items() if v is not None)
+        say(f"{where}: found {told}; the columns are {columns}")
     return data.model_copy(update=settled)
+
+
+def _by_name(data: DataConfig) -> bool:
+    """Whether a column is named, so that there must be a header."""
+    return any(isinstance(each, str) for each in delimited.wanted(data))
 
 
 def _all_plain(data: DataConfig) -> bool:
