@@ -253,6 +253,7 @@ def test_rows_without_labels_keep_all_other_columns(tmp_path: Path) -> None:
     assert read(path, labelled_=False) == [
         Row(1, str(path), ("a",), None, {"id": "7", "label": "x", "3": "z"})
     ]
+    assert read(path, labelled_=False, label_column="gone")[0].texts == ("a",)
     path = written(tmp_path / "a.jsonl", '{"text": "a", "n": 1}\n{"text": "b", "more": [2]}\n')
     assert [row.extra for row in read(path, labelled_=False)] == [{"n": 1}, {"more": [2]}]
 

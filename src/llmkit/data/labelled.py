@@ -94,17 +94,16 @@ def _settled(
     columns, where = table.columns, str(source.path)
     given = (
         _numbers(columns, data.text_column, TEXT, where),
-        _numbers(columns, data.label_column, LABEL, where),
+        _numbers(columns, data.label_column, LABEL, where) if labelled else (),
     )
     text, label = _columns.guess(columns, given, lambda: _cells(table)) if labelled else given
     text = text or _columns.guess_text(columns, _columns.usual_labels(columns))
     for numbers, key, what in ((text, TEXT, "text"), (label, LABEL, "label")):
         if not numbers and (labelled or key == TEXT):
             raise columns.fault(f"it is not clear which column is the {what}", key, where)
-    settled: dict[str, Any] = {
-        "text_column": _named(columns, text),
-        "label_column": _named(columns, label),
-    }
+    settled: dict[str, Any] = {"text_column": _named(columns, text)}
+    if labelled:
+        settled["label_column"] = _named(columns, label)
     said = dict(settled) if (text, label) != given else {}
     if table.format in ("csv", "tsv"):
         settled["header"] = columns.names is not None
@@ -115,7 +114,7 @@ def _settled(
         if _all_plain(data):
             settled["format"] = table.format
     if said:
-        told = ", ".join(f"data.{k}={dump(v)}" for k, v in said.items() if v is not None)
+        told = ", ".join(f"data.{k}={dump(v)}" for k, v in said.items())
         say(f"{where}: found {told}; the columns are {columns}")
     return data.model_copy(update=settled)
 
