@@ -15,7 +15,7 @@ from llmkit.data.blocks import Blocks
 from llmkit.data.prepare import Prepared, data_report, prepare
 from llmkit.errors import DataError
 from llmkit.generation import sampling
-from llmkit.models import build, load, packing
+from llmkit.models import build, heads, load, packing
 from llmkit.models import tokenizer as tokenizers
 from llmkit.reporting.console import Console
 from llmkit.training import auto, recipe, runtime
@@ -50,6 +50,7 @@ def run(config: Config, console: Console) -> dict[str, Any]:
             model = _model(settled, shape, resumed)
             console.say(f"model: {type(model).__name__}, {model.num_parameters():,} parameters")
             examples, validation = _examples(settled, data, model)
+            linear = heads.is_linear(model)
             job = training.Job(
                 command="pretrain",
                 requested=config,
@@ -59,7 +60,7 @@ def run(config: Config, console: Console) -> dict[str, Any]:
                 model=model,
                 tokenizer=data.tokenizer,
                 from_scratch=config.model.name_or_path is None,
-                task=CausalLanguageModeling(examples.n_bytes),
+                task=CausalLanguageModeling(examples.n_bytes, linear),
                 examples=examples,
                 tokens_per_example=examples.block_size,
                 rows_of_step=partial(

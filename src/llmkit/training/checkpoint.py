@@ -9,13 +9,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -58,9 +58,11 @@ class State:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> State:
-        """The state that `state.json` holds."""
-        plan = Plan(tuple(Revision(*pair) for pair in value["plan"]))
-        return cls(**{**value, "plan": plan})
+        """The state that `state.json` holds; raises ValueError for a value of another type."""
+        revisions = [Revision(*pair) for pair in value["plan"]]
+        if not revisions:
+            raise ValueError("it has no plan")
+        return TypeAdapter(cls).validate_python({**value, "plan": {"revisions": revisions}})
 
     def to_json(self) -> dict[str, Any]:
         """The state as JSON values."""
@@ -179,8 +181,18 @@ def directory_of(root: Path, step: int) -> Path:
     return root / f"step-{step:010}"
 
 
-def _read(directory: Path) -> Checkpoint:
+def _verified(directory: Path) -> dict[str, Any]:
+    """The manifest of an undamaged checkpoint in which no other file stands."""
     manifest = durable.verify(directory)
+    for path in sorted(directory.iterdir()):
+        # Unseen, transformers would read it besides, or instead of, the files that we know.
+        if path.name not in (durable.MANIFEST, *manifest["files"]) and path.name[0] != ".":
+            raise durable.DamagedError(f"{path.name} does not belong to it")
+    return manifest
+
+
+def _read(directory: Path) -> Checkpoint:
+    manifest = _verified(directory)
     try:
         document = json.loads((directory / STATE).read_text(encoding="utf-8"))
         state = State.from_json(document["state"])
@@ -189,13 +201,13 @@ def _read(directory: Path) -> Checkpoint:
         ):
             raise durable.DamagedError(f"its files are of step {state.step}")
         return Checkpoint(directory, state, document["identity"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise durable.DamagedError(f"{STATE} is not readable: {error}") from error
 
 
 def _intact(directory: Path) -> bool:
     try:
-        durable.verify(directory)
+        _verified(directory)
     except durable.DamagedError:
         durable.set_aside(directory)
         return False
@@ -203,8 +215,7 @@ def _intact(directory: Path) -> bool:
 
 
 def _check_space(root: Path, needed: int) -> None:
-    parent = next(p for p in (root, *root.parents) if p.exists())
-    free = shutil.disk_usage(parent).free
+    free = durable.free_bytes(root)
     if free < needed:
         raise WriteError(
             f"a checkpoint needs {needed:,} bytes and {free:,} are free",

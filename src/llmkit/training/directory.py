@@ -56,7 +56,8 @@ def check(config: Config, command: str) -> None:
     if (directory / LOCK).is_file():
         with held(directory):
             pass
-    present = {entry.name for entry in directory.iterdir()} - {LOCK}
+    unfinished = durable.partial_of(directory / RUN).name
+    present = {entry.name for entry in directory.iterdir()} - {LOCK, unfinished}
     if not present:
         return
     record = directory / RUN
@@ -66,7 +67,7 @@ def check(config: Config, command: str) -> None:
             where=f"output_dir={directory}",
             next="choose another output_dir; nothing is overwritten that a run did not create",
         )
-    found = json.loads(record.read_text(encoding="utf-8")).get("command")
+    found = _command(record)
     if found != command:
         raise WriteError(
             f"holds a run of {found}, not of {command}",
@@ -116,7 +117,7 @@ def held(directory: Path) -> Iterator[None]:
     Raises RunBusy, with the holder, when another process has it.
     """
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        durable.make_directory(directory)
         file = (directory / LOCK).open("a+", encoding="utf-8")
     except OSError as error:
         raise durable.cannot_write(error, directory) from error
@@ -126,6 +127,19 @@ def held(directory: Path) -> Iterator[None]:
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
         yield
+
+
+def _command(record: Path) -> str:
+    """The command whose run a directory holds."""
+    try:
+        return str(json.loads(record.read_text(encoding="utf-8"))["command"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise WriteError(
+            f"holds a run whose {RUN} is damaged ({error})",
+            where=str(record),
+            kept="the run, untouched",
+            next='put it back; {"command": "pretrain"} or the like is enough to go on',
+        ) from error
 
 
 def _lock(file: IO[str], directory: Path) -> None:

@@ -62,6 +62,10 @@ class Record:
         """Goes back to the lines that belong to the steps done."""
         self.looked_at = (time.monotonic(), state.predictions)
         if self.processes.is_main:
+            if (lost := state.metrics_size - self.metrics.size) > 0:
+                self.display.console.warn(
+                    f"{self.metrics.path} has lost {lost} bytes of steps that are not redone"
+                )
             self.metrics.go_back(state.metrics_size)
 
     @contextmanager
@@ -164,6 +168,7 @@ class Record:
         return self.replanned(replace(state, plan=state.plan.revised(state.step, state.step)))
 
     def _save(self, state: State) -> None:
+        self.metrics.flush()
         state = replace(state, seconds=self.clock.seconds(), metrics_size=self.metrics.size)
         self.saved = checkpoint.save(
             self.checkpoints, state, self.identity, self.save_model, self.optimizer_tensors()

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from llmkit.training.cross_entropy import linear_cross_entropy
+
 Batch = dict[str, Tensor]
 Rows = Sequence[int] | NDArray[np.int64]
 Sums = Mapping[str, NDArray[np.float64]]
@@ -69,8 +71,10 @@ class Task(Protocol):
 class CausalLanguageModeling:
     """Each token from those before it, in its own document."""
 
-    def __init__(self, n_bytes: int) -> None:
-        self.n_bytes = n_bytes
+    def __init__(self, n_bytes: int, linear_head: bool = False) -> None:
+        """`n_bytes` of text stand behind a validation set; `linear_head` says that the logits are
+        a matrix times the last hidden states, as `llmkit.models.heads` finds out."""
+        self.n_bytes, self.linear_head = n_bytes, linear_head
 
     def weight(self, examples: Examples, rows: Rows) -> float:
         """Every token weighs the same."""
@@ -80,6 +84,8 @@ class CausalLanguageModeling:
         """Cross entropy in nats; a mixture of experts adds its load-balancing loss (Fedus et al.
         2021, arXiv 2101.03961) to the objective."""
         inputs = {key: batch[key] for key in ("input_ids", "position_ids") if key in batch}
+        if self.linear_head and not torch.compiler.is_compiling():
+            return self._chunked(model, inputs, batch["targets"])
         config: Any = model.config
         routed = getattr(config, "router_aux_loss_coef", None) is not None
         options = {"output_router_logits": True} if routed else {}
@@ -93,6 +99,12 @@ class CausalLanguageModeling:
             predictions = (targets != IGNORED).sum()
             objective = loss + config.router_aux_loss_coef * outputs.aux_loss * predictions
         return {"objective": objective, "loss": loss}
+
+    def _chunked(self, model: Any, inputs: dict[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
+        hidden = model.base_model(**inputs, use_cache=False).last_hidden_state  # [n, block, width]
+        weight = model.get_output_embeddings().weight  # [vocabulary, width]
+        loss = linear_cross_entropy(hidden.flatten(0, 1), weight, targets.flatten(), IGNORED)
+        return {"objective": loss, "loss": loss}
 
     def figures(self, sums: Sums, predictions: int) -> dict[str, float]:
         """Loss in nats per token, perplexity, and bits per byte of the text."""

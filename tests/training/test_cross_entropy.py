@@ -1,0 +1,70 @@
+"""Chunked cross entropy beside torch's, and the models that it is used for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from llmkit.models import build, heads
+from llmkit.training import cross_entropy
+from llmkit.training.cross_entropy import linear_cross_entropy
+
+IGNORED = -100
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 8), st.integers(2, 50), st.integers(0, 10**6))
+def test_loss_and_gradients_equal_torchs_whatever_the_chunks(
+    tokens, width, vocabulary, seed
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(tokens, width, generator=generator, requires_grad=True)
+    weight = torch.randn(vocabulary, width, generator=generator, requires_grad=True)
+    targets = torch.randint(vocabulary, (tokens,), generator=generator)
+    targets[::3] = IGNORED
+    plain = functional.cross_entropy(
+        hidden @ weight.T, targets, ignore_index=IGNORED, reduction="sum"
+    )
+    expected = torch.autograd.grad(plain, (hidden, weight))
+    before = cross_entropy.FEWEST_TOKENS, cross_entropy.CHUNK_LOGITS
+    cross_entropy.FEWEST_TOKENS, cross_entropy.CHUNK_LOGITS = 7, 1
+    try:
+        loss = linear_cross_entropy(hidden, weight, targets, IGNORED)
+        found = torch.autograd.grad(3 * loss, (hidden, weight))
+        with torch.no_grad():
+            without = linear_cross_entropy(hidden, weight, targets, IGNORED)
+    finally:
+        cross_entropy.FEWEST_TOKENS, cross_entropy.CHUNK_LOGITS = before
+    torch.testing.assert_close(loss, plain, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(without, plain, rtol=1e-5, atol=1e-4)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, 3 * other, rtol=1e-4, atol=1e-4)
+
+
+def test_bf16_is_used_where_autocast_is_on_and_sums_stay_fp32() -> None:
+    hidden, weight = torch.randn(300, 16), torch.randn(50, 16)
+    targets = torch.randint(50, (300,))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = linear_cross_entropy(hidden, weight, targets, IGNORED)
+        plain = functional.cross_entropy(
+            functional.linear(hidden, weight).float(), targets, reduction="sum"
+        )
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(plain.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "linear"),
+    [("llama", True), ("gpt2", True), ("qwen3", True), ("gpt_neox", True), ("olmo2", True),
+     ("granite", False), ("gemma2", False), ("mixtral", False)],
+)  # fmt: skip
+def test_heads_that_scale_cap_or_route_are_told_from_linear_ones(architecture, linear) -> None:
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    if architecture == "granite":
+        shape["logits_scaling"] = 8.0
+    special = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    model = build.causal_model(build.model_config(architecture, shape, 60, 16, special), seed=0)
+    assert heads.is_linear(model) is linear
