@@ -7,7 +7,6 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-
 FACTOR = 1000.0
 """Small logits pass a soft cap unchanged: the check makes them large."""
 

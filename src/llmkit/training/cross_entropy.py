@@ -30,7 +30,7 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, ignore
         kind = torch.get_autocast_dtype(device)
         hidden, weight = hidden.to(kind), weight.to(kind)
     if torch.is_grad_enabled():
-        loss: Tensor = _WithGradients.apply(hidden, weight, targets, ignored)
+        loss: Tensor = _WithGradients.apply(hidden, weight, targets, ignored)  # type: ignore[no-untyped-call]
         return loss
     sums = [
         functional.cross_entropy(
@@ -53,9 +53,8 @@ class _WithGradients(torch.autograd.Function):
             index = chosen.clamp(min=0)[:, None]
             sums.append(-(log_probabilities.gather(1, index) * scored).sum())
             # d loss / d logits = softmax - one at the target
-            gradient = log_probabilities.exp().scatter_add(
-                1, index, -torch.ones_like(index).float()
-            )
+            one = torch.ones_like(index, dtype=torch.float32)
+            gradient = log_probabilities.exp().scatter_add(1, index, -one)
             gradient = (gradient * scored).to(weight.dtype)
             to_hidden.append(gradient @ weight)
             to_weight += (gradient.T @ part).float()
@@ -70,4 +69,4 @@ class _WithGradients(torch.autograd.Function):
 
 def _chunks(hidden: Tensor, targets: Tensor, vocabulary: int) -> list[tuple[Tensor, Tensor]]:
     size = max(FEWEST_TOKENS, CHUNK_LOGITS // vocabulary)
-    return list(zip(hidden.split(size), targets.split(size), strict=True))
+    return list(zip(torch.split(hidden, size), torch.split(targets, size), strict=True))

@@ -83,7 +83,7 @@ class CausalLanguageModeling:
     def sums(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Cross entropy in nats; a mixture of experts adds its load-balancing loss (Fedus et al.
         2021, arXiv 2101.03961) to the objective."""
-        inputs = {key: batch[key] for key in ("input_ids", "position_ids") if key in batch}
+        inputs = {key: value for key, value in batch.items() if key != "targets"}
         if self.linear_head and not torch.compiler.is_compiling():
             return self._chunked(model, inputs, batch["targets"])
         config: Any = model.config
