@@ -17,10 +17,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from llmkit.errors import Unsafe, WriteError
+from llmkit.errors import NoValidCheckpoint, Unsafe, WriteError
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+LARGEST_MANIFEST = 1 << 24
+"""Characters of a manifest that are read; those that we write have some hundreds."""
 SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
@@ -31,22 +33,19 @@ class DamagedError(Exception):
 def commit(target: Path, fill: Callable[[Path], None], facts: Mapping[str, Any]) -> None:
     """Makes `target` with the files that `fill` writes into the directory it is given.
 
-    `facts` go into the manifest. A whole directory of this name is replaced only after it is out
-    of the way. Raises WriteError when the disk does not take it; nothing is left behind then.
+    `facts` go into the manifest. What stood there before is given up only when the new directory
+    is whole. Raises WriteError when the disk does not take it; nothing is left behind then.
     """
     partial = target.with_name(f".tmp-{target.name}-{os.getpid()}")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(target.parent)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         fill(partial)
         files = {path.name: _flush(path) for path in sorted(partial.iterdir())}
         _write_manifest(partial / MANIFEST, {"format": FORMAT, **facts, "files": files})
         flush_directory(partial)
-        if target.exists():
-            discard(target)
-        partial.rename(target)
-        flush_directory(target.parent)
+        _put_in_place(partial, target)
     except Exception as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise cannot_write(error, target) from error
@@ -56,8 +55,8 @@ def commit(target: Path, fill: Callable[[Path], None], facts: Mapping[str, Any])
 
 
 def verify(directory: Path) -> dict[str, Any]:
-    """The facts of an undamaged directory; raises DamagedError, or Unsafe for a manifest that names
-    files outside of it."""
+    """The facts of an undamaged directory; raises DamagedError, Unsafe for a manifest that names
+    files outside of it, NoValidCheckpoint for one of a newer llmkit."""
     manifest = read_manifest(directory)
     for name, expected in manifest["files"].items():
         if not SAFE_NAME.fullmatch(name) or (directory / name).is_symlink():
@@ -71,29 +70,35 @@ def verify(directory: Path) -> dict[str, Any]:
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
-    """The manifest, undamaged in itself; raises DamagedError."""
+    """The manifest, undamaged in itself; raises DamagedError, or NoValidCheckpoint for one of a
+    newer llmkit."""
     path = directory / MANIFEST
     try:
-        outer = json.loads(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            outer = json.loads(file.read(LARGEST_MANIFEST))
         manifest = outer["manifest"]
-        whole = outer["sha256"] == _digest(manifest) and isinstance(manifest["files"], dict)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        whole = outer["sha256"] == _digest(manifest)
+        if whole and manifest["format"] > FORMAT:
+            raise NoValidCheckpoint(
+                "it was made by a newer llmkit",
+                where=str(path),
+                kept="all files, untouched",
+                next="update llmkit",
+            )
+        files = manifest["files"].values()
+        whole = whole and all(
+            isinstance(file["size"], int) and isinstance(file["sha256"], str) for file in files
+        )
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedError(f"{MANIFEST} is missing or unreadable ({error})") from error
     if not whole:
         raise DamagedError(f"{MANIFEST} does not match its own hash")
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise DamagedError(
-            f"{MANIFEST} has format {manifest.get('format')}, made by a newer llmkit"
-        )
-    return manifest
+    return dict(manifest)
 
 
 def discard(directory: Path) -> None:
     """Deletes a directory such that a crash half-way leaves no half directory of its name."""
-    trash = directory.with_name(f".trash-{directory.name}-{os.getpid()}")
-    shutil.rmtree(trash, ignore_errors=True)
-    directory.rename(trash)
-    shutil.rmtree(trash, ignore_errors=True)
+    shutil.rmtree(_to_trash(directory), ignore_errors=True)
 
 
 def set_aside(directory: Path) -> Path:
@@ -111,6 +116,14 @@ def clean(parent: Path) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
 
 
+def make_directory(directory: Path) -> None:
+    """Makes a directory, and those above it, such that their names outlast a power loss."""
+    if not directory.is_dir():
+        make_directory(directory.parent)
+        directory.mkdir(exist_ok=True)
+        flush_directory(directory.parent)
+
+
 def flush_directory(directory: Path) -> None:
     """Makes the names in a directory outlast a power loss."""
     descriptor = os.open(directory, os.O_RDONLY)
@@ -122,7 +135,7 @@ def flush_directory(directory: Path) -> None:
 
 def replace_text(path: Path, text: str) -> None:
     """Writes a small file, whole or not at all; raises WriteError."""
-    partial = path.with_name(f".{path.name}.tmp")
+    partial = partial_of(path)
     try:
         with partial.open("w", encoding="utf-8") as file:
             file.write(text)
@@ -135,6 +148,11 @@ def replace_text(path: Path, text: str) -> None:
         raise cannot_write(error, path) from error
 
 
+def partial_of(path: Path) -> Path:
+    """Where a small file stands until it is whole."""
+    return path.with_name(f".{path.name}.tmp")
+
+
 def cannot_write(error: Exception, target: Path) -> Exception:
     """The fault that a failed write stands for; an error of another kind as it is.
 
@@ -144,19 +162,46 @@ def cannot_write(error: Exception, target: Path) -> Exception:
     number = getattr(error, "errno", None) or (int(hidden.group(1)) if hidden else None)
     if number is None:
         return error
-    next_step = "check the path and its permissions"
+    what, next_step = os.strerror(number), "check the path and its permissions"
     if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        what += f" ({free_bytes(target):,} bytes are free)"
         next_step = "free some space, then run the same command again to go on"
     return WriteError(
-        f"cannot write {target.name}: {os.strerror(number)}",
+        f"cannot write {target.name}: {what}",
         where=str(target),
         kept="all that was saved before; nothing half-written is left",
         next=next_step,
     )
 
 
+def free_bytes(path: Path) -> int:
+    """Free space where the path is, or will be."""
+    return shutil.disk_usage(next(p for p in (path, *path.parents) if p.exists())).free
+
+
+def _put_in_place(partial: Path, target: Path) -> None:
+    old = _to_trash(target) if target.exists() else None
+    try:
+        partial.rename(target)
+    except OSError:
+        if old is not None:
+            old.rename(target)
+        raise
+    flush_directory(target.parent)
+    if old is not None:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _to_trash(directory: Path) -> Path:
+    trash = directory.with_name(f".trash-{directory.name}-{os.getpid()}")
+    shutil.rmtree(trash, ignore_errors=True)
+    return directory.rename(trash)
+
+
 def _flush(path: Path) -> dict[str, Any]:
     with path.open("rb+") as file:
+        # safetensors makes files that only their owner can read, whatever the umask.
+        os.fchmod(file.fileno(), path.parent.stat().st_mode & 0o666)
         os.fsync(file.fileno())
         return {
             "sha256": hashlib.file_digest(file, "sha256").hexdigest(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,21 +31,36 @@ class JsonLines:
         line = (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode()
         before = self.size
         try:
-            with self.path.open("ab") as file:
+            with self._writing(), self.path.open("ab") as file:
                 file.write(line)
+        except WriteError:
+            with suppress(OSError):
+                self._cut(before)
+            raise
+
+    def flush(self) -> None:
+        """Makes the lines outlast a power loss."""
+        if self.path.is_file():
+            with self._writing(), self.path.open("ab") as file:
+                os.fsync(file.fileno())
+
+    def go_back(self, size: int) -> None:
+        """Forgets all lines after the first `size` bytes: they belong to steps that are redone."""
+        if self.size > size:
+            with self._writing():
+                self._cut(size)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
-            self._cut(before)
             raise WriteError(
                 f"cannot write: {error.strerror}",
                 where=str(self.path),
                 kept="all checkpoints and all earlier lines",
                 next="free some space, then run the same command again to go on",
             ) from error
-
-    def go_back(self, size: int) -> None:
-        """Forgets all lines after the first `size` bytes: they belong to steps that are redone."""
-        if self.size > size:
-            self._cut(size)
 
     def _cut(self, size: int) -> None:
         if self.path.exists() and self.path.is_file():

@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmkit import durable
-from llmkit.errors import Diverged
+from llmkit.errors import Diverged, NoValidCheckpoint
 from llmkit.models import lora
 from llmkit.training import checkpoint
 from llmkit.training.checkpoint import State
@@ -54,6 +54,18 @@ def take_best(model: PreTrainedModel, run: Path, state: State) -> int:
     best = checkpoint.named(checkpoint.directory_of(run / "checkpoints", state.best_step))
     restore_model(model, best.directory)
     return state.best_step
+
+
+def check_unfinished(run: Path) -> None:
+    """Raises NoValidCheckpoint where a finished model would be trained once more from nothing."""
+    final = run / FINAL
+    if final.exists() and durable.read_manifest(final)["step"] > 0:
+        raise NoValidCheckpoint(
+            "the run is finished and its checkpoints are gone",
+            where=str(run / "checkpoints"),
+            kept=f"{final}, untouched",
+            next="use that model, or choose another output_dir to train it anew",
+        )
 
 
 def write_final(

@@ -114,6 +114,8 @@ def resume_point(
         found = checkpoint.named(Path(config.resume))
     elif processes.is_main:
         found = checkpoint.newest(root, console.warn)
+        if found is None:
+            export.check_unfinished(directory)
     step = int(processes.largest([found.state.step if found else -1])[0])
     if step >= 0 and found is None:
         found = checkpoint.named(checkpoint.directory_of(root, step))

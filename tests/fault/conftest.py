@@ -1,0 +1,25 @@
+"""One server for all fault tests, and the rule that a test leaves no process behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from .harness import Server
+
+
+@pytest.fixture(scope="session")
+def trials(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Where trials are started."""
+    server = Server(tmp_path_factory.mktemp("trials"))
+    yield server
+    server.close()
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fails a test that has not ended all that it started."""
+    yield
+    if "trials" in request.fixturenames:
+        assert request.getfixturevalue("trials").leftovers() == []

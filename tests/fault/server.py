@@ -1,0 +1,120 @@
+"""A process that has imported the libraries once and forks a copy of itself for every trial.
+
+It reads one JSON request per line and answers with one line. A trial is a real process with a
+number of its own, so it can be killed, stopped, starved and traced; it only starts at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import resource
+import select
+import signal
+import sys
+import tempfile
+import traceback
+from typing import Any
+
+import accelerate  # noqa: F401
+import datasets  # noqa: F401
+import matplotlib.pyplot  # noqa: F401
+import pyarrow.parquet  # noqa: F401
+import torch
+import transformers.models.gpt2.modeling_gpt2
+import transformers.models.llama.modeling_llama  # noqa: F401
+
+import llmkit.commands.pretrain  # noqa: F401
+from llmkit import cli
+from llmkit.config.load import load
+from tests.fault import subjects
+
+PR_SET_PTRACER, ANY = 0x59616D61, ctypes.c_ulong(-1)
+
+
+def serve() -> None:
+    """Answers requests until there are no more."""
+    alive: dict[int, int] = {}
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "wait" in request:
+            print(json.dumps(_status(alive, request["wait"], request["seconds"])), flush=True)
+            continue
+        process = os.fork()
+        if process == 0:
+            _become(request)
+        alive[process] = os.pidfd_open(process)
+        if request["halted"]:
+            os.waitpid(process, os.WUNTRACED)
+        print(process, flush=True)
+
+
+def _status(alive: dict[int, int], process: int, seconds: float) -> int | None:
+    """The exit code of a trial, negative for a signal; None when it has not ended in time."""
+    if not select.select([alive[process]], [], [], seconds)[0]:
+        return None
+    os.close(alive.pop(process))
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def _become(request: dict[str, Any]) -> None:
+    """Turns this copy into the trial and never comes back."""
+    code = 1
+    try:
+        os.setsid()
+        _surround(request)
+        code = _work(request)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                stream.flush()
+        os._exit(code)
+
+
+def _surround(request: dict[str, Any]) -> None:
+    """Streams, environment, limits and the tracer's permission, as the request has them."""
+    for descriptor, path in enumerate(("/dev/null", request["stdout"], request["stderr"])):
+        flags = os.O_RDONLY if descriptor == 0 else os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        handle = os.open(path, flags, 0o644)
+        os.dup2(handle, descriptor)
+        os.close(handle)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.default_int_handler if number == 2 else signal.SIG_DFL)
+    os.environ.update(request["environment"])
+    os.chdir(request["directory"])
+    os.umask(request["umask"])
+    ctypes.CDLL(None).prctl(PR_SET_PTRACER, ANY, 0, 0, 0)
+    for name, limit in request["limits"].items():
+        resource.setrlimit(getattr(resource, name), (limit, limit))
+    if request["halted"]:
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def _work(request: dict[str, Any]) -> int:
+    """The exit code of a command line, or of a function of `subjects` with its keywords."""
+    try:
+        if "function" in request:
+            function = getattr(subjects, request["function"])
+            return cli.faults.exit_code(lambda: function(**request["keywords"]) or 0)
+        sys.argv = ["llmkit", *request["arguments"]]
+        cli.main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def _warm_up() -> None:
+    """Makes what a process makes once, so that no trial has to."""
+    load("pretrain", None, ["seed=1"])
+    with tempfile.TemporaryDirectory() as directory:
+        subjects.tiny_model().save_pretrained(directory)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    _warm_up()
+    serve()
