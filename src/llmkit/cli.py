@@ -74,6 +74,15 @@ Models = Annotated[
 Csv = Annotated[
     list[str] | None, typer.Option(metavar="PATH", help="Labelled rows; may be repeated.")
 ]
+Rows = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PATH", help="Rows to label: CSV, JSONL, Parquet or text; may be repeated."
+    ),
+]
+Predictions = Annotated[
+    str | None, typer.Option(metavar="FILE", help="The predictions: .jsonl or .csv.")
+]
 Tasks = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME", help="Task of lm-evaluation-harness, or a file of one."),
@@ -100,6 +109,9 @@ DryRun = Annotated[
 PrintConfig = Annotated[
     bool, typer.Option("--print-config", help="Print every key, its value and its origin.")
 ]
+AllowCode = Annotated[
+    bool, typer.Option("--allow-code", help="Run the file that model.code names.")
+]
 
 
 @dataclass(frozen=True)
@@ -113,6 +125,7 @@ class Request:
     quiet: bool
     dry_run: bool
     print_config: bool
+    allow_code: bool
 
 
 @app.callback(invoke_without_command=True)
@@ -143,9 +156,46 @@ def pretrain(  # noqa: PLR0913 (a command's parameters are its options)
     quiet: Quiet = False,
     dry_run: DryRun = False,
     print_config: PrintConfig = False,
+    allow_code: AllowCode = False,
 ) -> Request:
     """Train a causal language model on raw text, from scratch or from a model."""
     return _request(ctx, text="data.train_files")
+
+
+@app.command(context_settings=LENIENT)
+def finetune(  # noqa: PLR0913 (a command's parameters are its options)
+    ctx: typer.Context,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    csv: Csv = None,
+    model: Model = None,
+    output_dir: OutputDir = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    dry_run: DryRun = False,
+    print_config: PrintConfig = False,
+    allow_code: AllowCode = False,
+) -> Request:
+    """Train a classifier on labelled rows, from a model or from scratch."""
+    return _request(ctx, csv="data.train_files")
+
+
+@app.command(context_settings=LENIENT)
+def predict(  # noqa: PLR0913 (a command's parameters are its options)
+    ctx: typer.Context,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    csv: Rows = None,
+    model: Model = None,
+    output: Predictions = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    dry_run: DryRun = False,
+    print_config: PrintConfig = False,
+    allow_code: AllowCode = False,
+) -> Request:
+    """Label texts with a classifier: rows of --csv, or lines in a pipe."""
+    return _request(ctx, csv="data.test_files", output="predict.output")
 
 
 @app.command(context_settings=LENIENT)
@@ -164,6 +214,7 @@ def generate(  # noqa: PLR0913 (a command's parameters are its options)
     quiet: Quiet = False,
     dry_run: DryRun = False,
     print_config: PrintConfig = False,
+    allow_code: AllowCode = False,
 ) -> Request:
     """Write text with a language model: from --prompt, --prompts-file, or lines in a pipe."""
     return _request(
@@ -189,6 +240,7 @@ def chat(  # noqa: PLR0913 (a command's parameters are its options)
     quiet: Quiet = False,
     dry_run: DryRun = False,
     print_config: PrintConfig = False,
+    allow_code: AllowCode = False,
 ) -> Request:
     """Talk with a language model that has a chat template; /help shows its commands."""
     return _request(ctx, system="generation.system", explain="generation.explain")
@@ -212,6 +264,7 @@ def evaluate(  # noqa: PLR0913 (a command's parameters are its options)
     quiet: Quiet = False,
     dry_run: DryRun = False,
     print_config: PrintConfig = False,
+    allow_code: AllowCode = False,
 ) -> Request:
     """Measure models: perplexity of text, accuracy on a CSV, texts against references, tasks."""
     given = ctx.params
@@ -253,7 +306,7 @@ def _request(ctx: typer.Context, **keys: str) -> Request:
         for name, key in keys.items()
         if (value := given.get(name)) not in (None, False, [], ())
     ]
-    flags = ("json", "quiet", "dry_run", "print_config")
+    flags = ("json", "quiet", "dry_run", "print_config", "allow_code")
     switches = {flag: given[flag] for flag in flags}
     return Request(str(ctx.info_name), arguments, options, **switches)
 
@@ -312,6 +365,10 @@ def _carry_out(request: Request) -> None:
         shown = jsonlib.dumps({"config": values, "sources": dict(resolved.sources)})
         _print(shown if request.json else render.as_yaml(resolved.config, resolved.sources))
         return
+    if resolved.config.model.code is not None:
+        from llmkit.models import custom
+
+        custom.take_in(resolved.config.model, request.allow_code)
     from llmkit.reporting.console import Console
 
     console = Console(json=request.json, quiet=request.quiet)

@@ -63,6 +63,8 @@ class ModelConfig(Section):
     config: dict[str, Any] = Field(default_factory=dict)
     """Settings of the transformers config class (`hidden_size`, `num_hidden_layers`, ...); of a
     model that exists, `finetune` can set the dropout."""
+    code: str | None = None
+    """File of Python that registers an architecture of your own; runs only with `--allow-code`."""
     lora: LoraConfig = LoraConfig()
 
 

@@ -1,10 +1,11 @@
-"""A new model of any architecture of transformers, with seeded weights."""
+"""A new model of any architecture that transformers knows, with seeded weights."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Container
+import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +19,14 @@ from transformers import (
 )
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
 )
 
 from llmkit.errors import ConfigError
+from llmkit.models import architectures
 
 DEFAULT_HIDDEN_SIZE = 256
 DEFAULT_LAYERS = 4
@@ -34,7 +38,9 @@ class Purpose:
     """What a model is for, and what follows from that when one is built."""
 
     name: str
-    architectures: Container[str]
+    names: Mapping[str, Any]
+    mapping: Mapping[Any, Any]
+    """What transformers has for it; see `architectures.known`."""
     common: str
     length_key: str
 
@@ -42,12 +48,14 @@ class Purpose:
 LANGUAGE_MODEL = Purpose(
     "causal language model",
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    "llama, gpt2, qwen3, mistral, mixtral, gpt_neox, olmo2",
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    "llama, gpt2, qwen3, mistral, mixtral, gpt_neox, olmo2, transformer",
     "data.block_size",
 )
 CLASSIFIER = Purpose(
     "sequence classifier",
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     "bert, roberta, distilbert, electra, deberta-v2, modernbert, gpt2, llama",
     "data.max_length",
 )
@@ -112,12 +120,12 @@ def classifier(config: PretrainedConfig, seed: int) -> PreTrainedModel:
 
 
 def _config_class(architecture: str, purpose: Purpose) -> type[PretrainedConfig]:
-    known = sorted(name for name in CONFIG_MAPPING if name in purpose.architectures)
+    known = sorted(architectures.known(purpose.names, purpose.mapping))
     if architecture not in known:
         near = difflib.get_close_matches(architecture, known, n=3)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         raise ConfigError(
-            f"transformers has no {purpose.name} of type {architecture!r}",
+            f"there is no {purpose.name} of type {architecture!r}",
             where="model.architecture",
             next=hint + f"common ones: {purpose.common}",
         )
@@ -126,7 +134,9 @@ def _config_class(architecture: str, purpose: Purpose) -> type[PretrainedConfig]
 
 
 def _field_names(kind: type[PretrainedConfig]) -> set[str]:
-    return {field.name for field in dataclasses.fields(kind)} | set(kind.attribute_map)
+    fields = {field.name for field in dataclasses.fields(kind)}
+    # A config class of a user's own may have an __init__ instead of fields.
+    return fields | set(kind.attribute_map) | set(inspect.signature(kind).parameters) - {"kwargs"}
 
 
 def _refuse_unknown(
