@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PretrainedConfig, PreTrainedModel
 
 from llmkit.data.examples import Encoded, Encoder
 from llmkit.errors import DataError
@@ -25,7 +25,6 @@ from llmkit.models.classifier import (
     head_of,
     is_classifier,
     longest_text,
-    remembered_columns,
     set_padding,
 )
 
@@ -43,8 +42,6 @@ class Classifier:
     model: PreTrainedModel
     encoder: Encoder
     head: Head
-    columns: tuple[str | int, ...]
-    """The columns of text that it was trained on, if it says so."""
     precision: str
 
     @torch.no_grad()
@@ -81,31 +78,30 @@ class Classifier:
                 yield batch, length
 
 
+def classifier_config(name_or_path: str, revision: str | None) -> PretrainedConfig:
+    """The config of a classifier, without its weights; raises DataError for another model."""
+    config = load.load_config(name_or_path, revision)
+    if not is_classifier(config):
+        kind = (config.architectures or ["model without a head"])[0]
+        raise DataError(
+            f"the model is a {kind}, and no classifier",
+            where=f"model.name_or_path={name_or_path}",
+            next="give the run directory of `llmkit finetune`, or another sequence classifier",
+        )
+    return config
+
+
 def open_classifier(
     name_or_path: str, revision: str | None, device: torch.device, precision: str
 ) -> Classifier:
     """The classifier of a directory, a run or a hub name; raises DataError for another model."""
-    config = load.load_config(name_or_path, revision)
-    if not is_classifier(config):
-        raise DataError(
-            f"the model is a {(config.architectures or ['model without a head'])[0]}, no classifier",
-            where=f"model.name_or_path={name_or_path}",
-            next="give the run directory of `llmkit finetune`, or a model for sequence "
-            "classification",
-        )
+    config = classifier_config(name_or_path, revision)
     tokenizer = tokenizers.load(load.locate(name_or_path), revision)
     set_padding(tokenizer)
     model = load.load_classifier(name_or_path, revision).eval().to(device)
-    return of_model(model, tokenizer, precision)
-
-
-def of_model(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, precision: str
-) -> Classifier:
-    """The classifier that a model in memory is."""
-    config = model.config
+    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     encoder = Encoder(tokenizer, longest_text(config, tokenizer))
-    return Classifier(model, encoder, head_of(config), remembered_columns(config), precision)
+    return Classifier(model, encoder, head_of(config), precision)
 
 
 def padded_lengths(lengths: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from llmkit.reporting import metrics
+
+WITH_COUNTS = 25
+"""Classes up to which a confusion matrix has room for its counts."""
 
 
 def loss_curve(metrics_file: Path, picture: Path, unit: str = "nats per token") -> None:
@@ -28,6 +35,43 @@ def loss_curve(metrics_file: Path, picture: Path, unit: str = "nats per token") 
     axes.grid(alpha=0.3)
     if train or validation:
         axes.legend()
+    _save(figure, picture)
+
+
+def confusion_matrix(matrix: Sequence[Sequence[int]], names: Sequence[str], picture: Path) -> None:
+    """Draws how often each class (row) was taken for each (column) into `picture` (PNG).
+
+    Shades are shares of the row; the counts stand in the cells as long as there is room.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    counts = np.asarray(matrix)
+    shares = counts / np.maximum(1, counts.sum(1, keepdims=True))
+    size = len(names)
+    side = max(4.0, min(18.0, 2.5 + 0.4 * size if size <= WITH_COUNTS else 4 + 0.16 * size))
+    figure, axes = pyplot.subplots(figsize=(side, side), dpi=120)
+    # The root makes what is rare visible.
+    axes.imshow(np.sqrt(shares), cmap="Blues", vmin=0, vmax=1)
+    font = 9 if size <= WITH_COUNTS else max(5.0, 9 - size / 20)
+    labels = [name if len(name) <= 32 else f"{name[:31]}…" for name in names]
+    axes.set_xticks(range(size), labels, rotation=90, fontsize=font)
+    axes.set_yticks(range(size), labels, fontsize=font)
+    axes.set(xlabel="predicted", ylabel="actual")
+    if size <= WITH_COUNTS:
+        for row, column in np.argwhere(counts):
+            color = "white" if shares[row, column] > 0.3 else "black"
+            count = counts[row, column]
+            axes.text(column, row, str(count), ha="center", va="center", color=color, fontsize=8)
+    _save(figure, picture)
+
+
+def _save(figure: Any, picture: Path) -> None:
+    """Writes a picture, whole or not at all."""
+    from matplotlib import pyplot
+
     figure.tight_layout()
     partial = picture.with_name(f".{picture.name}.tmp")
     figure.savefig(partial, format="png")

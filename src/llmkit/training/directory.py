@@ -28,6 +28,9 @@ OURS = {
     "checkpoints",
     "final",
     "loss.png",
+    "evaluation.json",
+    "confusion_matrix_validation.png",
+    "confusion_matrix_test.png",
 }
 
 

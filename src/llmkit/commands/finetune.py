@@ -1,0 +1,158 @@
+"""`llmkit finetune`: labelled rows -> sequence classifier."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from llmkit import durable
+from llmkit.config.schema import Config
+from llmkit.data import lengths
+from llmkit.data.examples import Table
+from llmkit.data.labels import REGRESSION
+from llmkit.evaluation import classification, classified, prediction
+from llmkit.models import build
+from llmkit.reporting import plots
+from llmkit.reporting.console import Console
+from llmkit.reporting.data_report import readable
+from llmkit.training import auto, classifying, runtime
+from llmkit.training import directory as run_directory
+from llmkit.training import run as training
+from llmkit.training.budget import Clock
+from llmkit.training.checkpoint import Checkpoint
+from llmkit.training.classifying import Inputs
+from llmkit.training.runtime import Processes
+from llmkit.training.session import Session
+from llmkit.training.signals import stop_signal
+from llmkit.training.tasks import Classification, balanced_weights
+
+COMMAND = "finetune"
+
+
+def run(config: Config, console: Console) -> dict[str, Any]:
+    """Trains the classifier, or goes on training it, measures it beside its baselines, and returns
+    the figures of the run."""
+    started = time.monotonic()
+    run_directory.check(config, COMMAND)
+    with stop_signal() as stop, _processes(config) as processes:
+        console.on_tick = stop.check
+        inputs = _settled(classifying.gather(config, console))
+        with run_directory.opened(config, COMMAND) as directory:
+            resumed = training.resume_point(directory, config, inputs.content, processes, console)
+            model = classifying.begin(inputs, resumed)
+            trained = sum(w.numel() for w in model.parameters() if w.requires_grad)
+            console.say(
+                f"model: {type(model).__name__}, {model.num_parameters():,} parameters, "
+                f"{trained:,} of them trained"
+            )
+            clock = Clock(started, resumed.state.seconds if resumed else 0.0)
+            session = Session(processes, console, clock, stop)
+            job = _job(config, inputs, model, resumed)
+            figures = training.carry_out(job, session, dict)
+            if processes.is_main:
+                figures |= _measured(inputs, figures, console)
+            return {**figures, "seconds": round(clock.seconds(), 3)}
+
+
+def check(config: Config, console: Console) -> dict[str, Any]:
+    """Checks all that a run needs, without weights and without writing, and says what it found."""
+    run_directory.check(config, COMMAND)
+    inputs = _settled(classifying.gather(config, console))
+    with torch.device("meta"):
+        parameters = build.classifier(inputs.shape, seed=0).num_parameters()
+    report = {
+        "command": COMMAND,
+        "run_dir": str(run_directory.locate(config, COMMAND)),
+        "architecture": inputs.shape.model_type,
+        "parameters": parameters,
+        "max_length": inputs.config.data.max_length,
+        **inputs.data.report,
+    }
+    return report if console.json else readable(report)
+
+
+def _processes(config: Config) -> Processes:
+    runtime.check_trackers(config.report_to)
+    directory = run_directory.locate(config, COMMAND)
+    return runtime.start(config.train.precision, config.report_to, directory)
+
+
+def _settled(inputs: Inputs) -> Inputs:
+    """The same with what `auto` of training comes to for this data and this model."""
+    config, kind = inputs.config, inputs.data.labels.kind
+    trained = "all" if config.train.freeze != "body" else "head"
+    if config.model.name_or_path is None:
+        trained = "new"
+    elif config.model.lora.r is not None:
+        trained = "lora"
+    metric = "loss" if kind == REGRESSION else "f1_macro"
+    hidden = int(inputs.shape.get_text_config().hidden_size)
+    train = auto.finetuning(config.train, len(inputs.data.train), hidden, trained, metric)
+    figures = ("loss", *classification.names_of_figures(kind))
+    auto.check_best(train, figures, validated=inputs.data.validation is not None)
+    return replace(inputs, config=config.model_copy(update={"train": train}))
+
+
+def _job(
+    requested: Config, inputs: Inputs, model: PreTrainedModel, resumed: Checkpoint | None
+) -> training.Job:
+    config, labels, train = inputs.config, inputs.data.labels, inputs.encoded["train"]
+    assert train.targets is not None
+    weights = None
+    if config.train.class_weights == "balanced":
+        weights = balanced_weights(labels.kind, train.targets, len(labels))
+    task = Classification(
+        labels.kind,
+        len(labels),
+        classification.figures_from(labels.kind),
+        weights,
+        config.train.label_smoothing_factor,
+    )
+    return training.Job(
+        command=COMMAND,
+        requested=requested,
+        config=config,
+        directory=run_directory.locate(requested, COMMAND),
+        content=inputs.content,
+        model=model,
+        tokenizer=inputs.tokenizer,
+        from_scratch=config.model.name_or_path is None,
+        task=task,
+        examples=train,
+        tokens_per_example=int(np.median(train.lengths)),
+        rows_of_step=partial(lengths.rows_of_step, lengths=train.lengths, seed=config.seed),
+        validation=inputs.encoded.get("validation"),
+        validation_task=task,
+        resumed=resumed,
+        unit="examples",
+    )
+
+
+def _measured(inputs: Inputs, figures: dict[str, Any], console: Console) -> dict[str, Any]:
+    """The finished model, read back from `final/`, and the baselines on validation and test data;
+    everything goes to `evaluation.json`."""
+    data, seed = inputs.data, inputs.config.seed
+    final = prediction.open_classifier(figures["model_dir"], None, torch.device("cpu"), "fp32")
+    fitted = classified.fit_baselines(data.train, console.say)
+    tables: dict[str, Table | None] = {"validation": data.validation, "test": data.test}
+    directory = run_directory.locate(inputs.config, COMMAND)
+    measured = {}
+    for name, table in tables.items():
+        if table is None:
+            continue
+        measured[name] = classified.measure(final, table, fitted, seed, console.watch)
+        if matrix := measured[name].get("confusion_matrix"):
+            picture = directory / f"confusion_matrix_{name}.png"
+            plots.confusion_matrix(matrix, data.labels.names, picture)
+    text = json.dumps(measured, ensure_ascii=False, indent=1)
+    durable.replace_text(directory / "evaluation.json", text + "\n")
+    shown = {name: classified.summary(found) for name, found in measured.items()}
+    validation = shown.pop("validation", {})
+    return {"validation": validation, "baseline": validation.pop("baseline", {}), **shown}

@@ -1,0 +1,141 @@
+"""Predictions as JSON lines or CSV: onto stdout as they come, or into a file, whole or absent."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from llmkit import durable
+from llmkit.config.schema import PredictConfig
+from llmkit.errors import WriteError
+
+DIGITS = 6
+"""Decimals of a probability."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a classifier says of one row."""
+
+    texts: tuple[str, ...]
+    label: str | float | list[str]
+    """The likeliest label; every label from the threshold on; or the number of a regression."""
+    probabilities: Mapping[str, float]
+    """By label; none for a regression."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """What of the input is repeated."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The prediction as an object of a JSON line."""
+        text = self.texts[0] if len(self.texts) == 1 else list(self.texts)
+        said = {"text": text, "label": self.label, "probabilities": dict(self.probabilities)}
+        return {**said, "columns": dict(self.columns)} if self.columns else said
+
+    def as_cells(self) -> dict[str, Any]:
+        """The prediction as a row of a table, probabilities in columns of their own.
+
+        A column of the input that is called as one of the output gets `input_` before its name.
+        """
+        several = isinstance(self.label, list)
+        label = json.dumps(self.label, ensure_ascii=False) if several else self.label
+        pair = len(self.texts) > 1
+        own: dict[str, Any] = {
+            f"text{n if pair else ''}": text for n, text in enumerate(self.texts, 1)
+        }
+        own["label"] = label
+        own |= {f"probability_{name}": value for name, value in self.probabilities.items()}
+        repeated = {
+            f"input_{name}" if name in own else name: value for name, value in self.columns.items()
+        }
+        return {**repeated, **own}
+
+
+class Writer:
+    """Writes predictions to an open file."""
+
+    def __init__(self, file: IO[str], format: str) -> None:
+        self.file, self.format, self.rows = file, format, 0
+
+    def write(self, predictions: Sequence[Prediction]) -> None:
+        """Writes some predictions, and hands them on at once."""
+        if self.format == "csv":
+            self._write_csv(predictions)
+        else:
+            for each in predictions:
+                self.file.write(json.dumps(each.as_json(), ensure_ascii=False) + "\n")
+        self.rows += len(predictions)
+        self.file.flush()
+
+    def _write_csv(self, predictions: Sequence[Prediction]) -> None:
+        lines = io.StringIO(newline="")
+        for each in predictions:
+            cells = each.as_cells()
+            table = csv.writer(lines, lineterminator="\n")
+            if not self.rows and each is predictions[0]:
+                table.writerow(cells)
+            table.writerow(cells.values())
+        self.file.write(lines.getvalue())
+
+
+@contextmanager
+def opened(settings: PredictConfig) -> Iterator[Writer]:
+    """A writer to the output: stdout, or a file that takes its name when all is written.
+
+    Raises WriteError when the disk does not take it; an earlier file of that name stays then.
+    """
+    if settings.output is None:
+        yield Writer(sys.stdout, format_of(settings))
+        return
+    path = Path(settings.output)
+    partial = path.with_name(f".{path.name}.tmp")
+    try:
+        with partial.open("w", encoding="utf-8", newline="") as file:
+            yield Writer(file, format_of(settings))
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        durable.flush_directory(path.parent)
+    except OSError as error:
+        raise durable.cannot_write(error, path) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def format_of(settings: PredictConfig) -> str:
+    """`jsonl` or `csv`: as asked, or by the name of the output."""
+    if settings.format != "auto":
+        return settings.format
+    return "csv" if (settings.output or "").endswith(".csv") else "jsonl"
+
+
+def check(settings: PredictConfig) -> None:
+    """Raises WriteError, before any work, for an output that cannot be written, and for a file that
+    exists and holds no predictions."""
+    if settings.output is None:
+        return
+    path = Path(settings.output)
+    try:
+        durable.make_directory(path.parent)
+        ours = not path.exists() or (path.is_file() and _holds_predictions(path))
+    except OSError as error:
+        raise durable.cannot_write(error, path) from error
+    if not ours:
+        raise WriteError(
+            "exists, and holds no predictions",
+            where=f"predict.output={path}",
+            next="name another file, or remove this one",
+        )
+
+
+def _holds_predictions(path: Path) -> bool:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        head = file.readline(1_000_000)
+    return not head or '"probabilities": {' in head or "probability_" in head

@@ -1,0 +1,190 @@
+"""What a classifier is trained on, and what it begins as: checked before weights are touched."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+from llmkit.config.schema import Config, DataConfig
+from llmkit.data import dataset
+from llmkit.data.dataset import Labelled
+from llmkit.data.examples import Encoded
+from llmkit.data.labels import REGRESSION, SINGLE
+from llmkit.errors import ConfigError, DataError
+from llmkit.models import build, classifier, load, lora
+from llmkit.models import tokenizer as tokenizers
+from llmkit.models.classifier import Head
+from llmkit.reporting.console import Console
+from llmkit.training.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """All that a run needs but weights, checked."""
+
+    config: Config
+    """With the columns, the length and the architecture spelled out."""
+    data: Labelled
+    tokenizer: PreTrainedTokenizerFast
+    shape: PretrainedConfig
+    encoded: dict[str, Encoded]
+    """`train`, `validation` and `test`, as far as there are any."""
+
+    @property
+    def content(self) -> dict[str, str]:
+        """Content hashes by what they are of."""
+        tables = {"training data": self.data.train, "validation data": self.data.validation}
+        found = {name: table.fingerprint for name, table in tables.items() if table is not None}
+        ids = hashlib.sha256(self.encoded["train"].ids.tobytes()).hexdigest()
+        return {**found, "tokens of the training data": ids}
+
+
+def gather(config: Config, console: Console) -> Inputs:
+    """The data, the tokenizer and the shape of the model: all that can be wrong before weights are
+    made or loaded."""
+    _check_keys(config)
+    config = _with_architecture(config)
+    given = _given_tokenizer(config)
+    if config.model.name_or_path is not None:
+        classifier.existing_config(
+            config.model.name_or_path, config.model.revision, config.model.config
+        )
+    data = dataset.load(config, console.watch, console.say, console.warn)
+    _check_kind(config, data)
+    tokenizer = given or _trained_tokenizer(config, data, console)
+    classifier.set_padding(tokenizer)
+    shape, length = _shape(config, data, tokenizer)
+    tokenizer.model_max_length = length
+    encoded = _encoded(data, tokenizer, length, console)
+    data.report["lengths"] = {name: each.length_report() for name, each in encoded.items()}
+    columns = data.data.model_copy(update={"max_length": length, "problem_type": data.labels.kind})
+    settled = config.model_copy(update={"data": columns})
+    return Inputs(settled, data, tokenizer, shape, encoded)
+
+
+def begin(inputs: Inputs, resumed: Checkpoint | None) -> PreTrainedModel:
+    """The model with the weights that the run begins or goes on with."""
+    config, shape = inputs.config, inputs.shape
+    name, revision = config.model.name_or_path, config.model.revision
+    with_lora = config.model.lora.r is not None
+    if resumed is not None and not with_lora:
+        model = load.load_classifier(str(resumed.directory))
+    elif name is not None:
+        model = classifier.load_body(name, revision, shape, config.seed)
+    else:
+        model = build.classifier(shape, config.seed)
+    classifier.freeze(model, config.train.freeze)
+    if with_lora:
+        lora.attach(model, config.model.lora, config.seed)
+        if resumed is not None:
+            lora.restore(model, resumed.directory)
+    return model
+
+
+def _check_keys(config: Config) -> None:
+    """Refuses keys that contradict each other, before anything is read."""
+    settings, train = config.model.lora, config.train
+    if settings.r is None and settings != type(settings)():
+        raise ConfigError(
+            "model.lora has settings and no rank",
+            where="model.lora.r",
+            next="write model.lora.r=8, or leave model.lora out",
+        )
+    if settings.r is not None and train.freeze != "none":
+        raise ConfigError(
+            "LoRA keeps the body as it is already",
+            where="train.freeze",
+            next="leave train.freeze or model.lora out",
+        )
+    if settings.r is None and train.freeze == "body" and config.model.name_or_path is None:
+        raise ConfigError(
+            "a body of random weights would never be trained",
+            where="train.freeze",
+            next="name a model to begin with in model.name_or_path, or leave train.freeze out",
+        )
+
+
+def _check_kind(config: Config, data: Labelled) -> None:
+    """Refuses settings of classes for a regression."""
+    train = config.train
+    for key, default in (("class_weights", "none"), ("label_smoothing_factor", 0.0)):
+        if data.labels.kind == REGRESSION and getattr(train, key) != default:
+            raise ConfigError(
+                "a regression has no classes",
+                where=f"train.{key}",
+                next=f"leave it out, or write data.problem_type={SINGLE}",
+            )
+
+
+def _with_architecture(config: Config) -> Config:
+    model = config.model
+    if model.name_or_path is not None or model.architecture != "auto":
+        return config
+    return config.model_copy(update={"model": model.model_copy(update={"architecture": "bert"})})
+
+
+def _given_tokenizer(config: Config) -> PreTrainedTokenizerFast | None:
+    """The tokenizer that is named, or else the named model's own."""
+    model = config.model
+    if config.tokenizer.name_or_path is not None:
+        return tokenizers.load(config.tokenizer.name_or_path)
+    if model.name_or_path is not None:
+        return tokenizers.load(load.locate(model.name_or_path), model.revision)
+    return None
+
+
+def _trained_tokenizer(config: Config, data: Labelled, console: Console) -> PreTrainedTokenizerFast:
+    texts = [text for texts in data.train.texts for text in texts]
+    size = config.tokenizer.vocab_size
+    if size == "auto":
+        size = tokenizers.auto_vocab_size(sum(len(text.encode()) for text in texts))
+    made = tokenizers.train_bpe_with_frame(texts, size)
+    console.say(f"tokenizer: {len(made):,} tokens, byte-level BPE trained on the training texts")
+    return made
+
+
+def _shape(
+    config: Config, data: Labelled, tokenizer: PreTrainedTokenizerFast
+) -> tuple[PretrainedConfig, int]:
+    """The config of the model with its head, and the tokens to which texts are cut."""
+    model, wish = config.model, config.data.max_length
+    if model.name_or_path is None:
+        length = classifier.LENGTH if wish == "auto" else wish
+        shape = classifier.new_config(model.architecture, model.config, tokenizer, length)
+    else:
+        shape = classifier.existing_config(model.name_or_path, model.revision, model.config)
+    most = classifier.longest_text(shape, tokenizer)
+    if wish != "auto" and wish > most:
+        raise ConfigError(
+            f"texts of {wish} tokens are longer than the model's {most}",
+            where="data.max_length",
+            next=f"write data.max_length={most} or less",
+        )
+    if (largest := tokenizers.max_id(tokenizer)) >= shape.get_text_config().vocab_size:
+        raise DataError(
+            f"the tokenizer gives ids up to {largest}, the model has {shape.vocab_size} embeddings",
+            where=f"model {model.name_or_path}, tokenizer {config.tokenizer.name_or_path}",
+            next="use the tokenizer that belongs to the model: leave tokenizer.name_or_path out",
+        )
+    head = Head(data.labels.kind, data.labels.names)
+    head.describe(shape, tokenizer.pad_token_id)
+    classifier.remember(shape, _text_columns(data.data))
+    return shape, most if wish == "auto" else wish
+
+
+def _text_columns(data: DataConfig) -> tuple[str | int, ...]:
+    columns = data.text_column
+    if columns is None:
+        return ()
+    return columns if isinstance(columns, tuple) else (columns,)
+
+
+def _encoded(
+    data: Labelled, tokenizer: PreTrainedTokenizerFast, length: int, console: Console
+) -> dict[str, Encoded]:
+    parts = {"train": data.train, "validation": data.validation, "test": data.test}
+    tables = {name: table for name, table in parts.items() if table is not None}
+    with console.watch("tokenizing", sum(map(len, tables.values()))) as advance:
+        return {name: table.examples(tokenizer, length, advance) for name, table in tables.items()}
