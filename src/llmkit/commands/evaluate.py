@@ -1,18 +1,26 @@
-"""`llmkit evaluate`: models + text or rows -> figures, and how they were measured."""
+"""`llmkit evaluate`: models + text, rows or tasks -> figures, and how they were measured."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from llmkit import durable
 from llmkit.config.schema import Config
 from llmkit.data.prepare import data_report
-from llmkit.evaluation import outputs, text
-from llmkit.evaluation.subject import protocol, subjects
+from llmkit.evaluation import harness, outputs, pairs, references, rows, text
+from llmkit.evaluation.pairs import Pairs
+from llmkit.evaluation.subject import Subject, check_kinds, protocol, subjects
+from llmkit.generation import loading, prompts, sampling
+from llmkit.generation.requests import Request
+from llmkit.reporting import plots
 from llmkit.reporting.console import Console
 from llmkit.training import runtime
+from llmkit.training.runtime import Processes
 from llmkit.training.signals import stop_signal
+
+Rows = Iterable[Mapping[str, Any]]
 
 
 def run(config: Config, console: Console) -> dict[str, Any]:
@@ -21,15 +29,11 @@ def run(config: Config, console: Console) -> dict[str, Any]:
     outputs.check((settings.output, settings.log_samples, settings.per_token))
     with stop_signal() as stop, runtime.start(settings.precision, (), Path()) as processes:
         console.on_tick = stop.check
-        measured = text.measure(
-            config, list(subjects(config)), processes, console.watch, console.say
-        )
-        result = {"command": "evaluate", **text.result(config, measured)}
+        figures, scored = _measured(config, processes, console)
+        result = {"command": "evaluate", **figures}
         if processes.is_main:
-            if settings.per_token is not None:
-                durable.replace_text(Path(settings.per_token), text.shaded(measured[0]))
             if settings.log_samples is not None:
-                outputs.write_lines(Path(settings.log_samples), text.samples(measured))
+                outputs.write_lines(Path(settings.log_samples), scored)
             if settings.output is not None:
                 outputs.write_result(Path(settings.output), result)
         return result
@@ -37,8 +41,92 @@ def run(config: Config, console: Console) -> dict[str, Any]:
 
 def check(config: Config, console: Console) -> dict[str, Any]:
     """Checks all that a run needs, without weights and without writing, and says what it found."""
-    models = [
-        {"model": each.name, "kind": each.kind, **protocol(each, config.evaluation).described()}
-        for each in subjects(config)
+    settings = config.evaluation
+    found: dict[str, Any] = {"command": "evaluate"}
+    if settings.reference_column is not None:
+        return {**found, "examples": len(pairs.read(config).references)}
+    models = _models(config)
+    if settings.tasks:
+        return {**found, "models": [model.name for model in models], "tasks": settings.tasks}
+    if models[0].kind == "classifier":
+        tables = rows.tables(config, models, console.watch, console.say, console.warn)
+        return {**found, "examples": len(tables[0]), "labels": list(tables[0].labels.names)}
+    found["models"] = [
+        {"model": model.name, "kind": model.kind, **protocol(model, settings).described()}
+        for model in models
     ]
-    return {"command": "evaluate", "models": models, "data": data_report(config, console.watch)}
+    return {**found, "data": data_report(config, console.watch)}
+
+
+def _models(config: Config) -> list[Subject]:
+    """The models, which can be measured as the config asks, and together."""
+    models = list(subjects(config))
+    check_kinds(models, config.evaluation)
+    if config.evaluation.tasks:
+        harness.check(config, models)
+    return models
+
+
+def _measured(
+    config: Config, processes: Processes, console: Console
+) -> tuple[dict[str, Any], Rows]:
+    """The figures, and everything that was scored."""
+    settings = config.evaluation
+    if settings.reference_column is not None:
+        return _written(config, processes, console)
+    models = _models(config)
+    if settings.tasks:
+        found = harness.measure(config, models, processes)
+        return found, found.pop("samples")
+    if models[0].kind == "classifier":
+        return _classified(config, models, processes, console)
+    measured = text.measure(config, models, processes, console.watch, console.say)
+    if settings.per_token is not None and processes.is_main:
+        durable.replace_text(Path(settings.per_token), text.shaded(measured[0]))
+    return text.result(config, measured), text.samples(measured)
+
+
+def _classified(
+    config: Config, models: Sequence[Subject], processes: Processes, console: Console
+) -> tuple[dict[str, Any], Rows]:
+    """Classifiers on labelled rows; beside `output`, a picture of what is taken for what."""
+    output = config.evaluation.output
+    measured = rows.measure(config, models, processes, console.watch, console.say, console.warn)
+    matrix = measured[0].figures.get("confusion_matrix")
+    if output is not None and matrix and processes.is_main:
+        picture = outputs.picture_beside(Path(output))
+        plots.confusion_matrix(matrix, measured[0].table.labels.names, picture)
+        console.say(f"confusion matrix: {picture}")
+    return rows.result(config, measured), rows.samples(measured)
+
+
+def _written(config: Config, processes: Processes, console: Console) -> tuple[dict[str, Any], Rows]:
+    """Texts against references; where there are only prompts, the model writes the texts."""
+    asked = pairs.read(config)
+    made = {} if asked.predictions else {"generation": config.generation.model_dump(mode="json")}
+    predictions = asked.predictions or _write(config, asked, processes, console)
+    figures = references.score(predictions, asked.references, config.seed)
+    figures["protocol"] = {"words": references.WORDS, **made}
+    return figures, references.samples(asked, predictions)
+
+
+def _write(config: Config, asked: Pairs, processes: Processes, console: Console) -> list[str]:
+    """One text for each prompt, by the settings of `generation`."""
+    config = config.model_copy(
+        update={"generation": config.generation.model_copy(update={"num_return_sequences": 1})}
+    )
+    settings = config.generation
+    seed = config.seed if settings.seed is None else settings.seed
+    shape, tokenizer = loading.shape_and_tokenizer(config)
+    items = [
+        Request(prompt, f"{path} row {number}")
+        for prompt, (path, number) in zip(asked.prompts, asked.places, strict=True)
+    ]
+    encoded = prompts.encode(items, tokenizer, shape, settings, seed)
+    desk = loading.desk(config, tokenizer, processes.device)
+    texts = []
+    with console.watch("writing", len(encoded)) as advance:
+        for sample in sampling.samples(desk, encoded, tick=console.on_tick):
+            texts.append(sample.text)
+            advance(1)
+    return texts

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from llmkit.errors import DataError, ResourceError
-from llmkit.evaluation.logits import ENTRIES, ChosenLogits
+from llmkit.evaluation.logits import ChosenLogits
 from llmkit.evaluation.stretches import Stretches
 from llmkit.evaluation.windows import Places
 
@@ -134,7 +134,7 @@ def _shares(
     """
     budget = batch_tokens or BATCH_TOKENS.get(processes.device.type, 4096)
     if not logits.is_split:
-        budget = min(budget, 8 * ENTRIES // logits.vocab_size)
+        budget = min(budget, 16 * logits.entries // logits.vocab_size)
     for first in range(0, len(rows), CHUNK):
         numbers = np.arange(first, min(first + CHUNK, len(rows)))
         batches = list(_batches(numbers, rows.lengths(numbers), budget))

@@ -10,8 +10,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-ENTRIES = 1 << 24
-"""Logits that exist at once: 64 MB in fp32, whatever the batch and the vocabulary."""
+ENTRIES = {"cpu": 1 << 22, "cuda": 1 << 26}
+"""Logits that exist at once, whatever the batch: on a CPU they should stay in its caches."""
+
+FEWEST_PLACES = 128
+"""Places whose logits are made at once at least: fewer would read a wide head again and again."""
 
 _TOLERANCE = 1e-3
 
@@ -33,9 +36,14 @@ class ChosenLogits:
         self.is_split = self.head is not None and self._agrees()
 
     @property
+    def entries(self) -> int:
+        """Logits that the model's device should hold at once."""
+        return ENTRIES.get(self.model.device.type, ENTRIES["cpu"])
+
+    @property
     def chunk(self) -> int:
         """Places whose logits are made at once."""
-        return max(1, ENTRIES // self.vocab_size)
+        return max(FEWEST_PLACES, self.entries // self.vocab_size)
 
     def chunks(self, inputs: dict[str, Tensor], chosen: Tensor) -> Iterator[Tensor]:
         """The logits [places, vocabulary] of the chosen places of a batch, some places at once.

@@ -43,6 +43,11 @@ def check(paths: Iterable[str | None]) -> None:
             )
 
 
+def picture_beside(result: Path) -> Path:
+    """Where the picture of a result goes."""
+    return result.with_name(f"{result.name}.confusion.png")
+
+
 def write_result(path: Path, figures: Mapping[str, Any]) -> None:
     """Writes a result as JSON, or for any other suffix as people read it."""
     if path.suffix == ".json":

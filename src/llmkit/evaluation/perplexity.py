@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,8 @@ from llmkit.evaluation import bootstrap
 from llmkit.evaluation.likelihood import Scores
 from llmkit.evaluation.stretches import Stretches
 from llmkit.evaluation.survey import Survey
+
+_PSEUDO = ("nll", "perplexity", "bits_per_byte", "bits_per_character")
 
 FEWEST_STRETCHES = 5
 """Fewer stretches of text give no confidence interval."""
@@ -36,18 +38,16 @@ def figures(scores: Scores, stretches: Stretches, survey: Survey, seed: int) -> 
     }
 
 
-def pseudo(found: dict[str, Any]) -> dict[str, Any]:
+def pseudo(found: Any) -> Any:
     """The figures of a masked model under names that say what they are."""
-    names = {
-        "nll": "pseudo_nll",
-        "perplexity": "pseudo_perplexity",
-        "bits_per_byte": "pseudo_bits_per_byte",
-        "bits_per_character": "pseudo_bits_per_character",
-    }
-    return {
-        names.get(name, name): pseudo(value) if isinstance(value, dict) else value
-        for name, value in found.items()
-    }
+    return _changed(
+        found, lambda name, value: (f"pseudo_{name}" if name in _PSEUDO else name, value)
+    )
+
+
+def without_bits(found: Any) -> Any:
+    """The figures of a tokenizer that loses text: what it lost was not paid for in bits."""
+    return _changed(found, lambda name, value: (name, None if "bits_per" in name else value))
 
 
 def by_document(scores: Scores, stretches: Stretches, survey: Survey) -> list[dict[str, Any]]:
@@ -108,6 +108,15 @@ def perplexity(nll: float, tokens: float) -> float:
 def bits(nats: Any) -> Any:
     """Nats as bits."""
     return nats / math.log(2)
+
+
+def _changed(found: Any, change: Callable[[str, Any], tuple[str, Any]]) -> Any:
+    """The same figures, at any depth, with the names and values that `change` makes of them."""
+    if isinstance(found, list):
+        return [_changed(each, change) for each in found]
+    if not isinstance(found, dict):
+        return found
+    return dict(change(name, _changed(value, change)) for name, value in found.items())
 
 
 def _sums(scores: Scores, stretches: Stretches) -> NDArray[np.float64]:

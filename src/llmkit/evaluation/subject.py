@@ -90,22 +90,23 @@ def protocol(subject: Subject, settings: EvaluationConfig) -> ScoringProtocol:
     return ScoringProtocol(window, stride, settings.documents, settings.bos, settings.score_end)
 
 
-def check_kinds(models: Sequence[Subject]) -> None:
-    """Raises ConfigError for models that cannot be measured on text, or not together."""
+def check_kinds(models: Sequence[Subject], settings: EvaluationConfig) -> None:
+    """Raises ConfigError for models that are not of one kind, and for what their kind has not."""
+    first = models[0]
     for model in models:
-        if model.kind == "classifier":
+        if model.kind != first.kind:
             raise ConfigError(
-                f"{model.name} is a classifier, which gives text no probability",
-                where="evaluation.compare_with" if model is not models[0] else "model.name_or_path",
-                next="name language models",
-            )
-        if model.kind != models[0].kind:
-            raise ConfigError(
-                f"{models[0].name} is a {models[0].kind} model and {model.name} a {model.kind} "
-                "one: a pseudo-log-likelihood is no probability, so the two do not compare",
+                f"{first.name} is a {first.kind} model and {model.name} a {model.kind} one: "
+                "no figure means the same for both",
                 where="evaluation.compare_with",
-                next="compare causal models, or masked models",
+                next="compare causal models, masked models or classifiers with their like",
             )
+    if settings.per_token is not None and (len(models) > 1 or first.kind == "classifier"):
+        raise ConfigError(
+            "a page of shaded tokens shows one language model",
+            where="evaluation.per_token",
+            next="name one causal or masked model, or leave evaluation.per_token out",
+        )
 
 
 def check_tokens(subject: Subject, tokens: TokenFile) -> None:

@@ -11,13 +11,14 @@ from typing import Any
 from llmkit.config.schema import Config
 from llmkit.data.prepare import tokens_of
 from llmkit.data.tokens import TokenFile
+from llmkit.errors import DataError
 from llmkit.evaluation import masked, perplexity
 from llmkit.evaluation.causal import CausalRows
 from llmkit.evaluation.likelihood import Processes, Rows, Scores, Watch, score
 from llmkit.evaluation.logits import ChosenLogits
 from llmkit.evaluation.page import page, shown_tokens
 from llmkit.evaluation.stretches import Stretches, byte_lengths, stretches
-from llmkit.evaluation.subject import Subject, check_kinds, check_tokens, protocol
+from llmkit.evaluation.subject import Subject, check_tokens, protocol
 from llmkit.evaluation.survey import Survey, survey
 from llmkit.evaluation.windows import ScoringProtocol, Windows
 from llmkit.models import load
@@ -25,6 +26,9 @@ from llmkit.models import tokenizer as tokenizers
 
 KEY = "test_files"
 """The key of the data section that names the text."""
+
+LOST = 0.01
+"""Share of the letters and digits that a tokenizer may lose before bytes mean nothing."""
 
 Say = Callable[[str], None]
 
@@ -53,11 +57,11 @@ def measure(
     config: Config, models: Sequence[Subject], processes: Processes, watch: Watch, say: Say
 ) -> list[Measured]:
     """The models on `data.test_files`; all that can be wrong is found before weights are loaded."""
-    check_kinds(models)
     protocols = [protocol(model, config.evaluation) for model in models]
     texts = [
         _text(config, model, how, watch, say) for model, how in zip(models, protocols, strict=True)
     ]
+    _check_lost(texts, say)
     found = survey(config.data, KEY, config.evaluation.domain_column, watch)
     return [_measured(config, text, found, processes, watch, say) for text in texts]
 
@@ -90,13 +94,15 @@ def samples(measured: Sequence[Measured]) -> Iterator[dict[str, Any]]:
     """Everything that was scored: a row for each document and model."""
     for each in measured:
         for row in perplexity.by_document(each.scores, each.text.stretches, each.survey):
-            yield {"model": each.text.subject.name, **row}
+            yield {"model": each.text.subject.name, **_named(each.text, row)}
 
 
 def shaded(measured: Measured) -> str:
     """The web page of a measurement whose tokens were kept."""
     text, figures = measured.text, measured.figures
-    names = [name for name in figures if "perplexity" in name or "bits_per" in name]
+    names = [
+        n for n in figures if ("perplexity" in n or "bits_per" in n) and figures[n] is not None
+    ]
     facts = [
         "  \N{MIDDLE DOT}  ".join(f"{n.replace('_', ' ')} {figures[n]:.4g}" for n in names),
         f"{figures['tokens']:,} tokens, {figures['bytes']:,} bytes, "
@@ -131,16 +137,32 @@ def _measured(
     )
     seconds = time.monotonic() - started
     figures = perplexity.figures(scores, text.stretches, found, config.seed)
-    if subject.kind == "masked":
-        figures = perplexity.pseudo(figures)
-    return Measured(text, found, scores, {
-        "model": subject.name,
-        **figures,
-        "lost": text.tokens.lost,
-        "protocol": {**_described(text), "precision": processes.precision},
-        "seconds": seconds,
-        "tokens_per_second": figures["tokens"] / seconds,
-    })  # fmt: skip
+    described = {**_described(text), "precision": processes.precision}
+    timing = {"seconds": seconds, "tokens_per_second": figures["tokens"] / seconds}
+    whole = {"model": subject.name, **_named(text, figures), "protocol": described, **timing}
+    return Measured(text, found, scores, whole)
+
+
+def _named(text: Text, figures: Any) -> Any:
+    """Figures under the names, and with the gaps, that the model and its tokenizer ask for."""
+    if text.tokens.lost >= LOST:
+        figures = perplexity.without_bits(figures)
+    return perplexity.pseudo(figures) if text.subject.kind == "masked" else figures
+
+
+def _check_lost(texts: Sequence[Text], say: Say) -> None:
+    """Says, or for a comparison raises, that a tokenizer cannot write the text."""
+    for text in texts:
+        if text.tokens.lost < LOST:
+            continue
+        what = f"the tokenizer of {text.subject.name} loses {text.tokens.lost:.0%} of the letters"
+        if len(texts) > 1:
+            raise DataError(
+                f"{what}, so its bytes cannot be compared with another model's",
+                where=f"data.{KEY}",
+                next="compare models that know the script of the text",
+            )
+        say(f"{what}: bits per byte mean nothing and are left out")
 
 
 def _rows_of(text: Text) -> Rows:
@@ -164,4 +186,4 @@ def _rows(
     for each in measured:
         name = {"model": each.text.subject.name} if len(measured) > 1 else {}
         for row in table(each.scores, each.text.stretches, each.survey):
-            yield {**name, **row}
+            yield {**name, **_named(each.text, row)}

@@ -1,0 +1,138 @@
+"""Standard tasks through lm-evaluation-harness, which is asked and not written again."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from llmkit.config import yaml12
+from llmkit.config.schema import Config
+from llmkit.errors import ConfigError, InputNotFound, Unsafe
+from llmkit.evaluation.likelihood import Processes
+from llmkit.evaluation.subject import Subject
+from llmkit.models import load
+
+_CODE = re.compile(r"!function|unsafe_code\s*:\s*true", re.IGNORECASE)
+_BATCH = 16
+
+
+def check(config: Config, models: Sequence[Subject]) -> None:
+    """Raises ConfigError where the harness is missing or a model is of another kind, and what is
+    wrong with task files."""
+    try:
+        import lm_eval
+    except ImportError as error:
+        raise ConfigError(
+            "standard tasks need lm-evaluation-harness, which is not installed",
+            where="evaluation.tasks",
+            next="pip install llmkit[lm-eval]",
+        ) from error
+    assert lm_eval.__version__
+    _names_and_folders(config.evaluation.tasks)
+    for model in models:
+        if model.kind != "causal":
+            raise ConfigError(
+                f"{model.name} is a {model.kind} model, tasks are for causal ones",
+                where="model.name_or_path",
+                next="name a causal language model",
+            )
+
+
+def measure(config: Config, models: Sequence[Subject], processes: Processes) -> dict[str, Any]:
+    """A row for each model, task and metric, and with `log_samples` each document that was asked.
+
+    What the harness prints goes to stderr.
+    """
+    rows: list[dict[str, Any]] = []
+    samples: list[dict[str, Any]] = []
+    for model in models:
+        with contextlib.redirect_stdout(sys.stderr):
+            found = _asked(config, model, processes)
+        rows += ({"model": model.name, **row} for row in _rows(found))
+        for task, documents in found.get("samples", {}).items():
+            samples += ({"model": model.name, "task": task, **each} for each in documents)
+    return {"tasks": rows, "samples": samples}
+
+
+def _asked(config: Config, subject: Subject, processes: Processes) -> dict[str, Any]:
+    import lm_eval
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    settings = config.evaluation
+    names, folders = _names_and_folders(settings.tasks)
+    model = load.load_causal_model(subject.name, subject.revision).eval().to(processes.device)
+    low = processes.precision == "bf16"
+    asked = HFLM(
+        pretrained=model,
+        tokenizer=subject.tokenizer,
+        batch_size=_BATCH,
+        device=str(processes.device),
+        mixed_precision_dtype="bfloat16" if low else None,
+        trust_remote_code=False,
+    )
+    found: dict[str, Any] = lm_eval.simple_evaluate(
+        model=asked,
+        tasks=names,
+        limit=settings.task_limit,
+        log_samples=settings.log_samples is not None,
+        task_manager=TaskManager(include_path=folders or None),
+        random_seed=config.seed,
+        confirm_run_unsafe_code=False,
+    )
+    return found
+
+
+def _rows(found: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for task, figures in found["results"].items():
+        for name, value in figures.items():
+            metric, comma, kind = name.partition(",")
+            if comma and not metric.endswith("_stderr"):
+                error = figures.get(f"{metric}_stderr,{kind}")
+                yield {
+                    "task": task,
+                    "metric": metric,
+                    "filter": kind,
+                    "value": value,
+                    "stderr": error if isinstance(error, float) else None,
+                    "examples": found["n-samples"].get(task, {}).get("effective"),
+                    "shots": found["n-shot"].get(task),
+                    "version": found["versions"].get(task),
+                }
+
+
+def _names_and_folders(tasks: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The names of the tasks, and the folders of those that are files."""
+    names: list[str] = []
+    folders: list[str] = []
+    for task in tasks:
+        path = Path(task).expanduser()
+        if not path.exists():
+            if path.suffix in (".yaml", ".yml") or "/" in task:
+                raise InputNotFound(
+                    f"there is no task file {task}",
+                    where="evaluation.tasks",
+                    next="name a task of the harness, a file, or a directory of files",
+                )
+            names.append(task)
+            continue
+        files = sorted(path.glob("**/*.yaml")) if path.is_dir() else [path]
+        names += [name for file in files if (name := _task_of(file))]
+        folders.append(str(path if path.is_dir() else path.parent))
+    return names, folders
+
+
+def _task_of(file: Path) -> str | None:
+    """The task that a file defines; refuses one that would run code."""
+    if match := _CODE.search(file.read_text(encoding="utf-8")):
+        raise Unsafe(
+            f"this task would run code of its own ({match[0]})",
+            where=str(file),
+            next="use a task without it, or run it with lm_eval itself",
+        )
+    task = yaml12.read(file).value.get("task")
+    return task if isinstance(task, str) else None

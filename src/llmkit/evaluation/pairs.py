@@ -1,0 +1,88 @@
+"""Rows that hold a text, or the prompt for one, beside the text that should have been written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from llmkit.config.schema import Config, DataConfig
+from llmkit.data import sources, tables
+from llmkit.data.delimited import named_format
+from llmkit.data.reading import Reading
+from llmkit.data.sources import Source
+from llmkit.errors import ConfigError, DataError
+
+_Column = str | int
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The rows, in their order."""
+
+    references: list[str] = field(default_factory=list)
+    prompts: list[str] = field(default_factory=list)
+    """Empty where no column of prompts is named."""
+    predictions: list[str] = field(default_factory=list)
+    """Empty where no column of predictions is named."""
+    places: list[tuple[str, int]] = field(default_factory=list)
+    """The file of each row, and its number there, counted from 1."""
+
+
+def read(config: Config) -> Pairs:
+    """The rows of `data.test_files`.
+
+    Raises ConfigError where no column of predictions or prompts is named, and DataError for a row
+    without a reference and for what reading finds.
+    """
+    settings = config.evaluation
+    if settings.prediction_column is None and settings.prompt_column is None:
+        raise ConfigError(
+            "a reference needs something to be compared with",
+            where="evaluation.reference_column",
+            next="name evaluation.prediction_column, or evaluation.prompt_column with a model",
+        )
+    names = ("reference", "prompt", "prediction")
+    named = {name: getattr(settings, f"{name}_column") for name in names}
+    columns: dict[str, _Column] = {k: v for k, v in named.items() if v is not None}
+    found, data = Pairs(), _with_header(config.data, columns)
+    for source in sources.find(data.test_files, "data.test_files"):
+        for number, where, texts in _rows(source, data, columns):
+            if not texts["reference"].strip():
+                raise DataError(
+                    f"the reference of data row {number} is empty",
+                    where=where,
+                    next="give it a reference, or take the row out",
+                )
+            found.places.append((str(source.path), number))
+            for name, text in texts.items():
+                getattr(found, f"{name}s").append(text)
+    if not found.references:
+        raise DataError("there are no rows", where="data.test_files", next="name files with rows")
+    return found
+
+
+def _with_header(data: DataConfig, columns: dict[str, _Column]) -> DataConfig:
+    """A column that is named stands in a header."""
+    if data.header == "auto" and any(isinstance(column, str) for column in columns.values()):
+        return data.model_copy(update={"header": True})
+    return data
+
+
+def _rows(
+    source: Source, data: DataConfig, columns: dict[str, _Column]
+) -> Iterator[tuple[int, str, dict[str, str]]]:
+    if named_format(source, data) == "txt":
+        raise DataError(
+            "a plain text file has no columns",
+            where=str(source.path),
+            next="give references as .csv, .tsv, .jsonl or .parquet, or set data.format",
+        )
+    table = tables.open_table(source, Reading(data, lambda _: None))
+    numbers = {
+        name: table.columns.find(column, f"evaluation.{name}_column", str(source.path))
+        for name, column in columns.items()
+    }
+    for record in table.records(list(numbers.values())):
+        if record.values is not None:
+            texts = {name: tables.text(record, table.columns, n) for name, n in numbers.items()}
+            yield record.number, record.where, texts

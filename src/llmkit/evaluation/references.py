@@ -1,0 +1,155 @@
+"""Written texts against those that should have been written."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from rouge_score.rouge_scorer import RougeScorer
+from sacrebleu.metrics import BLEU, CHRF
+
+from llmkit.evaluation import bootstrap
+from llmkit.evaluation.pairs import Pairs
+
+CHINESE = 0.3
+"""Share of Han characters among the letters from which on a text counts as Chinese."""
+
+REPETITION = 4
+"""Length in words of the runs that are looked for again in the same text."""
+
+# Scripts without spaces between words: each character is a word.
+_HAN_RANGES = r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_UNSPACED = rf"{_HAN_RANGES}\u3040-\u30ff\u0e00-\u0eff"
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
+_HAN = re.compile(rf"[{_HAN_RANGES}]")
+_KANA = re.compile(r"[\u3040-\u30ff]")
+
+WORDS = "lower case; a character of Chinese, Japanese or Thai is a word"
+"""What ROUGE, token F1, distinct-n and repetition count."""
+
+Pair = tuple[str, str]
+
+
+def score(predictions: Sequence[str], references: Sequence[str], seed: int) -> dict[str, Any]:
+    """The figures of predictions against one reference each, with 95% bootstrap intervals.
+
+    BLEU and chrF are sacrebleu's (0 to 100, with its signature), ROUGE F-measures rouge-score's (0
+    to 1) on words, of which a character of Chinese, Japanese or Thai is one. Exact match and token
+    F1 are means over the rows. What needs no reference: distinct-n (Li et al. 2016), and the share
+    of runs of four words that stood in the same text before (Welleck et al. 2020, rep-4).
+    """
+    pairs = list(zip(predictions, references, strict=True))
+    each = by_row(pairs)
+    means = {name: float(np.mean(values)) for name, values in each.items()}
+    return {
+        "examples": len(pairs),
+        **_sacrebleu(predictions, references),
+        **means,
+        **distinct(predictions),
+        "empty": sum(not text.strip() for text in predictions),
+        "interval": _intervals(each, seed),
+    }
+
+
+def by_row(pairs: Sequence[Pair]) -> dict[str, list[float]]:
+    """The figures of each row that are means over the rows."""
+    names = ("rouge1", "rouge2", "rougeL")
+    scorer = RougeScorer(names, tokenizer=_Words())
+    rouge = [scorer.score(reference, prediction) for prediction, reference in pairs]
+    own: dict[str, Callable[[Pair], float]] = {
+        "exact_match": lambda pair: float(pair[0].strip() == pair[1].strip()),
+        "token_f1": lambda pair: token_f1(*pair),
+        "repetition": lambda pair: repetition(pair[0]),
+    }
+    return {
+        **{name: [float(row[name].fmeasure) for row in rouge] for name in names},
+        **{name: [figure(pair) for pair in pairs] for name, figure in own.items()},
+    }
+
+
+def samples(pairs: Pairs, predictions: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Every row with what was written, what should have been, and its figures."""
+    each = by_row(list(zip(predictions, pairs.references, strict=True)))
+    for row, (path, number) in enumerate(pairs.places):
+        prompt = {"prompt": pairs.prompts[row]} if pairs.prompts else {}
+        yield {
+            "file": path,
+            "row": number,
+            **prompt,
+            "prediction": predictions[row],
+            "reference": pairs.references[row],
+            **{name: values[row] for name, values in each.items()},
+        }
+
+
+def words(text: str) -> list[str]:
+    """The words of a text in lower case; of scripts without spaces each character is one.
+
+    On ASCII text these are the tokens of rouge-score itself.
+    """
+    return _WORD.findall(text.lower())
+
+
+def token_f1(prediction: str, reference: str) -> float:
+    """Harmonic mean of the shares of words that both have (Rajpurkar et al. 2016); 1 for two texts
+    without words."""
+    said, wanted = Counter(words(prediction)), Counter(words(reference))
+    common = (said & wanted).total()
+    whole = said.total() + wanted.total()
+    return 2 * common / whole if whole else 1.0
+
+
+def distinct(texts: Iterable[str]) -> dict[str, float]:
+    """The share of different runs of 1, 2 and 3 words among all of them in all texts."""
+    split = [words(text) for text in texts]
+    found = {}
+    for n in (1, 2, 3):
+        runs = [run for text in split for run in _runs(text, n)]
+        found[f"distinct_{n}"] = len(set(runs)) / len(runs) if runs else 0.0
+    return found
+
+
+def repetition(text: str) -> float:
+    """The share of runs of four words that stood in the text before."""
+    runs = _runs(words(text), REPETITION)
+    return 1 - len(set(runs)) / len(runs) if runs else 0.0
+
+
+def language(references: Sequence[str]) -> str:
+    """The name of sacrebleu's tokenizer for these texts: `zh`, `char` or `13a`."""
+    text = "".join(references)
+    letters = max(1, sum(map(str.isalpha, text)))
+    if len(_KANA.findall(text)) / letters > CHINESE:
+        return "char"
+    return "zh" if len(_HAN.findall(text)) / letters > CHINESE else "13a"
+
+
+class _Words:
+    """Our words, as rouge-score asks for them."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return words(text)
+
+
+def _sacrebleu(predictions: Sequence[str], references: Sequence[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, metric in (("bleu", BLEU(tokenize=language(references))), ("chrf", CHRF())):
+        found[name] = metric.corpus_score(list(predictions), [list(references)]).score
+        found[f"{name}_signature"] = str(metric.get_signature())
+    return found
+
+
+def _intervals(each: dict[str, list[float]], seed: int) -> dict[str, Any]:
+    values = np.column_stack([np.asarray(column) for column in each.values()])
+    drawn = bootstrap.resample(values, seed) / len(values)
+    ranges = {
+        name: list(bootstrap.interval(column)) for name, column in zip(each, drawn.T, strict=True)
+    }
+    return {"level": bootstrap.LEVEL, **ranges}
+
+
+def _runs(text: Sequence[str], n: int) -> list[tuple[str, ...]]:
+    return [tuple(text[start : start + n]) for start in range(len(text) - n + 1)]

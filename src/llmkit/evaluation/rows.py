@@ -1,0 +1,230 @@
+"""Finished classifiers on labelled rows: all figures, the worst mistakes, and how they compare."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from llmkit.config.schema import Config
+from llmkit.data import dataset
+from llmkit.data.cache import Say, Watch
+from llmkit.data.examples import Table
+from llmkit.data.labels import MULTI, REGRESSION, SINGLE, Labels
+from llmkit.evaluation import baselines, bootstrap, classified, prediction, scoring
+from llmkit.evaluation.classification import THRESHOLD, Numbers
+from llmkit.evaluation.likelihood import Processes
+from llmkit.evaluation.subject import Subject
+from llmkit.models.classifier import head_of, remembered_columns
+
+KEY = "test_files"
+"""The key of the data section that names the rows."""
+
+LONGEST_SHOWN = 200
+"""Characters of a text that is shown as a mistake."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One classifier on the rows."""
+
+    name: str
+    table: Table
+    outputs: Numbers
+    """[rows, labels] logits, or [rows, 1] numbers."""
+    figures: dict[str, Any]
+
+
+def measure(
+    config: Config,
+    models: Sequence[Subject],
+    processes: Processes,
+    watch: Watch,
+    say: Say,
+    warn: Say,
+) -> list[Measured]:
+    """The classifiers on `data.test_files`; rows and labels are checked before weights are loaded.
+
+    Labels are matched by name. The baselines are fitted to `data.train_files`; without them there
+    is only the majority of the rows themselves.
+    """
+    found = tables(config, models, watch, say, warn)
+    return [
+        _measured(config, model, table, processes, watch, say)
+        for model, table in zip(models, found, strict=True)
+    ]
+
+
+def tables(
+    config: Config, models: Sequence[Subject], watch: Watch, say: Say, warn: Say
+) -> list[Table]:
+    """The rows as each classifier reads them, with its own labels."""
+    return [_table(config, model, watch, say, warn) for model in models]
+
+
+def result(config: Config, measured: Sequence[Measured]) -> dict[str, Any]:
+    """The figures of one classifier, or of several with their comparisons, and the mistakes."""
+    found: dict[str, Any] = {}
+    if len(measured) == 1:
+        found |= measured[0].figures
+    else:
+        found["models"] = [each.figures for each in measured]
+        found["comparisons"] = list(_comparisons(measured, config.seed))
+    if config.evaluation.worst:
+        worst = [row for each in measured for row in _worst(each, config.evaluation.worst)]
+        found["worst"] = worst
+    return found
+
+
+def samples(measured: Sequence[Measured]) -> Iterator[dict[str, Any]]:
+    """Every row with its label, what was said of it, and the probability of each label."""
+    for each in measured:
+        kind, names = each.table.labels.kind, each.table.labels.names
+        for row, values in enumerate(scoring.probabilities(kind, each.outputs).tolist()):
+            yield {
+                "model": each.name,
+                **_row(each, row),
+                "text": _text(each.table, row),
+                "probabilities": dict(zip(names, values, strict=True)),
+            }
+
+
+def _table(config: Config, model: Subject, watch: Watch, say: Say, warn: Say) -> Table:
+    head = head_of(model.shape)
+    data = config.data
+    columns = remembered_columns(model.shape)
+    if data.text_column is None and columns:
+        data = data.model_copy(update={"text_column": columns[0] if not columns[1:] else columns})
+    known = Labels(head.problem_type, head.names, from_file=data.label_names is not None)
+    return dataset.load_one(data, KEY, known, watch, say, warn)
+
+
+def _measured(
+    config: Config, model: Subject, table: Table, processes: Processes, watch: Watch, say: Say
+) -> Measured:
+    kind, names = table.labels.kind, table.labels.names
+    classifier = prediction.open_classifier(
+        model.name, model.revision, processes.device, processes.precision
+    )
+    started = time.monotonic()
+    outputs = _outputs(classifier, table, processes, watch)
+    seconds = time.monotonic() - started
+    figures = scoring.score(kind, outputs, classified.encoded_targets(table), names, config.seed)
+    return Measured(model.name, table, outputs, {
+        "model": model.name,
+        **figures,
+        "baseline": _baselines(config, table, watch, say),
+        "protocol": {"problem_type": kind, "precision": processes.precision},
+        "seconds": seconds,
+        "examples_per_second": len(table) / seconds,
+    })  # fmt: skip
+
+
+def _outputs(
+    classifier: prediction.Classifier, table: Table, processes: Processes, watch: Watch
+) -> Numbers:
+    """What the classifier says of all rows; several processes share them."""
+    share = len(table) / processes.count
+    first, last = round(processes.rank * share), round((processes.rank + 1) * share)
+    whole = torch.zeros(len(table), len(table.labels), dtype=torch.float64)
+    with watch("measuring", last - first) as advance:
+        whole[first:last] = torch.from_numpy(classifier.outputs(table.texts[first:last], advance))
+    found: Numbers = processes.sum(whole.to(processes.device)).cpu().numpy()
+    return found
+
+
+def _baselines(config: Config, table: Table, watch: Watch, say: Say) -> dict[str, Any]:
+    kind, targets = table.labels.kind, classified.encoded_targets(table)
+    fitted: dict[str, baselines.Baseline] = {
+        "majority_of_these_rows": baselines.Majority(kind, targets)
+    }
+    if config.data.train_files:
+        fitted = classified.fit_baselines(
+            dataset.load_one(config.data, "train_files", table.labels, watch, say, say), say
+        )
+    return baselines.score(fitted, kind, len(table.labels), classified.joined_texts(table), targets)
+
+
+def _worst(measured: Measured, most: int) -> Iterator[dict[str, Any]]:
+    """The mistakes that the classifier was surest of."""
+    losses = _losses(measured)
+    losses[_right(measured)] = -np.inf
+    for row in np.argsort(-losses, kind="stable")[:most].tolist():
+        if losses[row] > -np.inf:
+            text = " ".join(_text(measured.table, row).split())
+            cut = text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 1]}…"
+            yield {**_row(measured, row), "loss": float(losses[row]), "text": cut}
+
+
+def _comparisons(measured: Sequence[Measured], seed: int) -> Iterator[dict[str, Any]]:
+    """Differences in accuracy with their paired intervals."""
+    if measured[0].table.labels.kind == REGRESSION:
+        return
+    for one, other in ((a, b) for i, a in enumerate(measured) for b in measured[i + 1 :]):
+        hits = np.column_stack([_right(one), _right(other)]).astype(np.float64)
+        drawn = bootstrap.resample(hits, seed) / len(hits)
+        low, high = bootstrap.interval(drawn[:, 0] - drawn[:, 1])
+        yield {
+            "model": one.name,
+            "other": other.name,
+            "accuracy_difference": float((hits[:, 0] - hits[:, 1]).mean()),
+            "low": low,
+            "high": high,
+            "better": (one.name if low > 0 else other.name) if low * high > 0 else None,
+        }
+
+
+def _right(measured: Measured) -> Numbers:
+    """[rows], whether everything said of a row is right; a number never quite is."""
+    table, outputs = measured.table, measured.outputs
+    if table.labels.kind == SINGLE:
+        return np.asarray(outputs.argmax(1) == table.targets)
+    if table.labels.kind == MULTI:
+        said = scoring.probabilities(MULTI, outputs) >= THRESHOLD
+        return np.asarray((said == table.targets.astype(bool)).all(1))
+    return np.zeros(len(table), dtype=bool)
+
+
+def _losses(measured: Measured) -> Numbers:
+    """[rows], the loss of each row: cross entropy, or the squared error."""
+    table, outputs = measured.table, measured.outputs
+    if table.labels.kind == REGRESSION:
+        return np.asarray((outputs[:, 0] - table.targets) ** 2)
+    if table.labels.kind == MULTI:
+        return np.asarray((np.logaddexp(0, outputs) - outputs * table.targets).mean(1))
+    probability = scoring.probabilities(SINGLE, outputs)
+    tiny = np.finfo(np.float64).tiny
+    chosen = probability[np.arange(len(table)), table.targets]
+    return np.asarray(-np.log(np.maximum(chosen, tiny)))
+
+
+def _row(measured: Measured, row: int) -> dict[str, Any]:
+    """Where a row stands, its label and what was said of it."""
+    table = measured.table
+    file, number = table.places[row]
+    values = scoring.probabilities(table.labels.kind, measured.outputs[row : row + 1])[0]
+    label, said = _names(table, table.targets[row]), _said(table, values)
+    return {"file": file, "row": number, "label": label, "predicted": said}
+
+
+def _names(table: Table, target: Any) -> Any:
+    if table.labels.kind == REGRESSION:
+        return float(target)
+    if table.labels.kind == MULTI:
+        chosen = zip(table.labels.names, target, strict=True)
+        return [name for name, is_set in chosen if is_set]
+    return table.labels.names[int(target)]
+
+
+def _said(table: Table, values: Numbers) -> Any:
+    if table.labels.kind == REGRESSION:
+        return float(values[0])
+    return _names(table, values >= THRESHOLD if table.labels.kind == MULTI else values.argmax())
+
+
+def _text(table: Table, row: int) -> str:
+    return "\n".join(table.texts[row])
