@@ -24,6 +24,34 @@ from llmkit.config import advice, render
 from llmkit.config.advice import Writing
 from llmkit.config.load import Option, load
 from llmkit.errors import UsageError
+from llmkit.options import (
+    AllowCode,
+    ByDocument,
+    ByDomain,
+    Chat,
+    ConfigFile,
+    Csv,
+    DryRun,
+    Explain,
+    Json,
+    LogSamples,
+    Model,
+    Models,
+    Output,
+    OutputDir,
+    Overrides,
+    PerToken,
+    Predictions,
+    PrintConfig,
+    Prompt,
+    PromptsFile,
+    Quiet,
+    ResultFile,
+    Rows,
+    System,
+    Tasks,
+    Text,
+)
 
 app = typer.Typer(
     name="llmkit",
@@ -34,84 +62,6 @@ app = typer.Typer(
 
 # An option of another tool, such as --lr, comes in as an argument and is answered with our key.
 LENIENT = {"ignore_unknown_options": True}
-
-ConfigFile = Annotated[
-    str | None, typer.Argument(metavar="CONFIG", help="A YAML file.", show_default=False)
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="KEY=VALUE",
-        help="Keys that override the file's: train.learning_rate=3e-4",
-        show_default=False,
-    ),
-]
-Text = Annotated[
-    list[str] | None,
-    typer.Option(metavar="PATH", help="Text file, directory or glob; may be repeated."),
-]
-Model = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Hub name, directory or run directory.")
-]
-Prompt = Annotated[
-    list[str] | None, typer.Option(metavar="TEXT", help="Text to continue; may be repeated.")
-]
-PromptsFile = Annotated[
-    str | None, typer.Option(metavar="PATH", help="Prompts: lines, JSONL, or a table's column.")
-]
-Output = Annotated[
-    str | None, typer.Option(metavar="PATH", help="JSON lines; the same command goes on there.")
-]
-Chat = Annotated[bool, typer.Option("--chat", help="Ask through the chat template.")]
-System = Annotated[str | None, typer.Option(metavar="TEXT", help="System message of a chat.")]
-Explain = Annotated[
-    int | None, typer.Option(metavar="N", help="Show the N likeliest tokens at each step.")
-]
-Models = Annotated[
-    list[str] | None,
-    typer.Option("--model", metavar="NAME", help="As many as are to be compared."),
-]
-Csv = Annotated[
-    list[str] | None, typer.Option(metavar="PATH", help="Labelled rows; may be repeated.")
-]
-Rows = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="PATH", help="Rows to label: CSV, JSONL, Parquet or text; may be repeated."
-    ),
-]
-Predictions = Annotated[
-    str | None, typer.Option(metavar="FILE", help="The predictions: .jsonl or .csv.")
-]
-Tasks = Annotated[
-    list[str] | None,
-    typer.Option(metavar="NAME", help="Task of lm-evaluation-harness, or a file of one."),
-]
-ByDocument = Annotated[bool, typer.Option("--by-document", help="A row for each document.")]
-ByDomain = Annotated[
-    bool, typer.Option("--by-domain", help="A row for each file, or value of a column.")
-]
-PerToken = Annotated[
-    str | None, typer.Option(metavar="FILE", help="Web page that shades each token by surprise.")
-]
-LogSamples = Annotated[
-    str | None, typer.Option(metavar="FILE", help="All that was scored, as JSON lines.")
-]
-ResultFile = Annotated[
-    str | None, typer.Option(metavar="FILE", help="The result: .json, or else text for people.")
-]
-OutputDir = Annotated[str | None, typer.Option(metavar="DIR", help="The run directory.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Say only warnings and errors.")]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Check everything; load no weights, write nothing.")
-]
-PrintConfig = Annotated[
-    bool, typer.Option("--print-config", help="Print every key, its value and its origin.")
-]
-AllowCode = Annotated[
-    bool, typer.Option("--allow-code", help="Run the file that model.code names.")
-]
 
 
 @dataclass(frozen=True)
