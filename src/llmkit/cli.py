@@ -6,22 +6,19 @@ config is refused before the libraries load.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import json as jsonlib
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from llmkit import __version__, faults
-from llmkit.config import advice, render
-from llmkit.config.advice import Writing
+from llmkit.config import render
 from llmkit.config.load import Option, load
 from llmkit.errors import UsageError
 from llmkit.options import (
@@ -51,6 +48,7 @@ from llmkit.options import (
     System,
     Tasks,
     Text,
+    refuse_others,
 )
 
 app = typer.Typer(
@@ -249,7 +247,7 @@ def _request(ctx: typer.Context, **keys: str) -> Request:
     # Click fills CONFIG first, whatever it looks like; _split tells the two apart.
     arguments = [a for a in (given["config"], *(given["overrides"] or [])) if a is not None]
     known = [flag for parameter in ctx.command.params for flag in parameter.opts]
-    _refuse_options(arguments, known)
+    refuse_others(arguments, known)
     keys = {"model": "model.name_or_path", "output_dir": "output_dir", **keys}
     options = [
         Option(f"--{name.replace('_', '-')}", key, value)
@@ -259,27 +257,6 @@ def _request(ctx: typer.Context, **keys: str) -> Request:
     flags = ("json", "quiet", "dry_run", "print_config", "allow_code")
     switches = {flag: given[flag] for flag in flags}
     return Request(str(ctx.info_name), arguments, options, **switches)
-
-
-def _refuse_options(arguments: Sequence[str], known: Sequence[str]) -> None:
-    """Raises UsageError for options that are none of ours, with the key to write instead."""
-    unknown: dict[str, str] = {}
-    for argument, following in pairwise([*arguments, "-"]):
-        if argument.startswith("-") and argument != "-":
-            flag, equals, value = argument.partition("=")
-            follows = "true" if following.startswith("-") or "=" in following else following
-            unknown[flag] = value if equals else follows
-    if not unknown:
-        return
-    given = {flag.lstrip("-").replace("-", "_"): value for flag, value in unknown.items()}
-    said = [f"{flag}: {_instead(flag, unknown[flag], given, known)}" for flag in unknown]
-    raise UsageError("there is no such option", where="\n       ".join(said))
-
-
-def _instead(flag: str, value: str, given: dict[str, str], known: Sequence[str]) -> str:
-    if near := difflib.get_close_matches(flag, known, n=1, cutoff=0.8):
-        return f"did you mean `{near[0]}`?"
-    return advice.for_key(tuple(flag.lstrip("-").split(".")), value, given, Writing(True))
 
 
 def _split(arguments: Sequence[str]) -> tuple[Path | None, Sequence[str]]:

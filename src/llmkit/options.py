@@ -1,10 +1,17 @@
-"""The options of the commands, as Typer reads them: one type for each."""
+"""The options of the commands, as Typer reads them, and what to say of any other."""
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated
 
 import typer
+
+from llmkit.config import advice
+from llmkit.config.advice import Writing
+from llmkit.errors import UsageError
 
 ConfigFile = Annotated[
     str | None, typer.Argument(metavar="CONFIG", help="A YAML file.", show_default=False)
@@ -83,3 +90,24 @@ PrintConfig = Annotated[
 AllowCode = Annotated[
     bool, typer.Option("--allow-code", help="Run the file that model.code names.")
 ]
+
+
+def refuse_others(arguments: Sequence[str], known: Sequence[str]) -> None:
+    """Raises UsageError for options that are none of ours, with the key to write instead."""
+    unknown: dict[str, str] = {}
+    for argument, following in pairwise([*arguments, "-"]):
+        if argument.startswith("-") and argument != "-":
+            flag, equals, value = argument.partition("=")
+            follows = "true" if following.startswith("-") or "=" in following else following
+            unknown[flag] = value if equals else follows
+    if not unknown:
+        return
+    given = {flag.lstrip("-").replace("-", "_"): value for flag, value in unknown.items()}
+    said = [f"{flag}: {_instead(flag, unknown[flag], given, known)}" for flag in unknown]
+    raise UsageError("there is no such option", where="\n       ".join(said))
+
+
+def _instead(flag: str, value: str, given: dict[str, str], known: Sequence[str]) -> str:
+    if near := difflib.get_close_matches(flag, known, n=1, cutoff=0.8):
+        return f"did you mean `{near[0]}`?"
+    return advice.for_key(tuple(flag.lstrip("-").split(".")), value, given, Writing(True))
