@@ -75,8 +75,10 @@ class Trial:
     optimizer: str = "adamw"
     precision: str = "fp32"
     save_steps: int = 1000
+    compiled: bool = False
     eval_steps: int = 3
     nonfinite: int = 3
+    loss_spike: str = "warn"
     examples: Rows = field(default_factory=lambda: Rows(40))
     validation: Rows | None = field(default_factory=lambda: Rows(5, seed=9))
     task: Any = field(default_factory=lambda: CausalLanguageModeling(n_bytes=100))
@@ -89,13 +91,15 @@ class Trial:
             seed=0, global_batch_size=self.batch, micro_batch_size=self.micro_batch,
             learning_rate=1e-2, lr_scheduler_type="linear", warmup=0.2, max_grad_norm=1.0,
             max_nonfinite_steps=self.nonfinite, logging_steps=2, eval_steps=self.eval_steps,
-            save_steps=self.save_steps, save_total_limit=2,
+            save_steps=self.save_steps, save_total_limit=2, loss_spike=self.loss_spike,
         )  # fmt: skip
         processes = runtime.start(self.precision, (), self.directory)
         self.named = NamedOptimizer(self.model, self.optimizer, auto.pretraining(TrainConfig()))
         if tensors:
             self.named.load_state(tensors)
         objective = Objective(self.task, self.model)
+        if self.compiled:
+            objective.compile(dynamic=False)
         work = engine.Work(
             self.task, self.model, objective, processes.distribute(objective), self.named,
             self.examples,

@@ -165,6 +165,9 @@ class TrainConfig(Section):
     """Gradients are scaled down to this norm; `null` leaves them."""
     max_nonfinite_steps: Count = 5
     """Steps in a row refused for a loss or gradient that is no number before the run stops."""
+    loss_spike: Literal["warn", "skip", "stop"] = "warn"
+    """What to do with a step whose loss is six standard deviations above the 128 before it: note
+    it, note it and leave the weights as they are, or stop the run there."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the forward and backward pass; weights are always kept in fp32."""
     compile: bool | Auto = "auto"

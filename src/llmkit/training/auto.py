@@ -172,6 +172,7 @@ def settings(
         warmup=warmup if warmup < 1 else min(1.0, warmup / max(1, total_steps)),
         max_grad_norm=train.max_grad_norm,
         max_nonfinite_steps=train.max_nonfinite_steps,
+        loss_spike=train.loss_spike,
         logging_steps=choices["logging_steps"],
         eval_steps=choices["eval_steps"],
         save_steps=choices["save_steps"],

@@ -43,6 +43,10 @@ class State:
     unlogged_predictions: int = 0
     nonfinite_steps: int = 0
     """Steps in a row that were refused for a loss or gradient that is no number."""
+    recent_losses: tuple[float, ...] = ()
+    """Mean losses of the steps that the next is compared with: see `llmkit.training.spikes`."""
+    spiked_step: int = 0
+    """The last step whose loss stood out from those before it."""
     evaluated_step: int = 0
     """The last step whose validation figures stand in metrics.jsonl."""
     best_step: int | None = None
@@ -102,7 +106,10 @@ def save(
     for name, tensor in optimizer_tensors.items():
         if not torch.isfinite(tensor).all():
             raise Diverged(
-                f"the optimizer's {name} is not finite; it was not saved", where=str(target)
+                f"the optimizer's {name} is not finite; it was not saved",
+                where=str(target),
+                kept="all earlier checkpoints",
+                next="lower train.learning_rate in a new run, and check the data",
             )
     _check_space(root, 3 * sum(t.nbytes for t in optimizer_tensors.values()) // 2)
 

@@ -19,6 +19,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from llmkit.errors import Diverged
+from llmkit.training import spikes
 from llmkit.training.checkpoint import State
 from llmkit.training.optimizer import NamedOptimizer
 from llmkit.training.record import Record
@@ -57,7 +58,8 @@ def train(work: Work, state: State, record: Record, stop: StopSignal, look: Look
 
     Whatever is due at a step comes before the next step, so that a run resumed at that step does
     it then. Raises Stopped or Interrupted after saving when a signal has come, Diverged when too
-    many steps in a row had to be refused, WriteError when the last checkpoint cannot be saved.
+    many steps in a row had to be refused or the loss spikes where that is to stop the run,
+    WriteError when the last checkpoint cannot be saved.
     """
     settings = work.settings
     while True:
@@ -67,19 +69,16 @@ def train(work: Work, state: State, record: Record, stop: StopSignal, look: Look
             state, signal_number = _validate(work, state, record, stop)
             if not signal_number and work.processes.is_main:
                 record.looked(state, look())
-        stuck = state.nonfinite_steps >= settings.max_nonfinite_steps
-        must = state.finished or bool(signal_number) or stuck or _is_new_best(state, settings)
+        trouble = _trouble(state, settings)
+        must = state.finished or bool(signal_number or trouble) or _is_new_best(state, settings)
         if _due(state, settings.save_steps, must, 0):
             record.save(state, must=must)
         if signal_number:
             raise stopped_by(signal_number, kept=record.kept())
-        if stuck:
-            raise Diverged(
-                f"loss or gradient of {state.nonfinite_steps} steps in a row were not finite",
-                where=f"step {state.step}",
-                kept=f"weights from before those steps; {record.kept()}",
-                next="lower train.learning_rate or train.max_grad_norm, and check the data",
-            )
+        if trouble:
+            what, next_step = trouble
+            kept = f"weights from before that; {record.kept()}"
+            raise Diverged(what, where=f"step {state.step}", kept=kept, next=next_step)
         if state.finished:
             return state
         state = _step(work, state, record)
@@ -87,16 +86,46 @@ def train(work: Work, state: State, record: Record, stop: StopSignal, look: Look
 
 def _step(work: Work, state: State, record: Record) -> State:
     """One optimizer step."""
-    settings, processes = work.settings, work.processes
+    settings = work.settings
     rows = work.rows_of_step(state.step)
     predictions = work.examples.count(rows)
+    summed, grad_norm = _gradients(work, state.step, rows)
+    learning_rate = settings.learning_rate * rate(
+        state.plan, state.step, settings.lr_scheduler_type, settings.warmup
+    )
+    loss = summed / max(1, predictions)
+    limit = spikes.limit(state.recent_losses)
+    state = _judged(state, loss, grad_norm, limit)
+    if state.nonfinite_steps:
+        record.refused(state)
+    spiked = state.spiked_step == state.step
+    if spiked:
+        record.spiked(state, loss, limit, rows)
+    if state.nonfinite_steps or (spiked and settings.loss_spike != "warn"):
+        work.optimizer.zero_grad()
+        return state
+    work.optimizer.step(learning_rate)
+    work.optimizer.zero_grad()
+    state = replace(
+        state,
+        predictions=state.predictions + predictions,
+        unlogged_loss=state.unlogged_loss + summed,
+        unlogged_predictions=state.unlogged_predictions + predictions,
+    )
+    return record.trained(state, learning_rate, grad_norm)
+
+
+def _gradients(work: Work, step: int, rows: Rows) -> tuple[float, float]:
+    """Leaves the clipped gradients of a step in the weights; its loss summed over all processes,
+    and the norm of the gradients before they were clipped."""
+    settings, processes = work.settings, work.processes
     weight = work.task.weight(work.examples, rows)
     micro_batches = share(rows, settings.micro_batch_size, processes.rank, processes.count)
     loss = torch.zeros((), dtype=torch.float64, device=processes.device)
     for index, micro_rows in enumerate(micro_batches):
         batch = on_device(work.examples.batch(micro_rows), processes.device)
         number = processes.rank * len(micro_batches) + index
-        torch.manual_seed(derived_seed(settings.seed, "dropout", state.step, number))
+        torch.manual_seed(derived_seed(settings.seed, "dropout", step, number))
         last = index == len(micro_batches) - 1
         with processes.sync_only_if(last, work.distributed), processes.autocast():
             sums = work.distributed(batch)
@@ -108,26 +137,36 @@ def _step(work: Work, state: State, record: Record) -> State:
     norm = nn.utils.clip_grad_norm_(
         work.optimizer.parameters, settings.max_grad_norm or math.inf, foreach=True
     )
-    summed, grad_norm = processes.sum(loss).item(), norm.item()
-    learning_rate = settings.learning_rate * rate(
-        state.plan, state.step, settings.lr_scheduler_type, settings.warmup
-    )
-    state = replace(state, step=state.step + 1)
-    if not (math.isfinite(summed) and math.isfinite(grad_norm)):
-        work.optimizer.zero_grad()
-        state = replace(state, nonfinite_steps=state.nonfinite_steps + 1)
-        record.refused(state)
-        return state
-    work.optimizer.step(learning_rate)
-    work.optimizer.zero_grad()
-    state = replace(
+    return processes.sum(loss).item(), norm.item()
+
+
+def _judged(state: State, loss: float, grad_norm: float, limit: float) -> State:
+    """The state after a step with this mean loss, before the weights are moved."""
+    step = state.step + 1
+    if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+        return replace(state, step=step, nonfinite_steps=state.nonfinite_steps + 1)
+    return replace(
         state,
+        step=step,
         nonfinite_steps=0,
-        predictions=state.predictions + predictions,
-        unlogged_loss=state.unlogged_loss + summed,
-        unlogged_predictions=state.unlogged_predictions + predictions,
+        recent_losses=spikes.after(state.recent_losses, loss),
+        spiked_step=step if loss > limit else state.spiked_step,
     )
-    return record.trained(state, learning_rate, grad_norm)
+
+
+def _trouble(state: State, settings: Settings) -> tuple[str, str] | None:
+    """Why the run must not go on, and what to do about it."""
+    if state.nonfinite_steps >= settings.max_nonfinite_steps:
+        return (
+            f"loss or gradient of {state.nonfinite_steps} steps in a row were not finite",
+            "lower train.learning_rate or train.max_grad_norm, and check the data",
+        )
+    if settings.loss_spike == "stop" and state.spiked_step == state.step > 0:
+        return (
+            "the loss spiked; metrics.jsonl names the rows of the step",
+            "check those rows; to go on without that step, add train.loss_spike=skip or warn",
+        )
+    return None
 
 
 @torch.no_grad()

@@ -28,7 +28,10 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, direc
     for name, weight in model.named_parameters():
         if not torch.isfinite(weight).all():
             raise Diverged(
-                f"the weight {name} is not finite; it was not saved", where=str(directory)
+                f"the weight {name} is not finite; it was not saved",
+                where=str(directory),
+                kept="all earlier checkpoints",
+                next="lower train.learning_rate in a new run, and check the data",
             )
     if lora.is_attached(model):
         lora.save(model, directory)
@@ -59,13 +62,20 @@ def take_best(model: PreTrainedModel, run: Path, state: State) -> int:
 def check_unfinished(run: Path) -> None:
     """Raises NoValidCheckpoint where a finished model would be trained once more from nothing."""
     final = run / FINAL
-    if final.exists() and durable.read_manifest(final)["step"] > 0:
+    if final.exists() and _step_of(final) != 0:
         raise NoValidCheckpoint(
             "the run is finished and its checkpoints are gone",
             where=str(run / "checkpoints"),
             kept=f"{final}, untouched",
             next="use that model, or choose another output_dir to train it anew",
         )
+
+
+def _step_of(final: Path) -> int | None:
+    try:
+        return int(durable.read_manifest(final)["step"])
+    except (durable.DamagedError, LookupError):
+        return None
 
 
 def write_final(

@@ -16,7 +16,7 @@ FREE = {
     "output_dir", "resume", "report_to",
     "train.micro_batch_size", "train.gradient_checkpointing", "train.compile", "train.precision",
     "train.logging_steps", "train.eval_steps", "train.save_steps", "train.save_total_limit",
-    "train.max_nonfinite_steps", "train.plan",
+    "train.max_nonfinite_steps", "train.loss_spike", "train.plan",
 }  # fmt: skip
 """Keys that may change when a run goes on; `generation.*` too, and files (`model.code` also),
 whose content counts."""

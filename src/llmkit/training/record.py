@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -92,6 +92,16 @@ class Record:
             f"({state.nonfinite_steps} of {self.settings.max_nonfinite_steps} in a row)"
         )
         return self._note(state, {"refused": "non-finite"})
+
+    def spiked(self, state: State, loss: float, limit: float, rows: Iterable[int]) -> State:
+        """Notes a step whose loss stands out, with the rows that it was made of."""
+        action = {"warn": "noted", "skip": "refused", "stop": "refused"}[self.settings.loss_spike]
+        self.display.console.warn(
+            f"step {state.step} {action}: its loss is {loss:.4g}, above {limit:.4g}, which is six "
+            "standard deviations over that of the steps before"
+        )
+        found = {"loss_spike": loss, "limit": limit, "rows": [int(row) for row in rows]}
+        return self._note(state, found if action == "noted" else {"refused": "spike", **found})
 
     def trained(self, state: State, learning_rate: float, grad_norm: float) -> State:
         """Shows a step, and notes the mean loss since the last note when a note is due."""

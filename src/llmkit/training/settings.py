@@ -25,3 +25,4 @@ class Settings:
     metric_for_best_model: str = "loss"
     load_best_model_at_end: bool = False
     early_stopping_patience: int | None = None
+    loss_spike: str = "warn"
