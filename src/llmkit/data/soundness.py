@@ -68,7 +68,8 @@ def faults(parts: Mapping[str, Part], labels: Labels, splitting: bool) -> Iterat
             places = [place for several in unknown.values() for place in several]
             rows = f"{many(len(places), 'row')} of {part.key}"
             what = f"{rows} with labels that {_origin(parts, labels)}"
-            yield Fault(f"{what}: {listed(unknown)}", places, "unseen_labels")
+            known = "" if "train" in parts else f"; it knows {listed(labels.names)}"
+            yield Fault(f"{what}: {listed(unknown)}{known}", places, "unseen_labels")
 
 
 def _origin(parts: Mapping[str, Part], labels: Labels) -> str:

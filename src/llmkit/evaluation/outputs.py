@@ -59,5 +59,7 @@ def write_result(path: Path, figures: Mapping[str, Any]) -> None:
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Writes rows as JSON lines."""
-    lines = (json.dumps({"command": "evaluate", **row}, ensure_ascii=False) for row in rows)
+    lines = (
+        json.dumps({"command": "evaluate", **row}, ensure_ascii=False, default=str) for row in rows
+    )
     durable.replace_text(path, "".join(f"{line}\n" for line in lines))
