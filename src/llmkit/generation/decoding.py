@@ -6,7 +6,6 @@ one takes it. Prompts begin by length, so that little is padding.
 
 from __future__ import annotations
 
-import inspect
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -64,7 +63,7 @@ def write(
         free = most - len(slots.writers)
         if (queue or begun) and (not slots.writers or free >= max(1, most // REFILL_SHARE)):
             if queue and len(begun) < free:
-                begun += _begin(desk, queue, free - len(begun))
+                begun += _begin(desk, queue, free - len(begun), on_text is not None)
                 most = _fitting(batch_size, begun[-1].cache, prompts, desk.model)
                 free = max(1, most - len(slots.writers))
             chosen = [begun.popleft() for _ in range(min(free, len(begun)))]
@@ -132,16 +131,14 @@ class Slots:
             rows = [(*writer.prompt.ids, *writer.tokens) for writer in self.writers]
             return torch.cat([_recomputed(self.desk.model, row) for row in rows])
         self.cache.make_room()
-        begins, length = self.cache.begins(), self.cache.length
-        newest = [[writer.tokens[-1] if writer else 0] for writer in self.at]
-        mask = torch.arange(length + 1) >= begins[:, None]
-        logits = _forward(self.desk.model, torch.tensor(newest), mask, self.cache)
+        newest = torch.tensor([[writer.tokens[-1] if writer else 0] for writer in self.at])
+        logits = _forward(self.desk, newest, self.cache.begins(), self.cache)
         live = [slot for slot, writer in enumerate(self.at) if writer is not None]
         return logits if len(live) == len(logits) else logits[live]
 
 
 @torch.inference_mode()
-def _begin(desk: Desk, queue: deque[Prompt], wanted: int) -> list[Beginning]:
+def _begin(desk: Desk, queue: deque[Prompt], wanted: int, is_heard: bool) -> list[Beginning]:
     """Computes the next prompts, for as many texts as are wanted or a few more."""
     samples = desk.settings.num_return_sequences if desk.settings.do_sample else 1
     longest = len(queue[0].ids)
@@ -150,34 +147,35 @@ def _begin(desk: Desk, queue: deque[Prompt], wanted: int) -> list[Beginning]:
     cache: SlotCache | None = None
     if _has_plain_cache(desk.model):
         cache = SlotCache()
-        lengths = torch.tensor([len(prompt.ids) for prompt in prompts])
-        mask = torch.arange(longest) >= longest - lengths[:, None]
+        begins = torch.tensor([longest - len(prompt.ids) for prompt in prompts])
         ids = torch.tensor([[0] * (longest - len(p.ids)) + list(p.ids) for p in prompts])
-        logits = _forward(desk.model, ids, mask, cache)
-        cache.starts = longest - lengths
+        logits = _forward(desk, ids, begins, cache)
+        cache.starts = begins
     else:
         logits = torch.cat([_recomputed(desk.model, prompt.ids) for prompt in prompts])
     return [
-        Beginning(Writer(desk, prompt, index), cache, row, logits[row])
+        Beginning(Writer(desk, prompt, index, is_heard), cache, row, logits[row])
         for row, prompt in enumerate(prompts)
         for index in range(samples)
     ]
 
 
-def _forward(model: PreTrainedModel, ids: Tensor, mask: Tensor, cache: SlotCache) -> Tensor:
-    """The logits [rows, vocabulary] after the last column; `mask` [rows, columns] hides padding."""
-    device = model.device
+def _forward(desk: Desk, ids: Tensor, begins: Tensor, cache: SlotCache) -> Tensor:
+    """The logits [rows, vocabulary] after the ids [rows, new columns] behind those of the cache.
+
+    The columns before a row's begin are padding. Where there is none, no mask is given: attention
+    takes its fastest way then.
+    """
+    device, columns = desk.model.device, torch.arange(cache.length + ids.shape[1])
     options: dict[str, Any] = {}
-    accepted = inspect.signature(model.forward).parameters
-    if "logits_to_keep" in accepted:
+    if "logits_to_keep" in desk.accepts:
         options["logits_to_keep"] = 1
-    if "position_ids" in accepted:
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-        options["position_ids"] = positions.to(device)
-    # Without a mask, attention needs no mask either and takes its fastest way.
-    if not mask.all():
-        options["attention_mask"] = mask.to(device)
-    outputs = model(input_ids=ids.to(device), past_key_values=cache, use_cache=True, **options)
+    if "position_ids" in desk.accepts:
+        positions = columns[cache.length :] - begins[:, None]
+        options["position_ids"] = positions.clamp(min=0).to(device)
+    if begins.any():
+        options["attention_mask"] = (columns >= begins[:, None]).to(device)
+    outputs = desk.model(input_ids=ids.to(device), past_key_values=cache, use_cache=True, **options)
     logits: Tensor = outputs.logits[:, -1]
     return logits
 

@@ -12,16 +12,20 @@ INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 
 
 class Transcript:
-    """The text of one sample so far.
+    """The text of one sample so far; with `at_once` it is known after every token, else at the end.
 
     Only the tokens since the last whole character are decoded anew, so a long text costs no more
     per token than a short one.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int], stop: Sequence[str]
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        prompt: Sequence[int],
+        stop: Sequence[str],
+        at_once: bool = True,
     ) -> None:
-        self.tokenizer, self.stop = tokenizer, stop
+        self.tokenizer, self.stop, self.at_once = tokenizer, stop, at_once
         self.text = ""
         self.stopped = False
         self._said = 0  # characters of the text that were given out
@@ -32,6 +36,8 @@ class Transcript:
     def take(self, token: int) -> None:
         """Adds a token."""
         self._ids.append(token)
+        if not self.at_once:
+            return
         decoded = self._decode()
         if not decoded.endswith(INCOMPLETE):
             self._append(decoded)

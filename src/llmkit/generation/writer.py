@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,19 +34,22 @@ class Desk:
         self.ends = rules.end_ids(ends, tokenizer.eos_token_id)
         self.constrain = constraints.constrain(settings, tokenizer, self.ends)
         self.warpers = draws.warpers(settings)
+        self.accepts = frozenset(inspect.signature(model.forward).parameters)
+        """What the model's forward pass takes."""
 
 
 class Writer:
-    """One sample of one prompt."""
+    """One sample of one prompt; `is_heard` while it is written, or read when it is done."""
 
-    def __init__(self, desk: Desk, prompt: Prompt, index: int) -> None:
+    def __init__(self, desk: Desk, prompt: Prompt, index: int, is_heard: bool = False) -> None:
         settings = desk.settings
         self.desk, self.prompt, self.index = desk, prompt, index
         self.tokens: list[int] = []
         self.logprob = 0.0
         self.steps: list[Step] = []
         self.ended: FinishReason | None = None
-        self.transcript = Transcript(desk.tokenizer, prompt.ids, settings.stop)
+        at_once = is_heard or bool(settings.stop or settings.bad_words)
+        self.transcript = Transcript(desk.tokenizer, prompt.ids, settings.stop, at_once)
         self.random = prompt.generator(index)
         self.rules: LogitsProcessorList = rules.history_rules(settings, len(prompt.ids), desk.ends)
         self.constraint = desk.constrain(prompt) if desk.constrain else None
@@ -125,30 +130,38 @@ def advance(desk: Desk, writers: Sequence[Writer], logits: Tensor) -> None:
     Raises DataError where the model computes no numbers.
     """
     logits = logits.float()
-    if not logits.logsumexp(-1).isfinite().all():
+    logprobs = logits.log_softmax(-1)
+    if logprobs[:, 0].isnan().any():  # one number that is none spreads over its row
         raise DataError(
             "the model computes numbers that are not finite",
             where="model.name_or_path",
             next="check its weights; in bf16, try generation.precision=fp32",
         )
-    while writers:
-        writers, logits = _advance_most(desk, writers, logits)
+    state = _State(writers, logits, logprobs)
+    while state.writers:
+        state = _advance_most(desk, state)
 
 
-def _advance_most(
-    desk: Desk, writers: Sequence[Writer], logits: Tensor
-) -> tuple[Sequence[Writer], Tensor]:
-    """Gives each text a token; those that may not have it, and their logits, come back."""
-    writers, logits, scores = _restricted(writers, logits)
+class _State(NamedTuple):
+    """Texts that want a token: the model's logits and log-probabilities [texts, vocabulary]."""
+
+    writers: Sequence[Writer]
+    logits: Tensor
+    logprobs: Tensor
+
+
+def _advance_most(desk: Desk, state: _State) -> _State:
+    """Gives each text a token; the texts that may not have theirs come back."""
+    (writers, logits, logprobs), scores = _restricted(state)
     if not writers:
-        return writers, logits
+        return _State((), logits, logprobs)
     scores = desk.warpers(None, scores)
     if desk.settings.do_sample:
         uniforms = torch.tensor([w.uniform() for w in writers], dtype=torch.float64)
         tokens = draws.draw(scores, uniforms.to(scores.device))
     else:
         tokens = scores.argmax(-1)
-    logprobs = (logits.gather(1, tokens[:, None]).squeeze(1) - logits.logsumexp(-1)).tolist()
+    chosen = logprobs.gather(1, tokens[:, None]).squeeze(1).tolist()
     refused = []
     for row, (writer, token) in enumerate(zip(writers, tokens.tolist(), strict=True)):
         if writer.refuses(token):
@@ -156,23 +169,23 @@ def _advance_most(
             continue
         if desk.settings.explain:
             writer.steps.append(_step(desk, token, logits[row], scores[row]))
-        writer.take(token, logprobs[row])
-    return [writers[row] for row in refused], logits[refused]
+        writer.take(token, chosen[row])
+    return _State([writers[row] for row in refused], logits[refused], logprobs[refused])
 
 
-def _restricted(
-    writers: Sequence[Writer], logits: Tensor
-) -> tuple[Sequence[Writer], Tensor, Tensor]:
-    """The texts that have a token left to take, with their logits before and after their rules."""
+def _restricted(state: _State) -> tuple[_State, Tensor]:
+    """The texts that have a token left to take, and their logits after their own rules."""
+    writers, logits, logprobs = state
     if not any(writer.is_bound for writer in writers):
-        return writers, logits, logits
+        return state, logits
     rows = [w.restricted(row[None]) for w, row in zip(writers, logits, strict=True)]
     scores = torch.cat(rows)
     free = (scores > draws.RULED_OUT).any(-1)
     for writer, is_free in zip(writers, free.tolist(), strict=True):
         if not is_free:
             writer.ended = "nothing_allowed"
-    return [w for w in writers if w.ended is None], logits[free], scores[free]
+    going = [writer for writer in writers if writer.ended is None]
+    return _State(going, logits[free], logprobs[free]), scores[free]
 
 
 def _step(desk: Desk, token: int, logits: Tensor, scores: Tensor) -> Step:
