@@ -1,0 +1,142 @@
+"""Compare how fast llmkit and transformers' generate write, with random weights of GPT-2's shape.
+
+    python scripts/bench/generate.py [--layers 12] [--width 768] [--tokens 64] [--prompts 256]
+                                     [--rounds 3] [--threads N]
+
+One stream: a prompt of 32 tokens, greedy, in fp32, bf16 and with int8 weights. Many: prompts of 4
+to 64 tokens that ask for 8 to twice `--tokens` new ones each; transformers takes them in batches of
+16, in order of length, each up to its longest text. The sides take turns in one process, after
+one round that is not counted. Prints one JSON object: median tokens per second, and ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import random
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerFast
+
+from llmkit.config.schema import GenerationConfig
+from llmkit.generation import int8, sampling
+from llmkit.generation.prompts import Prompt
+from llmkit.generation.writer import Desk
+from llmkit.models import tokenizer as tokenizers
+
+VOCABULARY, BATCH = 50257, 16
+
+
+def build(layers: int, width: int) -> PreTrainedModel:
+    torch.manual_seed(0)
+    shape = GPT2Config(
+        n_layer=layers, n_embd=width, n_head=max(1, width // 64), eos_token_id=None,
+        bos_token_id=None, vocab_size=VOCABULARY,
+    )  # fmt: skip
+    return GPT2LMHeadModel(shape).eval()
+
+
+def with_llmkit(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt]
+) -> Callable[[], int]:
+    desk = Desk(model, tokenizer, GenerationConfig(do_sample=False))
+    desk.ends = ()  # every text has the length that it was asked for
+
+    def run() -> int:
+        return sum(len(sample.tokens) for sample in sampling.samples(desk, prompts))
+
+    return run
+
+
+def with_transformers(model: PreTrainedModel, prompts: list[Prompt]) -> Callable[[], int]:
+    ordered = sorted(prompts, key=lambda prompt: len(prompt.ids))
+    batches = [ordered[i : i + BATCH] for i in range(0, len(ordered), BATCH)]
+
+    def run() -> int:
+        for batch in batches:
+            longest = max(len(prompt.ids) for prompt in batch)
+            pads = [longest - len(prompt.ids) for prompt in batch]
+            rows = [[0] * pad + list(p.ids) for pad, p in zip(pads, batch, strict=True)]
+            model.generate(
+                torch.tensor(rows),
+                attention_mask=torch.tensor([[0] * pad + [1] * (longest - pad) for pad in pads]),
+                max_new_tokens=max(prompt.max_new_tokens for prompt in batch),
+                do_sample=False,
+                pad_token_id=0,
+            )
+        return sum(prompt.max_new_tokens for prompt in prompts)
+
+    return run
+
+
+def prompt_of(length: int, new: int, chance: random.Random) -> Prompt:
+    ids = tuple(chance.randrange(1, 256) for _ in range(length))
+    return Prompt("", ids, seed=0, max_new_tokens=new, limit=1024)
+
+
+def measure(sides: dict[str, Callable[[], int]], rounds: int) -> dict[str, float]:
+    speeds: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(rounds + 1):
+        for name, run in sides.items():
+            began = time.perf_counter()
+            tokens = run()
+            if number:
+                speeds[name].append(tokens / (time.perf_counter() - began))
+    return {name: round(statistics.median(values), 2) for name, values in speeds.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    for name, default in (("layers", 12), ("width", 768), ("tokens", 64), ("prompts", 256)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    chance = random.Random(0)
+    tokenizer = tokenizers.train_bpe(["a b c"], 300)
+    full = build(given.layers, given.width)
+    half = int8.to_bf16(copy.deepcopy(full))
+    small = int8.quantize(copy.deepcopy(full))
+
+    one = [prompt_of(32, given.tokens, chance)]
+    stream = measure(
+        {
+            "llmkit_fp32": with_llmkit(full, tokenizer, one),
+            "transformers_fp32": with_transformers(full, one),
+            "llmkit_bf16": with_llmkit(half, tokenizer, one),
+            "transformers_bf16": with_transformers(half, one),
+            "llmkit_int8": with_llmkit(small, tokenizer, one),
+        },
+        given.rounds,
+    )
+    lengths = [
+        (chance.randint(4, 64), chance.randint(8, 2 * given.tokens)) for _ in range(given.prompts)
+    ]
+    several = [prompt_of(length, new, chance) for length, new in lengths]
+    several = [replace(prompt, occurrence=n) for n, prompt in enumerate(several)]
+    many = measure(
+        {
+            "llmkit_fp32": with_llmkit(full, tokenizer, several),
+            "transformers_fp32": with_transformers(full, several),
+        },
+        max(1, given.rounds // 3),
+    )
+    ratios = {
+        "stream_fp32": stream["llmkit_fp32"] / stream["transformers_fp32"],
+        "stream_bf16": stream["llmkit_bf16"] / stream["transformers_bf16"],
+        "stream_int8_to_fp32": stream["llmkit_int8"] / stream["transformers_fp32"],
+        "stream_int8_to_bf16": stream["llmkit_int8"] / stream["transformers_bf16"],
+        "many_fp32": many["llmkit_fp32"] / many["transformers_fp32"],
+    }
+    rounded = {name: round(value, 3) for name, value in ratios.items()}
+    print(json.dumps({"stream": stream, "many": many, "ratios": rounded, **vars(given)}))
+
+
+if __name__ == "__main__":
+    main()
