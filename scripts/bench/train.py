@@ -24,7 +24,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback
 from llmkit.config.schema import TrainConfig
 from llmkit.reporting.console import Console
 from llmkit.reporting.progress import TrainingDisplay
-from llmkit.training import engine, runtime
+from llmkit.training import auto, engine, runtime
 from llmkit.training.budget import Clock
 from llmkit.training.checkpoint import State
 from llmkit.training.optimizer import NamedOptimizer
@@ -105,7 +105,7 @@ def bare(stream: Stream, micro_batch: int) -> Round:
 
 def llmkit(stream: Stream, micro_batch: int) -> Round:
     """The engine as `llmkit pretrain` sets it up."""
-    own, task = model().train(), CausalLanguageModeling(1)
+    own, task = model().train(), CausalLanguageModeling(1, linear_head=True)
     directory = Path(tempfile.mkdtemp())
     processes = runtime.start("bf16", (), directory)
     never = 10**9
@@ -114,7 +114,7 @@ def llmkit(stream: Stream, micro_batch: int) -> Round:
         lr_scheduler_type="linear", warmup=0.03, max_grad_norm=1.0, max_nonfinite_steps=5,
         logging_steps=never, eval_steps=never, save_steps=never, save_total_limit=2,
     )  # fmt: skip
-    optimizer = NamedOptimizer(own, "adamw", TrainConfig())
+    optimizer = NamedOptimizer(own, "adamw", auto.pretraining(TrainConfig()))
     objective = Objective(task, own)
     objective.compile(dynamic=False)
     work = engine.Work(

@@ -213,3 +213,39 @@ def test_shares_hold_each_row_once_and_are_equally_long(n, size, processes) -> N
     assert rows == list(range(n))
     assert len({len(part) for part in shares}) == 1
     assert len({len(micro) for part in shares for micro in part}) == 1
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "mixtral", "qwen3_moe", "gpt_neox", "olmo2"])
+def test_every_architecture_learns(trial, architecture) -> None:
+    run = trial(architecture=architecture, steps=12, eval_steps=12)
+    run.run()
+    losses = [m["train_loss"] for m in metrics(run.directory) if "train_loss" in m]
+    assert losses[-1] < losses[0]
+
+
+def test_recomputed_activations_change_no_bit(trial) -> None:
+    plain, saving = trial("a", steps=3), trial("b", steps=3)
+    saving.model.gradient_checkpointing_enable(
+        gradient_checkpointing_kwargs={"use_reentrant": False}
+    )
+    plain.run(), saving.run()
+    assert_same(plain.weights(), saving.weights())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_compiled_run_repeats_and_resumes_to_the_bit(trial, precision) -> None:
+    settings = {"precision": precision, "optimizer": "muon", "save_steps": 2, "compiled": True}
+    whole, again = trial("a", **settings), trial("b", **settings)
+    whole.run(), again.run()
+    assert_same(whole.weights(), again.weights())
+    first = trial("cut", **settings)
+    first.look = lambda: first.stop.handle(signal.SIGTERM, None) or {}
+    with pytest.raises(Stopped):
+        first.run()
+    found = checkpoint.newest(first.directory / "checkpoints", print)
+    assert found is not None
+    model = AutoModelForCausalLM.from_pretrained(found.directory, dtype=torch.float32).train()
+    rest = trial("cut", model=model, **settings)
+    rest.run(found.state, found.optimizer_tensors())
+    assert_same(whole.weights(), rest.weights())

@@ -177,6 +177,12 @@ def fill_shape(
     names = _field_names(kind)
     given = _canonical(kind, settings)
     usual = _canonical(kind, {f.name: f.default for f in dataclasses.fields(kind)})
+    for name in ("hidden_size", "num_attention_heads"):
+        if name in given and (not isinstance(given[name], int) or given[name] < 1):
+            raise ConfigError(
+                f"{architecture} refuses these settings: {name} is {given[name]!r}, not a count",
+                where=f"model.config.{name}",
+            )
     hidden = given.get("hidden_size", hidden_size)
     heads = given.get("num_attention_heads", max(1, hidden // HEAD_SIZE))
     shape = {

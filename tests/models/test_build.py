@@ -1,0 +1,81 @@
+"""New models of many architectures: built small, packed, saved, read back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from llmkit.errors import ConfigError
+from llmkit.models import build, load, packing
+
+ARCHITECTURES = ["llama", "gpt2", "qwen3", "mistral", "mixtral", "qwen3_moe", "gpt_neox", "olmo2"]
+SPECIAL = {"bos_token_id": 3, "eos_token_id": 3, "pad_token_id": 3}
+
+
+def small(architecture: str, **settings: object) -> torch.nn.Module:
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, **settings}
+    config = build.model_config(architecture, shape, 70, 16, SPECIAL)
+    return build.causal_model(config, seed=1)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_packed_documents_do_not_see_each_other(architecture: str) -> None:
+    packing.check_isolation(small(architecture))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_saved_model_read_by_plain_transformers_is_the_model(
+    architecture: str, tmp_path: Path
+) -> None:
+    model = small(architecture).eval()
+    model.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    ids = torch.arange(8)[None]
+    assert torch.equal(model(ids).logits, again(ids).logits)
+    assert again.config.eos_token_id == 3
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_others() -> None:
+    first, again = small("llama").state_dict(), small("llama").state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    config = small("llama").config
+    other = build.causal_model(config, seed=2).state_dict()
+    assert not torch.equal(first["lm_head.weight"], other["lm_head.weight"])
+
+
+def test_a_model_that_lets_documents_see_each_other_is_refused() -> None:
+    with pytest.raises(ConfigError, match="cannot keep packed documents apart"):
+        packing.check_isolation(small("bloom"))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "settings", "said"),
+    [
+        ("lama", {}, "no causal language model"),
+        ("llama", {"hiden_size": 3}, "did you mean hidden_size"),
+        ("llama", {"hidden_size": 33}, "refuses"),
+        ("llama", {"hidden_size": "wide"}, "refuses"),
+        ("llama", {"vocab_size": 5}, "the tokenizer has 70 tokens"),
+        ("gpt2", {"n_positions": 4}, "more than the model's 4 positions"),
+    ],
+)
+def test_a_shape_that_cannot_be_is_refused_before_weights_are_made(
+    architecture: str, settings: dict[str, object], said: str
+) -> None:
+    with pytest.raises(ConfigError) as fault:
+        small(architecture, **settings)
+    assert said in str(fault.value)
+
+
+def test_weights_that_are_missing_are_an_error_not_random(tmp_path: Path) -> None:
+    model = small("llama")
+    model.save_pretrained(tmp_path)
+    config = (tmp_path / "config.json").read_text()
+    (tmp_path / "config.json").write_text(
+        config.replace('"num_hidden_layers": 2', '"num_hidden_layers": 3')
+    )
+    with pytest.raises(Exception, match="missing"):
+        load.load_causal_model(str(tmp_path))
