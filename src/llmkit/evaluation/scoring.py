@@ -30,7 +30,8 @@ def probabilities(kind: str, outputs: Numbers) -> Numbers:
     outputs = outputs.astype(np.float64)
     if kind == SINGLE:
         return np.exp(_log_softmax(outputs))
-    return 1 / (1 + np.exp(-outputs)) if kind == MULTI else outputs
+    # The same as 1 / (1 + exp(-x)), which overflows.
+    return (1 + np.tanh(outputs / 2)) / 2 if kind == MULTI else outputs
 
 
 def _single_label(

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from llmkit import durable
 from llmkit.config.schema import PredictConfig
-from llmkit.errors import WriteError
+from llmkit.errors import DataError, WriteError
 
 DIGITS = 6
 """Decimals of a probability."""
@@ -63,26 +63,36 @@ class Writer:
 
     def __init__(self, file: IO[str], format: str) -> None:
         self.file, self.format, self.rows = file, format, 0
+        self.header: list[str] = []
 
     def write(self, predictions: Sequence[Prediction]) -> None:
         """Writes some predictions, and hands them on at once."""
-        if self.format == "csv":
-            self._write_csv(predictions)
-        else:
-            for each in predictions:
-                self.file.write(json.dumps(each.as_json(), ensure_ascii=False) + "\n")
-        self.rows += len(predictions)
+        lines = self._csv(predictions) if self.format == "csv" else _json_lines(predictions)
+        self.file.write(lines)
         self.file.flush()
+        self.rows += len(predictions)
 
-    def _write_csv(self, predictions: Sequence[Prediction]) -> None:
+    def _csv(self, predictions: Sequence[Prediction]) -> str:
         lines = io.StringIO(newline="")
-        for each in predictions:
+        table = csv.writer(lines, lineterminator="\n")
+        for number, each in enumerate(predictions, self.rows + 1):
             cells = each.as_cells()
-            table = csv.writer(lines, lineterminator="\n")
-            if not self.rows and each is predictions[0]:
-                table.writerow(cells)
-            table.writerow(cells.values())
-        self.file.write(lines.getvalue())
+            if not self.header:
+                self.header = list(cells)
+                table.writerow(self.header)
+            if new := [name for name in cells if name not in self.header]:
+                raise DataError(
+                    f"prediction {number} has a column {new[0]!r}, and the first has none",
+                    where="predict.columns",
+                    next="name the columns, or write predict.format=jsonl",
+                )
+            table.writerow([cells.get(name, "") for name in self.header])
+        return lines.getvalue()
+
+
+def _json_lines(predictions: Sequence[Prediction]) -> str:
+    lines = (json.dumps(each.as_json(), ensure_ascii=False) for each in predictions)
+    return "".join(f"{line}\n" for line in lines)
 
 
 @contextmanager

@@ -1,0 +1,48 @@
+"""The baselines: fitted to one table, scored on another."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from llmkit.evaluation import baselines
+from llmkit.evaluation.classification import MULTI, REGRESSION, SINGLE
+
+GOOD, BAD = ["good film", "a good day", "good, very good"], ["bad film", "a bad day", "so bad"]
+TEXTS = [*GOOD, *BAD, "good again"]
+LABELS = np.array([1, 1, 1, 0, 0, 0, 1])
+
+
+def score(kind: str, labels: np.ndarray, n_classes: int) -> dict:
+    fitted = baselines.fit(kind, TEXTS, labels)
+    return baselines.score(fitted, kind, n_classes, TEXTS, labels)
+
+
+def test_the_majority_is_the_commonest_label() -> None:
+    found = score(SINGLE, LABELS, 2)
+    assert found["majority"]["accuracy"] == pytest.approx(4 / 7)
+    assert found["majority"]["f1_macro"] == pytest.approx(8 / 11 / 2)
+
+
+def test_words_that_tell_the_label_are_found() -> None:
+    assert score(SINGLE, LABELS, 2)["tfidf"]["accuracy"] == 1.0
+
+
+def test_several_labels_are_predicted_each_by_itself() -> None:
+    marks = np.stack([LABELS, ["film" in text for text in TEXTS]], axis=1).astype(int)
+    found = score(MULTI, marks, 2)
+    assert found["tfidf"]["f1_macro"] == 1.0
+    assert found["majority"]["f1_micro"] < 1.0
+
+
+def test_numbers_are_predicted_by_the_mean_and_by_ridge_regression() -> None:
+    found = score(REGRESSION, LABELS.astype(float), 1)
+    assert found["majority"]["mse"] == pytest.approx(LABELS.var())
+    assert found["tfidf"]["mse"] < 0.5 * found["majority"]["mse"]
+
+
+def test_words_of_one_character_count_so_that_chinese_has_words() -> None:
+    texts = ["好 片", "坏 片", "好 书", "坏 书"]
+    labels = np.array([1, 0, 1, 0])
+    fitted = baselines.fit(SINGLE, texts, labels)
+    assert baselines.score(fitted, SINGLE, 2, texts, labels)["tfidf"]["accuracy"] == 1.0

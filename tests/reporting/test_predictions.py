@@ -1,0 +1,94 @@
+"""Predictions as JSON lines and CSV, and the files that hold them."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+
+import pytest
+
+from llmkit.config.schema import PredictConfig
+from llmkit.errors import DataError, WriteError
+from llmkit.reporting import predictions
+from llmkit.reporting.predictions import Prediction
+
+SPAM = Prediction(("Win, now\n",), "spam", {"ham": 0.25, "spam": 0.75}, {"id": "7", "label": "x"})
+PAIR = Prediction(("a", "b"), ["x"], {"x": 0.5, "y": 0.1})
+
+
+def write(settings: PredictConfig, *some: Prediction) -> None:
+    with predictions.opened(settings) as writer:
+        writer.write(some)
+
+
+def test_json_lines_hold_text_label_and_probabilities(tmp_path) -> None:
+    path = tmp_path / "deep" / "out.jsonl"
+    settings = PredictConfig(output=str(path))
+    predictions.check(settings)
+    write(settings, SPAM, PAIR)
+    one, other = map(json.loads, path.read_text().splitlines())
+    assert one == {
+        "text": "Win, now\n", "label": "spam", "probabilities": {"ham": 0.25, "spam": 0.75},
+        "columns": {"id": "7", "label": "x"},
+    }  # fmt: skip
+    assert other["text"] == ["a", "b"]
+    assert other["label"] == ["x"]
+
+
+def test_csv_reads_back_and_no_column_of_the_input_hides_one_of_the_output(tmp_path) -> None:
+    path = tmp_path / "out.csv"
+    write(PredictConfig(output=str(path)), SPAM, SPAM)
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows == 2 * [
+        {"id": "7", "input_label": "x", "text": "Win, now\n", "label": "spam",
+         "probability_ham": "0.25", "probability_spam": "0.75"}
+    ]  # fmt: skip
+
+
+def test_predictions_may_be_written_anew_and_nothing_else_is_overwritten(tmp_path) -> None:
+    for name in ("out.csv", "out.jsonl"):
+        settings = PredictConfig(output=str(tmp_path / name))
+        write(settings, SPAM)
+        predictions.check(settings)
+    precious = tmp_path / "train.csv"
+    precious.write_text("text,label\na,b\n")
+    with pytest.raises(WriteError, match="holds no predictions"):
+        predictions.check(PredictConfig(output=str(precious)))
+    with pytest.raises(WriteError):
+        predictions.check(PredictConfig(output=str(tmp_path)))
+
+
+def test_a_failure_leaves_the_old_file_and_no_half_one(tmp_path) -> None:
+    path = tmp_path / "out.jsonl"
+    settings = PredictConfig(output=str(path))
+    write(settings, SPAM)
+    before = path.read_bytes()
+
+    def on_a_full_disk() -> None:
+        with predictions.opened(settings) as writer:
+            writer.write([PAIR])
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(WriteError, match="No space left"):
+        on_a_full_disk()
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out.jsonl"]
+
+
+def test_the_format_goes_by_the_name_unless_it_is_given() -> None:
+    assert predictions.format_of(PredictConfig(output="a.csv")) == "csv"
+    assert predictions.format_of(PredictConfig(output="a.txt")) == "jsonl"
+    assert predictions.format_of(PredictConfig(output="a.csv", format="jsonl")) == "jsonl"
+    assert predictions.format_of(PredictConfig()) == "jsonl"
+
+
+def test_rows_of_a_csv_have_the_columns_of_the_first(tmp_path) -> None:
+    path = tmp_path / "out.csv"
+    with_id = Prediction(("a",), "x", {"x": 1.0}, {"id": "1"})
+    without = Prediction(("b",), "x", {"x": 1.0})
+    write(PredictConfig(output=str(path)), with_id, without)
+    assert path.read_text().splitlines() == ["id,text,label,probability_x", "1,a,x,1.0", ",b,x,1.0"]
+    with pytest.raises(DataError, match="prediction 2 has a column 'id'"):
+        write(PredictConfig(output=str(path)), without, with_id)
