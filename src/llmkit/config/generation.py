@@ -13,7 +13,8 @@ class GenerationConfig(Section):
     """How text is sampled: during training, by `generate` and by `chat`.
 
     What changes the probabilities is applied in the order of the keys, from `repetition_penalty`
-    to `typical_p`, which is transformers' own.
+    to `typical_p`, which is transformers' own; a form (`choices`, `regex`, `json_schema`) comes
+    before the temperature.
     """
 
     max_new_tokens: Count = 64

@@ -19,7 +19,7 @@ from llmkit.generation.writer import Desk
 def search(desk: Desk, prompt: Prompt) -> list[Sample]:
     """The best `num_return_sequences` of `num_beams` continuations, the best first."""
     ids = torch.tensor([prompt.ids], device=desk.model.device)
-    own_rules = rules.history_rules(desk.settings, len(prompt.ids), desk.ends)
+    own_rules = rules.history_rules(desk.settings, len(prompt.ids), desk.ends, desk.model.device)
     stop: dict[str, Any] = {}
     if desk.settings.stop:
         stop = {"stop_strings": list(desk.settings.stop), "tokenizer": desk.tokenizer}

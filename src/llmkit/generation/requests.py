@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -94,6 +95,12 @@ def _stdin_lines(stdin: BinaryIO | None) -> Iterator[str]:
         raise UsageError(
             "there is no prompt",
             next='give one with --prompt "...", a file with --prompts-file, or lines in a pipe',
+        )
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError(
+            "several processes cannot share a pipe",
+            where="stdin",
+            next="put the prompts into a file: --prompts-file",
         )
     for number, line in enumerate(stdin, 1):
         try:

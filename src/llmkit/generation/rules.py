@@ -54,11 +54,11 @@ def history_rules(
     settings: GenerationConfig,
     prompt_length: int,
     end_ids: Sequence[int],
+    device: torch.device,
 ) -> LogitsProcessorList:
     """What hangs on the tokens of a row so far, in order: repetition penalty, frequency and
     presence penalty, n-grams, fewest new tokens."""
     rules = LogitsProcessorList()
-    ends = torch.tensor(list(end_ids), dtype=torch.long)
     if settings.repetition_penalty != 1.0:
         rules.append(RepetitionPenaltyLogitsProcessor(settings.repetition_penalty))
     if settings.frequency_penalty or settings.presence_penalty:
@@ -67,9 +67,9 @@ def history_rules(
     if settings.no_repeat_ngram_size:
         rules.append(NoRepeatNGramLogitsProcessor(settings.no_repeat_ngram_size))
     if settings.min_new_tokens and end_ids:
-        rules.append(
-            MinNewTokensLengthLogitsProcessor(prompt_length, settings.min_new_tokens, ends)
-        )
+        ends = torch.tensor(list(end_ids), device=device)
+        fewest = settings.min_new_tokens
+        rules.append(MinNewTokensLengthLogitsProcessor(prompt_length, fewest, ends))
     return rules
 
 

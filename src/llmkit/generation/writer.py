@@ -51,7 +51,9 @@ class Writer:
         at_once = is_heard or bool(settings.stop or settings.bad_words)
         self.transcript = Transcript(desk.tokenizer, prompt.ids, settings.stop, at_once)
         self.random = prompt.generator(index)
-        self.rules: LogitsProcessorList = rules.history_rules(settings, len(prompt.ids), desk.ends)
+        self.rules: LogitsProcessorList = rules.history_rules(
+            settings, len(prompt.ids), desk.ends, desk.model.device
+        )
         self.constraint = desk.constrain(prompt) if desk.constrain else None
         self.refused: list[int] = []
         """Tokens that would write a bad word here."""
