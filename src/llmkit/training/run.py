@@ -20,7 +20,17 @@ from llmkit.config.schema import Config, TrainConfig
 from llmkit.reporting import metrics, plots
 from llmkit.reporting.console import Console
 from llmkit.reporting.progress import TrainingDisplay, training_display
-from llmkit.training import auto, checkpoint, choices, engine, export, identity, probe, recipe
+from llmkit.training import (
+    alone,
+    auto,
+    checkpoint,
+    choices,
+    engine,
+    export,
+    identity,
+    probe,
+    recipe,
+)
 from llmkit.training.budget import Budget, Clock
 from llmkit.training.checkpoint import Checkpoint, State
 from llmkit.training.optimizer import NamedOptimizer
@@ -71,7 +81,8 @@ def carry_out(job: Job, session: Session, look: Callable[[], Mapping[str, Any]])
     with training_display(session.console, state.step) as display:
         record = _record(job, work, chosen, resolved, display, session.clock, state)
         began, before = time.monotonic(), state.predictions
-        state = engine.train(work, state, record, session.stop, look)
+        with alone.named(work.processes, work.settings.micro_batch_size):
+            state = engine.train(work, state, record, session.stop, look)
         seconds = time.monotonic() - began
     if session.processes.is_main:
         plan = tuple((r.step, r.total_steps) for r in state.plan.revisions)
@@ -129,7 +140,8 @@ def _work(job: Job, session: Session) -> tuple[engine.Work, dict[str, Any]]:
     processes = session.processes
     train, model = job.config.train, job.model.to(processes.device)
     if train.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        # Its old name warns where the new one is there.
+        getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
     objective = Objective(job.task, model)
     optimizer = NamedOptimizer(model, auto.optimizer(train, job.from_scratch), train)
     hidden = int(model.config.hidden_size)
