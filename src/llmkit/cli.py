@@ -224,6 +224,7 @@ def evaluate(  # noqa: PLR0913 (a command's parameters are its options)
 
 def main() -> None:
     """Runs the command line of this process and ends it with the exit code."""
+    faults.end_by_signals()
     sys.exit(run(sys.argv[1:]))
 
 

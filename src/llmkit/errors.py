@@ -26,6 +26,8 @@ class LlmkitError(Exception):
 
     exit_code: ClassVar[int] = 1
     name: ClassVar[str] = "internal"
+    rank: int | None = None
+    """The process of the run that has met the fault alone; None where all have."""
 
     def __init__(self, what: str, *, where: str = "", kept: str = "", next: str = "") -> None:
         super().__init__(what)
@@ -36,7 +38,8 @@ class LlmkitError(Exception):
 
     def __str__(self) -> str:
         """The message as it stands on stderr."""
-        lines = [f"error[{self.name}]: {self.what}"]
+        alone = "" if self.rank is None else f" (process {self.rank} of the run)"
+        lines = [f"error[{self.name}]: {self.what}{alone}"]
         for part in ("where", "kept", "next"):
             if text := getattr(self, part):
                 lines.append(f"{part + ':':7}{text}")

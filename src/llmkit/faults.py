@@ -5,15 +5,24 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import signal
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
+from types import FrameType
 
 import typer
 
 from llmkit import __version__
-from llmkit.errors import Interrupted, LlmkitError, UsageError, WriteError
+from llmkit.errors import (
+    Interrupted,
+    LlmkitError,
+    ResourceError,
+    Stopped,
+    UsageError,
+    WriteError,
+)
 
 MOST_SHOWN = 300
 """Characters of an unexpected message that are shown; the rest is in the log."""
@@ -30,13 +39,32 @@ def exit_code(work: Callable[[], int]) -> int:
         return _tell(fault)
     except typer.TyperException as fault:
         return _tell(_usage(fault))
-    except KeyboardInterrupt:
-        return _tell(Interrupted("stopped by Ctrl-C", kept="what was saved before"))
+    except KeyboardInterrupt as fault:
+        return _tell(_stopped(fault))
+    except MemoryError:
+        return _tell(_out_of_memory())
     except BrokenPipeError:
         _abandon_stdout()
         return CLOSED_PIPE
     except Exception as fault:
+        if any(sign in str(fault) for sign in ("out of memory", "allocate memory")):
+            return _tell(_out_of_memory())
         return _tell_bug(fault)
+
+
+class Ended(KeyboardInterrupt):
+    """SIGTERM or SIGUSR1 where nothing is at stake; libraries treat it as they treat Ctrl-C."""
+
+
+def end_by_signals() -> None:
+    """Lets SIGTERM and SIGUSR1 end this process as Ctrl-C does; a run that has something to save
+    watches for them itself."""
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        raise Ended(signal.Signals(number).name)
+
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, end)
 
 
 @contextlib.contextmanager
@@ -58,6 +86,22 @@ def _abandon_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _stopped(fault: KeyboardInterrupt) -> LlmkitError:
+    kept, advice = "what was saved before", "run the same command again"
+    if isinstance(fault, Ended):
+        return Stopped(f"stopped by {fault}", kept=kept, next=advice)
+    return Interrupted("stopped by Ctrl-C", kept=kept, next=advice)
+
+
+def _out_of_memory() -> ResourceError:
+    return ResourceError(
+        "out of memory",
+        kept="what was saved before",
+        next="a smaller batch (train.micro_batch_size changes no result), a smaller model, or a "
+        "machine with more memory",
+    )
+
+
 def _usage(fault: typer.TyperException) -> UsageError:
     context = getattr(fault, "ctx", None)
     command = context.command_path if context else "llmkit"
@@ -69,7 +113,7 @@ def _tell(fault: LlmkitError) -> int:
     # Imported here: rich is only loaded when something is said.
     from llmkit.reporting.console import is_main_process, printable
 
-    if is_main_process():
+    if is_main_process() or fault.rank is not None:
         _say(printable(str(fault)))
     return fault.exit_code
 

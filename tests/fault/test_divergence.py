@@ -19,8 +19,7 @@ from llmkit.training import checkpoint, export, spikes
 from llmkit.training.checkpoint import State
 from llmkit.training.schedule import Plan, Revision
 from llmkit.training.tasks import CausalLanguageModeling
-
-from ..training.conftest import Trial, tiny_model
+from tests.training.conftest import Trial, tiny_model
 
 STEPS, POISONED = 48, 40
 """Steps of a run, and the number of the one whose rows are nonsense to the model."""
@@ -136,7 +135,7 @@ def test_the_limit_is_that_of_numpy(losses: list[float]) -> None:
 def test_a_loss_that_has_risen_for_good_is_soon_no_spike() -> None:
     recent: tuple[float, ...] = (2.0,) * spikes.WINDOW
     spiked = 0
-    while 5.0 > spikes.limit(recent):
+    while spikes.limit(recent) < 5.0:
         spiked += 1
         recent = spikes.after(recent, 5.0)
     assert spiked < 10

@@ -105,7 +105,8 @@ def check(config: Config, console: Console) -> dict[str, Any]:
 def _processes(config: Config) -> Processes:
     runtime.check_trackers(config.report_to)
     directory = run_directory.locate(config, "pretrain")
-    return runtime.start(config.train.precision, config.report_to, directory)
+    train = config.train
+    return runtime.start(train.precision, config.report_to, directory, train.ddp_timeout)
 
 
 def _inputs(

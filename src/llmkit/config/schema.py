@@ -168,6 +168,8 @@ class TrainConfig(Section):
     loss_spike: Literal["warn", "skip", "stop"] = "warn"
     """What to do with a step whose loss is six standard deviations above the 128 before it: note
     it, note it and leave the weights as they are, or stop the run there."""
+    ddp_timeout: Count = 1800
+    """Seconds that one of several processes waits for the others before the run ends."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the forward and backward pass; weights are always kept in fp32."""
     compile: bool | Auto = "auto"

@@ -17,6 +17,7 @@ FREE = {
     "train.micro_batch_size", "train.gradient_checkpointing", "train.compile", "train.precision",
     "train.logging_steps", "train.eval_steps", "train.save_steps", "train.save_total_limit",
     "train.max_nonfinite_steps", "train.loss_spike", "train.plan",
+    "train.ddp_timeout",
 }  # fmt: skip
 """Keys that may change when a run goes on; `generation.*` too, and files (`model.code` also),
 whose content counts."""

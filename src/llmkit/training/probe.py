@@ -49,7 +49,7 @@ def fit(
             _run(objective, examples, usual[:size], processes)
             seconds = time.perf_counter() - start
             break
-        except (torch.OutOfMemoryError, RuntimeError) as error:
+        except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
             if wish or size == 1:
@@ -124,8 +124,9 @@ def compiled(
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error of torch says that memory has run out."""
-    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+    """Whether an error says that memory has run out."""
+    kinds = (torch.OutOfMemoryError, MemoryError)
+    return isinstance(error, kinds) or "allocate memory" in str(error)
 
 
 def too_large(size: int) -> ResourceError:

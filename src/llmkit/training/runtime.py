@@ -20,8 +20,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from llmkit.errors import ConfigError, ResourceError
 
-TIMEOUT = timedelta(minutes=30)
-
 
 @dataclass(frozen=True)
 class Processes:
@@ -108,14 +106,17 @@ class Processes:
         """Lets go of the trackers and of the other processes; a lost one is named as that."""
         if error is None:
             self.accelerator.end_training()
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
-        if error is not None and self.count > 1 and _is_lost_process(error):
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()
+        # After an error, taking leave of a process that hangs would hang too.
+        elif self.count > 1 and _is_lost_process(error):
+            late = "imed out" in str(error)
             raise ResourceError(
-                "another process of the run was lost",
-                where=f"rank {self.rank} of {self.count} noticed it",
+                f"another process of the run {'does not answer' if late else 'was lost'}",
+                where=f"process {self.rank} of {self.count} noticed it",
                 kept="all checkpoints",
-                next="see why it ended, then run the same command again to go on",
+                next="see why (its message, `dmesg`), end what is left of it, then run the same "
+                "command again to go on",
             ) from error
 
 
@@ -130,8 +131,12 @@ def check_trackers(report_to: Sequence[str]) -> None:
             )
 
 
-def start(precision: str, report_to: Sequence[str], directory: Path) -> Processes:
+def start(
+    precision: str, report_to: Sequence[str], directory: Path, timeout: float = 1800
+) -> Processes:
     """Joins the processes that torchrun or accelerate launch started, or runs alone.
+
+    A process that waits for another one longer than `timeout` seconds gives up.
 
     Deterministic kernels are on: a whole-model compile on two threads differs from run to run
     without them, and they cost nothing measurable. Raises ResourceError when the launcher started
@@ -145,7 +150,7 @@ def start(precision: str, report_to: Sequence[str], directory: Path) -> Processe
         mixed_precision="no",
         log_with=list(report_to) or None,
         project_dir=str(directory),
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=TIMEOUT)],
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=timeout))],
     )
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != launched:
