@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -164,7 +165,7 @@ def test_a_prompt_is_computed_once_for_all_its_samples(
         widths.append(kwargs["input_ids"].shape[1])
         return forward(*args, **kwargs)
 
-    spy.__signature__ = __import__("inspect").signature(forward)  # type: ignore[attr-defined]
+    spy.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
     monkeypatch.setattr(llama, "forward", spy)
     settings = {"num_return_sequences": 9, "micro_batch_size": 4, "max_new_tokens": 6}
     assert len(ask(llama, [TEXTS[1]], **settings)) == 9
