@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import importlib.util
 import sys
 import traceback
@@ -44,11 +43,6 @@ def take_in(model: ModelConfig, allowed: bool) -> None:
         )
 
 
-def fingerprint(code: str) -> str:
-    """The content hash of the file of `model.code`: with another one it is another run."""
-    return hashlib.sha256(Path(code).expanduser().read_bytes()).hexdigest()
-
-
 @functools.cache
 def register(file: Path) -> tuple[str, ...]:
     """The architectures that a file registers with transformers' Auto classes, as
@@ -62,7 +56,7 @@ def register(file: Path) -> tuple[str, ...]:
     before = architectures.registered()
     spec = importlib.util.spec_from_file_location(MODULE, file)
     if spec is None or spec.loader is None:
-        raise ConfigError(f"{file.name} is no file of Python (.py)", where="model.code")
+        raise ConfigError(f"{file.name} is no file of Python (.py)", where=f"{file} (model.code)")
     sys.modules[MODULE] = module = importlib.util.module_from_spec(spec)
     try:
         with contextlib.redirect_stdout(sys.stderr):

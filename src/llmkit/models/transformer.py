@@ -72,6 +72,10 @@ def normalization(config: TransformerConfig) -> nn.Module:
     return nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.bias)
 
 
+class ResidualLinear(nn.Linear):
+    """A linear layer whose output is added to the residual; its weights begin smaller."""
+
+
 class Attention(nn.Module):
     """softmax(Q Kᵀ / √d) V in several heads of size d (Vaswani et al. 2017, eq. 1 and section
     3.2.2); query heads may share keys and values (Ainslie et al. 2023, arXiv 2305.13245)."""
@@ -86,7 +90,7 @@ class Attention(nn.Module):
         self.query = nn.Linear(hidden, hidden, bias=config.bias)
         self.key = nn.Linear(hidden, shared, bias=config.bias)
         self.value = nn.Linear(hidden, shared, bias=config.bias)
-        self.output = nn.Linear(hidden, hidden, bias=config.bias)
+        self.output = ResidualLinear(hidden, hidden, bias=config.bias)
 
     def forward(
         self, x: Tensor, mask: Tensor | None, rotation: Rotation | None, cache: Cache | None
@@ -132,7 +136,7 @@ class FeedForward(nn.Module):
         gated = config.gated_feed_forward
         self.gate = nn.Linear(hidden, width, bias=config.bias) if gated else None
         self.inner = nn.Linear(hidden, width, bias=config.bias)
-        self.output = nn.Linear(width, hidden, bias=config.bias)
+        self.output = ResidualLinear(width, hidden, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """[batch, length, hidden] -> the same, through [batch, length, width]."""
@@ -192,11 +196,11 @@ class TransformerPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Normal weights of `initializer_range`; those that write to the residual are smaller by
-        √(2 · layers), so that its variance does not grow with depth (Radford et al. 2019)."""
+        √(2 layers), so that its variance does not grow with depth (Radford et al. 2019)."""
         super()._init_weights(module)
-        if isinstance(module, Attention | FeedForward):
+        if isinstance(module, ResidualLinear):
             scale = math.sqrt(2 * self.config.num_hidden_layers)
-            init.normal_(module.output.weight, std=self.config.initializer_range / scale)
+            init.normal_(module.weight, std=self.config.initializer_range / scale)
 
 
 class TransformerModel(TransformerPreTrainedModel):

@@ -1,7 +1,5 @@
 """What can be chosen about the Transformer of `transformer.py`."""
 
-from __future__ import annotations
-
 import importlib
 from typing import Literal
 

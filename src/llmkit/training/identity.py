@@ -10,7 +10,6 @@ from typing import Any
 
 from llmkit.config.schema import Config
 from llmkit.errors import ConfigError
-from llmkit.models import custom
 
 FREE = {
     "output_dir", "resume", "report_to",
@@ -19,20 +18,16 @@ FREE = {
     "train.max_nonfinite_steps", "train.loss_spike", "train.plan",
     "train.ddp_timeout",
 }  # fmt: skip
-"""Keys that may change when a run goes on; `generation.*` too, and files (`model.code` also),
-whose content counts."""
+"""Keys that may change when a run goes on; `generation.*` too, and files, whose content counts."""
 
 
 def keys(config: Config) -> dict[str, Any]:
     """The keys of a config that must stay as they are while a run goes on."""
-    found = {
+    return {
         key: value
         for key, value in dotted(config.model_dump(mode="json")).items()
         if key not in FREE and not key.startswith("generation.") and not key.endswith("_files")
     }
-    if config.model.code is not None:
-        found["model.code"] = custom.fingerprint(config.model.code)
-    return found
 
 
 def check(
