@@ -202,3 +202,11 @@ def test_no_argument_is_a_bug(text: str) -> None:
     for argument in (f"seed={text}", f"{text}=1", f"train.{text}=x", f"model.config={text}"):
         with contextlib.suppress(ConfigError, UsageError):
             load("pretrain", None, [argument])
+
+
+def test_a_value_that_is_no_yaml_is_text_where_text_is_taken() -> None:
+    for value in (",", "|", "[", "'"):
+        found = load("finetune", None, [f"data.label_separator={value}"])
+        assert found.config.data.label_separator == value
+    with pytest.raises(ConfigError):
+        load("finetune", None, ["train.max_steps=["])

@@ -173,6 +173,8 @@ def _from_argument(argument: str, place: Place, faults: _Faults) -> list[Setting
     try:
         value = yaml12.parse(text)
     except ValueError as error:
+        if text and "\0" not in text and _takes_text(path):
+            return [Setting(path, text, text, place)]
         quoted = Writing(True)(name, dump(text))
         faults.add(place, name, str(error), f"as text, write {quoted}")
         return []
@@ -183,6 +185,12 @@ def _from_argument(argument: str, place: Place, faults: _Faults) -> list[Setting
         Setting(inner, item, text if inner == path else dump(item), place)
         for inner, item in leaves(value, path)
     ]
+
+
+def _takes_text(path: KeyPath) -> bool:
+    """Whether a value that is no YAML, such as a lone comma, can only be meant as text."""
+    key = keys.owner(path)
+    return key is not None and key.path == path and key.takes.startswith("text")
 
 
 def _refuse_repeats(settings: Sequence[Setting], faults: _Faults) -> None:
