@@ -153,8 +153,6 @@ def test_a_fault_says_what_to_write(tmp_path: Path, text: str, said: str) -> Non
         ("name_or_path=x", "write `model.name_or_path=x` or `tokenizer.name_or_path=x`"),
         ("train.max_step=5", "did you mean `train.max_steps=5`?"),
         ("seed=", "has no value; for none, write `seed=null`"),
-        ("data.train_files=*.txt", "write `'data.train_files=\"*.txt\"'`"),
-        ("output_dir=a #1", "write `'output_dir=\"a #1\"'`"),
         ("output_dir=a: b", "write `'output_dir=\"a: b\"'`"),
         ("train.max_steps={a: 1}", "got {a: 1}"),
         ("seed=!!python/object:os.system x", "tags are not read"),
@@ -205,7 +203,7 @@ def test_no_argument_is_a_bug(text: str) -> None:
 
 
 def test_a_value_that_is_no_yaml_is_text_where_text_is_taken() -> None:
-    for value in (",", "|", "[", "'"):
+    for value in (",", "|", ">", "[", "'", "*", "a #1"):
         found = load("finetune", None, [f"data.label_separator={value}"])
         assert found.config.data.label_separator == value
     with pytest.raises(ConfigError):

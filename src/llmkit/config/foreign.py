@@ -216,9 +216,7 @@ ABSENT = {
     **dict.fromkeys(
         ("local_rank", "num_nodes", "num_processes", "nproc_per_node", "backend"), _LAUNCH
     ),
-    **dict.fromkeys(
-        ("ddp", "fsdp", "deepspeed", "strategy", "ddp_backend", "ddp_timeout"), _LAUNCH
-    ),
+    **dict.fromkeys(("ddp", "fsdp", "deepspeed", "strategy", "ddp_backend"), _LAUNCH),
     **dict.fromkeys(("adapter", "finetuning_type", "use_peft", "peft_type"), _ADAPTER),
     **dict.fromkeys(("load_in_4bit", "load_in_8bit", "quantization_config"), _QUANTIZED),
     **dict.fromkeys(("wandb_project", "wandb_run_name", "wandb_name", "wandb_entity"), _WANDB),

@@ -171,7 +171,8 @@ def _from_argument(argument: str, place: Place, faults: _Faults) -> list[Setting
         )
     path = tuple(name.split("."))
     try:
-        value = yaml12.parse(text)
+        # A lone | or > opens a block in YAML; on a line of its own it is a separator.
+        value = text if text in ("|", ">") else yaml12.parse(text)
     except ValueError as error:
         if text and "\0" not in text and _takes_text(path):
             return [Setting(path, text, text, place)]
