@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from llmkit.config import keys
@@ -29,11 +29,17 @@ def as_yaml(config: Config, sources: Mapping[str, str] | None = None) -> str:
     return "".join(f"{text:{width}}  {source}".rstrip() + "\n" for text, source in lines)
 
 
-def key_table() -> str:
-    """Every key with its type, default and meaning, as a Markdown table."""
+TRAINING = ("model", "tokenizer", "data", "train")
+"""The sections of a config that the README shows; the rest is in configs/README.md."""
+
+
+def key_table(sections: Collection[str] = ()) -> str:
+    """Every key with its type, default and meaning, as a Markdown table; with `sections`, theirs
+    and the keys that stand in none."""
     rows = [
         f"| `{key.name}` | {key.takes} | `{dump(key.default)}` | {key.meaning} |"
         for key in keys.keys().values()
+        if not sections or len(key.path) == 1 or key.path[0] in sections
     ]
     return "\n".join(["| Key | Type | Default | Meaning |", "|---|---|---|---|", *rows]) + "\n"
 
