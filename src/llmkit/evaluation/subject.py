@@ -10,7 +10,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from llmkit.config.schema import Config, EvaluationConfig
 from llmkit.data.tokens import TokenFile
-from llmkit.errors import ConfigError, DataError
+from llmkit.errors import ConfigError, DataError, UsageError
 from llmkit.evaluation.windows import ScoringProtocol
 from llmkit.models import load
 from llmkit.models import tokenizer as tokenizers
@@ -19,6 +19,7 @@ LONGEST_WINDOW = 4096
 """Tokens of the longest window that is chosen when none is asked for."""
 
 _UNLIMITED = 1024  # window of a model without a longest context
+_FEWEST_MASKED = 3
 _FEWEST_KNOWN = 0.9  # share of a model's embeddings that another tokenizer must have ids for
 
 Kind = Literal["causal", "masked", "classifier"]
@@ -53,12 +54,13 @@ class Subject:
 def subjects(config: Config) -> Iterator[Subject]:
     """The models of a config, the one that is compared first.
 
-    Raises ConfigError where none is named or one cannot be measured, and what loading raises.
+    Raises UsageError where none is named, ConfigError where one cannot be measured, and what
+    loading raises.
     """
     first = config.model.name_or_path
     if first is None:
-        raise ConfigError(
-            "no model is named",
+        raise UsageError(
+            "there is no model",
             where="model.name_or_path",
             next="--model NAME: a directory, a run directory or a hub name",
         )
@@ -78,6 +80,12 @@ def protocol(subject: Subject, settings: EvaluationConfig) -> ScoringProtocol:
             f"a window of {window} tokens is longer than the {context} that {subject.name} can see",
             where="evaluation.window",
             next=f"write evaluation.window={context} or less",
+        )
+    if subject.kind == "masked" and window < _FEWEST_MASKED:
+        raise ConfigError(
+            f"a window of {window} tokens has no room between the two that frame a text",
+            where="evaluation.window",
+            next=f"write evaluation.window={_FEWEST_MASKED} or more",
         )
     fresh = window - (settings.bos == "window")
     stride = fresh if settings.stride == "auto" else settings.stride
