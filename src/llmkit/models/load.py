@@ -210,6 +210,7 @@ def _translate(error: Exception, name: str, local: bool) -> Exception:
         )
     if isinstance(error, MemoryError):
         return error
-    return DataError(
-        f"the model cannot be read: {reason}", where=name, next="check that the directory is whole"
-    )
+    advice = "check that the directory is whole"
+    if "does not recognize this architecture" in text:
+        advice = "if it is one of your own, write model.code=FILE and add --allow-code"
+    return DataError(f"the model cannot be read: {reason}", where=name, next=advice)

@@ -230,14 +230,17 @@ class TransformerModel(TransformerPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         token_type_ids: Tensor | None = None,
     ) -> BaseModelOutputWithPast:
         """The hidden state [batch, length, hidden] of each token.
 
         `attention_mask` [batch, past + length] is 0 at padding; `position_ids` [batch, length] that
         begin again tell packed documents apart, of which none then sees another; `token_type_ids`,
-        which some tokenizers give, say nothing here.
+        which some tokenizers give, say nothing here. Raises ValueError for `output_attentions`.
         """
+        if output_attentions:
+            raise ValueError("the attention weights are inside torch's kernel and cannot be given")
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         # None where order alone decides, which torch's kernels do faster. It comes before a cache
         # is made, since transformers overlooks packed documents beside one.

@@ -61,6 +61,7 @@ class TransformerForCausalLM(_LanguageModel, GenerationMixin):  # type: ignore[m
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
     ) -> CausalLMOutputWithPast:
         """Logits [batch, length, vocabulary], or only the last `logits_to_keep` of the length."""
         body = self.model(
@@ -71,6 +72,7 @@ class TransformerForCausalLM(_LanguageModel, GenerationMixin):  # type: ignore[m
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
         )
         logits = self.lm_head(slice_logits_to_keep(body.last_hidden_state, logits_to_keep))
         return CausalLMOutputWithPast(
@@ -89,7 +91,7 @@ class TransformerForMaskedLM(_LanguageModel):
         super().__init__(config)
 
     @can_return_tuple  # type: ignore[untyped-decorator]
-    def forward(
+    def forward(  # noqa: PLR0913 (transformers' own names)
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
@@ -97,6 +99,7 @@ class TransformerForMaskedLM(_LanguageModel):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         token_type_ids: Tensor | None = None,
     ) -> MaskedLMOutput:
         """Logits [batch, length, vocabulary]."""
@@ -107,6 +110,7 @@ class TransformerForMaskedLM(_LanguageModel):
             inputs_embeds=inputs_embeds,
             use_cache=False,
             output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
             token_type_ids=token_type_ids,
         )
         logits = self.lm_head(body.last_hidden_state)
