@@ -124,7 +124,7 @@ def llmkit(stream: Stream, micro_batch: int) -> Round:
     )  # fmt: skip
     record = Record(
         directory=directory, settings=settings, processes=processes,
-        display=TrainingDisplay(Console(quiet=True), 0, None), clock=Clock(time.monotonic()),
+        display=TrainingDisplay(Console(quiet=True), 0, None), clock=Clock(),
         save_model=lambda _: None, optimizer_tensors=dict, identity={},
     )  # fmt: skip
     record.save = lambda state, must: None  # the end of a round is not the end of a run

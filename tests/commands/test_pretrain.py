@@ -64,7 +64,7 @@ def test_the_run_directory_holds_what_the_contract_lists(reference) -> None:
 
 
 def test_plain_transformers_gives_the_reported_loss(reference, corpus, llmkit, tmp_path) -> None:
-    """Validation text given as a file; one document at a time, end-of-text before and after it."""
+    """One document at a time, end-of-text before and after it."""
     held_out = tmp_path / "held-out.txt"
     held_out.write_text("\n".join(corpus.read_text().splitlines()[:7]) + "\n")
     run = tmp_path / "run"
@@ -204,7 +204,7 @@ def test_chinese_poems_train(llmkit, tmp_path) -> None:
                   tmp_path / "run", "--json")  # fmt: skip
     assert done.returncode == 0, done.stderr
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run" / "final")
-    for text in ("春眠不覺曉，處處聞啼鳥。", "😀\t𠀋"):
+    for text in ("春眠不覺曉，處處聞啼鳥。", "😀\t𠀋"):  # noqa: RUF001
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 

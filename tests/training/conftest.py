@@ -109,7 +109,7 @@ class Trial:
         self.directory.mkdir(parents=True, exist_ok=True)
         record = Record(
             self.directory, settings, processes, TrainingDisplay(Console(quiet=True), 0, None),
-            Clock(0.0), self.model.save_pretrained, self.named.state, {"choices": {}},
+            Clock(), self.model.save_pretrained, self.named.state, {"choices": {}},
         )  # fmt: skip
         record.begin(state)
         return engine.train(work, state, record, self.stop, self.look)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -39,7 +38,6 @@ COMMAND = "finetune"
 def run(config: Config, console: Console) -> dict[str, Any]:
     """Trains the classifier, or goes on training it, measures it beside its baselines, and returns
     the figures of the run."""
-    started = time.monotonic()
     run_directory.check(config, COMMAND)
     with stop_signal() as stop, _processes(config) as processes:
         console.on_tick = stop.check
@@ -52,7 +50,7 @@ def run(config: Config, console: Console) -> dict[str, Any]:
                 f"model: {type(model).__name__}, {model.num_parameters():,} parameters, "
                 f"{trained:,} of them trained"
             )
-            clock = Clock(started, resumed.state.seconds if resumed else 0.0)
+            clock = Clock(resumed.state.seconds if resumed else 0.0)
             session = Session(processes, console, clock, stop)
             job = _job(config, inputs, model, resumed)
             figures = training.carry_out(job, session, dict)

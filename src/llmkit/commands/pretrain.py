@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from functools import partial
 from typing import Any
 
@@ -37,7 +36,6 @@ PROMPT = 16
 
 def run(config: Config, console: Console) -> dict[str, Any]:
     """Trains the model, or goes on training it, and returns the figures of the run."""
-    started = time.monotonic()
     run_directory.check(config, "pretrain")
     with stop_signal() as stop, _processes(config) as processes:
         console.on_tick = stop.check
@@ -71,7 +69,7 @@ def run(config: Config, console: Console) -> dict[str, Any]:
                 resumed=resumed,
                 unit="tokens",
             )
-            clock = Clock(started, resumed.state.seconds if resumed else 0.0)
+            clock = Clock(resumed.state.seconds if resumed else 0.0)
             look = partial(_samples, job, validation or examples, console)
             session = Session(processes, console, clock, stop)
             return training.carry_out(job, session, look)

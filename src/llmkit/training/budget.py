@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import psutil
+
 from llmkit.training.schedule import Plan
 
 REVISE_SHARE = 0.02
@@ -13,9 +15,10 @@ REVISE_SHARE = 0.02
 class Clock:
     """Time that a run has used, over all the processes that it took in turn."""
 
-    def __init__(self, started: float, used_before: float = 0.0) -> None:
-        """`started` is time.monotonic() when this process's command began."""
-        self._zero = started - used_before
+    def __init__(self, used_before: float = 0.0) -> None:
+        """This process has used time since it was started, imports and all."""
+        running = max(0.0, time.time() - psutil.Process().create_time())
+        self._zero = time.monotonic() - running - used_before
 
     def seconds(self) -> float:
         """Seconds used so far."""
