@@ -20,7 +20,7 @@ import typer
 from llmkit import __version__, faults
 from llmkit.config import render
 from llmkit.config.load import Option, load
-from llmkit.errors import UsageError
+from llmkit.errors import Interrupted, UsageError
 from llmkit.options import (
     AllowCode,
     ByDocument,
@@ -239,6 +239,8 @@ def _obey(arguments: Sequence[str]) -> int:
     if isinstance(asked, Request):
         _carry_out(asked)
         return 0
+    if asked == Interrupted.exit_code:  # what Typer makes of Ctrl-C
+        raise KeyboardInterrupt
     return int(asked or 0)
 
 

@@ -39,7 +39,7 @@ def exit_code(work: Callable[[], int]) -> int:
         return _tell(fault)
     except typer.TyperException as fault:
         return _tell(_usage(fault))
-    except KeyboardInterrupt as fault:
+    except (KeyboardInterrupt, Ended) as fault:
         return _tell(_stopped(fault))
     except MemoryError:
         return _tell(_out_of_memory())
@@ -52,8 +52,8 @@ def exit_code(work: Callable[[], int]) -> int:
         return _tell_bug(fault)
 
 
-class Ended(KeyboardInterrupt):
-    """SIGTERM or SIGUSR1 where nothing is at stake; libraries treat it as they treat Ctrl-C."""
+class Ended(BaseException):
+    """SIGTERM or SIGUSR1 where nothing is at stake."""
 
 
 def end_by_signals() -> None:
@@ -86,7 +86,7 @@ def _abandon_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _stopped(fault: KeyboardInterrupt) -> LlmkitError:
+def _stopped(fault: KeyboardInterrupt | Ended) -> LlmkitError:
     kept, advice = "what was saved before", "run the same command again"
     if isinstance(fault, Ended):
         return Stopped(f"stopped by {fault}", kept=kept, next=advice)

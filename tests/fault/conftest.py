@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from . import runs
 from .harness import Server
 
 
@@ -15,6 +16,12 @@ def trials(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = Server(tmp_path_factory.mktemp("trials"))
     yield server
     server.close()
+
+
+@pytest.fixture(scope="session")
+def jobs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, runs.Job]:
+    """Small runs, by their commands."""
+    return runs.make_jobs(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(autouse=True)

@@ -61,6 +61,11 @@ class Trial:
             pass
         return time.monotonic() >= deadline
 
+    def alive(self) -> bool:
+        """Whether the process has not ended yet."""
+        state = Path(f"/proc/{self.process}/stat").read_text().rpartition(")")[2].split()[0]
+        return state != "Z"
+
     def send(self, number: signal.Signals) -> None:
         """Sends a signal to the process alone."""
         os.kill(self.process, number)

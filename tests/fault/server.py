@@ -22,10 +22,13 @@ import accelerate  # noqa: F401
 import datasets  # noqa: F401
 import matplotlib.pyplot  # noqa: F401
 import pyarrow.parquet  # noqa: F401
+import sklearn.linear_model  # noqa: F401
 import torch
+import transformers.models.bert.modeling_bert
 import transformers.models.gpt2.modeling_gpt2
 import transformers.models.llama.modeling_llama  # noqa: F401
 
+import llmkit.commands.finetune
 import llmkit.commands.pretrain  # noqa: F401
 from llmkit import cli
 from llmkit.config.load import load

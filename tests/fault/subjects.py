@@ -13,6 +13,7 @@ from llmkit.errors import WriteError
 from llmkit.training import checkpoint
 from llmkit.training.checkpoint import Checkpoint, State
 from llmkit.training.schedule import Plan, Revision
+from llmkit.training.signals import stop_signal
 
 
 def save(root: str, acknowledged: str, steps: list[int]) -> None:
@@ -40,6 +41,15 @@ def save(root: str, acknowledged: str, steps: list[int]) -> None:
             continue
         os.truncate(acknowledged, step)
         checkpoint.prune(Path(root), 2, None, print)
+
+
+def press(number: int) -> None:
+    """Sends the run the same signal twice; goes on until it is stopped."""
+    with stop_signal() as stop:
+        for _ in range(2):
+            os.kill(os.getpid(), number)
+        while True:
+            stop.check()
 
 
 def tiny_model() -> PreTrainedModel:

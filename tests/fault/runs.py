@@ -1,0 +1,94 @@
+"""Whole runs of pretrain and finetune, small enough to be broken off a hundred times."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmkit import durable
+
+from .harness import Ended, Server, contents
+
+STEPS = 12
+
+WORDS = (
+    "the", "cat", "sat", "on", "a", "mat", "and", "saw", "how", "far", "little", "dog", "had",
+    "run", "away", "from", "home",
+)  # fmt: skip
+
+SMALL = (
+    "model.config.hidden_size=32", "model.config.num_hidden_layers=2", "tokenizer.vocab_size=300",
+    "train.global_batch_size=8", "train.micro_batch_size=4", "train.compile=false",
+    "train.precision=fp32", f"train.max_steps={STEPS}", "train.save_steps=3", "train.eval_steps=6",
+    "train.logging_steps=1",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command line without its run directory."""
+
+    arguments: tuple[str, ...]
+
+    def at(self, run: Path, *changes: str) -> tuple[str, ...]:
+        """The whole command line, some of its keys changed."""
+        keys = {change.partition("=")[0] for change in changes}
+        kept = (own for own in self.arguments if own.partition("=")[0] not in keys)
+        return (*kept, *changes, "--output-dir", str(run))
+
+
+def make_jobs(directory: Path) -> dict[str, Job]:
+    """The jobs by their commands, on data that is written into the directory."""
+    chance = random.Random(0)
+    lines = sorted({" ".join(chance.choices(WORDS, k=chance.randint(3, 30))) for _ in range(80)})
+    moods = {"good": ("happy", "sunny", "great"), "bad": ("sad", "rainy", "poor")}
+    rows = [f"{line} {chance.choice(moods[mood])},{mood}" for line in lines for mood in moods]
+    text, table = directory / "corpus.txt", directory / "rows.csv"
+    text.write_text("\n".join(lines) + "\n")
+    table.write_text("text,label\n" + "\n".join(rows[:100]) + "\n")
+    pretrain = ("data.document=line", "data.block_size=16", "generation.max_new_tokens=4")
+    return {
+        "pretrain": Job(("pretrain", "--text", str(text), *SMALL, *pretrain)),
+        "finetune": Job(("finetune", "--csv", str(table), *SMALL)),
+    }
+
+
+def result(run: Path) -> dict[str, str]:
+    """What must not hang on interruptions: metrics and the finished model, as hashes of bytes."""
+    metrics = hashlib.sha256((run / "metrics.jsonl").read_bytes()).hexdigest()
+    return {**contents(run / "final"), "metrics.jsonl": metrics}
+
+
+def committed(run: Path) -> list[int]:
+    """Steps of the checkpoints that stand."""
+    names = [path.name for path in (run / "checkpoints").glob("step-*")]
+    return sorted(int(name[5:]) for name in names if re.fullmatch(r"step-\d{10}", name))
+
+
+def kill(trials: Server, command: tuple[str, ...], run: Path, seconds: float) -> Ended:
+    """Starts a command, kills it after so many seconds, and checks that every checkpoint that
+    stood is there, or a later one, and that all are whole."""
+    trial = trials.start(*command)
+    trial.listen(seconds)
+    before = committed(run)
+    ended = trial.end(signal.SIGKILL) if trial.alive() else trial.end()
+    after = committed(run)
+    assert max(after, default=0) >= max(before, default=0), (before, after)
+    for step in after:
+        durable.verify(run / "checkpoints" / f"step-{step:010}")
+    return ended
+
+
+def leftovers(run: Path) -> list[str]:
+    """Files that a finished run must not leave."""
+    found = [
+        *run.rglob(".tmp*"),
+        *run.rglob(".trash*"),
+        *run.rglob("*.tmp"),
+        *run.rglob(".corrupt*"),
+    ]
+    return [str(path) for path in found]
