@@ -32,7 +32,7 @@ def check(config: Config, models: Sequence[Subject]) -> None:
             next="pip install llmkit[lm-eval]",
         ) from error
     assert lm_eval.__version__
-    _names_and_folders(config.evaluation.tasks)
+    names_and_folders(config.evaluation.tasks)
     for model in models:
         if model.kind != "causal":
             raise ConfigError(
@@ -58,13 +58,37 @@ def measure(config: Config, models: Sequence[Subject], processes: Processes) -> 
     return {"tasks": rows, "samples": samples}
 
 
+def names_and_folders(tasks: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The names of the tasks, and the folders of those that are files.
+
+    Raises InputNotFound for a file that is not there, Unsafe for one that would run code.
+    """
+    names: list[str] = []
+    folders: list[str] = []
+    for task in tasks:
+        path = Path(task).expanduser()
+        if not path.exists():
+            if path.suffix in (".yaml", ".yml") or "/" in task:
+                raise InputNotFound(
+                    f"there is no task file {task}",
+                    where="evaluation.tasks",
+                    next="name a task of the harness, a file, or a directory of files",
+                )
+            names.append(task)
+            continue
+        files = sorted(path.glob("**/*.yaml")) if path.is_dir() else [path]
+        names += [name for file in files if (name := _task_of(file))]
+        folders.append(str(path if path.is_dir() else path.parent))
+    return list(dict.fromkeys(names)), list(dict.fromkeys(folders))
+
+
 def _asked(config: Config, subject: Subject, processes: Processes) -> dict[str, Any]:
     import lm_eval
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
     settings = config.evaluation
-    names, folders = _names_and_folders(settings.tasks)
+    names, folders = names_and_folders(settings.tasks)
     model = load.load_causal_model(subject.name, subject.revision).eval().to(processes.device)
     low = processes.precision == "bf16"
     asked = HFLM(
@@ -103,27 +127,6 @@ def _rows(found: dict[str, Any]) -> Iterator[dict[str, Any]]:
                     "shots": found["n-shot"].get(task),
                     "version": found["versions"].get(task),
                 }
-
-
-def _names_and_folders(tasks: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The names of the tasks, and the folders of those that are files."""
-    names: list[str] = []
-    folders: list[str] = []
-    for task in tasks:
-        path = Path(task).expanduser()
-        if not path.exists():
-            if path.suffix in (".yaml", ".yml") or "/" in task:
-                raise InputNotFound(
-                    f"there is no task file {task}",
-                    where="evaluation.tasks",
-                    next="name a task of the harness, a file, or a directory of files",
-                )
-            names.append(task)
-            continue
-        files = sorted(path.glob("**/*.yaml")) if path.is_dir() else [path]
-        names += [name for file in files if (name := _task_of(file))]
-        folders.append(str(path if path.is_dir() else path.parent))
-    return names, folders
 
 
 def _task_of(file: Path) -> str | None:
