@@ -224,8 +224,11 @@ def evaluate(  # noqa: PLR0913 (a command's parameters are its options)
 
 def main() -> None:
     """Runs the command line of this process and ends it with the exit code."""
+    faults.open_streams()
     faults.end_by_signals()
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    faults.flush_stderr()
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -11,6 +11,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import TextIO
 
 import typer
 
@@ -44,7 +45,7 @@ def exit_code(work: Callable[[], int]) -> int:
     except MemoryError:
         return _tell(_out_of_memory())
     except BrokenPipeError:
-        _abandon_stdout()
+        _abandon(sys.stdout)
         return CLOSED_PIPE
     except Exception as fault:
         if any(sign in str(fault) for sign in ("out of memory", "allocate memory")):
@@ -53,18 +54,19 @@ def exit_code(work: Callable[[], int]) -> int:
 
 
 class Ended(BaseException):
-    """SIGTERM or SIGUSR1 where nothing is at stake."""
+    """A signal to stop where nothing is at stake."""
 
 
 def end_by_signals() -> None:
-    """Lets SIGTERM and SIGUSR1 end this process as Ctrl-C does; a run that has something to save
-    watches for them itself."""
+    """Lets SIGTERM, SIGUSR1 and SIGHUP end this process as Ctrl-C does; a run that has something to
+    save watches for them itself. One that is ignored, as by nohup, stays so."""
 
     def end(number: int, _frame: FrameType | None) -> None:
         raise Ended(signal.Signals(number).name)
 
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, end)
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, end)
 
 
 @contextlib.contextmanager
@@ -75,15 +77,32 @@ def of_stdout() -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        _abandon_stdout()
+        _abandon(sys.stdout)
         kept = "everything; only the result could not be printed"
         raise WriteError(f"cannot write to stdout: {error.strerror}", kept=kept) from None
 
 
-def _abandon_stdout() -> None:
-    """Lets the interpreter's last flush of stdout go nowhere."""
+def open_streams() -> None:
+    """Opens standard streams that are closed, on /dev/null: files that the run opens would else
+    take their place, and get what others print."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+
+
+def flush_stderr() -> None:
+    """Gives up what stderr still holds and does not take, which the interpreter would make an exit
+    code of its own."""
+    try:
+        sys.stderr.flush()
+    except (OSError, ValueError, AttributeError):
+        _abandon(sys.stderr)
+
+
+def _abandon(stream: TextIO) -> None:
+    """Lets the interpreter's last flush of a stream go nowhere."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _stopped(fault: KeyboardInterrupt | Ended) -> LlmkitError:

@@ -7,8 +7,8 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
+from typing import IO, Any, cast
 
 from rich.console import Console as RichConsole
 from rich.progress import (
@@ -39,13 +39,31 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+class _Stderr:
+    """The stderr of the moment; what it does not take, its disk full or its reader gone, is lost,
+    and the run is not."""
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):
+            sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            sys.stderr.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
+
+
 class Console:
     """Where a command speaks: people read stderr, machines read JSON on stdout."""
 
     def __init__(self, json: bool = False, quiet: bool = False) -> None:
         self.json = json
         self.silent = quiet or not is_main_process()
-        self.people = RichConsole(stderr=True, highlight=False, soft_wrap=True)
+        stderr = cast(IO[str], _Stderr())
+        self.people = RichConsole(file=stderr, highlight=False, soft_wrap=True)
         self.on_tick: Callable[[], None] = lambda: None
 
     def say(self, text: str) -> None:

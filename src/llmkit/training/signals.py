@@ -10,7 +10,7 @@ from types import FrameType
 
 from llmkit.errors import Interrupted, LlmkitError, Stopped
 
-WATCHED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+WATCHED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 
 
 class StopSignal:
@@ -44,13 +44,19 @@ def stopped_by(number: int, kept: str) -> LlmkitError:
 
 @contextmanager
 def stop_signal() -> Iterator[StopSignal]:
-    """Watches for SIGTERM, SIGUSR1 and SIGINT, and puts the earlier handlers back at the end.
+    """Watches for SIGTERM, SIGUSR1, SIGINT and SIGHUP (a terminal that is gone; not under nohup),
+    and puts the earlier handlers back at the end.
 
     What breaks after a signal broke because of it: a compiler, for one, is stopped by the same
     Ctrl-C as the run.
     """
     stop = StopSignal()
-    before = {number: signal.signal(number, stop.handle) for number in WATCHED}
+    hearing = [
+        number
+        for number in WATCHED
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
+    ]
+    before = {number: signal.signal(number, stop.handle) for number in hearing}
     try:
         yield stop
     except Exception as error:
