@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import resource
 import select
 import shutil
 import signal
@@ -65,6 +66,10 @@ class Trial:
         """Whether the process has not ended yet."""
         state = Path(f"/proc/{self.process}/stat").read_text().rpartition(")")[2].split()[0]
         return state != "Z"
+
+    def limit(self, name: int, bytes: int) -> None:
+        """Sets a limit of the process, such as resource.RLIMIT_FSIZE; -1 is none."""
+        resource.prlimit(self.process, name, (bytes, resource.RLIM_INFINITY))
 
     def send(self, number: signal.Signals) -> None:
         """Sends a signal to the process alone."""
@@ -134,6 +139,7 @@ class Server:
             "limits": dict(limits or {}),
             "stdout": str(stdout),
             "stderr": str(stderr),
+            "lines": str(stderr),
             "directory": str(self.directory),
             "umask": 0o022,
             "halted": False,

@@ -80,6 +80,7 @@ def _become(request: dict[str, Any]) -> None:
 
 def _surround(request: dict[str, Any]) -> None:
     """Streams, environment, limits and the tracer's permission, as the request has them."""
+    os.open(request["lines"], os.O_WRONLY)  # open until the end of the trial
     for descriptor, path in enumerate(("/dev/null", request["stdout"], request["stderr"])):
         flags = os.O_RDONLY if descriptor == 0 else os.O_WRONLY | os.O_CREAT | os.O_APPEND
         handle = os.open(path, flags, 0o644)
@@ -92,7 +93,7 @@ def _surround(request: dict[str, Any]) -> None:
     os.umask(request["umask"])
     ctypes.CDLL(None).prctl(PR_SET_PTRACER, ANY, 0, 0, 0)
     for name, limit in request["limits"].items():
-        resource.setrlimit(getattr(resource, name), (limit, limit))
+        resource.setrlimit(getattr(resource, name), (limit, resource.RLIM_INFINITY))
     if request["halted"]:
         os.kill(os.getpid(), signal.SIGSTOP)
 

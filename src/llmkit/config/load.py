@@ -212,6 +212,8 @@ def _known(settings: Sequence[Setting], faults: _Faults) -> list[Setting]:
         if setting.path in keys.sections():
             _check_section(setting, faults)
         elif keys.owner(setting.path):
+            if _holds_nul(setting.value):
+                faults.add(setting.place, setting.name, "holds a NUL, which no path or text has")
             known.append(setting)
         else:
             unknown += 1
@@ -221,6 +223,13 @@ def _known(settings: Sequence[Setting], faults: _Faults) -> list[Setting]:
                 said = advice.for_key(setting.path, setting.text, given, setting.writing)
             faults.add(setting.place, setting.name, "no such key", said)
     return known
+
+
+def _holds_nul(value: Any) -> bool:
+    if isinstance(value, dict | list):
+        inner = value.values() if isinstance(value, dict) else value
+        return any(_holds_nul(each) for each in inner)
+    return isinstance(value, str) and "\0" in value
 
 
 def _check_section(setting: Setting, faults: _Faults) -> None:

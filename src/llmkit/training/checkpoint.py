@@ -25,6 +25,8 @@ from llmkit.training.schedule import Plan, Revision
 
 STEP_NAME = re.compile(r"step-(\d{10})")
 OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
+WEIGHT_BYTES = 12
+"""What a checkpoint holds of a weight, at most: its value and two moments in fp32."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,16 @@ def save(
 
     durable.commit(target, fill, {"step": state.step})
     return target
+
+
+def warn_of_space(root: Path, weights: int, warn: Callable[[str], None]) -> None:
+    """Warns where two checkpoints of so many weights would not find room."""
+    needed, free = 2 * WEIGHT_BYTES * weights, durable.free_bytes(root)
+    if free < needed:
+        warn(
+            f"two checkpoints need about {needed:,} bytes and {free:,} are free at {root}: saving "
+            "may fail"
+        )
 
 
 def newest(root: Path, warn: Callable[[str], None]) -> Checkpoint | None:

@@ -76,6 +76,9 @@ def carry_out(job: Job, session: Session, look: Callable[[], Mapping[str, Any]])
     state = _state(job, work, chosen)
     resolved = _resolved(job.config, work.settings, chosen)
     if session.processes.is_main:
+        checkpoint.warn_of_space(
+            job.directory / "checkpoints", work.model.num_parameters(), session.console.warn
+        )
         _write_down(job, resolved)
     session.processes.start_trackers(identity.dotted(resolved.model_dump(mode="json")))
     with training_display(session.console, state.step) as display:
