@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 import subprocess
 import sys
@@ -162,9 +163,11 @@ def test_a_users_own_model_trains_and_needs_its_code_again(file: Path, name: str
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "llmkit", *arguments]
+        own = {"LLMKIT_CACHE": str(file.parent / "cache"), "HF_HUB_OFFLINE": "1"}
         return subprocess.run(
-            command, cwd=file.parent, capture_output=True, text=True, timeout=240, check=False
-        )
+            command, cwd=file.parent, env={**os.environ, **own}, capture_output=True, text=True,
+            timeout=240, check=False,
+        )  # fmt: skip
 
     keys = ("model.code=my_model.py", "--allow-code", "--json")
     trained = run(
