@@ -59,7 +59,7 @@ class ModelConfig(Section):
     """Branch, tag or commit of a hub model."""
     architecture: str = "auto"
     """Model type of transformers to build when `name_or_path` is not given; `auto` is `llama` to
-    pretrain and `bert` to finetune."""
+    pretrain and `modernbert` to finetune."""
     config: dict[str, Any] = Field(default_factory=dict)
     """Settings of the transformers config class (`hidden_size`, `num_hidden_layers`, ...); of a
     model that exists, `finetune` can set the dropout."""

@@ -47,10 +47,11 @@ def gather(config: Config, console: Console) -> Inputs:
     _check_keys(config)
     config = _with_architecture(config)
     given = _given_tokenizer(config)
-    if config.model.name_or_path is not None:
-        classifier.existing_config(
-            config.model.name_or_path, config.model.revision, config.model.config
-        )
+    model = config.model
+    if model.name_or_path is not None:
+        classifier.existing_config(model.name_or_path, model.revision, model.config)
+    else:
+        build.fill_shape(model.architecture, model.config, build.CLASSIFIER)
     data = dataset.load(config, console.watch, console.say, console.warn)
     _check_kind(config, data)
     tokenizer = given or _trained_tokenizer(config, data, console)
@@ -122,7 +123,7 @@ def _with_architecture(config: Config) -> Config:
     model = config.model
     if model.name_or_path is not None or model.architecture != "auto":
         return config
-    return config.model_copy(update={"model": model.model_copy(update={"architecture": "bert"})})
+    return config.model_copy(update={"model": model.model_copy(update={"architecture": "modernbert"})})
 
 
 def _given_tokenizer(config: Config) -> PreTrainedTokenizerFast | None:

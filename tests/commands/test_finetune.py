@@ -1,0 +1,367 @@
+"""`llmkit finetune` as a user runs it, on small tables made here."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from llmkit import cli
+
+from .conftest import kill, wait_for_lines
+
+SHARED = Path(__file__).parents[3] / "shared" / "data" / "classify"
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared data sets")
+
+SIGNS = {"weather": ["rain", "sun", "wind"], "food": ["bread", "tea"], "pets": ["cat", "dog"]}
+FILLING = ("the", "a", "and", "we", "saw", "it", "was", "very", "so", "then", "today", "here")
+SMALL = (
+    "model.config.hidden_size=32", "model.config.num_hidden_layers=2", "tokenizer.vocab_size=300",
+    "train.global_batch_size=8", "train.learning_rate=3e-3", "train.num_train_epochs=6",
+)  # fmt: skip
+
+
+def rows(n: int, seed: int) -> list[tuple[str, str]]:
+    chance = random.Random(seed)
+    made = []
+    for number in range(n):
+        label = list(SIGNS)[number % len(SIGNS)]
+        words = [*chance.choices(FILLING, k=chance.randint(1, 9)), chance.choice(SIGNS[label])]
+        chance.shuffle(words)
+        made.append((" ".join(words) + f" {number}", label))
+    return made
+
+
+def write(path: Path, table: list[tuple[str, str]]) -> Path:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([("text", "label"), *table])
+    return path
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory) -> dict[str, Path]:
+    directory = tmp_path_factory.mktemp("tables")
+    parts = {"train": rows(160, 0), "test": rows(40, 1)}
+    return {name: write(directory / f"{name}.csv", table) for name, table in parts.items()}
+
+
+@pytest.fixture
+def call(capsys) -> Callable[..., dict[str, Any]]:
+    """Runs a command line in this process; the JSON that it prints, or how it failed."""
+
+    def run(*arguments: object) -> dict[str, Any]:
+        torch.set_num_threads(1)
+        code = cli.run([*map(str, arguments), "--json"])
+        said = capsys.readouterr()
+        return {**json.loads(said.out or "{}"), "code": code, "said": said.err}
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def reference(tables, tmp_path_factory) -> dict[str, Any]:
+    """A finished run with a test file."""
+    torch.set_num_threads(1)
+    run = tmp_path_factory.mktemp("runs") / "reference"
+    files = ("--csv", str(tables["train"]), f"data.test_files={tables['test']}")
+    assert cli.run(["finetune", *files, *SMALL, "--output-dir", str(run)]) == 0
+    return {"run": run, **json.loads((run / "evaluation.json").read_text())}
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "final" / "model.safetensors")
+
+
+def assert_same(a: Path, b: Path) -> None:
+    assert (a / "metrics.jsonl").read_bytes() == (b / "metrics.jsonl").read_bytes()
+    one, other = weights(a), weights(b)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_stdout_holds_the_contracts_json_and_nothing_else(call, tables, tmp_path) -> None:
+    files = ("--csv", tables["train"], f"data.test_files={tables['test']}")
+    result = call("finetune", *files, *SMALL, "train.max_steps=4", "--output-dir", tmp_path / "r")
+    assert result["code"] == 0, result["said"]
+    assert result["command"] == "finetune"
+    assert result["step"] == 4
+    assert result["examples_per_second"] > 0
+    assert {"loss", "accuracy", "f1_macro"} <= result["validation"].keys()
+    assert {"loss", "accuracy", "f1_macro", "f1_weighted"} <= result["test"].keys()
+    assert {"majority", "tfidf"} == result["baseline"].keys() == result["test"]["baseline"].keys()
+    assert Path(result["model_dir"]) == tmp_path / "r" / "final"
+
+
+def test_the_classifier_learns_and_stands_beside_its_baselines(reference) -> None:
+    assert reference["test"]["accuracy"] > 0.9
+    assert reference["test"]["baseline"]["tfidf"]["accuracy"] > 0.9
+    assert reference["test"]["baseline"]["majority"]["accuracy"] < 0.5
+    assert set(reference["test"]["per_class"]) == set(SIGNS)
+    assert np.sum(reference["test"]["confusion_matrix"]) == 40
+    for name in ("loss.png", "confusion_matrix_validation.png", "confusion_matrix_test.png"):
+        assert (reference["run"] / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_plain_transformers_gives_the_figures_of_the_saved_model(reference, tables) -> None:
+    final = reference["run"] / "final"
+    model = AutoModelForSequenceClassification.from_pretrained(final).eval()
+    tokenizer = AutoTokenizer.from_pretrained(final)
+    assert model.config.problem_type == "single_label_classification"
+    hits, loss = [], []
+    with tables["test"].open() as file:
+        for row in csv.DictReader(file):
+            with torch.no_grad():
+                logits = model(**tokenizer(row["text"], return_tensors="pt")).logits[0]
+            loss.append(-logits.log_softmax(0)[model.config.label2id[row["label"]]].item())
+            hits.append(model.config.id2label[int(logits.argmax())] == row["label"])
+    assert np.mean(hits) == pytest.approx(reference["test"]["accuracy"])
+    assert np.mean(loss) == pytest.approx(reference["test"]["loss"], rel=1e-5)
+
+
+def test_the_final_model_is_the_best_checkpoint(reference) -> None:
+    lines = (reference["run"] / "metrics.jsonl").read_text().splitlines()
+    figures = [record for record in map(json.loads, lines) if "validation_loss" in record]
+    assert [record["step"] for record in figures] == [19, 38, 57, 76, 95, 109]  # 145 rows
+    best = max(figures, key=lambda record: record["validation_f1_macro"])
+    assert reference["validation"]["f1_macro"] == pytest.approx(best["validation_f1_macro"])
+    assert reference["validation"]["loss"] == pytest.approx(best["validation_loss"], rel=1e-4)
+
+
+def test_a_killed_run_goes_on_to_the_bit(reference, tables, llmkit, start, tmp_path) -> None:
+    run = tmp_path / "killed"
+    files = ("--csv", tables["train"], f"data.test_files={tables['test']}")
+    arguments = ("finetune", *files, *SMALL, "--output-dir", run)
+    whole = tmp_path / "whole"
+    assert llmkit(*arguments[:-1], whole).returncode == 0
+    process = start(*arguments)
+    wait_for_lines(run / "metrics.jsonl", 24, process)
+    code, _ = kill(process, signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    done = llmkit(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert "going on from step" in done.stderr
+    assert_same(run, whole)
+
+
+def test_low_rank_updates_go_on_to_the_bit_and_end_as_a_plain_model(
+    reference, tables, call, tmp_path
+) -> None:
+    pytest.importorskip("peft")
+    model, files = ("--model", reference["run"]), ("--csv", tables["train"])
+    keys = (
+        "model.lora.r=4", "train.num_train_epochs=2", "train.global_batch_size=8",
+        "train.save_steps=7", "train.load_best_model_at_end=false",
+    )  # fmt: skip
+    runs = [tmp_path / name for name in ("whole", "resumed")]
+    for run in runs:
+        result = call("finetune", *files, *model, *keys, "--output-dir", run)
+        assert result["code"] == 0, result["said"]
+    last = sorted((runs[1] / "checkpoints").iterdir())[-1]
+    for left in [*last.iterdir(), *(runs[1] / "final").iterdir()]:
+        left.unlink()
+    last.rmdir(), (runs[1] / "final").rmdir()
+    result = call("finetune", *files, *model, *keys, "--output-dir", runs[1])
+    assert "going on from step" in result["said"]
+    assert_same(*runs)
+    names = {path.name for path in (runs[0] / "final").iterdir()}
+    assert "lora.safetensors" not in names
+    assert not any("lora" in name for name in weights(runs[0]))
+    before = weights(reference["run"])
+    assert torch.equal(
+        before["model.embeddings.tok_embeddings.weight"],
+        weights(runs[0])["model.embeddings.tok_embeddings.weight"],
+    )
+
+
+def test_two_processes_give_the_figures_of_one(tables, llmkit, tmp_path) -> None:
+    # The architecture has no dropout, whose masks would belong to processes.
+    keys = [*SMALL, "train.precision=fp32"]
+    found = []
+    for processes in (1, 2):
+        run = tmp_path / str(processes)
+        arguments = ("--csv", tables["train"], *keys, "train.max_steps=12", "--output-dir", run)
+        done = llmkit("finetune", *arguments, "--json", processes=processes)
+        assert done.returncode == 0, done.stderr
+        lines = (run / "metrics.jsonl").read_text().splitlines()
+        found.append([json.loads(done.stdout), *map(json.loads, lines)])
+    for one, other in zip(found[0][1:], found[1][1:], strict=True):
+        assert one == pytest.approx(other, rel=1e-3, abs=1e-5)
+    one, other = (result[0]["validation"] for result in found)
+    assert one["accuracy"] == pytest.approx(other["accuracy"])
+
+
+TOPICS = [[f"{topic}{c}{v}" for c in "bdfgklmnprst" for v in "aeio"] for topic in ("za", "qu")]
+
+
+def topical(n: int, words: int, seed: int) -> list[tuple[str, str]]:
+    """Texts of words that keep company; only the first `words` of each topic."""
+    chance = random.Random(seed)
+    return [
+        (" ".join(chance.choices(TOPICS[k % 2][:words], k=12)), f"topic{k % 2}") for k in range(n)
+    ]
+
+
+def test_pretraining_on_texts_without_labels_beats_random_weights(call, tmp_path) -> None:
+    chance, spelled = random.Random(0), {}
+    for words in TOPICS:
+        for word in words:  # spelling tells nothing: only company does
+            spelled[word] = "".join(chance.choices("abcdefghijklmnop", k=5))
+    spell = lambda table: [  # noqa: E731
+        (" ".join(spelled[word] for word in text.split()), label) for text, label in table
+    ]
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("\n".join(text for text, _ in spell(topical(1500, 48, 1))))
+    train = write(tmp_path / "train.csv", spell(topical(40, 6, 2)))
+    test = write(tmp_path / "test.csv", spell(topical(100, 48, 3)))
+    shape = (
+        "model.architecture=llama", "model.config.hidden_size=64",
+        "model.config.num_hidden_layers=2", "model.config.num_attention_heads=2",
+    )  # fmt: skip
+    pretrained = tmp_path / "pretrained"
+    done = call(
+        "pretrain", "--text", corpus, "data.document=line", "tokenizer.vocab_size=600",
+        "data.block_size=64", *shape, "train.max_steps=150", "train.global_batch_size=16",
+        "train.compile=false", "generation.max_new_tokens=2", "--output-dir", pretrained,
+    )  # fmt: skip
+    assert done["code"] == 0, done["said"]
+    keys = ("train.max_steps=40", "train.global_batch_size=8", "train.learning_rate=1e-3")
+    files = ("--csv", train, f"data.test_files={test}", *keys)
+    accuracy = {}
+    for name, begin in (
+        ("pretrained", ("--model", pretrained)),
+        ("random", (*shape, f"tokenizer.name_or_path={pretrained / 'final'}")),
+    ):
+        result = call("finetune", *files, *begin, "--output-dir", tmp_path / f"from-{name}")
+        assert result["code"] == 0, result["said"]
+        accuracy[name] = result["test"]["accuracy"]
+    assert accuracy["pretrained"] > accuracy["random"] + 0.1, accuracy
+
+
+def test_a_dry_run_reports_the_data_and_writes_nothing(call, tables, tmp_path) -> None:
+    run = tmp_path / "run"
+    files = ("--csv", tables["train"], f"data.test_files={tables['test']}")
+    report = call("finetune", *files, *SMALL, "--dry-run", "--output-dir", run)
+    assert report["code"] == 0, report["said"]
+    assert report["rows"] == 160
+    assert report["classes"] == {"food": 53, "pets": 53, "weather": 54}
+    for name in ("duplicates", "blank", "conflicts", "overlap", "unseen_labels"):
+        assert report[name]["count"] == 0
+    assert report["lengths"]["train"]["percentiles"].keys() == {"50", "90", "95", "99", "100"}
+    assert report["lengths"]["train"]["truncated_share"] == 0.0
+    assert not run.exists()
+
+
+def test_a_dry_run_for_people_shows_tables(tables, capsys) -> None:
+    assert cli.run(["finetune", "--csv", str(tables["train"]), *SMALL, "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "pets" in shown
+    assert "duplicates" in shown
+
+
+TEXT = "text,label\n"
+GOOD = TEXT + "".join(f"text {number},{'ab'[number % 2]}\n" for number in range(20))
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "code", "said"),
+    [
+        ("", (), 66, "holds no text"),
+        (TEXT + "one,a\ntwo,a\n", (), 65, "every row"),
+        (TEXT + "one,a\ntwo,b\nthree,a\nfour,a\n", (), 65, "one text only"),
+        (TEXT + "one,a\ntwo,b,c\n", (), 65, "row 2"),
+        ("x,y,z\n1,2,3\n4,5,6\n", (), 65, "the columns are 0 'x'"),
+        (GOOD, ("model.lora.alpha=4",), 78, "no rank"),
+        (GOOD, ("train.freeze=body",), 78, "random weights"),
+        (GOOD, ("data.max_length=9", "model.name_or_path=none/x/y"), 66, ""),
+        (GOOD, ("train.metric_for_best_model=mse",), 78, "accuracy"),
+        (
+            GOOD.replace("a\n", "1.5\n").replace("b\n", "2.5\n"),
+            ("train.class_weights=balanced",),
+            78,
+            "no classes",
+        ),
+        (GOOD, ("model.config.hidden_sz=8",), 78, "hidden_size"),
+    ],
+)
+def test_bad_input_is_told_before_anything_is_written(
+    call, tmp_path, content, arguments, code, said
+) -> None:
+    path = tmp_path / "bad.csv"
+    path.write_text(content)
+    run = tmp_path / "run"
+    result = call("finetune", "--csv", path, *arguments, "--output-dir", run)
+    assert result["code"] == code, result["said"]
+    assert said in result["said"]
+    assert not (run / "run.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("table", "problem"),
+    [
+        ([(text, f"{label}|long") for text, label in rows(40, 3)], "multi_label_classification"),
+        ([(text, str(len(text) / 7)) for text, _ in rows(40, 3)], "regression"),
+    ],
+)
+def test_several_labels_and_numbers_are_learned_too(call, tmp_path, table, problem) -> None:
+    path = write(tmp_path / "table.csv", table)
+    keys = ["data.label_separator='|'"] if problem.startswith("multi") else []
+    result = call(
+        "finetune", "--csv", path, *SMALL, "train.max_steps=4", *keys,
+        f"data.test_files={path}", "--output-dir", tmp_path / "run",
+    )  # fmt: skip
+    assert result["code"] == 0, result["said"]
+    wanted = {"pearson", "spearman", "mae"} if problem == "regression" else {"f1_micro", "accuracy"}
+    assert wanted <= result["test"].keys()
+    model = AutoModelForSequenceClassification.from_pretrained(result["model_dir"])
+    assert model.config.problem_type == problem
+    found = call(
+        "predict", "--model", tmp_path / "run", "--csv", path, "--output", tmp_path / "o.csv"
+    )
+    assert found["code"] == 0, found["said"]
+
+
+def test_pairs_of_texts_are_read_as_pairs(call, tmp_path) -> None:
+    path = tmp_path / "pairs.csv"
+    lines = [f"{text},{text if k % 2 else 'no'},{k % 2}" for k, (text, _) in enumerate(rows(40, 4))]
+    path.write_text("\n".join(["premise,hypothesis,label", *lines]))
+    run = tmp_path / "run"
+    result = call("finetune", "--csv", path, *SMALL, "train.max_steps=2", "--output-dir", run)
+    assert result["code"] == 0, result["said"]
+    found = call("predict", "--model", run, "--csv", path, "--output", tmp_path / "o.jsonl")
+    first = json.loads((tmp_path / "o.jsonl").read_text().splitlines()[0])
+    assert found["examples"] == 40
+    assert len(first["text"]) == 2
+
+
+@needs_shared
+@pytest.mark.parametrize(
+    ("files", "classes"),
+    [
+        (("sms_spam/spam_latin1.csv", "data.encoding=latin-1", "data.text_column=v2",
+          "data.label_column=v1"), {"ham": 4825, "spam": 747}),
+        (("sms_spam/spam_utf8.csv", "data.text_column=masseges"), {"ham": 4825, "spam": 747}),
+        (("sms_spam/sms.tsv",), {"ham": 4827, "spam": 747}),
+    ],
+)  # fmt: skip
+def test_the_quirks_of_sms_spam_are_read(call, files, classes) -> None:
+    path, *keys = files
+    report = call("finetune", "--csv", SHARED / path, *keys, *SMALL, "--dry-run")
+    assert report["code"] == 0, report["said"]
+    assert report["classes"] == classes
+
+
+@needs_shared
+def test_the_bad_byte_of_trec_is_named(call) -> None:
+    report = call("finetune", "--csv", SHARED / "trec/TREC.train.all", *SMALL, "--dry-run")
+    assert report["code"] == 65
+    assert "0xf0" in report["said"]
+    assert "3173" in report["said"].replace(",", "")
