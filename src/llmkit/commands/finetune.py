@@ -55,7 +55,7 @@ def run(config: Config, console: Console) -> dict[str, Any]:
             job = _job(config, inputs, model, resumed)
             figures = training.carry_out(job, session, dict)
             if processes.is_main:
-                figures |= _measured(inputs, figures, console)
+                figures |= _measured(inputs, figures, processes.device, console)
             return {**figures, "seconds": round(clock.seconds(), 3)}
 
 
@@ -134,11 +134,13 @@ def _job(
     )
 
 
-def _measured(inputs: Inputs, figures: dict[str, Any], console: Console) -> dict[str, Any]:
+def _measured(
+    inputs: Inputs, figures: dict[str, Any], device: torch.device, console: Console
+) -> dict[str, Any]:
     """The finished model, read back from `final/`, and the baselines on validation and test data;
     everything goes to `evaluation.json`."""
     data, seed = inputs.data, inputs.config.seed
-    final = prediction.open_classifier(figures["model_dir"], None, torch.device("cpu"), "fp32")
+    final = prediction.open_classifier(figures["model_dir"], None, device, "fp32")
     fitted = classified.fit_baselines(data.train, console.say)
     tables: dict[str, Table | None] = {"validation": data.validation, "test": data.test}
     directory = run_directory.locate(inputs.config, COMMAND)

@@ -40,18 +40,19 @@ def run(config: Config, console: Console) -> dict[str, Any] | None:
             name, config.model.revision, processes.device, processes.precision
         )
         console.say(f"model: {name}, {len(model.head.names)} labels, {model.precision}")
+        began = time.monotonic()
         with predictions.opened(config.predict) as writer:
             for window in labelling.label(model, rows, config.predict.columns):
                 writer.write(window)
     if config.predict.output is None:
         return None
-    seconds = time.monotonic() - started
+    now = time.monotonic()
     return {
         "command": COMMAND,
         "output": config.predict.output,
         "examples": writer.rows,
-        "seconds": round(seconds, 3),
-        "examples_per_second": round(writer.rows / seconds, 1),
+        "seconds": round(now - started, 3),
+        "examples_per_second": round(writer.rows / (now - began), 1),
     }
 
 

@@ -19,6 +19,9 @@ from llmkit.models.classifier import Head
 from llmkit.reporting.console import Console
 from llmkit.training.checkpoint import Checkpoint
 
+ARCHITECTURE = "modernbert"
+"""What a new classifier is: of the encoders it learns fastest from random weights."""
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -123,7 +126,8 @@ def _with_architecture(config: Config) -> Config:
     model = config.model
     if model.name_or_path is not None or model.architecture != "auto":
         return config
-    return config.model_copy(update={"model": model.model_copy(update={"architecture": "modernbert"})})
+    chosen = model.model_copy(update={"architecture": ARCHITECTURE})
+    return config.model_copy(update={"model": chosen})
 
 
 def _given_tokenizer(config: Config) -> PreTrainedTokenizerFast | None:
