@@ -190,7 +190,9 @@ def _recomputed(model: PreTrainedModel, ids: Sequence[int]) -> Tensor:
 
 def _has_plain_cache(model: PreTrainedModel) -> bool:
     kinds = set(getattr(model.config, "layer_types", None) or PLAIN_LAYERS)
-    return kinds <= PLAIN_LAYERS and bool(model._supports_default_dynamic_cache())
+    # A model of a user's own may compute every text whole.
+    caches = model.can_generate() and model._supports_default_dynamic_cache()
+    return kinds <= PLAIN_LAYERS and bool(caches)
 
 
 def _fitting(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import torch
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from llmkit.config.schema import Config
 from llmkit.errors import ConfigError, DataError, UsageError
 from llmkit.generation import constraints, int8, rules
 from llmkit.generation.constraints import Constrain
 from llmkit.generation.writer import Desk
-from llmkit.models import load
+from llmkit.models import architectures, build, load
 from llmkit.models import tokenizer as tokenizers
 
 
@@ -26,11 +25,9 @@ def shape_and_tokenizer(config: Config) -> tuple[PretrainedConfig, PreTrainedTok
         raise UsageError("there is no model", next="name one with --model")
     location = load.locate(name)
     shape = load.load_config(location, config.model.revision)
-    heads = [head for head in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() if isinstance(head, str)]
+    known = architectures.known(build.LANGUAGE_MODEL.names, build.LANGUAGE_MODEL.mapping)
     own = shape.architectures or []
-    if shape.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or (
-        own and not set(own) & set(heads)
-    ):
+    if shape.model_type not in known or (own and not set(own) & set(known.values())):
         raise DataError(
             f"this is no causal language model but a {(own or [shape.model_type])[0]}",
             where=f"{name} (model.name_or_path)",

@@ -23,11 +23,15 @@ FREE = {
 
 def keys(config: Config) -> dict[str, Any]:
     """The keys of a config that must stay as they are while a run goes on."""
-    return {
+    found = {
         key: value
         for key, value in dotted(config.model_dump(mode="json")).items()
         if key not in FREE and not key.startswith("generation.") and not key.endswith("_files")
     }
+    if config.model.code is not None:
+        code = Path(config.model.code).expanduser().read_bytes()
+        found["model.code"] = hashlib.sha256(code).hexdigest()
+    return found
 
 
 def check(
