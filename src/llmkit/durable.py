@@ -54,11 +54,13 @@ def commit(target: Path, fill: Callable[[Path], None], facts: Mapping[str, Any])
         raise
 
 
-def verify(directory: Path) -> dict[str, Any]:
-    """The facts of an undamaged directory; raises DamagedError, Unsafe for a manifest that names
-    files outside of it, NoValidCheckpoint for one of a newer llmkit."""
+def verify(directory: Path, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, Any]:
+    """The facts of a directory whose wanted files are undamaged; raises DamagedError, Unsafe for a
+    manifest that names files outside of it, NoValidCheckpoint for one of a newer llmkit."""
     manifest = read_manifest(directory)
     for name, expected in manifest["files"].items():
+        if not wanted(name):
+            continue
         if not SAFE_NAME.fullmatch(name) or (directory / name).is_symlink():
             raise Unsafe(
                 f"the manifest names a file outside of its directory: {name!r}",
@@ -72,16 +74,14 @@ def verify(directory: Path) -> dict[str, Any]:
 def read_manifest(directory: Path) -> dict[str, Any]:
     """The manifest, undamaged in itself; raises DamagedError, or NoValidCheckpoint for one of a
     newer llmkit."""
-    path = directory / MANIFEST
     try:
-        with path.open(encoding="utf-8") as file:
-            outer = json.loads(file.read(LARGEST_MANIFEST))
+        outer = _read_outer(directory)
         manifest = outer["manifest"]
         whole = outer["sha256"] == _digest(manifest)
         if whole and manifest["format"] > FORMAT:
             raise NoValidCheckpoint(
                 "it was made by a newer llmkit",
-                where=str(path),
+                where=str(directory / MANIFEST),
                 kept="all files, untouched",
                 next="update llmkit",
             )
@@ -94,6 +94,17 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     if not whole:
         raise DamagedError(f"{MANIFEST} does not match its own hash")
     return dict(manifest)
+
+
+def is_signed(directory: Path) -> bool:
+    """Whether a directory has a manifest that is, or may have been, one of ours."""
+    try:
+        found = _read_outer(directory)
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, RecursionError):
+        return True
+    return isinstance(found, dict) and found.keys() >= {"manifest", "sha256"}
 
 
 def discard(directory: Path) -> None:
@@ -211,18 +222,27 @@ def _flush(path: Path) -> dict[str, Any]:
 
 def _verify_file(path: Path, expected: Mapping[str, Any]) -> None:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        with open(path, "rb", opener=_open_itself) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != expected["size"]:
+                raise DamagedError(f"{path.name} has {size} bytes instead of {expected['size']}")
+            found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise DamagedError(f"{path.name} cannot be read: {error.strerror}") from error
-    with os.fdopen(descriptor, "rb") as file:
-        size = os.fstat(descriptor).st_size
-        if size != expected["size"]:
-            raise DamagedError(f"{path.name} has {size} bytes instead of {expected['size']}")
-        found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != expected["sha256"]:
         raise DamagedError(
             f"{path.name} has sha256 {found[:12]}… instead of {expected['sha256'][:12]}…"
         )
+
+
+def _open_itself(path: str, flags: int) -> int:
+    """Opens a file, not what it links to, and waits for no other end of a pipe."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+
+def _read_outer(directory: Path) -> Any:
+    with open(directory / MANIFEST, encoding="utf-8", opener=_open_itself) as file:
+        return json.loads(file.read(LARGEST_MANIFEST))
 
 
 def _write_manifest(path: Path, manifest: dict[str, Any]) -> None:

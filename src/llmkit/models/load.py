@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from llmkit import durable
 from llmkit.errors import DataError, HubUnreachable, InputNotFound, NoValidCheckpoint, Unsafe
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
@@ -28,8 +29,9 @@ def locate(name_or_path: str) -> str:
     """The directory that holds the model, or the hub name as it is.
 
     A run directory stands for its final model, else its best, else its newest checkpoint.
-    Raises InputNotFound for a path that is none, and Unsafe for a directory whose files would run
-    code or point outside of it.
+    Raises InputNotFound for a path that is none, Unsafe for a directory whose files would run code
+    or point outside of it, and NoValidCheckpoint for one of ours that is damaged (its weights are
+    looked at when they are loaded).
     """
     path = Path(name_or_path).expanduser()
     if path.is_dir():
@@ -99,11 +101,32 @@ def check_directory(directory: Path) -> None:
         )
     index = directory / "model.safetensors.index.json"
     if index.exists():
-        for name in set(read_json(index).get("weight_map", {}).values()):
+        files = read_json(index).get("weight_map")
+        for name in files.values() if isinstance(files, dict) else [files]:
             if not isinstance(name, str) or not SAFE_NAME.fullmatch(name):
                 raise Unsafe(
-                    f"the index names a file outside of its directory: {name!r}", where=str(index)
+                    f"the index names a file outside of its directory: {name!r}",
+                    where=str(index),
+                    next="use a model whose index names its own files only",
                 )
+    _check_whole(directory, weights=False)
+
+
+def _check_whole(directory: Path, weights: bool) -> None:
+    """Raises NoValidCheckpoint where the weights, or the other files, of a model that we have
+    written are not what they were."""
+    if not durable.is_signed(directory):
+        return
+    try:
+        durable.verify(directory, lambda name: name.endswith(".safetensors") is weights)
+    except durable.DamagedError as damage:
+        raise NoValidCheckpoint(
+            f"the model is damaged: {damage}",
+            where=str(directory),
+            kept="all files",
+            next="use a checkpoint of its run, or restore the file; if you have changed it on "
+            f"purpose, delete {durable.MANIFEST}",
+        ) from damage
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -133,17 +156,24 @@ def _model_in_run(path: Path) -> Path:
         raise NoValidCheckpoint(
             "the run has no model yet", where=str(path), next="let it train on first"
         )
+    _check_whole(steps[-1], weights=False)
     best = read_json(steps[-1] / "state.json")["state"]["best_step"]
     named = [d for d in steps if best is not None and int(d.name[5:]) == best]
     return (named or steps)[-1]
 
 
 def _all_keys(value: Any) -> list[str]:
-    if isinstance(value, dict):
-        return [*value, *(key for inner in value.values() for key in _all_keys(inner))]
-    if isinstance(value, list):
-        return [key for inner in value for key in _all_keys(inner)]
-    return []
+    """The keys of nested JSON, however deep."""
+    found: list[str] = []
+    open_values = [value]
+    while open_values:
+        value = open_values.pop()
+        if isinstance(value, dict):
+            found += value
+            open_values += value.values()
+        elif isinstance(value, list):
+            open_values += value
+    return found
 
 
 def load_model(
@@ -157,9 +187,11 @@ def load_model(
 
     Raises DataError for any other weight that is missing, or does not fit.
     """
+    place = locate(name_or_path)
+    _check_whole(Path(place), weights=True)
     model, report = _from_pretrained(
         auto,
-        locate(name_or_path),
+        place,
         revision,
         dtype=torch.float32,
         use_safetensors=True,

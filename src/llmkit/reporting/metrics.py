@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from llmkit.errors import WriteError
+from llmkit.errors import DataError, WriteError
 
 
 class JsonLines:
@@ -46,9 +46,9 @@ class JsonLines:
 
     def go_back(self, size: int) -> None:
         """Forgets all lines after the first `size` bytes: they belong to steps that are redone."""
-        if self.size > size:
+        if self.size != size:
             with self._writing():
-                self._cut(size)
+                self._cut(size if self.size > size else self._whole_lines())
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -61,6 +61,10 @@ class JsonLines:
                 kept="all checkpoints and all earlier lines",
                 next="free some space, then run the same command again to go on",
             ) from error
+
+    def _whole_lines(self) -> int:
+        """Bytes up to the end of the last line that has one."""
+        return self.path.read_bytes().rfind(b"\n") + 1 if self.path.is_file() else 0
 
     def _cut(self, size: int) -> None:
         if self.path.exists() and self.path.is_file():
@@ -76,7 +80,15 @@ def last(path: Path) -> dict[str, Any]:
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a file of JSON lines, in order."""
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            yield json.loads(line)
+    """The records of a file of JSON lines, in order; raises DataError for a line that is none."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise DataError(
+                    f"is no line of JSON: {error}",
+                    where=f"{path}:{number}",
+                    kept="everything",
+                    next="remove the line, then run the same command again",
+                ) from error
