@@ -45,4 +45,4 @@ def test_a_result_for_machines_is_json_and_for_people_a_table(tmp_path) -> None:
 def test_a_directory_that_cannot_be_made_is_told(tmp_path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(WriteError):
-        outputs.check([str(tmp_path / "file" / "r.json")])
+        outputs.write_result(tmp_path / "file" / "r.json", FIGURES)

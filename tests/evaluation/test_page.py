@@ -49,7 +49,7 @@ def shown() -> Reader:
     ids = [0, *tokenizer(TEXT)["input_ids"], 0]
     tokens = SimpleNamespace(ids=np.array(ids), starts=np.array([0]), opening=0, closing=0)
     nll = np.linspace(0, 9, len(ids) - 1)
-    nll[3] = np.nan
+    nll[3] = -1
     scores = Scores(np.zeros(1), np.zeros(1, int), np.zeros(1), nll, np.zeros(len(nll), int))
     html = page("<script>model</script>", ["perplexity 2 & more"], tokens, scores, tokenizer)
     return Reader(html)

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmkit import durable
 from llmkit.config.schema import Config
 from llmkit.data.prepare import data_report
 from llmkit.evaluation import harness, outputs, pairs, references, rows, text
@@ -82,7 +81,7 @@ def _measured(
         return _classified(config, models, processes, console)
     measured = text.measure(config, models, processes, console.watch, console.say)
     if settings.per_token is not None and processes.is_main:
-        durable.replace_text(Path(settings.per_token), text.shaded(measured[0]))
+        outputs.write_text(Path(settings.per_token), text.shaded(measured[0]))
     return text.result(config, measured), text.samples(measured)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -66,7 +66,18 @@ class Processes(Protocol):
     def sum(self, values: Tensor) -> Tensor: ...
 
 
-@dataclass
+class Found(NamedTuple):
+    """What a batch gave: an entry for each place that was scored."""
+
+    places: Places
+    targets: Places
+    nll: NDArray[np.float64]
+    """Negative log-likelihoods in nats."""
+    guesses: Places
+    """The likeliest ids; empty where nobody asked for them."""
+
+
+@dataclass(frozen=True)
 class Scores:
     """What is kept of a measurement."""
 
@@ -77,9 +88,34 @@ class Scores:
     frequency: NDArray[np.int64]
     """[vocabulary], how often each id was scored."""
     shown: NDArray[np.float64]
-    """[places], the negative log-likelihood at each of the first places; NaN where none is."""
+    """[places], the negative log-likelihood at each of the first places; -1 where none is."""
     guesses: NDArray[np.int64]
     """[places], the likeliest id at each of the first places."""
+
+    @classmethod
+    def empty(cls, stretches: int, vocabulary: int, show: int) -> Scores:
+        """Those of no token."""
+        counts = (np.zeros(size, np.int64) for size in (stretches, vocabulary, show))
+        tokens, frequency, guesses = counts
+        return cls(np.zeros(stretches), tokens, frequency, np.full(show, -1.0), guesses)
+
+    def add(self, found: Found, stretches: Stretches) -> None:
+        """Takes in what a batch gave."""
+        where = stretches.of(found.places)
+        np.add.at(self.nll, where, found.nll)
+        np.add.at(self.tokens, where, 1)
+        np.add.at(self.frequency, found.targets, 1)
+        if len(self.shown):
+            early = found.places < len(self.shown)
+            self.shown[found.places[early]] = found.nll[early]
+            self.guesses[found.places[early]] = found.guesses[early]
+
+    def over_all(self, processes: Processes) -> Scores:
+        """The scores of all processes together."""
+        mine = (torch.from_numpy(each).to(processes.device) for each in vars(self).values())
+        sums = Scores(*(processes.sum(each).cpu().numpy() for each in mine))
+        # Of the processes, all but at most one have -1 at a place.
+        return replace(sums, shown=sums.shown + (processes.count - 1))
 
 
 def score(
@@ -97,32 +133,15 @@ def score(
     Raises DataError where the model gives no finite probability, ResourceError where one row does
     not fit the device.
     """
-    n = len(stretches.begins)
-    found = Scores(
-        nll=np.zeros(n),
-        tokens=np.zeros(n, np.int64),
-        frequency=np.zeros(logits.vocab_size, np.int64),
-        shown=np.zeros(show),
-        guesses=np.zeros(show, np.int64),
-    )
-    scored = np.zeros(show, np.int64)
+    scores = Scores.empty(len(stretches.begins), logits.vocab_size, show)
     with watch("scoring", len(rows)) as advance:
         for numbers in _shares(rows, logits, processes, batch_tokens):
-            for places, targets, nll, guesses in _scored(logits, rows, numbers, processes, show):
-                where = stretches.of(places)
-                np.add.at(found.nll, where, nll)
-                np.add.at(found.tokens, where, 1)
-                np.add.at(found.frequency, targets, 1)
-                early = places < show
-                found.shown[places[early]] = nll[early]
-                found.guesses[places[early]] = guesses[early] if show else 0
-                scored[places[early]] = 1
+            for found in _scored(logits, rows, numbers, processes, guess=show > 0):
+                scores.add(found, stretches)
             advance(min(len(numbers) * processes.count, len(rows)))
-    for name, values in vars(found).items():
-        setattr(found, name, _summed(values, processes))
-    found.shown[_summed(scored, processes) == 0] = np.nan
-    _check(found)
-    return found
+    scores = scores.over_all(processes)
+    _check(scores)
+    return scores
 
 
 def _shares(
@@ -154,13 +173,14 @@ def _batches(numbers: Places, lengths: Places, budget: int) -> Iterator[Places]:
 
 
 def _scored(
-    logits: ChosenLogits, rows: Rows, numbers: Places, processes: Processes, show: int
-) -> Iterator[tuple[Places, NDArray[Any], NDArray[Any], NDArray[Any]]]:
-    """Places, targets, negative log-likelihoods and best guesses of some rows; rows that do not fit
-    the device together are taken in halves."""
+    logits: ChosenLogits, rows: Rows, numbers: Places, processes: Processes, guess: bool
+) -> Iterator[Found]:
+    """What some rows give; rows that do not fit the device together are taken in halves."""
     batch = rows.batch(numbers)
+    if not len(batch.places):
+        return
     try:
-        nll, guesses = _likelihood(logits, batch, processes, guess=show > 0)
+        nll, guesses = _likelihood(logits, batch, processes, guess)
     except torch.OutOfMemoryError as error:
         if len(numbers) == 1:
             raise ResourceError(
@@ -168,38 +188,39 @@ def _scored(
                 where="evaluation.window",
                 next="write a smaller evaluation.window, or evaluation.precision=bf16",
             ) from error
-        for half in np.array_split(numbers, 2):
-            yield from _scored(logits, rows, half, processes, show)
+    else:
+        yield Found(batch.places, batch.targets.numpy(), nll, guesses)
         return
-    yield batch.places, batch.targets.numpy(), nll, guesses
+    for half in np.array_split(numbers, 2):
+        yield from _scored(logits, rows, half, processes, guess)
 
 
 @torch.inference_mode()
 def _likelihood(
     logits: ChosenLogits, batch: Batch, processes: Processes, guess: bool
-) -> tuple[NDArray[Any], NDArray[Any]]:
+) -> tuple[NDArray[np.float64], Places]:
     device = processes.device
     inputs = {name: values.to(device) for name, values in batch.inputs.items()}
     chosen, targets = batch.chosen.to(device), batch.targets.to(device)
-    nll, guesses = [], []
+    nll, guesses = [], [torch.zeros(0, dtype=torch.int64, device=device)]
     with processes.autocast():
         parts = logits.chunks(inputs, chosen)
         for some, wanted in zip(parts, torch.split(targets, logits.chunk), strict=True):
             nll.append(functional.cross_entropy(some.float(), wanted, reduction="none"))
             if guess:
                 guesses.append(some.argmax(-1))
-    joined = torch.cat(nll).double() if nll else torch.zeros(0, dtype=torch.float64)
-    best = torch.cat(guesses) if guesses else torch.zeros(0, dtype=torch.int64)
-    return joined.cpu().numpy(), best.cpu().numpy()
+    return torch.cat(nll).double().cpu().numpy(), torch.cat(guesses).cpu().numpy()
 
 
-def _summed(values: NDArray[Any], processes: Processes) -> NDArray[Any]:
-    return processes.sum(torch.from_numpy(values).to(processes.device)).cpu().numpy()
-
-
-def _check(found: Scores) -> None:
-    if not np.isfinite(found.nll).all():
-        bad = int((~np.isfinite(found.nll)).sum())
+def _check(scores: Scores) -> None:
+    if not scores.tokens.sum():
+        raise DataError(
+            "no token of the text is scored",
+            where="data.test_files",
+            next="name text that the model's tokenizer can write",
+        )
+    if not np.isfinite(scores.nll).all():
+        bad = int((~np.isfinite(scores.nll)).sum())
         raise DataError(
             f"the model gives probabilities that are no numbers, in {bad} stretches of the text",
             where="model.name_or_path",

@@ -20,22 +20,13 @@ _HEAD = 4096
 
 
 def check(paths: Iterable[str | None]) -> None:
-    """Makes the directories of the files, before any work is done for them.
-
-    Raises WriteError for a file that exists and that no evaluation wrote, and for a directory that
-    cannot be made.
-    """
+    """Raises WriteError for a file that exists and that no evaluation wrote."""
     for path in [Path(path) for path in paths if path is not None]:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if path.is_file():
-                with path.open("rb") as file:
-                    ours = bool(_OURS.search(file.read(_HEAD)))
-            else:
-                ours = not path.exists()
+            is_ours = not path.exists() or (path.is_file() and _is_ours(path))
         except OSError as error:
             raise durable.cannot_write(error, path) from error
-        if not ours:
+        if not is_ours:
             raise WriteError(
                 f"{path} exists, and no evaluation wrote it",
                 where=str(path),
@@ -54,7 +45,7 @@ def write_result(path: Path, figures: Mapping[str, Any]) -> None:
         text = json.dumps(figures, ensure_ascii=False, indent=1) + "\n"
     else:
         text = tables.as_text(figures)
-    durable.replace_text(path, text)
+    write_text(path, text)
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -62,4 +53,18 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     lines = (
         json.dumps({"command": "evaluate", **row}, ensure_ascii=False, default=str) for row in rows
     )
-    durable.replace_text(path, "".join(f"{line}\n" for line in lines))
+    write_text(path, "".join(f"{line}\n" for line in lines))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file, whole or not at all, in a directory that may be new; raises WriteError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise durable.cannot_write(error, path) from error
+    durable.replace_text(path, text)
+
+
+def _is_ours(path: Path) -> bool:
+    with path.open("rb") as file:
+        return bool(_OURS.search(file.read(_HEAD)))

@@ -8,7 +8,6 @@ from html import escape
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from llmkit.evaluation.likelihood import Scores
@@ -86,7 +85,7 @@ def _articles(tokens: Tokens, scores: Scores, tokenizer: PreTrainedTokenizerFast
         )  # fmt: skip
         spans = "".join(_span(*piece, tokens, tokenizer) for piece in pieces)
         nll = scores.shown[start:end]
-        mean = float(np.nanmean(nll)) / math.log(2) if np.isfinite(nll).any() else 0.0
+        mean = float(nll[nll >= 0].mean()) / math.log(2) if (nll >= 0).any() else 0.0
         yield f"<article><h2>document {number}, {mean:.2f} bits per token</h2>{spans}</article>"
 
 
@@ -120,7 +119,7 @@ def _span(
         shown = f'<span class="x">{escape(token)}</span>'
     elif not text:
         shown = '<span class="x">\N{MIDDLE DOT}</span>'
-    if not math.isfinite(nll):
+    if nll < 0:
         return f'<b title="{_attribute([("token", token), ("", "not scored")])}">{shown}</b>'
     surprise = nll / math.log(2)
     level = min(LEVELS - 1, int(surprise))

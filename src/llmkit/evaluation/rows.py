@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from llmkit.config.schema import Config
+from llmkit.config.schema import Config, DataConfig
 from llmkit.data import dataset
 from llmkit.data.cache import Say, Watch
 from llmkit.data.examples import Table
@@ -95,12 +95,17 @@ def samples(measured: Sequence[Measured]) -> Iterator[dict[str, Any]]:
 
 def _table(config: Config, model: Subject, watch: Watch, say: Say, warn: Say) -> Table:
     head = head_of(model.shape)
-    data = config.data
+    known = Labels(head.problem_type, head.names, from_file=config.data.label_names is not None)
+    return dataset.load_one(_data(config, model), KEY, known, watch, say, warn)
+
+
+def _data(config: Config, model: Subject) -> DataConfig:
+    """The data section; where it names no column, with those that the classifier learned from."""
     columns = remembered_columns(model.shape)
-    if data.text_column is None and columns:
-        data = data.model_copy(update={"text_column": columns[0] if not columns[1:] else columns})
-    known = Labels(head.problem_type, head.names, from_file=data.label_names is not None)
-    return dataset.load_one(data, KEY, known, watch, say, warn)
+    if config.data.text_column is not None or not columns:
+        return config.data
+    column = columns if len(columns) > 1 else columns[0]
+    return config.data.model_copy(update={"text_column": column})
 
 
 def _measured(
@@ -117,7 +122,7 @@ def _measured(
     return Measured(model.name, table, outputs, {
         "model": model.name,
         **figures,
-        "baseline": _baselines(config, table, watch, say),
+        "baseline": _baselines(_data(config, model), table, watch, say),
         "protocol": {"problem_type": kind, "precision": processes.precision},
         "seconds": seconds,
         "examples_per_second": len(table) / seconds,
@@ -137,15 +142,14 @@ def _outputs(
     return found
 
 
-def _baselines(config: Config, table: Table, watch: Watch, say: Say) -> dict[str, Any]:
+def _baselines(data: DataConfig, table: Table, watch: Watch, say: Say) -> dict[str, Any]:
     kind, targets = table.labels.kind, classified.encoded_targets(table)
     fitted: dict[str, baselines.Baseline] = {
         "majority_of_these_rows": baselines.Majority(kind, targets)
     }
-    if config.data.train_files:
-        fitted = classified.fit_baselines(
-            dataset.load_one(config.data, "train_files", table.labels, watch, say, say), say
-        )
+    if data.train_files:
+        train = dataset.load_one(data, "train_files", table.labels, watch, say, say)
+        fitted = classified.fit_baselines(train, say)
     return baselines.score(fitted, kind, len(table.labels), classified.joined_texts(table), targets)
 
 

@@ -139,7 +139,10 @@ def _measured(
     figures = perplexity.figures(scores, text.stretches, found, config.seed)
     described = {**_described(text), "precision": processes.precision}
     timing = {"seconds": seconds, "tokens_per_second": figures["tokens"] / seconds}
-    whole = {"model": subject.name, **_named(text, figures), "protocol": described, **timing}
+    tokens = text.tokens
+    kept = {"blank": tokens.blank, "undecodable": tokens.undecodable, "lost": tokens.lost}
+    named = {"model": subject.name, **_named(text, figures)}
+    whole = {**named, "left_out": kept, "protocol": described, **timing}
     return Measured(text, found, scores, whole)
 
 
