@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
-from llmkit.errors import WriteError
-from llmkit.training import checkpoint
+from llmkit.errors import DataError, WriteError
+from llmkit.training import alone, checkpoint, runtime
 from llmkit.training.checkpoint import Checkpoint, State
 from llmkit.training.schedule import Plan, Revision
 from llmkit.training.signals import stop_signal
+from llmkit.training.tasks import Batch
+from tests.training import conftest as training
+from tests.training.conftest import Rows, Trial
 
 
 def save(root: str, acknowledged: str, steps: list[int]) -> None:
@@ -67,3 +72,33 @@ def is_right(found: Checkpoint) -> bool:
     weights = load_file(found.directory / "model.safetensors")
     tensors = [*weights.values(), *found.optimizer_tensors().values()]
     return all(bool((tensor == found.state.step).all()) for tensor in tensors)
+
+
+class Faulty(Rows):
+    """Examples of which one cannot be read, or all of which need more memory than there is."""
+
+    def __init__(self, bad_row: int | None, huge: bool) -> None:
+        super().__init__(40)
+        self.bad_row, self.huge = bad_row, huge
+
+    def batch(self, rows: Sequence[int]) -> Batch:
+        if self.bad_row in rows:
+            raise DataError(f"row {self.bad_row} is bad", where=f"row {self.bad_row}")
+        if self.huge:
+            torch.empty(1 << 50)
+        return super().batch(rows)
+
+
+def train(bad_row: int | None = None, huge: bool = False, validation: int = 0) -> None:
+    """Trains a tiny model, as far as that goes, and prints its loss on so many examples."""
+    with tempfile.TemporaryDirectory() as directory:
+        trial = Trial(
+            Path(directory),
+            training.tiny_model(),
+            steps=2,
+            examples=Faulty(bad_row, huge),
+            validation=Rows(validation, seed=9) if validation else None,
+        )
+        processes = runtime.start("fp32", (), Path(directory))
+        with processes, alone.named(processes, trial.micro_batch):
+            print(trial.run().best_metric)

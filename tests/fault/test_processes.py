@@ -1,0 +1,199 @@
+"""Processes that are lost, hang, fail alone, meet, or run out of memory (F10-F14, F57-F66)."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from llmkit.training import checkpoint
+
+from . import runs
+from .harness import PATIENCE, Ended, Server, Trial
+from .runs import STEPS, Job
+
+
+@pytest.fixture(scope="module")
+def job(jobs: dict[str, Job]) -> Job:
+    return jobs["pretrain"]
+
+
+@pytest.fixture(scope="module")
+def reference(trials: Server, job: Job, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run of two processes."""
+    run = tmp_path_factory.mktemp("reference") / "run"
+    for ended in ends(pair(trials, *job.at(run))):
+        assert ended.code == 0, ended.err
+    return run
+
+
+def pair(trials: Server, *arguments: str, **options) -> tuple[Trial, Trial]:
+    """Two processes of one run, as torchrun would start them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+
+    def process(rank: int) -> Trial:
+        own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
+        return trials.start(*arguments, environment={**shared, **own}, **options)
+
+    return process(0), process(1)
+
+
+def ends(processes: tuple[Trial, Trial], patience: float = PATIENCE) -> tuple[Ended, Ended]:
+    first = processes[0].end(patience=patience)
+    return first, processes[1].end(patience=patience)
+
+
+def finish(trials: Server, job: Job, run: Path, reference: Path) -> None:
+    """The same command once more ends as if nothing had happened."""
+    for ended in ends(pair(trials, *job.at(run))):
+        assert ended.code == 0, ended.err
+    assert runs.result(run) == runs.result(reference)
+    assert runs.leftovers(run) == []
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_one_process_stops_both_at_the_same_step(
+    trials: Server, job: Job, reference: Path, tmp_path: Path, rank: int, number: signal.Signals
+) -> None:
+    run = tmp_path / "run"
+    processes = pair(trials, *job.at(run))
+    processes[0].until(f"step 4/{STEPS}")
+    processes[rank].send(number)
+    codes = [ended.code for ended in ends(processes)]
+    assert codes == [130 if number == signal.SIGINT else 75] * 2
+    finish(trials, job, run, reference)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_is_killed_ends_the_other_with_everything_kept(
+    trials: Server, job: Job, reference: Path, tmp_path: Path, rank: int
+) -> None:
+    run = tmp_path / "run"
+    processes = pair(trials, *job.at(run))
+    processes[0].until(f"step 4/{STEPS}")
+    start = time.monotonic()
+    assert processes[rank].end(signal.SIGKILL).code == -9
+    other = processes[1 - rank].end(patience=10)
+    assert other.code == 71, other.err
+    assert time.monotonic() - start < 10
+    if rank == 1:
+        for part in ("another process of the run was lost", "process 0 of 2", "kept:", "next:"):
+            assert part in other.err
+    assert checkpoint.newest(run / "checkpoints", print) is not None
+    finish(trials, job, run, reference)
+
+
+def test_a_process_that_hangs_is_given_up_after_the_time_that_the_config_says(
+    trials: Server, job: Job, reference: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    processes = pair(trials, *job.at(run, "train.ddp_timeout=2"))
+    processes[0].until(f"step 4/{STEPS}")
+    processes[1].send(signal.SIGSTOP)
+    ended = processes[0].end(patience=20)
+    assert ended.code == 71, ended.err
+    assert "another process of the run does not answer" in ended.err
+    assert processes[1].end(signal.SIGKILL).code == -9
+    finish(trials, job, run, reference)
+
+
+def test_data_that_one_process_cannot_read_are_told_by_it(trials: Server) -> None:
+    start = time.monotonic()
+    zero, one = ends(pair(trials, function="train", keywords={"bad_row": 7}), patience=20)
+    assert (zero.code, one.code) == (71, 65), (zero.err, one.err)
+    assert "row 7 is bad (process 1 of the run)" in one.err
+    assert "another process of the run was lost" in zero.err
+    assert time.monotonic() - start < 20
+
+
+def test_validation_over_two_processes_counts_each_example_once(trials: Server) -> None:
+    alone = trials.run(function="train", keywords={"validation": 7})
+    zero, one = ends(pair(trials, function="train", keywords={"validation": 7}))
+    assert (alone.code, zero.code, one.code) == (0, 0, 0), (alone.err, zero.err, one.err)
+    assert zero.out == one.out
+    assert float(zero.out) == pytest.approx(float(alone.out), rel=1e-6)
+
+
+def test_a_run_goes_on_with_fewer_processes(
+    trials: Server, job: Job, reference: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    processes = pair(trials, *job.at(run))
+    processes[0].until(f"step 4/{STEPS}")
+    processes[0].send(signal.SIGTERM)
+    assert [ended.code for ended in ends(processes)] == [75, 75]
+    ended = trials.run(*job.at(run))
+    assert ended.code == 0, ended.err
+    assert "processes was 2, is now 1: last digits may differ" in ended.err
+    for one, two in zip(metrics(run), metrics(reference), strict=True):
+        assert one.keys() == two.keys()
+        if "samples" not in one:
+            assert one == pytest.approx(two, rel=1e-3)
+
+
+def metrics(run: Path) -> list[Mapping[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_second_run_in_the_same_directory_is_refused_until_the_first_is_gone(
+    trials: Server, job: Job, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    first = trials.start(*job.at(run))
+    first.until(f"step 2/{STEPS}")
+    first.send(signal.SIGSTOP)
+    start = time.monotonic()
+    second = trials.run(*job.at(run))
+    assert second.code == 80, second.err
+    assert f"process {first.process} on {socket.gethostname()}" in second.err
+    assert time.monotonic() - start < 3
+    assert first.end(signal.SIGKILL).code == -9
+    assert trials.run(*job.at(run)).code == 0
+
+
+def test_memory_that_runs_out_is_told_with_the_batch_to_try(
+    trials: Server, job: Job, tmp_path: Path
+) -> None:
+    """The address space is limited while the steps are under way, so that an allocation fails."""
+    changes = ("data.block_size=256", "train.micro_batch_size=8", "model.config.hidden_size=256")
+    trial = trials.start(*job.at(tmp_path / "run", *changes))
+    trial.until(f"step 2/{STEPS}")
+    trial.limit(resource.RLIMIT_AS, used(trial.process))
+    ended = trial.end()
+    assert ended.code == 71, ended.err
+    assert "out of memory" in ended.err
+    assert "next:" in ended.err
+    assert "Traceback" not in ended.err
+
+
+def used(process: int) -> int:
+    """Bytes of address space that a process has."""
+    pages = int(Path(f"/proc/{process}/statm").read_text().split()[0])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_a_micro_batch_that_does_not_fit_is_told_with_a_smaller_one(trials: Server) -> None:
+    ended = trials.run(function="train", keywords={"huge": True})
+    assert ended.code == 71, ended.err
+    assert "out of memory with 8 sequences at once" in ended.err
+    assert "next:  write train.micro_batch_size=4; results stay the same" in ended.err
+
+
+def test_two_processes_and_two_micro_batches_give_the_same_bytes(
+    trials: Server, job: Job, reference: Path, tmp_path: Path
+) -> None:
+    """A sum of two does not hang on their order; of more it may, in the last digits."""
+    ended = trials.run(*job.at(tmp_path / "run"))
+    assert ended.code == 0, ended.err
+    assert runs.contents(tmp_path / "run" / "final") == runs.contents(reference / "final")
