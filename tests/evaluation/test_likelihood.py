@@ -127,5 +127,5 @@ def peak(model, watch, tokens: int) -> int:
 
 def test_memory_does_not_grow_with_the_text(model, watch) -> None:
     """The rows that are sorted together are bounded; a text of several such is no larger."""
-    small, large = (peak(model, watch, 4 * CHUNK * times) for times in (2, 6))
-    assert large < 1.1 * small
+    small, large = (peak(model, watch, 4 * CHUNK * times) for times in (2, 8))
+    assert large < 1.5 * small

@@ -119,6 +119,8 @@ def _span(
         shown = f'<span class="x">{escape(token)}</span>'
     elif not text:
         shown = '<span class="x">\N{MIDDLE DOT}</span>'
+    if nll < 0 and id == tokens.opening:
+        return ""  # it opens the next document
     if nll < 0:
         return f'<b title="{_attribute([("token", token), ("", "not scored")])}">{shown}</b>'
     surprise = nll / math.log(2)
