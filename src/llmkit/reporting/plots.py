@@ -30,7 +30,8 @@ def loss_curve(metrics_file: Path, picture: Path, unit: str = "nats per token") 
     if validation:
         axes.plot(*zip(*validation, strict=True), "o-", label="validation", color="#f58518")
         step, loss = min(validation, key=lambda point: point[1])
-        axes.annotate(f"{loss:.3f}", (step, loss), xytext=(0, -14), textcoords="offset points")
+        near = {"xytext": (-4, 8), "textcoords": "offset points", "ha": "right"}
+        axes.annotate(f"{loss:.3f}", (step, loss), **near)
     axes.set(xlabel="step", ylabel=f"loss ({unit})")
     axes.grid(alpha=0.3)
     if train or validation:
