@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from tokenizers import processors
 from transformers import (
     BertConfig,
@@ -23,6 +24,10 @@ from transformers import (
 from llmkit.models import tokenizer as tokenizers
 from llmkit.training import runtime
 from llmkit.training.runtime import Processes
+
+# A busy machine is no fault of an example.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 WORDS = "the cat sat on a mat and saw how far the little dog had run away from 家 until émile sang"
