@@ -14,7 +14,7 @@ from llmkit.config import keys, render
 from llmkit.config.load import load
 from llmkit.config.schema import Config
 
-TEXTS = st.text(st.characters(codec="utf-8"), max_size=20)
+TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
 WHOLE = st.integers(-(2**63), 2**63 - 1)
 FREE = st.recursive(
     st.none()
