@@ -63,6 +63,12 @@ def result(run: Path) -> dict[str, str]:
     return {**contents(run / "final"), "metrics.jsonl": metrics}
 
 
+def differences(run: Path, reference: Path) -> list[str]:
+    """Names of the files in which two runs ended differently."""
+    one, other = result(run), result(reference)
+    return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
+
+
 def committed(run: Path) -> list[int]:
     """Steps of the checkpoints that stand."""
     names = [path.name for path in (run / "checkpoints").glob("step-*")]

@@ -19,6 +19,13 @@ CALLS = (
 """The system calls by which a save changes the disk."""
 
 
+def spread(count: int, most: int) -> list[int]:
+    """The numbers from 1 to `count`, or that many of them, the first and the last among them."""
+    if count <= most:
+        return list(range(1, count + 1))
+    return sorted({round(1 + part * (count - 1) / max(1, most - 1)) for part in range(most)})
+
+
 @dataclass(frozen=True)
 class Saves:
     """A directory with a checkpoint of step 1, in which those of steps 2 and 3 are saved."""

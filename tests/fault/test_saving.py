@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from .harness import STRACE, Server
-from .saving import CALLS, Saves
+from .saving import CALLS, Saves, spread
 
 pytestmark = pytest.mark.skipif(STRACE is None, reason="needs strace")
 
@@ -27,16 +25,11 @@ def counts(saves: Saves) -> dict[str, int]:
     return saves.copy("counted").calls()
 
 
-def spread(count: int) -> Iterator[int]:
-    """A few numbers from 1 to `count`, the first and the last among them."""
-    yield from sorted({round(1 + part * (count - 1) / (MOST - 1)) for part in range(MOST)})
-
-
 @pytest.mark.parametrize("name", CALLS)
 def test_a_kill_at_any_system_call_loses_no_checkpoint(
     saves: Saves, counts: dict[str, int], name: str
 ) -> None:
-    for number in spread(counts[name]):
+    for number in spread(counts[name], MOST):
         made = saves.copy(f"{name}-{number}-killed")
         ended = made.save([2, 3], "-e", f"inject={name}:signal=SIGKILL:when={number}")
         assert ended.code == -9, (name, number, ended)
@@ -49,7 +42,7 @@ def test_a_kill_at_any_system_call_loses_no_checkpoint(
 def test_an_error_of_any_system_call_loses_no_checkpoint(
     saves: Saves, counts: dict[str, int], name: str, error: str
 ) -> None:
-    for number in spread(counts[name]):
+    for number in spread(counts[name], MOST):
         made = saves.copy(f"{name}-{number}-{error}")
         ended = made.save([2, 3], "-e", f"inject={name}:error={error}:when={number}")
         assert ended.code in (0, 73), (name, number, ended)

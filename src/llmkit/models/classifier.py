@@ -39,7 +39,8 @@ class Head:
         config.label2id = {name: number for number, name in enumerate(self.names)}
         # A decoder looks for the last token that is no padding by these.
         config.pad_token_id = config.get_text_config().pad_token_id = pad_token_id
-        config.use_cache = False
+        if hasattr(config, "use_cache"):  # a key that it has not is lost when it is loaded
+            config.use_cache = False
         return config
 
 
