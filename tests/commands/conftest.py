@@ -19,6 +19,7 @@ TINY = (
     "train.micro_batch_size=4", "train.compile=false", "generation.max_new_tokens=4",
 )  # fmt: skip
 
+
 def tiny(*changes: str) -> list[str]:
     """Overrides for a tiny model, some of them changed."""
     keys = {change.partition("=")[0] for change in changes}

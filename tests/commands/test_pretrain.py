@@ -68,8 +68,9 @@ def test_plain_transformers_gives_the_reported_loss(reference, corpus, llmkit, t
     held_out = tmp_path / "held-out.txt"
     held_out.write_text("\n".join(corpus.read_text().splitlines()[:7]) + "\n")
     run = tmp_path / "run"
-    done = llmkit("pretrain", "--text", corpus, f"data.validation_files={held_out}", LINES, 
-                  *tiny("data.block_size=64"), "train.max_steps=5", "--output-dir", run, "--json")  # fmt: skip
+    sizes = tiny("data.block_size=64")
+    files = ("--text", corpus, f"data.validation_files={held_out}", LINES, "--output-dir", run)
+    done = llmkit("pretrain", *files, *sizes, "train.max_steps=5", "--json")
     assert done.returncode == 0, done.stderr
     reported = json.loads(done.stdout)["validation"]
     model = AutoModelForCausalLM.from_pretrained(run / "final").eval()
