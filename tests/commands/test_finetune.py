@@ -136,20 +136,18 @@ def test_the_final_model_is_the_best_checkpoint(reference) -> None:
     assert reference["validation"]["loss"] == pytest.approx(best["validation_loss"], rel=1e-4)
 
 
-def test_a_killed_run_goes_on_to_the_bit(reference, tables, llmkit, start, tmp_path) -> None:
+def test_a_killed_run_goes_on_to_the_bit(reference, tables, call, start, tmp_path) -> None:
     run = tmp_path / "killed"
     files = ("--csv", tables["train"], f"data.test_files={tables['test']}")
     arguments = ("finetune", *files, *SMALL, "--output-dir", run)
-    whole = tmp_path / "whole"
-    assert llmkit(*arguments[:-1], whole).returncode == 0
     process = start(*arguments)
     wait_for_lines(run / "metrics.jsonl", 24, process)
     code, _ = kill(process, signal.SIGKILL)
     assert code == -signal.SIGKILL
-    done = llmkit(*arguments)
-    assert done.returncode == 0, done.stderr
-    assert "going on from step" in done.stderr
-    assert_same(run, whole)
+    done = call(*arguments)
+    assert done["code"] == 0, done["said"]
+    assert "going on from step" in done["said"]
+    assert_same(run, reference["run"])
 
 
 def test_low_rank_updates_go_on_to_the_bit_and_end_as_a_plain_model(

@@ -14,7 +14,7 @@ from llmkit.evaluation.baselines import Baseline
 from llmkit.evaluation.classification import REGRESSION, Numbers
 from llmkit.evaluation.prediction import Classifier
 
-BULKY = ("per_class", "confusion_matrix", "intervals")
+BULKY = ("per_class", "confusion_matrix")
 """What a table for people has no room for."""
 
 
