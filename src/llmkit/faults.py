@@ -51,6 +51,10 @@ def exit_code(work: Callable[[], int]) -> int:
         if any(sign in str(fault) for sign in ("out of memory", "allocate memory")):
             return _tell(_out_of_memory())
         return _tell_bug(fault)
+    except BaseException as fault:
+        if type(fault).__name__ != "PanicException":  # what a library in Rust ends with
+            raise
+        return _tell_bug(fault)
 
 
 class Ended(BaseException):
@@ -137,7 +141,7 @@ def _tell(fault: LlmkitError) -> int:
     return fault.exit_code
 
 
-def _tell_bug(fault: Exception) -> int:
+def _tell_bug(fault: BaseException) -> int:
     """Tells a fault that is ours, from every process: another one may never learn of it."""
     from llmkit.reporting.console import printable
 

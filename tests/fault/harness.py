@@ -143,6 +143,7 @@ class Server:
             "directory": str(self.directory),
             "umask": 0o022,
             "halted": False,
+            "guard": "",
             **options,
         }
         process = self._ask(request)

@@ -34,6 +34,11 @@ from llmkit import cli
 from llmkit.config.load import load
 from tests.fault import subjects
 
+FORBIDDEN = {
+    "pickle.find_class", "socket.connect", "socket.getaddrinfo", "subprocess.Popen", "os.system",
+    "os.exec", "os.posix_spawn", "os.fork",
+}  # fmt: skip
+
 PR_SET_PTRACER, ANY = 0x59616D61, ctypes.c_ulong(-1)
 
 
@@ -94,8 +99,21 @@ def _surround(request: dict[str, Any]) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PTRACER, ANY, 0, 0, 0)
     for name, limit in request["limits"].items():
         resource.setrlimit(getattr(resource, name), (limit, resource.RLIM_INFINITY))
+    if request["guard"]:
+        _guard(request["guard"])
     if request["halted"]:
         os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def _guard(path: str) -> None:
+    """Writes down whatever would run code from a file, start a program or reach for the network."""
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        if event in FORBIDDEN:
+            os.write(log, f"{event} {arguments}\n".encode())
+
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    sys.addaudithook(watch)
 
 
 def _work(request: dict[str, Any]) -> int:

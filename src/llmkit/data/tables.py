@@ -204,7 +204,7 @@ def _open_parquet(source: Source, reading: Reading) -> Table:
         with _parquet(source) as file:
             number = 0
             for batch in file.iter_batches(_PARQUET_ROWS, columns=wanted):
-                for row in batch.to_pylist():
+                for row in _python_rows(batch, f"{source.path} row", number):
                     number += 1
                     yield Record(number, f"{source.path} row {number}", row)
                 reading.advance(share * len(batch))
@@ -213,6 +213,27 @@ def _open_parquet(source: Source, reading: Reading) -> Table:
         return peek(records(()), _size)[0]
 
     return Table("parquet", Columns(names, (), keyed=True), sample, records)
+
+
+def _python_rows(batch: Any, where: str, before: int) -> list[dict[str, Any]]:
+    """The rows of a batch; a text that is not UTF-8 raises DataError with its row."""
+    try:
+        return list(batch.to_pylist())
+    except UnicodeDecodeError as fault:
+        number = next(row for row in range(len(batch)) if not _is_text(batch.slice(row, 1)))
+        raise DataError(
+            f"a text of this row is not UTF-8: {fault}",
+            where=f"{where} {before + number + 1}",
+            next="write the file anew with its texts as UTF-8",
+        ) from fault
+
+
+def _is_text(row: Any) -> bool:
+    try:
+        row.to_pylist()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 @contextmanager

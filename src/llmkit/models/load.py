@@ -138,9 +138,13 @@ def read_json(path: Path) -> dict[str, Any]:
             f"there is no {path.name}", where=str(path.parent), next="check the path"
         ) from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"not readable as JSON: {error}", where=str(path)) from error
+        raise DataError(
+            f"not readable as JSON: {error}", where=str(path), next="check that the file is whole"
+        ) from error
     if not isinstance(value, dict):
-        raise DataError("should hold a JSON object", where=str(path))
+        raise DataError(
+            "should hold a JSON object", where=str(path), next="check that the file is whole"
+        )
     return value
 
 

@@ -117,8 +117,10 @@ def load(name_or_path: str, revision: str | None = None) -> PreTrainedTokenizerF
             trust_remote_code=False,
             local_files_only=local or not _hub_answers(name_or_path, revision),
         )
-    except Exception as fault:  # the library raises nearly anything for a file it cannot read
-        raise _fault(name_or_path, local, fault) from fault
+    except BaseException as fault:  # the library raises nearly anything for a file it cannot read
+        if isinstance(fault, Exception) or type(fault).__name__ == "PanicException":
+            raise _fault(name_or_path, local, fault) from fault
+        raise
     if not isinstance(tokenizer, PreTrainedTokenizerFast) or not tokenizer.is_fast:
         raise DataError(
             f"{name_or_path} has a {type(tokenizer).__name__}, which has no fast form",
@@ -194,7 +196,7 @@ def _refuse_code(path: Path) -> None:
             )
 
 
-def _fault(name: str, local: bool, fault: Exception) -> Exception:
+def _fault(name: str, local: bool, fault: BaseException) -> Exception:
     """Our error for what the library raised."""
     text = " ".join(str(fault).split())
     where = "tokenizer.name_or_path"

@@ -84,11 +84,14 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
     with path.open(encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, 1):
             try:
-                yield json.loads(line)
-            except ValueError as error:
+                record = json.loads(line)
+            except (ValueError, RecursionError):
+                record = None
+            if not isinstance(record, dict):
                 raise DataError(
-                    f"is no line of JSON: {error}",
+                    "is no line that llmkit has written",
                     where=f"{path}:{number}",
                     kept="everything",
                     next="remove the line, then run the same command again",
-                ) from error
+                )
+            yield record

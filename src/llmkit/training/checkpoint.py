@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from pydantic import TypeAdapter
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -86,8 +87,16 @@ class Checkpoint:
     """What must not change when the run goes on: see `llmkit.training.identity`."""
 
     def optimizer_tensors(self) -> dict[str, Tensor]:
-        """The optimizer's state by name."""
-        return dict(load_file(self.directory / OPTIMIZER))
+        """The optimizer's state by name; raises NoValidCheckpoint for a file that holds none."""
+        try:
+            return dict(load_file(self.directory / OPTIMIZER))
+        except (SafetensorError, OSError) as error:
+            raise NoValidCheckpoint(
+                f"the checkpoint has no optimizer state: {error}",
+                where=str(self.directory / OPTIMIZER),
+                kept="all files",
+                next="remove this checkpoint to go on from an older one",
+            ) from error
 
 
 def save(
