@@ -40,10 +40,22 @@ class Entry:
 
 
 def directory() -> Path:
-    """The cache: $LLMKIT_CACHE, else $XDG_CACHE_HOME/llmkit, else ~/.cache/llmkit."""
-    if own := os.environ.get("LLMKIT_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "llmkit"
+    """The cache: $LLMKIT_CACHE, else $XDG_CACHE_HOME/llmkit, else ~/.cache/llmkit.
+
+    Raises WriteError where there is no home directory, or its name is not UTF-8.
+    """
+    own = os.environ.get("LLMKIT_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    try:
+        path = (Path(own) if own else Path(base, "llmkit")).expanduser()
+        str(path).encode()
+    except (RuntimeError, UnicodeError) as fault:
+        raise WriteError(
+            f"there is no place for the cache: {fault}",
+            where="LLMKIT_CACHE",
+            next="set LLMKIT_CACHE to a directory that can be written",
+        ) from fault
+    return path
 
 
 def key(*parts: object) -> str:

@@ -43,6 +43,12 @@ def check(config: Config, command: str) -> None:
     if not is_main_process():
         return
     directory, resume = locate(config, command), config.resume
+    if any("\ud800" <= letter <= "\udfff" for letter in str(directory)):
+        raise WriteError(
+            "its name is not UTF-8, which libraries cannot write to",
+            where=f"output_dir={directory}",
+            next="choose another output_dir; in a locale without UTF-8, set LC_ALL=C.UTF-8",
+        )
     existing = next(p for p in (directory, *directory.parents) if _exists(p))
     if not existing.is_dir():
         raise WriteError(
