@@ -42,54 +42,9 @@ def check(config: Config, command: str) -> None:
     """
     if not is_main_process():
         return
-    directory, resume = locate(config, command), config.resume
-    if any("\ud800" <= letter <= "\udfff" for letter in str(directory)):
-        raise WriteError(
-            "its name is not UTF-8, which libraries cannot write to",
-            where=f"output_dir={directory}",
-            next="choose another output_dir; in a locale without UTF-8, set LC_ALL=C.UTF-8",
-        )
-    existing = next(p for p in (directory, *directory.parents) if _exists(p))
-    if not existing.is_dir():
-        raise WriteError(
-            "not a directory",
-            where=f"output_dir={directory} ({existing})",
-            next="choose another output_dir",
-        )
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise WriteError(
-            "may not be written", where=f"output_dir={directory}", next="choose another output_dir"
-        )
-    if existing != directory:
-        return
-    if (directory / LOCK).is_file():
-        with held(directory):
-            pass
-    unfinished = durable.partial_of(directory / RUN).name
-    present = {entry.name for entry in directory.iterdir()} - {LOCK, unfinished}
-    if not present:
-        return
-    record = directory / RUN
-    if not record.exists():
-        raise WriteError(
-            f"holds files that are no run of llmkit ({sorted(present)[0]})",
-            where=f"output_dir={directory}",
-            next="choose another output_dir; nothing is overwritten that a run did not create",
-        )
-    found = _command(record)
-    if found != command:
-        raise WriteError(
-            f"holds a run of {found}, not of {command}",
-            where=f"output_dir={directory}",
-            next="choose another output_dir",
-        )
-    if resume == "never":
-        raise WriteError(
-            "holds a run, and resume is `never`",
-            where=f"output_dir={directory}",
-            kept="that run, untouched",
-            next="choose another output_dir, or leave resume out to go on with it",
-        )
+    directory = locate(config, command)
+    if _writable(directory):
+        _check_holdings(directory, command, config.resume)
 
 
 def locate(config: Config, command: str) -> Path:
@@ -162,6 +117,60 @@ def _lock(file: IO[str], directory: Path) -> None:
             kept="the other run, untouched",
             next="wait for it, stop it, or choose another output_dir",
         ) from error
+
+
+def _writable(directory: Path) -> bool:
+    """Whether the directory is there already; raises WriteError when it could not be written."""
+    if any("\ud800" <= letter <= "\udfff" for letter in str(directory)):
+        raise WriteError(
+            "its name is not UTF-8, which libraries cannot write to",
+            where=f"output_dir={directory}",
+            next="choose another output_dir; in a locale without UTF-8, set LC_ALL=C.UTF-8",
+        )
+    existing = next(p for p in (directory, *directory.parents) if _exists(p))
+    if not existing.is_dir():
+        raise WriteError(
+            "not a directory",
+            where=f"output_dir={directory} ({existing})",
+            next="choose another output_dir",
+        )
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise WriteError(
+            "may not be written", where=f"output_dir={directory}", next="choose another output_dir"
+        )
+    return existing == directory
+
+
+def _check_holdings(directory: Path, command: str, resume: str) -> None:
+    """Raises when what the directory holds is not a run of this command that may go on."""
+    if (directory / LOCK).is_file():
+        with held(directory):
+            pass
+    unfinished = durable.partial_of(directory / RUN).name
+    present = {entry.name for entry in directory.iterdir()} - {LOCK, unfinished}
+    if not present:
+        return
+    record = directory / RUN
+    if not record.exists():
+        raise WriteError(
+            f"holds files that are no run of llmkit ({sorted(present)[0]})",
+            where=f"output_dir={directory}",
+            next="choose another output_dir; nothing is overwritten that a run did not create",
+        )
+    found = _command(record)
+    if found != command:
+        raise WriteError(
+            f"holds a run of {found}, not of {command}",
+            where=f"output_dir={directory}",
+            next="choose another output_dir",
+        )
+    if resume == "never":
+        raise WriteError(
+            "holds a run, and resume is `never`",
+            where=f"output_dir={directory}",
+            kept="that run, untouched",
+            next="choose another output_dir, or leave resume out to go on with it",
+        )
 
 
 def _exists(path: Path) -> bool:
