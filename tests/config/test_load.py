@@ -50,7 +50,8 @@ def test_the_file_goes_before_defaults_and_the_command_line_before_the_file(tmp_
 
 
 def test_every_key_has_a_source() -> None:
-    assert set(load("pretrain", None, []).sources) == {key.name for key in keys.keys().values()}
+    fixed = {key.name for key in keys.keys().values() if keys.NAME not in key.path}
+    assert set(load("pretrain", None, []).sources) == fixed
 
 
 def test_an_option_is_the_same_as_its_key() -> None:

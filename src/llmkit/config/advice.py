@@ -39,6 +39,8 @@ def for_key(path: KeyPath, text: str, given: Mapping[str, str], writing: Writing
     `text` is its value as it was written; `given` the texts of all that was given, by last name.
     """
     leaf = path[-1].lstrip("-").lower().replace("-", "_")
+    if keys.general(path) != path:
+        return _in_named_section((*path[:-1], leaf), text, writing)
     if ours := keys.named(leaf):
         texts = [_translated(key.name, text) for key in ours]
         return "write " + " or ".join(map(writing, (key.name for key in ours), texts))
@@ -76,6 +78,14 @@ def is_valid(path: KeyPath, value: Any) -> bool:
     return True
 
 
+def _in_named_section(path: KeyPath, text: str, writing: Writing) -> str:
+    """The same for a key under a name that the user has given."""
+    if path[-1] == "train_files" or foreign.RENAMED.get(path[-1]) == "data.train_files":
+        path = (*path[:-1], "files")
+    near = keys.nearest(path)
+    return f"did you mean {writing(near.name, text)}?" if near else _neighbours(path)
+
+
 def _translated(name: str, text: str) -> str:
     return foreign.VALUES.get(name, {}).get(text.lower(), text)
 
@@ -109,13 +119,14 @@ def _count(given: Mapping[str, str], names: tuple[str, ...]) -> int | None:
 
 
 def _neighbours(path: KeyPath) -> str:
-    above = path[:-1] if path[:-1] in keys.sections() else ()
+    named = keys.general(path)[:-1]
+    above = named if named in keys.sections() else ()
     parts = {
         key.path[len(above)]: None
         for key in keys.keys().values()
         if key.path[: len(above)] == above
     }
-    where = f"`{'.'.join(above)}` takes" if above else "the config takes"
+    where = f"`{'.'.join(path[:-1])}` takes" if above else "the config takes"
     return f"{where} {', '.join(parts)}"
 
 

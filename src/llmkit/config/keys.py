@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, get_args
 
 from llmkit.config.scalars import dump
 from llmkit.config.schema import Config
 from llmkit.config.types import Section
 from llmkit.config.yaml12 import KeyPath
+
+NAME = "NAME"
+"""Stands in the path of a key for a name of the user's own: `data.mixture.NAME.files`."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,17 @@ def sections() -> frozenset[KeyPath]:
     return frozenset(path[:depth] for path in keys() for depth in range(len(path)))
 
 
+def general(path: KeyPath) -> KeyPath:
+    """The path with NAME where the user has given a name."""
+    for depth in range(len(path)):
+        if (*path[:depth], NAME) in sections():
+            path = (*path[:depth], NAME, *path[depth + 1 :])
+    return path
+
+
 def owner(path: KeyPath) -> Key | None:
     """The key that a path belongs to: itself, or the open key above it; None for unknown paths."""
+    path = general(path)
     for depth in range(len(path), 0, -1):
         key = keys().get(path[:depth])
         if key is not None and (depth == len(path) or key.is_open):
@@ -55,28 +67,37 @@ def owner(path: KeyPath) -> Key | None:
 
 def named(leaf: str) -> list[Key]:
     """The keys whose last part is this name, the shallowest first."""
-    return sorted((k for k in keys().values() if k.path[-1] == leaf), key=lambda k: len(k.path))
+    return sorted((k for k in _fixed() if k.path[-1] == leaf), key=lambda k: len(k.path))
 
 
 def nearest(path: KeyPath) -> Key | None:
     """The key that was probably meant, by its whole name, its section, or its last part."""
-    names = {key.name: key for key in keys().values()}
+    names = {key.name: key for key in _fixed()}
     if close := difflib.get_close_matches(".".join(path), names, n=1, cutoff=0.85):
         return names[close[0]]
-    neighbours = {key.path[-1]: key for key in keys().values() if key.path[:-1] == path[:-1]}
+    above = general(path)[:-1]
+    neighbours = {key.path[-1]: key for key in keys().values() if key.path[:-1] == above}
     if close := difflib.get_close_matches(path[-1], neighbours, n=1, cutoff=0.6):
-        return neighbours[close[0]]
-    leaves = {key.path[-1]: key for key in reversed(keys().values())}
+        return replace(neighbours[close[0]], path=(*path[:-1], close[0]))
+    leaves = {key.path[-1]: key for key in reversed(_fixed())}
     close = difflib.get_close_matches(path[-1], leaves, n=1, cutoff=0.8)
     return leaves[close[0]] if close else None
+
+
+def _fixed() -> list[Key]:
+    """The keys whose whole path is ours."""
+    return [key for key in keys().values() if NAME not in key.path]
 
 
 def _keys_of(section: type[Section], above: KeyPath) -> Iterator[Key]:
     properties = section.model_json_schema()["properties"]
     for name, field in section.model_fields.items():
         path = (*above, name)
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            yield from _keys_of(field.annotation, path)
+        if inner := _section(field.annotation):
+            yield from _keys_of(inner, path)
+            continue
+        if get_args(field.annotation) and (inner := _section(get_args(field.annotation)[-1])):
+            yield from _keys_of(inner, (*path, NAME))
             continue
         yield Key(
             path=path,
@@ -86,6 +107,10 @@ def _keys_of(section: type[Section], above: KeyPath) -> Iterator[Key]:
             meaning=" ".join((field.description or "").split()),
             is_open=properties[name].get("type") == "object",
         )
+
+
+def _section(kind: Any) -> type[Section] | None:
+    return kind if isinstance(kind, type) and issubclass(kind, Section) else None
 
 
 def _choices(schema: dict[str, Any]) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from llmkit.config import advice, keys, yaml12
 from llmkit.config.advice import Writing
+from llmkit.config.mixture import RULE
 from llmkit.config.scalars import dump
 from llmkit.config.schema import Config
 from llmkit.config.yaml12 import KeyPath
@@ -209,8 +210,10 @@ def _known(settings: Sequence[Setting], faults: _Faults) -> list[Setting]:
     given = {setting.path[-1].replace("-", "_"): setting.text for setting in settings}
     known, unknown = [], 0
     for setting in settings:
-        if setting.path in keys.sections():
+        if keys.general(setting.path) in keys.sections():
             _check_section(setting, faults)
+            if setting.path not in keys.sections():
+                known.append(replace(setting, value={}))  # a name of the user's own counts
         elif keys.owner(setting.path):
             if _holds_nul(setting.value):
                 faults.add(setting.place, setting.name, "holds a NUL, which no path or text has")
@@ -234,8 +237,10 @@ def _holds_nul(value: Any) -> bool:
 
 def _check_section(setting: Setting, faults: _Faults) -> None:
     if setting.value not in (None, {}):
-        inside = next(key for key in keys.keys().values() if key.path[0] == setting.path[0])
-        faults.add(setting.place, setting.name, f"takes keys, such as `{inside.name}`")
+        above = keys.general(setting.path)
+        inside = next(k for k in keys.keys().values() if k.path[: len(above)] == above)
+        such = ".".join((*setting.path, *inside.path[len(above) :]))
+        faults.add(setting.place, setting.name, f"takes keys, such as `{such}`")
 
 
 def _validated(settings: Sequence[Setting], path: Path | None, faults: _Faults) -> Config:
@@ -248,19 +253,23 @@ def _validated(settings: Sequence[Setting], path: Path | None, faults: _Faults) 
         places = {setting.path: setting for setting in settings}
         told: set[KeyPath] = set()
         for fault in error.errors(include_url=False, include_context=False):
-            _tell(fault["loc"], fault["msg"], places, told, faults)
+            place = tuple(map(str, fault["loc"]))
+            if fault["type"] == RULE:
+                first = next(each for path, each in places.items() if path[: len(place)] == place)
+                faults.add(first.place, ".".join(place), fault["msg"])
+            else:
+                _tell(place, fault["msg"], places, told, faults)
         return Config()
 
 
 def _tell(
-    loc: tuple[int | str, ...],
+    place: KeyPath,
     message: str,
     settings: Mapping[KeyPath, Setting],
     told: set[KeyPath],
     faults: _Faults,
 ) -> None:
     """Notes what is wrong with one value, once for all the alternatives that refused it."""
-    place = tuple(map(str, loc))
     path = next((place[:n] for n in range(len(place), 0, -1) if place[:n] in settings), ())
     if path in told:
         return
