@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
+from llmkit.config.evaluation import EvaluationConfig as EvaluationConfig
+from llmkit.config.evaluation import PredictConfig as PredictConfig
 from llmkit.config.generation import GenerationConfig as GenerationConfig
+from llmkit.config.mixture import DomainConfig, check_mixture, check_temperature
 from llmkit.config.types import (
     Auto,
     Column,
@@ -31,7 +34,7 @@ from llmkit.config.types import (
 
 
 class LoraConfig(Section):
-    """Low-rank updates beside the weights of a classifier, which stay as they are."""
+    """Low-rank updates beside the weights of a model to finetune, which stay as they are."""
 
     r: Count | None = None
     """Rank of the updates (Hu et al. 2021); without it every weight is trained."""
@@ -75,6 +78,9 @@ class TokenizerConfig(Section):
     """Hub name or directory; the model's own when a model is named; none trains one."""
     vocab_size: Annotated[int, Field(strict=True, ge=257)] | Auto = "auto"
     """Size of a trained vocabulary; `auto` goes by the amount of text."""
+    chat_template: str = "auto"
+    """How a conversation is written to finetune a completion: the file of a Jinja template, `plain`
+    (prompt and response as they are), or `auto`: the tokenizer's own, else one with headings."""
 
 
 class DataConfig(Section):
@@ -86,6 +92,11 @@ class DataConfig(Section):
     """Held-out data; without it a part of the training data is held out."""
     test_files: Files = ()
     """Data that is only measured: what `evaluate` reads."""
+    mixture: dict[str, DomainConfig] = Field(default_factory=dict)
+    """Domains to mix, instead of `train_files`."""
+    mixture_temperature: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
+    """Domains without weights weigh tokens ^ (1 / this): 1 draws all texts equally often, a large
+    number all domains."""
     validation_fraction: Fraction | Auto = "auto"
     """Share of the training data that is held out; `auto` is a tenth, of text at most 2 MB."""
     format: Literal["auto", "txt", "jsonl", "csv", "tsv", "parquet", "label_text", "fasttext"] = (
@@ -106,12 +117,20 @@ class DataConfig(Section):
     """What parts the labels of one row, such as `,`: a row may have none, one or several."""
     label_names: str | None = None
     """File with the name of label 0 in its first line, of label 1 in its second, and so on."""
+    prompt_column: Column | Columns | None = None
+    """Column of the prompt that a completion follows, by name or by number from 0; several are
+    joined by a blank line; found, if not given, by a usual name."""
+    response_column: Column | None = None
+    """Column of the response to the prompt, by name or by number from 0."""
+    messages_column: Column | None = None
+    """Column of whole conversations instead: lists of messages, each with `role` and `content`."""
     problem_type: Literal[
         "auto", "single_label_classification", "multi_label_classification", "regression"
     ] = "auto"
     """What a label is; `auto` goes by the labels."""
     max_length: Annotated[int, Field(strict=True, ge=3)] | Auto = "auto"
-    """Tokens of a classified text, the rest is cut; `auto` is what the model takes."""
+    """Tokens of a classified text or of a conversation, the rest is cut; `auto` is what the model
+    takes."""
     allow: Faults = ()
     """Faults of labelled data that need not stop the run."""
     document: Literal["file", "line", "blank_line"] = "file"
@@ -125,10 +144,26 @@ class DataConfig(Section):
     isolate_documents: bool = True
     """Documents packed into one block do not see each other."""
 
+    @field_validator("mixture")
+    @classmethod
+    def _check_mixture(
+        cls, mixture: dict[str, DomainConfig], info: ValidationInfo
+    ) -> dict[str, DomainConfig]:
+        return check_mixture(mixture, info.data)
+
+    @field_validator("mixture_temperature")
+    @classmethod
+    def _check_temperature(cls, temperature: float, info: ValidationInfo) -> float:
+        return check_temperature(temperature, info.data)
+
 
 class TrainConfig(Section):
     """How the weights are trained."""
 
+    objective: Literal["auto", "causal", "masked", "classification", "completion"] = "auto"
+    """What is learned: to pretrain, each token from those before it (`causal`, which is `auto`) or
+    from those around it (`masked`); to finetune, a label (`classification`, which is `auto`) or the
+    response to a prompt (`completion`)."""
     max_steps: Whole | None = None
     """Stop after this many optimizer steps."""
     num_train_epochs: Positive | None = None
@@ -199,66 +234,6 @@ class TrainConfig(Section):
     """Weights of a classifier that stay as they are; `body` is all but its head."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Factor on a classifier's learning rate from each layer to the one below."""
-
-
-class PredictConfig(Section):
-    """How `predict` reads and writes."""
-
-    output: str | None = None
-    """File for the predictions, `.jsonl` or `.csv`; without it they go to stdout."""
-    format: Literal["auto", "jsonl", "csv"] = "auto"
-    """`auto` goes by the name of the output, and is `jsonl` for stdout."""
-    columns: Files = ()
-    """Columns of the input to repeat in the output; `*` is all that are not text."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic; `auto` is bf16 where the hardware has it, which moves probabilities by about
-    0.01. fp32 gives what plain transformers gives."""
-
-
-class EvaluationConfig(Section):
-    """What `evaluate` measures, and how."""
-
-    window: Annotated[int, Field(strict=True, ge=2)] | Auto = "auto"
-    """Tokens that the model sees at once; `auto` is its whole context, at most 4096."""
-    stride: Count | Auto = "auto"
-    """Tokens by which the window moves on; `auto` is the window, so that no two overlap."""
-    documents: Literal["packed", "separate", "joined"] = "packed"
-    """`packed`: windows are cut from all documents in a row, as in pretraining, and none sees
-    another; `separate`: each begins a window; `joined`: all are one text."""
-    bos: Literal["document", "window"] = "document"
-    """Where the opening token stands: before each document, or before each window."""
-    score_end: bool = True
-    """Score the end of each document too, as in pretraining."""
-    batch_tokens: Count | Auto = "auto"
-    """Tokens that one device reads at once; changes no result."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic; `auto` is bf16 where the hardware has it, fp32 gives what transformers gives."""
-    compare_with: Files = ()
-    """More models, measured on the same bytes and compared in pairs."""
-    by_document: bool = False
-    """A table with a row for each document."""
-    by_domain: bool = False
-    """A table with a row for each domain: each file, or each value of `domain_column`."""
-    domain_column: str | Whole | None = None
-    """Column of the domain, by name or by number from 0."""
-    per_token: str | None = None
-    """File for a web page that shades each token by its surprise."""
-    log_samples: str | None = None
-    """File for everything that was scored, as JSON lines."""
-    output: str | None = None
-    """File for the result: `.json` for machines, any other name for people."""
-    prompt_column: str | Whole | None = None
-    """Column of prompts, to which the model writes what `reference_column` is compared with."""
-    prediction_column: str | Whole | None = None
-    """Column of texts that were written already."""
-    reference_column: str | Whole | None = None
-    """Column of the text that should have been written; with it, texts are compared."""
-    worst: Whole = 10
-    """Worst mistakes of a classifier that are shown with their text."""
-    tasks: Files = ()
-    """Tasks of lm-evaluation-harness: names, or files and directories of task definitions."""
-    task_limit: Count | None = None
-    """Examples of each task that are run; all if not given."""
 
 
 class Config(Section):
