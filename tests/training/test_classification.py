@@ -338,12 +338,34 @@ def test_each_layer_learns_slower_than_the_one_above(trial) -> None:
     assert above["bert.embeddings.LayerNorm.bias"] == 3
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     changes = {"warmup": 0.0, "max_grad_norm": None}
-    run = trial(steps=1, model=model, changes=changes, train=TrainConfig(layer_decay=0.5))
+    train = TrainConfig(layer_decay=0.5, head_scale=1.0)
+    run = trial(steps=1, model=model, changes=changes, train=train)
     run.run()
     # AdamW's first step moves every weight by the learning rate, whatever its gradient.
     for name, depth in (("classifier.bias", 0), ("bert.encoder.layer.0.output.dense.bias", 2)):
         moved = (run.weights()[name] - before[name]).abs().max().item()
         assert moved == pytest.approx(5e-3 * 0.5**depth, rel=0.02)
+
+
+def test_a_head_learns_at_a_rate_of_its_own(trial: Callable[..., Trial]) -> None:
+    model = small()
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    changes = {"warmup": 0.0, "max_grad_norm": None}
+    run = trial(steps=1, model=model, changes=changes, train=TrainConfig(head_scale=3.0))
+    run.run()
+    # AdamW's first step moves every weight by the learning rate, whatever its gradient.
+    for name, scale in (("classifier.bias", 3), ("bert.encoder.layer.0.output.dense.bias", 1)):
+        moved = (run.weights()[name] - before[name]).abs().max().item()
+        assert moved == pytest.approx(5e-3 * scale, rel=0.02)
+
+
+def test_only_a_new_head_on_an_old_body_learns_faster() -> None:
+    scales = {
+        part: auto.finetuning(TrainConfig(), 1000, 384, part, "loss").head_scale
+        for part in ("all", "again", "new", "lora", "head")
+    }
+    assert scales.pop("all") == 5.0
+    assert set(scales.values()) == {1.0}
 
 
 def test_auto_takes_the_settings_that_classifiers_are_known_to_like() -> None:

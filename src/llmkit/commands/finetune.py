@@ -17,7 +17,7 @@ from llmkit.data import lengths
 from llmkit.data.examples import Table
 from llmkit.data.labels import REGRESSION
 from llmkit.evaluation import classification, classified, prediction
-from llmkit.models import build
+from llmkit.models import build, classifier
 from llmkit.reporting import plots
 from llmkit.reporting.console import Console
 from llmkit.reporting.data_report import readable
@@ -86,11 +86,16 @@ def _processes(config: Config) -> Processes:
 def _settled(inputs: Inputs) -> Inputs:
     """The same with what `auto` of training comes to for this data and this model."""
     config, kind = inputs.config, inputs.data.labels.kind
-    trained = "all" if config.train.freeze != "body" else "head"
-    if config.model.name_or_path is None:
+    model = config.model
+    if model.name_or_path is None:
         trained = "new"
-    elif config.model.lora.r is not None:
+    elif model.lora.r is not None:
         trained = "lora"
+    elif config.train.freeze == "body":
+        trained = "head"
+    else:
+        kept = classifier.keeps_head(model.name_or_path, model.revision, inputs.shape)
+        trained = "again" if kept else "all"
     metric = "loss" if kind == REGRESSION else "f1_macro"
     hidden = int(inputs.shape.get_text_config().hidden_size)
     train = auto.finetuning(config.train, len(inputs.data.train), hidden, trained, metric)

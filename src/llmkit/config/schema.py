@@ -234,6 +234,9 @@ class TrainConfig(Section):
     """Weights of a classifier that stay as they are; `body` is all but its head."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Factor on a classifier's learning rate from each layer to the one below."""
+    head_scale: Positive | Auto = "auto"
+    """Factor on the learning rate of a classifier's head; `auto` is 5 for a new head on a model
+    that exists, all of which is trained, and 1 otherwise."""
 
 
 class Config(Section):

@@ -128,7 +128,6 @@ def load_body(
     A head of the same labels is kept, any other is new, and the same for the same seed. Raises
     DataError when weights below the head are missing.
     """
-    before = load.load_config(name_or_path, revision)
     with torch.device("meta"):
         new = set(head_weights(AutoModelForSequenceClassification.from_config(config)))
     torch.manual_seed(seed)
@@ -140,9 +139,16 @@ def load_body(
         config=config,
         ignore_mismatched_sizes=True,
     )
+    before = load.load_config(name_or_path, revision)
     if is_classifier(before) and head_of(before) != head_of(config):
         _renew_head(model, seed)
     return model
+
+
+def keeps_head(name_or_path: str, revision: str | None, config: PretrainedConfig) -> bool:
+    """Whether `load_body` gives the head that the model has, since it means what `config` does."""
+    before = load.load_config(name_or_path, revision)
+    return is_classifier(before) and head_of(before) == head_of(config)
 
 
 def head_weights(model: PreTrainedModel) -> Iterator[str]:

@@ -27,6 +27,12 @@ MOST_LOST = 120.0
 
 CLASSIFIER_EPOCHS, CLASSIFIER_BATCH = 3.0, 32
 
+NEW_HEAD_SCALE = 5.0
+"""A new head learns this much faster than the body that it is put on."""
+
+STEPS_OF_EPOCH = 20
+"""Steps that an epoch has at least, where there are so many packs."""
+
 
 def pretraining(train: TrainConfig) -> TrainConfig:
     """The settings with what `auto` is for a language model, whatever its size."""
@@ -44,18 +50,20 @@ def finetuning(
 ) -> TrainConfig:
     """The settings with what `auto` is for a classifier.
 
-    `trained` is what of the model learns: `all`, `new` (all, from random weights), `lora` or
-    `head`. Devlin et al. 2019 for all but the learning rate, which is larger for small models.
+    `trained` is what of the model learns: `all` (under a new head), `again` (all, with the head
+    that it has), `new` (all, from random weights), `lora` or `head`. Devlin et al. 2019 for all but
+    the learning rate, which is larger for small models, and for new heads.
     """
     usual = min(2e-4, max(2e-5, 2e-4 * 384 / hidden_size))
-    rates = {"all": usual, "new": min(1e-3, 0.2 / hidden_size), "lora": 5 * usual, "head": 3e-3}
+    special = {"new": min(1e-3, 0.2 / hidden_size), "lora": 5 * usual, "head": 3e-3}
     endless = train.max_steps is None and train.max_minutes is None
     usual_batch = min(CLASSIFIER_BATCH, n_examples)
     batch = usual_batch if train.global_batch_size == "auto" else train.global_batch_size
     filled = _filled(
         train,
         optimizer="adamw",
-        learning_rate=rates[trained],
+        learning_rate=special.get(trained, usual),
+        head_scale=NEW_HEAD_SCALE if trained == "all" else 1.0,
         global_batch_size=batch,
         warmup_steps=0.06,
         weight_decay=0.01,
@@ -67,6 +75,24 @@ def finetuning(
     if endless and train.num_train_epochs is None:
         return filled.model_copy(update={"num_train_epochs": CLASSIFIER_EPOCHS})
     return filled
+
+
+def completing(
+    train: TrainConfig,
+    n_packs: int,
+    tokens_per_pack: int,
+    hidden_size: int,
+    lora: bool,
+    device: str,
+) -> TrainConfig:
+    """The settings with what `auto` is for a causal model that learns responses: those of a
+    classifier, with enough tokens for the width in a step, and STEPS_OF_EPOCH steps of a small
+    data set."""
+    if train.global_batch_size == "auto":
+        most = max(1, n_packs // STEPS_OF_EPOCH)
+        batch = global_batch_size(train, most, tokens_per_pack, hidden_size, device)
+        train = train.model_copy(update={"global_batch_size": batch})
+    return finetuning(train, n_packs, hidden_size, "lora" if lora else "all", "loss")
 
 
 def check_best(train: TrainConfig, figures: Sequence[str], validated: bool) -> None:

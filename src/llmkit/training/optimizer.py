@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from llmkit.config.schema import TrainConfig
 from llmkit.errors import ConfigError, NoValidCheckpoint
+from llmkit.models.classifier import head_weights
 from llmkit.training.muon import Muon
 
 EMBEDDING_SCALE = 5.0
@@ -24,7 +25,7 @@ class NamedOptimizer:
     `adamw` decays matrices only (parameters of two or more dimensions). `muon` orthogonalises the
     momentum of the hidden matrices and leaves the rest to AdamW; there, input embeddings that are
     no output weights too learn faster. With `layer_decay`, each layer learns slower than the one
-    above it.
+    above it; with `head_scale`, a classifier's head has a learning rate of its own.
     """
 
     def __init__(self, model: nn.Module, kind: str, settings: TrainConfig) -> None:
@@ -37,14 +38,15 @@ class NamedOptimizer:
         self.names = {parameter: name for name, parameter in named.items()}
         hidden = set(hidden_matrices(model)) if kind == "muon" else set()
         below = depths(model) if settings.layer_decay < 1 else {}
-        fast = set(_input_embeddings(model)) if kind == "muon" else set()
+        scales = dict.fromkeys(_input_embeddings(model), EMBEDDING_SCALE) if kind == "muon" else {}
+        if settings.head_scale != "auto":
+            scales |= dict.fromkeys(head_weights(model), settings.head_scale)
 
         def grouped(names: Iterable[str]) -> list[dict[str, Any]]:
             groups: dict[tuple[float, float], list[nn.Parameter]] = {}
             for name in names:
                 decay = weight_decay if named[name].ndim >= 2 else 0.0
-                scale = settings.layer_decay ** below.get(name, 0)
-                scale *= EMBEDDING_SCALE if name in fast else 1.0
+                scale = settings.layer_decay ** below.get(name, 0) * scales.get(name, 1.0)
                 groups.setdefault((decay, scale), []).append(named[name])
             return [
                 {"params": params, "weight_decay": decay, "scale": scale}
