@@ -17,7 +17,7 @@ from llmkit.generation import sampling
 from llmkit.models import build, heads, load, packing
 from llmkit.models import tokenizer as tokenizers
 from llmkit.reporting.console import Console
-from llmkit.training import auto, recipe, runtime
+from llmkit.training import auto, recipe, runtime, utilization
 from llmkit.training import directory as run_directory
 from llmkit.training import run as training
 from llmkit.training.budget import Clock
@@ -133,7 +133,7 @@ def _settle(config: Config, processes: Processes, console: Console) -> Config:
         return recipe.settle_existing(config)
     if (earlier := run_directory.settled(config, "pretrain")) is not None:
         return recipe.settle_again(config, earlier)
-    rate = processes.largest([recipe.matrix_rate(processes.device, processes.precision)])[0]
+    rate = processes.largest([utilization.matrix_rate(processes.device, processes.precision)])[0]
     n_bytes = sum(source.n_bytes for source in found)
     chosen, reason = recipe.choose(n_bytes, train.max_minutes, rate * processes.count)
     console.say(f"auto: {reason}")

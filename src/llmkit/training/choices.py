@@ -13,9 +13,10 @@ import transformers
 
 import llmkit
 from llmkit.config.schema import TrainConfig
-from llmkit.training import auto, probe
+from llmkit.training import auto, probe, utilization
 from llmkit.training.budget import Clock
 from llmkit.training.optimizer import NamedOptimizer
+from llmkit.training.runtime import Processes
 from llmkit.training.session import Session
 from llmkit.training.tasks import Examples, Objective
 
@@ -91,8 +92,18 @@ def measured(
         "plan": [list(revision) for revision in train.plan] or [[0, steps]],
         "validation_seconds": round(validation_seconds, 3),
         "processes": processes.count,
+        "full_rate": _full_rate(objective, examples, processes),
         **environment(),
     }
+
+
+def _full_rate(objective: Objective, examples: Examples, processes: Processes) -> float | None:
+    """Predictions per second if all processes did nothing but multiply matrices; None where
+    examples differ in what they ask for."""
+    if probe.lengths_differ(examples):
+        return None
+    rate = utilization.matrix_rate(processes.device, processes.precision)
+    return rate * processes.count / utilization.operations(objective, examples, processes.device)
 
 
 def _steps(train: TrainConfig, most: int | None, per_step: float, clock: Clock) -> int:

@@ -17,6 +17,7 @@ from llmkit.errors import ResourceError
 from llmkit.training.optimizer import NamedOptimizer
 from llmkit.training.runtime import Processes
 from llmkit.training.tasks import Examples, Objective, Rows, on_device
+from llmkit.training.utilization import wait
 
 CPU_TOKENS = 8192
 """On a CPU larger micro-batches gain nothing and only take memory."""
@@ -87,7 +88,7 @@ def measuring(
     for _ in range(3):
         start = time.perf_counter()
         objective.forward(batch)
-        _wait(processes)
+        wait(processes.device)
         times.append(time.perf_counter() - start)
     objective.model.train()
     return min(times) * math.ceil(len(validation) / len(rows) / processes.count)
@@ -154,12 +155,7 @@ def _run(objective: Objective, examples: Examples, rows: Rows, processes: Proces
     batch = on_device(examples.batch(rows), processes.device)
     with processes.autocast():
         objective(batch)["objective"].backward()
-    _wait(processes)
-
-
-def _wait(processes: Processes) -> None:
-    if processes.device.type == "cuda":
-        torch.cuda.synchronize()
+    wait(processes.device)
 
 
 def _most(examples: Examples, processes: Processes) -> int:

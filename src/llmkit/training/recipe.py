@@ -6,12 +6,9 @@ The tiers are measured up to five minutes on two CPU cores and extrapolated by c
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-
-import torch
 
 from llmkit.config.schema import Config
 from llmkit.errors import ConfigError
@@ -166,23 +163,3 @@ def _with(config: Config, settled: Mapping[str, Mapping[str, Any]]) -> Config:
         }
         sections[name] = section.model_copy(update=left_open)
     return config.model_copy(update=sections)
-
-
-def matrix_rate(device: torch.device, precision: str) -> float:
-    """Operations per second of a large matrix product on this device, the best of a few."""
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    side = 1024 if device.type == "cpu" else 8192
-    a, b = (torch.ones(side, side, dtype=dtype, device=device) for _ in range(2))
-    best = float("inf")
-    for _ in range(6):
-        _wait(device)
-        start = time.perf_counter()
-        a @ b
-        _wait(device)
-        best = min(best, time.perf_counter() - start)
-    return 2 * side**3 / best
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

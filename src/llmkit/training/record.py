@@ -45,6 +45,8 @@ class Record:
     identity: Mapping[str, Any]
     unit: str = "tokens"
     """What a prediction is called: `tokens` or `examples`."""
+    full_rate: float | None = None
+    """Predictions per second that the machine's matrix rate allows."""
     budget: Budget | None = None
     most_steps: int | None = None
     track: Callable[[Mapping[str, float], int], None] | None = None
@@ -203,15 +205,16 @@ class Record:
         then, before = self.looked_at
         speed = (state.predictions - before) / max(1e-9, now - then)
         self.looked_at = (now, state.predictions)
-        self.display.log(
-            state.step, state.plan.total_steps, dict(figures), f"{speed:,.0f} {self.unit}/s"
-        )
+        mfu = speed / self.full_rate if self.full_rate else None
+        shown = f"{speed:,.0f} {self.unit}/s" + (f"  mfu {mfu:.0%}" if mfu else "")
+        self.display.log(state.step, state.plan.total_steps, dict(figures), shown)
         if self.processes.is_main:
             self.timing.append(
                 {
                     "step": state.step,
                     "seconds": round(self.clock.seconds(), 3),
                     f"{self.unit}_per_second": round(speed, 1),
+                    **({"mfu": round(mfu, 4)} if mfu else {}),
                     "memory_bytes": memory_used(),
                 }
             )

@@ -202,6 +202,7 @@ def _record(
             "choices": chosen,
         },
         unit=job.unit,
+        full_rate=chosen["full_rate"],
         budget=_budget(train, clock, state, chosen),
         most_steps=auto.most_steps(train, len(job.examples), work.settings.global_batch_size),
         track=work.processes.track if job.config.report_to else None,
