@@ -35,7 +35,7 @@ class Permutation:
         mask = np.uint64((1 << self.half_bits) - 1)
         left, right = values >> shift, values & mask
         for key in self.keys:
-            left, right = right, left ^ (_scramble(right ^ np.uint64(key)) & mask)
+            left, right = right, left ^ (scramble(right ^ np.uint64(key)) & mask)
         return (left << shift) | right
 
 
@@ -57,17 +57,31 @@ def rows_of_step(
     once, whatever the batch size. Slots at or past `limit`, the examples of the whole run, are left
     out.
     """
+    slots = slots_of_step(step, global_batch_size, limit)
+    return rows_of_slots(slots, n_examples, (seed,))
+
+
+def slots_of_step(step: int, global_batch_size: int, limit: int | None = None) -> NDArray[np.int64]:
+    """The slots of a step: the examples of a run are numbered from 0 in the order of their use."""
     first = step * global_batch_size
     last = first + global_batch_size if limit is None else min(first + global_batch_size, limit)
-    epochs, positions = np.divmod(np.arange(first, last, dtype=np.int64), n_examples)
+    return np.arange(first, last, dtype=np.int64)
+
+
+def rows_of_slots(
+    slots: NDArray[np.int64], n_examples: int, key: tuple[int, ...]
+) -> NDArray[np.int64]:
+    """The rows that stand at these slots, each epoch in an order of its own that hangs on the
+    key."""
+    epochs, positions = np.divmod(slots, n_examples)
     rows = np.empty_like(positions)
     for epoch in np.unique(epochs).tolist():
         here = epochs == epoch
-        rows[here] = permutation(n_examples, (seed, epoch))(positions[here])
+        rows[here] = permutation(n_examples, (*key, epoch))(positions[here])
     return rows
 
 
-def _scramble(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def scramble(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """The finaliser of MurmurHash3: every input bit flips each output bit half of the time."""
     for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
         values = (values ^ (values >> np.uint64(33))) * np.uint64(factor)

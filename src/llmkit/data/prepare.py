@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerFast
 
 from llmkit.config.schema import Config, DataConfig
-from llmkit.data import cache, sources, tokens
+from llmkit.data import cache, mixture, sources, tokens
 from llmkit.data.corpus import Documents
 from llmkit.data.documents import pieces
 from llmkit.data.reading import Reading
@@ -55,23 +56,23 @@ def prepare(
     Without a tokenizer one is trained on the training part. Raises what finding, reading and
     writing raise, and DataError where a part has too little text.
     """
-    data = config.data
-    train = Text(config, "train_files", watch)
-    validation = Text(config, "validation_files", watch) if data.validation_files else None
-    try:
-        part: Part = "all" if validation or data.validation_fraction == 0 else "train"
-        if tokenizer is None:
-            tokenizer = _trained(config, train, part, tokenizers, say)
-        make = _Maker(tokenizer, tokenizers, watch, say)
-        learned = make.tokens(train, part)
-        held_out = None
-        if validation or part == "train":
-            held_out = make.tokens(validation or train, "all" if validation else "validation")
-        return Prepared(learned, held_out, tokenizer)
-    finally:
-        for text in (train, validation):
-            if text:
-                text.close()
+    return _prepared([_Pair(config, watch)], tokenizer, tokenizers, watch, say)[0]
+
+
+def prepare_domains(
+    config: Config,
+    tokenizer: PreTrainedTokenizerFast | None,
+    tokenizers: Tokenizers,
+    watch: cache.Watch,
+    say: cache.Say,
+) -> dict[str, Prepared]:
+    """The same for each domain of `data.mixture`, all with one tokenizer.
+
+    Where none is given, it is trained on the training parts of the domains that have a weight.
+    """
+    configs = mixture.configs(config)
+    pairs = [_Pair(own, watch, name) for name, own in configs.items()]
+    return dict(zip(configs, _prepared(pairs, tokenizer, tokenizers, watch, say), strict=True))
 
 
 def tokens_of(
@@ -95,9 +96,13 @@ def data_report(config: Config, watch: cache.Watch) -> dict[str, Any]:
 
     Raises the error of the first fault that is found.
     """
+    wanted = {key: getattr(config.data, key) for key in _KEYS}
+    for name, domain in config.data.mixture.items():
+        wanted[f"mixture.{name}.files"] = domain.files
+        wanted[f"mixture.{name}.validation_files"] = domain.validation_files
     report = {}
-    for key in ("train_files", "validation_files", "test_files"):
-        if entries := getattr(config.data, key):
+    for key, entries in wanted.items():
+        if entries:
             found = sources.find(entries, f"data.{key}")
             with watch(f"reading data.{key}", sum(each.n_bytes for each in found)) as advance:
                 files = [_file_report(source, config.data, advance) for source in found]
@@ -105,6 +110,51 @@ def data_report(config: Config, watch: cache.Watch) -> dict[str, Any]:
             report[key] = {name: sum(file[name] for file in files) for name in names}
             report[key]["files"] = files
     return report
+
+
+class _Pair:
+    """The text of one data set, or of one domain: what is learned from and what is held out."""
+
+    def __init__(self, config: Config, watch: cache.Watch, domain: str | None = None) -> None:
+        names: dict[str, str | None] = {"train_files": None, "validation_files": None}
+        if domain is not None:
+            keys = {"train_files": "files", "validation_files": "validation_files"}
+            names = {key: f"data.mixture.{domain}.{own}" for key, own in keys.items()}
+        self.train, self.validation = Text(config, "train_files", watch, names["train_files"]), None
+        if config.data.validation_files:
+            self.validation = Text(config, "validation_files", watch, names["validation_files"])
+        whole = self.validation or config.data.validation_fraction == 0
+        self.part: Part = "all" if whole else "train"
+        self.is_learned = domain is None or config.data.mixture[domain].weight != 0
+
+    def made(self, make: _Maker) -> Prepared:
+        learned, held_out = make.tokens(self.train, self.part), None
+        if self.validation or self.part == "train":
+            part: Part = "all" if self.validation else "validation"
+            held_out = make.tokens(self.validation or self.train, part)
+        return Prepared(learned, held_out, make.tokenizer)
+
+    def close(self) -> None:
+        for text in (self.train, self.validation):
+            if text:
+                text.close()
+
+
+def _prepared(
+    pairs: Sequence[_Pair],
+    tokenizer: PreTrainedTokenizerFast | None,
+    tokenizers: Tokenizers,
+    watch: cache.Watch,
+    say: cache.Say,
+) -> list[Prepared]:
+    try:
+        if tokenizer is None:
+            tokenizer = _trained([pair for pair in pairs if pair.is_learned], tokenizers, say)
+        make = _Maker(tokenizer, tokenizers, watch, say)
+        return [pair.made(make) for pair in pairs]
+    finally:
+        for pair in pairs:
+            pair.close()
 
 
 class _Maker:
@@ -157,32 +207,38 @@ class _Maker:
             self.say(f"{label}: less than one block of {block_size} tokens; the block is padded")
 
 
+_KEYS = ("train_files", "validation_files", "test_files")
 _LOST = 0.01  # share of the text that a tokenizer may not know before it is said
 _FEWEST = 3  # tokens: two to predict, and the one before them
 
 
 def _trained(
-    config: Config, text: Text, part: Part, tokenizers: Tokenizers, say: cache.Say
+    pairs: Sequence[_Pair], tokenizers: Tokenizers, say: cache.Say
 ) -> PreTrainedTokenizerFast:
-    """The tokenizer trained on a part of the text, from the cache where it is there."""
+    """The tokenizer trained on the training parts, from the cache where it is there."""
+    first = pairs[0].train
+    wish = first.config.tokenizer.vocab_size
 
     def build(directory: Path) -> dict[str, Any]:
-        documents = text.part(part)
-        size = config.tokenizer.vocab_size
-        if size == "auto":
-            size = tokenizers.auto_vocab_size(documents.n_bytes)
-        n_bytes = min(documents.n_bytes, TOKENIZER_BYTES)
-        with text.watch("training a tokenizer", n_bytes) as advance:
-            texts = _told(documents.sample(TOKENIZER_BYTES), advance)
+        parts = [pair.train.part(pair.part) for pair in pairs]
+        n_bytes = sum(part.n_bytes for part in parts)
+        size = tokenizers.auto_vocab_size(n_bytes) if wish == "auto" else wish
+        n_read = min(n_bytes, TOKENIZER_BYTES)
+        with first.watch("training a tokenizer", n_read) as advance:
+            # Of each part as much as it is of the whole.
+            shares = [max(1, TOKENIZER_BYTES * part.n_bytes // max(1, n_bytes)) for part in parts]
+            samples = (part.sample(share) for part, share in zip(parts, shares, strict=True))
+            texts = _told(chain.from_iterable(samples), advance)
             tokenizers.train_bpe(texts, size).save_pretrained(directory)
-        return {"vocab_size": size, "n_bytes": n_bytes}
+        return {"vocab_size": size, "n_bytes": n_read}
 
-    wanted = [text.key(part), config.tokenizer.vocab_size]
-    entry = cache.open_or_build(f"tokenizer-{cache.key(wanted)}", build, text.watch, say)
+    wanted = [*(pair.train.key(pair.part) for pair in pairs), wish]
+    entry = cache.open_or_build(f"tokenizer-{cache.key(wanted)}", build, first.watch, say)
     tokenizer = tokenizers.load(str(entry.path))
     say(
         f"tokenizer: {len(tokenizer):,} tokens (at most {entry.info['vocab_size']:,}), byte-level "
-        f"BPE trained on {entry.info['n_bytes']:,} bytes of {text.name}, "
+        f"BPE trained on {entry.info['n_bytes']:,} bytes of "
+        f"{', '.join(pair.train.name for pair in pairs)}, "
         f"{'reused' if entry.reused else 'made'}: {entry.path}"
     )
     return tokenizer

@@ -16,8 +16,11 @@ Part = Literal["all", "train", "validation"]
 class Text:
     """What one key of the data section names: found and hashed at once, read at the first need."""
 
-    def __init__(self, config: Config, key: str, watch: cache.Watch) -> None:
-        self.config, self.name, self.watch = config, f"data.{key}", watch
+    def __init__(
+        self, config: Config, key: str, watch: cache.Watch, name: str | None = None
+    ) -> None:
+        """`name` is what the user calls the key, where that is not its own name."""
+        self.config, self.name, self.watch = config, name or f"data.{key}", watch
         entries = getattr(config.data, key)
         if not entries:
             raise InputNotFound(

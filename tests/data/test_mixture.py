@@ -1,0 +1,129 @@
+"""Domains laid end to end give the batches that each gives alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from llmkit.config.schema import Config
+from llmkit.data.blocks import UNSCORED, Blocks
+from llmkit.data.cache import Watch
+from llmkit.data.mixture import Mixture, configs, weights
+from llmkit.data.prepare import Prepared, data_report, prepare, prepare_domains
+from llmkit.errors import ConfigError, DataError, InputNotFound
+from llmkit.models import tokenizer as tokenizers
+
+
+def config(domains: dict[str, Any], **data: Any) -> Config:
+    return Config.model_validate({"data": {"mixture": domains, **data}})
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, dict[str, Any]]:
+    (tmp_path / "words.txt").write_text("".join(f"some words, line {i}\n" for i in range(300)))
+    (tmp_path / "poems.txt").write_text("一首诗\n" * 40)
+    return {name: {"files": str(tmp_path / f"{name}.txt")} for name in ("words", "poems")}
+
+
+@pytest.fixture
+def prepared(files, watch: Watch) -> dict[str, Prepared]:
+    return prepare_domains(config(files, document="line"), None, tokenizers, watch, lambda _: None)
+
+
+def test_a_domain_is_read_as_it_would_be_alone(files, prepared, watch) -> None:
+    assert list(prepared) == ["words", "poems"]
+    for name, domain in prepared.items():
+        alone = Config.model_validate({"data": {"train_files": files[name]["files"],
+                                                "document": "line"}})  # fmt: skip
+        expected = prepare(alone, domain.tokenizer, tokenizers, watch, lambda _: None)
+        assert expected.train.fingerprint == domain.train.fingerprint
+        assert expected.validation
+        assert domain.validation
+        assert expected.validation.fingerprint == domain.validation.fingerprint
+
+
+def test_one_tokenizer_learns_from_all_domains_that_are_trained_on(files, prepared, watch) -> None:
+    assert prepared["words"].tokenizer is prepared["poems"].tokenizer
+    words, poem = (prepared["words"].tokenizer(text)["input_ids"] for text in (" words", "一首诗"))
+    assert len(words) == len(poem) == 1
+    files["words"]["weight"], files["poems"]["weight"] = 1, 0
+    settings = config(files, document="line")
+    measured = prepare_domains(settings, None, tokenizers, watch, lambda _: None)
+    assert len(measured["words"].tokenizer("一首诗")["input_ids"]) == 9
+
+
+def test_a_batch_is_that_of_the_domains(prepared) -> None:
+    blocks = {name: Blocks(domain.train, 16) for name, domain in prepared.items()}
+    words, poems = blocks.values()
+    mixture, n = Mixture(blocks, tells_domain=True), len(words)
+    assert len(mixture) == n + len(poems)
+    rows = np.array([n + 1, 0, -1, 3, n, n - 1])
+    batch = mixture.batch(rows)
+    assert mixture.count(rows) == words.count([0, 3, n - 1]) + poems.count([0, 1])
+    own = {0: poems.batch([1]), 1: words.batch([0]), 3: words.batch([3]), 4: poems.batch([0]),
+           5: words.batch([n - 1])}  # fmt: skip
+    for place, alone in own.items():
+        assert torch.equal(batch["input_ids"][place], alone["input_ids"][0])
+        assert torch.equal(batch["targets"][place], alone["targets"][0])
+        positions = alone.get("position_ids", torch.arange(16)[None])
+        assert torch.equal(batch["position_ids"][place], positions[0])
+        assert batch["domain"][place] == int(place in (0, 4))
+    assert (batch["targets"][2] == UNSCORED).all()
+
+
+def test_counts_of_all_rows_are_those_of_the_domains(prepared) -> None:
+    blocks = {name: Blocks(domain.train, 16) for name, domain in prepared.items()}
+    mixture = Mixture(blocks)
+    assert mixture.count(mixture.longest_first()) == sum(b.n_predictions for b in blocks.values())
+    assert mixture.n_bytes == sum(b.n_bytes for b in blocks.values())
+    assert "domain" not in mixture.batch([0])
+
+
+def test_temperature_flattens_the_sizes() -> None:
+    domains = config({"a": {"files": "a"}, "b": {"files": "b"}}).data.mixture
+    sizes = {"a": 10_000, "b": 100}
+    assert weights(domains, sizes, 1.0) == sizes
+    assert weights(domains, sizes, 2.0) == {"a": 100, "b": 10}
+    flat = weights(domains, sizes, 1e6)
+    assert flat["a"] / flat["b"] == pytest.approx(1, abs=1e-4)
+
+
+def test_weights_that_are_given_stay() -> None:
+    domains = config({"a": {"files": "a", "weight": 3}, "b": {"files": "b", "weight": 0}})
+    assert weights(domains.data.mixture, {"a": 1, "b": 10**6}, 1.0) == {"a": 3, "b": 0}
+
+
+def test_a_domain_without_text_or_files_is_named(files, tmp_path, watch) -> None:
+    (tmp_path / "blank.txt").write_text(" \n\n")
+    blank = config({**files, "empty": {"files": str(tmp_path / "blank.txt")}}, document="line")
+    with pytest.raises(DataError, match=r"data.mixture.empty.files holds no text"):
+        prepare_domains(blank, None, tokenizers, watch, print)
+    missing = config({**files, "gone": {"files": str(tmp_path / "gone.txt")}})
+    with pytest.raises(InputNotFound, match=r"data.mixture.gone.files: .*gone.txt does not exist"):
+        prepare_domains(missing, None, tokenizers, watch, print)
+    with pytest.raises(InputNotFound, match=r"data.mixture.none.files is not given"):
+        prepare_domains(config({**files, "none": {}}), None, tokenizers, watch, print)
+
+
+def test_a_domain_that_is_only_measured_needs_its_held_out_text_alone(files, watch) -> None:
+    domains = {"words": {**files["words"], "weight": 1},
+               "poems": {"validation_files": files["poems"]["files"], "weight": 0}}  # fmt: skip
+    found = prepare_domains(config(domains, document="line"), None, tokenizers, watch, print)
+    assert found["poems"].validation
+    assert len(found["poems"].validation.starts) == 40
+    del domains["poems"]["validation_files"]
+    domains["poems"]["files"] = files["poems"]["files"]
+    with pytest.raises(ConfigError, match="poems would not be used"):
+        configs(config(domains, validation_fraction=0))
+
+
+def test_the_report_tells_of_every_domain(files, watch) -> None:
+    report = data_report(config(files, document="line"), watch)
+    assert {key: found["documents"] for key, found in report.items()} == {
+        "mixture.words.files": 300,
+        "mixture.poems.files": 40,
+    }
