@@ -155,8 +155,9 @@ def replace_text(path: Path, text: str) -> None:
         partial.replace(path)
         flush_directory(path.parent)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise cannot_write(error, path) from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def partial_of(path: Path) -> Path:

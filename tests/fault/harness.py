@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-PATIENCE = 60.0
-"""Seconds after which a trial that has not ended is a failure."""
+PATIENCE = 150.0
+"""Seconds after which a trial that has not ended is a failure, on the busiest of machines."""
 
 SURROUNDINGS = {
     **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "HF_HUB_OFFLINE"), "1"),
@@ -54,6 +54,13 @@ class Trial:
             if not self._read(deadline):
                 raise AssertionError(f"never said {pattern!r}:\n{self.said.decode()}")
         return self.said.decode()
+
+    def until_there(self, directory: Path, pattern: str) -> None:
+        """Reads stderr until the trial has made such a file."""
+        deadline = time.monotonic() + PATIENCE
+        while not any(directory.glob(pattern)):
+            if not self.listen(0.01) or time.monotonic() > deadline:
+                raise AssertionError(f"never made {pattern}:\n{self.said.decode()}")
 
     def listen(self, seconds: float) -> bool:
         """Reads stderr for this long; whether the trial still has it open then."""
@@ -141,6 +148,7 @@ class Server:
             "stderr": str(stderr),
             "lines": str(stderr),
             "directory": str(self.directory),
+            "stdin": "/dev/null",
             "umask": 0o022,
             "halted": False,
             "guard": "",

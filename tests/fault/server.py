@@ -28,7 +28,10 @@ import transformers.models.bert.modeling_bert
 import transformers.models.gpt2.modeling_gpt2
 import transformers.models.llama.modeling_llama  # noqa: F401
 
+import llmkit.commands.evaluate
 import llmkit.commands.finetune
+import llmkit.commands.generate
+import llmkit.commands.predict
 import llmkit.commands.pretrain  # noqa: F401
 from llmkit import cli
 from llmkit.config.load import load
@@ -86,7 +89,8 @@ def _become(request: dict[str, Any]) -> None:
 def _surround(request: dict[str, Any]) -> None:
     """Streams, environment, limits and the tracer's permission, as the request has them."""
     os.open(request["lines"], os.O_WRONLY)  # open until the end of the trial
-    for descriptor, path in enumerate(("/dev/null", request["stdout"], request["stderr"])):
+    names = (request["stdin"], request["stdout"], request["stderr"])
+    for descriptor, path in enumerate(names):
         flags = os.O_RDONLY if descriptor == 0 else os.O_WRONLY | os.O_CREAT | os.O_APPEND
         handle = os.open(path, flags, 0o644)
         os.dup2(handle, descriptor)

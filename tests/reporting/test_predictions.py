@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import csv
-import errno
 import json
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
 from llmkit.config.schema import PredictConfig
-from llmkit.errors import DataError, WriteError
-from llmkit.reporting import predictions
+from llmkit.errors import DataError, RunBusy, WriteError
+from llmkit.reporting import predictions, unfinished
 from llmkit.reporting.predictions import Prediction
 
 SPAM = Prediction(("Win, now\n",), "spam", {"ham": 0.25, "spam": 0.75}, {"id": "7", "label": "x"})
@@ -18,7 +20,7 @@ PAIR = Prediction(("a", "b"), ["x"], {"x": 0.5, "y": 0.1})
 
 
 def write(settings: PredictConfig, *some: Prediction) -> None:
-    with predictions.opened(settings) as writer:
+    with predictions.opened(settings, {"model": "a"}, print) as writer:
         writer.write(some)
 
 
@@ -60,21 +62,83 @@ def test_predictions_may_be_written_anew_and_nothing_else_is_overwritten(tmp_pat
         predictions.check(PredictConfig(output=str(tmp_path)))
 
 
-def test_a_failure_leaves_the_old_file_and_no_half_one(tmp_path) -> None:
-    path = tmp_path / "out.jsonl"
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_a_full_disk_leaves_the_old_file_and_what_the_next_job_goes_on_with(
+    tmp_path, suffix, capsys
+) -> None:
+    path = tmp_path / f"out.{suffix}"
     settings = PredictConfig(output=str(path))
     write(settings, SPAM)
     before = path.read_bytes()
+    many = [SPAM] * 50
 
     def on_a_full_disk() -> None:
-        with predictions.opened(settings) as writer:
-            writer.write([PAIR])
-            raise OSError(errno.ENOSPC, "No space left on device")
+        with predictions.opened(settings, {"model": "a"}, print) as writer:
+            writer.write(many)
+            with files_of_at_most(len(many) * 60):
+                writer.write(many)
 
-    with pytest.raises(WriteError, match="No space left"):
+    with pytest.raises(WriteError, match="File too large"):
         on_a_full_disk()
     assert path.read_bytes() == before
-    assert [entry.name for entry in tmp_path.iterdir()] == ["out.jsonl"]
+    with predictions.opened(settings, {"model": "a"}, print) as writer:
+        assert writer.rows == 50
+        writer.write(many)
+    assert "after the 50 results" in capsys.readouterr().out
+    resumed = path.read_bytes()
+    write(settings, *many, *many)
+    assert path.read_bytes() == resumed
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def broken_off(path, made_with, *some: Prediction) -> None:
+    with predictions.opened(PredictConfig(output=str(path)), made_with, print) as writer:
+        writer.write(some)
+        raise KeyboardInterrupt
+
+
+def test_what_was_made_with_something_else_is_made_anew(tmp_path, capsys) -> None:
+    path = tmp_path / "out.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        broken_off(path, {"model": "b"}, PAIR, PAIR)
+    write(PredictConfig(output=str(path)), SPAM)
+    assert "made anew" in capsys.readouterr().out
+    assert len(path.read_text().splitlines()) == 1
+
+
+def test_of_a_pipe_that_broke_off_nothing_is_left(tmp_path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        broken_off(tmp_path / "out.jsonl", {}, PAIR, PAIR)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("note", ["", "{", "[]", '{"made_with": {"model": "a"}, "bytes": 1000000}'])
+def test_a_damaged_note_is_no_note(tmp_path, note) -> None:
+    path = tmp_path / "out.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        broken_off(path, {"model": "a"}, PAIR, PAIR)
+    unfinished.note_of(path).write_text(note)
+    write(PredictConfig(output=str(path)), SPAM)
+    assert len(path.read_text().splitlines()) == 1
+
+
+def test_two_jobs_do_not_write_the_same_predictions(tmp_path) -> None:
+    settings = PredictConfig(output=str(tmp_path / "out.jsonl"))
+    with predictions.opened(settings, {"model": "a"}, print) as writer:
+        with pytest.raises(RunBusy):
+            write(settings, PAIR)
+        writer.write([SPAM])
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 1
 
 
 def test_the_format_goes_by_the_name_unless_it_is_given() -> None:

@@ -17,7 +17,6 @@ from llmkit.reporting import plots
 from llmkit.reporting.console import Console
 from llmkit.training import runtime
 from llmkit.training.runtime import Processes
-from llmkit.training.signals import stop_signal
 
 Rows = Iterable[Mapping[str, Any]]
 
@@ -26,8 +25,7 @@ def run(config: Config, console: Console) -> dict[str, Any]:
     """Measures what the config names, writes what it asks for and returns the figures."""
     settings = config.evaluation
     outputs.check((settings.output, settings.log_samples, settings.per_token))
-    with stop_signal() as stop, runtime.start(settings.precision, (), Path()) as processes:
-        console.on_tick = stop.check
+    with runtime.start(settings.precision, (), Path()) as processes:
         figures, scored = _measured(config, processes, console)
         result = {"command": "evaluate", **figures}
         if processes.is_main:

@@ -22,7 +22,7 @@ from llmkit.generation.output import Output
 from llmkit.generation.prompts import Prompt
 from llmkit.generation.requests import Requests
 from llmkit.generation.sample import Sample
-from llmkit.models import load
+from llmkit.models import content
 from llmkit.reporting.console import Console, is_main_process
 from llmkit.training.signals import stop_signal
 
@@ -230,17 +230,10 @@ def _identity(config: Config) -> Record:
     kept = {f"generation.{key}": value for key, value in settings.items() if key not in FREE}
     seed = config.seed if config.generation.seed is None else config.generation.seed
     names = {"model": config.model.name_or_path, "tokenizer": config.tokenizer.name_or_path}
-    return {**kept, "generation.seed": seed, **{k: _content(v, config) for k, v in names.items()}}
-
-
-def _content(name: str | None, config: Config) -> str | None:
-    """What a model or tokenizer holds; for one of the hub, its name and revision."""
-    if name is None:
-        return None
-    location = load.locate(name)
-    if Path(location).is_dir():
-        return output.fingerprint(Path(location))
-    return f"{location} {config.model.revision or ''}".strip()
+    held = {
+        key: name and content.identity(name, config.model.revision) for key, name in names.items()
+    }
+    return {**kept, "generation.seed": seed, **held}
 
 
 def _processes() -> AbstractContextManager[Processes | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from llmkit.data import labelled, sources
 from llmkit.data.labelled import Row
 from llmkit.errors import DataError, InputNotFound, UsageError
 from llmkit.evaluation import labelling, prediction
-from llmkit.models import classifier
+from llmkit.models import classifier, content
 from llmkit.reporting import predictions
 from llmkit.reporting.console import Console, is_main_process
 from llmkit.training import runtime
@@ -41,8 +42,11 @@ def run(config: Config, console: Console) -> dict[str, Any] | None:
         )
         console.say(f"model: {name}, {len(model.head.names)} labels, {model.precision}")
         began = time.monotonic()
-        with predictions.opened(config.predict) as writer:
-            for window in labelling.label(model, rows, config.predict.columns):
+        made_with = _made_with(config, data, processes.precision)
+        with predictions.opened(config.predict, made_with, console.say) as writer:
+            before = writer.rows
+            rest = itertools.islice(rows, before, None)
+            for window in labelling.label(model, rest, config.predict.columns):
                 writer.write(window)
     if config.predict.output is None:
         return None
@@ -51,8 +55,9 @@ def run(config: Config, console: Console) -> dict[str, Any] | None:
         "command": COMMAND,
         "output": config.predict.output,
         "examples": writer.rows,
+        "examples_before": before,
         "seconds": round(now - started, 3),
-        "examples_per_second": round(writer.rows / (now - began), 1),
+        "examples_per_second": round((writer.rows - before) / (now - began), 1),
     }
 
 
@@ -101,6 +106,21 @@ def _settled(config: Config, shape: PretrainedConfig, say: Callable[[str], None]
         except DataError:
             pass  # a file of its own, with other columns
     return labelled.settle(data, KEY, say, labelled=False)
+
+
+def _made_with(config: Config, data: DataConfig, precision: str) -> dict[str, Any]:
+    """What the predictions in a file hang on; nothing for a pipe, which never comes again."""
+    if config.predict.output is None or not data.test_files:
+        return {}
+    assert config.model.name_or_path is not None
+    found = sources.find(data.test_files, f"data.{KEY}")
+    settings = config.predict.model_dump(mode="json", exclude={"output", "precision"})
+    return {
+        "model": content.identity(config.model.name_or_path, config.model.revision),
+        "rows": sources.fingerprint(found, lambda n_bytes: None),
+        "data": data.model_dump(mode="json", exclude={"test_files"}),
+        "predict": {**settings, "precision": precision},
+    }
 
 
 def _size(data: DataConfig) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -83,17 +82,6 @@ def check(path: Path, settings: Mapping[str, Any]) -> None:
             kept="the results, untouched",
             next="put the old values back to go on, or choose another output",
         )
-
-
-def fingerprint(directory: Path) -> str:
-    """The sha256 of all that a model directory's answers hang on: weights, shapes, tokenizer."""
-    whole = hashlib.sha256()
-    for path in sorted([*directory.glob("*.safetensors"), *directory.glob("*.json")]):
-        if path.name != durable.MANIFEST:
-            with path.open("rb") as file:
-                whole.update(f"{path.name} ".encode())
-                whole.update(hashlib.file_digest(file, "sha256").digest())
-    return whole.hexdigest()
 
 
 def _lock(file: IO[bytes], path: Path) -> None:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from llmkit import durable
 from llmkit.config.schema import PredictConfig
 from llmkit.errors import DataError, WriteError
+from llmkit.reporting import unfinished
+from llmkit.reporting.unfinished import Parts
 
 DIGITS = 6
 """Decimals of a probability."""
@@ -59,17 +60,25 @@ class Prediction:
 
 
 class Writer:
-    """Writes predictions to an open file."""
+    """Writes predictions to stdout, or adds them to the parts of a file."""
 
-    def __init__(self, file: IO[str], format: str) -> None:
-        self.file, self.format, self.rows = file, format, 0
+    def __init__(self, format: str, parts: Parts | None = None) -> None:
+        self.format, self.parts = format, parts
+        self.rows = parts.results if parts else 0
+        """Predictions that stand."""
         self.header: list[str] = []
+        if parts and self.rows and format == "csv":
+            with unfinished.parts_of(parts.path).open(encoding="utf-8", newline="") as file:
+                self.header = next(csv.reader(file))
 
     def write(self, predictions: Sequence[Prediction]) -> None:
         """Writes some predictions, and hands them on at once."""
         lines = self._csv(predictions) if self.format == "csv" else _json_lines(predictions)
-        self.file.write(lines)
-        self.file.flush()
+        if self.parts is None:
+            sys.stdout.write(lines)
+            sys.stdout.flush()
+        else:
+            self.parts.add(lines, len(predictions))
         self.rows += len(predictions)
 
     def _csv(self, predictions: Sequence[Prediction]) -> str:
@@ -96,27 +105,20 @@ def _json_lines(predictions: Sequence[Prediction]) -> str:
 
 
 @contextmanager
-def opened(settings: PredictConfig) -> Iterator[Writer]:
+def opened(
+    settings: PredictConfig, made_with: Mapping[str, Any], say: Callable[[str], None]
+) -> Iterator[Writer]:
     """A writer to the output: stdout, or a file that takes its name when all is written.
 
-    Raises WriteError when the disk does not take it; an earlier file of that name stays then.
+    `made_with` is what all predictions hang on: those of a job with the same that was broken off
+    are kept. Raises WriteError when the disk does not take it; an earlier file of that name stays
+    then.
     """
     if settings.output is None:
-        yield Writer(sys.stdout, format_of(settings))
+        yield Writer(format_of(settings))
         return
-    path = Path(settings.output)
-    partial = path.with_name(f".{path.name}.tmp")
-    try:
-        with partial.open("w", encoding="utf-8", newline="") as file:
-            yield Writer(file, format_of(settings))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        durable.flush_directory(path.parent)
-    except OSError as error:
-        raise durable.cannot_write(error, path) from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with unfinished.opened(Path(settings.output), made_with, say) as parts:
+        yield Writer(format_of(settings), parts)
 
 
 def format_of(settings: PredictConfig) -> str:

@@ -1,0 +1,24 @@
+"""What a model or tokenizer holds, in one text: the same only for the same answers."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from llmkit import durable
+from llmkit.models import load
+
+
+def identity(name: str, revision: str | None) -> str:
+    """The sha256 of a directory's weights, shapes and tokenizer; for a model of the hub, its name
+    and revision."""
+    location = load.locate(name)
+    if not Path(location).is_dir():
+        return f"{location} {revision or ''}".strip()
+    whole, directory = hashlib.sha256(), Path(location)
+    for path in sorted([*directory.glob("*.safetensors"), *directory.glob("*.json")]):
+        if path.name != durable.MANIFEST:
+            with path.open("rb") as file:
+                whole.update(f"{path.name} ".encode())
+                whole.update(hashlib.file_digest(file, "sha256").digest())
+    return whole.hexdigest()
