@@ -1,0 +1,52 @@
+"""Words as the masks of whole words see them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llmkit.models import tokenizer as tokenizers
+from llmkit.models import words
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared data sets")
+
+
+def cut(tokenizer, text: str) -> list[str]:
+    """The words of a text, by the table."""
+    continues = words.continuing_tokens(tokenizer)
+    found: list[list[int]] = []
+    for number in tokenizer(text, add_special_tokens=False)["input_ids"]:
+        if not found or not continues[number]:
+            found.append([])
+        found[-1].append(number)
+    return [tokenizer.decode(word) for word in found]
+
+
+def test_byte_level_words_begin_with_a_space_or_a_mark() -> None:
+    trained = tokenizers.train_bpe_with_frame(["no merges at all"], 257 + 4)
+    text = "The unaffable café, it's 2024!\nÜber 春眠不覺曉"
+    assert cut(trained, text) == [
+        "The", " unaffable", " café", ",", " it", "'s", " 2024", "!", "\nÜber", " ", *"春眠不覺曉",
+    ]  # fmt: skip
+
+
+def test_special_tokens_are_told() -> None:
+    trained = tokenizers.train_bpe_with_frame(["a b"], 257 + 4)
+    special = words.special_tokens(trained)
+    assert special.sum() == 4
+    assert special[[trained.cls_token_id, trained.mask_token_id, trained.pad_token_id]].all()
+
+
+@needs_shared
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("tokenizers/bert-base-uncased", "unaffable, he", ["unaffable", ",", "he"]),
+        ("tokenizers/gpt2", "unaffable, he", ["unaffable", ",", " he"]),
+    ],
+)
+def test_words_of_published_tokenizers(name: str, text: str, expected: list[str]) -> None:
+    found = [word.strip() for word in cut(tokenizers.load(str(SHARED / name)), text)]
+    assert found == [word.strip() for word in expected]
