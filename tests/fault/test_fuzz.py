@@ -128,6 +128,7 @@ def test_labelled_rows_of_any_bytes(suffix: str, content: bytes, tmp_path: Path)
 @some
 @given(flips=st.lists(st.tuples(st.integers(0, 2000), st.integers(1, 255)), min_size=1, max_size=4))
 @example(flips=[])
+@example(flips=[(1495, 128)])  # the name of a column
 def test_a_parquet_file_with_flipped_bits(flips: list[tuple[int, int]], tmp_path: Path) -> None:
     path = tmp_path / "data.parquet"
     rows = {"text": [b"a b c", b"d \xff"], "label": [b"x", b"y"]}

@@ -73,22 +73,25 @@ def text(record: Record, columns: Columns, number: int) -> str:
     """The text that a row has in a column; raises DataError where it has none."""
     if isinstance(record.values, list):
         return record.values[number]
-    name = columns.address(number)
-    value = field(record, columns, number)
+    return as_text(field(record, columns, number), columns.address(number), record.where)
+
+
+def as_text(value: Any, name: str | int, where: str) -> str:
+    """A value of a row as a text; raises DataError, with its name, for what is none."""
     if not isinstance(value, str):
         raise DataError(
             f"{name!r} of this row is {'null' if value is None else type(value).__name__}, no text",
-            where=record.where,
+            where=where,
             next="name the column of the text with data.text_column, or correct the row",
         )
     if len(value) > LONGEST_LINE:
-        raise too_long(record.where)
+        raise too_long(where)
     try:
         value.encode()
     except UnicodeEncodeError as fault:
         raise DataError(
             f"{name!r} of this row holds half of a surrogate pair, which is no character",
-            where=record.where,
+            where=where,
             next="write characters outside the basic plane as two \\u escapes, or as themselves",
         ) from fault
     return value
@@ -241,7 +244,7 @@ def _parquet(source: Source) -> Iterator[Any]:
     try:
         with pq.ParquetFile(source.path, buffer_size=_PARQUET_BUFFER) as file:
             yield file
-    except (pa.ArrowException, OSError) as fault:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as fault:
         raise DataError(
             f"{source.path} is no parquet file that can be read: {fault}",
             where=str(source.path),
