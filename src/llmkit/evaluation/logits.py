@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
+
+from llmkit.models import heads
 
 ENTRIES = {"cpu": 1 << 22, "cuda": 1 << 26}
 """Logits that exist at once, whatever the batch: on a CPU they should stay in its caches."""
 
 FEWEST_PLACES = 128
 """Places whose logits are made at once at least: fewer would read a wide head again and again."""
-
-_TOLERANCE = 1e-3
 
 
 class ChosenLogits:
@@ -32,8 +30,8 @@ class ChosenLogits:
         model.config.use_cache = False
         self.model = model
         self.vocab_size = int(model.config.get_text_config().vocab_size)
-        self.head = _head(model)
-        self.is_split = self.head is not None and self._agrees()
+        self.head = heads.split(model)
+        self.is_split = self.head is not None
 
     @property
     def entries(self) -> int:
@@ -50,60 +48,13 @@ class ChosenLogits:
 
         `chosen` is bool [rows, columns], as `input_ids` are; its places come in reading order.
         """
-        if not self.is_split:
+        if self.head is None:
             yield from torch.split(self._logits(inputs)[chosen], self.chunk)
             return
         hidden = self.model.base_model(**inputs)[0]
         for some in torch.split(hidden[chosen], self.chunk):
-            yield self._of_hidden(some)
-
-    def _of_hidden(self, hidden: Tensor) -> Tensor:
-        """[places, hidden] -> [places, vocabulary]."""
-        assert self.head is not None
-        self.head.given.hidden = hidden[None]
-        placeholder = torch.zeros(1, len(hidden), dtype=torch.int64, device=hidden.device)
-        logits: Tensor = self.head(input_ids=placeholder).logits[0]
-        return logits
+            yield self.head(some[None])[0]
 
     def _logits(self, inputs: dict[str, Tensor]) -> Tensor:
         logits: Tensor = self.model(**inputs).logits
         return logits
-
-    @torch.no_grad()
-    def _agrees(self) -> bool:
-        ids = torch.arange(8, device=self.model.device)[None] % self.vocab_size
-        own = self._logits({"input_ids": ids})[0]
-        try:
-            hidden = self.model.base_model(input_ids=ids)[0]
-            split = self._of_hidden(hidden[0])
-        # A head that needs more than hidden states fails in whatever way it likes.
-        except Exception:
-            return False
-        return split.shape == own.shape and bool((split - own).abs().max() < _TOLERANCE)
-
-
-class _Given(nn.Module):
-    """Stands where the body was, and gives hidden states that are already there."""
-
-    def __init__(self, output: type) -> None:
-        super().__init__()
-        self.output = output
-        self.hidden: Tensor | None = None
-
-    def forward(self, *_: Any, **__: Any) -> Any:
-        return self.output(last_hidden_state=self.hidden)
-
-
-def _head(model: PreTrainedModel) -> Any:
-    """A model that shares all weights with this one, without its body; None where it has none."""
-    name = model.base_model_prefix
-    if name not in model._modules:
-        return None
-    head = copy.copy(model)
-    ids = torch.zeros(1, 1, dtype=torch.int64, device=model.device)
-    with torch.no_grad():
-        output = model.base_model(input_ids=ids)
-    given = _Given(type(output))
-    head._modules = {**model._modules, name: given}
-    object.__setattr__(head, "given", given)
-    return head

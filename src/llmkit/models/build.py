@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from torch import nn
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     PretrainedConfig,
     PreTrainedModel,
@@ -21,6 +23,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
 )
@@ -38,6 +42,8 @@ class Purpose:
     """What a model is for, and what follows from that when one is built."""
 
     name: str
+    auto: Any
+    """The Auto class of transformers."""
     names: Mapping[str, Any]
     mapping: Mapping[Any, Any]
     """What transformers has for it; see `architectures.known`."""
@@ -47,13 +53,23 @@ class Purpose:
 
 LANGUAGE_MODEL = Purpose(
     "causal language model",
+    AutoModelForCausalLM,
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_CAUSAL_LM_MAPPING,
     "llama, gpt2, qwen3, mistral, mixtral, gpt_neox, olmo2, transformer",
     "data.block_size",
 )
+MASKED_MODEL = Purpose(
+    "masked language model",
+    AutoModelForMaskedLM,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    "modernbert, bert, roberta, distilbert, electra, deberta-v2, transformer",
+    "data.block_size",
+)
 CLASSIFIER = Purpose(
     "sequence classifier",
+    AutoModelForSequenceClassification,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     "bert, roberta, distilbert, electra, deberta-v2, modernbert, gpt2, llama",
@@ -94,29 +110,50 @@ def model_config(
             where=f"{purpose.length_key}, model.config.max_position_embeddings",
             next=f"write {purpose.length_key}={positions} or more positions",
         )
-    try:
-        return kind(**chosen)
-    except (StrictDataclassError, ValueError, TypeError) as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[-1].strip()
-        raise ConfigError(
-            f"{architecture} refuses these settings: {reason}", where="model.config"
-        ) from error
+    made = _made(kind, chosen)
+    unused = 0 if purpose is LANGUAGE_MODEL else unused_positions(made, purpose)
+    if positions is None and unused:
+        made = _made(kind, {**chosen, "max_position_embeddings": length + unused})
+    return made
+
+
+def unused_positions(config: PretrainedConfig, purpose: Purpose) -> int:
+    """Positions that texts do not get: RoBERTa and its kin count from after the padding id."""
+    with torch.device("meta"):
+        model = purpose.auto.from_config(config)
+    for name, module in model.named_modules():
+        is_position = isinstance(module, nn.Embedding) and "position" in name
+        if is_position and module.padding_idx is not None:
+            return int(module.padding_idx) + 1
+    return 0
 
 
 def causal_model(config: PretrainedConfig, seed: int) -> PreTrainedModel:
-    """A model with fresh fp32 weights: the same for the same config and seed."""
-    torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
-    return model.train()
+    """A causal language model with fresh weights."""
+    return new_model(config, seed, LANGUAGE_MODEL)
 
 
 def classifier(config: PretrainedConfig, seed: int) -> PreTrainedModel:
-    """A classifier with fresh fp32 weights: the same for the same config and seed."""
+    """A classifier with fresh weights."""
+    return new_model(config, seed, CLASSIFIER)
+
+
+def new_model(config: PretrainedConfig, seed: int, purpose: Purpose) -> PreTrainedModel:
+    """A model with fresh fp32 weights: the same for the same config and seed."""
     torch.manual_seed(seed)
-    model = AutoModelForSequenceClassification.from_config(
-        config, dtype=torch.float32, trust_remote_code=False
-    )
+    auto = purpose.auto
+    model: PreTrainedModel = auto.from_config(config, dtype=torch.float32, trust_remote_code=False)
     return model.train()
+
+
+def _made(kind: type[PretrainedConfig], settings: dict[str, Any]) -> PretrainedConfig:
+    try:
+        return kind(**settings)
+    except (StrictDataclassError, ValueError, TypeError) as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[-1].strip()
+        raise ConfigError(
+            f"{kind.model_type} refuses these settings: {reason}", where="model.config"
+        ) from error
 
 
 def _config_class(architecture: str, purpose: Purpose) -> type[PretrainedConfig]:

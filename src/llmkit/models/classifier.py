@@ -105,18 +105,17 @@ def new_config(
     names = ("pad", "cls", "sep", "bos", "eos")
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in names}
     special = {name: number for name, number in ids.items() if number is not None}
-    make = build.model_config
     size = len(tokenizer)
-    config = make(architecture, settings, size, length, special, build.CLASSIFIER)
-    if "max_position_embeddings" not in settings and (unused := _unused_positions(config)):
-        config = make(architecture, settings, size, length + unused, special, build.CLASSIFIER)
-    return config
+    return build.model_config(architecture, settings, size, length, special, build.CLASSIFIER)
 
 
 def longest_text(config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast) -> int:
     """Tokens of the longest text that model and tokenizer can take."""
     positions = getattr(config, "max_position_embeddings", None) or 0
-    limits = [tokenizer.model_max_length, positions - _unused_positions(config)]
+    limits = [
+        tokenizer.model_max_length,
+        positions - build.unused_positions(config, build.CLASSIFIER),
+    ]
     return min((limit for limit in limits if 0 < limit < 1_000_000), default=LENGTH)
 
 
@@ -199,14 +198,3 @@ def _renew_head(model: PreTrainedModel, seed: int) -> None:
 
 def _in_body(model: PreTrainedModel, name: str) -> bool:
     return name.startswith(model.base_model_prefix + ".")
-
-
-def _unused_positions(config: PretrainedConfig) -> int:
-    """Positions that texts do not get: RoBERTa and its kin count from after the padding id."""
-    with torch.device("meta"):
-        model = AutoModelForSequenceClassification.from_config(config)
-    for name, module in model.named_modules():
-        is_position = isinstance(module, nn.Embedding) and "position" in name
-        if is_position and module.padding_idx is not None:
-            return int(module.padding_idx) + 1
-    return 0
