@@ -9,15 +9,16 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from llmkit.config.schema import Config
-from llmkit.data import order, sources
+from llmkit.data import mixture, order, sources
 from llmkit.data.blocks import Blocks
-from llmkit.data.prepare import Prepared, data_report, prepare
+from llmkit.data.mixture import Mixture
+from llmkit.data.prepare import Prepared, data_report, prepare_domains
 from llmkit.errors import DataError
 from llmkit.generation import sampling
 from llmkit.models import build, heads, load, packing
 from llmkit.models import tokenizer as tokenizers
 from llmkit.reporting.console import Console
-from llmkit.training import auto, recipe, runtime, utilization
+from llmkit.training import auto, domains, recipe, runtime, utilization
 from llmkit.training import directory as run_directory
 from llmkit.training import run as training
 from llmkit.training.budget import Clock
@@ -25,7 +26,7 @@ from llmkit.training.checkpoint import Checkpoint
 from llmkit.training.runtime import Processes
 from llmkit.training.session import Session
 from llmkit.training.signals import stop_signal
-from llmkit.training.tasks import CausalLanguageModeling
+from llmkit.training.tasks import CausalLanguageModeling, Task
 
 FIGURES = ("loss", "perplexity", "bits_per_byte")
 """What validation says of a language model."""
@@ -40,39 +41,21 @@ def run(config: Config, console: Console) -> dict[str, Any]:
     with stop_signal() as stop, _processes(config) as processes:
         console.on_tick = stop.check
         settled, data, shape = _inputs(config, processes, console)
+        content = _content(data)
         with run_directory.opened(config, "pretrain") as directory:
-            content = {"training data": data.train.fingerprint}
-            if data.validation is not None:
-                content["validation data"] = data.validation.fingerprint
             resumed = training.resume_point(directory, config, content, processes, console)
             model = _model(settled, shape, resumed)
             console.say(f"model: {type(model).__name__}, {model.num_parameters():,} parameters")
-            examples, validation = _examples(settled, data, model)
-            linear = heads.is_linear(model)
-            job = training.Job(
-                command="pretrain",
-                requested=config,
-                config=settled,
-                directory=directory,
-                content=content,
-                model=model,
-                tokenizer=data.tokenizer,
-                from_scratch=config.model.name_or_path is None,
-                task=CausalLanguageModeling(examples.n_bytes, linear),
-                examples=examples,
-                tokens_per_example=examples.block_size,
-                rows_of_step=partial(
-                    order.rows_of_step, n_examples=len(examples), seed=config.seed
-                ),
-                validation=validation,
-                validation_task=CausalLanguageModeling(validation.n_bytes if validation else 0),
-                resumed=resumed,
-                unit="tokens",
-            )
+            job = _job(config, settled, data, model, resumed)
             clock = Clock(resumed.state.seconds if resumed else 0.0)
-            look = partial(_samples, job, validation or examples, console)
+            look = partial(_samples, job, console)
             session = Session(processes, console, clock, stop)
-            return training.carry_out(job, session, look)
+            figures = training.carry_out(job, session, look)
+            if settled.data.mixture and processes.is_main:
+                shares = mixture.shares(settled)
+                figures["domains"] = domains.report(shares, figures, directory)
+                return figures if console.json else domains.readable(figures)
+            return figures
 
 
 def check(config: Config, console: Console) -> dict[str, Any]:
@@ -100,6 +83,47 @@ def check(config: Config, console: Console) -> dict[str, Any]:
     }
 
 
+def _job(
+    requested: Config,
+    config: Config,
+    data: dict[str, Prepared],
+    model: PreTrainedModel,
+    resumed: Checkpoint | None,
+) -> training.Job:
+    examples, validation = _examples(config, data, model)
+    linear = heads.is_linear(model)
+
+    def task_of(measured: Blocks | Mixture | None) -> Task:
+        return CausalLanguageModeling(measured.n_bytes if measured else 0, linear)
+
+    task = domains.measured(task_of, validation)
+    rows_of_step = partial(order.rows_of_step, n_examples=len(examples), seed=config.seed)
+    progress = None
+    if isinstance(examples, Mixture):
+        rows_of_step = partial(examples.rows_of_step, seed=config.seed)
+        progress = partial(domains.progress, examples)
+    return training.Job(
+        command="pretrain",
+        requested=requested,
+        config=config,
+        directory=run_directory.locate(requested, "pretrain"),
+        content=_content(data),
+        model=model,
+        tokenizer=next(iter(data.values())).tokenizer,
+        from_scratch=config.model.name_or_path is None,
+        task=task,
+        examples=examples,
+        tokens_per_example=examples.block_size,
+        rows_of_step=rows_of_step,
+        validation=validation,
+        validation_task=task,
+        resumed=resumed,
+        unit="tokens",
+        progress=progress,
+        measured_first=bool(config.data.mixture and config.model.name_or_path),
+    )
+
+
 def _processes(config: Config) -> Processes:
     runtime.check_trackers(config.report_to)
     directory = run_directory.locate(config, "pretrain")
@@ -109,26 +133,51 @@ def _processes(config: Config) -> Processes:
 
 def _inputs(
     config: Config, processes: Processes, console: Console
-) -> tuple[Config, Prepared, PretrainedConfig]:
-    """The config with its data-dependent settings, the data, and the shape of the model: all that
-    can be wrong before weights are made or loaded."""
+) -> tuple[Config, dict[str, Prepared], PretrainedConfig]:
+    """The config with its data-dependent settings, the data of each domain, and the shape of the
+    model: all that can be wrong before weights are made or loaded."""
     settled = _settle(config, processes, console)
     given = _given_tokenizer(settled)
     if given is not None:
         _check_fit(_shape(settled, len(given), _special_ids(given)), given, config)
-    data = prepare(settled, given, tokenizers, console.watch, console.say)
-    shape = _shape(settled, len(data.tokenizer), _special_ids(data.tokenizer))
+    data = prepare_domains(settled, given, tokenizers, console.watch, console.say)
+    tokenizer = next(iter(data.values())).tokenizer
+    shape = _shape(settled, len(tokenizer), _special_ids(tokenizer))
+    if settled.data.mixture:
+        sizes = {name: len(domain.train.ids) for name, domain in data.items()}
+        settled = mixture.settled(settled, sizes)
+        shares = mixture.shares(settled).items()
+        console.say("mixture: " + ", ".join(f"{name} {share:.2%}" for name, share in shares))
     return settled, data, shape
+
+
+def _content(data: dict[str, Prepared]) -> dict[str, str]:
+    """The hashes of the data by what they are of."""
+    content = {}
+    for name, domain in data.items():
+        of = f" of {name}" if name else ""
+        content[f"training data{of}"] = domain.train.fingerprint
+        if domain.validation is not None:
+            content[f"validation data{of}"] = domain.validation.fingerprint
+    return content
 
 
 def _settle(config: Config, processes: Processes, console: Console) -> Config:
     """The config with what `auto` comes to before the data is read; a run that goes on keeps what
     it was begun with, though the machine may be measured otherwise now."""
     train = auto.pretraining(config.train)
-    validated = config.data.validation_fraction != 0 or bool(config.data.validation_files)
-    auto.check_best(train, FIGURES, validated)
+    parts = mixture.configs(config)
+    validated = config.data.validation_fraction != 0 or any(
+        part.data.validation_files for part in parts.values()
+    )
+    names = list(config.data.mixture)
+    auto.check_best(train, domains.names_of_figures(FIGURES, names), validated)
     config = config.model_copy(update={"train": train})
-    found = sources.find(config.data.train_files, "data.train_files")
+    found = [
+        source
+        for name, part in parts.items()
+        for source in sources.find(part.data.train_files, _key_of(name))
+    ]
     if config.model.name_or_path is not None:
         return recipe.settle_existing(config)
     if (earlier := run_directory.settled(config, "pretrain")) is not None:
@@ -138,6 +187,11 @@ def _settle(config: Config, processes: Processes, console: Console) -> Config:
     chosen, reason = recipe.choose(n_bytes, train.max_minutes, rate * processes.count)
     console.say(f"auto: {reason}")
     return recipe.settle_new(config, chosen, tokenizers.auto_vocab_size(n_bytes))
+
+
+def _key_of(domain: str) -> str:
+    """The key that names the training text of a domain."""
+    return f"data.mixture.{domain}.files" if domain else "data.train_files"
 
 
 def _check_fit(shape: PretrainedConfig, tokenizer: PreTrainedTokenizerFast, config: Config) -> None:
@@ -186,21 +240,30 @@ def _model(config: Config, shape: PretrainedConfig, resumed: Checkpoint | None) 
 
 
 def _examples(
-    config: Config, data: Prepared, model: PreTrainedModel
-) -> tuple[Blocks, Blocks | None]:
+    config: Config, data: dict[str, Prepared], model: PreTrainedModel
+) -> tuple[Blocks | Mixture, Blocks | Mixture | None]:
+    """What is trained on, and what is measured; of a mixture, only domains with a weight train."""
     isolate, block = config.data.isolate_documents, config.data.block_size
     assert isinstance(block, int)
-    files = [data.train] + ([data.validation] if data.validation else [])
+    shares = {name: share for name, share in mixture.shares(config).items() if share > 0}
+    train = {name: data[name].train for name in shares or data}
+    held_out = {name: each.validation for name, each in data.items() if each.validation}
+    files = [*train.values(), *held_out.values()]
     if isolate and any(len(file.starts) > 1 for file in files):
         packing.check_isolation(model)
-    blocks = [Blocks(file, block, isolate) for file in files]
-    return blocks[0], blocks[1] if len(blocks) > 1 else None
+    learned = {name: Blocks(file, block, isolate) for name, file in train.items()}
+    measured = {name: Blocks(file, block, isolate) for name, file in held_out.items()}
+    if config.data.mixture:
+        held = Mixture(measured, tells_domain=True) if measured else None
+        return Mixture(learned, list(shares.values())), held
+    return learned[""], measured.get("")
 
 
-def _samples(job: training.Job, source: Blocks, console: Console) -> dict[str, Any]:
+def _samples(job: training.Job, console: Console) -> dict[str, Any]:
     """A few continuations of held-out text, shown and noted."""
     settings = job.config.generation
     seed = job.config.seed if settings.seed is None else settings.seed
+    source: Any = job.validation or job.examples
     prompt = source.tokens.ids[:PROMPT].tolist()
     texts = sampling.continuations(job.model, job.tokenizer, prompt, settings, seed)
     begin = job.tokenizer.decode(prompt, skip_special_tokens=True)

@@ -58,18 +58,10 @@ def rows_of_step(
     return rows
 
 
-def epochs(
-    step: int,
-    *,
-    global_batch_size: int,
-    sizes: Sequence[int],
-    shares: Sequence[float],
-    limit: int | None = None,
-) -> list[float]:
-    """How often each domain has been gone through when `step` steps are done."""
-    slot = step * global_batch_size if limit is None else min(step * global_batch_size, limit)
-    counts = given(np.array([slot]), shares)[0].tolist()
-    return [number / size for number, size in zip(counts, sizes, strict=True)]
+def slots_before(step: int, global_batch_size: int, limit: int | None = None) -> int:
+    """The slots of all steps before one."""
+    slots = step * global_batch_size
+    return slots if limit is None else min(slots, limit)
 
 
 def _tree(shares: Sequence[float]) -> _Tree:

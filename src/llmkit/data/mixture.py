@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from llmkit.config.mixture import DomainConfig
 from llmkit.config.schema import Config
+from llmkit.data import mixing
 from llmkit.data.blocks import Blocks
+from llmkit.data.tokens import TokenFile
 from llmkit.errors import ConfigError
 
 Rows = Sequence[int] | NDArray[np.int64]
@@ -23,6 +25,8 @@ class Mixture:
     """The blocks of several domains laid end to end; rows number them through."""
 
     domains: Mapping[str, Blocks]
+    shares: Sequence[float] = ()
+    """What each domain has of the examples of a run; without them nothing is drawn."""
     tells_domain: bool = False
     """Whether `domain` of a batch, int64 [rows], numbers the domain of each row."""
 
@@ -38,6 +42,11 @@ class Mixture:
     def n_bytes(self) -> int:
         """UTF-8 bytes of the text in all blocks together."""
         return sum(part.n_bytes for part in self._parts)
+
+    @property
+    def tokens(self) -> TokenFile:
+        """The tokens of the first domain."""
+        return self._parts[0].tokens
 
     def count(self, rows: Rows) -> int:
         """Predictions scored in these blocks."""
@@ -59,6 +68,29 @@ class Mixture:
                     batch[name] = _usual(name, (len(rows), *values.shape[1:]))
                 batch[name][places] = values
         return batch
+
+    def rows_of_step(
+        self, step: int, *, global_batch_size: int, seed: int, limit: int | None = None
+    ) -> NDArray[np.int64]:
+        """The rows that step number `step` trains on, drawn by the shares."""
+        sizes = [len(part) for part in self._parts]
+        return mixing.rows_of_step(
+            step,
+            global_batch_size=global_batch_size,
+            sizes=sizes,
+            shares=self.shares,
+            seed=seed,
+            limit=limit,
+        )
+
+    def epochs(
+        self, step: int, *, global_batch_size: int, limit: int | None = None
+    ) -> dict[str, float]:
+        """How often each domain has been gone through when `step` steps are done."""
+        slots = mixing.slots_before(step, global_batch_size, limit)
+        given = mixing.given(np.array([slots]), self.shares)[0].tolist()
+        parts = zip(self.domains.items(), given, strict=True)
+        return {name: number / len(part) for (name, part), number in parts}
 
     @cached_property
     def _parts(self) -> list[Blocks]:
@@ -82,8 +114,8 @@ class Mixture:
 
 
 def configs(config: Config) -> dict[str, Config]:
-    """The config of each domain as if it were the only data; one that is only measured needs no
-    more than files to measure.
+    """The config of each domain as if it were the only data, or the config itself, without a name,
+    where there is no mixture. A domain that is only measured needs no more than files to measure.
 
     Raises ConfigError for a domain that would be neither trained on nor measured.
     """
@@ -100,7 +132,8 @@ def configs(config: Config) -> dict[str, Config]:
         own = {"train_files": files, "validation_files": domain.validation_files}
         return config.model_copy(update={"data": config.data.model_copy(update=own)})
 
-    return {name: alone(name, domain) for name, domain in config.data.mixture.items()}
+    domains = config.data.mixture
+    return {name: alone(name, domain) for name, domain in domains.items()} or {"": config}
 
 
 def weights(
@@ -112,6 +145,24 @@ def weights(
         name: sizes[name] ** (1 / temperature) if domain.weight == "auto" else domain.weight
         for name, domain in domains.items()
     }
+
+
+def settled(config: Config, sizes: Mapping[str, int]) -> Config:
+    """The config with the weights of its domains spelled out; `sizes` are tokens."""
+    data = config.data
+    given = weights(data.mixture, sizes, data.mixture_temperature)
+    domains = {
+        name: domain.model_copy(update={"weight": given[name]})
+        for name, domain in data.mixture.items()
+    }
+    update = {"mixture": domains, "mixture_temperature": 1.0}
+    return config.model_copy(update={"data": data.model_copy(update=update)})
+
+
+def shares(config: Config) -> dict[str, float]:
+    """The share that each domain has of the training examples, once weights are settled."""
+    given = {name: float(domain.weight) for name, domain in config.data.mixture.items()}
+    return {name: weight / sum(given.values()) for name, weight in given.items()}
 
 
 def _usual(name: str, shape: tuple[int, ...]) -> torch.Tensor:

@@ -66,12 +66,13 @@ def prepare_domains(
     watch: cache.Watch,
     say: cache.Say,
 ) -> dict[str, Prepared]:
-    """The same for each domain of `data.mixture`, all with one tokenizer.
+    """The same for each domain of `data.mixture`, all with one tokenizer; data without a mixture
+    is one domain without a name.
 
-    Where none is given, it is trained on the training parts of the domains that have a weight.
+    Where no tokenizer is given, it learns from the training parts of the domains with a weight.
     """
     configs = mixture.configs(config)
-    pairs = [_Pair(own, watch, name) for name, own in configs.items()]
+    pairs = [_Pair(own, watch, name or None) for name, own in configs.items()]
     return dict(zip(configs, _prepared(pairs, tokenizer, tokenizers, watch, say), strict=True))
 
 

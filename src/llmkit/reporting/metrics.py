@@ -71,11 +71,12 @@ class JsonLines:
             os.truncate(self.path, size)
 
 
-def last(path: Path) -> dict[str, Any]:
-    """The last value of each figure."""
+def last(path: Path, step: int) -> dict[str, Any]:
+    """The last value of each figure up to a step."""
     figures: dict[str, Any] = {}
     for record in read(path):
-        figures |= record
+        if record.get("step", 0) <= step:
+            figures |= record
     return figures
 
 

@@ -41,7 +41,6 @@ def pretraining(train: TrainConfig) -> TrainConfig:
         weight_decay=0.1,
         adam_beta2=0.95,
         metric_for_best_model="loss",
-        load_best_model_at_end=False,
     )
 
 
@@ -204,7 +203,9 @@ def settings(
         save_steps=choices["save_steps"],
         save_total_limit=train.save_total_limit,
         metric_for_best_model=train.metric_for_best_model,
-        load_best_model_at_end=train.load_best_model_at_end is True,
+        load_best_model_at_end=choices["epochs"] > 1
+        if train.load_best_model_at_end == "auto"
+        else train.load_best_model_at_end,
         early_stopping_patience=train.early_stopping_patience,
     )
 

@@ -80,15 +80,17 @@ def measured(
     # Each process has its own stopwatch; all must come to the same.
     agreed = dict(zip(numbers, processes.largest(list(numbers.values())), strict=True))
     steps, compiling = int(agreed.pop("steps")), bool(agreed.pop("compile"))
+    epochs = steps * batch / len(examples)
     session.console.say(
-        f"{steps} steps of {batch} sequences, {size} at once; precision {processes.precision}; "
-        f"compile {str(compiling).lower()} ({reason})"
+        f"{steps} steps of {batch} sequences ({epochs:.2g} epochs), {size} at once; "
+        f"precision {processes.precision}; compile {str(compiling).lower()} ({reason})"
     )
     return {
         **{key: int(value) for key, value in agreed.items()},
         "micro_batch_size": size,
         "precision": processes.precision,
         "compile": compiling,
+        "epochs": epochs,
         "plan": [list(revision) for revision in train.plan] or [[0, steps]],
         "validation_seconds": round(validation_seconds, 3),
         "processes": processes.count,

@@ -11,7 +11,6 @@ from llmkit import durable
 from llmkit.errors import Diverged, NoValidCheckpoint
 from llmkit.models import lora
 from llmkit.training import checkpoint
-from llmkit.training.checkpoint import State
 from llmkit.training.tasks import Examples
 
 FINAL = "final"
@@ -49,14 +48,10 @@ def restore_model(model: PreTrainedModel, directory: Path) -> None:
         model.load_state_dict(saved.state_dict())
 
 
-def take_best(model: PreTrainedModel, run: Path, state: State) -> int:
-    """Gives the model the weights of the run's best checkpoint; the step that they are of."""
-    if state.best_step in (None, state.step):
-        return state.step
-    assert state.best_step is not None
-    best = checkpoint.named(checkpoint.directory_of(run / "checkpoints", state.best_step))
-    restore_model(model, best.directory)
-    return state.best_step
+def take(model: PreTrainedModel, run: Path, step: int) -> None:
+    """Gives the model the weights of one of the run's checkpoints."""
+    saved = checkpoint.named(checkpoint.directory_of(run / "checkpoints", step))
+    restore_model(model, saved.directory)
 
 
 def check_unfinished(run: Path) -> None:

@@ -23,10 +23,11 @@ FREE = {
 
 def keys(config: Config) -> dict[str, Any]:
     """The keys of a config that must stay as they are while a run goes on."""
+    free = ("_files", ".files")
     found = {
         key: value
         for key, value in dotted(config.model_dump(mode="json")).items()
-        if key not in FREE and not key.startswith("generation.") and not key.endswith("_files")
+        if key not in FREE and not key.startswith("generation.") and not key.endswith(free)
     }
     if config.model.code is not None:
         code = Path(config.model.code).expanduser().read_bytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -51,6 +52,8 @@ class Record:
     most_steps: int | None = None
     track: Callable[[Mapping[str, float], int], None] | None = None
     """Where figures go besides the run directory: accelerate's trackers."""
+    progress: Callable[[int], Mapping[str, float]] | None = None
+    """What else is told of the data that a step has reached, such as the epochs of each domain."""
     saved: Path | None = None
     failed_saves: int = 0
     looked_at: tuple[float, int] = (0.0, 0)
@@ -118,14 +121,18 @@ class Record:
         }
         state = replace(state, unlogged_loss=0.0, unlogged_predictions=0)
         self._time(state, figures)
-        return self._note(state, {**figures, self.unit: state.predictions})
+        return self._note(state, {**figures, self.unit: state.predictions, **self._reached(state)})
 
     def validated(self, state: State, figures: Mapping[str, float]) -> State:
         """Notes validation figures and whether they are the best so far, or should be the last."""
-        state = self._compared(state, figures[self.settings.metric_for_best_model])
-        shown = "  ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in figures.items())
-        self.display.console.say(f"validation at step {state.step}: {shown}")
-        state = self._note(state, {f"validation_{key}": value for key, value in figures.items()})
+        if state.step:  # what the run began with is no result of it
+            state = self._compared(state, figures[self.settings.metric_for_best_model])
+        for domain, shown in _by_domain(figures).items():
+            place = f"  {domain}" if domain else f"validation at step {state.step}"
+            self.display.console.say(f"{place}: {shown}")
+        # JSON has no word for what is no number.
+        noted = {f"validation_{k}": v if math.isfinite(v) else None for k, v in figures.items()}
+        state = self._note(state, {**noted, **self._reached(state)})
         return self._stopped_early(state)
 
     def looked(self, state: State, found: Mapping[str, Any]) -> None:
@@ -162,8 +169,10 @@ class Record:
 
     def _compared(self, state: State, value: float) -> State:
         """The state with this validation weighed against the best one."""
-        sign = -1 if self.settings.metric_for_best_model in LOWER_IS_BETTER else 1
-        if state.best_metric is None or sign * value > sign * state.best_metric:
+        figure = self.settings.metric_for_best_model.partition("/")[0]
+        sign = -1 if figure in LOWER_IS_BETTER else 1
+        best = state.best_metric is None or sign * value > sign * state.best_metric
+        if best and math.isfinite(value):
             state = replace(state, best_step=state.step, best_metric=value)
             return replace(state, evaluations_since_best=0)
         return replace(state, evaluations_since_best=state.evaluations_since_best + 1)
@@ -178,6 +187,9 @@ class Record:
             f"step {state.best_step}, {patience} validations ago"
         )
         return self.replanned(replace(state, plan=state.plan.revised(state.step, state.step)))
+
+    def _reached(self, state: State) -> Mapping[str, float]:
+        return self.progress(state.step) if self.progress else {}
 
     def _save(self, state: State) -> None:
         self.metrics.flush()
@@ -218,3 +230,12 @@ class Record:
                     "memory_bytes": memory_used(),
                 }
             )
+
+
+def _by_domain(figures: Mapping[str, float]) -> dict[str, str]:
+    """The figures of the whole, under no name, and of each domain, as people read them."""
+    shown: dict[str, list[str]] = {}
+    for name, value in figures.items():
+        figure, _, domain = name.partition("/")
+        shown.setdefault(domain, []).append(f"{figure.replace('_', ' ')} {value:.4f}")
+    return {domain: "  ".join(parts) for domain, parts in shown.items()}

@@ -67,6 +67,11 @@ class Job:
     resumed: Checkpoint | None
     unit: str
     """What a prediction is called: `tokens` or `examples`."""
+    progress: Callable[..., Mapping[str, float]] | None = None
+    """(step, global_batch_size=, limit=) -> what else is told of the data that a step has
+    reached."""
+    measured_first: bool = False
+    """Whether the model is validated before it is trained."""
 
 
 def carry_out(job: Job, session: Session, look: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
@@ -93,7 +98,7 @@ def carry_out(job: Job, session: Session, look: Callable[[], Mapping[str, Any]])
         _write_down(job, resolved.model_copy(update={"train": planned}))
         _export(job, work, state)
     session.processes.wait()
-    figures = metrics.last(job.directory / "metrics.jsonl")
+    figures = metrics.last(job.directory / "metrics.jsonl", _final_step(work.settings, state))
     return {
         "command": job.command,
         "run_dir": str(job.directory),
@@ -186,7 +191,8 @@ def _record(
     clock: Clock,
     state: State,
 ) -> Record:
-    train = job.config.train
+    train, batch = job.config.train, work.settings.global_batch_size
+    seen = {"global_batch_size": batch, "limit": auto.examples_to_see(train, len(job.examples))}
     record = Record(
         directory=job.directory,
         settings=work.settings,
@@ -204,8 +210,9 @@ def _record(
         unit=job.unit,
         full_rate=chosen["full_rate"],
         budget=_budget(train, clock, state, chosen),
-        most_steps=auto.most_steps(train, len(job.examples), work.settings.global_batch_size),
+        most_steps=auto.most_steps(train, len(job.examples), batch),
         track=work.processes.track if job.config.report_to else None,
+        progress=partial(job.progress, **seen) if job.progress else None,
     )
     record.begin(state)
     return record
@@ -213,17 +220,24 @@ def _record(
 
 def _export(job: Job, work: engine.Work, state: State) -> None:
     """Writes `final/`, from the last step or from the best, and draws the curve."""
-    step = state.step
-    if work.settings.load_best_model_at_end:
-        step = export.take_best(work.model, job.directory, state)
+    step = _final_step(work.settings, state)
+    if step != state.step:
+        export.take(work.model, job.directory, step)
     export.write_final(work.model, job.tokenizer, job.directory, step, job.examples)
     unit = "nats per token" if job.unit == "tokens" else f"per {job.unit.removesuffix('s')}"
     plots.loss_curve(job.directory / "metrics.jsonl", job.directory / "loss.png", unit)
 
 
+def _final_step(settings: Settings, state: State) -> int:
+    """The step whose weights are the finished model."""
+    best = state.best_step if settings.load_best_model_at_end else None
+    return state.step if best is None else best
+
+
 def _state(job: Job, work: engine.Work, chosen: Mapping[str, Any]) -> State:
     if job.resumed is None:
-        return State(step=0, plan=Plan(tuple(Revision(*p) for p in chosen["plan"])), seconds=0.0)
+        plan = Plan(tuple(Revision(*revision) for revision in chosen["plan"]))
+        return State(0, plan, seconds=0.0, evaluated_step=-1 if job.measured_first else 0)
     work.optimizer.load_state(job.resumed.optimizer_tensors())
     return job.resumed.state
 

@@ -1,0 +1,127 @@
+"""What a run on a mixture tells of each of its domains: figures, epochs, gains and losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from llmkit.data.mixture import Mixture
+from llmkit.reporting import metrics
+from llmkit.training.tasks import Batch, Examples, Rows, Sums, Task
+
+BY_DOMAIN = "/"
+"""Parts the name of a figure from its domain, as in `validation_loss/novels`."""
+
+
+class ByDomain:
+    """A task that is measured on each domain of a mixture too, and trained as it is."""
+
+    def __init__(
+        self, whole: Task, domains: Mapping[str, Task], predictions: Sequence[int]
+    ) -> None:
+        """`domains` are the tasks whose figures each domain gets, for so many predictions."""
+        self.whole, self.domains, self.predictions = whole, dict(domains), predictions
+
+    def weight(self, examples: Examples, rows: Rows) -> float:
+        """As the task weighs them."""
+        return self.whole.weight(examples, rows)
+
+    def sums(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """The task's sums; of a batch that tells its domains, [domains, ..] of each sum."""
+        if "domain" not in batch:
+            return self.whole.sums(model, batch)
+        domain = batch["domain"]  # [rows]
+        sums: dict[str, Tensor] = {}
+        for number in torch.unique(domain).tolist():
+            here = domain == number
+            own = {name: value[here] for name, value in batch.items() if name != "domain"}
+            for name, value in self.whole.sums(model, own).items():
+                if name not in sums:
+                    sums[name] = value.new_zeros((len(self.domains), *value.shape))
+                sums[name][number] = value
+        return sums
+
+    def figures(self, sums: Sums, predictions: int) -> dict[str, float]:
+        """The figures of all domains together, then those of each."""
+        both = {name: np.asarray(value.sum(axis=0)) for name, value in sums.items()}
+        found = self.whole.figures(both, predictions)
+        for number, (name, task) in enumerate(self.domains.items()):
+            own = {key: np.asarray(value[number]) for key, value in sums.items()}
+            figures = task.figures(own, self.predictions[number])
+            found |= {f"{key}{BY_DOMAIN}{name}": value for key, value in figures.items()}
+        return found
+
+
+def measured(task_of: Callable[[Any], Task], validation: Examples | None) -> Task:
+    """The task for these validation examples; of a mixture it is measured by domain too."""
+    whole = task_of(validation)
+    if not isinstance(validation, Mixture):
+        return whole
+    parts = validation.domains
+    counts = [part.count(range(len(part))) for part in parts.values()]
+    return ByDomain(whole, {name: task_of(part) for name, part in parts.items()}, counts)
+
+
+def names_of_figures(figures: Sequence[str], domains: Sequence[str]) -> list[str]:
+    """The names of what validation gives, each figure for each domain too."""
+    return [*figures, *(f"{figure}{BY_DOMAIN}{name}" for name in domains for figure in figures)]
+
+
+def progress(examples: Mixture, step: int, **run: Any) -> dict[str, float]:
+    """The epochs of each domain when a step is done, as the metrics have them."""
+    found = examples.epochs(step, **run)
+    return {f"epochs{BY_DOMAIN}{name}": number for name, number in found.items()}
+
+
+def report(
+    shares: Mapping[str, float], figures: Mapping[str, Any], run: Path
+) -> dict[str, dict[str, Any]]:
+    """Each domain's share and epochs, its validation figures, and, where the run began with a
+    measurement, the figures before it and how they changed; `figures` are those of the run."""
+    metrics_file = run / "metrics.jsonl"
+    begun, done = metrics.last(metrics_file, 0), metrics.last(metrics_file, figures["step"])
+    found: dict[str, dict[str, Any]] = {}
+    for name, share in shares.items():
+        found[name] = {"share": share, "epochs": done.get(f"epochs{BY_DOMAIN}{name}", 0.0)}
+        before, after = _of(name, begun, "validation_"), _of(name, figures["validation"])
+        if before:
+            change = {key: value - before[key] for key, value in after.items()}
+            found[name] |= {"before": before, "after": after, "change": change}
+        elif after:
+            found[name]["after"] = after
+    return found
+
+
+def readable(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of a run with a table of its domains: a row says what was gained or lost."""
+    validation = {key: value for key, value in figures["validation"].items() if "/" not in key}
+    rows = [{"domain": name, **_row(found)} for name, found in figures["domains"].items()]
+    return {**figures, "validation": validation, "domains": rows}
+
+
+def _row(found: Mapping[str, Any]) -> dict[str, str]:
+    row = {"share": f"{found['share']:.1%}", "epochs": f"{found['epochs']:.2f}"}
+    before = found.get("before", {})
+    for key, after in found.get("after", {}).items():
+        shown = f"{after:.4g}"
+        if key in before:
+            shown = f"{before[key]:.4g} -> {shown} ({after / before[key] - 1:+.1%})"
+        row[key] = shown
+    if "change" in found:
+        row["result"] = "gained" if found["change"]["loss"] < 0 else "lost"
+    return row
+
+
+def _of(domain: str, figures: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """The figures of one domain among those whose name begins with the prefix."""
+    end = f"{BY_DOMAIN}{domain}"
+    return {
+        name.removeprefix(prefix).removesuffix(end): value
+        for name, value in figures.items()
+        if name.startswith(prefix) and name.endswith(end)
+    }
