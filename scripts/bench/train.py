@@ -32,7 +32,7 @@ from llmkit.training.record import Record
 from llmkit.training.schedule import Plan, Revision
 from llmkit.training.settings import Settings
 from llmkit.training.signals import StopSignal
-from llmkit.training.tasks import CausalLanguageModeling, Objective
+from llmkit.training.tasks import CausalLanguageModeling, Examples, Objective, Task
 
 VOCABULARY, BLOCK, BATCH = 8192, 256, 16
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -103,20 +103,24 @@ def bare(stream: Stream, micro_batch: int) -> Round:
     return run
 
 
-def llmkit(stream: Stream, micro_batch: int) -> Round:
+def llmkit(
+    stream: Examples, micro_batch: int, task: Task | None = None, compiled: bool = True
+) -> Round:
     """The engine as `llmkit pretrain` sets it up."""
-    own, task = model().train(), CausalLanguageModeling(1, linear_head=True)
+    own, task = model().train(), task or CausalLanguageModeling(1, linear_head=True)
     directory = Path(tempfile.mkdtemp())
     processes = runtime.start("bf16", (), directory)
     never = 10**9
     settings = Settings(
         seed=0, global_batch_size=BATCH, micro_batch_size=micro_batch, learning_rate=1e-3,
-        lr_scheduler_type="linear", warmup=0.03, max_grad_norm=1.0, max_nonfinite_steps=5,
+        lr_scheduler_type="linear", warmup=0.03, weight_decay=0.1, max_grad_norm=1.0,
+        max_nonfinite_steps=5,
         logging_steps=never, eval_steps=never, save_steps=never, save_total_limit=2,
     )  # fmt: skip
-    optimizer = NamedOptimizer(own, "adamw", auto.pretraining(TrainConfig()))
+    optimizer = NamedOptimizer(own, "adamw", auto.pretraining(TrainConfig(weight_decay=0.1)))
     objective = Objective(task, own)
-    objective.compile(dynamic=False)
+    if compiled:
+        objective.compile(dynamic=False)
     work = engine.Work(
         task=task, model=own, objective=objective, distributed=objective, optimizer=optimizer,
         examples=stream, rows_of_step=lambda step: list(range(BATCH)), validation=None,

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from llmkit import __version__, faults
-from llmkit.config import render
+from llmkit.config import objectives, render
 from llmkit.config.load import Option, load
 from llmkit.errors import Interrupted, UsageError
 from llmkit.options import (
@@ -305,8 +305,9 @@ def _carry_out(request: Request) -> None:
     from llmkit.reporting.console import Console
 
     console = Console(json=request.json, quiet=request.quiet)
-    command = importlib.import_module(f"llmkit.commands.{request.command}")
-    work = command.check if request.dry_run else command.run
+    name = objectives.recipe(request.command, resolved.config)
+    recipe = importlib.import_module(f"llmkit.commands.{name}")
+    work = recipe.check if request.dry_run else recipe.run
     result: dict[str, Any] | None = work(resolved.config, console)
     if result is not None:
         with faults.of_stdout():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from llmkit.config.schema import LoraConfig
 from llmkit.errors import ConfigError, LlmkitError
@@ -30,7 +30,7 @@ def small(architecture: str, seed: int = 0):
 
 def attached(architecture: str, moved: bool = True, **settings):
     model = small(architecture)
-    lora.attach(model, LoraConfig(r=4, **settings), seed=0)
+    lora.attach(model, LoraConfig(r=4, **settings), 0, set(classifier.head_weights(model)))
     if moved:
         torch.manual_seed(1)
         for weight in model.parameters():
@@ -78,11 +78,11 @@ def test_updates_come_back_to_the_bit(architecture, tmp_path) -> None:
 def test_another_model_below_the_updates_is_refused(tmp_path) -> None:
     lora.save(attached("bert"), tmp_path)
     other = small("bert", seed=5)
-    lora.attach(other, LoraConfig(r=4), seed=0)
+    lora.attach(other, LoraConfig(r=4), 0, set(classifier.head_weights(other)))
     with pytest.raises(ConfigError, match="is not the one that the run began with"):
         lora.restore(other, tmp_path)
     wider = small("bert")
-    lora.attach(wider, LoraConfig(r=8), seed=0)
+    lora.attach(wider, LoraConfig(r=8), 0, set(classifier.head_weights(wider)))
     with pytest.raises(ConfigError, match="is not the one"):
         lora.restore(wider, tmp_path)
 
@@ -111,3 +111,33 @@ def test_the_scale_is_alpha_over_rank() -> None:
         for s in ({}, {"alpha": 2.0})
     ]
     assert scaling == [2.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "tied"), [("llama", True), ("llama", False), ("gpt2", True)]
+)
+def test_a_causal_models_output_layer_stays_as_it_is(architecture, tied, tmp_path) -> None:
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "tie_word_embeddings": tied}
+    plain = build.causal_model(build.model_config(architecture, shape, 300, 16, {}), seed=0)
+    model = build.causal_model(plain.config, seed=0)
+    lora.attach(model, LoraConfig(r=4), seed=0)
+    trained = {name: w for name, w in model.named_parameters() if w.requires_grad}
+    assert trained
+    assert all(".lora_" in name and "lm_head" not in name for name in trained)
+    torch.manual_seed(1)
+    for weight in trained.values():
+        torch.nn.init.normal_(weight, std=0.2)
+    lora.save(model, tmp_path)
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    ids = {"input_ids": BATCH["input_ids"]}
+    lora.check_merge(model, merged, {**ids, "targets": ids["input_ids"]})
+    with torch.no_grad():
+        assert not torch.allclose(plain.eval()(**ids).logits, merged(**ids).logits, atol=1e-3)
+        torch.testing.assert_close(
+            model.eval()(**ids).logits, merged(**ids).logits, rtol=1e-4, atol=1e-5
+        )
+    again = build.causal_model(plain.config, seed=0)
+    lora.attach(again, LoraConfig(r=4), seed=0)
+    lora.restore(again, tmp_path)
+    for name, weight in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], weight), name

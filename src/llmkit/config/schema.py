@@ -62,7 +62,7 @@ class ModelConfig(Section):
     """Branch, tag or commit of a hub model."""
     architecture: str = "auto"
     """Model type of transformers to build when `name_or_path` is not given; `auto` is `llama` to
-    pretrain and `modernbert` to finetune."""
+    pretrain and `modernbert` to pretrain with masks and to finetune."""
     config: dict[str, Any] = Field(default_factory=dict)
     """Settings of the transformers config class (`hidden_size`, `num_hidden_layers`, ...); of a
     model that exists, `finetune` can set the dropout."""
@@ -161,9 +161,14 @@ class TrainConfig(Section):
     """How the weights are trained."""
 
     objective: Literal["auto", "causal", "masked", "classification", "completion"] = "auto"
-    """What is learned: to pretrain, each token from those before it (`causal`, which is `auto`) or
-    from those around it (`masked`); to finetune, a label (`classification`, which is `auto`) or the
-    response to a prompt (`completion`)."""
+    """What is learned: to pretrain, each token from those before it (`causal`) or hidden ones from
+    those around them (`masked`), where `auto` goes by the model; to finetune, a label
+    (`classification`, which is `auto`) or the response to a prompt (`completion`)."""
+    mask_probability: Annotated[float, Field(gt=0, lt=1)] | Auto = "auto"
+    """Share of the tokens that a masked model has to predict; `auto` is 0.15, and 0.3 for models
+    after BERT, such as ModernBERT."""
+    whole_word_masking: bool = False
+    """Hide whole words instead of tokens."""
     max_steps: Whole | None = None
     """Stop after this many optimizer steps."""
     num_train_epochs: Positive | None = None
@@ -223,7 +228,8 @@ class TrainConfig(Section):
     """Validation figure that the best checkpoint is best in; `auto` is `f1_macro` for a classifier
     and `loss` for everything else."""
     load_best_model_at_end: bool | Auto = "auto"
-    """Whether `final/` is the best checkpoint or the last; `auto` is `true` to finetune only."""
+    """Whether `final/` is the best checkpoint or the last; `auto` is `true` to finetune, and to
+    pretrain for more than one epoch."""
     early_stopping_patience: Count | None = None
     """Stop after this many validations in a row that were not the best."""
     class_weights: Literal["none", "balanced"] = "none"

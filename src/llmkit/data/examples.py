@@ -125,22 +125,27 @@ class Encoded:
 
     def length_report(self) -> dict[str, Any]:
         """Percentiles of the tokens that the rows have before the cut, and the share it cuts."""
-        rank = [int(np.ceil(percent / 100 * len(self))) - 1 for percent in PERCENTILES]
-        ordered = np.sort(self.uncut)
-        return {
-            "percentiles": {
-                str(percent): int(ordered[place])
-                for percent, place in zip(PERCENTILES, rank, strict=True)
-            },
-            "truncated": int((self.uncut > self.lengths).sum()),
-            "truncated_share": float((self.uncut > self.lengths).mean()),
-        }
+        return length_report(self.uncut, self.lengths)
 
     def _labels(self, targets: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:
         chosen = targets[rows]
         labels = chosen if chosen.dtype == np.int64 else chosen.astype(np.float32)
         labels[rows < 0] = UNLABELLED if labels.dtype == np.int64 else np.nan
         return labels
+
+
+def length_report(uncut: NDArray[Any], lengths: NDArray[Any]) -> dict[str, Any]:
+    """Percentiles of lengths in tokens before the cut, how many rows it cuts, and their share."""
+    rank = [int(np.ceil(percent / 100 * len(uncut))) - 1 for percent in PERCENTILES]
+    ordered = np.sort(uncut)
+    return {
+        "percentiles": {
+            str(percent): int(ordered[place])
+            for percent, place in zip(PERCENTILES, rank, strict=True)
+        },
+        "truncated": int((uncut > lengths).sum()),
+        "truncated_share": float((uncut > lengths).mean()),
+    }
 
 
 class Encoder:

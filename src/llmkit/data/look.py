@@ -53,10 +53,10 @@ class Findings:
 def look(parts: Mapping[str, Part], labels: Labels) -> Findings:
     """What is odd in the rows of all keys together; texts are the same if nothing but the white
     space around them differs."""
-    repeats = list(_repeats(parts))
+    found = list(repeats(parts))
     return Findings(
-        duplicates=[repeat for repeat in repeats if repeat.part == repeat.first_part],
-        overlap=[repeat for repeat in repeats if repeat.part != repeat.first_part],
+        duplicates=[repeat for repeat in found if repeat.part == repeat.first_part],
+        overlap=[repeat for repeat in found if repeat.part != repeat.first_part],
         conflicts=list(_conflicts(parts, labels)),
         unseen_labels=list(_alone(parts, labels)),
     )
@@ -71,7 +71,7 @@ def report(parts: Mapping[str, Part], labels: Labels, findings: Findings) -> dic
     """
     train = parts["train"]
     blank = [
-        {"split": part.name, **_place(place), "blank": what}
+        {"split": part.name, **place_of(place), "blank": what}
         for part in parts.values()
         for place, what in part.blank
     ]
@@ -79,13 +79,13 @@ def report(parts: Mapping[str, Part], labels: Labels, findings: Findings) -> dic
         "problem_type": labels.kind,
         "rows": len(train),
         "classes": classes(train, labels),
-        "blank": _finding(blank),
-        "duplicates": _repeated(findings.duplicates),
-        "conflicts": _finding([_conflict(conflict) for conflict in findings.conflicts]),
-        "overlap": _repeated(findings.overlap),
-        "unseen_labels": _finding(
+        "blank": finding(blank),
+        "duplicates": repeated(findings.duplicates),
+        "conflicts": finding([_conflict(conflict) for conflict in findings.conflicts]),
+        "overlap": repeated(findings.overlap),
+        "unseen_labels": finding(
             [
-                {"label": alone.label, "split": alone.part, **_place(alone.place)}
+                {"label": alone.label, "split": alone.part, **place_of(alone.place)}
                 for alone in findings.unseen_labels
             ]
         ),
@@ -107,7 +107,7 @@ def classes(part: Part, labels: Labels) -> dict[str, int]:
     return {name: found[name] for name in labels.names}
 
 
-def _repeats(parts: Mapping[str, Part]) -> Iterator[Repeat]:
+def repeats(parts: Mapping[str, Part]) -> Iterator[Repeat]:
     """Rows whose text stands in an earlier row of their part, and rows whose text stands in an
     earlier part; a row may be both."""
     before = _Seen({}, {})
@@ -153,31 +153,35 @@ def _alone(parts: Mapping[str, Part], labels: Labels) -> Iterator[Alone]:
             yield Alone(label, name, place)
 
 
-def _finding(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def finding(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Some rows as a report has them: all counted, the first SHOWN listed."""
     return {"count": len(rows), "rows": list(rows[:SHOWN])}
 
 
-def _place(place: Place) -> dict[str, Any]:
+def place_of(place: Place) -> dict[str, Any]:
+    """A file and a row of it as a report has them."""
     return {"file": place[0], "row": place[1]}
 
 
-def _repeated(repeats: Sequence[Repeat]) -> dict[str, Any]:
+def repeated(repeats: Sequence[Repeat]) -> dict[str, Any]:
+    """Rows that repeat others as a report has them; `count` is of those that do to the last
+    space."""
     rows = [
         {
             "split": repeat.part,
-            **_place(repeat.place),
-            "repeats": {"split": repeat.first_part, **_place(repeat.first_place)},
+            **place_of(repeat.place),
+            "repeats": {"split": repeat.first_part, **place_of(repeat.first_place)},
             "exact": repeat.exact,
         }
         for repeat in repeats
     ]
     exact = sum(repeat.exact for repeat in repeats)
-    return {**_finding(rows), "count": exact, "count_stripped": len(repeats)}
+    return {**finding(rows), "count": exact, "count_stripped": len(repeats)}
 
 
 def _conflict(conflict: Conflict) -> dict[str, Any]:
     places = {
-        label: [_place(place) for place in several[:SHOWN]]
+        label: [place_of(place) for place in several[:SHOWN]]
         for label, several in conflict.places.items()
     }
     return {"text": " / ".join(conflict.texts)[:100], "labels": places}

@@ -96,7 +96,7 @@ def warnings(
     """What a person should know of the data, one sentence each; of faults that were allowed, what
     is done about them."""
     for part in parts.values():
-        yield from _odd_rows(part, findings)
+        yield from odd_rows(part, findings)
     if conflicts := findings.conflicts:
         said = [f"{label!r} in {told(places)}" for label, places in conflicts[0].places.items()]
         texts = many(len(conflicts), "text")
@@ -110,7 +110,8 @@ def warnings(
 _DONE = {"one_row_classes": "kept in training", "unseen_labels": "these rows are left out"}
 
 
-def _odd_rows(part: Part, findings: Findings) -> Iterator[str]:
+def odd_rows(part: Part, findings: Findings) -> Iterator[str]:
+    """What a person should know of the rows of a part, one sentence each."""
     duplicates = [repeat for repeat in findings.duplicates if repeat.part == part.name]
     overlap = [repeat for repeat in findings.overlap if repeat.part == part.name]
     if part.blank:

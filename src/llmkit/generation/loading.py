@@ -6,11 +6,11 @@ import torch
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from llmkit.config.schema import Config
-from llmkit.errors import ConfigError, DataError, UsageError
+from llmkit.errors import ConfigError, UsageError
 from llmkit.generation import constraints, int8, rules
 from llmkit.generation.constraints import Constrain
 from llmkit.generation.writer import Desk
-from llmkit.models import architectures, build, load
+from llmkit.models import load
 from llmkit.models import tokenizer as tokenizers
 
 
@@ -18,21 +18,13 @@ def shape_and_tokenizer(config: Config) -> tuple[PretrainedConfig, PreTrainedTok
     """What is known of the model without its weights.
 
     Raises UsageError where no model is named, and DataError for one that is no causal language
-    model: transformers alone would give a classifier a head of random numbers.
+    model.
     """
     name = config.model.name_or_path
     if name is None:
         raise UsageError("there is no model", next="name one with --model")
     location = load.locate(name)
-    shape = load.load_config(location, config.model.revision)
-    known = architectures.known(build.LANGUAGE_MODEL.names, build.LANGUAGE_MODEL.mapping)
-    own = shape.architectures or []
-    if shape.model_type not in known or (own and not set(own) & set(known.values())):
-        raise DataError(
-            f"this is no causal language model but a {(own or [shape.model_type])[0]}",
-            where=f"{name} (model.name_or_path)",
-            next="name a model that was trained to write text; `llmkit predict` asks a classifier",
-        )
+    shape = load.causal_config(name, config.model.revision)
     if config.tokenizer.name_or_path is not None:
         return shape, tokenizers.load(config.tokenizer.name_or_path)
     return shape, tokenizers.load(location, config.model.revision)

@@ -20,6 +20,7 @@ from transformers import (
 
 from llmkit import durable
 from llmkit.errors import DataError, HubUnreachable, InputNotFound, NoValidCheckpoint, Unsafe
+from llmkit.models import architectures, build
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -53,6 +54,23 @@ def locate(name_or_path: str) -> str:
 def load_config(name_or_path: str, revision: str | None = None) -> PretrainedConfig:
     """The transformers config of a model, without its weights."""
     return _from_pretrained(AutoConfig, locate(name_or_path), revision)
+
+
+def causal_config(name_or_path: str, revision: str | None = None) -> PretrainedConfig:
+    """The transformers config of a causal language model, without its weights.
+
+    Raises DataError for another kind: transformers alone would give it a head of random numbers.
+    """
+    shape = load_config(name_or_path, revision)
+    known = architectures.known(build.LANGUAGE_MODEL.names, build.LANGUAGE_MODEL.mapping)
+    own = shape.architectures or []
+    if shape.model_type not in known or (own and not set(own) & set(known.values())):
+        raise DataError(
+            f"this is no causal language model but a {(own or [shape.model_type])[0]}",
+            where=f"{name_or_path} (model.name_or_path)",
+            next="name a model that was trained to write text; `llmkit predict` asks a classifier",
+        )
+    return shape
 
 
 def load_causal_model(name_or_path: str, revision: str | None = None) -> PreTrainedModel:

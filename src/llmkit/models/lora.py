@@ -7,6 +7,7 @@ transformers reads it, and beside it the updates alone, from which training goes
 from __future__ import annotations
 
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from transformers.pytorch_utils import Conv1D
 
 from llmkit.config.schema import LoraConfig
 from llmkit.errors import ConfigError, LlmkitError
-from llmkit.models.classifier import head_weights
 
 FILE = "lora.safetensors"
 """The trained weights of a checkpoint, as training holds them."""
@@ -26,9 +26,25 @@ FILE = "lora.safetensors"
 TOLERANCE = 1e-3
 """Largest difference of logits that merging may cause, by their size; rounding makes 1e-6."""
 
+COMPARED = 128
+"""Tokens of each text that the merged model is tried with."""
 
-def attach(model: PreTrainedModel, settings: LoraConfig, seed: int) -> None:
-    """Freezes the model below its head, and puts updates that begin at zero beside its layers.
+
+def check_rank(settings: LoraConfig) -> None:
+    """Raises ConfigError for settings of updates that have no rank, and so would not be made."""
+    if settings.r is None and settings != LoraConfig():
+        raise ConfigError(
+            "model.lora has settings and no rank",
+            where="model.lora.r",
+            next="write model.lora.r=8, or leave model.lora out",
+        )
+
+
+def attach(
+    model: PreTrainedModel, settings: LoraConfig, seed: int, head: Collection[str] = ()
+) -> None:
+    """Freezes the model but for the weights of its `head`, and puts updates that begin at zero
+    beside its linear layers, those of the head and the output embeddings left out.
 
     Raises ConfigError without peft, and for layers that the model does not have.
     """
@@ -39,7 +55,6 @@ def attach(model: PreTrainedModel, settings: LoraConfig, seed: int) -> None:
             "LoRA needs the package peft", where="model.lora", next="pip install 'llmkit[lora]'"
         ) from error
     assert settings.r is not None
-    head = set(head_weights(model))
     config = peft.LoraConfig(
         r=settings.r,
         lora_alpha=2 * settings.r if settings.alpha == "auto" else settings.alpha,
@@ -108,7 +123,11 @@ def restore(model: PreTrainedModel, directory: Path) -> None:
 @torch.no_grad()
 def check_merge(model: PreTrainedModel, plain: PreTrainedModel, batch: dict[str, Tensor]) -> None:
     """Passes when the merged model gives the logits of model and updates; raises LlmkitError."""
-    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    inputs = {
+        name: value[:, :COMPARED]  # all logits of long rows would take much memory
+        for name, value in batch.items()
+        if name not in ("labels", "targets")
+    }
     training = model.training
     ours = model.eval()(**{k: v.to(model.device) for k, v in inputs.items()}).logits.cpu()
     model.train(training)
@@ -123,12 +142,15 @@ def check_merge(model: PreTrainedModel, plain: PreTrainedModel, batch: dict[str,
         )
 
 
-def _targets(model: PreTrainedModel, settings: LoraConfig, head: set[str]) -> list[str]:
+def _targets(model: PreTrainedModel, settings: LoraConfig, head: Collection[str]) -> list[str]:
     """Names of the linear layers below the head, all of them or those that are asked for."""
+    output = model.get_output_embeddings()  # often the input embeddings too
     layers = [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and f"{name}.weight" not in head
+        if isinstance(module, nn.Linear | Conv1D)
+        and module is not output
+        and f"{name}.weight" not in head
     ]
     if settings.target_modules == "auto":
         return layers

@@ -11,8 +11,9 @@ from pathlib import Path
 from huggingface_hub import HfApi
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFast
 
+from llmkit.config.schema import Config
 from llmkit.errors import DataError, HubUnreachable, InputNotFound, Unsafe
 
 END_OF_TEXT = "<|endoftext|>"
@@ -148,6 +149,12 @@ def framing(tokenizer: PreTrainedTokenizerFast) -> Framing:
     return Framing(opening[0] if len(opening) == 1 else closing, closing)
 
 
+def set_frame(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Lets what BERT calls its separator end a text, where no token is said to."""
+    if tokenizer.eos_token_id is None:
+        tokenizer.eos_token = tokenizer.sep_token
+
+
 def fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
     """The sha256 of all that decides which ids a text gets."""
     frame = framing(tokenizer)
@@ -161,6 +168,18 @@ def fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
 def max_id(tokenizer: PreTrainedTokenizerFast) -> int:
     """The highest id that the tokenizer can give: a model needs more embeddings than this."""
     return int(max(tokenizer.get_vocab().values()))
+
+
+def check_fit(tokenizer: PreTrainedTokenizerFast, shape: PretrainedConfig, config: Config) -> None:
+    """Refuses a tokenizer that gives ids for which the model has no embedding."""
+    embeddings = shape.get_text_config().vocab_size
+    if (largest := max_id(tokenizer)) >= embeddings:
+        raise DataError(
+            f"the tokenizer gives ids up to {largest}, the model has {embeddings} embeddings",
+            where=f"model {config.model.name_or_path or config.model.architecture}, "
+            f"tokenizer {config.tokenizer.name_or_path}",
+            next="use the tokenizer that belongs to the model: leave tokenizer.name_or_path out",
+        )
 
 
 def _hub_answers(name: str, revision: str | None) -> bool:

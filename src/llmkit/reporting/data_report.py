@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-ODDITIES = ("blank", "duplicates", "conflicts", "overlap", "unseen_labels")
+ODDITIES = ("blank", "left_out", "duplicates", "conflicts", "overlap", "unseen_labels")
 PLACES = 5
 """Rows that are named of each oddity; JSON has more."""
 
@@ -18,7 +18,7 @@ def readable(report: Mapping[str, Any]) -> dict[str, Any]:
         **facts,
         "splits": {name: {"rows": each["rows"]} for name, each in report["splits"].items()},
         "lengths": {name: _length(each) for name, each in report["lengths"].items()},
-        "classes": list(_classes(report)),
+        **({"classes": list(_classes(report))} if "classes" in report else {}),
         "oddities": list(_oddities(report)),
     }
 
@@ -35,7 +35,7 @@ def _classes(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _oddities(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    for name in ODDITIES:
+    for name in filter(report.__contains__, ODDITIES):
         found = report[name]
         count = found.get("count_stripped", found["count"])
         yield {"what": name.replace("_", " "), "count": count, "first": "; ".join(_places(found))}

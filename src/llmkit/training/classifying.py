@@ -12,7 +12,7 @@ from llmkit.data import dataset
 from llmkit.data.dataset import Labelled
 from llmkit.data.examples import Encoded
 from llmkit.data.labels import REGRESSION, SINGLE
-from llmkit.errors import ConfigError, DataError
+from llmkit.errors import ConfigError
 from llmkit.models import build, classifier, load, lora
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.classifier import Head
@@ -81,7 +81,7 @@ def begin(inputs: Inputs, resumed: Checkpoint | None) -> PreTrainedModel:
         model = build.classifier(shape, config.seed)
     classifier.freeze(model, config.train.freeze)
     if with_lora:
-        lora.attach(model, config.model.lora, config.seed)
+        lora.attach(model, config.model.lora, config.seed, set(classifier.head_weights(model)))
         if resumed is not None:
             lora.restore(model, resumed.directory)
     return model
@@ -90,12 +90,7 @@ def begin(inputs: Inputs, resumed: Checkpoint | None) -> PreTrainedModel:
 def _check_keys(config: Config) -> None:
     """Refuses keys that contradict each other, before anything is read."""
     settings, train = config.model.lora, config.train
-    if settings.r is None and settings != type(settings)():
-        raise ConfigError(
-            "model.lora has settings and no rank",
-            where="model.lora.r",
-            next="write model.lora.r=8, or leave model.lora out",
-        )
+    lora.check_rank(settings)
     if settings.r is not None and train.freeze != "none":
         raise ConfigError(
             "LoRA keeps the body as it is already",
@@ -167,12 +162,7 @@ def _shape(
             where="data.max_length",
             next=f"write data.max_length={most} or less",
         )
-    if (largest := tokenizers.max_id(tokenizer)) >= shape.get_text_config().vocab_size:
-        raise DataError(
-            f"the tokenizer gives ids up to {largest}, the model has {shape.vocab_size} embeddings",
-            where=f"model {model.name_or_path}, tokenizer {config.tokenizer.name_or_path}",
-            next="use the tokenizer that belongs to the model: leave tokenizer.name_or_path out",
-        )
+    tokenizers.check_fit(tokenizer, shape, config)
     head = Head(data.labels.kind, data.labels.names)
     head.describe(shape, tokenizer.pad_token_id)
     classifier.remember(shape, _text_columns(data.data))

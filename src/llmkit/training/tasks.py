@@ -116,6 +116,25 @@ class CausalLanguageModeling:
         }
 
 
+class Completion(CausalLanguageModeling):
+    """The responses to prompts: each of their tokens from those before it in its conversation."""
+
+    def __init__(self, linear_head: bool = False) -> None:
+        super().__init__(n_bytes=0, linear_head=linear_head)
+
+    def figures(self, sums: Sums, predictions: int) -> dict[str, float]:
+        """Loss in nats per token of the responses, and perplexity."""
+        found = super().figures(sums, predictions)
+        return {name: found[name] for name in ("loss", "perplexity")}
+
+    def _chunked(self, model: Any, inputs: dict[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
+        hidden = model.base_model(**inputs, use_cache=False).last_hidden_state  # [n, width, hidden]
+        weight = model.get_output_embeddings().weight  # [vocabulary, hidden]
+        scored = targets != IGNORED  # prompts cost no product with the vocabulary
+        loss = linear_cross_entropy(hidden[scored], weight, targets[scored], IGNORED)
+        return {"objective": loss, "loss": loss}
+
+
 @dataclass(frozen=True)
 class Classification:
     """One label, several labels, or a number for each text.

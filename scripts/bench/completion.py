@@ -1,0 +1,65 @@
+"""Learning responses beside learning every token: the same engine, model, rows and batch.
+
+Random conversations of 20 to 120 tokens, of which half are predicted, packed into rows of 256 whose
+conversations do not see each other; the causal side predicts all of their tokens. The sides take
+turns in one process. Prints one JSON line: tokens read per second of each side (median over
+rounds), and the ratio.
+
+    .venv/bin/python scripts/bench/completion.py [--rounds 5] [--steps 6] [--compiled]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from dataclasses import replace
+
+import numpy as np
+from train import BATCH, BLOCK, VOCABULARY, Round, llmkit
+
+from llmkit.data import packs
+from llmkit.data.packs import Packs
+from llmkit.data.responses import Responses
+from llmkit.training.tasks import CausalLanguageModeling, Completion
+
+
+def rows(share: float) -> Packs:
+    """Packed conversations of which this share of the tokens is predicted."""
+    chance = np.random.default_rng(0)
+    lengths = chance.integers(20, 120, 400)
+    starts = np.cumsum([0, *lengths])
+    ids = chance.integers(1, VOCABULARY, starts[-1]).astype(np.int32)
+    place = np.arange(starts[-1]) - np.repeat(starts[:-1], lengths)
+    scored = place >= np.maximum(1, np.repeat((1 - share) * lengths, lengths))
+    given = Responses(ids, scored, starts, lengths, (), 0, int(lengths.max()))
+    return packs.packed(given, BLOCK, 0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--compiled", action="store_true")
+    asked = parser.parse_args()
+    half = rows(0.5)
+    everything = replace(half, scored=rows(1.0).scored)
+    causal = CausalLanguageModeling(1, linear_head=True)
+    sides: dict[str, Round] = {
+        "causal": llmkit(everything, BATCH, causal, asked.compiled),
+        "completion": llmkit(half, BATCH, Completion(linear_head=True), asked.compiled),
+    }
+    for run in sides.values():
+        run(2)
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(asked.rounds):
+        for name, run in sides.items():
+            seconds[name].append(run(asked.steps))
+    tokens = asked.steps * BATCH * BLOCK
+    speed = {name: round(tokens / statistics.median(times), 1) for name, times in seconds.items()}
+    ratio = round(speed["completion"] / speed["causal"], 3)
+    print(json.dumps({"tokens_per_second": speed, "completion_over_causal": ratio}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""`llmkit finetune train.objective=completion`: prompts with responses -> model that responds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from llmkit import durable
+from llmkit.config.schema import Config
+from llmkit.data import lengths, order
+from llmkit.data.conversations import Conversation
+from llmkit.evaluation import outputs, references, responses
+from llmkit.evaluation.pairs import Pairs
+from llmkit.generation import answers, prompts, sampling
+from llmkit.generation.writer import Desk
+from llmkit.models import build, heads, load, packing
+from llmkit.reporting.console import Console
+from llmkit.reporting.data_report import readable
+from llmkit.training import completing, runtime
+from llmkit.training import directory as run_directory
+from llmkit.training import run as training
+from llmkit.training.budget import Clock
+from llmkit.training.checkpoint import Checkpoint
+from llmkit.training.completing import Inputs
+from llmkit.training.runtime import Processes
+from llmkit.training.session import Session
+from llmkit.training.signals import stop_signal
+from llmkit.training.tasks import Completion
+
+COMMAND = "finetune"
+
+
+def run(config: Config, console: Console) -> dict[str, Any]:
+    """Trains the model, or goes on training it, measures what it makes of held-out prompts, and
+    returns the figures of the run."""
+    run_directory.check(config, COMMAND)
+    with stop_signal() as stop, _processes(config) as processes:
+        console.on_tick = stop.check
+        inputs = completing.gather(config, console)
+        with run_directory.opened(config, COMMAND) as directory:
+            resumed = training.resume_point(directory, config, inputs.content, processes, console)
+            model = completing.begin(inputs, resumed)
+            if not packing.isolates(model):
+                console.say(f"{type(model).__name__} gets a row for each conversation: it cannot "
+                            "keep packed ones apart")  # fmt: skip
+                inputs = completing.unpacked(inputs, config)
+            trained = sum(w.numel() for w in model.parameters() if w.requires_grad)
+            console.say(
+                f"model: {type(model).__name__}, {model.num_parameters():,} parameters, "
+                f"{trained:,} of them trained"
+            )
+            clock = Clock(resumed.state.seconds if resumed else 0.0)
+            session = Session(processes, console, clock, stop)
+            job = _job(config, inputs, model, resumed)
+            figures = training.carry_out(job, session, partial(_sample, job, inputs, console))
+            if processes.is_main and "validation" in inputs.packs:
+                figures |= _measured(inputs, figures, processes.device, console)
+            return {**figures, "seconds": round(clock.seconds(), 3)}
+
+
+def check(config: Config, console: Console) -> dict[str, Any]:
+    """Checks all that a run needs, without weights and without writing, and says what it found."""
+    run_directory.check(config, COMMAND)
+    inputs = completing.gather(config, console)
+    with torch.device("meta"):
+        parameters = build.causal_model(inputs.shape, seed=0).num_parameters()
+    report = {
+        "command": COMMAND,
+        "run_dir": str(run_directory.locate(config, COMMAND)),
+        "architecture": inputs.shape.model_type,
+        "parameters": parameters,
+        "max_length": inputs.config.data.max_length,
+        "block_size": inputs.config.data.block_size,
+        "global_batch_size": inputs.config.train.global_batch_size,
+        **inputs.data.report,
+    }
+    return report if console.json else readable(report)
+
+
+def _processes(config: Config) -> Processes:
+    runtime.check_trackers(config.report_to)
+    directory = run_directory.locate(config, COMMAND)
+    train = config.train
+    return runtime.start(train.precision, config.report_to, directory, train.ddp_timeout)
+
+
+def _job(
+    requested: Config, inputs: Inputs, model: PreTrainedModel, resumed: Checkpoint | None
+) -> training.Job:
+    rows, seed = inputs.packs["train"], inputs.config.seed
+    rows_of_step = (
+        partial(lengths.rows_of_step, lengths=rows.lengths, seed=seed)
+        if rows.width is None
+        else partial(order.rows_of_step, n_examples=len(rows), seed=seed)
+    )
+    task = Completion(heads.is_linear(model))
+    return training.Job(
+        command=COMMAND,
+        requested=requested,
+        config=inputs.config,
+        directory=run_directory.locate(requested, COMMAND),
+        content=inputs.content,
+        model=model,
+        tokenizer=inputs.tokenizer,
+        from_scratch=False,
+        task=task,
+        examples=rows,
+        tokens_per_example=int(rows.lengths.mean()),
+        rows_of_step=rows_of_step,
+        validation=inputs.packs.get("validation"),
+        validation_task=task,
+        resumed=resumed,
+        unit="tokens",
+    )
+
+
+def _sample(job: training.Job, inputs: Inputs, console: Console) -> dict[str, Any]:
+    """What the model responds to a held-out prompt by now, shown and noted."""
+    messages = _messages((inputs.data.validation or inputs.data.train)[:1])
+    settings = job.config.generation
+    seed = job.config.seed if settings.seed is None else settings.seed
+    ids = prompts.chat_ids(messages[0][:-1], inputs.tokenizer)
+    texts = sampling.continuations(job.model, job.tokenizer, ids, settings, seed)
+    for text in texts:
+        console.say(f"  sample: {messages[0][-2]['content']!r} -> {text!r}")
+    return {"samples": texts}
+
+
+def _measured(
+    inputs: Inputs, figures: dict[str, Any], device: torch.device, console: Console
+) -> dict[str, Any]:
+    """The finished model, read back from `final/`, on the responses that were held out, and as many
+    of its own as are asked for; everything goes to `evaluation.json`."""
+    directory = run_directory.locate(inputs.config, COMMAND)
+    final = load.load_causal_model(figures["model_dir"]).to(device)
+    measured = responses.measure(final, inputs.packs["validation"], console.watch)
+    if inputs.config.evaluation.responses:
+        measured["answers"] = _answered(inputs, final, directory, console)
+    text = json.dumps({"validation": measured}, ensure_ascii=False, indent=1)
+    durable.replace_text(directory / "evaluation.json", text + "\n")
+    return {"validation": measured}
+
+
+def _answered(
+    inputs: Inputs, final: PreTrainedModel, directory: Path, console: Console
+) -> dict[str, Any]:
+    """The figures of what the model itself responds to held-out prompts; each goes to
+    `samples.jsonl`."""
+    config, left_out = inputs.config, set(inputs.encoded["validation"].left_out)
+    settings = config.generation
+    seed = config.seed if settings.seed is None else settings.seed
+    whole = [each for row, each in enumerate(inputs.data.validation) if row not in left_out]
+    asked = whole[: config.evaluation.responses]
+    desk = Desk(final, inputs.tokenizer, settings)
+    with console.watch("responding", len(asked)) as advance:
+        texts = answers.write(desk, _messages(asked), seed, advance, console.on_tick)
+    pairs = Pairs(
+        references=[each.contents[-1] for each in asked],
+        prompts=[each.contents[-2] for each in asked],
+        places=[(each.path, each.number) for each in asked],
+    )
+    outputs.write_lines(directory / "samples.jsonl", references.samples(pairs, texts))
+    protocol = {"words": references.WORDS, "generation": settings.model_dump(mode="json")}
+    return {**references.score(texts, pairs.references, config.seed), "protocol": protocol}
+
+
+def _messages(some: Sequence[Conversation]) -> list[list[dict[str, str]]]:
+    """Conversations as chat templates take them."""
+    return [[message._asdict() for message in each.messages] for each in some]

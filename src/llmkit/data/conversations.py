@@ -1,0 +1,145 @@
+"""Conversations row by row: prompts with their responses, or lists of messages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from llmkit.config.schema import DataConfig
+from llmkit.data import chat_columns, sources, tables
+from llmkit.data.columns import Columns, Numbers
+from llmkit.data.delimited import Record
+from llmkit.data.labelled import Counts
+from llmkit.data.reading import Reading
+from llmkit.data.tables import Table
+from llmkit.errors import DataError
+
+SYSTEM, USER, ASSISTANT = ROLES = ("system", "user", "assistant")
+
+
+class Message(NamedTuple):
+    """What one side says in its turn."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages of which the last is the assistant's."""
+
+    messages: tuple[Message, ...]
+    path: str
+    number: int
+    """Data rows of the file, counted from 1."""
+
+    @property
+    def opening(self) -> tuple[str, ...]:
+        """What is said before the assistant first speaks."""
+        roles = [message.role for message in self.messages]
+        return tuple(message.content for message in self.messages[: roles.index(ASSISTANT)])
+
+    @property
+    def contents(self) -> tuple[str, ...]:
+        """All that is said."""
+        return tuple(message.content for message in self.messages)
+
+    @property
+    def responses(self) -> tuple[str, ...]:
+        """What the assistant says."""
+        return tuple(each.content for each in self.messages if each.role == ASSISTANT)
+
+
+def read(
+    data: DataConfig, key: str, advance: Callable[[int], None], counts: Counts
+) -> Iterator[Conversation]:
+    """The conversations of what a key of the data section names, whose columns are settled.
+
+    Raises DataError with file and row for what is broken, a role that is not known, and messages
+    that do not end with the assistant's.
+    """
+    for source in sources.find(getattr(data, key), f"data.{key}"):
+        reading = Reading(data, advance)
+        table = tables.open_table(source, reading)
+        if len(table.columns):
+            yield from _rows(table, data, str(source.path), counts)
+        counts.undecodable += reading.undecodable
+        sources.check_unchanged(source)
+
+
+def _rows(table: Table, data: DataConfig, path: str, counts: Counts) -> Iterator[Conversation]:
+    prompt, response, messages = chat_columns.numbers(table.columns, data, path)
+    for record in table.records((*prompt, *response, *messages)):
+        if record.values is None:
+            counts.blank_lines += 1
+            continue
+        try:
+            said = _said(record, table.columns, prompt, response, messages)
+        except DataError as fault:
+            raise tables.in_row(fault, record.number) from fault
+        yield Conversation(said, path, record.number)
+
+
+def _said(
+    record: Record, columns: Columns, prompt: Numbers, response: Numbers, messages: Numbers
+) -> tuple[Message, ...]:
+    if messages:
+        return _messages(tables.field(record, columns, messages[0]), record.where)
+    parts = [_text(record, columns, number) for number in prompt]
+    # A task may come without anything that it is done with.
+    asked = "\n\n".join(part for part in parts if part.strip()) if len(parts) > 1 else parts[0]
+    answer = _text(record, columns, response[0])
+    return Message(USER, asked), Message(ASSISTANT, answer)
+
+
+def _text(record: Record, columns: Columns, number: int) -> str:
+    """The text of a column; null is an empty one."""
+    if tables.field(record, columns, number) is None:
+        return ""
+    return tables.text(record, columns, number)
+
+
+def _messages(value: Any, where: str) -> tuple[Message, ...]:
+    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
+        raise DataError(
+            f"the messages of this row are {_shown(value)}, not a list of messages",
+            where=where,
+            next='each message is {"role": "user", "content": "..."}',
+        )
+    messages = tuple(_message(each, number, where) for number, each in enumerate(value, 1))
+    if messages[-1].role != ASSISTANT:
+        raise DataError(
+            f"the last message is the {messages[-1].role}'s: there is no response to learn",
+            where=where,
+            next="end the conversation with the assistant's message, or take the row out",
+        )
+    return messages
+
+
+def _message(value: Any, number: int, where: str) -> Message:
+    if not isinstance(value, dict):
+        raise DataError(
+            f"message {number} is {_shown(value)}, not an object",
+            where=where,
+            next='each message is {"role": "user", "content": "..."}',
+        )
+    # Parquet gives each message the keys of all.
+    given = {name for name, each in value.items() if each is not None}
+    if given != {"role", "content"}:
+        raise DataError(
+            f"message {number} holds {', '.join(sorted(given)) or 'nothing'}, not role and content",
+            where=where,
+            next='each message is {"role": "user", "content": "..."}',
+        )
+    if value["role"] not in ROLES:
+        raise DataError(
+            f"message {number} has the unknown role {_shown(value['role'])}",
+            where=where,
+            next=f"a role is one of {', '.join(ROLES)}",
+        )
+    return Message(value["role"], tables.as_text(value["content"], "content", where))
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else repr(value)[:60]

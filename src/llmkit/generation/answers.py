@@ -1,0 +1,36 @@
+"""What a model says where the last message of a conversation stands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from llmkit.generation import prompts, sampling
+from llmkit.generation.prompts import Prompt
+from llmkit.generation.requests import Request
+from llmkit.generation.writer import Desk
+
+Messages = Sequence[Mapping[str, str]]
+
+
+def write(
+    desk: Desk,
+    conversations: Sequence[Messages],
+    seed: int,
+    advance: Callable[[int], None] = lambda n: None,
+    tick: Callable[[], None] = lambda: None,
+) -> list[str]:
+    """One answer for each conversation, whose last message the model does not get to read.
+
+    Raises DataError for a conversation that leaves no room in the context.
+    """
+    asked: list[Prompt] = []
+    for number, messages in enumerate(conversations, 1):
+        ids = prompts.chat_ids(messages[:-1], desk.tokenizer)
+        request = Request(messages[-2]["content"], f"conversation {number}")
+        asked.append(prompts.fitted(request, ids, desk.model.config, desk.settings, seed))
+    texts = []
+    for sample in sampling.samples(desk, asked, tick=tick):
+        if sample.index == 0:
+            texts.append(sample.text)
+            advance(1)
+    return texts

@@ -1,0 +1,232 @@
+"""What a model learns responses from, and what it begins as: checked before weights are touched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+from llmkit.config.schema import Config
+from llmkit.data import chats, look, packs, responses
+from llmkit.data.chats import Chats
+from llmkit.data.conversations import Conversation
+from llmkit.data.packs import Packs
+from llmkit.data.parts import many, told
+from llmkit.data.responses import Responses
+from llmkit.errors import ConfigError, DataError
+from llmkit.models import chat, load, lora
+from llmkit.models import tokenizer as tokenizers
+from llmkit.models.chat import Template
+from llmkit.reporting.console import Console
+from llmkit.training import auto
+from llmkit.training.checkpoint import Checkpoint
+
+LENGTH = 2048
+"""Most tokens of a conversation where the model sets no limit."""
+
+ROW, ROWS = 512, 40
+"""Most tokens of a packed row where no conversation is longer, and rows that a small data set makes
+at least, so that it has steps enough."""
+
+FIGURES = ("loss", "perplexity")
+"""What validation says of responses."""
+
+OTHERS = (
+    "model.config", "data.test_files", "data.mixture", "data.text_column", "data.label_column",
+    "data.label_separator", "data.label_names", "data.problem_type", "train.freeze",
+    "train.class_weights", "train.label_smoothing_factor",
+)  # fmt: skip
+"""Keys that mean nothing where responses are learned."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """All that a run needs but weights, checked."""
+
+    config: Config
+    """With the columns, the lengths and what `auto` of training comes to spelled out."""
+    data: Chats
+    tokenizer: PreTrainedTokenizerFast
+    template: Template
+    shape: PretrainedConfig
+    encoded: dict[str, Responses]
+    """`train`, and `validation` if there is any."""
+    packs: dict[str, Packs]
+    """The same in rows."""
+
+    @property
+    def content(self) -> dict[str, str]:
+        """Content hashes by what they are of."""
+        return {f"{name} data": each.fingerprint for name, each in self.encoded.items()}
+
+
+def gather(config: Config, console: Console) -> Inputs:
+    """The conversations, the tokenizer with its template and the shape of the model: all that can
+    be wrong before weights are loaded."""
+    _check_keys(config)
+    name, revision = config.model.name_or_path, config.model.revision
+    assert name is not None
+    shape = load.causal_config(name, revision)
+    tokenizer = tokenizers.load(config.tokenizer.name_or_path or load.locate(name), revision)
+    tokenizers.check_fit(tokenizer, shape, config)
+    template, said = chat.settle(tokenizer, config.tokenizer.chat_template)
+    data = chats.load(config, console.watch, console.say, console.warn)
+    console.say(said)
+    length = _max_length(config, shape)
+    parts = {"train": data.train, "validation": data.validation}
+    encoded = {
+        name: _encoded(some, template, length, console) for name, some in parts.items() if some
+    }
+    _report(data, encoded, console)
+    if config.evaluation.responses and "validation" not in encoded:
+        raise ConfigError(
+            "there are no held-out prompts to answer",
+            where="evaluation.responses",
+            next="give data.validation_files, or leave out data.validation_fraction=0",
+        )
+    wish = config.data.block_size
+    width = _width(encoded, shape) if wish == "auto" else wish
+    settled = data.data.model_copy(update={"max_length": length, "block_size": width})
+    config = config.model_copy(update={"data": settled})
+    return _arranged(Inputs(config, data, tokenizer, template, shape, encoded, {}), width)
+
+
+def unpacked(inputs: Inputs, requested: Config) -> Inputs:
+    """The same with a row for each conversation, for a model that cannot keep them apart."""
+    config = inputs.config.model_copy(update={"train": requested.train})
+    return _arranged(replace(inputs, config=config), None)
+
+
+def begin(inputs: Inputs, resumed: Checkpoint | None) -> PreTrainedModel:
+    """The model with the weights that the run begins or goes on with, which ends a text as the
+    template ends a response."""
+    config = inputs.config
+    with_lora = config.model.lora.r is not None
+    if resumed is not None and not with_lora:
+        model = load.load_causal_model(str(resumed.directory))
+    else:
+        assert config.model.name_or_path is not None
+        model = load.load_causal_model(config.model.name_or_path, config.model.revision)
+    own = model.generation_config.eos_token_id
+    ends = own if isinstance(own, list) else [] if own is None else [own]
+    model.generation_config.eos_token_id = list(dict.fromkeys([*ends, inputs.template.end_id]))
+    if with_lora:
+        lora.attach(model, config.model.lora, config.seed)
+        if resumed is not None:
+            lora.restore(model, resumed.directory)
+    return model
+
+
+def _check_keys(config: Config) -> None:
+    """Refuses keys that contradict each other or mean nothing here, before anything is read."""
+    if config.model.name_or_path is None:
+        raise ConfigError(
+            "responses are learned by a model that exists, and none is named",
+            where="model.name_or_path",
+            next="name a causal language model with --model, such as a run of `llmkit pretrain`",
+        )
+    lora.check_rank(config.model.lora)
+    for key in OTHERS:
+        section, name = key.split(".")
+        owner = getattr(config, section)
+        if getattr(owner, name) != getattr(type(owner)(), name):
+            raise ConfigError(
+                f"{key} means nothing for train.objective=completion",
+                where=key,
+                next="leave it out",
+            )
+
+
+def _limit(shape: PretrainedConfig) -> int:
+    return int(getattr(shape.get_text_config(), "max_position_embeddings", None) or LENGTH)
+
+
+def _max_length(config: Config, shape: PretrainedConfig) -> int:
+    """Tokens to which conversations are cut: what the model takes, and a row."""
+    data, limit = config.data, _limit(shape)
+    for key, wish in (("max_length", data.max_length), ("block_size", data.block_size)):
+        if wish != "auto" and wish > limit:
+            raise ConfigError(
+                f"{wish} tokens are more than the model's {limit} positions",
+                where=f"data.{key}",
+                next=f"write data.{key}={limit} or less",
+            )
+    row = limit if data.block_size == "auto" else data.block_size
+    length = row if data.max_length == "auto" else data.max_length
+    if length > row:
+        raise ConfigError(
+            f"conversations of {length} tokens do not fit into rows of {row}",
+            where="data.max_length, data.block_size",
+            next=f"write data.block_size={length}, or leave it out",
+        )
+    return length
+
+
+def _width(encoded: dict[str, Responses], shape: PretrainedConfig) -> int:
+    """Tokens of a packed row: no conversation is cut for it."""
+    longest = max(int(each.lengths.max()) for each in encoded.values())
+    return max(longest, min(ROW, _limit(shape), len(encoded["train"].ids) // ROWS))
+
+
+def _encoded(
+    some: Sequence[Conversation], template: Template, length: int, console: Console
+) -> Responses:
+    with console.watch("tokenizing", len(some)) as advance:
+        parted = [
+            template.parted([m._asdict() for m in each.messages], f"{each.path} row {each.number}")
+            for each in some
+        ]
+        return responses.encode(template.tokenizer, parted, length, advance)
+
+
+def _report(data: Chats, encoded: dict[str, Responses], console: Console) -> None:
+    """Adds to the look at the data what became of it as tokens; raises DataError where nothing is
+    left to learn."""
+    rows: list[dict[str, Any]] = []
+    for name, some in (("train", data.train), ("validation", data.validation)):
+        if not some:
+            continue
+        each = encoded[name]
+        places = [(some[row].path, some[row].number) for row in each.left_out]
+        rows += [{"split": name, **look.place_of(place)} for place in places]
+        if places:
+            what = f"{many(len(places), 'row')} whose whole response is behind the cut"
+            if not len(each):
+                raise DataError(
+                    f"all {what} after {each.max_length} tokens: nothing is left for {name}",
+                    where=told(places),
+                    next="raise data.max_length, or shorten the prompts",
+                )
+            console.warn(f"{what} after {each.max_length} tokens, left out: {told(places)}")
+        if cut := int((each.uncut > each.max_length).sum()) - len(places):
+            share = cut / len(each.uncut)
+            console.warn(
+                f"{many(cut, 'row')} of {name} ({share:.1%}) lose their end after "
+                f"{each.max_length} tokens"
+            )
+    data.report["left_out"] = look.finding(rows)
+    data.report["lengths"] = {name: each.report() for name, each in encoded.items()}
+
+
+def _arranged(inputs: Inputs, width: int | None) -> Inputs:
+    """The same in rows of this width, or in one for each conversation, and with what `auto` of
+    training comes to for them."""
+    pad = inputs.template.end_id  # never scored nor attended to
+    rows = {
+        name: packs.alone(each, pad) if width is None else packs.packed(each, width, pad)
+        for name, each in inputs.encoded.items()
+    }
+    config, hidden = inputs.config, int(inputs.shape.get_text_config().hidden_size)
+    train = auto.completing(
+        config.train,
+        len(rows["train"]),
+        int(rows["train"].lengths.mean()) if width is None else width,
+        hidden,
+        config.model.lora.r is not None,
+        "cuda" if torch.cuda.is_available() else "cpu",
+    )
+    auto.check_best(train, FIGURES, validated="validation" in rows)
+    return replace(inputs, config=config.model_copy(update={"train": train}), packs=rows)

@@ -1,0 +1,350 @@
+"""`llmkit finetune train.objective=completion` as a user runs it, on small tables made here."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.nn import functional
+from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertForMaskedLM
+
+from llmkit import cli
+from llmkit.models import build, tokenizer
+
+from .conftest import kill, wait_for_lines
+
+COLOURS = {"sky": "blue", "grass": "green", "snow": "white", "coal": "black"}
+CONFIG = Path(__file__).parents[2] / "configs" / "finetune-completion.yaml"
+SMALL = (
+    "train.objective=completion", "train.learning_rate=1e-2", "train.global_batch_size=4",
+    "train.num_train_epochs=6", "train.compile=false", "train.precision=fp32",
+    "data.block_size=128", "generation.max_new_tokens=8", "generation.do_sample=false",
+)  # fmt: skip
+
+
+def rows(first: int, n: int) -> list[tuple[str, str]]:
+    things = list(COLOURS)
+    names = [things[k % 4] for k in range(n)]
+    return [(f"what of {name} {first + k}", COLOURS[name]) for k, name in enumerate(names)]
+
+
+def write(path: Path, table: list[tuple[str, str]]) -> Path:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([("prompt", "response"), *table])
+    return path
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    """A tiny model that knows nothing, without a chat template."""
+    texts = [f"{prompt} {response}\n\n### User: Assistant:" for prompt, response in rows(0, 200)]
+    own = tokenizer.train_bpe(texts, 330)
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    special = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    path = tmp_path_factory.mktemp("models") / "base"
+    build.causal_model(build.model_config("llama", shape, 330, 128, special), 0).save_pretrained(
+        path
+    )
+    own.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory) -> dict[str, Path]:
+    directory = tmp_path_factory.mktemp("tables")
+    parts = {"train": rows(100, 160), "validation": rows(300, 12)}
+    return {name: write(directory / f"{name}.csv", table) for name, table in parts.items()}
+
+
+@pytest.fixture(scope="module")
+def command(base, tables) -> tuple[object, ...]:
+    files = ("--csv", tables["train"], f"data.validation_files={tables['validation']}")
+    return ("finetune", *files, "--model", base, *SMALL)
+
+
+@pytest.fixture
+def call(capsys) -> Callable[..., dict[str, Any]]:
+    """Runs a command line in this process; the JSON that it prints, or how it failed."""
+
+    def run(*arguments: object) -> dict[str, Any]:
+        torch.set_num_threads(1)
+        code = cli.run([*map(str, arguments), "--json"])
+        said = capsys.readouterr()
+        return {**json.loads(said.out or "{}"), "code": code, "said": said.err}
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def reference(command, tmp_path_factory) -> Path:
+    torch.set_num_threads(1)
+    run = tmp_path_factory.mktemp("runs") / "reference"
+    line = [*command, "evaluation.responses=12", "--output-dir", run, "--quiet"]
+    assert cli.run([*map(str, line)]) == 0
+    return run
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "final" / "model.safetensors")
+
+
+def read(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def changed(line: tuple[object, ...], *changes: str) -> list[object]:
+    """A command line with some of its keys changed."""
+    keys = {change.partition("=")[0] for change in changes}
+    return [*(each for each in line if str(each).partition("=")[0] not in keys), *changes]
+
+
+def assert_same(a: Path, b: Path) -> None:
+    assert (a / "metrics.jsonl").read_bytes() == (b / "metrics.jsonl").read_bytes()
+    one, other = weights(a), weights(b)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def assert_close(a: Path, b: Path) -> None:
+    for one, other in zip(read(a), read(b), strict=True):
+        assert one.keys() == other.keys()
+        if "samples" not in one:
+            assert one == pytest.approx(other, rel=2e-3, abs=1e-5)
+
+
+def test_the_model_learns_to_respond_and_to_end(reference) -> None:
+    found = json.loads((reference / "evaluation.json").read_text())["validation"]
+    assert found["perplexity"] < 1.2
+    assert found["answers"]["exact_match"] > 0.9
+    assert found["answers"]["chrf"] > 90
+    assert {"rougeL", "interval", "protocol"} <= found["answers"].keys()
+    samples = [json.loads(line) for line in (reference / "samples.jsonl").open()]
+    assert len(samples) == 12
+    assert {"prompt", "prediction", "reference", "row"} <= samples[0].keys()
+
+
+def test_plain_transformers_gives_the_reported_loss_of_the_responses(reference, tables) -> None:
+    model = AutoModelForCausalLM.from_pretrained(reference / "final").eval()
+    own = AutoTokenizer.from_pretrained(reference / "final")
+    nll, count = 0.0, 0
+    with tables["validation"].open() as file:
+        for row in csv.DictReader(file):
+            asked = own.apply_chat_template(
+                [{"role": "user", "content": row["prompt"]}],
+                tokenize=False, add_generation_prompt=True,
+            )  # fmt: skip
+            before = own(asked, add_special_tokens=False)["input_ids"]
+            said = own(row["response"] + own.eos_token, add_special_tokens=False)["input_ids"]
+            with torch.no_grad():
+                logits = model(torch.tensor([before + said])).logits[0, len(before) - 1 : -1]
+            nll += functional.cross_entropy(logits, torch.tensor(said), reduction="sum").item()
+            count += len(said)
+    found = json.loads((reference / "evaluation.json").read_text())["validation"]
+    assert found["tokens"] == count
+    assert found["loss"] == pytest.approx(nll / count, rel=1e-4, abs=1e-6)
+    best = min(read(reference), key=lambda line: line.get("validation_loss", 9))
+    assert best["validation_loss"] == pytest.approx(found["loss"], rel=1e-3, abs=1e-5)
+
+
+def test_generate_and_chat_talk_to_the_result(reference, call, capsys, monkeypatch) -> None:
+    greedy = ("generation.do_sample=false", "generation.max_new_tokens=8")
+    found = call("generate", "--model", reference, "--chat", "--prompt", "what of sky 900", *greedy)
+    assert found["code"] == 0, found["said"]
+    assert (found["text"], found["finish_reason"]) == ("blue", "eos")
+    monkeypatch.setattr("sys.stdin", io.StringIO("what of coal 901\nwhat of snow 902\n"))
+    assert cli.run(["chat", "--model", str(reference), *greedy]) == 0
+    assert "black" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_the_micro_batch_changes_no_figure(reference, command, call, tmp_path, size) -> None:
+    run = tmp_path / "run"
+    result = call(*command, f"train.micro_batch_size={size}", "--output-dir", run)
+    assert result["code"] == 0, result["said"]
+    assert_close(reference, run)
+
+
+def test_a_run_that_goes_on_or_is_repeated_is_bit_identical(
+    reference, command, call, start, tmp_path
+) -> None:
+    run = tmp_path / "killed"
+    line = (*command, "--output-dir", run)
+    process = start(*line)
+    wait_for_lines(run / "metrics.jsonl", 12, process)
+    kill(process, signal.SIGKILL)
+    result = call(*line)
+    assert result["code"] == 0, result["said"]
+    assert_same(run, reference)
+    last = sorted((run / "checkpoints").iterdir())[-1]
+    shutil.rmtree(last)
+    shutil.rmtree(run / "final")
+    result = call(*line)
+    assert "going on from step" in result["said"]
+    assert_same(run, reference)
+
+
+def test_two_processes_give_what_one_gives(reference, command, llmkit, tmp_path) -> None:
+    run = tmp_path / "two"
+    done = llmkit(*command, "--output-dir", run, "--json", processes=2)
+    assert done.returncode == 0, done.stderr
+    assert_close(reference, run)
+
+
+def test_low_rank_updates_end_merged_and_go_on_to_the_bit(
+    reference, tables, call, tmp_path
+) -> None:
+    pytest.importorskip("peft")
+    keys = changed(SMALL, "model.lora.r=4", "train.num_train_epochs=1", "train.save_steps=2",
+                   "train.load_best_model_at_end=false")  # fmt: skip
+    files = ("--csv", tables["train"], f"data.validation_files={tables['validation']}")
+    command = ("finetune", *files, "--model", reference, *keys)
+    runs = [tmp_path / name for name in ("whole", "resumed")]
+    for run in runs:
+        result = call(*command, "--output-dir", run)
+        assert result["code"] == 0, result["said"]
+    shutil.rmtree(sorted((runs[1] / "checkpoints").iterdir())[-1])
+    shutil.rmtree(runs[1] / "final")
+    result = call(*command, "--output-dir", runs[1])
+    assert "going on from step" in result["said"], result["said"]
+    assert_same(*runs)
+    names = weights(runs[0]).keys()
+    assert names == weights(reference).keys()
+    kept = "model.embed_tokens.weight"
+    assert torch.equal(weights(reference)[kept], weights(runs[0])[kept])
+    assert result["validation"]["perplexity"] < 1.5
+
+
+def chats(path: Path, n: int) -> Path:
+    lines = []
+    for prompt, response in rows(0, n):
+        messages = [
+            {"role": "system", "content": "be short"},
+            {"role": "user", "content": prompt},
+            {"role": "assistant", "content": response},
+            {"role": "user", "content": "again"},
+            {"role": "assistant", "content": response},
+        ]
+        lines.append(json.dumps({"messages": messages}))
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_chats_of_several_turns_are_learned_by_the_shipped_config(base, call, tmp_path) -> None:
+    path = chats(tmp_path / "chats.jsonl", 40)
+    run = tmp_path / "run"
+    changes = ("train.max_steps=3", "train.num_train_epochs=null", "generation.max_new_tokens=4")
+    line = ("finetune", CONFIG, "--csv", path, "--model", base, *changes, "--output-dir", run)
+    report = call(*line, "--dry-run")
+    assert (report["rows"], report["turns"]) == (40, 80), report["said"]
+    assert report["columns"] == {"messages": "messages"}
+    assert report["splits"] == {"train": {"rows": 36}, "validation": {"rows": 4}}
+    assert not run.exists()
+    result = call(*line)
+    assert result["code"] == 0, result["said"]
+    assert {"loss", "perplexity"} <= result["validation"].keys()
+    assert result["tokens_per_second"] > 0
+    assert "headings" in result["said"]
+
+
+def test_the_dry_run_counts_what_is_cut_repeated_or_left_out(base, call, tmp_path) -> None:
+    table = [*rows(0, 30), rows(0, 1)[0], ("word " * 90, "yes"), ("what of it", "long " * 90)]
+    path = write(tmp_path / "t.csv", table)
+    keys = changed(
+        SMALL, "data.validation_fraction=0.2", "data.max_length=60", "data.block_size=60"
+    )
+    run = tmp_path / "run"
+    report = call("finetune", "--csv", path, "--model", base, *keys, "--dry-run",
+                  "--output-dir", run)  # fmt: skip
+    assert report["code"] == 0, report["said"]
+    assert report["rows"] == 33
+    assert report["duplicates"]["rows"][0]["row"] == 31
+    assert report["left_out"]["count"] == 1
+    assert report["left_out"]["rows"][0]["row"] == 32
+    assert sum(each["truncated"] for each in report["lengths"].values()) == 2
+    assert report["lengths"]["train"]["percentiles"].keys() == {"50", "90", "95", "99", "100"}
+    assert "row 32" in report["said"]
+    assert not run.exists()
+
+
+def test_a_model_that_cannot_keep_packed_rows_apart_gets_one_conversation_each(
+    call, base, tables, tmp_path
+) -> None:
+    shape = {"hidden_size": 32, "num_hidden_layers": 1}
+    other = tmp_path / "mamba"
+    own = AutoTokenizer.from_pretrained(base)
+    special = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    config = build.model_config("mamba", shape, len(own), 128, special)
+    build.causal_model(config, 0).save_pretrained(other)
+    own.save_pretrained(other)
+    result = call("finetune", "--csv", tables["train"], "--model", other, *SMALL,
+                  "train.max_steps=2", "--output-dir", tmp_path / "run")  # fmt: skip
+    assert result["code"] == 0, result["said"]
+    assert "a row for each conversation" in result["said"]
+
+
+HEAD = "prompt,response\n"
+GOOD = HEAD + "".join(f"ask {number},say {number}\n" for number in range(12))
+TALK = '{"messages": [{"role": "user", "content": "a"}, {"role": "%s", "content": "%s"}]}\n'
+FINE = TALK % ("assistant", "b")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "arguments", "code", "said"),
+    [
+        ("t.csv", HEAD + "a,b\nc,\n", (), 65, "t.csv row 2"),
+        ("t.csv", HEAD + 'a,b\nc," "\n', (), 65, "empty response"),
+        ("t.jsonl", FINE + TALK % ("robot", "b"), (), 65, "t.jsonl:2"),
+        ("t.jsonl", FINE + TALK % ("robot", "b"), (), 65, "unknown role 'robot'"),
+        ("t.jsonl", FINE + TALK % ("user", "b"), (), 65, "no response to learn"),
+        ("t.jsonl", FINE + TALK % ("assistant", " "), (), 65, "t.jsonl row 2"),
+        ("t.jsonl", FINE + '{"messages": "hello"}\n', (), 65, "not a list"),
+        ("t.jsonl", FINE + '{"messages": [{"role": "user"}]}\n', (), 65, "data row 2"),
+        ("t.txt", "one\ntwo\n", (), 65, "no columns"),
+        ("t.csv", "x,y\n1,2\n", (), 65, "the columns are 0 'x'"),
+        ("t.csv", GOOD, ("data.prompt_column=ask",), 65, "no column is called 'ask'"),
+        ("t.csv", GOOD, ("data.max_length=4",), 65, "whole response"),
+        ("t.csv", GOOD, ("data.max_length=900",), 78, "128 positions"),
+        ("t.csv", GOOD, ("data.block_size=20", "data.max_length=30"), 78, "do not fit"),
+        ("t.csv", GOOD, ("train.class_weights=balanced",), 78, "train.class_weights"),
+        ("t.csv", GOOD, ("data.label_column=response",), 78, "data.label_column"),
+        ("t.csv", GOOD, ("model.lora.alpha=4",), 78, "no rank"),
+        ("t.csv", GOOD, ("tokenizer.chat_template=none.jinja",), 66, "none.jinja"),
+        ("t.csv", GOOD, ("train.metric_for_best_model=f1_macro",), 78, "perplexity"),
+        ("t.csv", GOOD, ("evaluation.responses=3", "data.validation_fraction=0"), 78, "held-out"),
+        ("t.csv", GOOD, ("train.objective=masked",), 78, "llmkit pretrain"),
+    ],
+)
+def test_bad_input_is_told_before_anything_is_written(  # noqa: PLR0913 (its cases)
+    base, call, tmp_path, name, content, arguments, code, said
+) -> None:
+    path, run = tmp_path / name, tmp_path / "run"
+    path.write_text(content)
+    line = ("finetune", "--csv", path, "--model", base, "train.objective=completion")
+    result = call(*changed(line, *arguments), "--output-dir", run)
+    assert result["code"] == code, result["said"]
+    assert said in result["said"]
+    assert not (run / "run.json").exists()
+
+
+def test_models_that_cannot_complete_are_refused(call, base, tables, tmp_path) -> None:
+    line = ("finetune", "--csv", tables["train"], "train.objective=completion")
+    none = call(*line)
+    assert none["code"] == 78
+    assert "--model" in none["said"]
+    shape = BertConfig(
+        vocab_size=330, hidden_size=16, num_hidden_layers=1, num_attention_heads=1,
+        intermediate_size=16,
+    )  # fmt: skip
+    BertForMaskedLM(shape).save_pretrained(tmp_path / "bert")
+    AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path / "bert")
+    masked = call(*line, "--model", tmp_path / "bert")
+    assert masked["code"] == 65
+    assert "BertForMaskedLM" in masked["said"]
