@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import shlex
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ from llmkit.config import foreign, keys
 from llmkit.config.keys import Key
 from llmkit.config.scalars import dump, resolve
 from llmkit.config.schema import Config
+from llmkit.config.types import LARGEST
 from llmkit.config.yaml12 import KeyPath
 
 _SWITCH_WORDS = {"yes": True, "on": True, "no": False, "off": False}
@@ -60,11 +62,12 @@ def for_key(path: KeyPath, text: str, given: Mapping[str, str], writing: Writing
 
 
 def for_value(key: Key, path: KeyPath, value: Any, text: str, writing: Writing) -> str:
-    """The value that was probably meant, or nothing; it is always one that the key takes."""
+    """The value that was probably meant, always one that the key takes; or why there is none."""
     for candidate in _candidates(key, value, text):
         if is_valid(path, candidate):
             return f"write {writing('.'.join(path), dump(candidate))}"
-    return ""
+    beyond = isinstance(value, float) and LARGEST < abs(value) < math.inf
+    return f"32-bit arithmetic ends at {LARGEST:g}" if beyond else ""
 
 
 def is_valid(path: KeyPath, value: Any) -> bool:

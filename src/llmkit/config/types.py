@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 Auto = Literal["auto"]
 """`auto`: llmkit measures or chooses, prints the choice with its reason, and records it."""
@@ -23,10 +23,21 @@ def tab(value: Any) -> Any:
     return "\t" if value in ("tab", "\\t") else value
 
 
-Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+LARGEST = 3.4e38
+"""About the largest number that fits 32 bits."""
+
+
+def in_reach(value: float) -> float:
+    """The number itself; raises ValueError for one that 32-bit arithmetic does not hold."""
+    if abs(value) > LARGEST:
+        raise ValueError("it does not fit 32 bits")
+    return value
+
+
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(in_reach)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(in_reach)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False), AfterValidator(in_reach)]
 Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Texts = Annotated[
     tuple[Annotated[str, Field(min_length=1)], ...],

@@ -23,7 +23,8 @@ def loss_curve(metrics_file: Path, picture: Path, unit: str = "nats per token") 
 
     records = list(metrics.read(metrics_file))
     train = [(r["step"], r["train_loss"]) for r in records if "train_loss" in r]
-    validation = [(r["step"], r["validation_loss"]) for r in records if "validation_loss" in r]
+    measured = [r for r in records if r.get("validation_loss") is not None]
+    validation = [(r["step"], r["validation_loss"]) for r in measured]
     figure, axes = pyplot.subplots(figsize=(8, 4.5), dpi=120)
     if train:
         axes.plot(*zip(*train, strict=True), label="training", linewidth=1, color="#4c78a8")
