@@ -89,12 +89,14 @@ class Trial:
         state = state or State(step=0, plan=Plan((Revision(0, self.steps),)), seconds=0.0)
         settings = Settings(
             seed=0, global_batch_size=self.batch, micro_batch_size=self.micro_batch,
-            learning_rate=1e-2, lr_scheduler_type="linear", warmup=0.2, max_grad_norm=1.0,
+            learning_rate=1e-2, lr_scheduler_type="linear", warmup=0.2, weight_decay=0.1,
+            max_grad_norm=1.0,
             max_nonfinite_steps=self.nonfinite, logging_steps=2, eval_steps=self.eval_steps,
             save_steps=self.save_steps, save_total_limit=2, loss_spike=self.loss_spike,
         )  # fmt: skip
         processes = runtime.start(self.precision, (), self.directory)
-        self.named = NamedOptimizer(self.model, self.optimizer, auto.pretraining(TrainConfig()))
+        train = auto.pretraining(TrainConfig(weight_decay=0.1))
+        self.named = NamedOptimizer(self.model, self.optimizer, train)
         if tensors:
             self.named.load_state(tensors)
         objective = Objective(self.task, self.model)

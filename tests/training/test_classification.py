@@ -124,8 +124,8 @@ class Trial:
 
 SETTINGS = Settings(
     seed=0, global_batch_size=BATCH, micro_batch_size=BATCH, learning_rate=5e-3,
-    lr_scheduler_type="linear", warmup=0.1, max_grad_norm=1.0, max_nonfinite_steps=3,
-    logging_steps=3, eval_steps=4, save_steps=4, save_total_limit=2,
+    lr_scheduler_type="linear", warmup=0.1, weight_decay=0.1, max_grad_norm=1.0,
+    max_nonfinite_steps=3, logging_steps=3, eval_steps=4, save_steps=4, save_total_limit=2,
     metric_for_best_model="loss",
 )  # fmt: skip
 

@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 
-from llmkit.config.schema import Config
-from llmkit.training import recipe
+from llmkit.config.schema import Config, TrainConfig
+from llmkit.training import auto, recipe
 
 LAPTOP, WORKSTATION, ACCELERATOR = 4e11, 4e13, 7e14
 BYTES = [20_000, 1_000_000, 10_000_000, 100_000_000, 1_000_000_000]
@@ -60,3 +60,11 @@ def test_a_run_that_goes_on_keeps_what_it_was_begun_with() -> None:
     small, _ = recipe.choose(10**6, 0.1, LAPTOP)
     begun = recipe.settle_new(Config(), small, vocab_size=512)
     assert recipe.settle_again(Config(), recipe.settled(begun)) == begun
+
+
+def test_weights_decay_more_the_more_often_the_text_is_seen() -> None:
+    decays = [auto.weight_decay(TrainConfig(), epochs, True) for epochs in (0.1, 1, 2, 4, 100)]
+    assert decays == sorted(decays)
+    assert (decays[0], decays[-1]) == (0.1, 1.0)
+    assert auto.weight_decay(TrainConfig(), 100, from_scratch=False) == 0.1
+    assert auto.weight_decay(TrainConfig(weight_decay=0.3), 100, from_scratch=True) == 0.3

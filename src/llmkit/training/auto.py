@@ -38,7 +38,6 @@ def pretraining(train: TrainConfig) -> TrainConfig:
     """The settings with what `auto` is for a language model, whatever its size."""
     return _filled(
         train,
-        weight_decay=0.1,
         adam_beta2=0.95,
         metric_for_best_model="loss",
     )
@@ -128,6 +127,14 @@ def learning_rate(train: TrainConfig, hidden_size: int, from_scratch: bool) -> f
     return min(6e-3, scale / hidden_size)
 
 
+def weight_decay(train: TrainConfig, epochs: float, from_scratch: bool) -> float:
+    """More, the more often new weights see the same text: it is what keeps them from learning it by
+    heart (Kim et al. 2025, arXiv 2509.14786)."""
+    if train.weight_decay != "auto":
+        return train.weight_decay
+    return min(1.0, max(0.1, 0.25 * epochs)) if from_scratch else 0.1
+
+
 def global_batch_size(
     train: TrainConfig, n_examples: int, tokens_per_example: int, hidden_size: int, device: str
 ) -> int:
@@ -195,6 +202,7 @@ def settings(
         if train.lr_scheduler_type == "auto"
         else train.lr_scheduler_type,
         warmup=warmup if warmup < 1 else min(1.0, warmup / max(1, total_steps)),
+        weight_decay=weight_decay(train, choices["epochs"], from_scratch),
         max_grad_norm=train.max_grad_norm,
         max_nonfinite_steps=train.max_nonfinite_steps,
         loss_spike=train.loss_spike,

@@ -15,7 +15,6 @@ import llmkit
 from llmkit.config.schema import TrainConfig
 from llmkit.training import auto, probe, utilization
 from llmkit.training.budget import Clock
-from llmkit.training.optimizer import NamedOptimizer
 from llmkit.training.runtime import Processes
 from llmkit.training.session import Session
 from llmkit.training.tasks import Examples, Objective
@@ -51,7 +50,6 @@ def kept(recorded: Mapping[str, Any], train: TrainConfig, session: Session) -> d
 def measured(
     train: TrainConfig,
     objective: Objective,
-    optimizer: NamedOptimizer,
     examples: Examples,
     validation: Examples | None,
     batch: int,
@@ -62,7 +60,7 @@ def measured(
     processes = session.processes
     share = math.ceil(batch / processes.count)
     wish = None if train.micro_batch_size == "auto" else min(train.micro_batch_size, share)
-    size, seconds = probe.fit(objective, optimizer, examples, share, wish, processes)
+    size, seconds = probe.fit(objective, examples, share, wish, processes)
     rounds = math.ceil(share / size)
     most = auto.most_steps(train, len(examples), batch)
     steps = _steps(train, most, seconds * rounds, session.clock)
@@ -70,7 +68,7 @@ def measured(
     if train.compile == "auto":
         compiling, reason = probe.compiling_pays(steps * rounds * seconds, examples)
         if processes.largest([compiling])[0]:
-            faster, reason = probe.compiled(objective, optimizer, examples, size, processes)
+            faster, reason = probe.compiled(objective, examples, size, processes)
             compiling, seconds = faster < seconds, min(faster, seconds)
     per_step = seconds * rounds
     steps = _steps(train, most, per_step, session.clock)

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from llmkit.errors import ResourceError
-from llmkit.training.optimizer import NamedOptimizer
 from llmkit.training.runtime import Processes
 from llmkit.training.tasks import Examples, Objective, Rows, on_device
 from llmkit.training.utilization import wait
@@ -28,7 +27,6 @@ COMPILE_SECONDS = 100.0
 
 def fit(
     objective: Objective,
-    optimizer: NamedOptimizer,
     examples: Examples,
     share: int,
     wish: int | None,
@@ -56,7 +54,7 @@ def fit(
             if wish or size == 1:
                 raise too_large(size) from error
         finally:
-            optimizer.zero_grad()
+            objective.zero_grad()
         size = math.ceil(size / 2)
         if processes.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -96,7 +94,6 @@ def measuring(
 
 def compiled(
     objective: Objective,
-    optimizer: NamedOptimizer,
     examples: Examples,
     size: int,
     processes: Processes,
@@ -117,7 +114,7 @@ def compiled(
     except Exception as error:  # the compiler raises nearly anything
         return math.inf, f"the compiler fails: {str(error).splitlines()[0][:120]}"
     finally:
-        optimizer.zero_grad()
+        objective.zero_grad()
         objective._compiled_call_impl = None
     return processes.largest([min(times)])[0], (
         f"measured: {1e3 * min(times):.0f} ms a micro-batch after {compiling:.0f} s of compiling"

@@ -151,7 +151,6 @@ def _work(job: Job, session: Session) -> tuple[engine.Work, dict[str, Any]]:
         # Its old name warns where the new one is there.
         getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
     objective = Objective(job.task, model)
-    optimizer = NamedOptimizer(model, auto.optimizer(train, job.from_scratch), train)
     hidden = int(model.config.hidden_size)
     batch = auto.global_batch_size(
         train, len(job.examples), job.tokens_per_example, hidden, processes.device.type
@@ -159,10 +158,9 @@ def _work(job: Job, session: Session) -> tuple[engine.Work, dict[str, Any]]:
     if job.resumed is not None:
         chosen = choices.kept(job.resumed.identity["choices"], train, session)
     else:
-        chosen = choices.measured(
-            train, objective, optimizer, job.examples, job.validation, batch, session
-        )
+        chosen = choices.measured(train, objective, job.examples, job.validation, batch, session)
     settings = auto.settings(train, job.config.seed, batch, hidden, job.from_scratch, chosen)
+    decayed = train.model_copy(update={"weight_decay": settings.weight_decay})
     if chosen["compile"]:
         objective.compile(dynamic=probe.lengths_differ(job.examples))
     limit = auto.examples_to_see(train, len(job.examples))
@@ -171,7 +169,7 @@ def _work(job: Job, session: Session) -> tuple[engine.Work, dict[str, Any]]:
         model=model,
         objective=objective,
         distributed=processes.distribute(objective),
-        optimizer=optimizer,
+        optimizer=NamedOptimizer(model, auto.optimizer(train, job.from_scratch), decayed),
         examples=job.examples,
         rows_of_step=partial(job.rows_of_step, global_batch_size=batch, limit=limit),
         validation=job.validation,

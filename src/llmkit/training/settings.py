@@ -16,6 +16,7 @@ class Settings:
     lr_scheduler_type: str
     warmup: float
     """Share of the run in which the learning rate rises."""
+    weight_decay: float
     max_grad_norm: float | None
     max_nonfinite_steps: int
     logging_steps: int
