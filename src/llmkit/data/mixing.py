@@ -40,11 +40,14 @@ def rows_of_step(
     shares: Sequence[float],
     seed: int,
     limit: int | None = None,
+    occurrences: bool = False,
 ) -> NDArray[np.int64]:
     """The rows that step number `step` (from 0) trains on, of the domains laid end to end.
 
     A domain of n examples gives them in an order of its own for each of its epochs, as
     `order.rows_of_step` does, whatever the others give. Slots at or past `limit` are left out.
+    `occurrences` adds the number of all rows for every epoch of the domain before, so that no two
+    of a run are alike.
     """
     slots = slots_of_step(step, global_batch_size, limit)
     before = given(slots, shares)
@@ -53,8 +56,10 @@ def rows_of_step(
     rows = np.empty_like(slots)
     for domain in np.unique(domains).tolist():
         here = domains == domain
-        own = rows_of_slots(before[here, domain], sizes[domain], (seed, domain))
-        rows[here] = starts[domain] + own
+        own = before[here, domain]
+        rows[here] = starts[domain] + rows_of_slots(own, sizes[domain], (seed, domain))
+        if occurrences:
+            rows[here] += own // sizes[domain] * starts[-1]
     return rows
 
 

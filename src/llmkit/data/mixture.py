@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,22 +14,37 @@ from numpy.typing import NDArray
 from llmkit.config.mixture import DomainConfig
 from llmkit.config.schema import Config
 from llmkit.data import mixing
-from llmkit.data.blocks import Blocks
+from llmkit.data.cache import Watch, key
+from llmkit.data.text import Pair
 from llmkit.data.tokens import TokenFile
 from llmkit.errors import ConfigError
 
 Rows = Sequence[int] | NDArray[np.int64]
 
 
+class Part(Protocol):
+    """What is needed of the blocks of one domain."""
+
+    @property
+    def tokens(self) -> TokenFile: ...
+    @property
+    def block_size(self) -> int: ...
+    def __len__(self) -> int: ...
+    def count(self, rows: Rows) -> int: ...
+    def batch(self, rows: Rows) -> dict[str, torch.Tensor]: ...
+
+
 @dataclass(frozen=True)
 class Mixture:
     """The blocks of several domains laid end to end; rows number them through."""
 
-    domains: Mapping[str, Blocks]
+    domains: Mapping[str, Part]
     shares: Sequence[float] = ()
     """What each domain has of the examples of a run; without them nothing is drawn."""
     tells_domain: bool = False
     """Whether `domain` of a batch, int64 [rows], numbers the domain of each row."""
+    occurrences: bool = False
+    """Whether rows go on past the last for each epoch: the blocks differ from time to time."""
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -41,7 +57,7 @@ class Mixture:
     @property
     def n_bytes(self) -> int:
         """UTF-8 bytes of the text in all blocks together."""
-        return sum(part.n_bytes for part in self._parts)
+        return sum(part.tokens.n_bytes for part in self._parts)
 
     @property
     def tokens(self) -> TokenFile:
@@ -58,14 +74,18 @@ class Mixture:
 
     def batch(self, rows: Rows) -> dict[str, torch.Tensor]:
         """The blocks as tensors, like those of `Blocks`; row -1 is all padding."""
-        batch: dict[str, torch.Tensor] = {}
+        parts = []
         for domain, places, own in self._by_domain(rows):
             part = self._parts[domain].batch(own)
             if self.tells_domain:
                 part["domain"] = torch.full((len(own),), domain)
-            for name, values in part.items():
+            parts.append((places, part))
+        batch: dict[str, torch.Tensor] = {}
+        for name in dict.fromkeys(name for _, part in parts for name in part):
+            for places, part in parts:
+                values = part[name] if name in part else _implied(name, part)
                 if name not in batch:
-                    batch[name] = _usual(name, (len(rows), *values.shape[1:]))
+                    batch[name] = values.new_empty((len(rows), *values.shape[1:]))
                 batch[name][places] = values
         return batch
 
@@ -81,6 +101,7 @@ class Mixture:
             shares=self.shares,
             seed=seed,
             limit=limit,
+            occurrences=self.occurrences,
         )
 
     def epochs(
@@ -93,7 +114,7 @@ class Mixture:
         return {name: number / len(part) for (name, part), number in parts}
 
     @cached_property
-    def _parts(self) -> list[Blocks]:
+    def _parts(self) -> list[Part]:
         return list(self.domains.values())
 
     @cached_property
@@ -103,12 +124,15 @@ class Mixture:
     def _by_domain(self, rows: Rows) -> list[tuple[int, torch.Tensor, NDArray[np.int64]]]:
         """Each domain that has some of the rows, where those stand, and their rows in it."""
         chosen = np.asarray(rows, dtype=np.int64)
-        domains = np.searchsorted(self._starts[1:], chosen, side="right")
+        if len(chosen) and not self.occurrences and chosen.max() >= len(self):
+            raise IndexError(f"row {chosen.max()} of {len(self)} blocks")
+        epochs, within = np.divmod(np.maximum(chosen, 0), len(self))
+        domains = np.searchsorted(self._starts[1:], within, side="right")
         found = []
         for domain in np.unique(domains).tolist():
             places = np.flatnonzero(domains == domain)
-            own = chosen[places]
-            own = np.where(own < 0, own, own - self._starts[domain])
+            own = epochs[places] * len(self._parts[domain]) + within[places] - self._starts[domain]
+            own[chosen[places] < 0] = -1
             found.append((domain, torch.from_numpy(places), own))
         return found
 
@@ -134,6 +158,36 @@ def configs(config: Config) -> dict[str, Config]:
 
     domains = config.data.mixture
     return {name: alone(name, domain) for name, domain in domains.items()} or {"": config}
+
+
+def texts(config: Config, watch: Watch) -> dict[str, Pair]:
+    """The text of each domain; of data without a mixture, under no name."""
+    return {name: Pair(own, watch, name) for name, own in configs(config).items()}
+
+
+def joined(files: Sequence[TokenFile]) -> tuple[TokenFile, NDArray[np.int64]]:
+    """Several streams of tokens as one, in memory, and where each begins in it.
+
+    Where one id closes a document and opens the next, it does so between streams too.
+    """
+    shared = int(files[0].opening == files[0].closing)
+    kept = [file.ids[shared if number else 0 :] for number, file in enumerate(files)]
+    begins = np.cumsum([0, *(len(file.ids) - shared for file in files[:-1])])
+    first = files[0]
+    whole = replace(
+        first,
+        ids=np.concatenate(kept),
+        starts=np.concatenate([f.starts + begin for f, begin in zip(files, begins, strict=True)]),
+        document_bytes=np.concatenate([file.document_bytes for file in files]),
+        n_bytes=sum(file.n_bytes for file in files),
+        max_id=max(file.max_id for file in files),
+        blank=sum(file.blank for file in files),
+        undecodable=sum(file.undecodable for file in files),
+        lost=sum(f.lost * f.n_bytes for f in files) / max(1, sum(f.n_bytes for f in files)),
+        fingerprint=key(*(file.fingerprint for file in files)),
+        path=None,
+    )
+    return whole, begins
 
 
 def weights(
@@ -165,8 +219,13 @@ def shares(config: Config) -> dict[str, float]:
     return {name: weight / sum(given.values()) for name, weight in given.items()}
 
 
-def _usual(name: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """What domains mean that leave a part of their batch out: positions from 0 on."""
+def _implied(name: str, part: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """What a batch means that leaves an input out: positions from 0 on, one document, padding
+    where there is no document."""
+    ids = part["input_ids"]
     if name == "position_ids":
-        return torch.arange(shape[1]).repeat(shape[0], 1)
-    return torch.zeros(shape, dtype=torch.int64)
+        return torch.arange(ids.shape[1]).expand_as(ids)
+    if name == "documents":
+        return part.get("attention_mask", torch.ones_like(ids))
+    assert name == "attention_mask", name
+    return (part["documents"] > 0).long() if "documents" in part else torch.ones_like(ids)

@@ -16,9 +16,9 @@ from llmkit.data.corpus import Documents
 from llmkit.data.documents import pieces
 from llmkit.data.reading import Reading
 from llmkit.data.sources import Source
-from llmkit.data.text import Part, Text
+from llmkit.data.text import Pair, Part, Text
 from llmkit.data.tokens import Framing, TokenFile
-from llmkit.errors import DataError
+from llmkit.errors import DataError, InputNotFound
 
 TOKENIZER_BYTES = 100_000_000
 """Text that a tokenizer is trained on, taken evenly; more changes its merges hardly at all."""
@@ -28,6 +28,9 @@ class Tokenizers(Protocol):
     """What is needed of the module that makes tokenizers, `llmkit.models.tokenizer`."""
 
     def train_bpe(self, texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast: ...
+    def train_bpe_with_frame(
+        self, texts: Iterable[str], vocab_size: int
+    ) -> PreTrainedTokenizerFast: ...
     def auto_vocab_size(self, n_bytes: int) -> int: ...
     def load(self, name_or_path: str, revision: str | None = None) -> PreTrainedTokenizerFast: ...
     def framing(self, tokenizer: PreTrainedTokenizerFast) -> Framing: ...
@@ -56,7 +59,8 @@ def prepare(
     Without a tokenizer one is trained on the training part. Raises what finding, reading and
     writing raise, and DataError where a part has too little text.
     """
-    return _prepared([_Pair(config, watch)], tokenizer, tokenizers, watch, say)[0]
+    [prepared] = prepare_domains(config, tokenizer, tokenizers, watch, say).values()
+    return prepared
 
 
 def prepare_domains(
@@ -71,9 +75,41 @@ def prepare_domains(
 
     Where no tokenizer is given, it learns from the training parts of the domains with a weight.
     """
-    configs = mixture.configs(config)
-    pairs = [_Pair(own, watch, name or None) for name, own in configs.items()]
-    return dict(zip(configs, _prepared(pairs, tokenizer, tokenizers, watch, say), strict=True))
+    pairs = mixture.texts(config, watch)
+    try:
+        if tokenizer is None:
+            learned = [pair for pair in pairs.values() if pair.is_learned]
+            tokenizer = _trained(learned, tokenizers, say)
+        make = _Maker(tokenizer, tokenizers, watch, say)
+        return {name: make.both(pair) for name, pair in pairs.items()}
+    finally:
+        for pair in pairs.values():
+            pair.close()
+
+
+def held_out_domains(
+    config: Config,
+    tokenizer: PreTrainedTokenizerFast,
+    tokenizers: Tokenizers,
+    watch: cache.Watch,
+    say: cache.Say,
+) -> dict[str, TokenFile]:
+    """The held-out text of each domain of `data.mixture` that has some; InputNotFound if none."""
+    pairs = mixture.texts(config, watch)
+    make = _Maker(tokenizer, tokenizers, watch, say)
+    try:
+        found = {name: make.held_out(pair) for name, pair in pairs.items()}
+    finally:
+        for pair in pairs.values():
+            pair.close()
+    kept = {name: tokens for name, tokens in found.items() if tokens}
+    if not kept:
+        raise InputNotFound(
+            "no domain of data.mixture holds text out",
+            where="data.validation_fraction",
+            next="leave data.validation_fraction=0 out, or name text in data.test_files",
+        )
+    return kept
 
 
 def tokens_of(
@@ -113,51 +149,6 @@ def data_report(config: Config, watch: cache.Watch) -> dict[str, Any]:
     return report
 
 
-class _Pair:
-    """The text of one data set, or of one domain: what is learned from and what is held out."""
-
-    def __init__(self, config: Config, watch: cache.Watch, domain: str | None = None) -> None:
-        names: dict[str, str | None] = {"train_files": None, "validation_files": None}
-        if domain is not None:
-            keys = {"train_files": "files", "validation_files": "validation_files"}
-            names = {key: f"data.mixture.{domain}.{own}" for key, own in keys.items()}
-        self.train, self.validation = Text(config, "train_files", watch, names["train_files"]), None
-        if config.data.validation_files:
-            self.validation = Text(config, "validation_files", watch, names["validation_files"])
-        whole = self.validation or config.data.validation_fraction == 0
-        self.part: Part = "all" if whole else "train"
-        self.is_learned = domain is None or config.data.mixture[domain].weight != 0
-
-    def made(self, make: _Maker) -> Prepared:
-        learned, held_out = make.tokens(self.train, self.part), None
-        if self.validation or self.part == "train":
-            part: Part = "all" if self.validation else "validation"
-            held_out = make.tokens(self.validation or self.train, part)
-        return Prepared(learned, held_out, make.tokenizer)
-
-    def close(self) -> None:
-        for text in (self.train, self.validation):
-            if text:
-                text.close()
-
-
-def _prepared(
-    pairs: Sequence[_Pair],
-    tokenizer: PreTrainedTokenizerFast | None,
-    tokenizers: Tokenizers,
-    watch: cache.Watch,
-    say: cache.Say,
-) -> list[Prepared]:
-    try:
-        if tokenizer is None:
-            tokenizer = _trained([pair for pair in pairs if pair.is_learned], tokenizers, say)
-        make = _Maker(tokenizer, tokenizers, watch, say)
-        return [pair.made(make) for pair in pairs]
-    finally:
-        for pair in pairs:
-            pair.close()
-
-
 class _Maker:
     """Makes token files with one tokenizer, and tells what they hold."""
 
@@ -171,6 +162,14 @@ class _Maker:
         self.tokenizer, self.watch, self.say = tokenizer, watch, say
         self.framing = tokenizers.framing(tokenizer)
         self.fingerprint = tokenizers.fingerprint(tokenizer)
+
+    def both(self, pair: Pair) -> Prepared:
+        return Prepared(
+            self.tokens(pair.train, pair.train_part), self.held_out(pair), self.tokenizer
+        )
+
+    def held_out(self, pair: Pair) -> TokenFile | None:
+        return self.tokens(pair.held_out, pair.held_out_part) if pair.held_out else None
 
     def tokens(self, text: Text, part: Part) -> TokenFile:
         def documents() -> Documents:
@@ -214,14 +213,16 @@ _FEWEST = 3  # tokens: two to predict, and the one before them
 
 
 def _trained(
-    pairs: Sequence[_Pair], tokenizers: Tokenizers, say: cache.Say
+    pairs: Sequence[Pair], tokenizers: Tokenizers, say: cache.Say
 ) -> PreTrainedTokenizerFast:
     """The tokenizer trained on the training parts, from the cache where it is there."""
     first = pairs[0].train
     wish = first.config.tokenizer.vocab_size
+    framed = first.config.train.objective == "masked"
+    train = tokenizers.train_bpe_with_frame if framed else tokenizers.train_bpe
 
     def build(directory: Path) -> dict[str, Any]:
-        parts = [pair.train.part(pair.part) for pair in pairs]
+        parts = [pair.train.part(pair.train_part) for pair in pairs]
         n_bytes = sum(part.n_bytes for part in parts)
         size = tokenizers.auto_vocab_size(n_bytes) if wish == "auto" else wish
         n_read = min(n_bytes, TOKENIZER_BYTES)
@@ -230,10 +231,14 @@ def _trained(
             shares = [max(1, TOKENIZER_BYTES * part.n_bytes // max(1, n_bytes)) for part in parts]
             samples = (part.sample(share) for part, share in zip(parts, shares, strict=True))
             texts = _told(chain.from_iterable(samples), advance)
-            tokenizers.train_bpe(texts, size).save_pretrained(directory)
+            train(texts, size).save_pretrained(directory)
         return {"vocab_size": size, "n_bytes": n_read}
 
-    wanted = [*(pair.train.key(pair.part) for pair in pairs), wish]
+    wanted = [
+        *(pair.train.key(pair.train_part) for pair in pairs),
+        wish,
+        *(["framed"] if framed else []),
+    ]
     entry = cache.open_or_build(f"tokenizer-{cache.key(wanted)}", build, first.watch, say)
     tokenizer = tokenizers.load(str(entry.path))
     say(

@@ -67,3 +67,28 @@ class Text:
     @cached_property
     def _split(self) -> tuple[Documents, Documents]:
         return corpus.split(self._corpus, self.config.data.validation_fraction, self.config.seed)
+
+
+class Pair:
+    """The text of one data set, or of one domain of several: what is learned from, and what is held
+    out."""
+
+    def __init__(self, config: Config, watch: cache.Watch, domain: str = "") -> None:
+        data, named = config.data, f"data.mixture.{domain}." if domain else None
+        self.train = Text(config, "train_files", watch, named and f"{named}files")
+        self.train_part: Part = "all"
+        self.held_out: Text | None = None
+        self.held_out_part: Part = "all"
+        if data.validation_files:
+            name = named and f"{named}validation_files"
+            self.held_out = Text(config, "validation_files", watch, name)
+        elif data.validation_fraction != 0:
+            self.held_out = self.train
+            self.train_part, self.held_out_part = "train", "validation"
+        self.is_learned = not domain or data.mixture[domain].weight != 0
+
+    def close(self) -> None:
+        """Give up what was read."""
+        self.train.close()
+        if self.held_out:
+            self.held_out.close()

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import repeat
 from typing import NamedTuple
 
-from llmkit.config.schema import DataConfig
-from llmkit.data import sources, tables
+from llmkit.config.schema import Config, DataConfig
+from llmkit.data import mixture, sources, tables
 from llmkit.data.cache import Watch
 from llmkit.data.delimited import named_format
 from llmkit.data.documents import pieces
@@ -50,6 +50,28 @@ def survey(data: DataConfig, key: str, column: str | int | None, watch: Watch) -
                     characters += document.characters
                     domain_of_document.append(numbers.setdefault(domain, len(numbers)))
     return Survey(characters, tuple(numbers), domain_of_document)
+
+
+def survey_mixture(config: Config, watch: Watch) -> Survey:
+    """The same for the held-out text of `data.mixture`, whose domains have names."""
+    if config.evaluation.domain_column is not None:
+        raise ConfigError(
+            "the domains are those of data.mixture",
+            where="evaluation.domain_column",
+            next="leave it out, or name other text in data.test_files",
+        )
+    characters, names, domain_of_document = 0, list[str](), array("l")
+    for name, pair in mixture.texts(config, watch).items():
+        if pair.held_out is not None:
+            documents = pair.held_out.part(pair.held_out_part)
+            with watch("counting characters", documents.n_bytes) as advance:
+                for text, _ in documents.pieces():
+                    characters += len(text)
+                    advance(len(text.encode()))
+            domain_of_document.extend([len(names)] * documents.n_documents)
+            names.append(name)
+        pair.close()
+    return Survey(characters, tuple(names), domain_of_document)
 
 
 def _documents(

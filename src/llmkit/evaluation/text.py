@@ -9,7 +9,8 @@ from itertools import combinations
 from typing import Any
 
 from llmkit.config.schema import Config
-from llmkit.data.prepare import tokens_of
+from llmkit.data.mixture import joined
+from llmkit.data.prepare import held_out_domains, tokens_of
 from llmkit.data.tokens import TokenFile
 from llmkit.errors import DataError
 from llmkit.evaluation import masked, perplexity
@@ -19,8 +20,8 @@ from llmkit.evaluation.logits import ChosenLogits
 from llmkit.evaluation.page import page, shown_tokens
 from llmkit.evaluation.stretches import Stretches, byte_lengths, stretches
 from llmkit.evaluation.subject import Subject, check_tokens, protocol
-from llmkit.evaluation.survey import Survey, survey
-from llmkit.evaluation.windows import ScoringProtocol, Windows
+from llmkit.evaluation.survey import Survey, survey, survey_mixture
+from llmkit.evaluation.windows import Places, ScoringProtocol, Windows
 from llmkit.models import load
 from llmkit.models import tokenizer as tokenizers
 
@@ -41,6 +42,8 @@ class Text:
     protocol: ScoringProtocol
     tokens: TokenFile
     stretches: Stretches
+    origins: Places | None = None
+    """Where each domain of a mixture begins."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,10 @@ def measure(
         _text(config, model, how, watch, say) for model, how in zip(models, protocols, strict=True)
     ]
     _check_lost(texts, say)
-    found = survey(config.data, KEY, config.evaluation.domain_column, watch)
+    if is_mixture(config):
+        found = survey_mixture(config, watch)
+    else:
+        found = survey(config.data, KEY, config.evaluation.domain_column, watch)
     return [_measured(config, text, found, processes, watch, say) for text in texts]
 
 
@@ -83,7 +89,7 @@ def result(config: Config, measured: Sequence[Measured]) -> dict[str, Any]:
         ]
     else:
         found |= measured[0].figures
-    if settings.by_domain or settings.domain_column is not None:
+    if settings.by_domain or settings.domain_column is not None or is_mixture(config):
         found["by_domain"] = list(_rows(perplexity.by_domain, measured))
     if settings.by_document:
         found["by_document"] = list(_rows(perplexity.by_document, measured))
@@ -112,10 +118,20 @@ def shaded(measured: Measured) -> str:
     return page(text.subject.name, facts, text.tokens, measured.scores, text.subject.tokenizer)
 
 
+def is_mixture(config: Config) -> bool:
+    """Whether the text is what the domains of `data.mixture` hold out."""
+    return bool(config.data.mixture) and not config.data.test_files
+
+
 def _text(config: Config, model: Subject, how: ScoringProtocol, watch: Watch, say: Say) -> Text:
-    tokens = tokens_of(config, KEY, model.tokenizer, tokenizers, watch, say)
+    origins = None
+    if is_mixture(config):
+        files = held_out_domains(config, model.tokenizer, tokenizers, watch, say)
+        tokens, origins = joined(list(files.values()))
+    else:
+        tokens = tokens_of(config, KEY, model.tokenizer, tokenizers, watch, say)
     check_tokens(model, tokens)
-    return Text(model, how, tokens, stretches(tokens, byte_lengths(model.tokenizer)))
+    return Text(model, how, tokens, stretches(tokens, byte_lengths(model.tokenizer)), origins)
 
 
 def _measured(
@@ -173,7 +189,7 @@ def _rows_of(text: Text) -> Rows:
         mask = text.subject.tokenizer.mask_token_id
         assert mask is not None
         return masked.MaskedRows(text.tokens, text.protocol.window, mask)
-    return CausalRows(Windows(text.tokens, text.protocol))
+    return CausalRows(Windows(text.tokens, text.protocol, text.origins))
 
 
 def _described(text: Text) -> dict[str, Any]:

@@ -85,6 +85,8 @@ class Windows:
 
     tokens: Tokens
     protocol: ScoringProtocol
+    origins: Places | None = None
+    """Places where windows are counted anew, the first of them 0; only there, if not given."""
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -97,7 +99,7 @@ class Windows:
         first_of_text = self._first_window[text]
         before = np.where(text > 0, self._ends[text - 1], 0)
         step = first_of_text + numbers - before
-        origin = begins[text] if self.protocol.documents == "separate" else np.zeros_like(text)
+        origin = self._origins[text]
         stride, length = self.protocol.stride, self._length
         reached = np.where(step == 0, 0, (step - 1) * stride + length)
         start = np.maximum(origin + step * stride, begins[text])
@@ -138,10 +140,20 @@ class Windows:
         begins = self.tokens.starts
         return begins, np.append(begins[1:] - self._two_ids, end)
 
+    @cached_property
+    def _origins(self) -> Places:
+        """[texts], the place from which on the windows of each text are counted."""
+        begins = self._texts[0]
+        if self.protocol.documents == "separate":
+            return begins
+        if self.origins is None:
+            return np.zeros_like(begins)
+        found = np.searchsorted(self.origins, begins, side="right") - 1
+        return np.asarray(self.origins[found])
+
     def _step(self, places: Places) -> Places:
         """The number, in the grid of its text, of the window that scores each place."""
-        if self.protocol.documents == "separate":
-            places = places - self._texts[0]
+        places = places - self._origins
         return -(-np.maximum(places - self._length + 1, 0) // self.protocol.stride)
 
     @cached_property

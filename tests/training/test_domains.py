@@ -1,0 +1,94 @@
+"""Figures by domain are those of each domain alone, and nothing that training sees."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from llmkit.training.domains import ByDomain, names_of_figures, readable, report
+from llmkit.training.tasks import Batch, CausalLanguageModeling
+
+from .conftest import Rows, tiny_model
+
+SIZES = {"a": 5, "b": 8}
+BYTES = {"a": 70, "b": 30}
+
+
+class Mixed(Rows):
+    """Rows of two domains, which each batch tells."""
+
+    def batch(self, rows) -> Batch:
+        domain = np.searchsorted(np.cumsum(list(SIZES.values())), np.asarray(rows), side="right")
+        return {**super().batch(rows), "domain": torch.from_numpy(domain)}
+
+
+def by_domain(examples: Rows) -> ByDomain:
+    parts = {"a": range(5), "b": range(5, 13)}
+    return ByDomain(
+        CausalLanguageModeling(sum(BYTES.values())),
+        {name: CausalLanguageModeling(n_bytes) for name, n_bytes in BYTES.items()},
+        [examples.count(rows) for rows in parts.values()],
+    )
+
+
+@pytest.mark.parametrize("size", [1, 4, 13])
+def test_each_domain_gets_the_figures_that_it_has_alone(size: int) -> None:
+    examples, model = Mixed(13), tiny_model().eval()
+    task = by_domain(examples)
+    totals: dict[str, torch.Tensor] = {}
+    with torch.no_grad():
+        for first in range(0, 13, size):
+            # The last micro-batch is filled up with rows of no prediction.
+            rows = [row if row < 13 else -1 for row in range(first, first + size)]
+            for key, value in task.sums(model, examples.batch(rows)).items():
+                totals[key] = totals.get(key, 0) + value.double()
+    sums = {key: value.numpy() for key, value in totals.items()}
+    found = task.figures(sums, examples.count(range(13)))
+    plain, n_all = Rows(13), 0
+    for rows, (name, n_bytes) in zip((range(5), range(5, 13)), BYTES.items(), strict=True):
+        alone = CausalLanguageModeling(n_bytes)
+        with torch.no_grad():
+            own = {k: v.numpy() for k, v in alone.sums(model, plain.batch(rows)).items()}
+        expected = alone.figures(own, plain.count(rows))
+        n_all += plain.count(rows)
+        for figure, value in expected.items():
+            assert found[f"{figure}/{name}"] == pytest.approx(value, rel=1e-5)
+    counts = [examples.count(range(5)), examples.count(range(5, 13))]
+    mean = np.average([found["loss/a"], found["loss/b"]], weights=counts)
+    assert found["loss"] == pytest.approx(mean)
+    assert list(found) == names_of_figures(["loss", "perplexity", "bits_per_byte"], ["a", "b"])
+
+
+def test_training_is_as_it_is_without_domains() -> None:
+    examples, model = Rows(13), tiny_model()
+    task = by_domain(examples)
+    batch = examples.batch(range(13))
+    sums = task.sums(model, batch)
+    assert torch.equal(sums["objective"], task.whole.sums(model, batch)["objective"])
+    assert sums["loss"].ndim == 0
+    assert task.weight(examples, range(13)) == examples.count(range(13))
+
+
+def test_the_report_tells_change_only_where_the_run_began_with_a_measurement(
+    tmp_path: Path,
+) -> None:
+    lines = [
+        {"step": 0, "validation_loss": 3.0, "validation_loss/a": 2.0, "validation_loss/b": 4.0},
+        {"step": 5, "train_loss": 3.0, "epochs/a": 0.5, "epochs/b": 0.0},
+        {"step": 5, "validation_loss": 2.5, "validation_loss/a": 1.5, "validation_loss/b": 4.5},
+    ]
+    figures = {"step": 5, "validation": {"loss": 2.5, "loss/a": 1.5, "loss/b": 4.5}}
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = report({"a": 1.0, "b": 0.0}, figures, tmp_path)
+    assert found["a"] == {"share": 1.0, "epochs": 0.5, "before": {"loss": 2.0},
+                          "after": {"loss": 1.5}, "change": {"loss": -0.5}}  # fmt: skip
+    rows = readable({**figures, "domains": found})["domains"]
+    assert [row["result"] for row in rows] == ["gained", "lost"]
+    assert rows[0]["loss"] == "2 -> 1.5 (-25.0%)"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines[1:]))
+    assert set(report({"a": 1.0, "b": 0.0}, figures, tmp_path)["b"]) == {"share", "epochs", "after"}
