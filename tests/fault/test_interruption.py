@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from . import runs
-from .harness import Server, contents
+from .harness import STRACE, Server, contents, traced
 from .runs import STEPS, Job
 
 KILLS = 4
@@ -79,6 +79,24 @@ def test_a_signal_at_any_moment_is_answered_and_loses_nothing(
         assert ended.code in (0, 130 if number == signal.SIGINT else 75), ended
         assert "Traceback" not in ended.err
         assert max(runs.committed(run), default=0) >= max(before, default=0)
+    ended = trials.run(*job.at(run))
+    assert ended.code == 0, ended.err
+    assert runs.result(run) == reference
+
+
+@pytest.mark.skipif(STRACE is None, reason="needs strace")
+@pytest.mark.parametrize("place", [9, 14, 19])
+def test_a_signal_in_the_middle_of_a_save_lets_it_end_and_saves_once(
+    trials: Server, job: Job, reference: dict[str, str], tmp_path: Path, place: int
+) -> None:
+    """The signal comes with a flush to the disk, of which a checkpoint needs about ten."""
+    run = tmp_path / "run"
+    trial = trials.start(*job.at(run), halted=True)
+    with traced(trial, "-e", f"inject=fsync:signal=SIGTERM:when={place}", "-o", "/dev/null"):
+        ended = trial.end()
+    assert ended.code == 75, ended.err
+    assert "stopped by SIGTERM" in ended.err
+    assert runs.leftovers(run) == []
     ended = trials.run(*job.at(run))
     assert ended.code == 0, ended.err
     assert runs.result(run) == reference
