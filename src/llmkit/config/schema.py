@@ -61,7 +61,7 @@ class ModelConfig(Section):
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
     architecture: str = "auto"
-    """Model type of transformers to build when `name_or_path` is not given; `auto` is `llama` to
+    """Model type of transformers to build when `name_or_path` is not given; `auto` is `qwen3` to
     pretrain and `modernbert` to pretrain with masks and to finetune."""
     config: dict[str, Any] = Field(default_factory=dict)
     """Settings of the transformers config class (`hidden_size`, `num_hidden_layers`, ...); of a
