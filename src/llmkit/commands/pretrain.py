@@ -1,4 +1,4 @@
-"""`llmkit pretrain`: raw text -> causal language model."""
+"""`llmkit pretrain`: raw text -> language model, causal or masked."""
 
 from __future__ import annotations
 
@@ -9,27 +9,23 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from llmkit.config.schema import Config
-from llmkit.data import mixture, order, sources
-from llmkit.data.blocks import Blocks
+from llmkit.data import mixture, sources
 from llmkit.data.mixture import Mixture
 from llmkit.data.prepare import Prepared, data_report, prepare_domains
-from llmkit.errors import DataError
 from llmkit.generation import sampling
-from llmkit.models import build, heads, load, packing
+from llmkit.models import build, load
 from llmkit.models import tokenizer as tokenizers
 from llmkit.reporting.console import Console
-from llmkit.training import auto, domains, recipe, runtime, utilization
+from llmkit.training import auto, domains, masked, objectives, recipe, runtime, utilization
 from llmkit.training import directory as run_directory
 from llmkit.training import run as training
 from llmkit.training.budget import Clock
 from llmkit.training.checkpoint import Checkpoint
+from llmkit.training.masked import MaskedLanguageModeling
 from llmkit.training.runtime import Processes
 from llmkit.training.session import Session
 from llmkit.training.signals import stop_signal
-from llmkit.training.tasks import CausalLanguageModeling, Task
-
-FIGURES = ("loss", "perplexity", "bits_per_byte")
-"""What validation says of a language model."""
+from llmkit.training.tasks import Examples
 
 PROMPT = 16
 """Tokens of held-out text that each sample continues."""
@@ -48,9 +44,13 @@ def run(config: Config, console: Console) -> dict[str, Any]:
             console.say(f"model: {type(model).__name__}, {model.num_parameters():,} parameters")
             job = _job(config, settled, data, model, resumed)
             clock = Clock(resumed.state.seconds if resumed else 0.0)
-            look = partial(_samples, job, console)
+            look = partial(_look, job, console)
             session = Session(processes, console, clock, stop)
             figures = training.carry_out(job, session, look)
+            if settled.train.objective == "masked":
+                share = masked.share(job.examples)
+                speed = figures["predictions_per_second"] / share
+                figures["tokens_per_second"] = round(speed, 1)
             if settled.data.mixture and processes.is_main:
                 shares = mixture.shares(settled)
                 figures["domains"] = domains.report(shares, figures, directory)
@@ -69,11 +69,13 @@ def check(config: Config, console: Console) -> dict[str, Any]:
         assert isinstance(size, int)
         shape = _shape(settled, size, special={})
         with torch.device("meta"):
-            parameters = build.causal_model(shape, seed=0).num_parameters()
+            purpose = objectives.of(settled).purpose
+            parameters = build.new_model(shape, 0, purpose).num_parameters()
     return {
         "command": "pretrain",
         "run_dir": str(run_directory.locate(config, "pretrain")),
         "data": report,
+        "objective": settled.train.objective,
         "architecture": shape.model_type,
         "parameters": parameters,
         "vocab_size": size,
@@ -90,14 +92,10 @@ def _job(
     model: PreTrainedModel,
     resumed: Checkpoint | None,
 ) -> training.Job:
-    examples, validation = _examples(config, data, model)
-    linear = heads.is_linear(model)
-
-    def task_of(measured: Blocks | Mixture | None) -> Task:
-        return CausalLanguageModeling(measured.n_bytes if measured else 0, linear)
-
-    task = domains.measured(task_of, validation)
-    rows_of_step = partial(order.rows_of_step, n_examples=len(examples), seed=config.seed)
+    objective = objectives.of(config)
+    examples, validation = _examples(config, data)
+    task = domains.measured(objective.task_of(model, _is_packed(config, data)), validation)
+    rows_of_step = objective.rows_of_step(examples, config.seed)
     progress = None
     if isinstance(examples, Mixture):
         rows_of_step = partial(examples.rows_of_step, seed=config.seed)
@@ -118,7 +116,7 @@ def _job(
         validation=validation,
         validation_task=task,
         resumed=resumed,
-        unit="tokens",
+        unit=objective.unit,
         progress=progress,
         measured_first=bool(config.data.mixture and config.model.name_or_path),
     )
@@ -137,12 +135,14 @@ def _inputs(
     """The config with its data-dependent settings, the data of each domain, and the shape of the
     model: all that can be wrong before weights are made or loaded."""
     settled = _settle(config, processes, console)
+    objective = objectives.of(settled)
     given = _given_tokenizer(settled)
     if given is not None:
-        _check_fit(_shape(settled, len(given), _special_ids(given)), given, config)
+        tokenizers.check_fit(given, _shape(settled, len(given), objective.ids(given)), config)
     data = prepare_domains(settled, given, tokenizers, console.watch, console.say)
     tokenizer = next(iter(data.values())).tokenizer
-    shape = _shape(settled, len(tokenizer), _special_ids(tokenizer))
+    objective.take(tokenizer, settled)
+    shape = _shape(settled, len(tokenizer), objective.ids(tokenizer))
     if settled.data.mixture:
         sizes = {name: len(domain.train.ids) for name, domain in data.items()}
         settled = mixture.settled(settled, sizes)
@@ -165,13 +165,14 @@ def _content(data: dict[str, Prepared]) -> dict[str, str]:
 def _settle(config: Config, processes: Processes, console: Console) -> Config:
     """The config with what `auto` comes to before the data is read; a run that goes on keeps what
     it was begun with, though the machine may be measured otherwise now."""
-    train = auto.pretraining(config.train)
+    config = objectives.settled(config)
+    objective, train = objectives.of(config), auto.pretraining(config.train)
     parts = mixture.configs(config)
     validated = config.data.validation_fraction != 0 or any(
         part.data.validation_files for part in parts.values()
     )
     names = list(config.data.mixture)
-    auto.check_best(train, domains.names_of_figures(FIGURES, names), validated)
+    auto.check_best(train, domains.names_of_figures(objective.figures, names), validated)
     config = config.model_copy(update={"train": train})
     found = [
         source
@@ -179,14 +180,15 @@ def _settle(config: Config, processes: Processes, console: Console) -> Config:
         for source in sources.find(part.data.train_files, _key_of(name))
     ]
     if config.model.name_or_path is not None:
-        return recipe.settle_existing(config)
+        return recipe.settle_existing(config, objective.purpose)
     if (earlier := run_directory.settled(config, "pretrain")) is not None:
         return recipe.settle_again(config, earlier)
     rate = processes.largest([utilization.matrix_rate(processes.device, processes.precision)])[0]
     n_bytes = sum(source.n_bytes for source in found)
     chosen, reason = recipe.choose(n_bytes, train.max_minutes, rate * processes.count)
     console.say(f"auto: {reason}")
-    return recipe.settle_new(config, chosen, tokenizers.auto_vocab_size(n_bytes))
+    vocab_size = tokenizers.auto_vocab_size(n_bytes)
+    return recipe.settle_new(config, chosen, vocab_size, objective.purpose)
 
 
 def _key_of(domain: str) -> str:
@@ -194,31 +196,17 @@ def _key_of(domain: str) -> str:
     return f"data.mixture.{domain}.files" if domain else "data.train_files"
 
 
-def _check_fit(shape: PretrainedConfig, tokenizer: PreTrainedTokenizerFast, config: Config) -> None:
-    """Refuses a tokenizer that gives ids for which the model has no embedding."""
-    if (largest := tokenizers.max_id(tokenizer)) >= shape.vocab_size:
-        raise DataError(
-            f"the tokenizer gives ids up to {largest}, the model has {shape.vocab_size} embeddings",
-            where=f"model {config.model.name_or_path or config.model.architecture}, "
-            f"tokenizer {config.tokenizer.name_or_path}",
-            next="use the tokenizer that belongs to the model: leave tokenizer.name_or_path out",
-        )
-
-
 def _given_tokenizer(config: Config) -> PreTrainedTokenizerFast | None:
     """The tokenizer that is named, or else the named model's own."""
     model = config.model
     if config.tokenizer.name_or_path is not None:
-        return tokenizers.load(config.tokenizer.name_or_path)
-    if model.name_or_path is not None:
-        return tokenizers.load(load.locate(model.name_or_path), model.revision)
-    return None
-
-
-def _special_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
-    names = ("bos_token_id", "eos_token_id", "pad_token_id")
-    ids = {name: getattr(tokenizer, name) for name in names}
-    return {name: id for name, id in ids.items() if id is not None}
+        given = tokenizers.load(config.tokenizer.name_or_path)
+    elif model.name_or_path is not None:
+        given = tokenizers.load(load.locate(model.name_or_path), model.revision)
+    else:
+        return None
+    objectives.of(config).take(given, config)
+    return given
 
 
 def _shape(config: Config, vocab_size: int, special: dict[str, int]) -> PretrainedConfig:
@@ -227,40 +215,52 @@ def _shape(config: Config, vocab_size: int, special: dict[str, int]) -> Pretrain
     assert isinstance(block, int)
     if model.name_or_path is not None:
         return load.load_config(model.name_or_path, model.revision)
-    return build.model_config(model.architecture, model.config, vocab_size, block, special)
+    purpose = objectives.of(config).purpose
+    return build.model_config(model.architecture, model.config, vocab_size, block, special, purpose)
 
 
 def _model(config: Config, shape: PretrainedConfig, resumed: Checkpoint | None) -> PreTrainedModel:
     """The model with the weights that the run begins or goes on with."""
+    purpose = objectives.of(config).purpose
     if resumed is not None:
-        return load.load_causal_model(str(resumed.directory))
+        return load.load_model(purpose.auto, str(resumed.directory))
     if config.model.name_or_path is not None:
-        return load.load_causal_model(config.model.name_or_path, config.model.revision)
-    return build.causal_model(shape, config.seed)
+        return load.load_model(purpose.auto, config.model.name_or_path, config.model.revision)
+    return build.new_model(shape, config.seed, purpose)
 
 
-def _examples(
-    config: Config, data: dict[str, Prepared], model: PreTrainedModel
-) -> tuple[Blocks | Mixture, Blocks | Mixture | None]:
+def _is_packed(config: Config, data: dict[str, Prepared]) -> bool:
+    """Whether there are documents that must be kept apart."""
+    files = [file for each in data.values() for file in (each.train, each.validation) if file]
+    return config.data.isolate_documents and any(len(file.starts) > 1 for file in files)
+
+
+def _examples(config: Config, data: dict[str, Prepared]) -> tuple[Any, Examples | None]:
     """What is trained on, and what is measured; of a mixture, only domains with a weight train."""
-    isolate, block = config.data.isolate_documents, config.data.block_size
-    assert isinstance(block, int)
     shares = {name: share for name, share in mixture.shares(config).items() if share > 0}
     train = {name: data[name].train for name in shares or data}
     held_out = {name: each.validation for name, each in data.items() if each.validation}
-    files = [*train.values(), *held_out.values()]
-    if isolate and any(len(file.starts) > 1 for file in files):
-        packing.check_isolation(model)
-    learned = {name: Blocks(file, block, isolate) for name, file in train.items()}
-    measured = {name: Blocks(file, block, isolate) for name, file in held_out.items()}
+    make = partial(
+        objectives.of(config).examples,
+        config=config,
+        tokenizer=next(iter(data.values())).tokenizer,
+    )
+    learned = {name: make(file, held_out=False) for name, file in train.items()}
+    measured = {name: make(file, held_out=True) for name, file in held_out.items()}
     if config.data.mixture:
         held = Mixture(measured, tells_domain=True) if measured else None
         return Mixture(learned, list(shares.values())), held
     return learned[""], measured.get("")
 
 
-def _samples(job: training.Job, console: Console) -> dict[str, Any]:
-    """A few continuations of held-out text, shown and noted."""
+def _look(job: training.Job, console: Console) -> dict[str, Any]:
+    """A few continuations of held-out text, or a few of its hidden tokens, shown and noted."""
+    if isinstance(job.task, MaskedLanguageModeling):
+        batch = (job.validation or job.examples).batch([0])
+        texts = masked.filled(job.task, job.model, job.tokenizer, batch)
+        for text in texts:
+            console.say(f"  sample [said / hidden]: {text}")
+        return {"samples": texts}
     settings = job.config.generation
     seed = job.config.seed if settings.seed is None else settings.seed
     source: Any = job.validation or job.examples

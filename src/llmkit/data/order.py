@@ -61,6 +61,14 @@ def rows_of_step(
     return rows_of_slots(slots, n_examples, (seed,))
 
 
+def occurrences_of_step(
+    step: int, n_examples: int, global_batch_size: int, seed: int, limit: int | None = None
+) -> NDArray[np.int64]:
+    """The same rows, each plus `n_examples` for every epoch before: no two of a run are alike."""
+    slots = slots_of_step(step, global_batch_size, limit)
+    return slots // n_examples * n_examples + rows_of_slots(slots, n_examples, (seed,))
+
+
 def slots_of_step(step: int, global_batch_size: int, limit: int | None = None) -> NDArray[np.int64]:
     """The slots of a step: the examples of a run are numbered from 0 in the order of their use."""
     first = step * global_batch_size

@@ -177,6 +177,4 @@ def _prepare_masked(subject: Subject) -> None:
             where="tokenizer.name_or_path",
             next="use the tokenizer that the model was trained with",
         )
-    if tokenizer.eos_token_id is None:
-        # What BERT ends a text with is called its separator.
-        tokenizer.eos_token = tokenizer.sep_token
+    tokenizers.set_frame(tokenizer)
