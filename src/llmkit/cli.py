@@ -124,7 +124,7 @@ def finetune(  # noqa: PLR0913 (a command's parameters are its options)
     print_config: PrintConfig = False,
     allow_code: AllowCode = False,
 ) -> Request:
-    """Train a classifier on labelled rows, from a model or from scratch."""
+    """Train a classifier on labelled rows, or a model to respond to prompts."""
     return _request(ctx, csv="data.train_files")
 
 

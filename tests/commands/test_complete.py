@@ -191,6 +191,15 @@ def test_a_run_that_goes_on_or_is_repeated_is_bit_identical(
     assert_same(run, reference)
 
 
+def test_answers_can_be_asked_for_once_the_run_is_done(command, call, tmp_path) -> None:
+    line = changed(command, "train.max_steps=2", "train.num_train_epochs=null")
+    run = tmp_path / "run"
+    assert "answers" not in call(*line, "--output-dir", run)["validation"]
+    again = call(*line, "evaluation.responses=2", "--output-dir", run)
+    assert again["code"] == 0, again["said"]
+    assert again["validation"]["answers"]["examples"] == 2
+
+
 def test_two_processes_give_what_one_gives(reference, command, llmkit, tmp_path) -> None:
     run = tmp_path / "two"
     done = llmkit(*command, "--output-dir", run, "--json", processes=2)
@@ -305,6 +314,7 @@ FINE = TALK % ("assistant", "b")
         ("t.jsonl", FINE + TALK % ("robot", "b"), (), 65, "unknown role 'robot'"),
         ("t.jsonl", FINE + TALK % ("user", "b"), (), 65, "no response to learn"),
         ("t.jsonl", FINE + TALK % ("assistant", " "), (), 65, "t.jsonl row 2"),
+        ("t.jsonl", FINE + TALK.replace("user", "assistant") % ("assistant", "b"), (), 65, "begin"),
         ("t.jsonl", FINE + '{"messages": "hello"}\n', (), 65, "not a list"),
         ("t.jsonl", FINE + '{"messages": [{"role": "user"}]}\n', (), 65, "data row 2"),
         ("t.txt", "one\ntwo\n", (), 65, "no columns"),

@@ -33,7 +33,7 @@ def bpe():
 
 def encoded(own, wish: str, chats, length: int = 1000) -> responses.Responses:
     template, _ = chat.settle(own, wish)
-    return responses.encode(own, [template.parted(each, "row") for each in chats], length)
+    return responses.encode(own, [template.examples(each, "row")[0] for each in chats], length)
 
 
 def test_what_precedes_a_response_is_what_generation_asks_with(bpe) -> None:
@@ -72,6 +72,9 @@ def test_the_cut_is_counted_and_leaves_out_what_has_no_response_left(bpe) -> Non
     assert cut.uncut.tolist() == lengths
     assert cut.left_out == ((0,) if len(prompts.chat_ids(CHATS[0][:1], bpe)) > asked else ())
     assert cut.report()["truncated"] == 2
+    texts = [["the cat", "the dog"], ["the mat " * 9, "the dog"]]
+    both = responses.encode(bpe, texts, 10, rows=[4, 7])
+    assert both.left_out == (7,)
     none = encoded(bpe, "auto", CHATS[1:], asked)
     assert (len(none), none.left_out) == (0, (0,))
 

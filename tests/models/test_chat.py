@@ -35,7 +35,7 @@ def test_a_template_that_is_set_gives_each_response_and_the_end_of_text_to_the_a
     bpe, wish
 ) -> None:
     template, said = chat.settle(bpe, wish)
-    parts = template.parted(TURNS, "row 1")
+    parts = template.examples(TURNS, "row 1")[0]
     assert responses(parts) == ["two<|endoftext|>", " four <|endoftext|>"]
     assert "".join(parts) == bpe.apply_chat_template(list(TURNS), tokenize=False)
     assert template.end_id == bpe.eos_token_id
@@ -44,7 +44,7 @@ def test_a_template_that_is_set_gives_each_response_and_the_end_of_text_to_the_a
 
 def test_what_is_read_is_what_the_model_gets_when_it_is_asked(bpe) -> None:
     template, _ = chat.settle(bpe, "auto")
-    first, said, second, _ = template.parted(TURNS, "row 1")
+    first, said, second, _ = template.examples(TURNS, "row 1")[0]
     before = [
         bpe.apply_chat_template(list(TURNS[:n]), tokenize=False, add_generation_prompt=True)
         for n in (2, 4)
@@ -64,7 +64,7 @@ def test_the_end_of_a_turn_is_the_templates_own_token(bpe) -> None:
     bpe.chat_template = CHATML
     template, said = chat.settle(bpe, "auto")
     assert (template.end, template.tail) == ("<|im_end|>", "\n")
-    parts = template.parted(TURNS[1:], "row 1")
+    parts = template.examples(TURNS[1:], "row 1")[0]
     assert responses(parts) == ["two<|im_end|>", " four <|im_end|>"]
     assert parts[2].startswith("\n<|im_start|>user")
     assert "its own" in said
@@ -76,20 +76,35 @@ def test_a_turn_that_no_token_ends_is_ended_by_the_end_of_text(bpe) -> None:
         "{% if add_generation_prompt %}assistant: {% endif %}"
     )
     template, _ = chat.settle(bpe, "auto")
-    assert responses(template.parted(TURNS, "row 1")) == ["two", " four <|endoftext|>"]
+    assert responses(template.examples(TURNS, "row 1")[0]) == ["two", " four <|endoftext|>"]
 
 
-def test_a_template_that_rewrites_what_was_said_is_refused_by_row(bpe) -> None:
+def test_a_template_that_rewrites_what_was_said_gives_a_text_for_each_response(bpe) -> None:
     bpe.chat_template = (
-        "{% for m in messages %}{{ m.role }}:{% if loop.last or m.role != 'assistant' %}"
-        "{{ m.content }}{% endif %}{{ eos_token }}{% endfor %}"
+        "{% for m in messages %}{{ m.role }}:"
+        "{% if loop.last and m.role == 'assistant' %}(thought){% endif %}"
+        "{{ m.content }}{{ eos_token }}{% endfor %}"
         "{% if add_generation_prompt %}assistant:{% endif %}"
     )
     template, _ = chat.settle(bpe, "auto")
-    with pytest.raises(DataError, match="message 3") as fault:
-        template.parted(TURNS, "chats.jsonl row 7")
+    end = "<|endoftext|>"
+    first = f"system:Be short.{end}user:one?{end}assistant:"
+    assert template.examples(TURNS, "row 1") == [
+        [first, f"(thought)two{end}"],
+        [f"{first}two{end}user:three?{end}assistant:", f"(thought) four {end}"],
+    ]
+    assert len(template.examples(TURNS[:3], "row 1")) == 1
+
+
+def test_a_template_that_asks_for_another_beginning_is_told_by_row(bpe) -> None:
+    bpe.chat_template = (
+        "{% for m in messages %}{{ m.role }}:{{ m.content }}{{ eos_token }}{% endfor %}"
+        "{% if add_generation_prompt and messages|length > 2 %}model:{% endif %}"
+    )
+    template, _ = chat.settle(bpe, "auto")
+    with pytest.raises(DataError, match="as it asks for it") as fault:
+        template.examples(TURNS, "chats.jsonl row 7")
     assert fault.value.where == "chats.jsonl row 7"
-    assert len(template.parted(TURNS[:3], "row 1")) == 2
 
 
 def test_what_a_template_refuses_is_told_by_row(bpe) -> None:
@@ -99,7 +114,7 @@ def test_what_a_template_refuses_is_told_by_row(bpe) -> None:
     )
     template, _ = chat.settle(bpe, "auto")
     with pytest.raises(DataError, match="no system"):
-        template.parted(TURNS, "row 1")
+        template.examples(TURNS, "row 1")
 
 
 def test_a_template_of_a_file_is_used(bpe, tmp_path) -> None:
@@ -107,7 +122,7 @@ def test_a_template_of_a_file_is_used(bpe, tmp_path) -> None:
     path.write_text("{% for m in messages %}[{{ m.content }}]{{ eos_token }}{% endfor %}")
     template, said = chat.settle(bpe, str(path))
     assert str(path) in said
-    assert responses(template.parted(TURNS[1:3], "row 1"))[0].endswith("two]<|endoftext|>")
+    assert responses(template.examples(TURNS[1:3], "row 1")[0])[0].endswith("two]<|endoftext|>")
 
 
 def test_templates_that_cannot_be_used_are_refused(bpe, tmp_path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -140,23 +139,20 @@ def _measured(
     directory = run_directory.locate(inputs.config, COMMAND)
     final = load.load_causal_model(figures["model_dir"]).to(device)
     measured = responses.measure(final, inputs.packs["validation"], console.watch)
-    if inputs.config.evaluation.responses:
-        measured["answers"] = _answered(inputs, final, directory, console)
+    if asked := _answerable(inputs, console):
+        measured["answers"] = _answered(inputs, final, asked, console)
     text = json.dumps({"validation": measured}, ensure_ascii=False, indent=1)
     durable.replace_text(directory / "evaluation.json", text + "\n")
     return {"validation": measured}
 
 
 def _answered(
-    inputs: Inputs, final: PreTrainedModel, directory: Path, console: Console
+    inputs: Inputs, final: PreTrainedModel, asked: Sequence[Conversation], console: Console
 ) -> dict[str, Any]:
     """The figures of what the model itself responds to held-out prompts; each goes to
     `samples.jsonl`."""
-    config, left_out = inputs.config, set(inputs.encoded["validation"].left_out)
-    settings = config.generation
+    config, settings = inputs.config, inputs.config.generation
     seed = config.seed if settings.seed is None else settings.seed
-    whole = [each for row, each in enumerate(inputs.data.validation) if row not in left_out]
-    asked = whole[: config.evaluation.responses]
     desk = Desk(final, inputs.tokenizer, settings)
     with console.watch("responding", len(asked)) as advance:
         texts = answers.write(desk, _messages(asked), seed, advance, console.on_tick)
@@ -165,9 +161,28 @@ def _answered(
         prompts=[each.contents[-2] for each in asked],
         places=[(each.path, each.number) for each in asked],
     )
+    directory = run_directory.locate(config, COMMAND)
     outputs.write_lines(directory / "samples.jsonl", references.samples(pairs, texts))
     protocol = {"words": references.WORDS, "generation": settings.model_dump(mode="json")}
     return {**references.score(texts, pairs.references, config.seed), "protocol": protocol}
+
+
+def _answerable(inputs: Inputs, console: Console) -> list[Conversation]:
+    """The first held-out conversations whose last prompt the model can read as a whole."""
+    length, held_out = inputs.config.data.max_length, inputs.data.validation
+    assert isinstance(length, int)
+    asked: list[Conversation] = []
+    too_long = 0
+    for each, messages in zip(held_out, _messages(held_out), strict=True):
+        if len(asked) == inputs.config.evaluation.responses:
+            break
+        if len(prompts.chat_ids(messages[:-1], inputs.tokenizer)) < length:
+            asked.append(each)
+        else:
+            too_long += 1
+    if too_long:
+        console.warn(f"{too_long:,} held-out prompts are too long to be answered, and passed over")
+    return asked
 
 
 def _messages(some: Sequence[Conversation]) -> list[list[dict[str, str]]]:

@@ -197,6 +197,7 @@ _ON_WITH_STEPS = "leave it out: a number of steps is enough, such as `{}: 100`"
 _DEVICE = "leave it out: llmkit uses the devices that it sees; CUDA_VISIBLE_DEVICES hides some"
 _LAUNCH = "leave it out: start with `torchrun` or `accelerate launch -m llmkit`, which set it"
 _ADAPTER = "leave it out: `model.lora.r: 8` trains low-rank updates, and only they are"
+_RESPONSES = "leave it out: `train.objective: completion` learns responses only"
 _QUANTIZED = "leave it out: weights are trained in fp32"
 _WANDB = "leave it out: write `report_to: wandb` and set WANDB_PROJECT or WANDB_NAME"
 
@@ -254,7 +255,10 @@ ABSENT = {
     "max_train_samples": "write `train.max_steps` to train on less",
     "max_eval_samples": "write `data.validation_fraction` to hold out less",
     "plot_loss": "leave it out: the curve is always drawn, as `loss.png`",
-    "template": "leave it out: raw text has no template",
+    "template": "write `tokenizer.chat_template`: a Jinja file, `plain`, or `auto`",
+    **dict.fromkeys(
+        ("train_on_inputs", "train_on_prompt", "mask_prompt", "completion_only_loss"), _RESPONSES
+    ),
 }
 """A name of theirs that has no key here, and why it needs none."""
 

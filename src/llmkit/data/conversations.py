@@ -108,6 +108,13 @@ def _messages(value: Any, where: str) -> tuple[Message, ...]:
             next='each message is {"role": "user", "content": "..."}',
         )
     messages = tuple(_message(each, number, where) for number, each in enumerate(value, 1))
+    first = next((each.role for each in messages if each.role != SYSTEM), SYSTEM)
+    if first != USER:
+        raise DataError(
+            "the conversation does not begin with the user: there is nothing to respond to",
+            where=where,
+            next="begin it with the user's message, or take the row out",
+        )
     if messages[-1].role != ASSISTANT:
         raise DataError(
             f"the last message is the {messages[-1].role}'s: there is no response to learn",

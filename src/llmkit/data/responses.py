@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from llmkit.data.examples import length_report
 
-_CONVERSATIONS_AT_ONCE = 1024
+_TEXTS_AT_ONCE = 1024
 
 Parts = Sequence[str]
 """The text of a conversation, parted in turn into what the assistant reads and what it says."""
@@ -32,11 +32,11 @@ class Responses:
     starts: NDArray[np.int64]
     """[conversations + 1]"""
     uncut: NDArray[np.int64]
-    """[rows], tokens of each conversation that was given, without the cut."""
+    """Tokens of each text that was given, without the cut."""
     left_out: tuple[int, ...]
-    """Rows whose whole response is behind the cut."""
+    """Rows with a response that is behind the cut as a whole."""
     parted: int
-    """Rows in which a token would hold an end of a prompt and the beginning of its response: the
+    """Texts in which a token would hold an end of a prompt and the beginning of its response: the
     two were tokenized apart."""
     max_length: int
 
@@ -68,36 +68,37 @@ class Responses:
 
 def encode(
     tokenizer: PreTrainedTokenizerFast,
-    conversations: Sequence[Parts],
+    texts: Sequence[Parts],
     max_length: int,
+    rows: Sequence[int] | None = None,
     advance: Callable[[int], None] = lambda n_rows: None,
 ) -> Responses:
     """The token ids that a tokenizer gives for conversations, cut after `max_length` of them.
 
-    The ids before a response are those that the model gets to read when it is asked: those of the
-    text up to there.
+    `rows` tells which conversation each text is of, where one may have several. The ids before a
+    response are those that the model gets to read when it is asked: those of the text up to there.
     """
     encoder = _Encoder(tokenizer)
     ids: list[Sequence[int]] = []
     scored: list[NDArray[np.bool_]] = []
     uncut, left_out = [], []
-    for first in range(0, len(conversations), _CONVERSATIONS_AT_ONCE):
-        some = conversations[first : first + _CONVERSATIONS_AT_ONCE]
-        for row, (tokens, bounds) in enumerate(encoder.encode(some), first):
+    for first in range(0, len(texts), _TEXTS_AT_ONCE):
+        some = texts[first : first + _TEXTS_AT_ONCE]
+        for number, (tokens, bounds) in enumerate(encoder.encode(some), first):
             marks = _marks(bounds)[:max_length]
             uncut.append(len(tokens))
             if marks.any():
                 ids.append(tokens[:max_length])
                 scored.append(marks)
             else:
-                left_out.append(row)
+                left_out.append(number if rows is None else rows[number])
         advance(len(some))
     return Responses(
         ids=np.fromiter(chain.from_iterable(ids), dtype=np.int32),
         scored=np.concatenate([*scored, np.zeros(0, np.bool_)]),
         starts=np.cumsum([0, *map(len, ids)], dtype=np.int64),
         uncut=np.array(uncut, dtype=np.int64),
-        left_out=tuple(left_out),
+        left_out=tuple(dict.fromkeys(left_out)),
         parted=encoder.parted,
         max_length=max_length,
     )

@@ -82,7 +82,7 @@ def as_text(value: Any, name: str | int, where: str) -> str:
         raise DataError(
             f"{name!r} of this row is {'null' if value is None else type(value).__name__}, no text",
             where=where,
-            next="name the column of the text with data.text_column, or correct the row",
+            next="name another column, or correct the row",
         )
     if len(value) > LONGEST_LINE:
         raise too_long(where)

@@ -48,30 +48,39 @@ class Template:
         """The id of the token that ends what the assistant says."""
         return int(self.tokenizer.convert_tokens_to_ids(self.end))
 
-    def parted(self, messages: Messages, where: str) -> list[str]:
+    def examples(self, messages: Messages, where: str) -> list[list[str]]:
         """The text of a conversation, parted in turn into what the assistant reads and what it
         says, the token that ends it included.
 
-        Raises DataError where the template refuses the conversation, or writes an earlier turn in
-        another way once more is said, since the assistant would never read it so.
+        One text, or one for each response where the template writes an earlier turn in another way
+        once more is said (some drop its reasoning): a response is learned behind what is read when
+        it is asked for. Raises DataError where the template refuses the conversation.
         """
         whole = self._text(messages, where)
-        parts, done = [], 0
-        for number, message in enumerate(messages, 1):
-            if message["role"] != "assistant":
-                continue
-            before = self._text(messages[: number - 1], where, add_generation_prompt=True)
-            after = whole if number == len(messages) else self._text(messages[:number], where)
-            if not (whole.startswith(after) and after.startswith(before)) or len(before) < done:
-                raise DataError(
-                    f"the chat template does not keep what stands before message {number} as it is",
-                    where=where,
-                    next=f"give a conversation for each response, or another template in {_KEY}",
-                )
-            end = len(after) - len(self.tail) * after.endswith(self.tail)
-            parts += [whole[done : len(before)], whole[len(before) : end]]
+        asked = [n for n, message in enumerate(messages) if message["role"] == "assistant"]
+        before = [self._text(messages[:n], where, add_generation_prompt=True) for n in asked]
+        after = [self._text(messages[: n + 1], where) for n in asked[:-1]] + [whole]
+        if not all(text.startswith(part) for part, text in zip(before, after, strict=True)):
+            raise DataError(
+                "the chat template does not begin a response as it asks for it",
+                where=where,
+                next=f"give another template in {_KEY}",
+            )
+        if all(whole.startswith(text) for text in after):
+            return [self._parts(before, after)]
+        return [self._parts([b], [a]) for b, a in zip(before, after, strict=True)]
+
+    def _parts(self, before: Sequence[str], after: Sequence[str]) -> list[str]:
+        """The parts of the last text in `after`, of which all the others are beginnings."""
+        parts: list[str] = []
+        done = 0
+        for begin, text in zip(map(len, before), after, strict=True):
+            end = len(text) - len(self.tail) * text.endswith(self.tail)
+            parts += [after[-1][done:begin], after[-1][begin:end]]
             done = end
-        return parts if self.ends else [*parts[:-1], parts[-1] + self.end]
+        if not self.ends:
+            parts[-1] += self.end
+        return parts
 
     def _text(self, messages: Messages, where: str, **options: Any) -> str:
         try:
@@ -114,7 +123,7 @@ def _probed(tokenizer: PreTrainedTokenizerFast) -> Template:
     probe = Template(tokenizer, tokenizer.eos_token, "", ends=True)
     messages = ({"role": "user", "content": "?"}, {"role": "assistant", "content": _ANSWER})
     try:
-        [_, answer] = probe.parted(messages, _KEY)
+        [[_, answer]] = probe.examples(messages, _KEY)
     except DataError as fault:
         raise ConfigError(fault.what, where=_KEY, next="give another template") from fault
     _, found, rest = answer.rpartition(_ANSWER)

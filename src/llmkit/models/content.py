@@ -8,6 +8,8 @@ from pathlib import Path
 from llmkit import durable
 from llmkit.models import load
 
+_SUFFIXES = (".safetensors", ".json", ".jinja")
+
 
 def identity(name: str, revision: str | None) -> str:
     """The sha256 of a directory's weights, shapes and tokenizer; for a model of the hub, its name
@@ -16,7 +18,8 @@ def identity(name: str, revision: str | None) -> str:
     if not Path(location).is_dir():
         return f"{location} {revision or ''}".strip()
     whole, directory = hashlib.sha256(), Path(location)
-    for path in sorted([*directory.glob("*.safetensors"), *directory.glob("*.json")]):
+    files = [path for suffix in _SUFFIXES for path in directory.glob(f"*{suffix}")]
+    for path in sorted(files):
         if path.name != durable.MANIFEST:
             with path.open("rb") as file:
                 whole.update(f"{path.name} ".encode())

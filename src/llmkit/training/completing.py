@@ -174,12 +174,14 @@ def _width(encoded: dict[str, Responses], shape: PretrainedConfig) -> int:
 def _encoded(
     some: Sequence[Conversation], template: Template, length: int, console: Console
 ) -> Responses:
-    with console.watch("tokenizing", len(some)) as advance:
-        parted = [
-            template.parted([m._asdict() for m in each.messages], f"{each.path} row {each.number}")
-            for each in some
-        ]
-        return responses.encode(template.tokenizer, parted, length, advance)
+    parted, rows = [], []
+    for row, each in enumerate(some):
+        messages = [message._asdict() for message in each.messages]
+        texts = template.examples(messages, f"{each.path} row {each.number}")
+        parted += texts
+        rows += [row] * len(texts)
+    with console.watch("tokenizing", len(parted)) as advance:
+        return responses.encode(template.tokenizer, parted, length, rows, advance)
 
 
 def _report(data: Chats, encoded: dict[str, Responses], console: Console) -> None:

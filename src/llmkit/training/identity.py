@@ -18,16 +18,17 @@ FREE = {
     "train.max_nonfinite_steps", "train.loss_spike", "train.plan",
     "train.ddp_timeout",
 }  # fmt: skip
-"""Keys that may change when a run goes on; `generation.*` too, and files, whose content counts."""
+"""Keys that may change when a run goes on; so may what is done with its model (`generation.*`,
+`evaluation.*`, `predict.*`), and files, whose content counts."""
 
 
 def keys(config: Config) -> dict[str, Any]:
     """The keys of a config that must stay as they are while a run goes on."""
-    free = ("_files", ".files")
+    sections, files = ("generation.", "evaluation.", "predict."), ("_files", ".files")
     found = {
         key: value
         for key, value in dotted(config.model_dump(mode="json")).items()
-        if key not in FREE and not key.startswith("generation.") and not key.endswith(free)
+        if key not in FREE and not key.startswith(sections) and not key.endswith(files)
     }
     if config.model.code is not None:
         code = Path(config.model.code).expanduser().read_bytes()
