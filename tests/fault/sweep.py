@@ -2,6 +2,7 @@
 
 Runs of pretrain and finetune are killed at random moments, again and again until they are done;
 saves are killed, or an error given, at each of their system calls; bits of checkpoints are flipped.
+Two processes share the work.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path
 
 from llmkit.training import checkpoint
@@ -37,6 +40,12 @@ class Figures:
     injected: Counter[str] = field(default_factory=Counter)
     lost: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
+
+    def add(self, other: Figures) -> None:
+        """Takes in the figures of another part."""
+        self.injected += other.injected
+        self.lost += other.lost
+        self.wrong += other.wrong
 
     def line(self, seconds: float) -> str:
         """All of it in one line."""
@@ -132,6 +141,22 @@ class Sweep:
             shutil.rmtree(made.directory)
 
 
+def part(name: str, asked: argparse.Namespace) -> Figures:
+    """One part of the sweep: the kills of one command, or the faults of saves."""
+    figures = Figures()
+    with tempfile.TemporaryDirectory(prefix="llmkit-faults-") as directory:
+        trials = Server(Path(directory))
+        sweep = Sweep(trials, Path(directory), random.Random(f"{asked.seed} {name}"), figures)
+        if name == "saves":
+            sweep.flips(asked.flips)
+            if STRACE:
+                sweep.saves(asked.calls)
+        else:
+            sweep.kills(runs.make_jobs(Path(directory))[name], asked.kills // 2)
+        trials.close()
+    return figures
+
+
 def main() -> None:
     """Runs the sweep and prints its line; ends with 1 where anything was lost or wrong."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -140,23 +165,16 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=10**6, help="places of a system call (all)")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
-    began, figures = time.monotonic(), Figures()
-    with tempfile.TemporaryDirectory(prefix="llmkit-faults-") as directory:
-        trials = Server(Path(directory))
-        sweep = Sweep(trials, Path(directory), random.Random(asked.seed), figures)
-        jobs = runs.make_jobs(Path(directory))
-        for job in jobs.values():
-            sweep.kills(job, asked.kills // len(jobs))
-        sweep.flips(asked.flips)
-        if STRACE:
-            sweep.saves(asked.calls)
-        else:
-            print("no strace here: no faults of system calls", file=sys.stderr)
-        trials.close()
-    for failure in (*figures.lost, *figures.wrong):
+    if not STRACE:
+        print("no strace here: no faults of system calls", file=sys.stderr)
+    began, whole = time.monotonic(), Figures()
+    with ProcessPoolExecutor(2) as pool:
+        for figures in pool.map(part, ("saves", "finetune", "pretrain"), repeat(asked)):
+            whole.add(figures)
+    for failure in (*whole.lost, *whole.wrong):
         print(failure, file=sys.stderr)
-    print(figures.line(time.monotonic() - began))
-    sys.exit(bool(figures.lost or figures.wrong))
+    print(whole.line(time.monotonic() - began))
+    sys.exit(bool(whole.lost or whole.wrong))
 
 
 if __name__ == "__main__":
