@@ -146,7 +146,7 @@ def test_nothing_dangerous_is_written(pattern: str) -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)
 def test_every_config_that_we_ship_loads(path: Path) -> None:
     assert path.read_text().startswith("# yaml-language-server: $schema=schema.json\n")
-    assert load(path.stem, path, []).config
+    assert load(path.stem.partition("-")[0], path, []).config
 
 
 def test_the_schema_for_editors_is_fresh() -> None:

@@ -173,6 +173,22 @@ def test_packed_documents_give_what_each_gives_alone(position: str) -> None:
 
 
 @pytest.mark.parametrize("position", POSITIONS)
+def test_dropout_keeps_packed_documents_apart(position: str) -> None:
+    dropout = {"hidden_dropout": 0.2, "attention_dropout": 0.2}
+    model = causal(position_embedding=position, **dropout).train()
+    places = torch.cat([torch.arange(9), torch.arange(LENGTH - 9)]).expand(2, -1)
+    x = model.get_input_embeddings()(tokens()).detach().requires_grad_()
+    logits = model(inputs_embeds=x, position_ids=places, use_cache=False).logits
+    logits[:, 9:].square().sum().backward()
+    assert x.grad is not None
+    assert not x.grad[:, :9].any()
+    assert x.grad[:, 9:].isfinite().all()
+    assert x.grad[:, 9:].any()
+    again = model(inputs_embeds=x, position_ids=places, use_cache=False).logits
+    assert far(again, logits) > 1e-2
+
+
+@pytest.mark.parametrize("position", POSITIONS)
 def test_cached_steps_give_what_the_whole_text_gives(position: str) -> None:
     model, ids = causal(position_embedding=position), tokens()
     cache, logits = DynamicCache(), []

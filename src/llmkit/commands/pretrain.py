@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PretrainedConfig, PreTrainedModel
 
 from llmkit.config.schema import Config
 from llmkit.data import mixture, sources
@@ -63,7 +63,7 @@ def check(config: Config, console: Console) -> dict[str, Any]:
     run_directory.check(config, "pretrain")
     with _processes(config) as processes:
         settled = _settle(config, processes, console)
-        given = _given_tokenizer(settled)
+        given = tokenizers.named(settled)
         report = data_report(settled, console.watch)
         size = len(given) if given else settled.tokenizer.vocab_size
         assert isinstance(size, int)
@@ -136,7 +136,7 @@ def _inputs(
     model: all that can be wrong before weights are made or loaded."""
     settled = _settle(config, processes, console)
     objective = objectives.of(settled)
-    given = _given_tokenizer(settled)
+    given = tokenizers.named(settled)
     if given is not None:
         tokenizers.check_fit(given, _shape(settled, len(given), objective.ids(given)), config)
     data = prepare_domains(settled, given, tokenizers, console.watch, console.say)
@@ -196,19 +196,6 @@ def _key_of(domain: str) -> str:
     return f"data.mixture.{domain}.files" if domain else "data.train_files"
 
 
-def _given_tokenizer(config: Config) -> PreTrainedTokenizerFast | None:
-    """The tokenizer that is named, or else the named model's own."""
-    model = config.model
-    if config.tokenizer.name_or_path is not None:
-        given = tokenizers.load(config.tokenizer.name_or_path)
-    elif model.name_or_path is not None:
-        given = tokenizers.load(load.locate(model.name_or_path), model.revision)
-    else:
-        return None
-    objectives.of(config).take(given, config)
-    return given
-
-
 def _shape(config: Config, vocab_size: int, special: dict[str, int]) -> PretrainedConfig:
     """The transformers config of the model, new or existing."""
     model, block = config.model, config.data.block_size
@@ -249,15 +236,17 @@ def _examples(config: Config, data: dict[str, Prepared]) -> tuple[Any, Examples 
     measured = {name: make(file, held_out=True) for name, file in held_out.items()}
     if config.data.mixture:
         held = Mixture(measured, tells_domain=True) if measured else None
-        return Mixture(learned, list(shares.values())), held
+        occurrences = config.train.objective == "masked"
+        return Mixture(learned, list(shares.values()), occurrences=occurrences), held
     return learned[""], measured.get("")
 
 
 def _look(job: training.Job, console: Console) -> dict[str, Any]:
     """A few continuations of held-out text, or a few of its hidden tokens, shown and noted."""
-    if isinstance(job.task, MaskedLanguageModeling):
+    task = domains.whole(job.task)
+    if isinstance(task, MaskedLanguageModeling):
         batch = (job.validation or job.examples).batch([0])
-        texts = masked.filled(job.task, job.model, job.tokenizer, batch)
+        texts = masked.filled(task, job.model, job.tokenizer, batch)
         for text in texts:
             console.say(f"  sample [said / hidden]: {text}")
         return {"samples": texts}

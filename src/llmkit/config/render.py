@@ -29,7 +29,7 @@ def as_yaml(config: Config, sources: Mapping[str, str] | None = None) -> str:
     return "".join(f"{text:{width}}  {source}".rstrip() + "\n" for text, source in lines)
 
 
-TRAINING = ("model", "tokenizer", "data", "train")
+TRAINING = ("model", "train")
 """The sections of a config that the README shows; the rest is in configs/README.md."""
 
 

@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFas
 
 from llmkit.config.schema import Config
 from llmkit.errors import DataError, HubUnreachable, InputNotFound, Unsafe
+from llmkit.models.load import locate
 
 END_OF_TEXT = "<|endoftext|>"
 """The one special token of a tokenizer that is trained here."""
@@ -129,6 +130,16 @@ def load(name_or_path: str, revision: str | None = None) -> PreTrainedTokenizerF
             next="use a tokenizer that comes as tokenizer.json",
         )
     return tokenizer
+
+
+def named(config: Config) -> PreTrainedTokenizerFast | None:
+    """The tokenizer that a config names, or else the named model's own; None without either."""
+    model = config.model
+    if config.tokenizer.name_or_path is not None:
+        return load(config.tokenizer.name_or_path)
+    if model.name_or_path is not None:
+        return load(locate(model.name_or_path), model.revision)
+    return None
 
 
 def framing(tokenizer: PreTrainedTokenizerFast) -> Framing:

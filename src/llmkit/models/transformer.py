@@ -149,11 +149,13 @@ class FeedForward(nn.Module):
 
 
 class TransformerLayer(GradientCheckpointingLayer):  # type: ignore[misc]
-    """Attention, then feed-forward, each added to what came in (residual, He et al. 2015).
+    """Attention, then feed-forward, each added to what came in: x + f(x) (residual, He et al. 2015,
+    arXiv 1512.03385).
 
     Norm after is the original, Norm(x + f(x)); norm before, x + f(Norm(x)), leaves the residual
     untouched from embedding to head and trains without long warm-up (Xiong et al. 2020, arXiv
-    2002.04745).
+    2002.04745). Dropout of what is added: 0 with probability p, else f(x) / (1 - p) (Srivastava et
+    al. 2014; Vaswani et al. 2017, section 5.4).
     """
 
     def __init__(self, config: TransformerConfig, layer: int) -> None:
@@ -241,6 +243,7 @@ class TransformerModel(TransformerPreTrainedModel):
         """
         if output_attentions:
             raise ValueError("the attention weights are inside torch's kernel and cannot be given")
+        # [batch, length, hidden]: row t of the embedding is the vector of token t.
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         # None where order alone decides, which torch's kernels do faster. It comes before a cache
         # is made, since transformers overlooks packed documents beside one.
@@ -267,15 +270,20 @@ class TransformerModel(TransformerPreTrainedModel):
         )
 
     def _placed(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Rotation | None]:
-        """The embeddings with their positions in them, or else the rotation that tells of these."""
+        """The embeddings with their positions in them, or else the rotation that tells of these.
+
+        Learned, x + P[pos] (Gehring et al. 2017, arXiv 1705.03122); sinusoidal, √hidden x + PE(pos)
+        (Vaswani et al. 2017, sections 3.4 and 3.5); rotary, x, and queries and keys are turned.
+        """
         config, rotation = self.config, None
         if config.position_embedding == "learned":
-            x = x + self.embed_positions(position_ids)
+            x = x + self.embed_positions(position_ids)  # [batch or 1, length, hidden] is added
         elif config.position_embedding == "sinusoidal":
-            # Scaled (section 3.4), for sinusoids are large beside fresh embeddings.
+            # Scaled, for sinusoids are large beside fresh embeddings.
             x = x * math.sqrt(x.shape[-1]) + sinusoids(position_ids, x.shape[-1]).to(x.dtype)
         else:
             head_size = config.hidden_size // config.num_attention_heads
+            # [batch or 1, 1, length, head size / 2]
             angle = angles(position_ids, head_size, config.rope_theta)[:, None]
             rotation = (angle.cos(), angle.sin())
         return self.dropout(x), rotation

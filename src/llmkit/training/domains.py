@@ -67,6 +67,11 @@ def measured(task_of: Callable[[Any], Task], validation: Examples | None) -> Tas
     return ByDomain(whole, {name: task_of(part) for name, part in parts.items()}, counts)
 
 
+def whole(task: Task) -> Task:
+    """The task without its domains."""
+    return task.whole if isinstance(task, ByDomain) else task
+
+
 def names_of_figures(figures: Sequence[str], domains: Sequence[str]) -> list[str]:
     """The names of what validation gives, each figure for each domain too."""
     return [*figures, *(f"{figure}{BY_DOMAIN}{name}" for name in domains for figure in figures)]

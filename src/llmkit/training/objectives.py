@@ -191,12 +191,6 @@ def settled(config: Config) -> Config:
     probability = train.mask_probability
     if chosen == "causal":
         _refuse_masking(config)
-    elif config.data.mixture:
-        raise ConfigError(
-            "a mixture is learned by causal models only",
-            where="data.mixture",
-            next="write data.train_files with all files, or train.objective=causal",
-        )
     elif probability == "auto":
         of_kind = ARCHITECTURE if kind == "auto" else kind
         probability = MODERN.get(of_kind, USUAL_PROBABILITY)
