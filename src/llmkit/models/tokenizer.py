@@ -8,13 +8,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import HfApi
-from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFast
 
 from llmkit.config.schema import Config
 from llmkit.errors import DataError, HubUnreachable, InputNotFound, Unsafe
+from llmkit.models import hub
 from llmkit.models.load import locate
 
 END_OF_TEXT = "<|endoftext|>"
@@ -24,7 +23,6 @@ _VOCABULARIES = ((4_000_000, 2048), (20_000_000, 4096), (200_000_000, 8192))
 _LARGEST_VOCABULARY = 32768
 _BYTES_PER_TOKEN = 64  # less text than this for each token is too little to learn it from
 _SMALLEST_VOCABULARY = 512
-_HUB_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -117,7 +115,7 @@ def load(name_or_path: str, revision: str | None = None) -> PreTrainedTokenizerF
             str(path) if local else name_or_path,
             revision=revision,
             trust_remote_code=False,
-            local_files_only=local or not _hub_answers(name_or_path, revision),
+            local_files_only=local or not hub.answers(name_or_path, revision),
         )
     except BaseException as fault:  # the library raises nearly anything for a file it cannot read
         if isinstance(fault, Exception) or type(fault).__name__ == "PanicException":
@@ -191,20 +189,6 @@ def check_fit(tokenizer: PreTrainedTokenizerFast, shape: PretrainedConfig, confi
             f"tokenizer {config.tokenizer.name_or_path}",
             next="use the tokenizer that belongs to the model: leave tokenizer.name_or_path out",
         )
-
-
-def _hub_answers(name: str, revision: str | None) -> bool:
-    """Whether the hub can be asked for this name; where not, a copy of an earlier run may do.
-
-    One question with a short patience: the library asks many times, for most of a minute.
-    """
-    try:
-        HfApi().model_info(name, revision=revision, timeout=_HUB_SECONDS)
-    except (RepositoryNotFoundError, RevisionNotFoundError):
-        return True  # and what follows says so
-    except Exception:  # the HTTP client has errors of its own, which are no OSError
-        return False
-    return True
 
 
 def _refuse_code(path: Path) -> None:

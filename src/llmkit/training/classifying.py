@@ -49,7 +49,7 @@ def gather(config: Config, console: Console) -> Inputs:
     made or loaded."""
     _check_keys(config)
     config = _with_architecture(config)
-    given = _given_tokenizer(config)
+    given = tokenizers.named(config)
     model = config.model
     if model.name_or_path is not None:
         classifier.existing_config(model.name_or_path, model.revision, model.config)
@@ -123,16 +123,6 @@ def _with_architecture(config: Config) -> Config:
         return config
     chosen = model.model_copy(update={"architecture": ARCHITECTURE})
     return config.model_copy(update={"model": chosen})
-
-
-def _given_tokenizer(config: Config) -> PreTrainedTokenizerFast | None:
-    """The tokenizer that is named, or else the named model's own."""
-    model = config.model
-    if config.tokenizer.name_or_path is not None:
-        return tokenizers.load(config.tokenizer.name_or_path)
-    if model.name_or_path is not None:
-        return tokenizers.load(load.locate(model.name_or_path), model.revision)
-    return None
 
 
 def _trained_tokenizer(config: Config, data: Labelled, console: Console) -> PreTrainedTokenizerFast:

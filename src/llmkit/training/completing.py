@@ -70,7 +70,8 @@ def gather(config: Config, console: Console) -> Inputs:
     name, revision = config.model.name_or_path, config.model.revision
     assert name is not None
     shape = load.causal_config(name, revision)
-    tokenizer = tokenizers.load(config.tokenizer.name_or_path or load.locate(name), revision)
+    tokenizer = tokenizers.named(config)
+    assert tokenizer is not None
     tokenizers.check_fit(tokenizer, shape, config)
     template, said = chat.settle(tokenizer, config.tokenizer.chat_template)
     data = chats.load(config, console.watch, console.say, console.warn)
