@@ -32,7 +32,7 @@ from llmkit.training.record import Record
 from llmkit.training.schedule import Plan, Revision
 from llmkit.training.settings import Settings
 from llmkit.training.signals import StopSignal
-from llmkit.training.tasks import CausalLanguageModeling, Examples, Objective, Task
+from llmkit.training.tasks import CausalLanguageModeling, Examples, Objective, Rows, Task
 
 VOCABULARY, BLOCK, BATCH = 8192, 256, 16
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -104,7 +104,11 @@ def bare(stream: Stream, micro_batch: int) -> Round:
 
 
 def llmkit(
-    stream: Examples, micro_batch: int, task: Task | None = None, compiled: bool = True
+    stream: Examples,
+    micro_batch: int,
+    task: Task | None = None,
+    compiled: bool = True,
+    rows_of_step: Callable[[int], Rows] = lambda step: list(range(BATCH)),
 ) -> Round:
     """The engine as `llmkit pretrain` sets it up."""
     own, task = model().train(), task or CausalLanguageModeling(1, linear_head=True)
@@ -123,7 +127,7 @@ def llmkit(
         objective.compile(dynamic=False)
     work = engine.Work(
         task=task, model=own, objective=objective, distributed=objective, optimizer=optimizer,
-        examples=stream, rows_of_step=lambda step: list(range(BATCH)), validation=None,
+        examples=stream, rows_of_step=rows_of_step, validation=None,
         validation_task=task, settings=settings, processes=processes,
     )  # fmt: skip
     record = Record(

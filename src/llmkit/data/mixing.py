@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
+from functools import cache
 from itertools import count
 
 import numpy as np
@@ -28,7 +29,7 @@ def given(slots: NDArray[np.int64], shares: Sequence[float]) -> NDArray[np.int64
     of the slots, rounded. Slots below 2^32.
     """
     found = np.zeros((len(slots), len(shares)), dtype=np.int64)
-    _deal(slots, _tree(shares), found)
+    _deal(slots, _tree(tuple(shares)), found)
     return found
 
 
@@ -50,8 +51,11 @@ def rows_of_step(
     of a run are alike.
     """
     slots = slots_of_step(step, global_batch_size, limit)
-    before = given(slots, shares)
-    domains = (given(slots + 1, shares) - before).argmax(axis=1)
+    if not len(slots):
+        return slots
+    before = given(np.append(slots, slots[-1] + 1), shares)
+    domains = np.diff(before, axis=0).argmax(axis=1)
+    before = before[:-1]
     starts = np.cumsum([0, *sizes])
     rows = np.empty_like(slots)
     for domain in np.unique(domains).tolist():
@@ -69,7 +73,8 @@ def slots_before(step: int, global_batch_size: int, limit: int | None = None) ->
     return slots if limit is None else min(slots, limit)
 
 
-def _tree(shares: Sequence[float]) -> _Tree:
+@cache
+def _tree(shares: tuple[float, ...]) -> _Tree:
     """The two smallest are joined, again and again (Huffman 1952): the larger a share, the fewer
     roundings."""
     ties = count()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 
 import numpy as np
 from numpy.typing import NDArray
 
 _ROUNDS = 6
+_KEPT = 1 << 18
+"""Examples up to which the whole order of an epoch is kept: a part of it takes longer to ask."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +88,16 @@ def rows_of_slots(
     rows = np.empty_like(positions)
     for epoch in np.unique(epochs).tolist():
         here = epochs == epoch
-        rows[here] = permutation(n_examples, (*key, epoch))(positions[here])
+        if n_examples <= _KEPT:
+            rows[here] = _whole(n_examples, (*key, epoch))[positions[here]]
+        else:
+            rows[here] = permutation(n_examples, (*key, epoch))(positions[here])
     return rows
+
+
+@lru_cache(maxsize=16)
+def _whole(n: int, key: tuple[int, ...]) -> NDArray[np.int64]:
+    return permutation(n, key)(np.arange(n, dtype=np.int64))
 
 
 def scramble(values: NDArray[np.uint64]) -> NDArray[np.uint64]:

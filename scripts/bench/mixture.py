@@ -1,0 +1,75 @@
+"""Training speed on a mixture of three domains beside plain text, all else the same.
+
+The llama of `train.py` (6 layers, 384 wide, vocabulary 8192), blocks of 256, 16 sequences a step;
+rows are drawn as `llmkit pretrain` draws them, from token files of a million random tokens. The
+sides take turns in one process, so that a busy machine is busy for both. Prints one JSON line:
+tokens/s of each side (median over rounds) and the ratio.
+
+    .venv/bin/python scripts/bench/mixture.py [--rounds 9] [--steps 3] [--micro-batch 16]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from functools import partial
+
+import numpy as np
+from train import BATCH, BLOCK, VOCABULARY, Round, llmkit
+
+from llmkit.data import order
+from llmkit.data.blocks import Blocks
+from llmkit.data.mixture import Mixture
+from llmkit.data.tokens import TokenFile
+
+SHARES = {"first": 0.6, "second": 0.3, "third": 0.1}
+TOKENS = 1_000_000
+
+
+def tokens(n: int, seed: int) -> TokenFile:
+    """Random tokens of one document."""
+    ids = np.random.default_rng(seed).integers(0, VOCABULARY, n).astype(np.uint16)
+    start, size = np.zeros(1, np.int64), np.array([4 * n])
+    return TokenFile(
+        ids, start, size, 4 * n, opening=0, closing=0, max_id=VOCABULARY - 1, blank=0,
+        undecodable=0, lost=0.0, fingerprint="",
+    )  # fmt: skip
+
+
+def plain(micro_batch: int) -> Round:
+    """Blocks of one text."""
+    examples = Blocks(tokens(TOKENS, 0), BLOCK)
+    draw = partial(order.rows_of_step, n_examples=len(examples), global_batch_size=BATCH, seed=0)
+    return llmkit(examples, micro_batch, rows_of_step=draw)
+
+
+def mixture(micro_batch: int) -> Round:
+    """Blocks of three domains."""
+    blocks = {name: Blocks(tokens(TOKENS // 3, seed), BLOCK) for seed, name in enumerate(SHARES)}
+    examples = Mixture(blocks, list(SHARES.values()))
+    draw = partial(examples.rows_of_step, global_batch_size=BATCH, seed=0)
+    return llmkit(examples, micro_batch, rows_of_step=draw)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--micro-batch", type=int, default=BATCH)
+    asked = parser.parse_args()
+    sides = {"plain": plain(asked.micro_batch), "mixture": mixture(asked.micro_batch)}
+    for run in sides.values():
+        run(2)
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(asked.rounds):
+        for name, run in sides.items():
+            seconds[name].append(run(asked.steps))
+    n_tokens = asked.steps * BATCH * BLOCK
+    speed = {name: round(n_tokens / statistics.median(took), 1) for name, took in seconds.items()}
+    ratio = round(speed["mixture"] / speed["plain"], 3)
+    print(json.dumps({"tokens_per_second": speed, "mixture_over_plain": ratio, **vars(asked)}))
+
+
+if __name__ == "__main__":
+    main()
