@@ -14,8 +14,11 @@ WITH_COUNTS = 25
 """Classes up to which a confusion matrix has room for its counts."""
 
 
+_OF_DOMAIN = "validation_loss/"
+
+
 def loss_curve(metrics_file: Path, picture: Path, unit: str = "nats per token") -> None:
-    """Draws training and validation loss over the steps into `picture` (PNG)."""
+    """Draws training and validation loss over the steps, that of each domain too, as a PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -33,6 +36,9 @@ def loss_curve(metrics_file: Path, picture: Path, unit: str = "nats per token") 
         step, loss = min(validation, key=lambda point: point[1])
         near = {"xytext": (-4, 8), "textcoords": "offset points", "ha": "right"}
         axes.annotate(f"{loss:.3f}", (step, loss), **near)
+    for name in dict.fromkeys(key for r in measured for key in r if key.startswith(_OF_DOMAIN)):
+        points = [(r["step"], r[name]) for r in measured if r.get(name) is not None]
+        axes.plot(*zip(*points, strict=True), ".-", label=name.removeprefix(_OF_DOMAIN), lw=0.8)
     axes.set(xlabel="step", ylabel=f"loss ({unit})")
     axes.grid(alpha=0.3)
     if train or validation:

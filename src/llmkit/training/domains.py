@@ -95,7 +95,7 @@ def report(
         found[name] = {"share": share, "epochs": done.get(f"epochs{BY_DOMAIN}{name}", 0.0)}
         before, after = _of(name, begun, "validation_"), _of(name, figures["validation"])
         if before:
-            change = {key: value - before[key] for key, value in after.items()}
+            change = {key: value - before[key] for key, value in after.items() if key in before}
             found[name] |= {"before": before, "after": after, "change": change}
         elif after:
             found[name]["after"] = after
@@ -117,16 +117,16 @@ def _row(found: Mapping[str, Any]) -> dict[str, str]:
         if key in before:
             shown = f"{before[key]:.4g} -> {shown} ({after / before[key] - 1:+.1%})"
         row[key] = shown
-    if "change" in found:
-        row["result"] = "gained" if found["change"]["loss"] < 0 else "lost"
+    if (change := found.get("change", {}).get("loss")) is not None:
+        row["result"] = "gained" if change < 0 else "lost"
     return row
 
 
 def _of(domain: str, figures: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """The figures of one domain among those whose name begins with the prefix."""
+    """The figures of one domain, where they are numbers, among those with this prefix."""
     end = f"{BY_DOMAIN}{domain}"
     return {
         name.removeprefix(prefix).removesuffix(end): value
         for name, value in figures.items()
-        if name.startswith(prefix) and name.endswith(end)
+        if name.startswith(prefix) and name.endswith(end) and value is not None
     }
