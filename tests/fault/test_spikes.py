@@ -107,7 +107,7 @@ def test_a_run_that_stops_at_a_spike_goes_on_without_it_when_told(
 
 
 @pytest.mark.parametrize("command", ["pretrain", "finetune"])
-@pytest.mark.parametrize("rate", ["1e30", "3e38"])
+@pytest.mark.parametrize("rate", ["1e20", "1e30"])
 def test_a_rate_that_no_weight_survives_ends_the_run_and_saves_no_number_that_is_none(
     trials: Server, jobs: dict[str, Job], tmp_path: Path, command: str, rate: str
 ) -> None:

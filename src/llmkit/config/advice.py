@@ -67,7 +67,7 @@ def for_value(key: Key, path: KeyPath, value: Any, text: str, writing: Writing) 
         if is_valid(path, candidate):
             return f"write {writing('.'.join(path), dump(candidate))}"
     beyond = isinstance(value, float) and LARGEST < abs(value) < math.inf
-    return f"32-bit arithmetic ends at {LARGEST:g}" if beyond else ""
+    return f"above {LARGEST:g}, 32-bit arithmetic overflows" if beyond else ""
 
 
 def is_valid(path: KeyPath, value: Any) -> bool:

@@ -23,14 +23,14 @@ def tab(value: Any) -> Any:
     return "\t" if value in ("tab", "\\t") else value
 
 
-LARGEST = 3.4e38
-"""About the largest number that fits 32 bits."""
+LARGEST = 1e30
+"""Arithmetic with larger numbers overflows in 32 bits."""
 
 
 def in_reach(value: float) -> float:
-    """The number itself; raises ValueError for one that 32-bit arithmetic does not hold."""
+    """The number itself; raises ValueError for one that 32-bit arithmetic cannot work with."""
     if abs(value) > LARGEST:
-        raise ValueError("it does not fit 32 bits")
+        raise ValueError("it overflows in 32 bits")
     return value
 
 

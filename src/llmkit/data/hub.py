@@ -6,9 +6,13 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from llmkit.errors import ConfigError, DataError, HubUnreachable, InputNotFound, Unsafe
+
+SECONDS = 10.0
+"""How long the hub may take to answer."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ def fingerprint(data: DataSet) -> str:
     from datasets import load_dataset_builder
 
     with _faults(data):
+        _ask(data)
         builder = load_dataset_builder(data.name, data.config)
         return f"{data} {builder.hash} {builder.config_id}"
 
@@ -53,6 +58,19 @@ def rows(data: DataSet) -> Iterator[dict[str, Any]]:
         yield from stream
 
 
+def _ask(data: DataSet) -> None:
+    """Raises ConnectionError where the hub is silent: the library would wait for ever."""
+    from huggingface_hub import HfApi
+
+    if Path(data.name).exists():
+        return
+    try:
+        HfApi().dataset_info(data.name, timeout=SECONDS)
+    except Exception as fault:  # any answer will do; the HTTP client has errors of its own
+        if "Timeout" in type(fault).__name__:
+            raise ConnectionError(f"no answer in {SECONDS:.0f} s") from fault
+
+
 @contextmanager
 def _faults(data: DataSet) -> Iterator[None]:
     """Turn what `datasets` raises into the error that says what to do."""
@@ -62,7 +80,7 @@ def _faults(data: DataSet) -> Iterator[None]:
         raise HubUnreachable(
             f"{data} cannot be reached: {fault}",
             where=str(data),
-            next="check the network; a data set that was loaded before is used without it",
+            next="check the network; HF_HUB_OFFLINE=1 takes a data set that was loaded before",
         ) from fault
     except FileNotFoundError as fault:
         raise InputNotFound(f"{data} does not exist: {fault}", where=str(data)) from fault

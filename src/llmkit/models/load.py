@@ -20,7 +20,7 @@ from transformers import (
 
 from llmkit import durable
 from llmkit.errors import DataError, HubUnreachable, InputNotFound, NoValidCheckpoint, Unsafe
-from llmkit.models import architectures, build
+from llmkit.models import architectures, build, hub
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -239,7 +239,7 @@ def _from_pretrained(auto: Any, name: str, revision: str | None, **options: Any)
             name,
             revision=revision or "main",
             trust_remote_code=False,
-            local_files_only=local,
+            local_files_only=local or not hub.answers(name, revision),
             **options,
         )
     except Exception as error:
