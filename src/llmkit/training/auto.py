@@ -90,7 +90,7 @@ def completing(
         most = max(1, n_packs // STEPS_OF_EPOCH)
         batch = global_batch_size(train, most, tokens_per_pack, hidden_size, device)
         train = train.model_copy(update={"global_batch_size": batch})
-    return finetuning(train, n_packs, hidden_size, "lora" if lora else "all", "loss")
+    return finetuning(train, n_packs, hidden_size, "lora" if lora else "again", "loss")
 
 
 def check_best(train: TrainConfig, figures: Sequence[str], validated: bool) -> None:

@@ -36,8 +36,10 @@ FIGURES = ("loss", "perplexity")
 
 OTHERS = (
     "model.config", "data.test_files", "data.mixture", "data.text_column", "data.label_column",
-    "data.label_separator", "data.label_names", "data.problem_type", "train.freeze",
-    "train.class_weights", "train.label_smoothing_factor",
+    "data.label_separator", "data.label_names", "data.problem_type", "data.allow",
+    "data.isolate_documents", "train.freeze", "train.layer_decay", "train.head_scale",
+    "train.class_weights", "train.label_smoothing_factor", "train.mask_probability",
+    "train.whole_word_masking",
 )  # fmt: skip
 """Keys that mean nothing where responses are learned."""
 

@@ -130,8 +130,10 @@ class Completion(CausalLanguageModeling):
     def _chunked(self, model: Any, inputs: dict[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
         hidden = model.base_model(**inputs, use_cache=False).last_hidden_state  # [n, width, hidden]
         weight = model.get_output_embeddings().weight  # [vocabulary, hidden]
-        scored = targets != IGNORED  # prompts cost no product with the vocabulary
-        loss = linear_cross_entropy(hidden[scored], weight, targets[scored], IGNORED)
+        hidden, targets = hidden.flatten(0, 1), targets.flatten()
+        scored = (targets != IGNORED).nonzero().squeeze(1)  # prompts cost no product
+        chosen = hidden.index_select(0, scored)
+        loss = linear_cross_entropy(chosen, weight, targets[scored], IGNORED)
         return {"objective": loss, "loss": loss}
 
 
