@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,11 @@ import torch
 from llmkit.config.schema import Config
 from llmkit.data.blocks import UNSCORED, Blocks
 from llmkit.data.cache import Watch
-from llmkit.data.mixture import Mixture, configs, weights
+from llmkit.data.domains import configs, weights
+from llmkit.data.masking import MaskedBlocks, Vocabulary
+from llmkit.data.mixture import Mixture
 from llmkit.data.prepare import Prepared, data_report, prepare, prepare_domains
+from llmkit.data.tokens import TokenFile, joined
 from llmkit.errors import ConfigError, DataError, InputNotFound
 from llmkit.models import tokenizer as tokenizers
 
@@ -73,6 +78,53 @@ def test_a_batch_is_that_of_the_domains(prepared) -> None:
         assert torch.equal(batch["position_ids"][place], positions[0])
         assert batch["domain"][place] == int(place in (0, 4))
     assert (batch["targets"][2] == UNSCORED).all()
+
+
+def test_rows_that_count_occurrences_are_those_of_the_domains(prepared) -> None:
+    n_ids = len(prepared["words"].tokenizer)
+    special = np.arange(n_ids) < 1
+    vocabulary = Vocabulary(mask_id=n_ids - 1, pad_id=0, special=special)
+    blocks = {name: MaskedBlocks(domain.train, 16, name == "words", 0.3, vocabulary, "seed")
+              for name, domain in prepared.items()}  # fmt: skip
+    words, poems = blocks.values()
+    mixture = Mixture(blocks, occurrences=True)
+    n, epochs = len(mixture), (0, 3)
+    rows = [epoch * n + row for epoch in epochs for row in (1, len(words), -1 - epoch * n)]
+    batch = mixture.batch(rows)
+    for place, epoch in zip((0, 3), epochs, strict=True):
+        own = words.batch([epoch * len(words) + 1])
+        other = poems.batch([epoch * len(poems)])
+        for name in ("input_ids", "places", "targets"):
+            assert torch.equal(batch[name][place], own[name][0])
+            assert torch.equal(batch[name][place + 1], other[name][0])
+        assert torch.equal(batch["documents"][place], own["documents"][0])
+        inside = other.get("attention_mask", torch.ones(1, 16, dtype=torch.int64))
+        assert torch.equal(batch["documents"][place + 1], inside[0])
+    assert not torch.equal(batch["targets"][0], batch["targets"][3])
+    assert mixture.count(rows) == int((batch["targets"] != UNSCORED).sum())
+
+
+@pytest.mark.parametrize("opening", [None, 1])
+def test_streams_are_joined_as_if_their_documents_were_in_one(prepared, opening) -> None:
+    files = [domain.train for domain in prepared.values()]
+    if opening is not None:  # two ids: an opening one before each document
+        files = [with_opening(file, opening) for file in files]
+    whole, begins = joined(files)
+    assert whole.ids[whole.starts].tolist() == [files[0].opening] * len(whole.starts)
+    assert len(whole.starts) == sum(len(file.starts) for file in files)
+    for file, begin in zip(files, begins, strict=True):
+        assert whole.ids[begin : begin + len(file.ids)].tolist() == file.ids.tolist()
+        assert set(file.starts + begin) <= set(whole.starts)
+    assert len(whole.ids) == sum(len(f.ids) for f in files) - (opening is None)
+
+
+def with_opening(file: TokenFile, opening: int) -> TokenFile:
+    """The same documents with an opening id of their own."""
+    bounds = [*file.starts.tolist(), len(file.ids) - 1]
+    parts = [[opening, *file.ids[a + 1 : b + 1]] for a, b in itertools.pairwise(bounds)]
+    starts = np.cumsum([0, *map(len, parts)])[:-1]
+    ids = np.concatenate(parts).astype(file.ids.dtype)
+    return replace(file, ids=ids, starts=starts, opening=opening)
 
 
 def test_counts_of_all_rows_are_those_of_the_domains(prepared) -> None:

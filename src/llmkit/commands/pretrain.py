@@ -9,14 +9,14 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from llmkit.config.schema import Config
-from llmkit.data import mixture, sources
+from llmkit.data import domains, sources
 from llmkit.data.mixture import Mixture
 from llmkit.data.prepare import Prepared, data_report, prepare_domains
 from llmkit.generation import sampling
 from llmkit.models import build, load
 from llmkit.models import tokenizer as tokenizers
 from llmkit.reporting.console import Console
-from llmkit.training import auto, domains, masked, objectives, recipe, runtime, utilization
+from llmkit.training import auto, by_domain, masked, objectives, recipe, runtime, utilization
 from llmkit.training import directory as run_directory
 from llmkit.training import run as training
 from llmkit.training.budget import Clock
@@ -52,9 +52,9 @@ def run(config: Config, console: Console) -> dict[str, Any]:
                 speed = figures["predictions_per_second"] / share
                 figures["tokens_per_second"] = round(speed, 1)
             if settled.data.mixture and processes.is_main:
-                shares = mixture.shares(settled)
-                figures["domains"] = domains.report(shares, figures, directory)
-                return figures if console.json else domains.readable(figures)
+                shares = domains.shares(settled)
+                figures["domains"] = by_domain.report(shares, figures, directory)
+                return figures if console.json else by_domain.readable(figures)
             return figures
 
 
@@ -94,12 +94,12 @@ def _job(
 ) -> training.Job:
     objective = objectives.of(config)
     examples, validation = _examples(config, data)
-    task = domains.measured(objective.task_of(model, _is_packed(config, data)), validation)
+    task = by_domain.measured(objective.task_of(model, _is_packed(config, data)), validation)
     rows_of_step = objective.rows_of_step(examples, config.seed)
     progress = None
     if isinstance(examples, Mixture):
         rows_of_step = partial(examples.rows_of_step, seed=config.seed)
-        progress = partial(domains.progress, examples)
+        progress = partial(by_domain.progress, examples)
     return training.Job(
         command="pretrain",
         requested=requested,
@@ -145,8 +145,8 @@ def _inputs(
     shape = _shape(settled, len(tokenizer), objective.ids(tokenizer))
     if settled.data.mixture:
         sizes = {name: len(domain.train.ids) for name, domain in data.items()}
-        settled = mixture.settled(settled, sizes)
-        shares = mixture.shares(settled).items()
+        settled = domains.settled(settled, sizes)
+        shares = domains.shares(settled).items()
         console.say("mixture: " + ", ".join(f"{name} {share:.2%}" for name, share in shares))
     return settled, data, shape
 
@@ -167,12 +167,12 @@ def _settle(config: Config, processes: Processes, console: Console) -> Config:
     it was begun with, though the machine may be measured otherwise now."""
     config = objectives.settled(config)
     objective, train = objectives.of(config), auto.pretraining(config.train)
-    parts = mixture.configs(config)
+    parts = domains.configs(config)
     validated = config.data.validation_fraction != 0 or any(
         part.data.validation_files for part in parts.values()
     )
     names = list(config.data.mixture)
-    auto.check_best(train, domains.names_of_figures(objective.figures, names), validated)
+    auto.check_best(train, by_domain.names_of_figures(objective.figures, names), validated)
     config = config.model_copy(update={"train": train})
     found = [
         source
@@ -224,7 +224,7 @@ def _is_packed(config: Config, data: dict[str, Prepared]) -> bool:
 
 def _examples(config: Config, data: dict[str, Prepared]) -> tuple[Any, Examples | None]:
     """What is trained on, and what is measured; of a mixture, only domains with a weight train."""
-    shares = {name: share for name, share in mixture.shares(config).items() if share > 0}
+    shares = {name: share for name, share in domains.shares(config).items() if share > 0}
     train = {name: data[name].train for name in shares or data}
     held_out = {name: each.validation for name, each in data.items() if each.validation}
     make = partial(
@@ -243,7 +243,7 @@ def _examples(config: Config, data: dict[str, Prepared]) -> tuple[Any, Examples 
 
 def _look(job: training.Job, console: Console) -> dict[str, Any]:
     """A few continuations of held-out text, or a few of its hidden tokens, shown and noted."""
-    task = domains.whole(job.task)
+    task = by_domain.whole(job.task)
     if isinstance(task, MaskedLanguageModeling):
         batch = (job.validation or job.examples).batch([0])
         texts = masked.filled(task, job.model, job.tokenizer, batch)

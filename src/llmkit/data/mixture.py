@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
@@ -11,13 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from llmkit.config.mixture import DomainConfig
-from llmkit.config.schema import Config
 from llmkit.data import mixing
-from llmkit.data.cache import Watch, key
-from llmkit.data.text import Pair
 from llmkit.data.tokens import TokenFile
-from llmkit.errors import ConfigError
 
 Rows = Sequence[int] | NDArray[np.int64]
 
@@ -135,88 +130,6 @@ class Mixture:
             own[chosen[places] < 0] = -1
             found.append((domain, torch.from_numpy(places), own))
         return found
-
-
-def configs(config: Config) -> dict[str, Config]:
-    """The config of each domain as if it were the only data, or the config itself, without a name,
-    where there is no mixture. A domain that is only measured needs no more than files to measure.
-
-    Raises ConfigError for a domain that would be neither trained on nor measured.
-    """
-
-    def alone(name: str, domain: DomainConfig) -> Config:
-        held_out = domain.validation_files or config.data.validation_fraction != 0
-        if domain.weight == 0 and not held_out:
-            raise ConfigError(
-                f"the domain {name} would not be used: it has no weight, and nothing is held out",
-                where=f"data.mixture.{name}.weight, data.validation_fraction",
-                next=f"leave it out, give it a weight, or data.mixture.{name}.validation_files",
-            )
-        files = domain.files or (domain.validation_files if domain.weight == 0 else ())
-        own = {"train_files": files, "validation_files": domain.validation_files}
-        return config.model_copy(update={"data": config.data.model_copy(update=own)})
-
-    domains = config.data.mixture
-    return {name: alone(name, domain) for name, domain in domains.items()} or {"": config}
-
-
-def texts(config: Config, watch: Watch) -> dict[str, Pair]:
-    """The text of each domain; of data without a mixture, under no name."""
-    return {name: Pair(own, watch, name) for name, own in configs(config).items()}
-
-
-def joined(files: Sequence[TokenFile]) -> tuple[TokenFile, NDArray[np.int64]]:
-    """Several streams of tokens as one, in memory, and where each begins in it.
-
-    Where one id closes a document and opens the next, it does so between streams too.
-    """
-    shared = int(files[0].opening == files[0].closing)
-    kept = [file.ids[shared if number else 0 :] for number, file in enumerate(files)]
-    begins = np.cumsum([0, *(len(file.ids) - shared for file in files[:-1])])
-    first = files[0]
-    whole = replace(
-        first,
-        ids=np.concatenate(kept),
-        starts=np.concatenate([f.starts + begin for f, begin in zip(files, begins, strict=True)]),
-        document_bytes=np.concatenate([file.document_bytes for file in files]),
-        n_bytes=sum(file.n_bytes for file in files),
-        max_id=max(file.max_id for file in files),
-        blank=sum(file.blank for file in files),
-        undecodable=sum(file.undecodable for file in files),
-        lost=sum(f.lost * f.n_bytes for f in files) / max(1, sum(f.n_bytes for f in files)),
-        fingerprint=key(*(file.fingerprint for file in files)),
-        path=None,
-    )
-    return whole, begins
-
-
-def weights(
-    domains: Mapping[str, DomainConfig], sizes: Mapping[str, int], temperature: float
-) -> dict[str, float]:
-    """The weight of each domain: as it is given, or tokens ^ (1 / temperature), where `sizes` are
-    tokens (Arivazhagan et al. 2019, arXiv 1907.05019)."""
-    return {
-        name: sizes[name] ** (1 / temperature) if domain.weight == "auto" else domain.weight
-        for name, domain in domains.items()
-    }
-
-
-def settled(config: Config, sizes: Mapping[str, int]) -> Config:
-    """The config with the weights of its domains spelled out; `sizes` are tokens."""
-    data = config.data
-    given = weights(data.mixture, sizes, data.mixture_temperature)
-    domains = {
-        name: domain.model_copy(update={"weight": given[name]})
-        for name, domain in data.mixture.items()
-    }
-    update = {"mixture": domains, "mixture_temperature": 1.0}
-    return config.model_copy(update={"data": data.model_copy(update=update)})
-
-
-def shares(config: Config) -> dict[str, float]:
-    """The share that each domain has of the training examples, once weights are settled."""
-    given = {name: float(domain.weight) for name, domain in config.data.mixture.items()}
-    return {name: weight / sum(given.values()) for name, weight in given.items()}
 
 
 def _implied(name: str, part: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from transformers import PreTrainedTokenizerFast
 
 from llmkit.config.schema import Config, DataConfig
-from llmkit.data import cache, mixture, sources, tokens
+from llmkit.data import cache, domains, sources, tokens
 from llmkit.data.corpus import Documents
 from llmkit.data.documents import pieces
 from llmkit.data.reading import Reading
@@ -75,7 +75,7 @@ def prepare_domains(
 
     Where no tokenizer is given, it learns from the training parts of the domains with a weight.
     """
-    pairs = mixture.texts(config, watch)
+    pairs = domains.texts(config, watch)
     try:
         if tokenizer is None:
             learned = [pair for pair in pairs.values() if pair.is_learned]
@@ -95,7 +95,7 @@ def held_out_domains(
     say: cache.Say,
 ) -> dict[str, TokenFile]:
     """The held-out text of each domain of `data.mixture` that has some; InputNotFound if none."""
-    pairs = mixture.texts(config, watch)
+    pairs = domains.texts(config, watch)
     make = _Maker(tokenizer, tokenizers, watch, say)
     try:
         found = {name: make.held_out(pair) for name, pair in pairs.items()}

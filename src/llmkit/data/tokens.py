@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
@@ -154,6 +154,31 @@ class Encoder:
         decoded = self.opening.decode_batch(ids, skip_special_tokens=True)
         after = sum(map(str.isalnum, chain.from_iterable(decoded)))
         return max(0.0, 1 - after / before) if before else 0.0
+
+
+def joined(files: Sequence[TokenFile]) -> tuple[TokenFile, NDArray[np.int64]]:
+    """Several streams of tokens as one, in memory, and where each begins in it.
+
+    Where one id closes a document and opens the next, it does so between streams too.
+    """
+    shared = int(files[0].opening == files[0].closing)
+    kept = [file.ids[shared if number else 0 :] for number, file in enumerate(files)]
+    begins = np.cumsum([0, *(len(file.ids) - shared for file in files[:-1])])
+    first = files[0]
+    whole = replace(
+        first,
+        ids=np.concatenate(kept),
+        starts=np.concatenate([f.starts + begin for f, begin in zip(files, begins, strict=True)]),
+        document_bytes=np.concatenate([file.document_bytes for file in files]),
+        n_bytes=sum(file.n_bytes for file in files),
+        max_id=max(file.max_id for file in files),
+        blank=sum(file.blank for file in files),
+        undecodable=sum(file.undecodable for file in files),
+        lost=sum(f.lost * f.n_bytes for f in files) / max(1, sum(f.n_bytes for f in files)),
+        fingerprint=cache.key(*(file.fingerprint for file in files)),
+        path=None,
+    )
+    return whole, begins
 
 
 def _backend(settings: dict[str, Any]) -> Tokenizer:

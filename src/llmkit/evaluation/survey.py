@@ -9,7 +9,7 @@ from itertools import repeat
 from typing import NamedTuple
 
 from llmkit.config.schema import Config, DataConfig
-from llmkit.data import mixture, sources, tables
+from llmkit.data import domains, sources, tables
 from llmkit.data.cache import Watch
 from llmkit.data.delimited import named_format
 from llmkit.data.documents import pieces
@@ -61,7 +61,7 @@ def survey_mixture(config: Config, watch: Watch) -> Survey:
             next="leave it out, or name other text in data.test_files",
         )
     characters, names, domain_of_document = 0, list[str](), array("l")
-    for name, pair in mixture.texts(config, watch).items():
+    for name, pair in domains.texts(config, watch).items():
         if pair.held_out is not None:
             documents = pair.held_out.part(pair.held_out_part)
             with watch("counting characters", documents.n_bytes) as advance:

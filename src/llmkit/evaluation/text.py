@@ -9,9 +9,8 @@ from itertools import combinations
 from typing import Any
 
 from llmkit.config.schema import Config
-from llmkit.data.mixture import joined
 from llmkit.data.prepare import held_out_domains, tokens_of
-from llmkit.data.tokens import TokenFile
+from llmkit.data.tokens import TokenFile, joined
 from llmkit.errors import DataError
 from llmkit.evaluation import masked, perplexity
 from llmkit.evaluation.causal import CausalRows

@@ -36,9 +36,11 @@ def loss_curve(metrics_file: Path, picture: Path, unit: str = "nats per token") 
         step, loss = min(validation, key=lambda point: point[1])
         near = {"xytext": (-4, 8), "textcoords": "offset points", "ha": "right"}
         axes.annotate(f"{loss:.3f}", (step, loss), **near)
-    for name in dict.fromkeys(key for r in measured for key in r if key.startswith(_OF_DOMAIN)):
+    names = dict.fromkeys(key for r in measured for key in r if key.startswith(_OF_DOMAIN))
+    for number, name in enumerate(names, 2):  # the first two colours are those above
         points = [(r["step"], r[name]) for r in measured if r.get(name) is not None]
-        axes.plot(*zip(*points, strict=True), ".-", label=name.removeprefix(_OF_DOMAIN), lw=0.8)
+        own = {"label": name.removeprefix(_OF_DOMAIN), "color": f"C{number}", "linewidth": 0.8}
+        axes.plot(*zip(*points, strict=True), ".-", **own)
     axes.set(xlabel="step", ylabel=f"loss ({unit})")
     axes.grid(alpha=0.3)
     if train or validation:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from llmkit.training.domains import ByDomain, names_of_figures, readable, report
+from llmkit.training.by_domain import ByDomain, names_of_figures, readable, report
 from llmkit.training.tasks import Batch, CausalLanguageModeling
 
 from .conftest import Rows, tiny_model
