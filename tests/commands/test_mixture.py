@@ -193,6 +193,22 @@ def test_plain_transformers_reads_the_result(adapted) -> None:
     assert model(**tokenizer("1 + 1", return_tensors="pt")).logits.isfinite().all()
 
 
+def test_hidden_tokens_of_a_mixture_are_learned_and_told_by_domain(
+    llmkit, start, command, tmp_path
+) -> None:
+    masked = ("train.objective=masked", "train.max_steps=12")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert llmkit(*command(whole, *masked)).returncode == 0
+    validated = next(line for line in metrics(whole) if "validation_loss" in line)
+    assert {"validation_accuracy/sums", "validation_loss/words", "epochs/words"} <= validated.keys()
+    process = start(*command(killed, *masked))
+    wait_for_lines(killed / "metrics.jsonl", 2, process)
+    kill(process, signal.SIGKILL)
+    again = llmkit(*command(killed, *masked))
+    assert again.returncode == 0, again.stderr
+    assert same(killed, whole)
+
+
 def test_weights_are_those_of_the_sizes_where_none_are_given(
     llmkit, corpus, sums, tmp_path
 ) -> None:

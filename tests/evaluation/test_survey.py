@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 
 from llmkit.config.load import load
-from llmkit.errors import ConfigError, DataError
-from llmkit.evaluation.survey import survey
+from llmkit.config.schema import Config
+from llmkit.data.prepare import held_out_domains
+from llmkit.errors import ConfigError, DataError, InputNotFound
+from llmkit.evaluation.survey import survey, survey_mixture
+from llmkit.models import tokenizer as tokenizers
 
 
 def data(*paths, **keys):
@@ -35,6 +38,30 @@ def test_a_column_names_the_domains(tmp_path, watch) -> None:
     found = survey(data(path), "test_files", "kind", watch)
     assert found.domains == ("x", "z")
     assert list(found.domain_of_document) == [0, 1, 0]
+
+
+def mixture(files, *overrides: str) -> Config:
+    named = [f"data.mixture.{path.stem}.files={path}" for path in files]
+    return load("evaluate", None, [*named, "data.document=line", *overrides]).config
+
+
+def test_the_domains_of_a_mixture_are_surveyed_by_what_they_hold_out(files, watch) -> None:
+    found = survey_mixture(mixture(files, "data.validation_fraction=0.9"), watch)
+    assert found.domains == ("a", "b")
+    assert 0 < found.characters < len("onetwo 家three")
+    given = mixture(files, f"data.mixture.a.validation_files={files[0]}",
+                    f"data.mixture.b.validation_files={files[1]}")  # fmt: skip
+    whole = survey_mixture(given, watch)
+    assert whole.characters == len("onetwo 家three")
+    assert list(whole.domain_of_document) == [0, 0, 1]
+
+
+def test_a_mixture_has_its_own_domains_and_must_hold_text_out(files, watch) -> None:
+    with pytest.raises(ConfigError, match=r"those of data\.mixture"):
+        survey_mixture(mixture(files, "evaluation.domain_column=kind"), watch)
+    nothing = mixture(files, "data.validation_fraction=0")
+    with pytest.raises(InputNotFound, match="holds text out"):
+        held_out_domains(nothing, tokenizers.train_bpe(["text"], 300), tokenizers, watch, print)
 
 
 def test_a_column_that_is_not_there_is_named(tmp_path, watch) -> None:

@@ -46,7 +46,8 @@ class EvaluationConfig(Section):
     by_document: bool = False
     """A table with a row for each document."""
     by_domain: bool = False
-    """A table with a row for each domain: each file, or each value of `domain_column`."""
+    """A table with a row for each domain: each file, or each value of `domain_column`; those of
+    `data.mixture`, measured on what they hold out where there are no test files, always have it."""
     domain_column: str | Whole | None = None
     """Column of the domain, by name or by number from 0."""
     per_token: str | None = None

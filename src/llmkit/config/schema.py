@@ -172,7 +172,8 @@ class TrainConfig(Section):
     max_steps: Whole | None = None
     """Stop after this many optimizer steps."""
     num_train_epochs: Positive | None = None
-    """Stop after this many passes over the training data; a fraction will do."""
+    """Stop after this many passes over the training data; a fraction will do. Of a mixture, one
+    pass is as many examples as its domains with a weight hold together."""
     max_minutes: Positive | None = None
     """Stop after this many minutes, everything included; the schedule ends with them."""
     plan: tuple[Revision, ...] = Field(default=(), strict=False)
@@ -225,8 +226,8 @@ class TrainConfig(Section):
     save_total_limit: Annotated[int, Field(strict=True, ge=2)] = 2
     """Newest checkpoints kept; the best one is kept besides."""
     metric_for_best_model: str = "auto"
-    """Validation figure that the best checkpoint is best in; `auto` is `f1_macro` for a classifier
-    and `loss` for everything else."""
+    """Validation figure that the best checkpoint is best in, of one domain of a mixture such as
+    `loss/novels`; `auto` is `f1_macro` for a classifier and `loss` for everything else."""
     load_best_model_at_end: bool | Auto = "auto"
     """Whether `final/` is the best checkpoint or the last; `auto` is `true` to finetune, and to
     pretrain for more than one epoch."""
