@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import signal
 from collections.abc import Callable
@@ -97,11 +98,16 @@ class Trial:
         objective = Objective(own, self.model)
 
         def rows(step: int) -> Any:
-            if step + 1 == self.stop_after:
-                self.stop.handle(signal.SIGTERM, None)
             size = {"global_batch_size": BATCH, "lengths": data.lengths, "seed": 0}
             return lengths.rows_of_step(step, **size)
 
+        moves = itertools.count(state.step + 1)
+
+        def moved(*_: Any) -> None:
+            if next(moves) == self.stop_after:
+                self.stop.handle(signal.SIGTERM, None)
+
+        self.named.parts[0].register_step_post_hook(moved)
         work = engine.Work(
             own, self.model, objective, processes.distribute(objective), self.named, data, rows,
             examples(self.kind, 21, seed=9), own, settings, processes,

@@ -19,8 +19,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from llmkit.errors import Diverged
-from llmkit.training import spikes
+from llmkit.training import feed, spikes
 from llmkit.training.checkpoint import State
+from llmkit.training.feed import Input, share
 from llmkit.training.optimizer import NamedOptimizer
 from llmkit.training.record import Record
 from llmkit.training.runtime import Processes, derived_seed
@@ -62,34 +63,35 @@ def train(work: Work, state: State, record: Record, stop: StopSignal, look: Look
     WriteError when the last checkpoint cannot be saved.
     """
     settings = work.settings
-    while True:
-        state, signal_number = _agree(work, state, record, stop)
-        due = _due(state, settings.eval_steps, state.finished, state.evaluated_step)
-        if not signal_number and due:
-            state, signal_number = _validate(work, state, record, stop)
-            if not signal_number and work.processes.is_main:
-                record.looked(state, look())
-        trouble = _trouble(state, settings)
-        must = state.finished or bool(signal_number or trouble) or _is_new_best(state, settings)
-        if _due(state, settings.save_steps, must, 0):
-            record.save(state, must=must)
-        if signal_number:
-            raise stopped_by(signal_number, kept=record.kept())
-        if trouble:
-            what, next_step = trouble
-            kept = f"weights from before that; {record.kept()}"
-            raise Diverged(what, where=f"step {state.step}", kept=kept, next=next_step)
-        if state.finished:
-            return state
-        state = _step(work, state, record)
+    with feed.ahead(
+        work.task, work.examples, work.rows_of_step, settings.micro_batch_size, work.processes
+    ) as input_of:
+        while True:
+            state, signal_number = _agree(work, state, record, stop)
+            due = _due(state, settings.eval_steps, state.finished, state.evaluated_step)
+            if not signal_number and due:
+                state, signal_number = _validate(work, state, record, stop)
+                if not signal_number and work.processes.is_main:
+                    record.looked(state, look())
+            trouble = _trouble(state, settings)
+            must = state.finished or bool(signal_number or trouble) or _is_new_best(state, settings)
+            if _due(state, settings.save_steps, must, 0):
+                record.save(state, must=must)
+            if signal_number:
+                raise stopped_by(signal_number, kept=record.kept())
+            if trouble:
+                what, next_step = trouble
+                kept = f"weights from before that; {record.kept()}"
+                raise Diverged(what, where=f"step {state.step}", kept=kept, next=next_step)
+            if state.finished:
+                return state
+            state = _step(work, state, record, input_of(state.step))
 
 
-def _step(work: Work, state: State, record: Record) -> State:
+def _step(work: Work, state: State, record: Record, given: Input) -> State:
     """One optimizer step."""
-    settings = work.settings
-    rows = work.rows_of_step(state.step)
-    predictions = work.examples.count(rows)
-    summed, grad_norm = _gradients(work, state.step, rows)
+    settings, predictions = work.settings, given.predictions
+    summed, grad_norm = _gradients(work, state.step, given)
     learning_rate = settings.learning_rate * rate(
         state.plan, state.step, settings.lr_scheduler_type, settings.warmup
     )
@@ -100,7 +102,7 @@ def _step(work: Work, state: State, record: Record) -> State:
         record.refused(state)
     spiked = state.spiked_step == state.step
     if spiked:
-        record.spiked(state, loss, limit, rows)
+        record.spiked(state, loss, limit, given.rows)
     if state.nonfinite_steps or (spiked and settings.loss_spike != "warn"):
         work.optimizer.zero_grad()
         return state
@@ -115,15 +117,14 @@ def _step(work: Work, state: State, record: Record) -> State:
     return record.trained(state, learning_rate, grad_norm)
 
 
-def _gradients(work: Work, step: int, rows: Rows) -> tuple[float, float]:
+def _gradients(work: Work, step: int, given: Input) -> tuple[float, float]:
     """Leaves the clipped gradients of a step in the weights; its loss summed over all processes,
     and the norm of the gradients before they were clipped."""
     settings, processes = work.settings, work.processes
-    weight = work.task.weight(work.examples, rows)
-    micro_batches = share(rows, settings.micro_batch_size, processes.rank, processes.count)
+    micro_batches = given.micro_batches
     loss = torch.zeros((), dtype=torch.float64, device=processes.device)
-    for index, micro_rows in enumerate(micro_batches):
-        batch = on_device(work.examples.batch(micro_rows), processes.device)
+    for index, prepared in enumerate(micro_batches):
+        batch = on_device(prepared, processes.device)
         number = processes.rank * len(micro_batches) + index
         torch.manual_seed(derived_seed(settings.seed, "dropout", step, number))
         last = index == len(micro_batches) - 1
@@ -131,7 +132,7 @@ def _gradients(work: Work, step: int, rows: Rows) -> tuple[float, float]:
             sums = work.distributed(batch)
             # Divided by the weight over all processes, and DDP's averaging undone: a mean of means
             # would weigh short batches more.
-            scale = processes.count / (weight or 1.0)
+            scale = processes.count / (given.weight or 1.0)
             (sums["objective"] * scale).backward()
         loss += sums["loss"].detach()
     norm = nn.utils.clip_grad_norm_(
@@ -199,22 +200,6 @@ def measure(
         work.model.train()
     sums = {key: processes.sum(value).cpu().numpy() for key, value in totals.items()}
     return work.validation_task.figures(sums, examples.count(rows))
-
-
-def share(rows: Rows, size: int, rank: int, processes: int) -> list[Rows]:
-    """This process's part of the rows in micro-batches of at most `size`, equally many and equally
-    large on every process.
-
-    A contiguous part; where the rows do not fill it, row -1 stands for an example without
-    predictions, so that no process waits for a micro-batch that another does not have.
-    """
-    part = max(1, math.ceil(len(rows) / processes))
-    size = min(size, part)
-    slots = np.full((processes, math.ceil(part / size) * size), -1, dtype=np.int64)
-    for process in range(processes):
-        own = rows[process * part : (process + 1) * part]
-        slots[process, : len(own)] = own
-    return list(slots[rank].reshape(-1, size))
 
 
 def _agree(work: Work, state: State, record: Record, stop: StopSignal) -> tuple[State, int]:

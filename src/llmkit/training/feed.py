@@ -1,0 +1,74 @@
+"""The input of each step, prepared by a thread while the step before it is computed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from llmkit.training.runtime import Processes
+from llmkit.training.tasks import Batch, Examples, Rows, Task
+
+
+@dataclass(frozen=True)
+class Input:
+    """What one process computes in one step."""
+
+    rows: Rows
+    """Of all processes together."""
+    predictions: int
+    weight: float
+    """What the objective summed over all rows is divided by."""
+    micro_batches: list[Batch]
+
+
+@contextmanager
+def ahead(
+    task: Task,
+    examples: Examples,
+    rows_of_step: Callable[[int], Rows],
+    micro_batch_size: int,
+    processes: Processes,
+) -> Iterator[Callable[[int], Input]]:
+    """Gives the input of a step, and begins with that of the next; what a step is made of is a pure
+    function of its number, so preparing one that never comes changes nothing."""
+    pinned = processes.device.type == "cuda"  # copies from there do not hold up the program
+
+    def prepared(step: int) -> Input:
+        rows = rows_of_step(step)
+        parts = share(rows, micro_batch_size, processes.rank, processes.count)
+        batches = [examples.batch(part) for part in parts]
+        if pinned:
+            batches = [{name: x.pin_memory() for name, x in batch.items()} for batch in batches]
+        weight = task.weight(examples, rows)
+        return Input(rows, examples.count(rows), weight, batches)
+
+    waiting: dict[int, Future[Input]] = {}
+    with ThreadPoolExecutor(1, thread_name_prefix="input") as thread:
+
+        def take(step: int) -> Input:
+            found = waiting.pop(step, None) or thread.submit(prepared, step)
+            waiting[step + 1] = thread.submit(prepared, step + 1)
+            return found.result()
+
+        yield take
+
+
+def share(rows: Rows, size: int, rank: int, processes: int) -> list[Rows]:
+    """This process's part of the rows in micro-batches of at most `size`, equally many and equally
+    large on every process.
+
+    A contiguous part; where the rows do not fill it, row -1 stands for an example without
+    predictions, so that no process waits for a micro-batch that another does not have.
+    """
+    part = max(1, math.ceil(len(rows) / processes))
+    size = min(size, part)
+    slots = np.full((processes, math.ceil(part / size) * size), -1, dtype=np.int64)
+    for process in range(processes):
+        own = rows[process * part : (process + 1) * part]
+        slots[process, : len(own)] = own
+    return list(slots[rank].reshape(-1, size))
