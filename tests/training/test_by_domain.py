@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from llmkit.reporting.console import Console
+from llmkit.reporting.progress import TrainingDisplay
+from llmkit.training import runtime
+from llmkit.training.budget import Clock
 from llmkit.training.by_domain import ByDomain, names_of_figures, readable, report
+from llmkit.training.checkpoint import State
+from llmkit.training.record import Record
+from llmkit.training.schedule import Plan, Revision
+from llmkit.training.settings import Settings
 from llmkit.training.tasks import Batch, CausalLanguageModeling
 
 from .conftest import Rows, tiny_model
@@ -92,3 +101,28 @@ def test_the_report_tells_change_only_where_the_run_began_with_a_measurement(
     assert rows[0]["loss"] == "2 -> 1.5 (-25.0%)"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines[1:]))
     assert set(report({"a": 1.0, "b": 0.0}, figures, tmp_path)["b"]) == {"share", "epochs", "after"}
+
+
+def test_a_run_may_be_remembered_for_one_domain_and_never_for_what_it_began_with(
+    tmp_path: Path,
+) -> None:
+    settings = Settings(
+        seed=0, global_batch_size=1, micro_batch_size=1, learning_rate=1e-2,
+        lr_scheduler_type="linear", warmup=0.0, weight_decay=0.0, max_grad_norm=1.0,
+        max_nonfinite_steps=1, logging_steps=1, eval_steps=1, save_steps=1, save_total_limit=2,
+        metric_for_best_model="loss/a",
+    )  # fmt: skip
+    record = Record(
+        tmp_path, settings, runtime.start("fp32", (), tmp_path),
+        TrainingDisplay(Console(quiet=True), 0, None), Clock(), lambda _: None, dict, {},
+        progress=lambda step: {"epochs/a": step / 2},
+    )  # fmt: skip
+    state = State(step=0, plan=Plan((Revision(0, 9),)), seconds=0.0)
+    best = []
+    for step, (whole, own) in enumerate([(9.0, 1.0), (2.0, 3.0), (3.0, 2.0), (1.0, 2.5)]):
+        state = record.validated(replace(state, step=step), {"loss": whole, "loss/a": own})
+        best.append(state.best_step)
+    assert best == [None, 1, 2, 2]
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epochs/a"] for line in lines] == [0, 0.5, 1, 1.5]
+    assert lines[3]["validation_loss/a"] == 2.5

@@ -118,7 +118,7 @@ def _job(
         resumed=resumed,
         unit=objective.unit,
         progress=progress,
-        measured_first=bool(config.data.mixture and config.model.name_or_path),
+        measured_first=bool(config.data.mixture and config.model.name_or_path and validation),
     )
 
 
