@@ -19,7 +19,14 @@ from pathlib import Path
 
 import torch
 from torch.nn import functional
-from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from llmkit.config.schema import TrainConfig
 from llmkit.reporting.console import Console
@@ -109,9 +116,10 @@ def llmkit(
     task: Task | None = None,
     compiled: bool = True,
     rows_of_step: Callable[[int], Rows] = lambda step: list(range(BATCH)),
+    own: PreTrainedModel | None = None,
 ) -> Round:
     """The engine as `llmkit pretrain` sets it up."""
-    own, task = model().train(), task or CausalLanguageModeling(1, linear_head=True)
+    own, task = (own or model()).train(), task or CausalLanguageModeling(1, linear_head=True)
     directory = Path(tempfile.mkdtemp())
     processes = runtime.start("bf16", (), directory)
     never = 10**9
