@@ -26,7 +26,7 @@ COLOURS = {"sky": "blue", "grass": "green", "snow": "white", "coal": "black"}
 CONFIG = Path(__file__).parents[2] / "configs" / "finetune-completion.yaml"
 SMALL = (
     "train.objective=completion", "train.learning_rate=1e-2", "train.global_batch_size=4",
-    "train.num_train_epochs=6", "train.compile=false", "train.precision=fp32",
+    "train.num_train_epochs=8", "train.compile=false", "train.precision=fp32",
     "data.block_size=128", "generation.max_new_tokens=8", "generation.do_sample=false",
 )  # fmt: skip
 

@@ -9,9 +9,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from llmkit.config.schema import Config
-from llmkit.data import chats
+from llmkit.data import chats, conversations
 from llmkit.errors import DataError
 
 MESSAGES = [
@@ -111,3 +113,34 @@ def test_every_empty_response_is_listed(tmp_path) -> None:
     with pytest.raises(DataError, match="2 rows") as fault:
         load(tmp_path / "t.csv")
     assert "rows 2, 3" in fault.value.where
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.text(max_size=4)
+KEYS = st.sampled_from(["role", "content", "name"]) | st.text(max_size=3)
+ROLES = st.sampled_from([*conversations.ROLES, "tool"])
+VALUES = st.recursive(
+    SCALARS | ROLES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
+    max_leaves=8,
+)
+TALKS = st.lists(st.fixed_dictionaries({"role": ROLES | VALUES, "content": VALUES}), max_size=4)
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(VALUES | TALKS, min_size=1, max_size=3))
+def test_whatever_stands_for_messages_is_read_or_told_by_row(tmp_path, rows) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
+    found, fault = None, None
+    try:
+        found = load(path)
+    except DataError as error:
+        fault = error
+    if found is None:
+        assert fault is not None
+        assert "t.jsonl" in fault.where
+        return
+    assert [len(each.messages) for each in found.train] == [len(row) for row in rows]
+    assert all(each.messages[-1].role == "assistant" for each in found.train)

@@ -137,13 +137,17 @@ def _measured(
     """The finished model, read back from `final/`, on the responses that were held out, and as many
     of its own as are asked for; everything goes to `evaluation.json`."""
     directory = run_directory.locate(inputs.config, COMMAND)
-    final = load.load_causal_model(figures["model_dir"]).to(device)
+    final = load.load_causal_model(figures["model_dir"]).to(device).eval()
     measured = responses.measure(final, inputs.packs["validation"], console.watch)
     if asked := _answerable(inputs, console):
         measured["answers"] = _answered(inputs, final, asked, console)
     text = json.dumps({"validation": measured}, ensure_ascii=False, indent=1)
     durable.replace_text(directory / "evaluation.json", text + "\n")
-    return {"validation": measured}
+    shown = dict(measured)
+    if "answers" in measured:
+        numbers = measured["answers"].items()
+        shown["answers"] = {name: each for name, each in numbers if isinstance(each, int | float)}
+    return {"validation": shown}
 
 
 def _answered(
