@@ -23,6 +23,8 @@ from tests.data.test_blocks import token_file
 
 from .conftest import kill, tiny, wait_for_lines
 
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared data sets")
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
@@ -248,6 +250,19 @@ def test_a_tokenizer_without_a_mask_is_refused(call, corpus, tmp_path) -> None:
     assert done["code"] == 78
     assert "has no mask token" in done["said"]
     assert not (tmp_path / "run").exists()
+
+
+@needs_shared
+def test_a_published_word_piece_tokenizer_serves(call, corpus, tmp_path) -> None:
+    settings = masked(
+        f"tokenizer.name_or_path={SHARED / 'tokenizers' / 'bert-base-uncased'}",
+        "model.architecture=bert", "train.whole_word_masking=true", "train.max_steps=1",
+    )  # fmt: skip
+    settings = [each for each in settings if not each.startswith("tokenizer.vocab_size")]
+    done = call("pretrain", "--text", corpus, *settings, "--output-dir", tmp_path / "run")
+    assert done["code"] == 0, done["said"]
+    saved = AutoTokenizer.from_pretrained(tmp_path / "run" / "final")
+    assert saved("a")["input_ids"] == [101, 1037, 102]
 
 
 def test_a_causal_model_is_not_continued_with_masks(call, corpus, tmp_path) -> None:

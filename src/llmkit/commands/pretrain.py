@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from llmkit.config.schema import Config
 from llmkit.data import domains, sources
@@ -63,7 +63,7 @@ def check(config: Config, console: Console) -> dict[str, Any]:
     run_directory.check(config, "pretrain")
     with _processes(config) as processes:
         settled = _settle(config, processes, console)
-        given = tokenizers.named(settled)
+        given = _given_tokenizer(settled)
         report = data_report(settled, console.watch)
         size = len(given) if given else settled.tokenizer.vocab_size
         assert isinstance(size, int)
@@ -136,7 +136,7 @@ def _inputs(
     model: all that can be wrong before weights are made or loaded."""
     settled = _settle(config, processes, console)
     objective = objectives.of(settled)
-    given = tokenizers.named(settled)
+    given = _given_tokenizer(settled)
     if given is not None:
         tokenizers.check_fit(given, _shape(settled, len(given), objective.ids(given)), config)
     data = prepare_domains(settled, given, tokenizers, console.watch, console.say)
@@ -149,6 +149,14 @@ def _inputs(
         shares = domains.shares(settled).items()
         console.say("mixture: " + ", ".join(f"{name} {share:.2%}" for name, share in shares))
     return settled, data, shape
+
+
+def _given_tokenizer(config: Config) -> PreTrainedTokenizerFast | None:
+    """The tokenizer that is named, or the named model's own, if it does for the objective."""
+    given = tokenizers.named(config)
+    if given is not None:
+        objectives.of(config).take(given, config)
+    return given
 
 
 def _content(data: dict[str, Prepared]) -> dict[str, str]:
