@@ -1,4 +1,4 @@
-"""One server for all fault tests, and the rule that a test leaves no process behind."""
+"""One server for all fault tests, and the rule that a test leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, runs.Job]:
 
 
 @pytest.fixture(autouse=True)
-def no_process_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fails a test that has not ended all that it started."""
+def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fails a test that has not ended all that it started, or that left a temporary file."""
     yield
     if "trials" in request.fixturenames:
         assert request.getfixturevalue("trials").leftovers() == []

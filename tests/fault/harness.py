@@ -119,9 +119,12 @@ class Server:
 
     def __post_init__(self) -> None:
         environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
+        (self.directory / "tmp").mkdir()
+        own = {"LLMKIT_CACHE": "cache", "TMPDIR": "tmp"}
+        places = {name: str(self.directory / place) for name, place in own.items()}
         self.popen = subprocess.Popen(
             [sys.executable, "-m", "tests.fault.server"],
-            env={**environment, **SURROUNDINGS, "LLMKIT_CACHE": str(self.directory / "cache")},
+            env={**environment, **SURROUNDINGS, **places},
             cwd=Path(__file__).parents[2],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -170,12 +173,13 @@ class Server:
         """Ends the server."""
         self.popen.communicate()
 
-    def leftovers(self) -> list[int]:
-        """Ends trials that a test has left under way, and gives their process numbers."""
-        left = [trial.process for trial in self.under_way]
+    def leftovers(self) -> list[str]:
+        """Ends trials that a test has left under way, and names them and their temporary files."""
+        left = [f"process {trial.process}" for trial in self.under_way]
         for trial in list(self.under_way):
             trial.end(signal.SIGKILL)
-        return left
+        made = (path.name for path in (self.directory / "tmp").iterdir())
+        return left + [name for name in made if not name.startswith("torchinductor")]
 
     def _ask(self, request: Mapping[str, Any]) -> Any:
         assert self.popen.stdin is not None

@@ -98,6 +98,7 @@ def _surround(request: dict[str, Any]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.default_int_handler if number == 2 else signal.SIG_DFL)
     os.environ.update(request["environment"])
+    tempfile.tempdir = None  # found anew, where the environment says
     os.chdir(request["directory"])
     os.umask(request["umask"])
     ctypes.CDLL(None).prctl(PR_SET_PTRACER, ANY, 0, 0, 0)

@@ -204,7 +204,7 @@ def from_hub(hub: Path, text: str, run: Path) -> subprocess.CompletedProcess[str
         stdin=terminal,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=280,
         check=False,
     )
 

@@ -156,7 +156,7 @@ def test_a_hub_that_is_silent_or_not_there_is_told_soon(
         ended = subprocess.run(
             [sys.executable, "-m", "llmkit", *command],
             env={**os.environ, **SURROUNDINGS, **own},
-            capture_output=True, text=True, timeout=200, check=False,
+            capture_output=True, text=True, timeout=280, check=False,
         )  # fmt: skip
     assert ended.returncode == 69, ended.stderr
     assert "nobody/nothing" in ended.stderr

@@ -40,7 +40,7 @@ def llmkit(*arguments: object, streams: str = "", **environment: str) -> int:
         env={**os.environ, **SURROUNDINGS, **environment},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        timeout=120,
+        timeout=280,
         check=False,
     ).returncode
 
