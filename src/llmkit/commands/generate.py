@@ -129,7 +129,7 @@ def _write(
     config, streamed = work.config, _is_streamed(work, console)
     desk = loading.desk(config, work.tokenizer, processes.device if processes else None)
     per_prompt = config.generation.num_return_sequences
-    batch = sampling.batch_size(desk.model, config.generation)
+    batch = sampling.batch_size(config.generation)
     window = max(1, WINDOW * batch // per_prompt) * (processes.count if processes else 1)
     first = done // per_prompt // window * window
     told = console.watch("writing", work.n_samples) if results else _untold(console)

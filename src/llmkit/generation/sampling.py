@@ -13,7 +13,7 @@ from llmkit.generation.prompts import Prompt
 from llmkit.generation.sample import Sample
 from llmkit.generation.writer import Desk
 
-CPU_BATCH, ACCELERATOR_BATCH = 16, 64
+AUTO_BATCH = 64
 """Texts written at once where `micro_batch_size` is `auto`: nothing is measured, so that the same
 job has the same batches whenever it goes on."""
 
@@ -31,7 +31,7 @@ def samples(
         yield from _in_beams(desk, asked, tick)
         return
     per_prompt = settings.num_return_sequences if settings.do_sample else 1
-    size = batch_size(desk.model, settings)
+    size = batch_size(settings)
     places = {id(prompt): place for place, prompt in enumerate(asked)}
     early: dict[int, Sample] = {}
     following = 0
@@ -42,11 +42,11 @@ def samples(
             following += 1
 
 
-def batch_size(model: PreTrainedModel, settings: GenerationConfig) -> int:
+def batch_size(settings: GenerationConfig) -> int:
     """The most texts that are written at once."""
     if settings.micro_batch_size != "auto":
         return settings.micro_batch_size
-    return CPU_BATCH if model.device.type == "cpu" else ACCELERATOR_BATCH
+    return AUTO_BATCH
 
 
 def continuations(
