@@ -91,10 +91,12 @@ class Console:
                 print(tables.as_text(figures), end="", flush=True)
 
     @contextmanager
-    def watch(self, label: str, total: int) -> Iterator[Advance]:
-        """Shows how far a piece of work is; what it yields is called with each amount done."""
+    def watch(self, label: str, total: int, ticks: bool = True) -> Iterator[Advance]:
+        """Shows how far a piece of work is; what it yields is called with each amount done, and
+        with `ticks` calls `on_tick`, which may raise."""
+        tick = self.on_tick if ticks else lambda: None
         if self.silent or not self.people.is_terminal:
-            yield self._plain_watch(label, total)
+            yield self._plain_watch(label, total, tick)
             return
         with Progress(
             SpinnerColumn(),
@@ -109,18 +111,18 @@ class Console:
 
             def advance(amount: int) -> None:
                 progress.advance(task, amount)
-                self.on_tick()
+                tick()
 
             yield advance
 
-    def _plain_watch(self, label: str, total: int) -> Advance:
+    def _plain_watch(self, label: str, total: int, tick: Callable[[], None]) -> Advance:
         done, start = 0, time.monotonic()
         spoken = start
 
         def advance(amount: int) -> None:
             nonlocal done, spoken
             done += amount
-            self.on_tick()
+            tick()
             now = time.monotonic()
             if now - spoken >= PLAIN_SECONDS and 0 < done < total:
                 spoken = now

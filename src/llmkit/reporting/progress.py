@@ -44,9 +44,12 @@ class TrainingDisplay:
 
     @contextmanager
     def watch(self, label: str, total: int) -> Iterator[Advance]:
-        """Shows a piece of work between the steps, such as a validation."""
+        """Shows a piece of work between the steps, such as a validation.
+
+        It never raises for a signal as other progress does: the step before it is not saved yet.
+        """
         if self.progress is None:
-            with self.console.watch(label, total) as advance:
+            with self.console.watch(label, total, ticks=False) as advance:
                 yield advance
             return
         progress = self.progress
