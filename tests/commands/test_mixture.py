@@ -134,6 +134,7 @@ def test_two_processes_give_what_one_gives(reference, llmkit, command, tmp_path)
     near(tmp_path / "two", reference)
 
 
+@pytest.mark.slow
 def test_files_may_move_while_a_run_goes_on(reference, llmkit, command, corpus, tmp_path) -> None:
     moved = tmp_path / "moved.txt"
     moved.write_bytes(corpus.read_bytes())
@@ -193,6 +194,7 @@ def test_plain_transformers_reads_the_result(adapted) -> None:
     assert model(**tokenizer("1 + 1", return_tensors="pt")).logits.isfinite().all()
 
 
+@pytest.mark.slow
 def test_hidden_tokens_of_a_mixture_are_learned_and_told_by_domain(
     llmkit, start, command, tmp_path
 ) -> None:

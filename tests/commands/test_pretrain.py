@@ -106,7 +106,9 @@ def test_the_same_command_again_is_bit_identical_and_done_at_once(
     assert same(run, reference)
 
 
-@pytest.mark.parametrize("lines", [1, 4, 9])
+@pytest.mark.parametrize(
+    "lines", [4, *(pytest.param(lines, marks=pytest.mark.slow) for lines in (1, 9))]
+)
 def test_a_killed_run_goes_on_bit_identically(
     reference, llmkit, start, corpus, tmp_path, lines
 ) -> None:
@@ -121,7 +123,12 @@ def test_a_killed_run_goes_on_bit_identically(
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)]
+    ("number", "code"),
+    [
+        (signal.SIGTERM, 75),
+        pytest.param(signal.SIGUSR1, 75, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+    ],
 )
 def test_a_stopped_run_says_so_and_goes_on_bit_identically(
     reference, llmkit, start, corpus, tmp_path, number, code

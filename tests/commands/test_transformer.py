@@ -90,6 +90,7 @@ def test_the_micro_batch_changes_nothing(rotary, llmkit, command, tmp_path) -> N
     near(run_to_end(llmkit, [*line, "train.micro_batch_size=1"]), rotary)
 
 
+@pytest.mark.slow
 def test_two_processes_give_what_one_gives(rotary, llmkit, command, tmp_path) -> None:
     near(run_to_end(llmkit, command(tmp_path / "two", *ROTARY), processes=2), rotary)
 
@@ -101,6 +102,7 @@ def test_it_writes_text(rotary: Path, llmkit: Run) -> None:
     assert len(json.loads(done.stdout)["tokens"]) == 5
 
 
+@pytest.mark.slow
 def test_evaluate_gives_what_validation_gave(rotary, llmkit, command, corpus, tmp_path) -> None:
     held_out = tmp_path / "held-out.txt"
     held_out.write_text("".join(corpus.read_text().splitlines(keepends=True)[:9]))
@@ -113,6 +115,7 @@ def test_evaluate_gives_what_validation_gave(rotary, llmkit, command, corpus, tm
     assert json.loads(done.stdout)["perplexity"] == pytest.approx(validated[-1], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_classifier_is_made_from_it(rotary: Path, llmkit: Run, tmp_path: Path) -> None:
     rows = [f"{word} {number},{word}" for number in range(12) for word in ("cat", "dog")]
     table = tmp_path / "rows.csv"

@@ -142,6 +142,7 @@ def hub(listens: bool) -> Iterator[str]:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["--model", "--text"])
 @pytest.mark.parametrize("listens", [False, True])
 def test_a_hub_that_is_silent_or_not_there_is_told_soon(
