@@ -2,15 +2,19 @@
 
 The same llama (6 layers, 384 wide, vocabulary 8192: 13.8 million parameters), block 256, 16
 sequences a step, bf16, AdamW. The sides take turns in one process, so that a busy machine is busy
-for all. Prints one JSON line: tokens/s of each side (median over rounds) and ratios to llmkit.
+for all. Prints one JSON line: tokens/s of each side (median over rounds) and ratios to llmkit; and
+the most memory that the process held, which means something where one side runs alone, and what
+it held before the first step.
 
     .venv/bin/python scripts/bench/train.py [--rounds 5] [--steps 6] [--sides bare,llmkit,...]
+        [--vocabulary 8192]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import resource
 import statistics
 import tempfile
 import time
@@ -47,10 +51,10 @@ Round = Callable[[int], float]
 """Trains so many steps and returns the seconds that they took."""
 
 
-def model() -> LlamaForCausalLM:
+def model(vocabulary: int = VOCABULARY) -> LlamaForCausalLM:
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=384, intermediate_size=1024, num_hidden_layers=6,
+        vocab_size=vocabulary, hidden_size=384, intermediate_size=1024, num_hidden_layers=6,
         num_attention_heads=6, num_key_value_heads=6, max_position_embeddings=BLOCK,
         tie_word_embeddings=True, bos_token_id=0, eos_token_id=0,
     )  # fmt: skip
@@ -60,8 +64,9 @@ def model() -> LlamaForCausalLM:
 class Stream:
     """Random tokens as examples."""
 
-    def __init__(self) -> None:
-        self.ids = torch.randint(VOCABULARY, (4096, BLOCK + 1))
+    def __init__(self, vocabulary: int = VOCABULARY) -> None:
+        self.vocabulary = vocabulary
+        self.ids = torch.randint(vocabulary, (4096, BLOCK + 1))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -81,7 +86,7 @@ def wait() -> None:
 
 def bare(stream: Stream, micro_batch: int) -> Round:
     """What one would write by hand for this model alone."""
-    own = model()
+    own = model(stream.vocabulary)
     decay = [p for p in own.parameters() if p.ndim >= 2]
     plain = [p for p in own.parameters() if p.ndim < 2]
     groups = [{"params": decay, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}]
@@ -157,7 +162,7 @@ def llmkit(
 
 def trainer(stream: Stream, bf16: bool) -> Round:
     """transformers.Trainer as run_clm.py sets it up."""
-    own = model()
+    own = model(stream.vocabulary)
     rows = [{"input_ids": ids[:-1], "labels": ids[:-1]} for ids in stream.ids]
 
     class Watch(TrainerCallback):
@@ -187,15 +192,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--micro-batch", type=int, default=BATCH)
     parser.add_argument("--sides", default="bare,llmkit,trainer,trainer-bf16")
+    parser.add_argument("--vocabulary", type=int, default=VOCABULARY)
     asked = parser.parse_args()
-    stream = Stream()
+    stream = Stream(asked.vocabulary)
     makers: dict[str, Callable[[], Round]] = {
         "bare": lambda: bare(stream, asked.micro_batch),
-        "llmkit": lambda: llmkit(stream, asked.micro_batch),
+        "llmkit": lambda: llmkit(stream, asked.micro_batch, own=model(asked.vocabulary)),
         "trainer": lambda: trainer(stream, bf16=False),
         "trainer-bf16": lambda: trainer(stream, bf16=True),
     }
     sides = {name: makers[name]() for name in asked.sides.split(",")}
+    idle = peak()
     for run in sides.values():
         run(2)
     seconds: dict[str, list[float]] = {name: [] for name in sides}
@@ -204,8 +211,18 @@ def main() -> None:
             seconds[name].append(run(asked.steps))
     tokens = asked.steps * BATCH * BLOCK
     speed = {name: round(tokens / statistics.median(times), 1) for name, times in seconds.items()}
-    ratios = {name: round(speed["llmkit"] / other, 3) for name, other in speed.items()}
-    print(json.dumps({"tokens_per_second": speed, "llmkit_over": ratios, "seconds": seconds}))
+    ours = speed.get("llmkit", 0.0)
+    ratios = {name: round(ours / other, 3) for name, other in speed.items()}
+    memory = {"idle_bytes": idle, "peak_bytes": peak()}
+    found = {"tokens_per_second": speed, "llmkit_over": ratios, "seconds": seconds, **memory}
+    print(json.dumps(found))
+
+
+def peak() -> int:
+    """The most memory in bytes so far: of the accelerator where there is one."""
+    if DEVICE.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 if __name__ == "__main__":

@@ -93,6 +93,23 @@ def test_plain_transformers_gives_the_reported_loss(reference, corpus, llmkit, t
     assert reported["bits_per_byte"] == pytest.approx(nll / math.log(2) / n_bytes, abs=1e-4)
 
 
+def test_a_run_of_no_steps_gives_the_model_as_it_begins(corpus, llmkit, tmp_path) -> None:
+    run = tmp_path / "run"
+    done = llmkit(
+        "pretrain",
+        "--text",
+        corpus,
+        LINES,
+        *tiny("train.max_steps=0"),
+        "--output-dir",
+        run,
+        "--json",
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["step"] == 0
+    assert AutoModelForCausalLM.from_pretrained(run / "final").num_parameters() > 0
+
+
 def test_the_same_command_again_is_bit_identical_and_done_at_once(
     reference, llmkit, corpus, tmp_path
 ) -> None:

@@ -45,7 +45,11 @@ class JsonLines:
                 os.fsync(file.fileno())
 
     def go_back(self, size: int) -> None:
-        """Forgets all lines after the first `size` bytes: they belong to steps that are redone."""
+        """Forgets all lines after the first `size` bytes: they belong to steps that are redone. The
+        file is there afterwards."""
+        if not self.path.exists():
+            with self._writing():
+                self.path.touch()
         if self.size != size:
             with self._writing():
                 self._cut(size if self.size > size else self._whole_lines())
