@@ -99,7 +99,9 @@ class Trial:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process, signal.SIGKILL)
             raise AssertionError("left a child behind")
-        return Ended(code, self.stdout.read_text(errors="replace"), self.said.decode())
+        # One that was killed as it began has not opened its file.
+        said = self.stdout.read_text(errors="replace") if self.stdout.exists() else ""
+        return Ended(code, said, self.said.decode())
 
     def _read(self, deadline: float) -> bool:
         """Takes in a part of stderr; False at its end or at the deadline."""
