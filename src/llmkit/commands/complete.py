@@ -21,13 +21,12 @@ from llmkit.generation.writer import Desk
 from llmkit.models import build, heads, load, packing
 from llmkit.reporting.console import Console
 from llmkit.reporting.data_report import readable
-from llmkit.training import completing, runtime
+from llmkit.training import completing
 from llmkit.training import directory as run_directory
 from llmkit.training import run as training
 from llmkit.training.budget import Clock
 from llmkit.training.checkpoint import Checkpoint
 from llmkit.training.completing import Inputs
-from llmkit.training.runtime import Processes
 from llmkit.training.session import Session
 from llmkit.training.signals import stop_signal
 from llmkit.training.tasks import Completion
@@ -39,7 +38,7 @@ def run(config: Config, console: Console) -> dict[str, Any]:
     """Trains the model, or goes on training it, measures what it makes of held-out prompts, and
     returns the figures of the run."""
     run_directory.check(config, COMMAND)
-    with stop_signal() as stop, _processes(config) as processes:
+    with stop_signal() as stop, training.start(config, COMMAND) as processes:
         console.on_tick = stop.check
         inputs = completing.gather(config, console)
         with run_directory.opened(config, COMMAND) as directory:
@@ -80,13 +79,6 @@ def check(config: Config, console: Console) -> dict[str, Any]:
         **inputs.data.report,
     }
     return report if console.json else readable(report)
-
-
-def _processes(config: Config) -> Processes:
-    runtime.check_trackers(config.report_to)
-    directory = run_directory.locate(config, COMMAND)
-    train = config.train
-    return runtime.start(train.precision, config.report_to, directory, train.ddp_timeout)
 
 
 def _job(

@@ -21,13 +21,12 @@ from llmkit.models import build, classifier
 from llmkit.reporting import plots
 from llmkit.reporting.console import Console
 from llmkit.reporting.data_report import readable
-from llmkit.training import auto, classifying, runtime
+from llmkit.training import auto, classifying
 from llmkit.training import directory as run_directory
 from llmkit.training import run as training
 from llmkit.training.budget import Clock
 from llmkit.training.checkpoint import Checkpoint
 from llmkit.training.classifying import Inputs
-from llmkit.training.runtime import Processes
 from llmkit.training.session import Session
 from llmkit.training.signals import stop_signal
 from llmkit.training.tasks import Classification, balanced_weights
@@ -39,7 +38,7 @@ def run(config: Config, console: Console) -> dict[str, Any]:
     """Trains the classifier, or goes on training it, measures it beside its baselines, and returns
     the figures of the run."""
     run_directory.check(config, COMMAND)
-    with stop_signal() as stop, _processes(config) as processes:
+    with stop_signal() as stop, training.start(config, COMMAND) as processes:
         console.on_tick = stop.check
         inputs = _settled(classifying.gather(config, console))
         with run_directory.opened(config, COMMAND) as directory:
@@ -74,13 +73,6 @@ def check(config: Config, console: Console) -> dict[str, Any]:
         **inputs.data.report,
     }
     return report if console.json else readable(report)
-
-
-def _processes(config: Config) -> Processes:
-    runtime.check_trackers(config.report_to)
-    directory = run_directory.locate(config, COMMAND)
-    train = config.train
-    return runtime.start(train.precision, config.report_to, directory, train.ddp_timeout)
 
 
 def _settled(inputs: Inputs) -> Inputs:

@@ -16,7 +16,7 @@ from llmkit.generation import sampling
 from llmkit.models import build, load
 from llmkit.models import tokenizer as tokenizers
 from llmkit.reporting.console import Console
-from llmkit.training import auto, by_domain, masked, objectives, recipe, runtime, utilization
+from llmkit.training import auto, by_domain, masked, objectives, recipe, utilization
 from llmkit.training import directory as run_directory
 from llmkit.training import run as training
 from llmkit.training.budget import Clock
@@ -34,7 +34,7 @@ PROMPT = 16
 def run(config: Config, console: Console) -> dict[str, Any]:
     """Trains the model, or goes on training it, and returns the figures of the run."""
     run_directory.check(config, "pretrain")
-    with stop_signal() as stop, _processes(config) as processes:
+    with stop_signal() as stop, training.start(config, "pretrain") as processes:
         console.on_tick = stop.check
         settled, data, shape = _inputs(config, processes, console)
         content = _content(data)
@@ -61,7 +61,7 @@ def run(config: Config, console: Console) -> dict[str, Any]:
 def check(config: Config, console: Console) -> dict[str, Any]:
     """Checks all that a run needs, without weights and without writing, and says what it found."""
     run_directory.check(config, "pretrain")
-    with _processes(config) as processes:
+    with training.start(config, "pretrain") as processes:
         settled = _settle(config, processes, console)
         given = _given_tokenizer(settled)
         report = data_report(settled, console.watch)
@@ -120,13 +120,6 @@ def _job(
         progress=progress,
         measured_first=bool(config.data.mixture and config.model.name_or_path and validation),
     )
-
-
-def _processes(config: Config) -> Processes:
-    runtime.check_trackers(config.report_to)
-    directory = run_directory.locate(config, "pretrain")
-    train = config.train
-    return runtime.start(train.precision, config.report_to, directory, train.ddp_timeout)
 
 
 def _inputs(

@@ -30,7 +30,9 @@ from llmkit.training import (
     identity,
     probe,
     recipe,
+    runtime,
 )
+from llmkit.training import directory as run_directory
 from llmkit.training.budget import Budget, Clock
 from llmkit.training.checkpoint import Checkpoint, State
 from llmkit.training.optimizer import NamedOptimizer
@@ -72,6 +74,14 @@ class Job:
     reached."""
     measured_first: bool = False
     """Whether the model is validated before it is trained."""
+
+
+def start(config: Config, command: str) -> Processes:
+    """This process among those of the run; raises ConfigError for a tracker that is not there."""
+    runtime.check_trackers(config.report_to)
+    directory = run_directory.locate(config, command)
+    train = config.train
+    return runtime.start(train.precision, config.report_to, directory, train.ddp_timeout)
 
 
 def carry_out(job: Job, session: Session, look: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
