@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -130,3 +132,15 @@ def test_what_a_killed_save_left_is_removed_and_never_read(tmp_path: Path) -> No
     assert found is not None
     assert found.state.step == 1
     assert not list(tmp_path.glob(".t*"))
+
+
+def test_old_checkpoints_that_cannot_be_listed_are_left_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(_: Path) -> Iterator[Path]:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "iterdir", failing)
+    told: list[str] = []
+    checkpoint.prune(tmp_path, keep=2, protect=None, warn=told.append)
+    assert "Input/output error" in told[0]

@@ -189,13 +189,14 @@ def named(path: Path) -> Checkpoint:
 
 
 def prune(root: Path, keep: int, protect: int | None, warn: Callable[[str], None]) -> None:
-    """Deletes all checkpoints but the newest `keep` and the protected step."""
-    for step in _steps(root)[:-keep]:
-        if step != protect:
-            try:
+    """Deletes all checkpoints but the newest `keep` and the protected step; warns of what the disk
+    does not let it delete."""
+    try:
+        for step in _steps(root)[:-keep]:
+            if step != protect:
                 durable.discard(directory_of(root, step))
-            except OSError as error:
-                warn(f"an old checkpoint could not be deleted: {error}")
+    except OSError as error:
+        warn(f"an old checkpoint could not be deleted: {error}")
 
 
 def _steps(root: Path) -> list[int]:
