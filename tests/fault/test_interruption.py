@@ -58,7 +58,7 @@ def test_a_run_that_is_stopped_at_every_step_ends_with_the_same_bytes(
         for part in ("error[", "kept:  ", "next:  run the same command again"):
             assert part in ended.err
         saved = runs.committed(run)[-1]
-        assert saved >= step  # how soon is tested in the engine: here, tests wait for each other
+        assert saved in (step, step + 1)
         if saved < STEPS:  # after the last step there is nothing left to interrupt
             assert "kept:  checkpoint" in ended.err
     ended = trials.run(*job.at(run))
