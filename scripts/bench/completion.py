@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 from dataclasses import replace
 
 import numpy as np
-from train import BATCH, BLOCK, VOCABULARY, Round, llmkit
+import turns
+from train import BATCH, BLOCK, VOCABULARY, llmkit
+from turns import Round
 
 from llmkit.data import packs
 from llmkit.data.packs import Packs
@@ -46,19 +47,11 @@ def main() -> None:
     everything = replace(half, scored=rows(1.0).scored)
     causal = CausalLanguageModeling(1, linear_head=True)
     sides: dict[str, Round] = {
-        "causal": llmkit(everything, BATCH, causal, asked.compiled),
         "completion": llmkit(half, BATCH, Completion(linear_head=True), asked.compiled),
+        "causal": llmkit(everything, BATCH, causal, asked.compiled),
     }
-    for run in sides.values():
-        run(2)
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(asked.rounds):
-        for name, run in sides.items():
-            seconds[name].append(run(asked.steps))
-    tokens = asked.steps * BATCH * BLOCK
-    speed = {name: round(tokens / statistics.median(times), 1) for name, times in seconds.items()}
-    ratio = round(speed["completion"] / speed["causal"], 3)
-    print(json.dumps({"tokens_per_second": speed, "completion_over_causal": ratio}))
+    found = turns.take(sides, asked.rounds, asked.steps, BATCH * BLOCK)
+    print(json.dumps({**found, **vars(asked)}))
 
 
 if __name__ == "__main__":

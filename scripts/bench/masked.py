@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 from functools import partial
 
 import numpy as np
-from train import BATCH, BLOCK, DEVICE, VOCABULARY, Round, llmkit
+import turns
+from train import BATCH, BLOCK, DEVICE, VOCABULARY, llmkit
 from transformers import PreTrainedModel
+from turns import Round
 
 from llmkit.data import order
 from llmkit.data.blocks import Blocks
@@ -84,17 +85,9 @@ def main() -> None:
     parser.add_argument("--packed", action="store_true")
     parser.add_argument("--compiled", action="store_true")
     asked = parser.parse_args()
-    sides = {"causal": causal(asked), "masked": masked(asked)}
-    for run in sides.values():
-        run(2)
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(asked.rounds):
-        for name, run in sides.items():
-            seconds[name].append(run(asked.steps))
-    read = asked.steps * BATCH * BLOCK
-    speed = {name: round(read / statistics.median(times), 1) for name, times in seconds.items()}
-    ratio = round(speed["masked"] / speed["causal"], 3)
-    print(json.dumps({"tokens_per_second": speed, "masked_over_causal": ratio, **vars(asked)}))
+    sides = {"masked": masked(asked), "causal": causal(asked)}
+    found = turns.take(sides, asked.rounds, asked.steps, BATCH * BLOCK)
+    print(json.dumps({**found, **vars(asked)}))
 
 
 if __name__ == "__main__":

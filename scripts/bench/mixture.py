@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 from functools import partial
 
 import numpy as np
-from train import BATCH, BLOCK, VOCABULARY, Round, llmkit
+import turns
+from train import BATCH, BLOCK, VOCABULARY, llmkit
+from turns import Round
 
 from llmkit.data import order
 from llmkit.data.blocks import Blocks
@@ -58,17 +59,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--micro-batch", type=int, default=BATCH)
     asked = parser.parse_args()
-    sides = {"plain": plain(asked.micro_batch), "mixture": mixture(asked.micro_batch)}
-    for run in sides.values():
-        run(2)
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(asked.rounds):
-        for name, run in sides.items():
-            seconds[name].append(run(asked.steps))
-    n_tokens = asked.steps * BATCH * BLOCK
-    speed = {name: round(n_tokens / statistics.median(took), 1) for name, took in seconds.items()}
-    ratio = round(speed["mixture"] / speed["plain"], 3)
-    print(json.dumps({"tokens_per_second": speed, "mixture_over_plain": ratio, **vars(asked)}))
+    sides = {"mixture": mixture(asked.micro_batch), "plain": plain(asked.micro_batch)}
+    found = turns.take(sides, asked.rounds, asked.steps, BATCH * BLOCK)
+    print(json.dumps({**found, **vars(asked)}))
 
 
 if __name__ == "__main__":

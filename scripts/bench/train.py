@@ -1,13 +1,14 @@
 """Training speed: llmkit's engine beside a bare hand-written loop and transformers.Trainer.
 
 The same llama (6 layers, 384 wide, vocabulary 8192: 13.8 million parameters), block 256, 16
-sequences a step, bf16, AdamW. The sides take turns in one process, so that a busy machine is busy
-for all. Prints one JSON line: tokens/s of each side (median over rounds) and ratios to llmkit; and
-the most memory that the process held, which means something where one side runs alone, and what
-it held before the first step.
+sequences a step, bf16, AdamW; and litgpt beside them, where a Python that has it is named. Prints
+one JSON line: tokens/s of each side (median over rounds) and ratios to llmkit; the machine's matrix
+rate, measured before and behind, and the share of it that llmkit reaches; the most memory that the
+process held, which means something where one side runs alone, and what it held before the first
+step.
 
-    .venv/bin/python scripts/bench/train.py [--rounds 5] [--steps 6] [--sides bare,llmkit,...]
-        [--vocabulary 8192]
+    .venv/bin/python scripts/bench/train.py [--rounds 5] [--steps 6] [--sides llmkit,bare,...]
+        [--vocabulary 8192] [--litgpt PYTHON]
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ import argparse
 import json
 import resource
 import statistics
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import turns
 from torch.nn import functional
 from transformers import (
     LlamaConfig,
@@ -31,11 +34,12 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
+from turns import Round
 
 from llmkit.config.schema import TrainConfig
 from llmkit.reporting.console import Console
 from llmkit.reporting.progress import TrainingDisplay
-from llmkit.training import auto, engine, runtime
+from llmkit.training import auto, engine, runtime, utilization
 from llmkit.training.budget import Clock
 from llmkit.training.checkpoint import State
 from llmkit.training.optimizer import NamedOptimizer
@@ -47,8 +51,6 @@ from llmkit.training.tasks import CausalLanguageModeling, Examples, Objective, R
 
 VOCABULARY, BLOCK, BATCH = 8192, 256, 16
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-Round = Callable[[int], float]
-"""Trains so many steps and returns the seconds that they took."""
 
 
 def model(vocabulary: int = VOCABULARY) -> LlamaForCausalLM:
@@ -186,36 +188,58 @@ def trainer(stream: Stream, bf16: bool) -> Round:
     return run
 
 
+def litgpt(python: str, vocabulary: int) -> Round:
+    """The same model in litgpt, in a process of its own that waits while it has no turn."""
+    sizes = {"vocabulary": vocabulary, "block": BLOCK, "batch": BATCH}
+    side = Path(__file__).with_name("litgpt_side.py")
+    process = subprocess.Popen(
+        [python, str(side), *(f"--{name}={value}" for name, value in sizes.items())],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    asking, answers = process.stdin, process.stdout
+    assert asking is not None
+    assert answers is not None
+
+    def run(steps: int) -> float:
+        print(steps, file=asking, flush=True)
+        return float(answers.readline())
+
+    return run
+
+
+def operations_per_token(vocabulary: int) -> float:
+    """What training asks for each token, attention included."""
+    objective = Objective(CausalLanguageModeling(1, linear_head=True), model(vocabulary))
+    return utilization.operations(objective, Stream(vocabulary), DEVICE)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--micro-batch", type=int, default=BATCH)
-    parser.add_argument("--sides", default="bare,llmkit,trainer,trainer-bf16")
+    parser.add_argument("--sides", default="llmkit,bare,trainer,trainer-bf16")
     parser.add_argument("--vocabulary", type=int, default=VOCABULARY)
+    parser.add_argument("--litgpt", metavar="PYTHON")
     asked = parser.parse_args()
     stream = Stream(asked.vocabulary)
     makers: dict[str, Callable[[], Round]] = {
-        "bare": lambda: bare(stream, asked.micro_batch),
         "llmkit": lambda: llmkit(stream, asked.micro_batch, own=model(asked.vocabulary)),
+        "bare": lambda: bare(stream, asked.micro_batch),
         "trainer": lambda: trainer(stream, bf16=False),
         "trainer-bf16": lambda: trainer(stream, bf16=True),
     }
     sides = {name: makers[name]() for name in asked.sides.split(",")}
+    if asked.litgpt:
+        sides["litgpt"] = litgpt(asked.litgpt, asked.vocabulary)
     idle = peak()
-    for run in sides.values():
-        run(2)
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(asked.rounds):
-        for name, run in sides.items():
-            seconds[name].append(run(asked.steps))
-    tokens = asked.steps * BATCH * BLOCK
-    speed = {name: round(tokens / statistics.median(times), 1) for name, times in seconds.items()}
-    ours = speed.get("llmkit", 0.0)
-    ratios = {name: round(ours / other, 3) for name, other in speed.items()}
-    memory = {"idle_bytes": idle, "peak_bytes": peak()}
-    found = {"tokens_per_second": speed, "llmkit_over": ratios, "seconds": seconds, **memory}
-    print(json.dumps(found))
+    rates = [utilization.matrix_rate(DEVICE, "bf16")]
+    found = turns.take(sides, asked.rounds, asked.steps, BATCH * BLOCK)
+    rates.append(utilization.matrix_rate(DEVICE, "bf16"))
+    rate = statistics.mean(rates)
+    used = operations_per_token(asked.vocabulary) * found["tokens_per_second"].get("llmkit", 0.0)
+    shares = {"matrix_rate": rate, "share_of_matrix_rate": round(used / rate, 3)}
+    print(json.dumps({**found, **shares, "idle_bytes": idle, "peak_bytes": peak()}))
 
 
 def peak() -> int:

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import turns
 from torch.nn import functional
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
+from turns import Round
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tests.models.weights import from_gpt2
@@ -37,8 +37,8 @@ def gpt2(asked: argparse.Namespace) -> GPT2LMHeadModel:
     return GPT2LMHeadModel(config)
 
 
-def round_of(model: PreTrainedModel, ids: torch.Tensor, compiled: bool) -> Callable[[], float]:
-    """Computes loss and gradients once and returns the seconds that this took."""
+def round_of(model: PreTrainedModel, ids: torch.Tensor, compiled: bool) -> Round:
+    """Computes loss and gradients, and moves no weights."""
     model = model.to(DEVICE).train()
 
     def loss_of(ids: torch.Tensor) -> torch.Tensor:
@@ -47,10 +47,11 @@ def round_of(model: PreTrainedModel, ids: torch.Tensor, compiled: bool) -> Calla
 
     compute = torch.compile(loss_of, dynamic=False) if compiled else loss_of
 
-    def run() -> float:
+    def run(steps: int) -> float:
         start = time.perf_counter()
-        compute(ids).backward()
-        model.zero_grad(set_to_none=True)
+        for _ in range(steps):
+            compute(ids).backward()
+            model.zero_grad(set_to_none=True)
         if DEVICE.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter() - start
@@ -61,6 +62,7 @@ def round_of(model: PreTrainedModel, ids: torch.Tensor, compiled: bool) -> Calla
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--steps", type=int, default=1)
     parser.add_argument("--compile", action="store_true")
     for name, value in {"hidden-size": 384, "layers": 6, "batch": 8}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
@@ -72,16 +74,8 @@ def main() -> None:
     ids = torch.randint(asked.vocabulary, (asked.batch, asked.block + 1), device=DEVICE)
     models = {"llmkit": from_gpt2(theirs), "gpt2": theirs}
     sides = {name: round_of(model, ids, asked.compile) for name, model in models.items()}
-    for run in sides.values():
-        run()
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(asked.rounds):
-        for name, run in sides.items():
-            seconds[name].append(run())
-    tokens = asked.batch * asked.block
-    speed = {name: round(tokens / statistics.median(times), 1) for name, times in seconds.items()}
-    ratio = round(speed["llmkit"] / speed["gpt2"], 3)
-    print(json.dumps({"tokens_per_second": speed, "llmkit_over_gpt2": ratio, **vars(asked)}))
+    found = turns.take(sides, asked.rounds, asked.steps, asked.batch * asked.block)
+    print(json.dumps({**found, **vars(asked)}))
 
 
 if __name__ == "__main__":

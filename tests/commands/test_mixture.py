@@ -209,6 +209,9 @@ def test_hidden_tokens_of_a_mixture_are_learned_and_told_by_domain(
     again = llmkit(*command(killed, *masked))
     assert again.returncode == 0, again.stderr
     assert same(killed, whole)
+    two = llmkit(*command(tmp_path / "two", *masked), processes=2)
+    assert two.returncode == 0, two.stderr
+    near(tmp_path / "two", whole)
 
 
 def test_weights_are_those_of_the_sizes_where_none_are_given(

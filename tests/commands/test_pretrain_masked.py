@@ -233,6 +233,11 @@ def test_every_kind_of_masked_model_trains(call, corpus, tmp_path, architecture)
         (("train.objective=causal", "train.mask_probability=0.2"), 78, "train.mask_probability"),
         (("train.mask_probability=1.5",), 78, "train.mask_probability"),
         (("data.block_size=3",), 78, "data.block_size=4"),
+        (
+            ("model.architecture=roberta", "model.config.max_position_embeddings=24"),
+            78,
+            "more than the model's 23 positions",
+        ),
         (("train.metric_for_best_model=perplexity",), 78, "loss, accuracy"),
     ],
 )

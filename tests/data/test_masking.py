@@ -15,8 +15,8 @@ B, E, MASK, PAD = 0, 1, 2, 60_001
 SPECIAL = np.isin(np.arange(60_002), [B, E, MASK, PAD])
 
 
-def blocks(documents, size=8, p=0.3, seed="0", isolated=True, continues=None, closing=E):
-    vocabulary = Vocabulary(MASK, PAD, SPECIAL, continues)
+def blocks(documents, size=8, p=0.3, seed="0", isolated=True, word_edges=None, closing=E):
+    vocabulary = Vocabulary(MASK, PAD, SPECIAL, word_edges)
     return MaskedBlocks(token_file(documents, B, closing), size, isolated, p, vocabulary, seed)
 
 
@@ -113,9 +113,13 @@ def test_masks_are_drawn_anew_each_time_and_the_same_for_the_same_time() -> None
     assert other["places"].tolist() != first["places"].tolist()
 
 
-def test_words_are_masked_whole() -> None:
-    continues = np.arange(60_002) % 3 != 0  # words of three tokens
-    made = blocks(LONG, size=62, p=0.3, continues=continues)
+@pytest.mark.parametrize("told_by", ["first", "last"])
+def test_words_are_masked_whole(told_by: str) -> None:
+    # Words of three tokens: the first does not continue another, or the third closes its own.
+    numbers = np.arange(60_002) % 3
+    neither = np.zeros(60_002, dtype=bool)
+    edges = {"first": (numbers != 0, neither), "last": (~neither, numbers == 2)}[told_by]
+    made = blocks(LONG, size=62, p=0.3, word_edges=edges)
     batch = made.batch(range(len(made)))
     ids, targets = unmasked(batch), batch["targets"].numpy()
     assert made.count(range(len(made))) == (targets != UNSCORED).sum()

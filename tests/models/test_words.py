@@ -5,6 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.decoders import BPEDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.trainers import BpeTrainer
+from transformers import PreTrainedTokenizerFast
 
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models import words
@@ -15,10 +21,10 @@ needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared 
 
 def cut(tokenizer, text: str) -> list[str]:
     """The words of a text, by the table."""
-    continues = words.continuing_tokens(tokenizer)
+    continues, closes = words.word_edges(tokenizer)
     found: list[list[int]] = []
     for number in tokenizer(text, add_special_tokens=False)["input_ids"]:
-        if not found or not continues[number]:
+        if not found or not continues[number] or closes[found[-1][-1]]:
             found.append([])
         found[-1].append(number)
     return [tokenizer.decode(word) for word in found]
@@ -30,6 +36,15 @@ def test_byte_level_words_begin_with_a_space_or_a_mark() -> None:
     assert cut(trained, text) == [
         "The", " unaffable", " café", ",", " it", "'s", " 2024", "!", "\nÜber", " ", *"春眠不覺曉",
     ]  # fmt: skip
+
+
+def test_a_mark_at_the_end_of_a_word_closes_it() -> None:
+    trained = Tokenizer(BPE(unk_token="?", end_of_word_suffix="</w>"))
+    trained.pre_tokenizer, trained.decoder = Whitespace(), BPEDecoder()
+    trainer = BpeTrainer(vocab_size=30, special_tokens=["?"], end_of_word_suffix="</w>")
+    trained.train_from_iterator(["a tab at the bath"], trainer)
+    text = "that bath beat"
+    assert cut(PreTrainedTokenizerFast(tokenizer_object=trained), text) == text.split()
 
 
 def test_special_tokens_are_told() -> None:
@@ -45,6 +60,7 @@ def test_special_tokens_are_told() -> None:
     [
         ("tokenizers/bert-base-uncased", "unaffable, he", ["unaffable", ",", "he"]),
         ("tokenizers/gpt2", "unaffable, he", ["unaffable", ",", " he"]),
+        ("models/tinystories-656k", "She said hippos, he", ["She", "said", "hippos,", "he"]),
     ],
 )
 def test_words_of_published_tokenizers(name: str, text: str, expected: list[str]) -> None:

@@ -34,8 +34,9 @@ class Vocabulary:
     pad_id: int
     special: NDArray[np.bool_]
     """[ids], whether a token is special: such a token is never hidden, nor put in place of one."""
-    continues: NDArray[np.bool_] | None = None
-    """[ids], whether a token continues the word before it; None masks tokens, not words."""
+    word_edges: tuple[NDArray[np.bool_], NDArray[np.bool_]] | None = None
+    """[ids] each, whether a token can continue the word before it, and whether it closes its own;
+    None masks tokens, not words."""
 
     @cached_property
     def ordinary(self) -> NDArray[np.int64]:
@@ -137,10 +138,11 @@ class MaskedBlocks:
         says, at least one; of words, those that fit whole."""
         open_to_it = ~self.vocabulary.special[ids]
         keys = self._draws(rows, "which", self.block_size)
-        if self.vocabulary.continues is not None:
-            begins = ~self.vocabulary.continues[ids]
+        if self.vocabulary.word_edges is not None:
+            continues, closes = self.vocabulary.word_edges
+            begins = ~continues[ids]
             # What follows a special token begins a word, whatever it looks like.
-            begins[:, 1:] |= ~open_to_it[:, :-1]
+            begins[:, 1:] |= (~open_to_it | closes[ids])[:, :-1]
             columns = np.arange(self.block_size)
             word = np.maximum.accumulate(np.where(begins, columns, 0), axis=1)
             keys = np.take_along_axis(keys, word, axis=1)

@@ -104,16 +104,17 @@ def model_config(
     positions = _canonical(kind, settings).get("max_position_embeddings")
     if positions is None:
         chosen["max_position_embeddings"] = length
-    elif positions < length:
-        raise ConfigError(
-            f"{length} tokens are more than the model's {positions} positions",
-            where=f"{purpose.length_key}, model.config.max_position_embeddings",
-            next=f"write {purpose.length_key}={positions} or more positions",
-        )
     made = _made(kind, chosen)
     unused = 0 if purpose is LANGUAGE_MODEL else unused_positions(made, purpose)
-    if positions is None and unused:
-        made = _made(kind, {**chosen, "max_position_embeddings": length + unused})
+    if positions is None:
+        wider = {**chosen, "max_position_embeddings": length + unused}
+        return _made(kind, wider) if unused else made
+    if positions - unused < length:
+        raise ConfigError(
+            f"{length} tokens are more than the model's {positions - unused} positions",
+            where=f"{purpose.length_key}, model.config.max_position_embeddings",
+            next=f"write {purpose.length_key}={positions - unused} or more positions",
+        )
     return made
 
 

@@ -145,7 +145,7 @@ class Masked:
             mask_id=tokenizer.mask_token_id,
             pad_id=tokenizer.pad_token_id,
             special=words.special_tokens(tokenizer),
-            continues=words.continuing_tokens(tokenizer) if whole else None,
+            word_edges=words.word_edges(tokenizer) if whole else None,
         )
         return MaskedBlocks(
             file,
