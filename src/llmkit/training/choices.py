@@ -61,6 +61,9 @@ def measured(
     share = math.ceil(batch / processes.count)
     wish = None if train.micro_batch_size == "auto" else min(train.micro_batch_size, share)
     size, seconds = probe.fit(objective, examples, share, wish, processes)
+    full_rate = _full_rate(objective, examples, processes)  # counted with the usual attention
+    attention, quickest = probe.attention(objective, examples, size, processes)
+    seconds = min(seconds, quickest)
     rounds = math.ceil(share / size)
     most = auto.most_steps(train, len(examples), batch)
     steps = _steps(train, most, seconds * rounds, session.clock)
@@ -88,11 +91,12 @@ def measured(
         "micro_batch_size": size,
         "precision": processes.precision,
         "compile": compiling,
+        "attention": attention,
         "epochs": epochs,
         "plan": [list(revision) for revision in train.plan] or [[0, steps]],
         "validation_seconds": round(validation_seconds, 3),
         "processes": processes.count,
-        "full_rate": _full_rate(objective, examples, processes),
+        "full_rate": full_rate,
         **environment(),
     }
 

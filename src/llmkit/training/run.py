@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from llmkit import durable
 from llmkit.config import render
 from llmkit.config.schema import Config, TrainConfig
+from llmkit.models import dropout
 from llmkit.reporting import metrics, plots
 from llmkit.reporting.console import Console
 from llmkit.reporting.progress import TrainingDisplay, training_display
@@ -160,6 +161,7 @@ def _work(job: Job, session: Session) -> tuple[engine.Work, dict[str, Any]]:
     if train.gradient_checkpointing:
         # Its old name warns where the new one is there.
         getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
+    dropout.quicken(model)
     objective = Objective(job.task, model)
     hidden = int(model.config.hidden_size)
     batch = auto.global_batch_size(
@@ -167,6 +169,8 @@ def _work(job: Job, session: Session) -> tuple[engine.Work, dict[str, Any]]:
     )
     if job.resumed is not None:
         chosen = choices.kept(job.resumed.identity["choices"], train, session)
+        if chosen["attention"] != model.config._attn_implementation:
+            model.set_attn_implementation(chosen["attention"])
     else:
         chosen = choices.measured(train, objective, job.examples, job.validation, batch, session)
     settings = auto.settings(train, job.config.seed, batch, hidden, job.from_scratch, chosen)
