@@ -80,6 +80,9 @@ class Stream:
     def count(self, rows: list[int]) -> int:
         return len(rows) * BLOCK
 
+    def longest_first(self) -> range:
+        return range(len(self))
+
 
 def wait() -> None:
     if DEVICE.type == "cuda":

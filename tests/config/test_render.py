@@ -87,6 +87,7 @@ def test_the_words_of_a_key_are_those_of_its_type() -> None:
     assert words["train.micro_batch_size"] == "a whole number of at least 1, or `auto`"
     assert words["train.precision"] == "`auto`, `fp32` or `bf16`"
     assert words["data.train_files"] == "text, or a list of texts"
+    assert words["train.plan"] == "a list of lists of whole numbers of at least 0"
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,12 @@ def _words(schema: dict[str, Any]) -> str:
 def _list(items: dict[str, Any]) -> str:
     if "anyOf" in items:
         return "a list of these"
-    return f"a list of {_words(items)}{'' if _choices(items) else 's'}"
+    many = {"integer": "whole numbers", "number": "numbers", "string": "texts", "array": "lists"}
+    kind = items.get("type")
+    if _choices(items) or kind not in many:
+        return f"a list of {_words(items)}"
+    inner = _list(items["items"]).removeprefix("a list") if kind == "array" else _bounds(items)
+    return f"a list of {many[kind]}{inner}"
 
 
 _BOUNDS = {

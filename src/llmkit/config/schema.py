@@ -194,8 +194,8 @@ class TrainConfig(Section):
     warmup_steps: Whole | Fraction | Auto = "auto"
     """Steps of linear warm-up; a number below 1 is a share of all steps."""
     weight_decay: Rate | Auto = "auto"
-    """Decoupled weight decay of matrices, biases and norms have none; `auto` is 0.1 to pretrain and
-    0.01 to finetune."""
+    """Decoupled weight decay of matrices, biases and norms have none; `auto` is 0.01 to finetune,
+    0.1 to pretrain, and up to 1 the more often new weights see the same text."""
     adam_beta1: Fraction = 0.9
     """Decay rate of AdamW's first moment."""
     adam_beta2: Fraction | Auto = "auto"

@@ -1,0 +1,99 @@
+"""How long one waits: `llmkit --help` beside litgpt's, and the first step of a run beside importing
+torch and transformers: by name alone (`imports`), or with the class of a model (`model_class`),
+which transformers imports only when it is asked for.
+
+    .venv/bin/python scripts/bench/startup.py TEXT [--rounds 5] [--litgpt COMMAND]
+
+The run is `llmkit pretrain --text TEXT train.max_minutes=0.5` with an empty cache, so that its
+tokenizer is trained and the text tokenised before the first step; `again` is the same with the text
+in the cache. Each is a process of its own, they take turns. Prints one JSON line: seconds (median
+over the rounds) and ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+BEGINS = " at once; precision "
+"""Said when all is settled and the first step is next."""
+
+IMPORTS = "import torch, transformers"
+MODEL_CLASS = "import torch; from transformers import LlamaForCausalLM"
+
+
+def whole(*command: str) -> float:
+    """Seconds of a command from start to end."""
+    begin = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    return time.perf_counter() - begin
+
+
+def first_step(text: Path, cache: str) -> float:
+    """Seconds until the first step of a run begins; it is stopped there."""
+    command = [sys.executable, "-m", "llmkit", "pretrain", "--text", str(text)]
+    with tempfile.TemporaryDirectory() as directory:
+        begin = time.perf_counter()
+        process = subprocess.Popen(
+            [*command, "train.max_minutes=0.5", "--output-dir", f"{directory}/run"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, "LLMKIT_CACHE": cache},
+        )  # fmt: skip
+        with process:
+            assert process.stderr is not None
+            said = next((line for line in process.stderr if BEGINS in line), None)
+            seconds = time.perf_counter() - begin
+            process.kill()
+    if said is None:
+        raise SystemExit("the run ended before its first step")
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("text", type=Path)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--litgpt", metavar="COMMAND")
+    asked = parser.parse_args()
+
+    def fresh() -> float:
+        with tempfile.TemporaryDirectory() as cache:
+            return first_step(asked.text, cache)
+
+    with tempfile.TemporaryDirectory() as cache:
+        sides: dict[str, Callable[[], float]] = {
+            "help": lambda: whole(sys.executable, "-m", "llmkit", "--help"),
+            "imports": lambda: whole(sys.executable, "-c", IMPORTS),
+            "model_class": lambda: whole(sys.executable, "-c", MODEL_CLASS),
+            "first_step": fresh,
+            "first_step_again": lambda: first_step(asked.text, cache),
+        }
+        if asked.litgpt:
+            sides["litgpt_help"] = lambda: whole(asked.litgpt, "--help")
+        seconds: dict[str, list[float]] = {name: [] for name in sides}
+        for number in range(asked.rounds + 1):
+            for name, side in sides.items():
+                took = side()
+                if number:  # the first round fills the caches of the disk
+                    seconds[name].append(took)
+    middle = {name: statistics.median(times) for name, times in seconds.items()}
+    ratios = {
+        f"{run}/{base}": round(middle[run] / middle[base], 2)
+        for run in ("first_step", "first_step_again")
+        for base in ("imports", "model_class")
+    }
+    if asked.litgpt:
+        ratios["help/litgpt_help"] = round(middle["help"] / middle["litgpt_help"], 3)
+    print(json.dumps({"seconds": middle, "ratios": ratios}))
+
+
+if __name__ == "__main__":
+    main()
