@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+from transformers import BertConfig, BertForMaskedLM, PreTrainedModel
 
 from llmkit.data.blocks import Blocks
-from llmkit.models import packing
+from llmkit.models import attention, build, packing
 from llmkit.training import probe, runtime
 from llmkit.training.tasks import CausalLanguageModeling, Objective, on_device
 from tests.data.test_blocks import token_file
@@ -24,6 +27,72 @@ def packed(block_size: int) -> Blocks:
     return Blocks(
         token_file([chance.integers(1, 60, n).tolist() for n in lengths], 0, 0), block_size
     )
+
+
+def trained(model: PreTrainedModel, name: str, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Logits and gradients of a compiled model."""
+    model.set_attn_implementation(name)
+    torch.compiler.reset()
+    model.zero_grad()
+    compiled = torch.compile(lambda **given: model(**given).logits, dynamic=False)
+    logits = compiled(**inputs)
+    # A weight for each logit: a plain sum would hide what is put in the wrong place.
+    weights = torch.linspace(-1, 1, logits.numel()).view_as(logits)
+    (logits * weights).sum().backward()
+    return logits.detach(), torch.cat([w.grad.flatten() for w in model.parameters()])
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
+@pytest.mark.parametrize(
+    ("architecture", "length", "is_packed", "settings"),
+    [
+        ("llama", 70, True, {"num_key_value_heads": 1, "head_dim": 16}),
+        ("qwen3", 600, False, {}),
+        ("qwen3", 600, True, {}),
+        ("mistral", 40, True, {"sliding_window": 8}),
+        ("gpt2", 40, False, {"attn_pdrop": 0.0, "resid_pdrop": 0.0, "embd_pdrop": 0.0}),
+    ],
+)
+def test_compiled_attention_on_a_cpu_gives_the_logits_and_gradients_of_torchs(
+    architecture: str, length: int, is_packed: bool, settings: dict[str, Any]
+) -> None:
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, **settings}
+    config = build.model_config(architecture, shape, 61, length, {"pad_token_id": 0})
+    model = build.causal_model(config, seed=0)
+    ids = torch.arange(2 * length).view(2, length) * 7 % 61
+    inputs: dict[str, Any] = {"input_ids": ids, "use_cache": False}
+    if is_packed:
+        inputs["position_ids"] = (torch.arange(length) % 13).expand(2, -1)
+    logits, gradients = trained(model, attention.BLOCKWISE, inputs)
+    expected, theirs = trained(model, attention.USUAL, inputs)
+    torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(gradients, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
+def test_what_sees_both_sides_does_so_compiled() -> None:
+    config = BertConfig(
+        vocab_size=61, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=64, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = BertForMaskedLM(config)
+    mask = torch.ones(2, 40, dtype=torch.long)
+    mask[1, 25:] = 0
+    inputs = {"input_ids": torch.arange(80).view(2, 40) % 61, "attention_mask": mask}
+    logits, gradients = trained(model, attention.BLOCKWISE, inputs)
+    expected, theirs = trained(model, attention.USUAL, inputs)
+    torch.testing.assert_close(logits[mask > 0], expected[mask > 0], rtol=1e-5, atol=1e-5)
+    assert torch.isfinite(gradients).all()
+    assert torch.isfinite(theirs).all()
+
+
+def test_what_is_not_compiled_is_computed_as_by_plain_transformers() -> None:
+    model, ids = tiny_model("qwen3").train(), torch.arange(24).view(2, 12)
+    expected = model(ids).logits
+    attention.settle(model, torch.device("cpu"))
+    assert model.config._attn_implementation == attention.BLOCKWISE
+    assert torch.equal(model(ids).logits, expected)
 
 
 def test_a_cpu_keeps_the_attention_that_it_has(tmp_path: Path) -> None:

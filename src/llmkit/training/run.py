@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from llmkit import durable
 from llmkit.config import render
 from llmkit.config.schema import Config, TrainConfig
-from llmkit.models import dropout
+from llmkit.models import attention, dropout
 from llmkit.reporting import metrics, plots
 from llmkit.reporting.console import Console
 from llmkit.reporting.progress import TrainingDisplay, training_display
@@ -162,6 +162,7 @@ def _work(job: Job, session: Session) -> tuple[engine.Work, dict[str, Any]]:
         # Its old name warns where the new one is there.
         getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
     dropout.quicken(model)
+    attention.settle(model, processes.device)
     objective = Objective(job.task, model)
     hidden = int(model.config.hidden_size)
     batch = auto.global_batch_size(
