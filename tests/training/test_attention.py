@@ -19,6 +19,8 @@ from llmkit.training.tasks import CausalLanguageModeling, Objective, on_device
 from tests.data.test_blocks import token_file
 from tests.training.conftest import tiny_model
 
+STILL = {"attn_pdrop": 0.0, "resid_pdrop": 0.0, "embd_pdrop": 0.0}
+
 
 def packed(block_size: int) -> Blocks:
     """Blocks of short documents."""
@@ -48,9 +50,9 @@ def trained(model: PreTrainedModel, name: str, inputs: dict[str, Tensor]) -> tup
     [
         ("llama", 70, True, {"num_key_value_heads": 1, "head_dim": 16}),
         ("qwen3", 600, False, {}),
-        ("qwen3", 600, True, {}),
-        ("mistral", 40, True, {"sliding_window": 8}),
-        ("gpt2", 40, False, {"attn_pdrop": 0.0, "resid_pdrop": 0.0, "embd_pdrop": 0.0}),
+        pytest.param("qwen3", 600, True, {}, marks=pytest.mark.slow),
+        pytest.param("mistral", 40, True, {"sliding_window": 8}, marks=pytest.mark.slow),
+        pytest.param("gpt2", 40, False, STILL, marks=pytest.mark.slow),
     ],
 )
 def test_compiled_attention_on_a_cpu_gives_the_logits_and_gradients_of_torchs(

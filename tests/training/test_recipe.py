@@ -37,6 +37,23 @@ def test_more_time_or_a_faster_machine_never_means_a_smaller_model(n_bytes: int)
     assert sizes == sorted(sizes)
 
 
+@pytest.mark.parametrize(
+    ("settings", "n_examples", "expected"),
+    [
+        ({"max_minutes": 5}, 1500, 750),  # four epochs
+        ({"max_minutes": 5}, 20, 700),  # of a small text that would be a handful of steps
+        ({"max_minutes": 5, "num_train_epochs": 9}, 1500, None),
+        ({"max_minutes": 5, "max_steps": 9000}, 1500, 9000),
+        ({"num_train_epochs": 9}, 1500, None),
+    ],
+)
+def test_minutes_are_not_spent_on_a_text_that_is_known_by_heart(
+    settings: dict[str, float], n_examples: int, expected: int | None
+) -> None:
+    train = TrainConfig(global_batch_size=8, **settings)
+    assert auto.bounded(train, n_examples).max_steps == expected
+
+
 def test_what_the_user_sets_stays() -> None:
     config = Config.model_validate(
         {

@@ -100,6 +100,9 @@ def _job(
     if isinstance(examples, Mixture):
         rows_of_step = partial(examples.rows_of_step, seed=config.seed)
         progress = partial(by_domain.progress, examples)
+    if config.model.name_or_path is None and isinstance(objective, objectives.Causal):
+        train = auto.bounded(config.train, len(examples))
+        config = config.model_copy(update={"train": train})
     return training.Job(
         command="pretrain",
         requested=requested,

@@ -175,7 +175,8 @@ class TrainConfig(Section):
     """Stop after this many passes over the training data; a fraction will do. Of a mixture, one
     pass is as many examples as its domains with a weight hold together."""
     max_minutes: Positive | None = None
-    """Stop after this many minutes, everything included; the schedule ends with them."""
+    """Stop after this many minutes, everything included; the schedule ends with them, and at the
+    latest when a new causal model has seen its text four times, if nothing else limits the run."""
     plan: tuple[Revision, ...] = Field(default=(), strict=False)
     """Recorded plan of a run that was limited by minutes, `[step, total steps]` each: it is
     followed instead of the clock, and gives the same weights again."""

@@ -25,6 +25,9 @@ VALIDATION_SHARE = 0.1
 MOST_LOST = 120.0
 """Seconds of training that may lie between checkpoints where validations are rare."""
 
+MOST_EPOCHS, LEAST_STEPS = 4, 700
+"""Passes over the text that minutes are spent on, and steps that they are spent on in any case."""
+
 CLASSIFIER_EPOCHS, CLASSIFIER_BATCH = 3.0, 32
 
 NEW_HEAD_SCALE = 5.0
@@ -133,6 +136,19 @@ def weight_decay(train: TrainConfig, epochs: float, from_scratch: bool) -> float
     if train.weight_decay != "auto":
         return train.weight_decay
     return min(1.0, max(0.1, 0.25 * epochs)) if from_scratch else 0.1
+
+
+def bounded(train: TrainConfig, n_examples: int) -> TrainConfig:
+    """The settings of a new causal model with the most steps that its minutes may hold, where they
+    alone limit the run: after four epochs a text is learned by heart (Muennighoff et al. 2023,
+    arXiv 2305.16264), and a schedule that is still high then ends with a worse model.
+    """
+    alone = train.max_minutes is not None and train.max_steps is None
+    if not alone or train.num_train_epochs is not None:
+        return train
+    assert isinstance(train.global_batch_size, int)
+    steps = math.ceil(MOST_EPOCHS * n_examples / train.global_batch_size)
+    return train.model_copy(update={"max_steps": max(steps, LEAST_STEPS)})
 
 
 def global_batch_size(
