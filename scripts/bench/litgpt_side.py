@@ -1,16 +1,15 @@
 """litgpt's side of `train.py`, run by a Python that has litgpt: the same llama trained as `litgpt
-pretrain` trains it (bf16-mixed, its own compiled model, its chunked loss, AdamW). Reads a number of
-steps from each line of stdin, trains them, and answers with the seconds.
+pretrain` trains it (bf16-mixed, its own compiled model, its chunked loss, AdamW).
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 
 import lightning
 import torch
+import turns
 from litgpt import GPT, Config
 from litgpt.utils import chunked_cross_entropy
 
@@ -40,9 +39,10 @@ def main() -> None:
         )
     )
     ids = torch.randint(asked.vocabulary, (4096, asked.block + 1), device=fabric.device)
-    for line in sys.stdin:
+
+    def run(steps: int) -> float:
         began = time.perf_counter()
-        for step in range(int(line)):
+        for step in range(steps):
             first = step * asked.batch % (len(ids) - asked.batch)
             rows = ids[first : first + asked.batch]
             logits = model(rows[:, :-1].contiguous())
@@ -53,7 +53,9 @@ def main() -> None:
             optimizer.zero_grad()
         if fused:
             torch.cuda.synchronize()
-        print(time.perf_counter() - began, flush=True)
+        return time.perf_counter() - began
+
+    turns.serve(run)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
 """Training speed: llmkit's engine beside a bare hand-written loop and transformers.Trainer.
 
 The same llama (6 layers, 384 wide, vocabulary 8192: 13.8 million parameters), block 256, 16
-sequences a step, bf16, AdamW; and litgpt beside them, where a Python that has it is named. Prints
-one JSON line: tokens/s of each side (median over rounds) and ratios to llmkit; the machine's matrix
-rate, measured before and behind, and the share of it that llmkit reaches; the most memory that the
-process held, which means something where one side runs alone, and what it held before the first
-step.
+sequences a step, bf16, AdamW; and litgpt beside them, where a Python that has it is named. Each
+side is a process of its own, and they take turns. Prints one JSON line: tokens/s of each side
+(median over rounds) and ratios to llmkit; the machine's matrix rate, measured before and behind,
+and the share of it that llmkit reaches; the most memory that each side held.
 
     .venv/bin/python scripts/bench/train.py [--rounds 5] [--steps 6] [--sides llmkit,bare,...]
         [--vocabulary 8192] [--litgpt PYTHON]
@@ -15,9 +14,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
-import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -37,9 +35,10 @@ from transformers import (
 from turns import Round
 
 from llmkit.config.schema import TrainConfig
+from llmkit.models import attention, dropout
 from llmkit.reporting.console import Console
 from llmkit.reporting.progress import TrainingDisplay
-from llmkit.training import auto, engine, runtime, utilization
+from llmkit.training import auto, engine, probe, runtime, utilization
 from llmkit.training.budget import Clock
 from llmkit.training.checkpoint import State
 from llmkit.training.optimizer import NamedOptimizer
@@ -89,7 +88,7 @@ def wait() -> None:
         torch.cuda.synchronize()
 
 
-def bare(stream: Stream, micro_batch: int) -> Round:
+def bare(stream: Stream) -> Round:
     """What one would write by hand for this model alone."""
     own = model(stream.vocabulary)
     decay = [p for p in own.parameters() if p.ndim >= 2]
@@ -105,12 +104,10 @@ def bare(stream: Stream, micro_batch: int) -> Round:
     def run(steps: int) -> float:
         start = time.perf_counter()
         for step in range(steps):
-            for part in range(BATCH // micro_batch):
-                first = step * BATCH + part * micro_batch
-                batch = stream.batch(list(range(first, first + micro_batch)))
-                with torch.autocast(DEVICE.type, torch.bfloat16):
-                    loss = loss_of(batch["input_ids"].to(DEVICE), batch["targets"].to(DEVICE))
-                (loss * micro_batch / BATCH).backward()
+            batch = stream.batch(list(range(step * BATCH, (step + 1) * BATCH)))
+            with torch.autocast(DEVICE.type, torch.bfloat16):
+                loss = loss_of(batch["input_ids"].to(DEVICE), batch["targets"].to(DEVICE))
+            loss.backward()
             torch.nn.utils.clip_grad_norm_(own.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -130,6 +127,8 @@ def llmkit(
 ) -> Round:
     """The engine as `llmkit pretrain` sets it up."""
     own, task = (own or model()).train(), task or CausalLanguageModeling(1, linear_head=True)
+    dropout.quicken(own)
+    attention.settle(own, DEVICE)
     directory = Path(tempfile.mkdtemp())
     processes = runtime.start("bf16", (), directory)
     never = 10**9
@@ -142,7 +141,7 @@ def llmkit(
     optimizer = NamedOptimizer(own, "adamw", auto.pretraining(TrainConfig(weight_decay=0.1)))
     objective = Objective(task, own)
     if compiled:
-        objective.compile(dynamic=False)
+        objective.compile_layers()
     work = engine.Work(
         task=task, model=own, objective=objective, distributed=objective, optimizer=optimizer,
         examples=stream, rows_of_step=rows_of_step, validation=None,
@@ -191,25 +190,6 @@ def trainer(stream: Stream, bf16: bool) -> Round:
     return run
 
 
-def litgpt(python: str, vocabulary: int) -> Round:
-    """The same model in litgpt, in a process of its own that waits while it has no turn."""
-    sizes = {"vocabulary": vocabulary, "block": BLOCK, "batch": BATCH}
-    side = Path(__file__).with_name("litgpt_side.py")
-    process = subprocess.Popen(
-        [python, str(side), *(f"--{name}={value}" for name, value in sizes.items())],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
-    asking, answers = process.stdin, process.stdout
-    assert asking is not None
-    assert answers is not None
-
-    def run(steps: int) -> float:
-        print(steps, file=asking, flush=True)
-        return float(answers.readline())
-
-    return run
-
-
 def operations_per_token(vocabulary: int) -> float:
     """What training asks for each token, attention included."""
     objective = Objective(CausalLanguageModeling(1, linear_head=True), model(vocabulary))
@@ -220,36 +200,45 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--micro-batch", type=int, default=BATCH)
-    parser.add_argument("--sides", default="llmkit,bare,trainer,trainer-bf16")
+    parser.add_argument("--sides", default="llmkit,bare,trainer-bf16,trainer")
     parser.add_argument("--vocabulary", type=int, default=VOCABULARY)
     parser.add_argument("--litgpt", metavar="PYTHON")
+    parser.add_argument("--serve", metavar="SIDE", help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    stream = Stream(asked.vocabulary)
-    makers: dict[str, Callable[[], Round]] = {
-        "llmkit": lambda: llmkit(stream, asked.micro_batch, own=model(asked.vocabulary)),
-        "bare": lambda: bare(stream, asked.micro_batch),
-        "trainer": lambda: trainer(stream, bf16=False),
-        "trainer-bf16": lambda: trainer(stream, bf16=True),
+    if asked.serve:
+        turns.serve(side(asked.serve, asked.vocabulary))
+        return
+    sides = {
+        name: turns.Process([sys.executable, *sys.argv, "--serve", name])
+        for name in asked.sides.split(",")
     }
-    sides = {name: makers[name]() for name in asked.sides.split(",")}
     if asked.litgpt:
-        sides["litgpt"] = litgpt(asked.litgpt, asked.vocabulary)
-    idle = peak()
+        sizes = (f"--vocabulary={asked.vocabulary}", f"--block={BLOCK}", f"--batch={BATCH}")
+        sides["litgpt"] = turns.Process(
+            [asked.litgpt, str(Path(__file__).with_name("litgpt_side.py")), *sizes]
+        )
     rates = [utilization.matrix_rate(DEVICE, "bf16")]
     found = turns.take(sides, asked.rounds, asked.steps, BATCH * BLOCK)
     rates.append(utilization.matrix_rate(DEVICE, "bf16"))
     rate = statistics.mean(rates)
     used = operations_per_token(asked.vocabulary) * found["tokens_per_second"].get("llmkit", 0.0)
     shares = {"matrix_rate": rate, "share_of_matrix_rate": round(used / rate, 3)}
-    print(json.dumps({**found, **shares, "idle_bytes": idle, "peak_bytes": peak()}))
+    peaks = {name: process.peak_bytes for name, process in sides.items()}
+    print(json.dumps({**found, **shares, "peak_bytes": peaks}))
 
 
-def peak() -> int:
-    """The most memory in bytes so far: of the accelerator where there is one."""
-    if DEVICE.type == "cuda":
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def side(name: str, vocabulary: int) -> Round:
+    """One of the sides, for this process alone."""
+    stream = Stream(vocabulary)
+    if name == "llmkit":
+        processes = runtime.start("bf16", (), Path(tempfile.mkdtemp()))
+        own = model(vocabulary)
+        objective = Objective(CausalLanguageModeling(1, linear_head=True), own)
+        size, _ = probe.fit(objective, stream, BATCH, None, processes)
+        return llmkit(stream, size, own=own)
+    if name == "bare":
+        return bare(stream)
+    return trainer(stream, bf16=name == "trainer-bf16")
 
 
 if __name__ == "__main__":

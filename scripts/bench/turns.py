@@ -1,13 +1,54 @@
-"""The sides of a benchmark take turns in one process, so that a busy machine is busy for all."""
+"""The sides of a benchmark take turns in one run, so that a busy machine is busy for all."""
 
 from __future__ import annotations
 
+import contextlib
+import resource
 import statistics
-from collections.abc import Callable, Mapping
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import torch
 
 Round = Callable[[int], float]
 """Trains so many steps and returns the seconds that they took."""
+
+
+class Process:
+    """A side in a process of its own, as its users run it, that waits while it has no turn."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        pipe = subprocess.PIPE
+        side = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True
+        )
+        assert side.stdin is not None
+        assert side.stdout is not None
+        self.asking, self.answers = side.stdin, side.stdout
+        self.peak_bytes = 0
+        """The most memory that it held so far: of the accelerator where there is one."""
+
+    def __call__(self, steps: int) -> float:
+        print(steps, file=self.asking, flush=True)
+        seconds, peak = self.answers.readline().split()
+        self.peak_bytes = int(peak)
+        return float(seconds)
+
+
+def serve(run: Round) -> None:
+    """The other end of a Process: for each number of steps on stdin, its seconds and peak."""
+    out = sys.stdout
+    with contextlib.redirect_stdout(sys.stderr):
+        for line in sys.stdin:
+            print(run(int(line)), _peak(), file=out, flush=True)
+
+
+def _peak() -> int:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def take(

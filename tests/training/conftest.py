@@ -101,7 +101,7 @@ class Trial:
             self.named.load_state(tensors)
         objective = Objective(self.task, self.model)
         if self.compiled:
-            objective.compile(dynamic=False)
+            objective.compile_layers()
         work = engine.Work(
             self.task, self.model, objective, processes.distribute(objective), self.named,
             self.examples,

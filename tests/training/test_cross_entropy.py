@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from llmkit.models import build, heads
 from llmkit.training import cross_entropy
-from llmkit.training.cross_entropy import linear_cross_entropy
+from llmkit.training.cross_entropy import LinearCrossEntropy
 
 IGNORED = -100
 
@@ -30,12 +30,12 @@ def test_loss_and_gradients_equal_torchs_whatever_the_chunks(
     )
     expected = torch.autograd.grad(plain, (hidden, weight))
     before = cross_entropy.FEWEST_TOKENS, cross_entropy.CHUNK_LOGITS
-    cross_entropy.FEWEST_TOKENS, cross_entropy.CHUNK_LOGITS = 7, 1
+    cross_entropy.FEWEST_TOKENS, cross_entropy.CHUNK_LOGITS = 7, {"cpu": 1}
     try:
-        loss = linear_cross_entropy(hidden, weight, targets, IGNORED)
+        loss = LinearCrossEntropy(IGNORED)(hidden, weight, targets)
         found = torch.autograd.grad(3 * loss, (hidden, weight))
         with torch.no_grad():
-            without = linear_cross_entropy(hidden, weight, targets, IGNORED)
+            without = LinearCrossEntropy(IGNORED)(hidden, weight, targets)
     finally:
         cross_entropy.FEWEST_TOKENS, cross_entropy.CHUNK_LOGITS = before
     torch.testing.assert_close(loss, plain, rtol=1e-5, atol=1e-4)
@@ -48,7 +48,7 @@ def test_bf16_is_used_where_autocast_is_on_and_sums_stay_fp32() -> None:
     hidden, weight = torch.randn(300, 16), torch.randn(50, 16)
     targets = torch.randint(50, (300,))
     with torch.autocast("cpu", torch.bfloat16):
-        loss = linear_cross_entropy(hidden, weight, targets, IGNORED)
+        loss = LinearCrossEntropy(IGNORED)(hidden, weight, targets)
         plain = functional.cross_entropy(
             functional.linear(hidden, weight).float(), targets, reduction="sum"
         )

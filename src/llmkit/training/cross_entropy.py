@@ -6,39 +6,50 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-CHUNK_LOGITS = 1 << 22
-"""Logits that are held at once: 16 MB in fp32, which stay in the cache of a CPU; on two cores half
-the time of all at once, for a vocabulary of 8192."""
+CHUNK_LOGITS = {"cpu": 1 << 22}
+"""Logits that are held at once, by device: 16 MB in fp32 stay in the cache of a CPU; on two cores
+half the time of all at once, for a vocabulary of 8192."""
+
+MOST_LOGITS = 1 << 27
+"""The same on any other device: 512 MB in fp32, for products large enough to fill it."""
 
 FEWEST_TOKENS = 128
 """Tokens in a chunk at least, whatever the vocabulary: smaller products are slow ones."""
 
 
-def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, ignored: int) -> Tensor:
-    """The cross entropy of `hidden @ weight.T` summed over tokens, in nats and fp32.
+class LinearCrossEntropy(nn.Module):
+    """The cross entropy of a linear output layer, as a module so that it can be compiled alone."""
 
-    `hidden` [tokens, width], `weight` [vocabulary, width], `targets` [tokens]; those equal to
-    `ignored` do not count. Products are computed in autocast's type where it is on, sums in fp32.
-    The gradients are computed chunk by chunk with the loss, as Hsu et al. 2024 do (arXiv
-    2410.10989), so that backward only scales them.
-    """
-    device = hidden.device.type
-    if torch.is_autocast_enabled(device):
-        kind = torch.get_autocast_dtype(device)
-        hidden, weight = hidden.to(kind), weight.to(kind)
-    if torch.is_grad_enabled():
-        loss: Tensor = _WithGradients.apply(hidden, weight, targets, ignored)  # type: ignore[no-untyped-call]
-        return loss
-    sums = [
-        functional.cross_entropy(
-            (part @ weight.T).float(), chosen, ignore_index=ignored, reduction="sum"
-        )
-        for part, chosen in _chunks(hidden, targets, len(weight))
-    ]
-    return torch.stack(sums).sum()
+    def __init__(self, ignored: int) -> None:
+        """Targets that equal `ignored` do not count."""
+        super().__init__()
+        self.ignored = ignored
+
+    def forward(self, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        """The cross entropy of `hidden @ weight.T` summed over tokens, in nats and fp32.
+
+        `hidden` [tokens, width], `weight` [vocabulary, width], `targets` [tokens]. Products are
+        computed in autocast's type where it is on, sums in fp32. The gradients are computed chunk
+        by chunk with the loss, as Hsu et al. 2024 do (arXiv 2410.10989), so that backward only
+        scales them.
+        """
+        device = hidden.device.type
+        if torch.is_autocast_enabled(device):
+            kind = torch.get_autocast_dtype(device)
+            hidden, weight = hidden.to(kind), weight.to(kind)
+        if torch.is_grad_enabled():
+            loss: Tensor = _WithGradients.apply(hidden, weight, targets, self.ignored)  # type: ignore[no-untyped-call]
+            return loss
+        sums = [
+            functional.cross_entropy(
+                (part @ weight.T).float(), chosen, ignore_index=self.ignored, reduction="sum"
+            )
+            for part, chosen in _chunks(hidden, targets, len(weight))
+        ]
+        return torch.stack(sums).sum()
 
 
 class _WithGradients(torch.autograd.Function):
@@ -52,12 +63,13 @@ class _WithGradients(torch.autograd.Function):
             scored = (chosen != ignored)[:, None]  # [chunk, 1]
             index = chosen.clamp(min=0)[:, None]
             sums.append(-(log_probabilities.gather(1, index) * scored).sum())
-            # d loss / d logits = softmax - one at the target
-            one = torch.ones_like(index, dtype=torch.float32)
-            gradient = log_probabilities.exp().scatter_add(1, index, -one)
-            gradient = (gradient * scored).to(weight.dtype)
-            to_hidden.append(gradient @ weight)
-            to_weight += (gradient.T @ part).float()
+            # d loss / d logits = softmax - one at the target. In place: uncompiled, its time is
+            # that of reading and writing the logits.
+            gradient = log_probabilities.exp_()
+            gradient.scatter_add_(1, index, -torch.ones_like(index, dtype=torch.float32))
+            gradient = gradient.to(weight.dtype)
+            to_hidden.append((gradient @ weight) * scored)
+            to_weight += (gradient.T @ (part * scored)).float()
         ctx.save_for_backward(torch.cat(to_hidden), to_weight.to(weight.dtype))
         return torch.stack(sums).sum()
 
@@ -68,5 +80,5 @@ class _WithGradients(torch.autograd.Function):
 
 
 def _chunks(hidden: Tensor, targets: Tensor, vocabulary: int) -> list[tuple[Tensor, Tensor]]:
-    size = max(FEWEST_TOKENS, CHUNK_LOGITS // vocabulary)
+    size = max(FEWEST_TOKENS, CHUNK_LOGITS.get(hidden.device.type, MOST_LOGITS) // vocabulary)
     return list(zip(torch.split(hidden, size), torch.split(targets, size), strict=True))

@@ -128,7 +128,8 @@ def _gradients(work: Work, step: int, given: Input) -> tuple[float, float]:
         number = processes.rank * len(micro_batches) + index
         torch.manual_seed(derived_seed(settings.seed, "dropout", step, number))
         last = index == len(micro_batches) - 1
-        with processes.sync_only_if(last, work.distributed), processes.autocast():
+        sync = processes.sync_only_if(last, work.distributed)
+        with sync, work.objective.compiled(), processes.autocast():
             sums = work.distributed(batch)
             # Divided by the weight over all processes, and DDP's averaging undone: a mean of means
             # would weigh short batches more.
@@ -191,9 +192,8 @@ def measure(
             for micro_rows in micro_batches:
                 if processes.largest([stop.received])[0]:
                     return None
-                # `forward`, not the call: compiling it anew for evaluation would not pay.
                 batch = on_device(examples.batch(micro_rows), processes.device)
-                for key, value in work.objective.forward(batch).items():
+                for key, value in work.objective(batch).items():
                     totals[key] = totals.get(key, 0) + value.double()
                 advance(1)
     finally:

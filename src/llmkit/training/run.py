@@ -177,7 +177,7 @@ def _work(job: Job, session: Session) -> tuple[engine.Work, dict[str, Any]]:
     settings = auto.settings(train, job.config.seed, batch, hidden, job.from_scratch, chosen)
     decayed = train.model_copy(update={"weight_decay": settings.weight_decay})
     if chosen["compile"]:
-        objective.compile(dynamic=probe.lengths_differ(job.examples))
+        objective.compile_layers(dynamic=probe.lengths_differ(job.examples))
     limit = auto.examples_to_see(train, len(job.examples))
     work = engine.Work(
         task=job.task,

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from llmkit.errors import ConfigError, ResourceError
+from llmkit.training import allocation
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,7 @@ def start(
     without them, and they cost nothing measurable. Raises ResourceError when the launcher started
     several processes that do not find each other: they would be copies of one run.
     """
+    allocation.keep()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

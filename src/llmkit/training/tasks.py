@@ -5,8 +5,9 @@ Sums, never means: a mean of means is wrong as soon as batches differ in size.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from llmkit.training.cross_entropy import linear_cross_entropy
+from llmkit.models import layers
+from llmkit.training.cross_entropy import LinearCrossEntropy
 
 Batch = dict[str, Tensor]
 Rows = Sequence[int] | NDArray[np.int64]
@@ -75,6 +77,7 @@ class CausalLanguageModeling:
         """`n_bytes` of text stand behind a validation set; `linear_head` says that the logits are
         a matrix times the last hidden states, as `llmkit.models.heads` finds out."""
         self.n_bytes, self.linear_head = n_bytes, linear_head
+        self.cross_entropy = LinearCrossEntropy(IGNORED)
 
     def weight(self, examples: Examples, rows: Rows) -> float:
         """Every token weighs the same."""
@@ -84,7 +87,7 @@ class CausalLanguageModeling:
         """Cross entropy in nats; a mixture of experts adds its load-balancing loss (Fedus et al.
         2021, arXiv 2101.03961) to the objective."""
         inputs = {key: value for key, value in batch.items() if key != "targets"}
-        if self.linear_head and not torch.compiler.is_compiling():
+        if self.linear_head:
             return self._chunked(model, inputs, batch["targets"])
         config: Any = model.config
         routed = getattr(config, "router_aux_loss_coef", None) is not None
@@ -103,7 +106,7 @@ class CausalLanguageModeling:
     def _chunked(self, model: Any, inputs: dict[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
         hidden = model.base_model(**inputs, use_cache=False).last_hidden_state  # [n, block, width]
         weight = model.get_output_embeddings().weight  # [vocabulary, width]
-        loss = linear_cross_entropy(hidden.flatten(0, 1), weight, targets.flatten(), IGNORED)
+        loss = self.cross_entropy(hidden.flatten(0, 1), weight, targets.flatten())
         return {"objective": loss, "loss": loss}
 
     def figures(self, sums: Sums, predictions: int) -> dict[str, float]:
@@ -133,7 +136,8 @@ class Completion(CausalLanguageModeling):
         hidden, targets = hidden.flatten(0, 1), targets.flatten()
         scored = (targets != IGNORED).nonzero().squeeze(1)  # prompts cost no product
         chosen = hidden.index_select(0, scored)
-        loss = linear_cross_entropy(chosen, weight, targets[scored], IGNORED)
+        # `forward`, not the call: their number changes, and with it what is compiled.
+        loss = self.cross_entropy.forward(chosen, weight, targets[scored])
         return {"objective": loss, "loss": loss}
 
 
@@ -269,15 +273,40 @@ def _like(weights: NDArray[np.float32] | None, logits: Tensor) -> Tensor | None:
 
 
 class Objective(nn.Module):
-    """A task and a model as one module, so that compiling and distributing take in the loss."""
+    """A task and a model as one module, so that distributing takes in the loss."""
 
     def __init__(self, task: Task, model: nn.Module) -> None:
         super().__init__()
         self.task, self.model = task, model
+        self._compiled: dict[nn.Module, Callable[..., Any]] = {}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The task's sums over the batch."""
         return self.task.sums(self.model, batch)
+
+    def compile_layers(self, dynamic: bool = False) -> None:
+        """Has `compiled` run compiled layers, which are alike: what is compiled for one serves all,
+        in half the time that the whole model takes; and a linear head with its loss."""
+        parts = layers.of(self.model)
+        if isinstance(self.task, CausalLanguageModeling):
+            parts.append(self.task.cross_entropy)
+        self._compiled = {part: torch.compile(part._call_impl, dynamic=dynamic) for part in parts}
+
+    def compile_nothing(self) -> None:
+        """Undoes `compile_layers`."""
+        self._compiled = {}
+
+    @contextlib.contextmanager
+    def compiled(self) -> Iterator[None]:
+        """Forward and backward passes within run what is compiled, if anything is. All others, such
+        as a validation's, would be compiled anew, which would not pay."""
+        for part, quick in self._compiled.items():
+            part._compiled_call_impl = quick
+        try:
+            yield
+        finally:
+            for part in self._compiled:
+                part._compiled_call_impl = None
 
 
 def on_device(batch: Batch, device: torch.device) -> Batch:
