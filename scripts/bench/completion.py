@@ -47,8 +47,8 @@ def main() -> None:
     everything = replace(half, scored=rows(1.0).scored)
     causal = CausalLanguageModeling(1, linear_head=True)
     sides: dict[str, Round] = {
-        "completion": llmkit(half, BATCH, Completion(linear_head=True), asked.compiled),
-        "causal": llmkit(everything, BATCH, causal, asked.compiled),
+        "completion": llmkit(half, Completion(linear_head=True), asked.compiled),
+        "causal": llmkit(everything, causal, asked.compiled),
     }
     found = turns.take(sides, asked.rounds, asked.steps, BATCH * BLOCK)
     print(json.dumps({**found, **vars(asked)}))

@@ -59,7 +59,7 @@ def causal(asked: argparse.Namespace) -> Round:
     examples = Blocks(tokens(asked.packed), BLOCK)
     draw = partial(order.rows_of_step, n_examples=len(examples), global_batch_size=BATCH, seed=0)
     own = model(build.LANGUAGE_MODEL)
-    return llmkit(examples, asked.micro_batch, None, asked.compiled, draw, own)
+    return llmkit(examples, None, asked.compiled, draw, own)
 
 
 def masked(asked: argparse.Namespace) -> Round:
@@ -73,14 +73,13 @@ def masked(asked: argparse.Namespace) -> Round:
     draw = partial(
         order.occurrences_of_step, n_examples=len(examples), global_batch_size=BATCH, seed=0
     )
-    return llmkit(examples, asked.micro_batch, task, asked.compiled, draw, own)
+    return llmkit(examples, task, asked.compiled, draw, own)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--micro-batch", type=int, default=BATCH)
     parser.add_argument("--probability", type=float, default=0.3)
     parser.add_argument("--packed", action="store_true")
     parser.add_argument("--compiled", action="store_true")

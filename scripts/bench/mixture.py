@@ -5,7 +5,7 @@ rows are drawn as `llmkit pretrain` draws them, from token files of a million ra
 sides take turns in one process, so that a busy machine is busy for both. Prints one JSON line:
 tokens/s of each side (median over rounds) and the ratio.
 
-    .venv/bin/python scripts/bench/mixture.py [--rounds 9] [--steps 3] [--micro-batch 16]
+    .venv/bin/python scripts/bench/mixture.py [--rounds 9] [--steps 3]
 """
 
 from __future__ import annotations
@@ -38,28 +38,27 @@ def tokens(n: int, seed: int) -> TokenFile:
     )  # fmt: skip
 
 
-def plain(micro_batch: int) -> Round:
+def plain() -> Round:
     """Blocks of one text."""
     examples = Blocks(tokens(TOKENS, 0), BLOCK)
     draw = partial(order.rows_of_step, n_examples=len(examples), global_batch_size=BATCH, seed=0)
-    return llmkit(examples, micro_batch, rows_of_step=draw)
+    return llmkit(examples, rows_of_step=draw)
 
 
-def mixture(micro_batch: int) -> Round:
+def mixture() -> Round:
     """Blocks of three domains."""
     blocks = {name: Blocks(tokens(TOKENS // 3, seed), BLOCK) for seed, name in enumerate(SHARES)}
     examples = Mixture(blocks, list(SHARES.values()))
     draw = partial(examples.rows_of_step, global_batch_size=BATCH, seed=0)
-    return llmkit(examples, micro_batch, rows_of_step=draw)
+    return llmkit(examples, rows_of_step=draw)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--micro-batch", type=int, default=BATCH)
     asked = parser.parse_args()
-    sides = {"mixture": mixture(asked.micro_batch), "plain": plain(asked.micro_batch)}
+    sides = {"mixture": mixture(), "plain": plain()}
     found = turns.take(sides, asked.rounds, asked.steps, BATCH * BLOCK)
     print(json.dumps({**found, **vars(asked)}))
 

@@ -38,7 +38,7 @@ from llmkit.config.schema import TrainConfig
 from llmkit.models import attention, dropout
 from llmkit.reporting.console import Console
 from llmkit.reporting.progress import TrainingDisplay
-from llmkit.training import auto, engine, probe, runtime, utilization
+from llmkit.training import allocation, auto, engine, probe, runtime, utilization
 from llmkit.training.budget import Clock
 from llmkit.training.checkpoint import State
 from llmkit.training.optimizer import NamedOptimizer
@@ -119,7 +119,6 @@ def bare(stream: Stream) -> Round:
 
 def llmkit(
     stream: Examples,
-    micro_batch: int,
     task: Task | None = None,
     compiled: bool = True,
     rows_of_step: Callable[[int], Rows] = lambda step: list(range(BATCH)),
@@ -131,17 +130,18 @@ def llmkit(
     attention.settle(own, DEVICE)
     directory = Path(tempfile.mkdtemp())
     processes = runtime.start("bf16", (), directory)
+    objective = Objective(task, own)
+    size, _ = probe.fit(objective, stream, BATCH, None, processes)
+    if compiled:
+        objective.compile_layers()
     never = 10**9
     settings = Settings(
-        seed=0, global_batch_size=BATCH, micro_batch_size=micro_batch, learning_rate=1e-3,
+        seed=0, global_batch_size=BATCH, micro_batch_size=size, learning_rate=1e-3,
         lr_scheduler_type="linear", warmup=0.03, weight_decay=0.1, max_grad_norm=1.0,
         max_nonfinite_steps=5,
         logging_steps=never, eval_steps=never, save_steps=never, save_total_limit=2,
     )  # fmt: skip
     optimizer = NamedOptimizer(own, "adamw", auto.pretraining(TrainConfig(weight_decay=0.1)))
-    objective = Objective(task, own)
-    if compiled:
-        objective.compile_layers()
     work = engine.Work(
         task=task, model=own, objective=objective, distributed=objective, optimizer=optimizer,
         examples=stream, rows_of_step=rows_of_step, validation=None,
@@ -229,16 +229,12 @@ def main() -> None:
 
 def side(name: str, vocabulary: int) -> Round:
     """One of the sides, for this process alone."""
-    stream = Stream(vocabulary)
     if name == "llmkit":
-        processes = runtime.start("bf16", (), Path(tempfile.mkdtemp()))
-        own = model(vocabulary)
-        objective = Objective(CausalLanguageModeling(1, linear_head=True), own)
-        size, _ = probe.fit(objective, stream, BATCH, None, processes)
-        return llmkit(stream, size, own=own)
+        allocation.keep()  # before torch allocates
+        return llmkit(Stream(vocabulary), own=model(vocabulary))
     if name == "bare":
-        return bare(stream)
-    return trainer(stream, bf16=name == "trainer-bf16")
+        return bare(Stream(vocabulary))
+    return trainer(Stream(vocabulary), bf16=name == "trainer-bf16")
 
 
 if __name__ == "__main__":
