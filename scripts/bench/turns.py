@@ -27,6 +27,7 @@ class Process:
         assert side.stdin is not None
         assert side.stdout is not None
         self.asking, self.answers = side.stdin, side.stdout
+        self.answers.readline()  # it has started, and leaves the machine to others
         self.peak_bytes = 0
         """The most memory that it held so far: of the accelerator where there is one."""
 
@@ -40,6 +41,7 @@ class Process:
 def serve(run: Round) -> None:
     """The other end of a Process: for each number of steps on stdin, its seconds and peak."""
     out = sys.stdout
+    print("ready", file=out, flush=True)
     with contextlib.redirect_stdout(sys.stderr):
         for line in sys.stdin:
             print(run(int(line)), _peak(), file=out, flush=True)

@@ -21,12 +21,13 @@ FEWEST_TOKENS = 128
 
 
 class LinearCrossEntropy(nn.Module):
-    """The cross entropy of a linear output layer, as a module so that it can be compiled alone."""
+    """The cross entropy of a linear output layer."""
 
     def __init__(self, ignored: int) -> None:
         """Targets that equal `ignored` do not count."""
         super().__init__()
         self.ignored = ignored
+        self.chunk = Chunk(ignored)
 
     def forward(self, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         """The cross entropy of `hidden @ weight.T` summed over tokens, in nats and fp32.
@@ -41,7 +42,7 @@ class LinearCrossEntropy(nn.Module):
             kind = torch.get_autocast_dtype(device)
             hidden, weight = hidden.to(kind), weight.to(kind)
         if torch.is_grad_enabled():
-            loss: Tensor = _WithGradients.apply(hidden, weight, targets, self.ignored)  # type: ignore[no-untyped-call]
+            loss: Tensor = _WithGradients.apply(hidden, weight, targets, self.chunk)  # type: ignore[no-untyped-call]
             return loss
         sums = [
             functional.cross_entropy(
@@ -52,24 +53,40 @@ class LinearCrossEntropy(nn.Module):
         return torch.stack(sums).sum()
 
 
+class Chunk(nn.Module):
+    """A chunk of tokens, as a module so that it can be compiled: all chunks as one graph would hold
+    the logits of several."""
+
+    def __init__(self, ignored: int) -> None:
+        super().__init__()
+        self.ignored = ignored
+
+    def forward(
+        self, hidden: Tensor, weight: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The summed loss of the chunk, and its gradients by `hidden` and by `weight`."""
+        log_probabilities = torch.log_softmax((hidden @ weight.T).float(), dim=1)
+        scored = (targets != self.ignored)[:, None]  # [chunk, 1]
+        index = targets.clamp(min=0)[:, None]
+        loss = -(log_probabilities.gather(1, index) * scored).sum()
+        # d loss / d logits = softmax - one at the target. In place: uncompiled, its time is that
+        # of reading and writing the logits.
+        gradient = log_probabilities.exp_()
+        gradient.scatter_add_(1, index, -torch.ones_like(index, dtype=torch.float32))
+        gradient = gradient.to(weight.dtype)
+        return loss, (gradient @ weight) * scored, gradient.T @ (hidden * scored)
+
+
 class _WithGradients(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, ignored: int) -> Tensor:
-        to_hidden = []
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, chunk: Chunk) -> Tensor:
+        sums, to_hidden = [], []
         to_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
-        sums = []
         for part, chosen in _chunks(hidden, targets, len(weight)):
-            log_probabilities = torch.log_softmax((part @ weight.T).float(), dim=1)
-            scored = (chosen != ignored)[:, None]  # [chunk, 1]
-            index = chosen.clamp(min=0)[:, None]
-            sums.append(-(log_probabilities.gather(1, index) * scored).sum())
-            # d loss / d logits = softmax - one at the target. In place: uncompiled, its time is
-            # that of reading and writing the logits.
-            gradient = log_probabilities.exp_()
-            gradient.scatter_add_(1, index, -torch.ones_like(index, dtype=torch.float32))
-            gradient = gradient.to(weight.dtype)
-            to_hidden.append((gradient @ weight) * scored)
-            to_weight += (gradient.T @ (part * scored)).float()
+            loss, by_hidden, by_weight = chunk(part, weight, chosen)
+            sums.append(loss)
+            to_hidden.append(by_hidden)
+            to_weight += by_weight
         ctx.save_for_backward(torch.cat(to_hidden), to_weight.to(weight.dtype))
         return torch.stack(sums).sum()
 

@@ -136,8 +136,7 @@ class Completion(CausalLanguageModeling):
         hidden, targets = hidden.flatten(0, 1), targets.flatten()
         scored = (targets != IGNORED).nonzero().squeeze(1)  # prompts cost no product
         chosen = hidden.index_select(0, scored)
-        # `forward`, not the call: their number changes, and with it what is compiled.
-        loss = self.cross_entropy.forward(chosen, weight, targets[scored])
+        loss = self.cross_entropy(chosen, weight, targets[scored])
         return {"objective": loss, "loss": loss}
 
 
@@ -286,11 +285,14 @@ class Objective(nn.Module):
 
     def compile_layers(self, dynamic: bool = False) -> None:
         """Has `compiled` run compiled layers, which are alike: what is compiled for one serves all,
-        in half the time that the whole model takes; and a linear head with its loss."""
-        parts = layers.of(self.model)
+        in half the time that the whole model takes; and the loss of a linear head."""
+        self._compiled = {
+            layer: torch.compile(layer._call_impl, dynamic=dynamic)
+            for layer in layers.of(self.model)
+        }
         if isinstance(self.task, CausalLanguageModeling):
-            parts.append(self.task.cross_entropy)
-        self._compiled = {part: torch.compile(part._call_impl, dynamic=dynamic) for part in parts}
+            chunk = self.task.cross_entropy.chunk  # the last one may be shorter
+            self._compiled[chunk] = torch.compile(chunk._call_impl, dynamic=None)
 
     def compile_nothing(self) -> None:
         """Undoes `compile_layers`."""
