@@ -34,4 +34,4 @@ def faults(first: str) -> int:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 def test_memory_that_is_let_go_of_is_not_asked_for_again() -> None:
     without, kept = faults(""), faults("allocation.keep()")
-    assert kept < 100 < 10_000 < without
+    assert kept < 100 < without  # thousands, or hundreds where all pages are large
