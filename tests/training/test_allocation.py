@@ -18,10 +18,12 @@ def faults():
 def step():
     return sum(len(torch.ones(1 << 22)) for _ in range(4))  # 16 MB each
 step()
-before = faults()
+counts = []
 for _ in range(10):
+    before = faults()
     step()
-print(faults() - before)
+    counts.append(faults() - before)
+print(*counts)
 """
 
 
@@ -29,14 +31,16 @@ NO_LARGE_PAGES = 41
 """PR_SET_THP_DISABLE of linux/prctl.h: else a fault counts for one page or for 512."""
 
 
-def faults(first: str) -> int:
-    """Pages that the system hands out anew in ten steps."""
+def faults(first: str) -> list[int]:
+    """Pages that the system hands out anew in each of ten steps."""
     code = STEPS.format(first=first, no_large_pages=NO_LARGE_PAGES)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return int(done.stdout)
+    return [int(count) for count in done.stdout.split()]
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 def test_memory_that_is_let_go_of_is_not_asked_for_again() -> None:
     without, kept = faults(""), faults("allocation.keep()")
-    assert kept < 100 < 10_000 < without
+    # The heap may grow by one block of 4,096 pages, once, when something small stands in its way.
+    assert sorted(kept)[-2] < 10
+    assert sum(kept) < 5_000 < 10_000 < sum(without)
