@@ -1,25 +1,16 @@
-"""The command line: arguments in, a result and an exit code out.
-
-Nothing heavy is imported before a command does its work, so that help is instant and a wrong
-config is refused before the libraries load.
-"""
+"""The command line: arguments in, an exit code out. Nothing heavy is imported, so that help is
+instant."""
 
 from __future__ import annotations
 
-import importlib
-import json as jsonlib
-import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from llmkit import __version__, faults
-from llmkit.config import objectives, render
-from llmkit.config.load import Option, load
+from llmkit.config.load import Option
 from llmkit.errors import Interrupted, UsageError
 from llmkit.options import (
     AllowCode,
@@ -50,6 +41,7 @@ from llmkit.options import (
     Text,
     refuse_others,
 )
+from llmkit.request import Request
 
 app = typer.Typer(
     name="llmkit",
@@ -60,20 +52,6 @@ app = typer.Typer(
 
 # An option of another tool, such as --lr, comes in as an argument and is answered with our key.
 LENIENT = {"ignore_unknown_options": True}
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a command line asks for."""
-
-    command: str
-    arguments: Sequence[str]
-    options: Sequence[Option]
-    json: bool
-    quiet: bool
-    dry_run: bool
-    print_config: bool
-    allow_code: bool
 
 
 @app.callback(invoke_without_command=True)
@@ -240,7 +218,7 @@ def _obey(arguments: Sequence[str]) -> int:
     # Typer only reads the arguments; the work is done outside it, where it catches nothing.
     asked = app(arguments, prog_name="llmkit", standalone_mode=False)
     if isinstance(asked, Request):
-        _carry_out(asked)
+        asked.carry_out()
         return 0
     if asked == Interrupted.exit_code:  # what Typer makes of Ctrl-C
         raise KeyboardInterrupt
@@ -263,57 +241,3 @@ def _request(ctx: typer.Context, **keys: str) -> Request:
     flags = ("json", "quiet", "dry_run", "print_config", "allow_code")
     switches = {flag: given[flag] for flag in flags}
     return Request(str(ctx.info_name), arguments, options, **switches)
-
-
-def _split(arguments: Sequence[str]) -> tuple[Path | None, Sequence[str]]:
-    """CONFIG, if the first argument is no KEY=VALUE, and the overrides."""
-    if arguments and not _is_override(arguments[0]):
-        path, overrides = Path(arguments[0]), arguments[1:]
-    else:
-        path, overrides = None, arguments
-    for extra in overrides:
-        if not _is_override(extra):
-            raise UsageError(
-                f"`{extra}` is neither CONFIG, which comes first, nor KEY=VALUE",
-                next="text files are given as `--text A --text B`, or as a quoted glob",
-            )
-    return path, overrides
-
-
-def _is_override(argument: str) -> bool:
-    name, equals, _ = argument.partition("=")
-    return bool(equals) and "/" not in name and os.sep not in name
-
-
-def _carry_out(request: Request) -> None:
-    path, overrides = _split(request.arguments)
-    if not (path or overrides or request.options or request.print_config):
-        raise UsageError(
-            f"`llmkit {request.command}` was given nothing to work on",
-            next=f"try `llmkit {request.command} --text corpus.txt`, or give a CONFIG",
-        )
-    resolved = load(request.command, path, overrides, request.options)
-    if request.print_config:
-        values = jsonlib.loads(resolved.config.model_dump_json())
-        shown = jsonlib.dumps({"config": values, "sources": dict(resolved.sources)})
-        _print(shown if request.json else render.as_yaml(resolved.config, resolved.sources))
-        return
-    if resolved.config.model.code is not None:
-        from llmkit.models import custom
-
-        custom.take_in(resolved.config.model, request.allow_code)
-    from llmkit.reporting.console import Console
-
-    console = Console(json=request.json, quiet=request.quiet)
-    name = objectives.recipe(request.command, resolved.config)
-    recipe = importlib.import_module(f"llmkit.commands.{name}")
-    work = recipe.check if request.dry_run else recipe.run
-    result: dict[str, Any] | None = work(resolved.config, console)
-    if result is not None:
-        with faults.of_stdout():
-            console.result(result)
-
-
-def _print(text: str) -> None:
-    with faults.of_stdout():
-        print(text.rstrip("\n"), flush=True)

@@ -61,6 +61,29 @@ def test_a_wrong_config_is_refused_without_the_libraries(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
+    "arguments",
+    [
+        ("pretrain", "--text", "nowhere.txt"),
+        ("pretrain", "data.mixture.poems.files=nowhere.txt"),
+        ("pretrain", "--text", __file__, "data.validation_files=nowhere.txt"),
+        ("finetune", "--csv", "nowhere.txt"),
+        ("finetune", "--csv", __file__, "data.test_files=nowhere.txt"),
+        ("predict", "--model", "m", "--csv", "nowhere.txt"),
+        ("evaluate", "--model", "m", "--text", "nowhere.txt"),
+    ],
+)
+def test_a_missing_file_is_told_without_the_libraries(arguments: tuple[str, ...]) -> None:
+    script = (
+        "import sys; from llmkit import cli; code = cli.run(sys.argv[1:]);"
+        "assert 'torch' not in sys.modules and 'datasets' not in sys.modules; sys.exit(code)"
+    )
+    command = [sys.executable, "-c", script, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 66
+    assert "nowhere.txt does not exist" in done.stderr
+
+
+@pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
         ([], 2, "`llmkit --help` shows them all"),
