@@ -35,18 +35,18 @@ from transformers import (
 from turns import Round
 
 from llmkit.config.schema import TrainConfig
-from llmkit.models import attention, dropout
 from llmkit.reporting.console import Console
 from llmkit.reporting.progress import TrainingDisplay
-from llmkit.training import allocation, auto, engine, probe, runtime, utilization
+from llmkit.training import allocation, auto, engine, module, probe, runtime, utilization
 from llmkit.training.budget import Clock
 from llmkit.training.checkpoint import State
+from llmkit.training.module import Objective
 from llmkit.training.optimizer import NamedOptimizer
 from llmkit.training.record import Record
 from llmkit.training.schedule import Plan, Revision
 from llmkit.training.settings import Settings
 from llmkit.training.signals import StopSignal
-from llmkit.training.tasks import CausalLanguageModeling, Examples, Objective, Rows, Task
+from llmkit.training.tasks import CausalLanguageModeling, Examples, Rows, Task
 
 VOCABULARY, BLOCK, BATCH = 8192, 256, 16
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -126,11 +126,9 @@ def llmkit(
 ) -> Round:
     """The engine as `llmkit pretrain` sets it up."""
     own, task = (own or model()).train(), task or CausalLanguageModeling(1, linear_head=True)
-    dropout.quicken(own)
-    attention.settle(own, DEVICE)
     directory = Path(tempfile.mkdtemp())
     processes = runtime.start("bf16", (), directory)
-    objective = Objective(task, own)
+    objective = module.quick(task, own, processes.device)
     size, _ = probe.fit(objective, stream, BATCH, None, processes)
     if compiled:
         objective.compile_layers()

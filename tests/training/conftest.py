@@ -19,12 +19,13 @@ from llmkit.reporting.progress import TrainingDisplay
 from llmkit.training import auto, engine, runtime
 from llmkit.training.budget import Clock
 from llmkit.training.checkpoint import State
+from llmkit.training.module import Objective
 from llmkit.training.optimizer import NamedOptimizer
 from llmkit.training.record import Record
 from llmkit.training.schedule import Plan, Revision
 from llmkit.training.settings import Settings
 from llmkit.training.signals import StopSignal
-from llmkit.training.tasks import Batch, CausalLanguageModeling, Objective
+from llmkit.training.tasks import Batch, CausalLanguageModeling
 
 VOCABULARY, BLOCK = 61, 12
 

@@ -15,7 +15,8 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedModel
 from llmkit.data.blocks import Blocks
 from llmkit.models import attention, build, packing
 from llmkit.training import probe, runtime
-from llmkit.training.tasks import CausalLanguageModeling, Objective, on_device
+from llmkit.training.module import Objective
+from llmkit.training.tasks import CausalLanguageModeling, on_device
 from tests.data.test_blocks import token_file
 from tests.training.conftest import tiny_model
 

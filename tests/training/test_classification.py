@@ -30,12 +30,13 @@ from llmkit.reporting.progress import TrainingDisplay
 from llmkit.training import auto, checkpoint, engine, runtime
 from llmkit.training.budget import Clock
 from llmkit.training.checkpoint import State
+from llmkit.training.module import Objective
 from llmkit.training.optimizer import NamedOptimizer, depths
 from llmkit.training.record import Record
 from llmkit.training.schedule import Plan, Revision
 from llmkit.training.settings import Settings
 from llmkit.training.signals import StopSignal
-from llmkit.training.tasks import Classification, Objective, balanced_weights
+from llmkit.training.tasks import Classification, balanced_weights
 
 N, CLASSES, VOCABULARY = 50, 3, 40
 BATCH = 8

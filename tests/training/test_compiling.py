@@ -10,7 +10,8 @@ from torch._dynamo.utils import counters
 from transformers import PreTrainedModel
 
 from llmkit.models import build, layers
-from llmkit.training.tasks import CausalLanguageModeling, Objective
+from llmkit.training.module import Objective
+from llmkit.training.tasks import CausalLanguageModeling
 
 
 def a_model(architecture: str, n_layers: int) -> PreTrainedModel:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
 
 from llmkit.errors import Diverged, Interrupted, Stopped, WriteError
@@ -73,6 +74,37 @@ def test_a_second_run_is_bit_identical(trial, precision) -> None:
     assert_same(runs[0].weights(), runs[1].weights())
     a, b = ((run.directory / "metrics.jsonl").read_bytes() for run in runs)
     assert a == b
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations whose result a program cannot go on without."""
+
+    count = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        name = operation.overloadpacket.__name__
+        self.count += name in ("_local_scalar_dense", "nonzero", "is_nonzero", "equal")
+        return operation(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_no_operation_of_a_step_waits_for_the_device_but_what_the_model_has(
+    trial, optimizer
+) -> None:
+    found = []
+    for steps in (2, 12):
+        task = CausalLanguageModeling(n_bytes=1, linear_head=True)
+        run = trial(
+            str(steps), steps=steps, optimizer=optimizer, task=task, micro_batch=3,
+            validation=None, eval_steps=100,
+        )  # fmt: skip
+        with Waits() as waits:
+            run.run()
+        found.append(waits.count)
+    with Waits() as waits:  # transformers looks for packed documents
+        run.model.base_model(torch.zeros(1, 3, dtype=torch.int64), use_cache=False)
+    assert waits.count == 1
+    assert found[1] - found[0] == 10 * 3
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])

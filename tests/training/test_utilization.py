@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from llmkit.training import utilization
-from llmkit.training.tasks import CausalLanguageModeling, Objective
+from llmkit.training.module import Objective
+from llmkit.training.tasks import CausalLanguageModeling
 from tests.training.conftest import Rows, tiny_model
 
 

@@ -245,7 +245,7 @@ ABSENT = {
     "token": "leave it out: HF_TOKEN or `hf auth login` holds it",
     "use_auth_token": "leave it out: HF_TOKEN or `hf auth login` holds it",
     "use_fast_tokenizer": "leave it out: only fast tokenizers are used",
-    "tf32": "leave it out: train.precision=bf16 is faster, and fp32 is exact",
+    "tf32": "leave it out: fp32 trains in TF32 on a GPU that has it, and bf16 is faster",
     "flash_attention": "leave it out: the fastest attention that torch has is used",
     "attn_implementation": "leave it out: the fastest attention that torch has is used",
     "streaming": "leave it out: text is always read as a stream",

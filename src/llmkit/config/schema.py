@@ -213,7 +213,8 @@ class TrainConfig(Section):
     ddp_timeout: Count = 1800
     """Seconds that one of several processes waits for the others before the run ends."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of the forward and backward pass; weights are always kept in fp32."""
+    """Arithmetic of the forward and backward pass; weights are always kept in fp32. On a GPU, fp32
+    multiplies matrices in TF32 while it trains; validation is in true fp32."""
     compile: bool | Auto = "auto"
     """torch.compile; `auto` uses it where it earns back its own time."""
     gradient_checkpointing: bool = False

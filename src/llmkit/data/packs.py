@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,23 +63,25 @@ class Packs:
         """The rows as tensors [rows, width]; row -1 is all padding.
 
         `input_ids` int64, padded on the right; `targets` int64, UNSCORED where nothing is
-        predicted; and `position_ids` int64 where a row holds several conversations.
+        predicted; `places` [predictions] int64, where something is, counted over all rows; and
+        `position_ids` int64 where a row holds several conversations.
         """
         chosen = np.asarray(rows, dtype=np.int64)
         first = self.bounds[chosen]
         lengths = np.where(chosen < 0, 0, self.lengths[chosen])
         columns = np.arange(self.width or max(1, int(lengths.max(initial=0))))
         inside = columns < lengths[:, None]  # [rows, width]
-        places = (first[:, None] + columns)[inside]
+        tokens = (first[:, None] + columns)[inside]
         ids = np.full(inside.shape, self.pad_id, dtype=np.int64)
-        ids[inside] = self.ids[places]
+        ids[inside] = self.ids[tokens]
         scored = np.zeros(inside.shape, dtype=np.bool_)
-        scored[inside] = self.scored[places]
+        scored[inside] = self.scored[tokens]
         targets = np.full(inside.shape, UNSCORED, dtype=np.int64)
         targets[:, :-1] = np.where(scored, ids, UNSCORED)[:, 1:]
-        batch = {"input_ids": ids, "targets": targets}
+        places = np.flatnonzero(targets != UNSCORED)
+        batch: dict[str, NDArray[Any]] = {"input_ids": ids, "targets": targets, "places": places}
         begins = np.zeros(inside.shape, dtype=np.bool_)
-        begins[inside] = self._begins[places]
+        begins[inside] = self._begins[tokens]
         if begins[:, 1:].any():
             latest = np.maximum.accumulate(np.where(begins, columns, 0), axis=1)
             batch["position_ids"] = columns - latest

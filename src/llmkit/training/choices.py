@@ -15,9 +15,10 @@ import llmkit
 from llmkit.config.schema import TrainConfig
 from llmkit.training import auto, probe, utilization
 from llmkit.training.budget import Clock
+from llmkit.training.module import Objective
 from llmkit.training.runtime import Processes
 from llmkit.training.session import Session
-from llmkit.training.tasks import Examples, Objective
+from llmkit.training.tasks import Examples
 
 
 def environment() -> dict[str, Any]:

@@ -22,13 +22,14 @@ from llmkit.errors import Diverged
 from llmkit.training import feed, spikes
 from llmkit.training.checkpoint import State
 from llmkit.training.feed import Input, share
+from llmkit.training.module import Objective
 from llmkit.training.optimizer import NamedOptimizer
 from llmkit.training.record import Record
 from llmkit.training.runtime import Processes, derived_seed
 from llmkit.training.schedule import rate
 from llmkit.training.settings import Settings
 from llmkit.training.signals import StopSignal, stopped_by
-from llmkit.training.tasks import Examples, Objective, Rows, Task, on_device
+from llmkit.training.tasks import Examples, Rows, Task, on_device
 
 Watch = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 Look = Callable[[], Mapping[str, Any]]
@@ -122,14 +123,14 @@ def _gradients(work: Work, step: int, given: Input) -> tuple[float, float]:
     and the norm of the gradients before they were clipped."""
     settings, processes = work.settings, work.processes
     micro_batches = given.micro_batches
-    loss = torch.zeros((), dtype=torch.float64, device=processes.device)
+    loss = torch.zeros(1, dtype=torch.float64, device=processes.device)
     for index, prepared in enumerate(micro_batches):
         batch = on_device(prepared, processes.device)
         number = processes.rank * len(micro_batches) + index
         torch.manual_seed(derived_seed(settings.seed, "dropout", step, number))
         last = index == len(micro_batches) - 1
         sync = processes.sync_only_if(last, work.distributed)
-        with sync, work.objective.compiled(), processes.autocast():
+        with sync, work.objective.compiled(), processes.in_training():
             sums = work.distributed(batch)
             # Divided by the weight over all processes, and DDP's averaging undone: a mean of means
             # would weigh short batches more.
@@ -139,7 +140,9 @@ def _gradients(work: Work, step: int, given: Input) -> tuple[float, float]:
     norm = nn.utils.clip_grad_norm_(
         work.optimizer.parameters, settings.max_grad_norm or math.inf, foreach=True
     )
-    return processes.sum(loss).item(), norm.item()
+    # The one time that the program waits for a device: a step that is no number must move nothing.
+    summed, grad_norm = torch.cat([processes.sum(loss), norm.double().reshape(1)]).tolist()
+    return summed, grad_norm
 
 
 def _judged(state: State, loss: float, grad_norm: float, limit: float) -> State:

@@ -16,8 +16,9 @@ import torch
 
 from llmkit.errors import ResourceError
 from llmkit.models import packing
+from llmkit.training.module import Objective
 from llmkit.training.runtime import Processes
-from llmkit.training.tasks import Examples, Objective, Rows, on_device
+from llmkit.training.tasks import Examples, Rows, on_device
 from llmkit.training.utilization import wait
 
 CPU_TOKENS = 2048
@@ -195,7 +196,7 @@ def _fastest(objective: Objective, examples: Examples, rows: Rows, processes: Pr
 
 def _run(objective: Objective, examples: Examples, rows: Rows, processes: Processes) -> None:
     batch = on_device(examples.batch(rows), processes.device)
-    with objective.compiled(), processes.autocast():
+    with objective.compiled(), processes.in_training():
         objective(batch)["objective"].backward()
     wait(processes.device)
 

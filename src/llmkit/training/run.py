@@ -17,7 +17,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from llmkit import durable
 from llmkit.config import render
 from llmkit.config.schema import Config, TrainConfig
-from llmkit.models import attention, dropout
 from llmkit.reporting import metrics, plots
 from llmkit.reporting.console import Console
 from llmkit.reporting.progress import TrainingDisplay, training_display
@@ -29,6 +28,7 @@ from llmkit.training import (
     engine,
     export,
     identity,
+    module,
     probe,
     recipe,
     runtime,
@@ -42,7 +42,7 @@ from llmkit.training.runtime import Processes
 from llmkit.training.schedule import Plan, Revision
 from llmkit.training.session import Session
 from llmkit.training.settings import Settings
-from llmkit.training.tasks import Examples, Objective, Task
+from llmkit.training.tasks import Examples, Task
 
 
 @dataclass(frozen=True)
@@ -157,13 +157,11 @@ def resume_point(
 
 def _work(job: Job, session: Session) -> tuple[engine.Work, dict[str, Any]]:
     processes = session.processes
-    train, model = job.config.train, job.model.to(processes.device)
+    train, model = job.config.train, job.model
     if train.gradient_checkpointing:
         # Its old name warns where the new one is there.
         getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
-    dropout.quicken(model)
-    attention.settle(model, processes.device)
-    objective = Objective(job.task, model)
+    objective = module.quick(job.task, model, processes.device)
     hidden = int(model.config.hidden_size)
     batch = auto.global_batch_size(
         train, len(job.examples), job.tokens_per_example, hidden, processes.device.type

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from llmkit.errors import ConfigError, ResourceError
-from llmkit.training import allocation
+from llmkit.training import allocation, precision
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,10 @@ class Processes:
         Not accelerate's: that one copies every output to fp32, logits too.
         """
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def in_training(self) -> AbstractContextManager[None]:
+        """The same for a step of training, which needs no true fp32 on a GPU."""
+        return precision.in_training(self.precision, self.device)
 
     def distribute(self, module: nn.Module) -> nn.Module:
         """The module with its gradients averaged over all processes."""
@@ -132,10 +136,9 @@ def check_trackers(report_to: Sequence[str]) -> None:
             )
 
 
-def start(
-    precision: str, report_to: Sequence[str], directory: Path, timeout: float = 1800
-) -> Processes:
-    """Joins the processes that torchrun or accelerate launch started, or runs alone.
+def start(wish: str, report_to: Sequence[str], directory: Path, timeout: float = 1800) -> Processes:
+    """Joins the processes that torchrun or accelerate launch started, or runs alone; `wish` is the
+    precision that was asked for.
 
     A process that waits for another one longer than `timeout` seconds gives up.
 
@@ -161,16 +164,7 @@ def start(
             where="WORLD_SIZE",
             next="launch with torchrun --nproc-per-node N -m llmkit ...",
         )
-    return Processes(accelerator, _precision(precision, accelerator.device))
-
-
-def _precision(wish: str, device: torch.device) -> str:
-    if wish != "auto":
-        return wish
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16" if fast else "fp32"
+    return Processes(accelerator, precision.settled(wish, accelerator.device))
 
 
 def _is_lost_process(error: BaseException) -> bool:

@@ -5,9 +5,8 @@ Sums, never means: a mean of means is wrong as soon as batches differ in size.
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -17,10 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from llmkit.models import layers
 from llmkit.training.cross_entropy import LinearCrossEntropy
 
 Batch = dict[str, Tensor]
+"""Tensors that a model takes, its targets, and where few places are predicted, their numbers."""
 Rows = Sequence[int] | NDArray[np.int64]
 Sums = Mapping[str, NDArray[np.float64]]
 """What a task's sums come to over a whole set and all processes."""
@@ -86,16 +85,17 @@ class CausalLanguageModeling:
     def sums(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Cross entropy in nats; a mixture of experts adds its load-balancing loss (Fedus et al.
         2021, arXiv 2101.03961) to the objective."""
-        inputs = {key: value for key, value in batch.items() if key != "targets"}
+        inputs = {key: value for key, value in batch.items() if key not in ("targets", "places")}
+        targets = batch["targets"].flatten()  # [batch * block]
         if self.linear_head:
-            return self._chunked(model, inputs, batch["targets"])
+            loss = self._chunked(model, inputs, targets, batch.get("places"))
+            return {"objective": loss, "loss": loss}
         config: Any = model.config
         routed = getattr(config, "router_aux_loss_coef", None) is not None
         options = {"output_router_logits": True} if routed else {}
         # Without use_cache=False, transformers silently ignores position_ids that start again.
         outputs = model(**inputs, use_cache=False, **options)
         logits = outputs.logits.flatten(0, 1)  # [batch * block, vocabulary]
-        targets = batch["targets"].flatten()  # [batch * block]
         loss = _cross_entropy(logits.float(), targets)
         objective = loss
         if routed:
@@ -103,11 +103,14 @@ class CausalLanguageModeling:
             objective = loss + config.router_aux_loss_coef * outputs.aux_loss * predictions
         return {"objective": objective, "loss": loss}
 
-    def _chunked(self, model: Any, inputs: dict[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
-        hidden = model.base_model(**inputs, use_cache=False).last_hidden_state  # [n, block, width]
-        weight = model.get_output_embeddings().weight  # [vocabulary, width]
-        loss = self.cross_entropy(hidden.flatten(0, 1), weight, targets.flatten())
-        return {"objective": loss, "loss": loss}
+    def _chunked(
+        self, model: Any, inputs: dict[str, Tensor], targets: Tensor, places: Tensor | None
+    ) -> Tensor:
+        hidden = model.base_model(**inputs, use_cache=False).last_hidden_state.flatten(0, 1)
+        if places is not None:  # other places are not predicted, and cost no product
+            hidden, targets = hidden.index_select(0, places), targets[places]
+        loss: Tensor = self.cross_entropy(hidden, model.get_output_embeddings().weight, targets)
+        return loss
 
     def figures(self, sums: Sums, predictions: int) -> dict[str, float]:
         """Loss in nats per token, perplexity, and bits per byte of the text."""
@@ -129,15 +132,6 @@ class Completion(CausalLanguageModeling):
         """Loss in nats per token of the responses, and perplexity."""
         found = super().figures(sums, predictions)
         return {name: found[name] for name in ("loss", "perplexity")}
-
-    def _chunked(self, model: Any, inputs: dict[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
-        hidden = model.base_model(**inputs, use_cache=False).last_hidden_state  # [n, width, hidden]
-        weight = model.get_output_embeddings().weight  # [vocabulary, hidden]
-        hidden, targets = hidden.flatten(0, 1), targets.flatten()
-        scored = (targets != IGNORED).nonzero().squeeze(1)  # prompts cost no product
-        chosen = hidden.index_select(0, scored)
-        loss = self.cross_entropy(chosen, weight, targets[scored])
-        return {"objective": loss, "loss": loss}
 
 
 @dataclass(frozen=True)
@@ -269,46 +263,6 @@ def _counted(actual: Tensor, predicted: Tensor) -> dict[str, Tensor]:
 
 def _like(weights: NDArray[np.float32] | None, logits: Tensor) -> Tensor | None:
     return None if weights is None else torch.from_numpy(weights).to(logits.device)
-
-
-class Objective(nn.Module):
-    """A task and a model as one module, so that distributing takes in the loss."""
-
-    def __init__(self, task: Task, model: nn.Module) -> None:
-        super().__init__()
-        self.task, self.model = task, model
-        self._compiled: dict[nn.Module, Callable[..., Any]] = {}
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The task's sums over the batch."""
-        return self.task.sums(self.model, batch)
-
-    def compile_layers(self, dynamic: bool = False) -> None:
-        """Has `compiled` run compiled layers, which are alike: what is compiled for one serves all,
-        in half the time that the whole model takes; and the loss of a linear head."""
-        self._compiled = {
-            layer: torch.compile(layer._call_impl, dynamic=dynamic)
-            for layer in layers.of(self.model)
-        }
-        if isinstance(self.task, CausalLanguageModeling):
-            chunk = self.task.cross_entropy.chunk  # the last one may be shorter
-            self._compiled[chunk] = torch.compile(chunk._call_impl, dynamic=None)
-
-    def compile_nothing(self) -> None:
-        """Undoes `compile_layers`."""
-        self._compiled = {}
-
-    @contextlib.contextmanager
-    def compiled(self) -> Iterator[None]:
-        """Forward and backward passes within run what is compiled, if anything is. All others, such
-        as a validation's, would be compiled anew, which would not pay."""
-        for part, quick in self._compiled.items():
-            part._compiled_call_impl = quick
-        try:
-            yield
-        finally:
-            for part in self._compiled:
-                part._compiled_call_impl = None
 
 
 def on_device(batch: Batch, device: torch.device) -> Batch:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from llmkit.training.tasks import Examples, Objective, on_device
+from llmkit.training.module import Objective
+from llmkit.training.tasks import Examples, on_device
 
 RATE_SECONDS = 0.06
 

@@ -1,0 +1,61 @@
+"""A task and a model as one module, made quick: attention, dropout, and what of it is compiled."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from llmkit.models import attention, dropout, layers
+from llmkit.training.tasks import Batch, CausalLanguageModeling, Task
+
+
+def quick(task: Task, model: PreTrainedModel, device: torch.device) -> Objective:
+    """The task and the model on a device, with attention and dropout that are quick there."""
+    dropout.quicken(model)
+    attention.settle(model, device)
+    return Objective(task, model.to(device))
+
+
+class Objective(nn.Module):
+    """A task and a model as one module, so that distributing takes in the loss."""
+
+    def __init__(self, task: Task, model: nn.Module) -> None:
+        super().__init__()
+        self.task, self.model = task, model
+        self._compiled: dict[nn.Module, Callable[..., Any]] = {}
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The task's sums over the batch."""
+        return self.task.sums(self.model, batch)
+
+    def compile_layers(self, dynamic: bool = False) -> None:
+        """Has `compiled` run compiled layers, which are alike: what is compiled for one serves all,
+        in half the time that the whole model takes; and the loss of a linear head."""
+        self._compiled = {
+            layer: torch.compile(layer._call_impl, dynamic=dynamic)
+            for layer in layers.of(self.model)
+        }
+        if isinstance(self.task, CausalLanguageModeling):
+            chunk = self.task.cross_entropy.chunk  # the last one may be shorter
+            self._compiled[chunk] = torch.compile(chunk._call_impl, dynamic=None)
+
+    def compile_nothing(self) -> None:
+        """Undoes `compile_layers`."""
+        self._compiled = {}
+
+    @contextlib.contextmanager
+    def compiled(self) -> Iterator[None]:
+        """Forward and backward passes within run what is compiled, if anything is. All others, such
+        as a validation's, would be compiled anew, which would not pay."""
+        for part, quick in self._compiled.items():
+            part._compiled_call_impl = quick
+        try:
+            yield
+        finally:
+            for part in self._compiled:
+                part._compiled_call_impl = None
