@@ -64,12 +64,12 @@ def characters(path: Path) -> dict[str, float]:
     return {"training_seconds": seconds, "bits_per_byte": nll / math.log(2) / (windows * CONTEXT)}
 
 
-def llmkit(path: Path, minutes: float) -> dict[str, float]:
+def llmkit(path: Path, minutes: float, *overrides: str) -> dict[str, float]:
     """The whole command: imports, tokenizer and all, with an empty cache."""
     with tempfile.TemporaryDirectory() as directory:
         command = [
             sys.executable, "-m", "llmkit", "pretrain", "--text", str(path), "--json", "--quiet",
-            f"train.max_minutes={minutes}", "--output-dir", f"{directory}/run",
+            f"train.max_minutes={minutes}", "--output-dir", f"{directory}/run", *overrides,
         ]  # fmt: skip
         start = time.perf_counter()
         done = subprocess.run(
