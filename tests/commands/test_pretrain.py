@@ -222,6 +222,18 @@ def test_minutes_bound_the_whole_run(llmkit, corpus, tmp_path) -> None:
     assert rates[-1] < 0.1 * max(rates)
 
 
+def test_minutes_that_a_small_text_does_not_need_are_left(llmkit, corpus, tmp_path) -> None:
+    done = llmkit("pretrain", "--text", corpus, *TINY, "train.max_minutes=30", "--output-dir",
+                  tmp_path / "run", "--json")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["step"] == 700
+    assert result["seconds"] < 300
+    assert "read more often, it is learned by heart" in done.stderr
+    rates = [m["learning_rate"] for m in read(tmp_path / "run") if "learning_rate" in m]
+    assert rates[-1] < 0.1 * max(rates)
+
+
 @needs_shared
 def test_chinese_poems_train(llmkit, tmp_path) -> None:
     done = llmkit("pretrain", "--text", SHARED / "text" / "tang_poems.txt", *TINY,

@@ -196,7 +196,7 @@ class TrainConfig(Section):
     """Steps of linear warm-up; a number below 1 is a share of all steps."""
     weight_decay: Rate | Auto = "auto"
     """Decoupled weight decay of matrices, biases and norms have none; `auto` is 0.01 to finetune,
-    0.1 to pretrain, and up to 1 the more often new weights see the same text."""
+    0.1 to pretrain, and up to 2 the more often new weights see the same text."""
     adam_beta1: Fraction = 0.9
     """Decay rate of AdamW's first moment."""
     adam_beta2: Fraction | Auto = "auto"

@@ -135,7 +135,7 @@ def weight_decay(train: TrainConfig, epochs: float, from_scratch: bool) -> float
     heart (Kim et al. 2025, arXiv 2509.14786)."""
     if train.weight_decay != "auto":
         return train.weight_decay
-    return min(1.0, max(0.1, 0.25 * epochs)) if from_scratch else 0.1
+    return min(2.0, max(0.1, 0.5 * epochs)) if from_scratch else 0.1
 
 
 def bounded(train: TrainConfig, n_examples: int) -> TrainConfig:

@@ -32,8 +32,8 @@ class Budget:
         """From `step` on; `reserve` is kept for what comes after the last step."""
         self.clock, self.seconds = clock, seconds
         self.reserve = self._fixed_reserve = reserve
-        self.first_step, self.first_second = step, clock.seconds()
-        self.looked = self.first_second
+        self.begin, self.looked = step, clock.seconds()
+        self.first_step, self.first_second = step, self.looked
 
     def validated(self, seconds: float) -> None:
         """Learns how long a validation takes: the last one comes after the last step."""
@@ -42,6 +42,8 @@ class Budget:
     def steps(self, step: int, plan: Plan, most: int | None) -> int:
         """The number of steps to plan for as things stand, or 0 to leave the plan."""
         now = self.clock.seconds()
+        if step == self.begin + 1:  # the first step may have compiled, which no other does
+            self.first_step, self.first_second = step, now
         done = step - self.first_step
         late = now + self.reserve >= self.seconds
         early_look = done in (5, 20) and step < plan.total_steps
