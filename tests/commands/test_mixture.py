@@ -176,7 +176,8 @@ def test_a_model_that_goes_on_tells_what_it_gained_and_lost(reference, adapted) 
     assert [domain["share"] for domain in found.values()] == [0.8, 0.2, 0]
     assert found["reports"]["before"] == pytest.approx(before["sums"]["after"], rel=1e-6)
     assert found["general"]["before"] == pytest.approx(before["words"]["after"], rel=1e-6)
-    assert found["code"]["before"] == found["general"]["before"]
+    # The same text, summed in fp32 in other micro-batches.
+    assert found["code"]["before"] == pytest.approx(found["general"]["before"], rel=1e-6)
     for domain in found.values():
         for figure, value in domain["change"].items():
             assert value == pytest.approx(domain["after"][figure] - domain["before"][figure])

@@ -30,7 +30,7 @@ def measure(model: PreTrainedModel, packs: Packs, watch: Watch) -> dict[str, Any
         for first in range(0, len(order), size):
             rows = order[first : first + size]
             batch = {name: value.to(device) for name, value in packs.batch(rows).items()}
-            targets = batch.pop("targets")
+            targets, _ = batch.pop("targets"), batch.pop("places")
             scored = targets != UNSCORED
             parts = torch.split(targets[scored], chosen.chunk)
             for logits, wanted in zip(chosen.chunks(batch, scored), parts, strict=True):

@@ -126,7 +126,7 @@ def check_merge(model: PreTrainedModel, plain: PreTrainedModel, batch: dict[str,
     inputs = {
         name: value[:, :COMPARED]  # all logits of long rows would take much memory
         for name, value in batch.items()
-        if name not in ("labels", "targets")
+        if name not in ("labels", "targets", "places")
     }
     training = model.training
     ours = model.eval()(**{k: v.to(model.device) for k, v in inputs.items()}).logits.cpu()
