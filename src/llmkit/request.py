@@ -9,6 +9,7 @@ import gc
 import importlib
 import json as jsonlib
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,21 +99,25 @@ def _check_files(command: str, config: Config) -> None:
     """Raises InputNotFound for files that the command would read and that are not there."""
     from llmkit.data import sources
 
-    for key in FILES_OF.get(command, ()):
-        if entries := getattr(config.data, key):
-            sources.find(entries, f"data.{key}")
-    for name, domain in config.data.mixture.items():
-        for key in ("files", "validation_files"):
-            if entries := getattr(domain, key):
-                sources.find(entries, f"data.mixture.{name}.{key}")
+    named = {f"data.{key}": getattr(config.data, key) for key in FILES_OF.get(command, ())}
+    if command == "pretrain":
+        for name, domain in config.data.mixture.items():
+            named[f"data.mixture.{name}.files"] = domain.files
+            named[f"data.mixture.{name}.validation_files"] = domain.validation_files
+    for key, entries in named.items():
+        if entries:
+            sources.find(entries, key)
 
 
 def _imported(name: str) -> Any:
     """The module of a recipe. What comes in with it is no garbage, and looking for some each time
     that as much is new would take a fifth of the time."""
+    module = f"llmkit.commands.{name}"
+    if module in sys.modules:  # frozen again, the garbage of an earlier run would stay
+        return sys.modules[module]
     gc.disable()
     try:
-        return importlib.import_module(f"llmkit.commands.{name}")
+        return importlib.import_module(module)
     finally:
         gc.freeze()
         gc.enable()

@@ -83,6 +83,13 @@ def test_a_missing_file_is_told_without_the_libraries(arguments: tuple[str, ...]
     assert "nowhere.txt does not exist" in done.stderr
 
 
+@pytest.mark.parametrize("key", ["data.train_files", "data.mixture.poems.files"])
+def test_a_command_that_writes_text_needs_no_file_that_its_config_trained_on(capsys, key) -> None:
+    told = Told(capsys, "generate", "--model", "./no-model", "--prompt", "a", f"{key}=gone.txt")
+    assert "gone.txt" not in told.err
+    assert "no-model" in told.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [

@@ -32,11 +32,17 @@ def in_training(precision: str, device: torch.device) -> Iterator[None]:
 
     NVIDIA_TF32_OVERRIDE=0, NVIDIA's own switch, has training in true fp32 too.
     """
+    tf32 = _tf32() if device.type == "cuda" else contextlib.nullcontext()
+    with tf32, torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        yield
+
+
+@contextlib.contextmanager
+def _tf32() -> Iterator[None]:
     products = torch.backends.cuda.matmul  # torch refuses to mix this switch with its newer one
     before = products.allow_tf32
-    products.allow_tf32 = before or device.type == "cuda"
+    products.allow_tf32 = True
     try:
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            yield
+        yield
     finally:
         products.allow_tf32 = before

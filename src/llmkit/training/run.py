@@ -174,7 +174,8 @@ def _work(job: Job, session: Session) -> tuple[engine.Work, dict[str, Any]]:
         chosen = choices.measured(train, objective, job.examples, job.validation, batch, session)
         if chosen["plan"][0][1] == train.max_steps != job.requested.train.max_steps:
             session.console.say(
-                "auto: the steps end before the minutes: read more often, it is learned by heart"
+                "auto: the steps end before the minutes do: "
+                "a text that is read more often is learned by heart"
             )
     settings = auto.settings(train, job.config.seed, batch, hidden, job.from_scratch, chosen)
     decayed = train.model_copy(update={"weight_decay": settings.weight_decay})
