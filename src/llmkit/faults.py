@@ -48,7 +48,7 @@ def exit_code(work: Callable[[], int]) -> int:
         _abandon(sys.stdout)
         return CLOSED_PIPE
     except Exception as fault:
-        if any(sign in str(fault) for sign in ("out of memory", "allocate memory")):
+        if _is_out_of_memory(fault):
             return _tell(_out_of_memory())
         return _tell_bug(fault)
     except BaseException as fault:
@@ -114,6 +114,13 @@ def _stopped(fault: KeyboardInterrupt | Ended) -> LlmkitError:
     if isinstance(fault, Ended):
         return Stopped(f"stopped by {fault}", kept=kept, next=advice)
     return Interrupted("stopped by Ctrl-C", kept=kept, next=advice)
+
+
+def _is_out_of_memory(fault: Exception) -> bool:
+    said = str(fault)
+    # A library for which there is no room; where it is not allowed, the reason follows.
+    no_room = said.endswith("failed to map segment from shared object")
+    return no_room or "out of memory" in said or "allocate memory" in said
 
 
 def _out_of_memory() -> ResourceError:

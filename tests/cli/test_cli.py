@@ -83,6 +83,23 @@ def test_a_missing_file_is_told_without_the_libraries(arguments: tuple[str, ...]
     assert "nowhere.txt does not exist" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        (MemoryError(), 71),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), 71),
+        (ImportError("/a/b.so: failed to map segment from shared object"), 71),
+        (ImportError("/a/b.so: failed to map segment from shared object: not permitted"), 1),
+    ],
+)
+def test_memory_that_runs_out_anywhere_is_told_as_that(capsys, fault, code) -> None:
+    def work() -> int:
+        raise fault
+
+    assert cli.faults.exit_code(work) == code
+    assert (": out of memory" in capsys.readouterr().err) == (code == 71)
+
+
 @pytest.mark.parametrize("key", ["data.train_files", "data.mixture.poems.files"])
 def test_a_command_that_writes_text_needs_no_file_that_its_config_trained_on(capsys, key) -> None:
     told = Told(capsys, "generate", "--model", "./no-model", "--prompt", "a", f"{key}=gone.txt")
