@@ -65,6 +65,8 @@ class Console:
         stderr = cast(IO[str], _Stderr())
         self.people = RichConsole(file=stderr, highlight=False, soft_wrap=True)
         self.on_tick: Callable[[], None] = lambda: None
+        self.warnings: list[str] = []
+        """Every warning so far, each once; the result of the command repeats them."""
 
     def say(self, text: str) -> None:
         """Prints a line for people; nothing under --quiet."""
@@ -72,15 +74,21 @@ class Console:
             self.people.print(Text(printable(text)))
 
     def warn(self, text: str) -> None:
-        """Prints a warning, under --quiet too."""
+        """Prints a warning, under --quiet too, and keeps it for the result."""
+        if text not in self.warnings:
+            self.warnings.append(text)
         if is_main_process():
             self.people.print(Text(f"warning: {printable(text)}", style="yellow"))
 
     def result(self, figures: Mapping[str, Any]) -> None:
-        """Prints what the command found: one JSON object with --json, else figures and tables."""
+        """Prints what the command found: one JSON object with --json, else figures and tables.
+
+        The object has the warnings of the command as a list of sentences, `warnings`.
+        """
         if not is_main_process():
             return
         if self.json:
+            figures = {**figures, "warnings": self.warnings}
             print(jsonlib.dumps(figures, ensure_ascii=False), flush=True)
         elif not self.silent:
             from llmkit.reporting import tables  # it speaks as this module does

@@ -1,0 +1,26 @@
+"""What machines and people are shown of a command's warnings and result."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from llmkit.reporting.console import Console
+
+
+def test_the_json_result_lists_each_warning_once(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console(json=True)
+    console.warn("the held-out text is small")
+    console.warn("the run is short")
+    console.warn("the run is short")
+    console.result({"step": 3})
+    shown = capsys.readouterr()
+    warnings = ["the held-out text is small", "the run is short"]
+    assert json.loads(shown.out) == {"step": 3, "warnings": warnings}
+    assert shown.err.count("warning: the run is short") == 2
+
+
+def test_a_result_without_warnings_has_an_empty_list(capsys: pytest.CaptureFixture[str]) -> None:
+    Console(json=True).result({})
+    assert json.loads(capsys.readouterr().out) == {"warnings": []}
