@@ -21,7 +21,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 LAYERS = (
     {"errors"},
-    {"config", "durable"},
+    {"config", "durable", "paths"},
     {"data", "models", "reporting"},
     {"training", "evaluation", "generation"},
     {"commands"},
@@ -34,7 +34,7 @@ RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
 HEAVY = {"torch", "transformers", "datasets", "accelerate", "numpy", "tokenizers", "pyarrow"}
 
 MOST_LINES_OF_A_FUNCTION = 60
-MOST_LINES_OF_A_FILE = 330
+MOST_LINES_OF_A_FILE = 400
 
 
 def imports(path: Path) -> Iterator[str]:

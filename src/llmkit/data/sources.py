@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import glob
 import hashlib
 import os
@@ -10,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from llmkit import paths
 from llmkit.data import hub
 from llmkit.errors import DataError, InputNotFound
 
@@ -127,10 +127,7 @@ def _walk(directory: Path) -> Iterator[Path]:
 
 
 def _missing(path: Path, entry: str, key: str) -> InputNotFound:
-    folder = next((parent for parent in path.parents if parent.is_dir()), Path())
-    wanted = path.relative_to(folder).parts[0] if path.is_relative_to(folder) else path.name
-    names = [each.name for each in folder.iterdir()] if os.access(folder, os.R_OK) else []
-    near = [str(folder / name) for name in difflib.get_close_matches(wanted, names)]
+    near = [str(found) for found in paths.near(path)]
     return InputNotFound(
         f"{key}: {entry} does not exist",
         where=f"{key}: {entry}",

@@ -18,7 +18,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from llmkit.data.examples import Encoded, Encoder
 from llmkit.errors import DataError
-from llmkit.models import load
+from llmkit.models import load, location
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.classifier import (
     Head,
@@ -96,7 +96,7 @@ def open_classifier(
 ) -> Classifier:
     """The classifier of a directory, a run or a hub name; raises DataError for another model."""
     config = classifier_config(name_or_path, revision)
-    tokenizer = tokenizers.load(load.locate(name_or_path), revision)
+    tokenizer = tokenizers.load(location.locate(name_or_path), revision)
     set_padding(tokenizer)
     model = load.load_classifier(name_or_path, revision).eval().to(device)
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id

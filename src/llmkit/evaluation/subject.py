@@ -12,7 +12,7 @@ from llmkit.config.schema import Config, EvaluationConfig
 from llmkit.data.tokens import TokenFile
 from llmkit.errors import ConfigError, DataError, UsageError
 from llmkit.evaluation.windows import ScoringProtocol
-from llmkit.models import load
+from llmkit.models import load, location
 from llmkit.models import tokenizer as tokenizers
 
 LONGEST_WINDOW = 4096
@@ -134,7 +134,7 @@ def _subject(config: Config, name: str, revision: str | None, shape: PretrainedC
     if other is not None:
         tokenizer = tokenizers.load(other)
     else:
-        tokenizer = tokenizers.load(load.locate(name), revision)
+        tokenizer = tokenizers.load(location.locate(name), revision)
     subject = Subject(name, revision, kind, shape, tokenizer)
     if other is not None:
         _check_other_tokenizer(subject, other)

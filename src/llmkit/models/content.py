@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 from llmkit import durable
-from llmkit.models import load
+from llmkit.models import location
 
 _SUFFIXES = (".safetensors", ".json", ".jinja")
 
@@ -14,10 +14,10 @@ _SUFFIXES = (".safetensors", ".json", ".jinja")
 def identity(name: str, revision: str | None) -> str:
     """The sha256 of a directory's weights, shapes and tokenizer; for a model of the hub, its name
     and revision."""
-    location = load.locate(name)
-    if not Path(location).is_dir():
-        return f"{location} {revision or ''}".strip()
-    whole, directory = hashlib.sha256(), Path(location)
+    place = location.locate(name)
+    if not Path(place).is_dir():
+        return f"{place} {revision or ''}".strip()
+    whole, directory = hashlib.sha256(), Path(place)
     files = [path for suffix in _SUFFIXES for path in directory.glob(f"*{suffix}")]
     for path in sorted(files):
         if path.name != durable.MANIFEST:

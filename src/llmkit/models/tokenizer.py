@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFas
 from llmkit.config.schema import Config
 from llmkit.errors import DataError, HubUnreachable, InputNotFound, Unsafe
 from llmkit.models import hub
-from llmkit.models.load import locate
+from llmkit.models.location import locate
 
 END_OF_TEXT = "<|endoftext|>"
 """The one special token of a tokenizer that is trained here."""
