@@ -5,12 +5,12 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from llmkit import paths
-from llmkit.data import hub
+from llmkit.data import hub, outputs
 from llmkit.errors import DataError, InputNotFound
 
 COMPRESSIONS = ("gz", "zst")
@@ -41,7 +41,8 @@ def find(entries: Sequence[str], key: str) -> list[Source]:
 
     An entry is a file, a directory (searched for SUFFIXES, hidden files left out), a glob, or
     `hub:NAME[:CONFIG][@SPLIT]`. A file that is named, or matched by a glob, may have any suffix:
-    an unknown one is plain text. Raises InputNotFound where an entry means nothing.
+    an unknown one is plain text. Directories and globs skip what llmkit has written, such as runs.
+    Raises InputNotFound where an entry means nothing.
     """
     paths: dict[str, Path] = {}
     sets: dict[str, Source] = {}
@@ -95,8 +96,11 @@ def _expand(entry: str, key: str) -> list[Path]:
         raise _missing(path, entry, key)
     # Path.glob refuses absolute patterns and matches hidden files.
     matches = [Path(match) for match in glob.glob(str(path), recursive=True)]  # noqa: PTH207
-    if files := [match for match in matches if not match.is_dir()]:
-        return files
+    files = [match for match in matches if not match.is_dir()]
+    if others := outputs.without(files, _fixed_part(path)):
+        return others
+    if files:
+        raise _only_outputs(entry, key)
     raise InputNotFound(
         f"{key}: {entry} matches no file",
         where=f"{key}: {entry}",
@@ -105,9 +109,11 @@ def _expand(entry: str, key: str) -> list[Path]:
 
 
 def _search(directory: Path, entry: str, key: str) -> list[Path]:
-    files = list(_walk(directory))
+    files = list(outputs.walk(directory))
     if known := [path for path in files if path.name.lower().endswith(SUFFIXES)]:
         return known
+    if outputs.is_output_directory(directory):
+        raise _only_outputs(entry, key)
     suffixes = ", ".join(f".{name}" for name in FORMATS)
     others = sorted({path.suffix for path in files if path.suffix})
     pattern = f"{entry.rstrip('/')}/**/*{others[0] if len(others) == 1 else ''}"
@@ -120,10 +126,17 @@ def _search(directory: Path, entry: str, key: str) -> list[Path]:
     )
 
 
-def _walk(directory: Path) -> Iterator[Path]:
-    for folder, folders, names in os.walk(directory):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(folder, name) for name in names if not name.startswith("."))
+def _fixed_part(pattern: Path) -> Path:
+    """The directory that a glob names before its first wildcard."""
+    return next(each for each in pattern.parents if not glob.has_magic(str(each)))
+
+
+def _only_outputs(entry: str, key: str) -> InputNotFound:
+    return InputNotFound(
+        f"{key}: {entry} holds only what llmkit has written; runs and results are not data",
+        where=f"{key}: {entry}",
+        next="name the data itself; a file that is named is read, whatever wrote it",
+    )
 
 
 def _missing(path: Path, entry: str, key: str) -> InputNotFound:

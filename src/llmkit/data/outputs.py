@@ -1,0 +1,141 @@
+"""What llmkit has written itself: run directories, its cache and files of results.
+
+None of it is data. A directory or a glob that holds some gives what it gave before they were
+written, so that the same command works again. A file that is named is read, whatever wrote it.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from llmkit import durable
+from llmkit.data import cache
+from llmkit.errors import NoValidCheckpoint, WriteError
+
+RUN, CONFIG, CHECKPOINTS, METRICS = "run.json", "config.yaml", "checkpoints", "metrics.jsonl"
+SETTINGS = ".settings.json"
+"""Ends the name of the file beside generated text that says what it was made with."""
+
+_LINE = 1 << 20  # bytes of a first line that show what wrote a file
+_MARK = '"command": "evaluate"'
+_CACHE_LOCK = re.compile(r"token(s|izer)-[0-9a-f]{32}\.lock")
+
+
+def walk(directory: Path) -> Iterator[Path]:
+    """The files below a directory that are neither hidden nor outputs of llmkit."""
+    for folder, folders, names in os.walk(directory):
+        if is_output_directory(Path(folder)):
+            folders.clear()
+            continue
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        files = (Path(folder, name) for name in names if not name.startswith("."))
+        yield from (path for path in files if not is_output_file(path))
+
+
+def without(paths: Iterable[Path], root: Path) -> list[Path]:
+    """The paths that are not outputs of llmkit, and not in an output directory at or below `root`:
+    what lies above it was named."""
+    found: dict[Path, bool] = {}
+
+    def ours(folder: Path) -> bool:
+        if folder not in found:
+            above = folder != root and folder != folder.parent and ours(folder.parent)
+            found[folder] = above or is_output_directory(folder)
+        return found[folder]
+
+    return [path for path in paths if not (ours(path.parent) or is_output_file(path))]
+
+
+def is_output_directory(directory: Path) -> bool:
+    """Whether a directory is a run, a model or checkpoint of one, or the cache."""
+    return _is_run(directory) or _is_committed(directory) or _is_cache(directory)
+
+
+def is_output_file(path: Path) -> bool:
+    """Whether a file was written by `generate`, `predict` or `evaluate`."""
+    try:
+        status = path.stat()
+        return path.is_file() and _is_result(str(path), status.st_size, status.st_mtime_ns)
+    except OSError:
+        return False
+
+
+def _is_run(directory: Path) -> bool:
+    if any((directory / CHECKPOINTS).glob("step-" + "[0-9]" * 10)):
+        return True
+    try:
+        record = json.loads((directory / RUN).read_text(encoding="utf-8"))
+    except OSError:
+        return False
+    except (ValueError, RecursionError):  # damaged
+        return (directory / CONFIG).exists() or (directory / METRICS).exists()
+    return isinstance(record, dict) and {"command", "environment"} <= record.keys()
+
+
+def _is_committed(directory: Path) -> bool:
+    """Whether a directory was written by the protocol of `llmkit.durable`."""
+    try:
+        durable.read_manifest(directory)
+    except NoValidCheckpoint:  # of a newer llmkit
+        return True
+    except durable.DamagedError:
+        return False
+    return True
+
+
+def _is_cache(directory: Path) -> bool:
+    """Whether a directory is the cache, or was that of an earlier command."""
+    if any(_CACHE_LOCK.fullmatch(each.name) for each in directory.glob("to*.lock")):
+        return True
+    try:
+        return cache.directory().samefile(directory)
+    except (OSError, WriteError):
+        return False
+
+
+@lru_cache(maxsize=1 << 16)
+def _is_result(name: str, size: int, changed: int) -> bool:
+    path = Path(name)
+    if name.endswith(SETTINGS):
+        return path.with_name(path.name.removesuffix(SETTINGS)).is_file()
+    if path.with_name(path.name + SETTINGS).is_file():
+        return True
+    with path.open("rb") as file:
+        first, second = (file.readline(size).decode("utf-8", "replace") for size in (_LINE, 64))
+    if first.startswith("{"):
+        return _is_prediction(_parsed(first)) or (first + second).lstrip("{ \n").startswith(_MARK)
+    return _has_predictions(first) or first == "command: evaluate\n"
+
+
+def _is_prediction(value: Any) -> bool:
+    """Whether a line of JSON is what `predict` says of a row."""
+    return _keys(value) >= {"text", "label", "probabilities"} and isinstance(
+        value["probabilities"], dict
+    )
+
+
+def _has_predictions(header: str) -> bool:
+    """Whether the first row of a table names the columns that `predict` adds, as its last ones."""
+    if ",label,probability_" not in header:
+        return False
+    names = next(csv.reader([header]), [])
+    after = names[names.index("label") + 1 :] if "label" in names else []
+    return bool(after) and all(name.startswith("probability_") for name in after)
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _keys(value: Any) -> set[str]:
+    return set(value) if isinstance(value, dict) else set()
