@@ -16,9 +16,11 @@ from llmkit.data import lengths, order
 from llmkit.data.conversations import Conversation
 from llmkit.evaluation import outputs, references, responses
 from llmkit.evaluation.pairs import Pairs
+from llmkit.evaluation.unigram import unigram_figures
 from llmkit.generation import answers, prompts, sampling
 from llmkit.generation.writer import Desk
 from llmkit.models import build, heads, load, packing
+from llmkit.reporting import verdicts
 from llmkit.reporting.console import Console
 from llmkit.reporting.data_report import readable
 from llmkit.training import completing
@@ -59,6 +61,7 @@ def run(config: Config, console: Console) -> dict[str, Any]:
             figures = training.carry_out(job, session, partial(_sample, job, inputs, console))
             if processes.is_main and "validation" in inputs.packs:
                 figures |= _measured(inputs, figures, processes.device, console)
+                figures |= _judged(job, figures, console)
             return {**figures, "seconds": round(clock.seconds(), 3)}
 
 
@@ -140,6 +143,15 @@ def _measured(
         numbers = measured["answers"].items()
         shown["answers"] = {name: each for name, each in numbers if isinstance(each, int | float)}
     return {"validation": shown}
+
+
+def _judged(job: training.Job, figures: dict[str, Any], console: Console) -> dict[str, Any]:
+    """The baseline beside the figures; warns where they show that little was learned."""
+    assert job.validation is not None
+    unigram = unigram_figures(job.task.figures, job.examples, job.validation)
+    for text in verdicts.of_language_model(figures["validation"], unigram, figures["train_loss"]):
+        console.warn(text)
+    return {"baseline": {"unigram": unigram}}
 
 
 def _answered(

@@ -18,7 +18,7 @@ from llmkit.data.examples import Table
 from llmkit.data.labels import REGRESSION
 from llmkit.evaluation import classification, classified, prediction
 from llmkit.models import build, classifier
-from llmkit.reporting import plots
+from llmkit.reporting import plots, verdicts
 from llmkit.reporting.console import Console
 from llmkit.reporting.data_report import readable
 from llmkit.training import auto, classifying
@@ -55,7 +55,19 @@ def run(config: Config, console: Console) -> dict[str, Any]:
             figures = training.carry_out(job, session, dict)
             if processes.is_main:
                 figures |= _measured(inputs, figures, processes.device, console)
+                _judge(job, figures, console)
             return {**figures, "seconds": round(clock.seconds(), 3)}
+
+
+def _judge(job: training.Job, figures: dict[str, Any], console: Console) -> None:
+    """Warns where the figures of a run show that little was learned."""
+    for text in verdicts.of_steps(figures["step"], job.from_scratch):
+        console.warn(text)
+    validation = {**figures["validation"], "baseline": figures["baseline"]}
+    for name, found in (("validation", validation), ("test", figures.get("test", {}))):
+        if found.get("examples"):
+            for text in verdicts.of_classifier(name, found, not job.from_scratch):
+                console.warn(text)
 
 
 def check(config: Config, console: Console) -> dict[str, Any]:

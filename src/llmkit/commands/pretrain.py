@@ -12,9 +12,11 @@ from llmkit.config.schema import Config
 from llmkit.data import domains, sources
 from llmkit.data.mixture import Mixture
 from llmkit.data.prepare import Prepared, data_report, prepare_domains
+from llmkit.evaluation.unigram import unigram_figures
 from llmkit.generation import sampling
 from llmkit.models import build, load
 from llmkit.models import tokenizer as tokenizers
+from llmkit.reporting import verdicts
 from llmkit.reporting.console import Console
 from llmkit.training import auto, by_domain, masked, objectives, recipe, utilization
 from llmkit.training import directory as run_directory
@@ -47,6 +49,8 @@ def run(config: Config, console: Console) -> dict[str, Any]:
             look = partial(_look, job, console)
             session = Session(processes, console, clock, stop)
             figures = training.carry_out(job, session, look)
+            if processes.is_main:
+                figures |= _judged(job, figures, console)
             if settled.train.objective == "masked":
                 share = masked.share(job.examples)
                 speed = figures["predictions_per_second"] / share
@@ -56,6 +60,18 @@ def run(config: Config, console: Console) -> dict[str, Any]:
                 figures["domains"] = by_domain.report(shares, figures, directory)
                 return figures if console.json else by_domain.readable(figures)
             return figures
+
+
+def _judged(job: training.Job, figures: dict[str, Any], console: Console) -> dict[str, Any]:
+    """The baseline beside the figures of a run; warns where they show that little was learned."""
+    for text in verdicts.of_steps(figures["step"], job.from_scratch):
+        console.warn(text)
+    if job.validation is None or not figures["validation"]:
+        return {}
+    unigram = unigram_figures(by_domain.whole(job.task).figures, job.examples, job.validation)
+    for text in verdicts.of_language_model(figures["validation"], unigram, figures["train_loss"]):
+        console.warn(text)
+    return {"baseline": {"unigram": unigram}}
 
 
 def check(config: Config, console: Console) -> dict[str, Any]:

@@ -1,0 +1,97 @@
+"""What the figures of a run mean, in sentences: each names its baseline and what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+FEWEST_STEPS = 50
+"""Optimizer steps below which new weights have hardly moved."""
+
+FAR = 1.0
+"""Nats between held-out and training loss that call for a word: e times the perplexity."""
+
+Figures = Mapping[str, Any]
+
+
+def of_steps(step: int, from_scratch: bool) -> Iterator[str]:
+    """Says that a run was too short for new weights to learn anything."""
+    if from_scratch and step < FEWEST_STEPS:
+        yield (
+            f"only {step:,} optimizer {'step' if step == 1 else 'steps'}: the model has hardly "
+            "learned anything; train longer with train.max_steps, train.num_train_epochs or "
+            "train.max_minutes"
+        )
+
+
+def of_language_model(validation: Figures, baseline: Figures, train_loss: float) -> Iterator[str]:
+    """Says that held-out loss (nats) is no better than the unigram model's, or far above that of
+    training; where the first is said, the second is part of it."""
+    loss = validation.get("loss")
+    if loss is None:
+        return
+    if loss >= baseline["loss"]:
+        yield (
+            f"the held-out loss of {loss:.2f} is no better than that of a unigram model, "
+            f"{baseline['loss']:.2f}, which knows only how often each token occurs: train longer, "
+            f"or check that the held-out text is like the training text (training loss "
+            f"{train_loss:.2f})"
+        )
+    elif loss - train_loss > FAR:
+        yield (
+            f"the held-out loss of {loss:.2f} is far above the training loss of {train_loss:.2f}: "
+            "the held-out text is unlike the training text, or the model has memorised it; compare "
+            "the two texts, train on more text, or train for fewer epochs"
+        )
+
+
+def of_classifier(name: str, figures: Figures, pretrained: bool) -> Iterator[str]:
+    """Says that a classifier is no better than its baselines on the split `name`."""
+    beside = figures.get("baseline", {})
+    if "mse" in figures:
+        yield from _of_regression(name, figures, beside)
+    elif (majority := _majority(beside)) and _is_behind(figures, majority, or_equal=True):
+        yield (
+            f"{name}: accuracy {_with_interval(figures, 'accuracy')} is no better than always "
+            f"giving the most frequent label ({majority['accuracy']:.3f}): the classifier has not "
+            f"learned to tell the labels apart; {_longer(pretrained)}"
+        )
+    elif (tfidf := beside.get("tfidf")) and _is_behind(figures, tfidf):
+        yield (
+            f"{name}: accuracy {_with_interval(figures, 'accuracy')} is behind TF-IDF with "
+            f"logistic regression ({tfidf['accuracy']:.3f}), and so is F1; {_longer(pretrained)}"
+        )
+
+
+def _of_regression(name: str, figures: Figures, beside: Figures) -> Iterator[str]:
+    constant, tfidf = _majority(beside), beside.get("tfidf")
+    error = f"mean squared error {_with_interval(figures, 'mse')}"
+    if constant and figures["mse"] >= constant["mse"]:
+        yield (
+            f"{name}: {error} is no better than always predicting the mean "
+            f"({constant['mse']:.4g}): the model has not learned anything that predicts the number"
+        )
+    elif tfidf and figures["mse"] > tfidf["mse"]:
+        yield f"{name}: {error} is behind TF-IDF with ridge regression ({tfidf['mse']:.4g})"
+
+
+def _majority(beside: Figures) -> Figures | None:
+    return beside.get("majority") or beside.get("majority_of_these_rows")
+
+
+def _is_behind(figures: Figures, other: Figures, or_equal: bool = False) -> bool:
+    """Whether accuracy and macro F1 are both lower; one of them alone is a trade."""
+    pairs = [(figures[name], other[name]) for name in ("accuracy", "f1_macro")]
+    return all(one < two or (or_equal and one == two) for one, two in pairs)
+
+
+def _with_interval(figures: Figures, name: str) -> str:
+    interval = figures.get("intervals", {}).get(name)
+    shown = f"{figures[name]:.4g}"
+    return f"{shown} (95% interval {interval[0]:.4g} to {interval[1]:.4g})" if interval else shown
+
+
+def _longer(pretrained: bool) -> str:
+    if pretrained:
+        return "train longer with train.num_train_epochs, or try another learning rate"
+    return "start from a pretrained encoder with --model, or train longer"
