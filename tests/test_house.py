@@ -22,7 +22,8 @@ FILES = sorted(SOURCE.rglob("*.py"))
 LAYERS = (
     {"errors"},
     {"config", "durable", "paths"},
-    {"data", "models", "reporting"},
+    {"models", "reporting"},
+    {"data"},
     {"training", "evaluation", "generation"},
     {"commands"},
     {"faults", "options"},

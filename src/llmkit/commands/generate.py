@@ -23,6 +23,7 @@ from llmkit.generation.prompts import Prompt
 from llmkit.generation.requests import Requests
 from llmkit.generation.sample import Sample
 from llmkit.models import content
+from llmkit.models.control_tokens import control_tokens
 from llmkit.reporting.console import Console, is_main_process
 from llmkit.training.signals import stop_signal
 
@@ -113,6 +114,7 @@ def _prepare(config: Config) -> Work:
 def _tell(work: Work, console: Console) -> None:
     if work.requests.blank:
         console.warn(f"{work.requests.blank} blank lines hold no prompt and were left out")
+    _warn_of_control_tokens(work, console)
     cut = [prompt.cut for prompt in work.prompts if prompt.cut]
     if cut:
         console.warn(f"{len(cut)} prompts were cut from the left, by {max(cut)} tokens at most")
@@ -120,6 +122,16 @@ def _tell(work: Work, console: Console) -> None:
     short = sum(len(p.ids) + p.max_new_tokens > (p.limit or 0) for p in limits)
     if short:
         console.warn(f"{short} texts may end early: the model sees {limits[0].limit} tokens")
+
+
+def _warn_of_control_tokens(work: Work, console: Console) -> None:
+    settings = work.config.generation
+    if not settings.split_special_tokens and not settings.chat:
+        return
+    texts = ((prompt.text,) for prompt in work.prompts)
+    if found := control_tokens(work.tokenizer).warning(texts, "prompt"):
+        advice = "; generation.split_special_tokens=false reads it as the token"
+        console.warn(found + ("" if settings.chat else advice))
 
 
 def _write(

@@ -48,6 +48,8 @@ def run(config: Config, console: Console) -> dict[str, Any] | None:
             rest = itertools.islice(rows, before, None)
             for window in labelling.label(model, rest, config.predict.columns):
                 writer.write(window)
+    if named := model.encoder.named.warning("row"):
+        console.warn(named)
     if config.predict.output is None:
         return None
     now = time.monotonic()

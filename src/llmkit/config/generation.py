@@ -67,6 +67,9 @@ class GenerationConfig(Section):
     """Each prompt is what the user says in the tokenizer's chat template."""
     system: str | None = None
     """The system message of a chat."""
+    split_special_tokens: bool = True
+    """Read the names of control tokens in a prompt, such as `<|im_end|>`, as text; with `false`
+    they are the tokens. A chat template places its own either way."""
     truncate_prompt: bool = False
     """Cut prompts that are longer than the context from the left instead of refusing them."""
     explain: Whole = 0

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from llmkit.data.labels import MULTI, Labels
 from llmkit.errors import DataError
+from llmkit.models.control_tokens import Named, control_tokens, text_only
 
 UNLABELLED = -100
 """The label of row -1, which is none; in batches of numbers it is not a number (NaN)."""
@@ -158,16 +158,12 @@ class Encoder:
                 where="tokenizer.name_or_path",
                 next="set pad_token in its tokenizer_config.json to a token that it has",
             )
+        self.named = Named(control_tokens(tokenizer))
         self.pad_id = int(tokenizer.pad_token_id)
         self.max_length = max_length
         self.gives_types = "token_type_ids" in tokenizer.model_input_names
-        # Copies: the settings of the tokenizer itself stay as they are.
-        backend = tokenizer.backend_tokenizer.to_str()
-        self.whole, self.cut = Tokenizer.from_str(backend), Tokenizer.from_str(backend)
-        for copy in (self.whole, self.cut):
-            copy.no_padding()
-            copy.encode_special_tokens = bool(tokenizer.split_special_tokens)
-        self.whole.no_truncation()
+        # Copies: the settings of the tokenizer itself stay as they are. Text is text in them.
+        self.whole, self.cut = text_only(tokenizer), text_only(tokenizer)
         self.cut.enable_truncation(max_length, direction=tokenizer.truncation_side)
 
     def encode(
@@ -180,6 +176,8 @@ class Encoder:
         ids, types, lengths, uncut = [], [], [], []
         for first in range(0, len(texts), _TEXTS_AT_ONCE):
             some = texts[first : first + _TEXTS_AT_ONCE]
+            for each in some:
+                self.named.add(each)
             encodings, before = self._encode(some)
             uncut += before
             lengths += [len(encoding) for encoding in encodings]

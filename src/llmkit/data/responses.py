@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from llmkit.data.examples import length_report
+from llmkit.models.control_tokens import control_tokens, renamed
 
 _TEXTS_AT_ONCE = 1024
 
@@ -117,11 +117,8 @@ class _Encoder:
     """Gives token ids, and where each part of a text ends among them."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        # A copy: the settings of the tokenizer itself stay as they are.
-        self.backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-        self.backend.no_padding()
-        self.backend.no_truncation()
-        self.backend.encode_special_tokens = bool(tokenizer.split_special_tokens)
+        self.control = control_tokens(tokenizer)
+        self.backend = renamed(tokenizer)
         self.parted = 0
 
     def encode(self, some: Sequence[Parts]) -> list[tuple[list[int], list[int]]]:
@@ -148,5 +145,6 @@ class _Encoder:
         return together, bounds
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
-        encodings = self.backend.encode_batch_fast(texts, add_special_tokens=False)
+        placed = [self.control.placed(text) for text in texts]
+        encodings = self.backend.encode_batch_fast(placed, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]

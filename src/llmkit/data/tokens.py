@@ -19,8 +19,9 @@ from llmkit.data import cache
 from llmkit.data.corpus import Documents
 from llmkit.data.cutting import LONGEST, NOWHERE, Rule, cut, exact_rule
 from llmkit.data.documents import Piece
+from llmkit.models.control_tokens import renamed
 
-FORMAT = 1
+FORMAT = 2
 """Changes whenever the same text would give other files."""
 
 _BATCH = 1 << 20  # characters encoded at once: some tenths of a second
@@ -104,8 +105,7 @@ class Encoder:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, sample: Iterable[str]) -> None:
         # Copies: the settings of the tokenizer itself are its owner's.
-        settings = json.loads(tokenizer.backend_tokenizer.to_str())
-        settings |= {"truncation": None, "padding": None}
+        settings = json.loads(renamed(tokenizer).to_str())
         self.opening = _backend(settings)
         parts = ("normalizer", "pre_tokenizer")
         self.continuing = _backend(settings | {name: _bare(settings[name]) for name in parts})

@@ -20,6 +20,7 @@ from llmkit.evaluation.classification import THRESHOLD, Numbers
 from llmkit.evaluation.likelihood import Processes
 from llmkit.evaluation.subject import Subject
 from llmkit.models.classifier import head_of, remembered_columns
+from llmkit.models.control_tokens import control_tokens
 
 KEY = "test_files"
 """The key of the data section that names the rows."""
@@ -54,7 +55,7 @@ def measure(
     """
     found = tables(config, models, watch, say, warn)
     return [
-        _measured(config, model, table, processes, watch, say)
+        _measured(config, model, table, processes, watch, say, warn)
         for model, table in zip(models, found, strict=True)
     ]
 
@@ -109,7 +110,13 @@ def _data(config: Config, model: Subject) -> DataConfig:
 
 
 def _measured(
-    config: Config, model: Subject, table: Table, processes: Processes, watch: Watch, say: Say
+    config: Config,
+    model: Subject,
+    table: Table,
+    processes: Processes,
+    watch: Watch,
+    say: Say,
+    warn: Say,
 ) -> Measured:
     kind, names = table.labels.kind, table.labels.names
     classifier = prediction.open_classifier(
@@ -117,6 +124,8 @@ def _measured(
     )
     started = time.monotonic()
     outputs = _outputs(classifier, table, processes, watch)
+    if named := control_tokens(model.tokenizer).warning(table.texts, "row"):
+        warn(named)
     seconds = time.monotonic() - started
     figures = scoring.score(kind, outputs, classified.encoded_targets(table), names, config.seed)
     return Measured(model.name, table, outputs, {

@@ -16,6 +16,8 @@ from llmkit.config.schema import GenerationConfig
 from llmkit.errors import ConfigError, InputNotFound, UsageError
 from llmkit.generation.prompts import Prompt
 from llmkit.generation.rules import Constraint
+from llmkit.models.control_tokens import control_tokens
+from llmkit.models.tokenizer import prompt_ids
 
 Constrain = Callable[[Prompt], Constraint]
 """Makes a fresh constraint for a text that continues a prompt."""
@@ -97,11 +99,11 @@ def constrain(
 
 def _choice_ids(text: str, prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """The tokens of a choice behind a prompt: as they stand there if the two part cleanly."""
-    together = tuple(tokenizer(prompt.text + text, verbose=False)["input_ids"])
+    together = prompt_ids(tokenizer, prompt.text + text)
     size = len(prompt.ids)
     ids = together[size:] if together[:size] == prompt.ids else ()
     if not ids:
-        ids = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+        ids = control_tokens(tokenizer).ids(text)
     decoded = tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
     if decoded.strip() != text.strip():
         raise ConfigError(

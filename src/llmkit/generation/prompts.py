@@ -13,6 +13,9 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from llmkit.config.schema import GenerationConfig
 from llmkit.errors import ConfigError, DataError
 from llmkit.generation.requests import Request
+from llmkit.models import chat
+from llmkit.models.control_tokens import control_tokens
+from llmkit.models.tokenizer import prompt_ids
 
 
 @dataclass(frozen=True)
@@ -91,14 +94,12 @@ def chat_ids(
             next="leave --chat out, or use a model that was trained to chat",
         )
     try:
-        text = tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=True
-        )
+        text = chat.render(tokenizer, messages, add_generation_prompt=True)
     except Exception as error:  # a template is a program: it may raise anything
         raise ConfigError(
             f"the chat template refuses the conversation: {error}", where="chat_template"
         ) from error
-    return tuple(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    return control_tokens(tokenizer).ids_of_rendered(text)
 
 
 def context(shape: PretrainedConfig) -> int | None:
@@ -115,7 +116,7 @@ def _ids(
         return chat_ids([*messages, {"role": "user", "content": request.prompt}], tokenizer)
     if request.system is not None:
         raise DataError("a system message needs a chat", where=request.where, next="add `--chat`")
-    if ids := tuple(tokenizer(request.prompt, verbose=False)["input_ids"]):
+    if ids := prompt_ids(tokenizer, request.prompt, settings.split_special_tokens):
         return ids
     if tokenizer.bos_token_id is None:
         raise DataError(

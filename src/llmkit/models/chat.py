@@ -10,6 +10,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from llmkit.errors import ConfigError, DataError, InputNotFound
+from llmkit.models.control_tokens import control_tokens
 
 HEADINGS = (
     "{{ bos_token }}{% for message in messages %}"
@@ -31,6 +32,16 @@ _ANSWER = "answer-0123456789"
 Messages = Sequence[Mapping[str, str]]
 
 
+def render(tokenizer: PreTrainedTokenizerFast, messages: Messages, **options: Any) -> str:
+    """The text of a conversation, for `ControlTokens.ids_of_rendered`: control tokens that the
+    messages name are hidden in it, so that they stay text.
+
+    Raises whatever the template raises.
+    """
+    hidden = control_tokens(tokenizer).hide(list(messages))
+    return str(tokenizer.apply_chat_template(hidden, tokenize=False, **options))
+
+
 @dataclass(frozen=True)
 class Template:
     """How a tokenizer writes conversations."""
@@ -50,7 +61,7 @@ class Template:
 
     def examples(self, messages: Messages, where: str) -> list[list[str]]:
         """The text of a conversation, parted in turn into what the assistant reads and what it
-        says, the token that ends it included.
+        says, the token that ends it included; control tokens are as `render` gives them.
 
         One text, or one for each response where the template writes an earlier turn in another way
         once more is said (some drop its reasoning): a response is learned behind what is read when
@@ -84,9 +95,7 @@ class Template:
 
     def _text(self, messages: Messages, where: str, **options: Any) -> str:
         try:
-            return str(
-                self.tokenizer.apply_chat_template(list(messages), tokenize=False, **options)
-            )
+            return render(self.tokenizer, messages, **options)
         except Exception as error:  # a template is a program: it may raise anything
             raise DataError(
                 f"the chat template refuses the conversation: {error}",

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -14,6 +15,7 @@ from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFas
 from llmkit.config.schema import Config
 from llmkit.errors import DataError, HubUnreachable, InputNotFound, Unsafe
 from llmkit.models import hub
+from llmkit.models.control_tokens import control_tokens
 from llmkit.models.location import locate
 
 END_OF_TEXT = "<|endoftext|>"
@@ -23,6 +25,9 @@ _VOCABULARIES = ((4_000_000, 2048), (20_000_000, 4096), (200_000_000, 8192))
 _LARGEST_VOCABULARY = 32768
 _BYTES_PER_TOKEN = 64  # less text than this for each token is too little to learn it from
 _SMALLEST_VOCABULARY = 512
+
+_PROBES = ("a", "A", "0", ".", "\u3002", "\u4e00")
+"""Texts of which any tokenizer knows one."""
 
 
 @dataclass(frozen=True)
@@ -143,8 +148,8 @@ def named(config: Config) -> PreTrainedTokenizerFast | None:
 def framing(tokenizer: PreTrainedTokenizerFast) -> Framing:
     """The ids that close a document (end of sequence) and open it.
 
-    The opening one is what the tokenizer itself puts before every text, if that is one id, else the
-    closing one.
+    The opening one is the last that the tokenizer itself puts before every text, else the closing
+    one.
     """
     closing = tokenizer.eos_token_id
     if closing is None:
@@ -153,15 +158,45 @@ def framing(tokenizer: PreTrainedTokenizerFast) -> Framing:
             where="tokenizer.name_or_path",
             next="add eos_token to its tokenizer_config.json (often [SEP]), or use another",
         )
-    alone = tokenizer("")["input_ids"]
-    opening = [id for id in alone if id != closing]
-    return Framing(opening[0] if len(opening) == 1 else closing, closing)
+    before = opening(tokenizer)
+    return Framing(before[-1] if before else closing, closing)
+
+
+def opening(tokenizer: PreTrainedTokenizerFast) -> tuple[int, ...]:
+    """The ids that the tokenizer itself puts before every text, none twice in a row."""
+    for probe in _PROBES:
+        bare = tokenizer(probe, add_special_tokens=False, verbose=False)["input_ids"]
+        framed = tokenizer(probe, verbose=False)["input_ids"]
+        for place in range(len(framed) if bare else 0):
+            if framed[place : place + len(bare)] == bare:
+                return tuple(id for id, _ in groupby(framed[:place]))
+    return ()
+
+
+def prompt_ids(
+    tokenizer: PreTrainedTokenizerFast, text: str, split_special_tokens: bool = True
+) -> tuple[int, ...]:
+    """The ids of a text that continues: opened as a document is by the tokenizer, not closed.
+
+    Names of control tokens in it are text; without `split_special_tokens` they are the tokens, and
+    an opening that the text brings itself does not come twice.
+    """
+    before = opening(tokenizer)
+    if split_special_tokens:
+        return (*before, *control_tokens(tokenizer).ids(text))
+    ids = control_tokens(tokenizer).ids_of_rendered(text)
+    return ids if before and ids[: len(before)] == before else (*before, *ids)
 
 
 def set_frame(tokenizer: PreTrainedTokenizerFast) -> None:
     """Lets what BERT calls its separator end a text, where no token is said to."""
     if tokenizer.eos_token_id is None:
         tokenizer.eos_token = tokenizer.sep_token
+
+
+def read_as_text(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Lets the tokenizer read names of control tokens as text, once it is saved and loaded too."""
+    tokenizer.split_special_tokens = tokenizer.init_kwargs["split_special_tokens"] = True
 
 
 def fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:

@@ -16,6 +16,7 @@ from llmkit.errors import ConfigError
 from llmkit.models import build, classifier, load, lora
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.classifier import Head
+from llmkit.models.control_tokens import control_tokens
 from llmkit.reporting.console import Console
 from llmkit.training.checkpoint import Checkpoint
 
@@ -61,6 +62,11 @@ def gather(config: Config, console: Console) -> Inputs:
     classifier.set_padding(tokenizer)
     shape, length = _shape(config, data, tokenizer)
     tokenizer.model_max_length = length
+    tables = [table for table in (data.train, data.validation, data.test) if table is not None]
+    rows = (texts for table in tables for texts in table.texts)
+    if found := control_tokens(tokenizer).warning(rows, "row"):
+        console.warn(found)
+    tokenizers.read_as_text(tokenizer)  # as it is done here
     encoded = _encoded(data, tokenizer, length, console)
     data.report["lengths"] = {name: each.length_report() for name, each in encoded.items()}
     columns = data.data.model_copy(update={"max_length": length, "problem_type": data.labels.kind})

@@ -20,6 +20,7 @@ from llmkit.errors import ConfigError, DataError
 from llmkit.models import chat, load, lora
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.chat import Template
+from llmkit.models.control_tokens import control_tokens
 from llmkit.reporting.console import Console
 from llmkit.training import auto
 from llmkit.training.checkpoint import Checkpoint
@@ -78,6 +79,9 @@ def gather(config: Config, console: Console) -> Inputs:
     template, said = chat.settle(tokenizer, config.tokenizer.chat_template)
     data = chats.load(config, console.watch, console.say, console.warn)
     console.say(said)
+    rows = (each.contents for each in (*data.train, *data.validation))
+    if found := control_tokens(tokenizer).warning(rows, "row"):
+        console.warn(found)
     length = _max_length(config, shape)
     parts = {"train": data.train, "validation": data.validation}
     encoded = {
