@@ -327,6 +327,31 @@ def test_several_labels_and_numbers_are_learned_too(call, tmp_path, table, probl
     assert found["code"] == 0, found["said"]
 
 
+def test_numbers_far_from_zero_are_learned_and_come_out_in_their_own_unit(call, tmp_path) -> None:
+    price = {"weather": 1000.0, "food": 2000.0, "pets": 4000.0}
+    table = [(text, f"{price[label] + 0.5}") for text, label in rows(160, 5)]
+    path = write(tmp_path / "table.csv", table)
+    result = call("finetune", "--csv", path, *SMALL, "--output-dir", tmp_path / "run")
+    assert result["code"] == 0, result["said"]
+    constant = result["baseline"]["majority"]["mse"]
+    assert result["validation"]["mse"] < 0.25 * constant
+    model = AutoModelForSequenceClassification.from_pretrained(result["model_dir"])
+    tokenizer = AutoTokenizer.from_pretrained(result["model_dir"])
+    with torch.no_grad():
+        for word, expected in (("rain", 1000), ("cat", 4000)):
+            found = model(**tokenizer(f"we saw the {word} today 3", return_tensors="pt")).logits
+            assert abs(float(found) - expected) < 1000
+
+
+def test_a_classifier_that_learned_nothing_is_said_to_have_learned_nothing(call, tmp_path) -> None:
+    path = write(tmp_path / "table.csv", rows(160, 6))
+    keys = ("train.max_steps=1",)
+    result = call("finetune", "--csv", path, *SMALL, *keys, "--output-dir", tmp_path / "run")
+    assert result["code"] == 0, result["said"]
+    assert any("only 1 optimizer step" in text for text in result["warnings"])
+    assert any("validation: accuracy" in text for text in result["warnings"])
+
+
 def test_pairs_of_texts_are_read_as_pairs(call, tmp_path) -> None:
     path = tmp_path / "pairs.csv"
     lines = [f"{text},{text if k % 2 else 'no'},{k % 2}" for k, (text, _) in enumerate(rows(40, 4))]

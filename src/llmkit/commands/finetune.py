@@ -17,7 +17,7 @@ from llmkit.data import lengths
 from llmkit.data.examples import Table
 from llmkit.data.labels import REGRESSION
 from llmkit.evaluation import classification, classified, prediction
-from llmkit.models import build, classifier
+from llmkit.models import build, classifier, number_head
 from llmkit.reporting import plots, verdicts
 from llmkit.reporting.console import Console
 from llmkit.reporting.data_report import readable
@@ -122,6 +122,7 @@ def _job(
         classification.figures_from(labels.kind),
         weights,
         config.train.label_smoothing_factor,
+        number_head.unit_of(model),
     )
     return training.Job(
         command=COMMAND,

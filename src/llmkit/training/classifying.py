@@ -13,7 +13,7 @@ from llmkit.data.dataset import Labelled
 from llmkit.data.examples import Encoded
 from llmkit.data.labels import REGRESSION, SINGLE
 from llmkit.errors import ConfigError
-from llmkit.models import build, classifier, load, lora
+from llmkit.models import build, classifier, load, lora, number_head
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.classifier import Head
 from llmkit.models.control_tokens import control_tokens
@@ -85,6 +85,11 @@ def begin(inputs: Inputs, resumed: Checkpoint | None) -> PreTrainedModel:
         model = classifier.load_body(name, revision, shape, config.seed)
     else:
         model = build.classifier(shape, config.seed)
+    if inputs.data.labels.kind == REGRESSION:
+        is_new = (resumed is None or with_lora) and not (
+            name is not None and classifier.keeps_head(name, revision, shape)
+        )
+        number_head.fit_head(model, inputs.data.train.targets, is_new)
     classifier.freeze(model, config.train.freeze)
     if with_lora:
         lora.attach(model, config.model.lora, config.seed, set(classifier.head_weights(model)))

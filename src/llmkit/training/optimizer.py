@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from llmkit.config.schema import TrainConfig
 from llmkit.errors import ConfigError, NoValidCheckpoint
+from llmkit.models import number_head
 from llmkit.models.classifier import head_weights
 from llmkit.training.muon import Muon
 
@@ -25,7 +26,8 @@ class NamedOptimizer:
     `adamw` decays matrices only (parameters of two or more dimensions). `muon` orthogonalises the
     momentum of the hidden matrices and leaves the rest to AdamW; there, input embeddings that are
     no output weights too learn faster. With `layer_decay`, each layer learns slower than the one
-    above it; with `head_scale`, a classifier's head has a learning rate of its own.
+    above it; with `head_scale`, a classifier's head has a learning rate of its own. The head of a
+    regression learns in the unit of its labels.
     """
 
     def __init__(self, model: nn.Module, kind: str, settings: TrainConfig) -> None:
@@ -42,15 +44,18 @@ class NamedOptimizer:
         if settings.head_scale != "auto":
             scales |= dict.fromkeys(head_weights(model), settings.head_scale)
 
+        units = number_head.units(model)
+
         def grouped(names: Iterable[str]) -> list[dict[str, Any]]:
-            groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+            groups: dict[tuple[float, float, float], list[nn.Parameter]] = {}
             for name in names:
                 decay = weight_decay if named[name].ndim >= 2 else 0.0
                 scale = settings.layer_decay ** below.get(name, 0) * scales.get(name, 1.0)
-                groups.setdefault((decay, scale), []).append(named[name])
+                group = (decay, scale, units.get(name, 1.0))
+                groups.setdefault(group, []).append(named[name])
             return [
-                {"params": params, "weight_decay": decay, "scale": scale}
-                for (decay, scale), params in groups.items()
+                _in_unit(params, decay, scale, settings.adam_epsilon, unit)
+                for (decay, scale, unit), params in groups.items()
             ]
 
         groups = grouped(name for name in named if name not in hidden)
@@ -112,6 +117,19 @@ class NamedOptimizer:
                 }
         if unused:
             raise NoValidCheckpoint(f"optimizer state of unknown weights: {sorted(unused)[:3]}")
+
+
+def _in_unit(
+    params: list[nn.Parameter], decay: float, scale: float, epsilon: float, unit: float
+) -> dict[str, Any]:
+    """A group whose weights move as weights `unit` times smaller, of gradients as much larger,
+    would: Adam's step does not depend on the size of gradients, but for epsilon."""
+    return {
+        "params": params,
+        "weight_decay": decay / unit,
+        "scale": scale * unit,
+        "eps": epsilon / unit,
+    }
 
 
 def hidden_matrices(model: nn.Module) -> Iterator[str]:

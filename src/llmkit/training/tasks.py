@@ -151,6 +151,8 @@ class Classification:
     class_weights: NDArray[np.float32] | None = None
     """[classes]; of several labels, the weight of each where a text has it."""
     label_smoothing: float = 0.0
+    unit: float = 1.0
+    """What the errors of a regression are measured in while it learns."""
 
     def weight(self, examples: Examples, rows: Rows) -> float:
         """Examples, each weighing what its class weighs, as torch's weighted mean has it."""
@@ -164,7 +166,8 @@ class Classification:
         """Objective and loss, and for validation the counts that `figures_of` takes."""
         inputs = {name: value for name, value in batch.items() if name != "labels"}
         logits = model(**inputs).logits.float()  # [batch, classes]
-        each = {SINGLE: self._single_label, MULTI: self._multi_label}.get(self.kind, _regression)
+        kinds = {SINGLE: self._single_label, MULTI: self._multi_label}
+        each = kinds.get(self.kind, self._regression)
         sums, counts = each(logits, batch["labels"])
         return sums if model.training else {**sums, **counts()}
 
@@ -209,6 +212,22 @@ class Classification:
         objective = entropy(smoothed, weights) if changed else loss
         return {"objective": objective, "loss": loss}, counts
 
+    def _regression(self, outputs: Tensor, labels: Tensor) -> Parts:
+        scored = ~labels.isnan()
+        x, y = outputs[:, 0] * scored, torch.where(scored, labels, 0.0)
+        distance = x - y
+        loss = (distance**2).sum()
+
+        def counts() -> dict[str, Tensor]:
+            a, b = x.double(), y.double()
+            return {
+                "rows": scored.sum(), "x": a.sum(), "y": b.sum(),
+                "xx": (a * a).sum(), "yy": (b * b).sum(), "xy": (a * b).sum(),
+                "squared": (distance.double() ** 2).sum(), "absolute": distance.abs().sum(),
+            }  # fmt: skip
+
+        return {"objective": loss / self.unit**2, "loss": loss}, counts
+
 
 def balanced_weights(kind: str, targets: NDArray[Any], n_classes: int) -> NDArray[np.float32]:
     """Weights that make classes count alike: examples / (classes x examples of the class); of
@@ -220,23 +239,6 @@ def balanced_weights(kind: str, targets: NDArray[Any], n_classes: int) -> NDArra
         counts = np.bincount(targets, minlength=n_classes)
         weights = len(targets) / (n_classes * np.maximum(1, counts))
     return np.asarray(weights, dtype=np.float32)
-
-
-def _regression(outputs: Tensor, labels: Tensor) -> Parts:
-    scored = ~labels.isnan()
-    x, y = outputs[:, 0] * scored, torch.where(scored, labels, 0.0)
-    distance = x - y
-    loss = (distance**2).sum()
-
-    def counts() -> dict[str, Tensor]:
-        a, b = x.double(), y.double()
-        return {
-            "rows": scored.sum(), "x": a.sum(), "y": b.sum(),
-            "xx": (a * a).sum(), "yy": (b * b).sum(), "xy": (a * b).sum(),
-            "squared": (distance.double() ** 2).sum(), "absolute": distance.abs().sum(),
-        }  # fmt: skip
-
-    return {"objective": loss, "loss": loss}, counts
 
 
 def _cross_entropy(

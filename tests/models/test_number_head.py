@@ -1,0 +1,85 @@
+"""A regression learns its labels in whatever unit they come."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertConfig, BertForSequenceClassification
+
+from llmkit.config.schema import TrainConfig
+from llmkit.evaluation import classification
+from llmkit.models import number_head
+from llmkit.training.optimizer import NamedOptimizer
+from llmkit.training.tasks import Classification
+
+LABELS = np.linspace(-1, 2, 24, dtype=np.float32)
+BATCH = {
+    "input_ids": torch.arange(24 * 6).reshape(24, 6) % 50,
+    "attention_mask": torch.ones(24, 6, dtype=torch.int64),
+}
+
+
+def made() -> BertForSequenceClassification:
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=32, num_labels=1, problem_type="regression",
+        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    return BertForSequenceClassification(config)
+
+
+def trained(model: BertForSequenceClassification, labels: np.ndarray, steps: int) -> torch.Tensor:
+    """What the model says after some steps on these labels."""
+    number_head.fit_head(model, labels, is_new=True)
+    task = Classification(
+        "regression", 1, classification.figures_from("regression"), unit=number_head.unit_of(model)
+    )
+    settings = TrainConfig(weight_decay=0.1, adam_beta2=0.999, head_scale=2.0)
+    optimizer = NamedOptimizer(model, "adamw", settings)
+    model.train()
+    for _ in range(steps):
+        sums = task.sums(model, {**BATCH, "labels": torch.from_numpy(labels)})
+        (sums["objective"] / len(labels)).backward()
+        optimizer.step(3e-3)
+        optimizer.zero_grad()
+    with torch.no_grad():
+        return model(**BATCH).logits[:, 0].double()
+
+
+@pytest.mark.parametrize(("scale", "offset"), [(1000.0, 0.0), (137.5, 2000.0), (1e-3, 0.5)])
+def test_another_unit_and_origin_of_the_labels_give_the_same_predictions_in_that_unit(
+    scale, offset
+) -> None:
+    model = made()
+    one = trained(deepcopy(model), LABELS, steps=8)
+    other = trained(model, (LABELS.astype(np.float64) * scale + offset).astype(np.float32), steps=8)
+    assert torch.allclose((other - offset) / scale, one, rtol=0, atol=2e-3 + 1e-6 * offset / scale)
+
+
+def test_a_new_head_begins_at_the_mean_of_the_labels_and_its_unit_is_their_spread() -> None:
+    model = made()
+    labels = np.array([100.0, 300.0], dtype=np.float32)
+    with torch.no_grad():
+        model.classifier.bias.zero_()
+        model.classifier.weight.zero_()
+    number_head.fit_head(model, labels, is_new=True)
+    assert number_head.unit_of(model) == 100.0
+    assert number_head.units(model) == {"classifier.weight": 100.0, "classifier.bias": 100.0}
+    assert torch.allclose(model(**BATCH).logits, torch.tensor(200.0))
+
+
+def test_the_head_of_a_regression_keeps_its_digits_in_bf16() -> None:
+    model = made()
+    number_head.fit_head(model, np.array([2000.0, 2001.0], dtype=np.float32), is_new=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model(**BATCH).logits.dtype == torch.float32
+
+
+def test_labels_that_are_all_the_same_have_the_unit_one() -> None:
+    model = made()
+    number_head.fit_head(model, np.array([3.0, 3.0], dtype=np.float32), is_new=True)
+    assert number_head.unit_of(model) == 1.0
