@@ -1,5 +1,5 @@
-"""The command line: arguments in, an exit code out. Nothing heavy is imported, so that help is
-instant."""
+"""The command line: arguments in, an exit code out. Only what reads arguments is imported, so that
+help is instant."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from llmkit import __version__, faults
-from llmkit.config.load import Option
+from llmkit import __version__, faults, launcher
 from llmkit.errors import Interrupted, UsageError
+from llmkit.help import EPILOG, Command, Commands
 from llmkit.options import (
     AllowCode,
     ByDocument,
@@ -20,6 +20,7 @@ from llmkit.options import (
     ConfigFile,
     Csv,
     DryRun,
+    EvaluationText,
     Explain,
     Json,
     LogSamples,
@@ -39,13 +40,17 @@ from llmkit.options import (
     System,
     Tasks,
     Text,
+    Verbose,
     refuse_others,
 )
 from llmkit.request import Request
 
 app = typer.Typer(
     name="llmkit",
+    cls=Commands,
+    epilog=EPILOG,
     add_completion=False,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -59,18 +64,21 @@ def llmkit(
     ctx: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
-    """Pretrain, fine-tune, evaluate and sample Hugging Face language models."""
+    """Pretrain, fine-tune, evaluate and sample Hugging Face language models.
+
+    A command takes a YAML file, KEY=VALUE pairs that override it, and options.
+    """
     if version:
         print(f"llmkit {__version__}")
         raise typer.Exit
     if ctx.invoked_subcommand is None:
         raise UsageError(
             "no command was given",
-            next="`llmkit --help` shows them all; a first run: `llmkit pretrain --text corpus.txt`",
+            next="`llmkit --help` lists them; a first run: `llmkit pretrain --text corpus.txt`",
         )
 
 
-@app.command(context_settings=LENIENT)
+@app.command(cls=Command, context_settings=LENIENT)
 def pretrain(  # noqa: PLR0913 (a command's parameters are its options)
     ctx: typer.Context,
     config: ConfigFile = None,
@@ -80,15 +88,16 @@ def pretrain(  # noqa: PLR0913 (a command's parameters are its options)
     output_dir: OutputDir = None,
     json: Json = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     dry_run: DryRun = False,
     print_config: PrintConfig = False,
     allow_code: AllowCode = False,
 ) -> Request:
-    """Train a causal language model on raw text, from scratch or from a model."""
+    """Train a language model on raw text, from scratch or from a pretrained model."""
     return _request(ctx, text="data.train_files")
 
 
-@app.command(context_settings=LENIENT)
+@app.command(cls=Command, context_settings=LENIENT)
 def finetune(  # noqa: PLR0913 (a command's parameters are its options)
     ctx: typer.Context,
     config: ConfigFile = None,
@@ -98,15 +107,16 @@ def finetune(  # noqa: PLR0913 (a command's parameters are its options)
     output_dir: OutputDir = None,
     json: Json = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     dry_run: DryRun = False,
     print_config: PrintConfig = False,
     allow_code: AllowCode = False,
 ) -> Request:
-    """Train a classifier on labelled rows, or a model to respond to prompts."""
+    """Train a classifier on labelled rows, or a model that answers prompts."""
     return _request(ctx, csv="data.train_files")
 
 
-@app.command(context_settings=LENIENT)
+@app.command(cls=Command, context_settings=LENIENT)
 def predict(  # noqa: PLR0913 (a command's parameters are its options)
     ctx: typer.Context,
     config: ConfigFile = None,
@@ -116,15 +126,16 @@ def predict(  # noqa: PLR0913 (a command's parameters are its options)
     output: Predictions = None,
     json: Json = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     dry_run: DryRun = False,
     print_config: PrintConfig = False,
     allow_code: AllowCode = False,
 ) -> Request:
-    """Label texts with a classifier: rows of --csv, or lines in a pipe."""
+    """Label rows of a file, or lines from a pipe, with a classifier."""
     return _request(ctx, csv="data.test_files", output="predict.output")
 
 
-@app.command(context_settings=LENIENT)
+@app.command(cls=Command, context_settings=LENIENT)
 def generate(  # noqa: PLR0913 (a command's parameters are its options)
     ctx: typer.Context,
     config: ConfigFile = None,
@@ -138,11 +149,12 @@ def generate(  # noqa: PLR0913 (a command's parameters are its options)
     explain: Explain = None,
     json: Json = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     dry_run: DryRun = False,
     print_config: PrintConfig = False,
     allow_code: AllowCode = False,
 ) -> Request:
-    """Write text with a language model: from --prompt, --prompts-file, or lines in a pipe."""
+    """Generate text from --prompt, --prompts-file, or lines from a pipe."""
     return _request(
         ctx,
         prompt="generation.prompts",
@@ -154,7 +166,7 @@ def generate(  # noqa: PLR0913 (a command's parameters are its options)
     )
 
 
-@app.command(context_settings=LENIENT)
+@app.command(cls=Command, context_settings=LENIENT)
 def chat(  # noqa: PLR0913 (a command's parameters are its options)
     ctx: typer.Context,
     config: ConfigFile = None,
@@ -164,21 +176,22 @@ def chat(  # noqa: PLR0913 (a command's parameters are its options)
     explain: Explain = None,
     json: Json = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     dry_run: DryRun = False,
     print_config: PrintConfig = False,
     allow_code: AllowCode = False,
 ) -> Request:
-    """Talk with a language model that has a chat template; /help shows its commands."""
+    """Chat with an instruction-tuned model (type /help inside)."""
     return _request(ctx, system="generation.system", explain="generation.explain")
 
 
-@app.command(context_settings=LENIENT)
+@app.command(cls=Command, context_settings=LENIENT)
 def evaluate(  # noqa: PLR0913 (a command's parameters are its options)
     ctx: typer.Context,
     config: ConfigFile = None,
     overrides: Overrides = None,
     model: Models = None,
-    text: Text = None,
+    text: EvaluationText = None,
     csv: Csv = None,
     tasks: Tasks = None,
     by_document: ByDocument = False,
@@ -188,11 +201,12 @@ def evaluate(  # noqa: PLR0913 (a command's parameters are its options)
     output: ResultFile = None,
     json: Json = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     dry_run: DryRun = False,
     print_config: PrintConfig = False,
     allow_code: AllowCode = False,
 ) -> Request:
-    """Measure models: perplexity of text, accuracy on a CSV, texts against references, tasks."""
+    """Measure perplexity on text, accuracy on labelled rows, or benchmark tasks."""
     given = ctx.params
     given |= {"model": model[0] if model else None, "compare_with": (model or [])[1:]}
     switches, files = ("by_document", "by_domain"), ("per_token", "log_samples", "output")
@@ -203,7 +217,7 @@ def evaluate(  # noqa: PLR0913 (a command's parameters are its options)
 def main() -> None:
     """Runs the command line of this process and ends it with the exit code."""
     faults.open_streams()
-    faults.end_by_signals()
+    faults.end_by_signals("--json" in sys.argv)
     code = run(sys.argv[1:])
     faults.flush_stderr()
     sys.exit(code)
@@ -211,14 +225,15 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Does what the arguments ask and gives the exit code."""
-    return faults.exit_code(lambda: _obey(arguments))
+    warnings: list[str] = []
+    return faults.exit_code(lambda: _obey(arguments, warnings), "--json" in arguments, warnings)
 
 
-def _obey(arguments: Sequence[str]) -> int:
+def _obey(arguments: Sequence[str], warnings: list[str]) -> int:
     # Typer only reads the arguments; the work is done outside it, where it catches nothing.
     asked = app(arguments, prog_name="llmkit", standalone_mode=False)
     if isinstance(asked, Request):
-        asked.carry_out()
+        asked.carry_out(warnings)
         return 0
     if asked == Interrupted.exit_code:  # what Typer makes of Ctrl-C
         raise KeyboardInterrupt
@@ -227,17 +242,19 @@ def _obey(arguments: Sequence[str]) -> int:
 
 def _request(ctx: typer.Context, **keys: str) -> Request:
     """The request of a command; `keys` are the config keys of the options that only it has."""
+    launcher.check()
     given = ctx.params
-    # Click fills CONFIG first, whatever it looks like; _split tells the two apart.
+    # Click fills CONFIG first, whatever it looks like; `arguments.parse` tells them apart.
     arguments = [a for a in (given["config"], *(given["overrides"] or [])) if a is not None]
     known = [flag for parameter in ctx.command.params for flag in parameter.opts]
+    known += ctx.help_option_names
     refuse_others(arguments, known)
     keys = {"model": "model.name_or_path", "output_dir": "output_dir", **keys}
     options = [
-        Option(f"--{name.replace('_', '-')}", key, value)
+        (f"--{name.replace('_', '-')}", key, value)
         for name, key in keys.items()
         if (value := given.get(name)) not in (None, False, [], ())
     ]
-    flags = ("json", "quiet", "dry_run", "print_config", "allow_code")
+    flags = ("json", "quiet", "verbose", "dry_run", "print_config", "allow_code")
     switches = {flag: given[flag] for flag in flags}
     return Request(str(ctx.info_name), arguments, options, **switches)

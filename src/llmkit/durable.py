@@ -186,6 +186,25 @@ def cannot_write(error: Exception, target: Path) -> Exception:
     )
 
 
+def check_place(path: Path) -> None:
+    """Raises WriteError, and writes nothing, where no file can be made at a path."""
+    try:
+        existing = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+        is_directory = path.is_dir()
+    except OSError as error:
+        raise cannot_write(error, path) from error
+    parent = existing if existing != path.absolute() else existing.parent
+    if is_directory:
+        what, advice = "it is a directory", "name a file in it"
+    elif not parent.is_dir():
+        what, advice = f"{parent} is not a directory", "choose another name"
+    elif not os.access(parent, os.W_OK | os.X_OK):
+        what, advice = f"{parent} is not writable", "choose another place"
+    else:
+        return
+    raise WriteError(f"cannot write {path.name or path}: {what}", where=str(path), next=advice)
+
+
 def free_bytes(path: Path) -> int:
     """Free space where the path is, or will be."""
     return shutil.disk_usage(next(p for p in (path, *path.parents) if p.exists())).free

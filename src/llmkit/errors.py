@@ -18,23 +18,28 @@ LlmkitError
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class LlmkitError(Exception):
-    """A fault told in four parts: what, where, what was kept, and what to do next."""
+    """A fault in four parts: what, where, what was kept, if anything was at stake, and what to do
+    next."""
 
     exit_code: ClassVar[int] = 1
     name: ClassVar[str] = "internal"
     rank: int | None = None
     """The process of the run that has met the fault alone; None where all have."""
+    alone = False
+    """Whether this process speaks for itself, whatever its rank is said to be."""
 
     def __init__(self, what: str, *, where: str = "", kept: str = "", next: str = "") -> None:
         super().__init__(what)
         self.what = what
         self.where = where
-        self.kept = kept or "nothing was started, nothing was changed"
+        self.kept = kept
         self.next = next
+        self.found: dict[str, Any] = {}
+        """What the command had found out before, such as the report of its data."""
 
     def __str__(self) -> str:
         """The message as it stands on stderr."""
@@ -44,6 +49,11 @@ class LlmkitError(Exception):
             if text := getattr(self, part):
                 lines.append(f"{part + ':':7}{text}")
         return "\n".join(lines)
+
+    def described(self) -> dict[str, Any]:
+        """The same for programs: `code` is the exit code, `kind` the name; parts may be empty."""
+        parts = {part: getattr(self, part) for part in ("what", "where", "kept", "next")}
+        return {"code": self.exit_code, "kind": self.name, **parts}
 
 
 class UsageError(LlmkitError):

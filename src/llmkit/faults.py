@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
+import json as jsonlib
 import os
 import platform
 import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import TextIO
 
 import typer
 
-from llmkit import __version__
+from llmkit import __version__, interrupts
 from llmkit.errors import (
+    InputNotFound,
     Interrupted,
     LlmkitError,
     ResourceError,
@@ -32,45 +36,61 @@ CLOSED_PIPE = 141
 """Exit code when the reader of stdout has gone: 128 + SIGPIPE, as the shell has it."""
 
 
-def exit_code(work: Callable[[], int]) -> int:
-    """The exit code of a piece of work, after its fault, if it has one, was told on stderr."""
+def exit_code(work: Callable[[], int], json: bool = False, warnings: Sequence[str] = ()) -> int:
+    """The exit code of a piece of work, after its fault, if it has one, was reported on stderr.
+
+    With `json` it is also printed on stdout, as one JSON object with the warnings so far.
+    """
     try:
         return work()
-    except LlmkitError as fault:
-        return _tell(fault)
-    except typer.TyperException as fault:
-        return _tell(_usage(fault))
-    except (KeyboardInterrupt, Ended) as fault:
-        return _tell(_stopped(fault))
-    except MemoryError:
-        return _tell(_out_of_memory())
     except BrokenPipeError:
         _abandon(sys.stdout)
         return CLOSED_PIPE
-    except Exception as fault:
-        if _is_out_of_memory(fault):
-            return _tell(_out_of_memory())
-        return _tell_bug(fault)
-    except BaseException as fault:
-        if type(fault).__name__ != "PanicException":  # what a library in Rust ends with
-            raise
-        return _tell_bug(fault)
+    except SystemExit:
+        raise
+    except BaseException as error:
+        fault = _as_fault(error)
+    _tell(fault)
+    if json:
+        _print_object(fault, warnings)
+    return fault.exit_code
 
 
 class Ended(BaseException):
     """A signal to stop where nothing is at stake."""
 
 
-def end_by_signals() -> None:
+def end_by_signals(json: bool) -> None:
     """Lets SIGTERM, SIGUSR1 and SIGHUP end this process as Ctrl-C does; a run that has something to
-    save watches for them itself. One that is ignored, as by nohup, stays so."""
+    save watches for them itself. One that is ignored, as by nohup, stays so.
+
+    All are acknowledged within a second, and a second Ctrl-C ends the process at once.
+    """
 
     def end(number: int, _frame: FrameType | None) -> None:
-        raise Ended(signal.Signals(number).name)
+        interrupts.state.is_second(number)
+        raise _ended_by(number)
 
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, end)
+    interrupts.watch(_acknowledge, lambda: _end_at_once(json))
+
+
+def _acknowledge() -> None:
+    if os.environ.get("RANK", "0") == "0":
+        how = "stopping after this step" if interrupts.state.saving else "stopping"
+        _say(f"{how} (Ctrl-C again: now)")
+
+
+def _end_at_once(json: bool) -> None:
+    fault = Interrupted("stopped at once by a second Ctrl-C", kept="what was saved before")
+    _say(f"{_SHOW_CURSOR if sys.stderr.isatty() else ''}{fault}")
+    if json:
+        _print_object(fault, ())
+
+
+_SHOW_CURSOR = "\x1b[?25h"  # progress bars hide it
 
 
 @contextlib.contextmanager
@@ -88,10 +108,14 @@ def of_stdout() -> Iterator[None]:
 
 def open_streams() -> None:
     """Opens standard streams that are closed, on /dev/null: files that the run opens would else
-    take their place, and get what others print."""
+    take their place, and get what others print. What is printed is UTF-8 in every locale."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            with contextlib.suppress(OSError):
+                stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def flush_stderr() -> None:
@@ -109,18 +133,45 @@ def _abandon(stream: TextIO) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _stopped(fault: KeyboardInterrupt | Ended) -> LlmkitError:
-    kept, advice = "what was saved before", "run the same command again"
+def _as_fault(error: BaseException) -> LlmkitError:
+    """The fault of ours that anything raised stands for."""
+    number = interrupts.state.received
+    match error:
+        case LlmkitError():
+            return error
+        case typer.TyperException():
+            return _usage(error)
+        case KeyboardInterrupt() | Ended():
+            return stopped(error)
+        case MemoryError():
+            return _out_of_memory()
+        case Exception() if _is_out_of_memory(error):
+            return _out_of_memory()
+        case _ if number:  # a library that was interrupted raises errors of its own
+            return stopped(KeyboardInterrupt() if number == signal.SIGINT else _ended_by(number))
+        case OSError() if error.errno is not None:
+            return _of_system(error)
+    return _bug(error)
+
+
+def stopped(fault: KeyboardInterrupt | Ended, kept: str = "") -> LlmkitError:
+    """The fault that a command stopped by a signal ends with."""
+    advice = "run the same command again"
     if isinstance(fault, Ended):
         return Stopped(f"stopped by {fault}", kept=kept, next=advice)
     return Interrupted("stopped by Ctrl-C", kept=kept, next=advice)
+
+
+def _ended_by(number: int) -> Ended:
+    return Ended(signal.Signals(number).name)
 
 
 def _is_out_of_memory(fault: Exception) -> bool:
     said = str(fault)
     # A library for which there is no room; where it is not allowed, the reason follows.
     no_room = said.endswith("failed to map segment from shared object")
-    return no_room or "out of memory" in said or "allocate memory" in said
+    signs = ("out of memory", "allocate memory", "can't start new thread")
+    return no_room or any(sign in said for sign in signs)
 
 
 def _out_of_memory() -> ResourceError:
@@ -132,38 +183,63 @@ def _out_of_memory() -> ResourceError:
     )
 
 
+def _of_system(error: OSError) -> LlmkitError:
+    """The fault that an error of the operating system stands for: a file, a disk or a limit."""
+    said, path = error.strerror or str(error), str(error.filename or "")
+    if error.errno in (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM):
+        advice = "raise the limits of the process (`ulimit -a` shows them)"
+        return ResourceError(f"a limit of the system was reached: {said}", where=path, next=advice)
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO):
+        advice = "check the path, and that nothing removes it while llmkit runs"
+        return InputNotFound(f"cannot read a file: {said}", where=path, next=advice)
+    what = f"the system refuses a file: {said}"
+    return WriteError(what, where=path, next="check permissions and free space")
+
+
 def _usage(fault: typer.TyperException) -> UsageError:
     context = getattr(fault, "ctx", None)
     command = context.command_path if context else "llmkit"
-    return UsageError(fault.format_message(), next=f"`{command} --help` shows what there is")
+    return UsageError(fault.format_message(), next=f"`{command} --help` lists the options")
 
 
-def _tell(fault: LlmkitError) -> int:
-    """Tells a fault once for all processes of a run."""
+def _tell(fault: LlmkitError) -> None:
+    """Reports a fault once for all processes of a run; a bug is reported by every one, as the
+    others may never learn of it."""
     # Imported here: rich is only loaded when something is said.
     from llmkit.reporting.console import is_main_process, printable
 
-    if is_main_process() or fault.rank is not None:
+    bug = fault.exit_code == LlmkitError.exit_code
+    if is_main_process() or fault.rank is not None or fault.alone or bug:
         _say(printable(str(fault)))
-    return fault.exit_code
 
 
-def _tell_bug(fault: BaseException) -> int:
-    """Tells a fault that is ours, from every process: another one may never learn of it."""
-    from llmkit.reporting.console import printable
+def _print_object(fault: LlmkitError, warnings: Sequence[str]) -> None:
+    """Prints a fault on stdout, once for all processes of a run."""
+    if os.environ.get("RANK", "0") != "0" and not fault.alone:
+        return
+    shown = {"error": fault.described(), **fault.found, "warnings": list(warnings)}
+    text = jsonlib.dumps(shown, ensure_ascii=False, default=str)
+    try:
+        # A lone surrogate, from a name that is not UTF-8, becomes an escape of JSON.
+        print(text.encode("utf-8", "backslashreplace").decode(), flush=True)
+    except (OSError, ValueError, AttributeError):
+        _abandon(sys.stdout)
 
-    details = "".join(traceback.format_exception(fault))
+
+def _bug(error: BaseException) -> LlmkitError:
+    """A fault that is ours, with its traceback in a file."""
+    if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        raise error  # PanicException is what a library in Rust ends with
+    details = "".join(traceback.format_exception(error))
     path = "" if os.environ.get("LLMKIT_DEBUG") == "1" else _written(details)
     if not path:
         _say(details)
-    bug = LlmkitError(
-        f"a bug of llmkit: {type(fault).__name__}: {str(fault)[:MOST_SHOWN]}",
+    return LlmkitError(
+        f"a bug of llmkit: {type(error).__name__}: {str(error)[:MOST_SHOWN]}",
         where=path or "above",
         kept="every checkpoint that was saved",
-        next="report it with its traceback; to go on, run the same command again",
+        next="report it with its traceback; to resume, run the same command again",
     )
-    _say(printable(str(bug)))
-    return bug.exit_code
 
 
 def _written(details: str) -> str:
@@ -178,5 +254,5 @@ def _written(details: str) -> str:
 
 
 def _say(text: str) -> None:
-    with contextlib.suppress(OSError, AttributeError):
+    with contextlib.suppress(OSError, ValueError, AttributeError):
         print(text, file=sys.stderr, flush=True)

@@ -9,8 +9,6 @@ from typing import Annotated
 
 import typer
 
-from llmkit.config import advice
-from llmkit.config.advice import Writing
 from llmkit.errors import UsageError
 
 ConfigFile = Annotated[
@@ -20,75 +18,99 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="KEY=VALUE",
-        help="Keys that override the file's: train.learning_rate=3e-4",
+        help="Override a key of the file: train.learning_rate=3e-4",
         show_default=False,
     ),
 ]
 Text = Annotated[
     list[str] | None,
-    typer.Option(metavar="PATH", help="Text file, directory or glob; may be repeated."),
+    typer.Option(
+        "--text", "--data", metavar="PATH", help="Text file, directory or glob; repeatable."
+    ),
+]
+EvaluationText = Annotated[
+    list[str] | None, typer.Option("--text", metavar="PATH", help="Text to score; repeatable.")
 ]
 Model = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Hub name, directory or run directory.")
+    str | None,
+    typer.Option(metavar="NAME", help="Hub name, model directory or run directory."),
 ]
 Prompt = Annotated[
-    list[str] | None, typer.Option(metavar="TEXT", help="Text to continue; may be repeated.")
+    list[str] | None, typer.Option(metavar="TEXT", help="Text to continue; repeatable.")
 ]
 PromptsFile = Annotated[
-    str | None, typer.Option(metavar="PATH", help="Prompts: lines, JSONL, or a table's column.")
+    str | None,
+    typer.Option(metavar="PATH", help="File of prompts: lines, JSONL, or a table's column."),
 ]
 Output = Annotated[
-    str | None, typer.Option(metavar="PATH", help="JSON lines; the same command goes on there.")
+    str | None,
+    typer.Option(
+        "--output", "-o", metavar="FILE", help="Write JSON lines here; rerun to continue the job."
+    ),
 ]
-Chat = Annotated[bool, typer.Option("--chat", help="Ask through the chat template.")]
-System = Annotated[str | None, typer.Option(metavar="TEXT", help="System message of a chat.")]
+Chat = Annotated[bool, typer.Option("--chat", help="Apply the model's chat template to prompts.")]
+System = Annotated[str | None, typer.Option(metavar="TEXT", help="System message of the chat.")]
 Explain = Annotated[
-    int | None, typer.Option(metavar="N", help="Show the N likeliest tokens at each step.")
+    int | None, typer.Option(metavar="N", help="Show the N most likely tokens at each step.")
 ]
 Models = Annotated[
     list[str] | None,
-    typer.Option("--model", metavar="NAME", help="As many as are to be compared."),
+    typer.Option("--model", metavar="NAME", help="Model to evaluate; repeat to compare several."),
 ]
 Csv = Annotated[
-    list[str] | None, typer.Option(metavar="PATH", help="Labelled rows; may be repeated.")
+    list[str] | None,
+    typer.Option(
+        "--csv", "--data", metavar="PATH", help="Rows: CSV, TSV, JSONL or Parquet; repeatable."
+    ),
 ]
 Rows = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="PATH", help="Rows to label: CSV, JSONL, Parquet or text; may be repeated."
+        "--csv", "--data", metavar="PATH", help="Rows to label: CSV, JSONL, Parquet or text."
     ),
 ]
 Predictions = Annotated[
-    str | None, typer.Option(metavar="FILE", help="The predictions: .jsonl or .csv.")
+    str | None,
+    typer.Option("--output", "-o", metavar="FILE", help="Write labels here: .jsonl or .csv."),
 ]
 Tasks = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME", help="Task of lm-evaluation-harness, or a file of one."),
+    typer.Option(metavar="NAME", help="Task of lm-evaluation-harness, or a file that defines one."),
 ]
-ByDocument = Annotated[bool, typer.Option("--by-document", help="A row for each document.")]
+ByDocument = Annotated[bool, typer.Option("--by-document", help="Report each document.")]
 ByDomain = Annotated[
-    bool, typer.Option("--by-domain", help="A row for each file, or value of a column.")
+    bool, typer.Option("--by-domain", help="Report each file, or each value of a column.")
 ]
 PerToken = Annotated[
-    str | None, typer.Option(metavar="FILE", help="Web page that shades each token by surprise.")
+    str | None,
+    typer.Option(metavar="FILE", help="Write a web page that shades tokens by loss."),
 ]
 LogSamples = Annotated[
-    str | None, typer.Option(metavar="FILE", help="All that was scored, as JSON lines.")
+    str | None, typer.Option(metavar="FILE", help="Write every scored sample as JSON lines.")
 ]
 ResultFile = Annotated[
-    str | None, typer.Option(metavar="FILE", help="The result: .json, or else text for people.")
+    str | None,
+    typer.Option(
+        "--output", "-o", metavar="FILE", help="Write results here (.json, otherwise plain text)."
+    ),
 ]
-OutputDir = Annotated[str | None, typer.Option(metavar="DIR", help="The run directory.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Say only warnings and errors.")]
+OutputDir = Annotated[
+    str | None, typer.Option("--output-dir", "-o", metavar="DIR", help="The run directory.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result, or the error, as JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Only show warnings and errors.")]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", help="Also show cached files and what libraries log.")
+]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Check everything; load no weights, write nothing.")
+    bool,
+    typer.Option("--dry-run", help="Check everything, but load no weights and write nothing."),
 ]
 PrintConfig = Annotated[
-    bool, typer.Option("--print-config", help="Print every key, its value and its origin.")
+    bool, typer.Option("--print-config", help="Print every key with its value and origin.")
 ]
 AllowCode = Annotated[
-    bool, typer.Option("--allow-code", help="Run the file that model.code names.")
+    bool, typer.Option("--allow-code", help="Run the Python file that model.code names.")
 ]
 
 
@@ -107,7 +129,18 @@ def refuse_others(arguments: Sequence[str], known: Sequence[str]) -> None:
     raise UsageError("there is no such option", where="\n       ".join(said))
 
 
+DATA = ("--text", "--csv", "--prompts-file")
+"""Options of the data: each command has one of them, or two."""
+
+
 def _instead(flag: str, value: str, given: dict[str, str], known: Sequence[str]) -> str:
+    from llmkit.config import advice
+
+    if flag in (*DATA, "--file", "--input") and (own := [each for each in DATA if each in known]):
+        return f"write `{own[0]} {value}`"
     if near := difflib.get_close_matches(flag, known, n=1, cutoff=0.8):
         return f"did you mean `{near[0]}`?"
-    return advice.for_key(tuple(flag.lstrip("-").split(".")), value, given, Writing(True))
+    path = tuple(flag.lstrip("-").split("."))
+    options = ", ".join(each for each in known if each.startswith("--"))
+    said = advice.known(path, value, given, advice.Writing(True))
+    return said or f"the options are {options}; any key can be set with KEY=VALUE"

@@ -1,6 +1,6 @@
 """What a command line asks for, done: config, checks that need no library, then the command.
 
-The libraries are imported last, so that a wrong config or a missing file is told at once.
+The libraries are imported last, so that a wrong config or a missing file is reported at once.
 """
 
 from __future__ import annotations
@@ -8,26 +8,29 @@ from __future__ import annotations
 import gc
 import importlib
 import json as jsonlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from llmkit import faults
-from llmkit.config import objectives, render
-from llmkit.config.load import Option, load
-from llmkit.config.schema import Config
-from llmkit.errors import UsageError
+from llmkit import arguments, faults, interrupts
+from llmkit.arguments import DATA, Arguments
+from llmkit.errors import Interrupted, LlmkitError, Stopped, UsageError
+from llmkit.help import FIRST
 
-FILES_OF = {
-    "pretrain": ("train_files", "validation_files"),
-    "finetune": ("train_files", "validation_files", "test_files"),
-    "predict": ("test_files",),
-    "evaluate": ("test_files",),
-}
-"""Keys of the data section whose files a command reads."""
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from llmkit.config.load import Option
+    from llmkit.config.schema import Config
+    from llmkit.reporting.console import Console
+
+Given = tuple[str, str, Any]
+"""An option that stands for a key: its flag, the key, and the value."""
 
 
 @dataclass(frozen=True)
@@ -36,77 +39,146 @@ class Request:
 
     command: str
     arguments: Sequence[str]
-    options: Sequence[Option]
+    options: Sequence[Given]
     json: bool
     quiet: bool
+    verbose: bool
     dry_run: bool
     print_config: bool
     allow_code: bool
 
-    def carry_out(self) -> None:
-        """Does the work and prints its result; raises what `llmkit.faults` tells."""
-        path, overrides = _split(self.arguments)
-        if not (path or overrides or self.options or self.print_config):
-            raise UsageError(
-                f"`llmkit {self.command}` was given nothing to work on",
-                next=f"try `llmkit {self.command} --text corpus.txt`, or give a CONFIG",
-            )
-        resolved = load(self.command, path, overrides, self.options)
-        config = resolved.config
-        if self.print_config:
-            values = jsonlib.loads(config.model_dump_json())
-            shown = jsonlib.dumps({"config": values, "sources": dict(resolved.sources)})
-            _print(shown if self.json else render.as_yaml(config, resolved.sources))
+    def carry_out(self, warnings: list[str]) -> None:
+        """Does the work and prints its result; raises what `llmkit.faults` reports.
+
+        Every warning is added to `warnings`.
+        """
+        given = arguments.parse(self.command, self.arguments)
+        options = _with_data(self.command, self.options, given.data)
+        self._check_given(given, options)
+        config = self._config(given, options)
+        if config is None:
             return
+        from llmkit import prechecks
+        from llmkit.config import objectives
+        from llmkit.reporting.console import Console
+
+        console = Console(self.json, self.quiet, warnings)
+        if given.data:
+            console.say(f"data: {', '.join(given.data)} (as {DATA[self.command][0]})")
+        name = objectives.recipe(self.command, config)
+        with _stops(self.command, config):
+            prechecks.check(self.command, config)
+            self._work(name, config, console)
+
+    def _check_given(self, given: Arguments, options: Sequence[Option]) -> None:
+        """Raises UsageError where nothing is given."""
+        if not (given.config or given.overrides or options or self.print_config):
+            raise UsageError(
+                f"`llmkit {self.command}` needs {_NEEDS.get(self.command, 'a model and input')}",
+                next=f"try `{FIRST[self.command]}`, or give a CONFIG; "
+                f"`llmkit {self.command} --help` lists the options",
+            )
+
+    def _config(self, given: Arguments, options: Sequence[Option]) -> Config | None:
+        """The config, or None where it was only to be printed."""
+        from llmkit.config import render
+        from llmkit.config.load import load
+
+        resolved = load(self.command, given.config, given.overrides, options)
+        if not self.print_config:
+            return resolved.config
+        values = jsonlib.loads(resolved.config.model_dump_json())
+        shown = jsonlib.dumps({"config": values, "sources": dict(resolved.sources)})
+        _print(shown if self.json else render.as_yaml(resolved.config, resolved.sources))
+        return None
+
+    def _work(self, name: str, config: Config, console: Console) -> None:
+        if self.verbose:
+            _let_libraries_speak()
+        interrupts.state.conversation = self.command == "chat"
         if config.model.code is not None:
             from llmkit.models import custom
 
             custom.take_in(config.model, self.allow_code)
-        name = objectives.recipe(self.command, config)
-        _check_files(self.command, config)
-        from llmkit.reporting.console import Console
-
-        console = Console(json=self.json, quiet=self.quiet)
-        recipe = _imported(name)
+        with console.loading():
+            recipe = _imported(name)
         work = recipe.check if self.dry_run else recipe.run
-        result: dict[str, Any] | None = work(config, console)
+        try:
+            result: dict[str, Any] | None = work(config, console)
+        except LlmkitError as fault:
+            fault.found = fault.found if self.dry_run else {}
+            raise
         if result is not None:
             with faults.of_stdout():
                 console.result(result)
 
 
-def _split(arguments: Sequence[str]) -> tuple[Path | None, Sequence[str]]:
-    """CONFIG, if the first argument is no KEY=VALUE, and the overrides."""
-    if arguments and not _is_override(arguments[0]):
-        path, overrides = Path(arguments[0]), arguments[1:]
-    else:
-        path, overrides = None, arguments
-    for extra in overrides:
-        if not _is_override(extra):
-            raise UsageError(
-                f"`{extra}` is neither CONFIG, which comes first, nor KEY=VALUE",
-                next="text files are given as `--text A --text B`, or as a quoted glob",
-            )
-    return path, overrides
+def _let_libraries_speak() -> None:
+    """Shows on stderr what llmkit and the libraries log."""
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "info")
 
 
-def _is_override(argument: str) -> bool:
-    name, equals, _ = argument.partition("=")
-    return bool(equals) and "/" not in name and os.sep not in name
+_NEEDS = {"pretrain": "text", "finetune": "labelled rows, or prompts with responses"}
 
 
-def _check_files(command: str, config: Config) -> None:
-    """Raises InputNotFound for files that the command would read and that are not there."""
-    from llmkit.data import sources
+def _with_data(command: str, options: Sequence[Given], data: Sequence[str]) -> list[Option]:
+    """The options, and the data that was given without one."""
+    from llmkit.config.load import Option
 
-    named = {f"data.{key}": getattr(config.data, key) for key in FILES_OF.get(command, ())}
-    if command == "pretrain":
-        for name, domain in config.data.mixture.items():
-            named[f"data.mixture.{name}.files"] = domain.files
-            named[f"data.mixture.{name}.validation_files"] = domain.validation_files
-    for key, entries in named.items():
-        if entries:
-            sources.find(entries, key)
+    given = [Option(*each) for each in options]
+    if not data:
+        return given
+    flag, key = DATA[command]
+    same = [option for option in given if option.key == key]
+    named = [name for option in same for name in _listed(option.value)] + list(data)
+    rest = [option for option in given if option.key != key]
+    if command != "generate":
+        return [*rest, Option(flag, key, named)]
+    if len(named) > 1:
+        raise UsageError("prompts come from one file", where=", ".join(named), next="name one")
+    return [*rest, Option(flag, key, named[0])]
+
+
+def _listed(value: str | int | Sequence[str]) -> list[str]:
+    return [str(value)] if isinstance(value, str | int) else list(value)
+
+
+@contextmanager
+def _stops(command: str, config: Config) -> Iterator[None]:
+    """Says in the fault of a command that was stopped what it has saved."""
+    try:
+        yield
+    except (KeyboardInterrupt, faults.Ended) as fault:
+        raise faults.stopped(fault, kept=_saved(command, config)) from fault
+    except (Interrupted, Stopped) as fault:
+        fault.kept = fault.kept or _saved(command, config)
+        raise
+
+
+def _saved(command: str, config: Config) -> str:
+    """What stands on the disk of a command that was stopped."""
+    from llmkit.generation import output
+    from llmkit.reporting import unfinished
+    from llmkit.training import directory
+
+    try:
+        if command in ("pretrain", "finetune"):
+            found = directory.locate(config, command)
+            steps = sorted((found / "checkpoints").glob("step-*"))
+            return f"checkpoint {steps[-1]}" if steps else _NOTHING
+        if command == "predict" and config.predict.output is not None:
+            parts = unfinished.parts_of(Path(config.predict.output))
+            return f"the predictions so far, in {parts}" if parts.exists() else _NOTHING
+        if command == "generate" and config.generation.output_file is not None:
+            results = Path(config.generation.output_file)
+            return f"the samples so far, in {results}" if output.lines(results) else _NOTHING
+    except (OSError, LlmkitError):
+        pass
+    return _NOTHING
+
+
+_NOTHING = "nothing was saved yet"
 
 
 def _imported(name: str) -> Any:

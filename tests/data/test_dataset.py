@@ -359,3 +359,12 @@ def test_whatever_stands_in_a_file_is_read_or_refused_in_words(
         found = dataset.load(config, watch, lambda text: None, lambda text: None)
         json.dumps(found.report)
         assert len(found.train) + len(found.validation or ()) > 0
+
+
+def test_a_refusal_carries_the_report_of_the_data(files: Files) -> None:
+    """So that `finetune --dry-run --json` prints both."""
+    with pytest.raises(DataError) as fault:
+        files.load([*PLAIN, ("a text of its own", "c")])
+    assert fault.value.found["rows"] == 21
+    assert fault.value.found["classes"] == {"a": 10, "b": 10, "c": 1}
+    assert fault.value.found["columns"]["label"] == "label"

@@ -48,7 +48,11 @@ def test_raw_text_becomes_tokens_and_comes_back_exactly(
 
 
 def test_a_second_run_reads_nothing_again(
-    tmp_path: Path, poems: list[str], watch: Watch, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    poems: list[str],
+    watch: Watch,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     settings = config(train_files=str(tmp_path / "poems.txt"), document="blank_line")
     first = prepare(settings, None, tokenizers, watch, print)
@@ -58,12 +62,12 @@ def test_a_second_run_reads_nothing_again(
 
     monkeypatch.setattr(corpus, "spool", spool)
     monkeypatch.setattr(tokenizers, "train_bpe", spool)
-    said: list[str] = []
-    second = prepare(settings, None, tokenizers, watch, said.append)
+    with caplog.at_level("INFO", logger="llmkit"):
+        second = prepare(settings, None, tokenizers, watch, print)
     assert second.train.reused
     assert second.train.fingerprint == first.train.fingerprint
     assert second.tokenizer.get_vocab() == first.tokenizer.get_vocab()
-    assert sum("reused" in line for line in said) == 3
+    assert sum("reused" in line for line in caplog.messages) == 3
 
 
 @pytest.mark.parametrize(

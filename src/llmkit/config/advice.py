@@ -36,10 +36,15 @@ class Writing:
 
 
 def for_key(path: KeyPath, text: str, given: Mapping[str, str], writing: Writing) -> str:
-    """What to write for a key that is not one of ours.
+    """What to write for a key that is not one of ours, or else the keys that there are.
 
     `text` is its value as it was written; `given` the texts of all that was given, by last name.
     """
+    return known(path, text, given, writing) or _neighbours(path)
+
+
+def known(path: KeyPath, text: str, given: Mapping[str, str], writing: Writing) -> str:
+    """The same for a key that is known elsewhere or is like one of ours; empty for any other."""
     leaf = path[-1].lstrip("-").lower().replace("-", "_")
     if keys.general(path) != path:
         return _in_named_section((*path[:-1], leaf), text, writing)
@@ -56,9 +61,8 @@ def for_key(path: KeyPath, text: str, given: Mapping[str, str], writing: Writing
         return "leave it out"
     if sentence := foreign.ABSENT.get(leaf):
         return sentence
-    if near := keys.nearest((*path[:-1], leaf)):
-        return f"did you mean {writing(near.name, text)}?"
-    return _neighbours(path)
+    near = keys.nearest((*path[:-1], leaf))
+    return f"did you mean {writing(near.name, text)}?" if near else ""
 
 
 def for_value(key: Key, path: KeyPath, value: Any, text: str, writing: Writing) -> str:

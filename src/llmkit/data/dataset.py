@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,16 +54,22 @@ def load(config: Config, watch: Watch, say: Say, warn: Say) -> Labelled:
     fraction = splits.AUTO_SHARE if data.validation_fraction == "auto" else data.validation_fraction
     splitting = "validation" not in parts and fraction > 0
     faults = list(soundness.faults(parts, known, splitting))
-    soundness.refuse(faults, data.allow)
+    columns = {"text": data.text_column, "label": data.label_column}
+    try:
+        soundness.refuse(faults, data.allow)
+    except DataError as fault:
+        with suppress(ValueError):  # a target of a regression that is not a number
+            report = look.report(parts, known, look.look(parts, known))
+            fault.found = {**report, "columns": columns}
+        raise
     tables = {name: table(part, known) for name, part in parts.items()}
     findings = look.look(parts, known)
-    report = look.report(parts, known, findings)
+    report = {**look.report(parts, known, findings), "columns": columns}
     report["warnings"] = list(soundness.warnings(parts, known, findings, faults))
     for warning in report["warnings"]:
         warn(warning)
     if splitting:
         _split(tables, fraction, config.seed)
-    report["columns"] = {"text": data.text_column, "label": data.label_column}
     report["splits"] = {name: _counts(each) for name, each in tables.items()}
     return Labelled(
         data, tables["train"], tables.get("validation"), tables.get("test"), known, report

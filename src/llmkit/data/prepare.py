@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -19,6 +20,8 @@ from llmkit.data.sources import Source
 from llmkit.data.text import Pair, Part, Text
 from llmkit.data.tokens import Framing, TokenFile
 from llmkit.errors import DataError, InputNotFound
+
+_log = logging.getLogger(__name__)
 
 TOKENIZER_BYTES = 100_000_000
 """Text that a tokenizer is trained on, taken evenly; more changes its merges hardly at all."""
@@ -200,8 +203,8 @@ class _Maker:
             facts.append(f"{made.undecodable:,} bytes that are not {text.config.data.encoding}")
         if made.lost >= _LOST:
             facts.append(f"{made.lost:.0%} of the letters and digits unknown to the tokenizer")
-        facts.append(f"{'reused' if made.reused else 'made'}: {made.path}")
         self.say(", ".join(facts))
+        _log.info("%s: %s", "reused" if made.reused else "made", made.path)
         block_size = text.config.data.block_size
         if block_size != "auto" and len(made.ids) <= block_size:
             self.say(f"{label}: less than one block of {block_size} tokens; the block is padded")
@@ -244,9 +247,9 @@ def _trained(
     say(
         f"tokenizer: {len(tokenizer):,} tokens (at most {entry.info['vocab_size']:,}), byte-level "
         f"BPE trained on {entry.info['n_bytes']:,} bytes of "
-        f"{', '.join(pair.train.name for pair in pairs)}, "
-        f"{'reused' if entry.reused else 'made'}: {entry.path}"
+        f"{', '.join(pair.train.name for pair in pairs)}"
     )
+    _log.info("%s: %s", "reused" if entry.reused else "made", entry.path)
     return tokenizer
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from llmkit import extras
 from llmkit.config import yaml12
 from llmkit.config.schema import Config
 from llmkit.errors import ConfigError, InputNotFound, Unsafe
@@ -23,15 +24,7 @@ _BATCH = 16
 def check(config: Config, models: Sequence[Subject]) -> None:
     """Raises ConfigError where the harness is missing or a model is of another kind, and what is
     wrong with task files."""
-    try:
-        import lm_eval
-    except ImportError as error:
-        raise ConfigError(
-            "standard tasks need lm-evaluation-harness, which is not installed",
-            where="evaluation.tasks",
-            next="pip install llmkit[lm-eval]",
-        ) from error
-    assert lm_eval.__version__
+    extras.require("lm_eval", "lm-eval", "a standard task", "evaluation.tasks")
     names_and_folders(config.evaluation.tasks)
     for model in models:
         if model.kind != "causal":

@@ -20,8 +20,9 @@ _HEAD = 4096
 
 
 def check(paths: Iterable[str | None]) -> None:
-    """Raises WriteError for a file that exists and that no evaluation wrote."""
+    """Raises WriteError for a file that cannot be written, or that no evaluation wrote."""
     for path in [Path(path) for path in paths if path is not None]:
+        durable.check_place(path)
         try:
             is_ours = not path.exists() or (path.is_file() and _is_ours(path))
         except OSError as error:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from llmkit import extras
 from llmkit.config.schema import GenerationConfig
-from llmkit.errors import ConfigError, InputNotFound, UsageError
+from llmkit.errors import ConfigError, InputNotFound
 from llmkit.generation.prompts import Prompt
 from llmkit.generation.rules import Constraint
 from llmkit.models.control_tokens import control_tokens
@@ -131,16 +132,9 @@ def _check_ends(choices: Sequence[str], ends: Sequence[int]) -> None:
 
 
 def _library() -> Any:
-    try:
-        library = importlib.import_module("llguidance")
-        importlib.import_module("llguidance.hf")
-    except ImportError as error:
-        raise UsageError(
-            "regular expressions and JSON schemas need llguidance, which is not installed",
-            where="generation.regex, generation.json_schema",
-            next="pip install 'llmkit[grammar]'",
-        ) from error
-    return library
+    extras.require("llguidance", "grammar", "a grammar", "generation.regex, generation.json_schema")
+    importlib.import_module("llguidance.hf")
+    return importlib.import_module("llguidance")
 
 
 def _grammar(settings: GenerationConfig, library: Any) -> str:

@@ -57,16 +57,9 @@ def opened(path: Path, settings: Mapping[str, Any]) -> Iterator[Output]:
 
 def check(path: Path, settings: Mapping[str, Any]) -> None:
     """Refuses, before any work, a file that is not this job's; writes nothing."""
+    check_place(path)
     beside = path.with_name(path.name + SETTINGS)
-    if path.is_dir():
-        raise WriteError("is a directory", where=str(path), next="name a file, such as out.jsonl")
     if not beside.exists():
-        if path.exists() and path.stat().st_size:
-            raise WriteError(
-                "the file exists, and llmkit did not make it",
-                where=str(path),
-                next="choose another name; nothing is overwritten that a run did not create",
-            )
         return
     try:
         made_with = json.loads(beside.read_text(encoding="utf-8"))
@@ -82,6 +75,23 @@ def check(path: Path, settings: Mapping[str, Any]) -> None:
             kept="the results, untouched",
             next="put the old values back to go on, or choose another output",
         )
+
+
+def check_place(path: Path) -> None:
+    """Raises WriteError for a file that cannot be written, or that llmkit did not make."""
+    durable.check_place(path)
+    beside = path.with_name(path.name + SETTINGS)
+    if not beside.exists() and path.exists() and path.stat().st_size:
+        raise WriteError(
+            "the file exists, and llmkit did not make it",
+            where=str(path),
+            next="choose another name; nothing is overwritten that a run did not create",
+        )
+
+
+def lines(path: Path) -> int:
+    """How many results a file holds."""
+    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def _lock(file: IO[bytes], path: Path) -> None:

@@ -89,9 +89,9 @@ def chat_ids(
     """The ids of a conversation up to where the assistant speaks; ConfigError without template."""
     if not tokenizer.chat_template:
         raise ConfigError(
-            "the model's tokenizer has no chat template",
+            "the model continues text and does not answer: it has no chat template",
             where="generation.chat",
-            next="leave --chat out, or use a model that was trained to chat",
+            next="use `llmkit generate` without --chat, or a model that was tuned to chat",
         )
     try:
         text = chat.render(tokenizer, messages, add_generation_prompt=True)

@@ -85,6 +85,14 @@ def check_directory(directory: Path) -> None:
     check_whole(directory, weights=False)
 
 
+def has_chat_template(directory: Path) -> bool:
+    """Whether the tokenizer of a model directory can write a conversation."""
+    if (directory / "chat_template.jinja").exists() or (directory / "chat_templates").exists():
+        return True
+    config = directory / "tokenizer_config.json"
+    return config.exists() and bool(read_json(config).get("chat_template"))
+
+
 def check_whole(directory: Path, weights: bool) -> None:
     """Raises NoValidCheckpoint where the weights, or the other files, of a model that we have
     written are not what they were."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from llmkit import extras
 from llmkit.config.schema import LoraConfig
 from llmkit.errors import ConfigError, LlmkitError
 
@@ -48,12 +49,9 @@ def attach(
 
     Raises ConfigError without peft, and for layers that the model does not have.
     """
-    try:
-        import peft
-    except ImportError as error:
-        raise ConfigError(
-            "LoRA needs the package peft", where="model.lora", next="pip install 'llmkit[lora]'"
-        ) from error
+    extras.require("peft", "lora", "LoRA", "model.lora")
+    import peft
+
     assert settings.r is not None
     config = peft.LoraConfig(
         r=settings.r,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as jsonlib
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -22,6 +23,9 @@ from rich.progress import (
 from rich.text import Text
 
 Advance = Callable[[int], None]
+
+LOADING_SECONDS = 0.5
+"""How long the libraries may take to load before a person is told what is going on."""
 
 PLAIN_SECONDS = 10.0
 """Without a terminal, a progress line comes this often at most."""
@@ -59,13 +63,15 @@ class _Stderr:
 class Console:
     """Where a command speaks: people read stderr, machines read JSON on stdout."""
 
-    def __init__(self, json: bool = False, quiet: bool = False) -> None:
+    def __init__(
+        self, json: bool = False, quiet: bool = False, warnings: list[str] | None = None
+    ) -> None:
         self.json = json
         self.silent = quiet or not is_main_process()
         stderr = cast(IO[str], _Stderr())
         self.people = RichConsole(file=stderr, highlight=False, soft_wrap=True)
         self.on_tick: Callable[[], None] = lambda: None
-        self.warnings: list[str] = []
+        self.warnings: list[str] = [] if warnings is None else warnings
         """Every warning so far, each once; the result of the command repeats them."""
 
     def say(self, text: str) -> None:
@@ -97,6 +103,22 @@ class Console:
                 tables.show(figures, RichConsole(highlight=False))
             else:
                 print(tables.as_text(figures), end="", flush=True)
+
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """Shows on a terminal that the libraries are being loaded, if that takes long."""
+        if self.silent or not self.people.is_terminal:
+            yield
+            return
+        status = self.people.status("loading torch and transformers…")
+        later = threading.Timer(LOADING_SECONDS, status.start)
+        later.start()
+        try:
+            yield
+        finally:
+            later.cancel()
+            later.join()
+            status.stop()
 
     @contextmanager
     def watch(self, label: str, total: int, ticks: bool = True) -> Iterator[Advance]:

@@ -117,6 +117,7 @@ def opened(
     if settings.output is None:
         yield Writer(format_of(settings))
         return
+    durable.make_directory(Path(settings.output).parent)
     with unfinished.opened(Path(settings.output), made_with, say) as parts:
         yield Writer(format_of(settings), parts)
 
@@ -134,8 +135,8 @@ def check(settings: PredictConfig) -> None:
     if settings.output is None:
         return
     path = Path(settings.output)
+    durable.check_place(path)
     try:
-        durable.make_directory(path.parent)
         ours = not path.exists() or (path.is_file() and _holds_predictions(path))
     except OSError as error:
         raise durable.cannot_write(error, path) from error

@@ -14,7 +14,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llmkit import durable
+from llmkit import durable, extras
 from llmkit.config import render
 from llmkit.config.schema import Config, TrainConfig
 from llmkit.reporting import metrics, plots
@@ -79,7 +79,8 @@ class Job:
 
 def start(config: Config, command: str) -> Processes:
     """This process among those of the run; raises ConfigError for a tracker that is not there."""
-    runtime.check_trackers(config.report_to)
+    for name in config.report_to:
+        extras.require(name, name, f"report_to={name}", "report_to")
     directory = run_directory.locate(config, command)
     train = config.train
     return runtime.start(train.precision, config.report_to, directory, train.ddp_timeout)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.util
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -18,7 +17,7 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from llmkit.errors import ConfigError, ResourceError
+from llmkit.errors import ResourceError
 from llmkit.training import allocation, precision
 
 
@@ -123,17 +122,6 @@ class Processes:
                 next="see why (its message, `dmesg`), end what is left of it, then run the same "
                 "command again to go on",
             ) from error
-
-
-def check_trackers(report_to: Sequence[str]) -> None:
-    """Raises ConfigError, before any work, for a tracker that is not installed."""
-    for name in report_to:
-        if importlib.util.find_spec(name) is None:
-            raise ConfigError(
-                f"{name} is not installed",
-                where="report_to",
-                next=f"pip install 'llmkit[{name}]', or leave it out",
-            )
 
 
 def start(wish: str, report_to: Sequence[str], directory: Path, timeout: float = 1800) -> Processes:

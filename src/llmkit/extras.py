@@ -1,0 +1,31 @@
+"""Packages that only some runs need: whether they are there, and how they are installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+from llmkit.errors import ConfigError
+
+
+def require(package: str, extra: str, purpose: str, where: str) -> None:
+    """Raises ConfigError, without loading anything, where a package is not installed.
+
+    `purpose` begins the sentence, such as "report_to=wandb"; `where` is the key that asks for it.
+    """
+    if importlib.util.find_spec(package) is None:
+        raise ConfigError(
+            f"{purpose} needs the package {package}, which is not installed",
+            where=where,
+            next=f"{command(extra)}, or leave {where.split(',')[0]} out",
+        )
+
+
+def command(extra: str) -> str:
+    """The command that installs an extra beside this installation."""
+    clone = Path(__file__).parents[2]
+    source = (
+        f"-e '{clone}[{extra}]'" if (clone / "pyproject.toml").exists() else f"'llmkit[{extra}]'"
+    )
+    return f"{sys.executable} -m pip install {source}"

@@ -1,0 +1,184 @@
+"""What a command lacks, refused before the libraries are loaded, which takes seconds."""
+
+from __future__ import annotations
+
+import select
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from llmkit import extras
+from llmkit.config import load
+from llmkit.config.schema import Config
+from llmkit.errors import ConfigError, DataError, InputNotFound, UsageError
+from llmkit.help import FIRST
+
+FILES_OF = {
+    "pretrain": ("train_files", "validation_files"),
+    "finetune": ("train_files", "validation_files", "test_files"),
+    "predict": ("test_files",),
+    "evaluate": ("test_files",),
+}
+"""Keys of the data section whose files a command reads."""
+
+FREE_TEXT = ("generation.prompts", "generation.system", "generation.stop")
+"""Keys that hold text for the model."""
+
+
+def check(command: str, config: Config) -> None:
+    """Raises what the command would raise later for input, model, package or output."""
+    _check_text(config)
+    _check_input(command, config)
+    _check_model(command, config)
+    _check_files(command, config)
+    _check_extras(command, config)
+    _check_output(command, config)
+
+
+def _check_text(config: Config) -> None:
+    """Bytes that are not UTF-8 come in as lone surrogates, which no tokenizer takes."""
+    for path, value in load.leaves(config.model_dump()):
+        name = ".".join(path)
+        for text in value if isinstance(value, list | tuple) else [value]:
+            if name.startswith(FREE_TEXT) and isinstance(text, str) and not _encodes(text):
+                raise DataError(
+                    "the text is not UTF-8",
+                    where=f"{name}: {text.encode('utf-8', 'surrogateescape')!r}",
+                    next="type it in a UTF-8 terminal, or put it into a file",
+                )
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _check_input(command: str, config: Config) -> None:
+    data = config.data
+    match command:
+        case "pretrain" | "finetune" if not (data.train_files or data.mixture):
+            key = "data.train_files"
+        case "evaluate" if not (data.test_files or config.evaluation.tasks):
+            key = "data.test_files"
+        case "predict" if not data.test_files and sys.stdin.isatty():
+            key = "data.test_files"
+        case "generate":
+            _check_prompts(config)
+            return
+        case _:
+            return
+    raise InputNotFound(f"{key} is not given", where=key, next=f"`{FIRST[command]}`")
+
+
+def _check_prompts(config: Config) -> None:
+    from llmkit.data import sources
+    from llmkit.generation import requests
+
+    requests.check(config)
+    settings = config.generation
+    if settings.prompts_file is not None and not settings.prompts:
+        sources.find([settings.prompts_file], "generation.prompts_file")
+    elif not settings.prompts and (sys.stdin.isatty() or _is_empty(sys.stdin)):
+        raise UsageError(
+            "there is no prompt",
+            next='give one with --prompt "...", a file with --prompts-file, or lines in a pipe',
+        )
+
+
+def _is_empty(stdin: Any) -> bool:
+    """Whether a pipe or file has ended before its first byte; one that still waits is not."""
+    try:
+        ready = select.select([stdin], [], [], 0)[0]
+        return bool(ready) and not stdin.buffer.peek(1)
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _check_model(command: str, config: Config) -> None:
+    from llmkit.models import location
+
+    settings = config.evaluation
+    needed = command in ("generate", "chat", "predict")
+    needed |= command == "evaluate" and settings.reference_column is None
+    name = config.model.name_or_path
+    if needed and name is None:
+        raise UsageError(
+            f"`llmkit {command}` needs a model",
+            where="model.name_or_path",
+            next=f"name a directory, a run directory or a hub model: `{FIRST[command]}`",
+        )
+    others = settings.compare_with if command == "evaluate" else []
+    for each in (name, *others):
+        if each is not None:
+            location.locate(each)
+    if command == "chat" and config.tokenizer.name_or_path is None:
+        assert name is not None
+        _check_template(name)
+
+
+def _check_template(name: str) -> None:
+    """Raises ConfigError for a directory whose model continues text and does not answer."""
+    from llmkit.models import location
+
+    place = Path(location.locate(name))
+    if place.is_dir() and not location.has_chat_template(place):
+        raise ConfigError(
+            f"{name} continues text and does not answer: it has no chat template",
+            where=str(place),
+            next=f'continue a text with `llmkit generate --model {name} --prompt "..."`; to teach '
+            f"it to answer: `llmkit finetune train.objective=completion --model {name} "
+            "--csv chats.jsonl`",
+        )
+
+
+def _check_files(command: str, config: Config) -> None:
+    """Raises InputNotFound for files that the command would read and that are not there."""
+    from llmkit.data import sources
+
+    named = {f"data.{key}": getattr(config.data, key) for key in FILES_OF.get(command, ())}
+    if command == "pretrain":
+        for name, domain in config.data.mixture.items():
+            named[f"data.mixture.{name}.files"] = domain.files
+            named[f"data.mixture.{name}.validation_files"] = domain.validation_files
+    for key, entries in named.items():
+        if entries:
+            sources.find(entries, key)
+
+
+def _check_extras(command: str, config: Config) -> None:
+    if command in ("pretrain", "finetune"):
+        for name in config.report_to:
+            extras.require(name, name, f"report_to={name}", "report_to")
+    if command == "finetune" and config.model.lora.r is not None:
+        extras.require("peft", "lora", "LoRA", "model.lora")
+    if command == "evaluate" and config.evaluation.tasks:
+        extras.require("lm_eval", "lm-eval", "a standard task", "evaluation.tasks")
+    grammar = {name: getattr(config.generation, name) for name in ("regex", "json_schema")}
+    if command in ("generate", "chat") and any(value is not None for value in grammar.values()):
+        key = next(f"generation.{name}" for name, value in grammar.items() if value is not None)
+        extras.require("llguidance", "grammar", key, key)
+
+
+def _check_output(command: str, config: Config) -> None:
+    from llmkit.evaluation import outputs
+    from llmkit.generation import output
+    from llmkit.reporting import predictions
+    from llmkit.training import directory
+
+    settings = config.evaluation
+    checks: dict[str, Callable[[], None]] = {
+        "pretrain": lambda: directory.check(config, command),
+        "finetune": lambda: directory.check(config, command),
+        "predict": lambda: predictions.check(config.predict),
+        "evaluate": lambda: outputs.check(
+            (settings.output, settings.log_samples, settings.per_token)
+        ),
+    }
+    if command in checks:
+        checks[command]()
+    if command == "generate" and config.generation.output_file is not None:
+        output.check_place(Path(config.generation.output_file))

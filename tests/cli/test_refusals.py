@@ -1,0 +1,304 @@
+"""What is refused before the libraries are loaded, and how scripts read it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmkit import cli, extras, faults, launcher
+from llmkit.errors import ConfigError, DataError, LlmkitError
+
+from .test_cli import without_libraries
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current directory with a run, and data with telling and untelling names."""
+    final = tmp_path / "runs" / "shake" / "final"
+    final.mkdir(parents=True)
+    (final / "config.json").write_text('{"model_type": "llama"}')
+    (final / "tokenizer_config.json").write_text("{}")
+    (final / "model.safetensors").touch()
+    (tmp_path / "runs" / "shake" / "run.json").write_text('{"command": "pretrain"}')
+    (tmp_path / "reviews.csv").write_text("text,label\nfine: really,good\nbad,bad\n")
+    (tmp_path / "corpus").write_text("Once upon a time: a story.\nThe end\n")
+    (tmp_path / "chats").write_text('{"text": "a"}\n{"text": "b"}\n')
+    (tmp_path / "keys").write_text("# mine\nseed: 7\ntrain:\n  max_steps: 3\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def error(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    """The one JSON object on stdout of a command line that fails."""
+    code = cli.run(arguments)
+    out, err = capsys.readouterr()
+    shown: dict[str, Any] = json.loads(out)
+    assert shown["error"]["code"] == code != 0
+    assert err.startswith(f"error[{shown['error']['kind']}]: {shown['error']['what']}")
+    return shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--json"], 2),
+        (["--json", "pretrain"], 2),
+        (["serve", "--json"], 2),
+        (["pretrain", "--json"], 2),
+        (["pretrain", "--json", "--text"], 2),
+        (["pretrain", "--lr", "1", "--json"], 2),
+        (["generate", "--explain", "x", "--json"], 2),
+        (["pretrain", "none.yaml", "--json"], 66),
+        (["pretrain", "--text", "none.txt", "--json"], 66),
+        (["pretrain", "lr=1", "--json"], 78),
+        (["generate", "--model", "runs/x", "--prompt", "a", "--json"], 66),
+    ],
+)
+def test_a_fault_is_one_json_object_for_programs(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], code: int
+) -> None:
+    shown = error(capsys, *arguments)
+    assert set(shown) == {"error", "warnings"}
+    assert set(shown["error"]) == {"code", "kind", "what", "where", "kept", "next"}
+    assert shown["error"]["code"] == code
+
+
+@pytest.mark.parametrize("kind", LlmkitError.__subclasses__())
+def test_every_kind_of_fault_is_an_object_with_its_code_and_the_warnings(
+    capsys: pytest.CaptureFixture[str], kind: type[LlmkitError]
+) -> None:
+    def work() -> int:
+        raise kind("what", where="é\udcff", kept="all", next="this")
+
+    assert faults.exit_code(work, json=True, warnings=["one"]) == kind.exit_code
+    shown = json.loads(capsys.readouterr().out)
+    parts = {"what": "what", "where": "é\udcff", "kept": "all", "next": "this"}
+    assert shown == {
+        "error": {"code": kind.exit_code, "kind": kind.name, **parts},
+        "warnings": ["one"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("raised", "code"),
+    [
+        (KeyboardInterrupt(), 130),
+        (faults.Ended("SIGTERM"), 75),
+        (MemoryError(), 71),
+        (RuntimeError("can't start new thread"), 71),
+        (OSError(24, "Too many open files"), 71),
+        (FileNotFoundError(2, "No such file or directory", "gone"), 66),
+        (PermissionError(13, "Permission denied", "/etc/x"), 73),
+        (OSError(28, "No space left on device"), 73),
+        (ZeroDivisionError(), 1),
+    ],
+)
+def test_what_libraries_and_the_system_raise_is_an_object_too(
+    capsys: pytest.CaptureFixture[str], raised: BaseException, code: int
+) -> None:
+    def work() -> int:
+        raise raised
+
+    assert faults.exit_code(work, json=True) == code
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == code
+
+
+def test_of_several_processes_only_the_first_prints_the_object(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work() -> int:
+        raise ConfigError("wrong")
+
+    for rank, printed in (("0", True), ("1", False)):
+        monkeypatch.setenv("RANK", rank)
+        assert faults.exit_code(work, json=True) == 78
+        assert bool(capsys.readouterr().out) is printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["generate", "--model", "runs/shak", "--prompt", "a"], 66, "did you mean runs/shake?"),
+        (["predict", "--model", "runs/shak", "--csv", "reviews.csv"], 66, "runs/shake?"),
+        (["pretrain", "--model", "./shak", "--text", "corpus"], 66, "no model directory"),
+        (["finetune", "--model", "runs/x", "--csv", "reviews.csv"], 66, "no model directory"),
+        (["chat", "--model", "runs/x"], 66, "no model directory"),
+        (["chat", "--model", "runs/shake"], 78, "llmkit generate --model runs/shake"),
+        (
+            ["evaluate", "--text", "corpus", "--model", "runs/shake", "--model", "a/b/c"],
+            66,
+            "a/b/c",
+        ),
+        (["generate", "--prompt", "a"], 2, "needs a model"),
+        (["chat", "seed=1"], 2, "needs a model"),
+        (["predict", "--csv", "reviews.csv"], 2, "needs a model"),
+        (["evaluate", "--text", "corpus"], 2, "needs a model"),
+        (["evaluate", "--model", "runs/shake"], 66, "data.test_files is not given"),
+        (["finetune", "seed=1"], 66, "llmkit finetune --csv reviews.csv"),
+        (["generate", "--model", "runs/shake"], 2, "there is no prompt"),
+        (["generate", "--model", "runs/shake", "--prompts-file", "none.txt"], 66, "none.txt"),
+        (["pretrain", "--text", "corpus", "report_to=wandb"], 78, "[wandb]'"),
+        (["evaluate", "--model", "runs/shake", "--tasks", "any"], 78, "[lm-eval]'"),
+        (["pretrain", "--text", "corpus", "-o", "corpus/run"], 73, "not a directory"),
+        (["generate", "--model", "runs/shake", "--prompt", "a", "-o", "corpus"], 73, "corpus"),
+        (
+            ["predict", "--model", "runs/shake", "--csv", "reviews.csv", "-o", "corpus"],
+            73,
+            "corpus",
+        ),
+        (["evaluate", "--model", "runs/shake", "--text", "corpus", "-o", "corpus"], 73, "corpus"),
+        (["evaluate", "--model", "runs/shake", "--text", "corpus", "-o", "corpus/x"], 73, "corpus"),
+    ],
+)
+def test_what_is_missing_is_refused_without_the_libraries(
+    here: Path, arguments: list[str], code: int, said: str
+) -> None:
+    done = without_libraries(*arguments, given="", where=here)
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
+    assert said in done.stderr
+
+
+def test_a_refusal_takes_less_than_a_second_of_this_process(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    began = time.process_time()
+    assert cli.run(["generate", "--model", "runs/shak", "--prompt", "a"]) == 66
+    assert time.process_time() - began < 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["finetune", "reviews.csv"], "train_files: [reviews.csv]"),
+        (["finetune", "keys", "reviews.csv"], "train_files: [reviews.csv]"),
+        (["finetune", "reviews.csv", "--csv", "b.csv"], "train_files: [b.csv, reviews.csv]"),
+        (["finetune", "chats"], "train_files: [chats]"),
+        (["finetune", "hub:owner/data"], "train_files: [hub:owner/data]"),
+        (["pretrain", "corpus"], "train_files: [corpus]"),
+        (["pretrain", "keys", "corpus"], "max_steps: 3"),
+        (["pretrain", "a.txt", "b.txt.gz"], "train_files: [a.txt, b.txt.gz]"),
+        (["predict", "reviews.csv"], "test_files: [reviews.csv]"),
+        (["evaluate", "reviews.csv"], "test_files: [reviews.csv]"),
+        (["generate", "prompts.txt"], "prompts_file: prompts.txt"),
+    ],
+)
+def test_a_table_or_text_in_place_of_config_is_the_data(
+    here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    assert cli.run([*arguments, "--print-config"]) == 0
+    assert said in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["finetune"], "llmkit finetune --csv reviews.csv"),
+        (["predict"], "llmkit predict --model runs/mine --csv new.csv"),
+        (["evaluate"], "llmkit evaluate --model runs/mine --text"),
+        (["chat"], "llmkit chat --model runs/mine"),
+        (["generate"], 'llmkit generate --model runs/mine --prompt "'),
+        (["chat", "runs/shake"], "--model runs/shake"),
+        (["generate", "runs/shake"], "--model runs/shake"),
+        (["pretrain", "runs"], "--text runs"),
+        (["generate", "Once upon a time"], "--prompt"),
+        (["pretrain", "key"], "did you mean keys?"),
+        (["finetune", "--text", "a.csv"], "write `--csv a.csv`"),
+        (["predict", "--text", "a.csv"], "write `--csv a.csv`"),
+        (["pretrain", "--csv", "a.txt"], "write `--text a.txt`"),
+        (["pretrain", "--size", "10M"], "the options are --text, "),
+        (["serve"], "vllm serve runs/mine/final"),
+        (["sample"], "llmkit generate"),
+        (["train"], "llmkit pretrain"),
+        (["evalute"], "llmkit evaluate"),
+        (["nonsense"], "llmkit --help"),
+    ],
+)
+def test_the_command_to_type_is_named(
+    here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    assert cli.run(arguments) in (2, 66)
+    err = capsys.readouterr().err
+    assert said in err
+    assert "kept:" not in err
+
+
+@pytest.mark.parametrize("flag", ["-o", "--output-dir"])
+def test_the_run_directory_has_a_short_option(
+    capsys: pytest.CaptureFixture[str], flag: str
+) -> None:
+    assert cli.run(["pretrain", "--data", "a.txt", flag, "out", "--print-config"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "output_dir: out" in shown
+    assert "train_files: [a.txt]" in shown
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"WORLD_SIZE": "2", "RANK": "0"},
+        {"WORLD_SIZE": "2", "RANK": "1"},
+        {"WORLD_SIZE": "2"},
+        {"WORLD_SIZE": "two"},
+        {"WORLD_SIZE": ""},
+        {"WORLD_SIZE": "0"},
+        {"WORLD_SIZE": "2", "RANK": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"},
+        {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "a", "MASTER_PORT": "x"},
+        {"RANK": "1"},
+        {"LOCAL_RANK": "1"},
+    ],
+)
+def test_half_of_what_a_launcher_sets_is_refused_by_every_process(
+    here: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    environment: dict[str, str],
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    for command in (["evaluate", "--model", "runs/shake", "--text", "corpus"], ["chat"]):
+        shown = error(capsys, *command, "--json")["error"]
+        assert shown["code"] == 2
+        assert "torchrun" in shown["next"]
+        assert "unset WORLD_SIZE" in shown["next"]
+
+
+def test_what_a_launcher_sets_as_a_whole_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    for name, value in whole.items():
+        monkeypatch.setenv(name, value)
+    launcher.check()
+
+
+@pytest.mark.parametrize("option", ["--prompt", "--system"])
+def test_text_that_is_not_utf_8_is_refused(
+    here: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    text = os.fsdecode(b"caf\xe9")
+    arguments = ["generate", "--model", "runs/shake", "--chat", "--prompt", "a", option, text]
+    shown = error(capsys, *arguments, "--json")["error"]
+    assert shown["code"] == DataError.exit_code
+    assert "not UTF-8" in shown["what"]
+
+
+def test_an_extra_is_installed_beside_this_installation() -> None:
+    with pytest.raises(ConfigError) as fault:
+        extras.require("no_such_package", "wandb", "this", "report_to")
+    assert "-m pip install -e '" in fault.value.next
+
+
+def test_help_has_groups_and_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["--help"]) == 0
+    out = capsys.readouterr().out
+    places = [out.index(word) for word in ("Train:", "pretrain", "Use:", "generate", "Measure:")]
+    assert places == sorted(places)
+    assert "  llmkit pretrain --text corpus.txt" in out
+    for command in cli.app.registered_commands:
+        assert cli.run([str(command.callback.__name__), "--help"]) == 0  # type: ignore[union-attr]
+        out += capsys.readouterr().out
+    for mark in ("<bool>", "<str>", "<list"):
+        assert mark not in out
