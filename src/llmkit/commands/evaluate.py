@@ -92,7 +92,8 @@ def _classified(
     matrix = measured[0].figures.get("confusion_matrix")
     if output is not None and matrix and processes.is_main:
         picture = outputs.picture_beside(Path(output))
-        plots.confusion_matrix(matrix, measured[0].table.labels.names, picture)
+        names = measured[0].table.labels.names
+        plots.confusion_matrix(matrix, names, picture, measured[0].name)
         console.say(f"confusion matrix: {picture}")
     return rows.result(config, measured), rows.samples(measured)
 

@@ -61,8 +61,6 @@ def run(config: Config, console: Console) -> dict[str, Any]:
 
 def _judge(job: training.Job, figures: dict[str, Any], console: Console) -> None:
     """Warns where the figures of a run show that little was learned."""
-    for text in verdicts.of_steps(figures["step"], job.from_scratch):
-        console.warn(text)
     validation = {**figures["validation"], "baseline": figures["baseline"]}
     for name, found in (("validation", validation), ("test", figures.get("test", {}))):
         if found.get("examples"):
@@ -154,16 +152,18 @@ def _measured(
     fitted = classified.fit_baselines(data.train, console.say)
     tables: dict[str, Table | None] = {"validation": data.validation, "test": data.test}
     directory = run_directory.locate(inputs.config, COMMAND)
-    measured = {}
+    measured, pictures = {}, {}
     for name, table in tables.items():
         if table is None:
             continue
         measured[name] = classified.measure(final, table, fitted, seed, console.watch)
         if matrix := measured[name].get("confusion_matrix"):
             picture = directory / f"confusion_matrix_{name}.png"
-            plots.confusion_matrix(matrix, data.labels.names, picture)
+            plots.confusion_matrix(matrix, data.labels.names, picture, f"{directory.name}, {name}")
+            pictures[f"confusion_matrix_{name}"] = str(picture)
     text = json.dumps(measured, ensure_ascii=False, indent=1)
     durable.replace_text(directory / "evaluation.json", text + "\n")
     shown = {name: classified.summary(found) for name, found in measured.items()}
     validation = shown.pop("validation", {})
-    return {"validation": validation, "baseline": validation.pop("baseline", {}), **shown}
+    baseline = validation.pop("baseline", {})
+    return {"validation": validation, "baseline": baseline, **shown, "pictures": pictures}

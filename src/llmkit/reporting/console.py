@@ -87,7 +87,8 @@ class Console:
             self.people.print(Text(f"warning: {printable(text)}", style="yellow"))
 
     def result(self, figures: Mapping[str, Any]) -> None:
-        """Prints what the command found: one JSON object with --json, else figures and tables.
+        """Prints what the command found: one JSON object with --json, else figures and tables;
+        after training, a summary.
 
         The object has the warnings of the command as a list of sentences, `warnings`.
         """
@@ -97,8 +98,11 @@ class Console:
             figures = {**figures, "warnings": self.warnings}
             print(jsonlib.dumps(figures, ensure_ascii=False), flush=True)
         elif not self.silent:
-            from llmkit.reporting import tables  # it speaks as this module does
+            from llmkit.reporting import summary, tables  # they speak as this module does
 
+            if summary.is_training(figures):
+                print("\n".join(map(printable, summary.of_training(figures))))
+                figures = {key: figures[key] for key in ("domains",) if key in figures}
             if sys.stdout.isatty():
                 tables.show(figures, RichConsole(highlight=False))
             else:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 FEWEST_STEPS = 50
-"""Optimizer steps below which new weights have hardly moved."""
+"""Optimizer steps below which a new language model has hardly learned anything."""
 
 FAR = 1.0
 """Nats between held-out and training loss that call for a word: e times the perplexity."""
@@ -15,12 +15,12 @@ Figures = Mapping[str, Any]
 
 
 def of_steps(step: int, from_scratch: bool) -> Iterator[str]:
-    """Says that a run was too short for new weights to learn anything."""
+    """Says that a run was too short for a new language model to learn much."""
     if from_scratch and step < FEWEST_STEPS:
         yield (
-            f"only {step:,} optimizer {'step' if step == 1 else 'steps'}: the model has hardly "
-            "learned anything; train longer with train.max_steps, train.num_train_epochs or "
-            "train.max_minutes"
+            f"only {step:,} optimizer {'step' if step == 1 else 'steps'}: a new model needs "
+            "hundreds to learn a language; train longer with train.max_steps, "
+            "train.num_train_epochs or train.max_minutes"
         )
 
 

@@ -242,7 +242,8 @@ def _export(job: Job, work: engine.Work, state: State) -> None:
         export.take(work.model, job.directory, step)
     export.write_final(work.model, job.tokenizer, job.directory, step, job.examples)
     unit = "nats per token" if job.unit == "tokens" else f"per {job.unit.removesuffix('s')}"
-    plots.loss_curve(job.directory / "metrics.jsonl", job.directory / "loss.png", unit)
+    title = f"{job.directory.name}: {type(work.model).__name__}"
+    plots.loss_curve(job.directory / "metrics.jsonl", job.directory / "loss.png", title, unit)
 
 
 def _final_step(settings: Settings, state: State) -> int:
