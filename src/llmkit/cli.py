@@ -216,8 +216,9 @@ def evaluate(  # noqa: PLR0913 (a command's parameters are its options)
 
 def main() -> None:
     """Runs the command line of this process and ends it with the exit code."""
+    faults.end_by_signals()
     faults.open_streams()
-    faults.end_by_signals("--json" in sys.argv)
+    faults.acknowledge_signals("--json" in sys.argv)
     code = run(sys.argv[1:])
     faults.flush_stderr()
     sys.exit(code)

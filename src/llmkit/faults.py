@@ -60,12 +60,9 @@ class Ended(BaseException):
     """A signal to stop where nothing is at stake."""
 
 
-def end_by_signals(json: bool) -> None:
+def end_by_signals() -> None:
     """Lets SIGTERM, SIGUSR1 and SIGHUP end this process as Ctrl-C does; a run that has something to
-    save watches for them itself. One that is ignored, as by nohup, stays so.
-
-    All are acknowledged within a second, and a second Ctrl-C ends the process at once.
-    """
+    save watches for them itself. One that is ignored, as by nohup, stays so."""
 
     def end(number: int, _frame: FrameType | None) -> None:
         interrupts.state.is_second(number)
@@ -74,6 +71,13 @@ def end_by_signals(json: bool) -> None:
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, end)
+
+
+def acknowledge_signals(json: bool) -> None:
+    """Acknowledges each signal to stop within a second; a second Ctrl-C ends the process at once.
+
+    Standard streams must be open.
+    """
     interrupts.watch(_acknowledge, lambda: _end_at_once(json))
 
 

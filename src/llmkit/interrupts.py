@@ -34,14 +34,14 @@ class State:
         """Whether Ctrl-C only cuts an answer short."""
 
     def is_second(self, number: int) -> bool:
-        """Notes a signal; whether it is a Ctrl-C after another one.
+        """Notes a signal; whether it is a Ctrl-C after another signal.
 
         torchrun hands on the Ctrl-C that the terminal has sent to all its processes already: what
         comes at once after it is the same one.
         """
         now = time.monotonic()
         same = now - self.at < (PATIENCE if "TORCHELASTIC_RUN_ID" in os.environ else 0.0)
-        again = number == signal.SIGINT and self.received == signal.SIGINT and not same
+        again = number == signal.SIGINT and bool(self.received) and not same
         if not self.received:
             self.received, self.at = number, now
         return again

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from llmkit import interrupts
 from llmkit.errors import Interrupted, LlmkitError, Stopped
-
-WATCHED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 
 
 class StopSignal:
@@ -25,21 +24,21 @@ class StopSignal:
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
         """The signal handler: no lock, no output, no collective."""
-        if number == signal.SIGINT and self.received == signal.SIGINT:
+        if interrupts.state.is_second(number):
             os._exit(130)
         self.received = number
 
     def check(self) -> None:
         """Raises Stopped or Interrupted when a signal has come; not while weights are at stake."""
         if self.received:
-            raise stopped_by(self.received, "what was saved before; nothing half-written is left")
+            raise stopped_by(self.received)
 
 
-def stopped_by(number: int, kept: str) -> LlmkitError:
+def stopped_by(number: int, kept: str = "") -> LlmkitError:
     """The fault that a run stopped by this signal ends with."""
     name = signal.Signals(number).name
     kind = Interrupted if number == signal.SIGINT else Stopped
-    return kind(f"stopped by {name}", kept=kept, next="run the same command again to go on")
+    return kind(f"stopped by {name}", kept=kept, next="run the same command again to resume")
 
 
 @contextmanager
@@ -53,16 +52,18 @@ def stop_signal() -> Iterator[StopSignal]:
     stop = StopSignal()
     hearing = [
         number
-        for number in WATCHED
+        for number in interrupts.SIGNALS
         if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
     ]
     before = {number: signal.signal(number, stop.handle) for number in hearing}
+    interrupts.state.received, interrupts.state.saving = 0, True
     try:
         yield stop
     except Exception as error:
         if stop.received and not isinstance(error, LlmkitError):
-            raise stopped_by(stop.received, "all that was saved before") from error
+            raise stopped_by(stop.received) from error
         raise
     finally:
+        interrupts.state.received, interrupts.state.saving = 0, False
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,0 +1,119 @@
+"""Ctrl-C is answered at once, also where the interpreter waits for a library."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+BUSY = "hashlib.pbkdf2_hmac('sha256', b'a', b'b', 400_000_000)"
+"""Minutes in a library, without a single step of the interpreter."""
+
+IN_A_RUN = f"""
+import hashlib, sys
+from llmkit import faults
+from llmkit.training.signals import stop_signal
+faults.end_by_signals()
+faults.acknowledge_signals(json="--json" in sys.argv)
+with stop_signal() as stop:
+    print("ready", file=sys.stderr, flush=True)
+    {BUSY}
+"""
+
+ALONE = f"""
+import hashlib, sys
+from llmkit import faults
+faults.end_by_signals()
+faults.acknowledge_signals(json="--json" in sys.argv)
+print("ready", file=sys.stderr, flush=True)
+{BUSY}
+"""
+
+
+@contextmanager
+def started(script: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that is busy when this returns; it is killed at the end."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, **environment},
+    )
+    try:
+        assert said(process, b"ready", 30)
+        time.sleep(0.2)  # it is about to call the library
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def said(process: subprocess.Popen[bytes], wanted: bytes, seconds: float) -> bool:
+    """Whether a process says something on stderr in this time."""
+    assert process.stderr is not None
+    heard, deadline = b"", time.monotonic() + seconds
+    while wanted not in heard and time.monotonic() < deadline:
+        if select.select([process.stderr], [], [], 0.05)[0]:
+            new = os.read(process.stderr.fileno(), 65536)
+            if not new:
+                break
+            heard += new
+    return wanted in heard
+
+
+@pytest.mark.parametrize(
+    ("script", "answer"),
+    [
+        (IN_A_RUN, b"stopping after this step (Ctrl-C again: now)"),
+        (ALONE, b"stopping (Ctrl-C again: now)"),
+    ],
+)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_acknowledged_while_a_library_is_busy_and_a_second_ctrl_c_ends_it(
+    script: str, answer: bytes, number: signal.Signals
+) -> None:
+    with started(script) as process:
+        process.send_signal(number)
+        assert said(process, answer, 2)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(2) == 130
+        assert process.stdout is not None
+        error = json.loads(process.stdout.read())["error"]
+        assert (error["code"], error["kind"]) == (130, "interrupted")
+
+
+def test_the_ctrl_c_that_torchrun_repeats_is_no_second_one() -> None:
+    with started(IN_A_RUN, TORCHELASTIC_RUN_ID="a") as process:
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert said(process, b"stopping after this step", 2)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(2) == 130
+
+
+def test_a_command_that_is_stopped_before_it_saved_anything_says_so(tmp_path: Path) -> None:
+    """While the libraries load."""
+    text = tmp_path / "text.txt"
+    text.write_text("a line of text\n" * 100)
+    command = [sys.executable, "-m", "llmkit", "pretrain", "--text", str(text), "--json"]
+    process = subprocess.Popen(
+        [*command, "-o", str(tmp_path / "run")], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    time.sleep(0.8)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    error = json.loads(out)["error"]
+    assert (error["code"], error["kept"]) == (130, "nothing was saved yet")
+    assert b"Traceback" not in err
