@@ -46,19 +46,30 @@ def test_a_held_out_loss_is_read_beside_unigram_and_training(loss, train_loss, s
     ],
 )
 def test_a_classifier_is_read_beside_its_baselines(accuracy, f1, says) -> None:
-    found = list(verdicts.of_classifier("validation", classifier(accuracy, f1), pretrained=False))
+    found = list(
+        verdicts.of_classifier("validation", classifier(accuracy, f1), verdicts.PRETRAINED)
+    )
     assert [says in text for text in found] == ([True] if says else [])
     assert all("--model" in text for text in found)
 
 
 def test_the_interval_of_a_figure_is_given_with_it() -> None:
     figures = classifier(0.65, 0.64, intervals={"accuracy": (0.59, 0.71)})
-    [text] = verdicts.of_classifier("test", figures, pretrained=True)
+    [text] = verdicts.of_classifier("test", figures, verdicts.LONGER)
     assert text.startswith("test: accuracy 0.65 (95% interval 0.59 to 0.71) is behind")
 
 
 def test_a_regression_is_read_beside_the_constant() -> None:
     beside = {"majority": {"mse": 4.0}, "tfidf": {"mse": 2.0}}
     for mse, says in ((4.5, "always predicting the mean (4)"), (3.0, "ridge"), (1.0, None)):
-        found = list(verdicts.of_classifier("test", {"mse": mse, "baseline": beside}, False))
+        found = list(verdicts.of_classifier("test", {"mse": mse, "baseline": beside}, ""))
         assert [says in text for text in found] == ([True] if says else [])
+
+
+def test_a_measured_text_is_read_beside_its_own_unigram_model() -> None:
+    beside = {"baseline": {"perplexity": 84.1}}
+    [text] = verdicts.of_measured_text("runs/a", {"perplexity": 575.8, **beside})
+    assert "runs/a: a perplexity of 575.8 is no better than the 84.1 of a unigram model" in text
+    assert not list(verdicts.of_measured_text("runs/a", {"perplexity": 20.0, **beside}))
+    masked = {"pseudo_perplexity": 90.0, "baseline": {"pseudo_perplexity": 84.1}}
+    assert len(list(verdicts.of_measured_text("runs/a", masked))) == 1

@@ -13,7 +13,7 @@ from llmkit.evaluation.pairs import Pairs
 from llmkit.evaluation.subject import Subject, check_kinds, protocol, subjects
 from llmkit.generation import loading, prompts, sampling
 from llmkit.generation.requests import Request
-from llmkit.reporting import plots
+from llmkit.reporting import plots, verdicts
 from llmkit.reporting.console import Console
 from llmkit.training import runtime
 from llmkit.training.runtime import Processes
@@ -80,6 +80,9 @@ def _measured(
     measured = text.measure(config, models, processes, console.watch, console.say)
     if settings.per_token is not None and processes.is_main:
         outputs.write_text(Path(settings.per_token), text.shaded(measured[0]))
+    for each in measured:
+        for sentence in verdicts.of_measured_text(each.text.subject.name, each.figures):
+            console.warn(sentence)
     return text.result(config, measured), text.samples(measured)
 
 
@@ -89,6 +92,9 @@ def _classified(
     """Classifiers on labelled rows; beside `output`, a picture of what is taken for what."""
     output = config.evaluation.output
     measured = rows.measure(config, models, processes, console.watch, console.say, console.warn)
+    for each in measured:
+        for sentence in verdicts.of_classifier(each.name, each.figures, ""):
+            console.warn(sentence)
     matrix = measured[0].figures.get("confusion_matrix")
     if output is not None and matrix and processes.is_main:
         picture = outputs.picture_beside(Path(output))

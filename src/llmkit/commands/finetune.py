@@ -62,9 +62,10 @@ def run(config: Config, console: Console) -> dict[str, Any]:
 def _judge(job: training.Job, figures: dict[str, Any], console: Console) -> None:
     """Warns where the figures of a run show that little was learned."""
     validation = {**figures["validation"], "baseline": figures["baseline"]}
+    advice = verdicts.PRETRAINED if job.from_scratch else verdicts.LONGER
     for name, found in (("validation", validation), ("test", figures.get("test", {}))):
         if found.get("examples"):
-            for text in verdicts.of_classifier(name, found, not job.from_scratch):
+            for text in verdicts.of_classifier(name, found, advice):
                 console.warn(text)
 
 

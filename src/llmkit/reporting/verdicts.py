@@ -11,6 +11,9 @@ FEWEST_STEPS = 50
 FAR = 1.0
 """Nats between held-out and training loss that call for a word: e times the perplexity."""
 
+LONGER = "; train longer with train.num_train_epochs, or try another train.learning_rate"
+PRETRAINED = "; start from a pretrained encoder with --model, or train longer"
+
 Figures = Mapping[str, Any]
 
 
@@ -45,8 +48,20 @@ def of_language_model(validation: Figures, baseline: Figures, train_loss: float)
         )
 
 
-def of_classifier(name: str, figures: Figures, pretrained: bool) -> Iterator[str]:
-    """Says that a classifier is no better than its baselines on the split `name`."""
+def of_measured_text(name: str, figures: Figures) -> Iterator[str]:
+    """Says that a language model predicts a text no better than the unigram model of that text."""
+    for key in ("perplexity", "pseudo_perplexity"):
+        found, baseline = figures.get(key), figures["baseline"].get(key)
+        if found is not None and baseline is not None and found >= baseline:
+            yield (
+                f"{name}: a {key.replace('_', '-')} of {found:.4g} is no better than the "
+                f"{baseline:.4g} of a unigram model, which knows only how often each token of this "
+                "text occurs: the model has not learned this kind of text"
+            )
+
+
+def of_classifier(name: str, figures: Figures, advice: str) -> Iterator[str]:
+    """Says that a classifier is no better than its baselines on the rows `name`, and `advice`."""
     beside = figures.get("baseline", {})
     if "mse" in figures:
         yield from _of_regression(name, figures, beside)
@@ -54,12 +69,12 @@ def of_classifier(name: str, figures: Figures, pretrained: bool) -> Iterator[str
         yield (
             f"{name}: accuracy {_with_interval(figures, 'accuracy')} is no better than always "
             f"giving the most frequent label ({majority['accuracy']:.3f}): the classifier has not "
-            f"learned to tell the labels apart; {_longer(pretrained)}"
+            f"learned to tell the labels apart{advice}"
         )
     elif (tfidf := beside.get("tfidf")) and _is_behind(figures, tfidf):
         yield (
             f"{name}: accuracy {_with_interval(figures, 'accuracy')} is behind TF-IDF with "
-            f"logistic regression ({tfidf['accuracy']:.3f}), and so is F1; {_longer(pretrained)}"
+            f"logistic regression ({tfidf['accuracy']:.3f}), and so is F1{advice}"
         )
 
 
@@ -89,9 +104,3 @@ def _with_interval(figures: Figures, name: str) -> str:
     interval = figures.get("intervals", {}).get(name)
     shown = f"{figures[name]:.4g}"
     return f"{shown} (95% interval {interval[0]:.4g} to {interval[1]:.4g})" if interval else shown
-
-
-def _longer(pretrained: bool) -> str:
-    if pretrained:
-        return "train longer with train.num_train_epochs, or try another learning rate"
-    return "start from a pretrained encoder with --model, or train longer"
