@@ -180,7 +180,7 @@ def bad_input(trained: Path, tmp_path: Path) -> Sequence[tuple[str, list[object]
         ("empty", [*model, "--text", tmp_path / "empty.txt"], 66, "holds no text"),
         ("missing", [*model, "--text", tmp_path / "none.txt"], 66, "does not exist"),
         ("no text", [*model, "evaluation.window=16"], 66, "data.test_files is not given"),
-        ("no model", text, 2, "there is no model"),
+        ("no model", text, 2, "needs a model"),
         ("lost model", ["--model", tmp_path / "no", *text], 66, "no model directory"),
         ("written", [*model, *text, "--output", tmp_path / "notes.md"], 73, "no evaluation wrote"),
         ("page", [*model, *model, *text, "--per-token", tmp_path / "p"], 78, "one language model"),

@@ -32,7 +32,8 @@ def run(config: Config, console: Console) -> dict[str, Any]:
             if settings.log_samples is not None:
                 outputs.write_lines(Path(settings.log_samples), scored)
             if settings.output is not None:
-                outputs.write_result(Path(settings.output), result)
+                whole = {**result, "warnings": console.warnings}
+                outputs.write_result(Path(settings.output), whole)
         return result
 
 
