@@ -102,9 +102,9 @@ class DataConfig(Section):
     format: Literal["auto", "txt", "jsonl", "csv", "tsv", "parquet", "label_text", "fasttext"] = (
         "auto"
     )
-    """What the files are; `auto` goes by their names, and for labelled text by their lines."""
+    """Format of the files; `auto` recognises their content, and otherwise goes by name."""
     delimiter: Delimiter | Auto = "auto"
-    """What parts the fields of a csv or tsv, such as `;` or `tab`; `auto` finds it."""
+    """Field separator of CSV and TSV files, such as `;`, `|` or `tab`; `auto` finds it."""
     header: bool | Auto = "auto"
     """Whether the first row of a csv or tsv names its columns; `auto` looks at it."""
     text_column: Column | Columns | None = None

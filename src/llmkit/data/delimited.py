@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import itertools
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
@@ -21,7 +20,7 @@ SAMPLE_ROWS, SAMPLE_CHARACTERS = 1000, 1 << 20
 
 _FASTTEXT = "__label__"
 _MOST = 0.9
-_DELIMITERS = (",", ";", "\t")
+_DELIMITERS = (",", ";", "\t", "|")
 
 Item = TypeVar("Item")
 
@@ -59,8 +58,10 @@ def _with_fault(items: Iterable[Item], fault: DataError) -> Iterator[Item]:
 
 
 def named_format(source: Source, data: DataConfig) -> str:
-    """The format of a source by its config key, or else by its name."""
-    return source.format if data.format == "auto" or source.format == "hub" else data.format
+    """The format of a source by its config key, or else by its content and its name."""
+    asked_for_json = data.format == "jsonl" and source.format == "json"
+    given = data.format == "auto" or source.format == "hub" or asked_for_json
+    return source.format if given else data.format
 
 
 def format_of(source: Source, reading: Reading, labelled: bool) -> str:
@@ -69,13 +70,14 @@ def format_of(source: Source, reading: Reading, labelled: bool) -> str:
     Raises DataError for a file that should hold labels and gives no clue where they stand.
     """
     data, format = reading.data, named_format(source, reading.data)
+    if data.format == "auto" and data.delimiter == "auto" and format == "tsv":
+        sample = _sample(source, data)
+        return "csv" if sample and "\t" not in sample[0] and _is_parted(sample) else "tsv"
     if format != "txt" or data.format == "txt":
         return format
     if data.delimiter != "auto":
         return "tsv" if data.delimiter == "\t" else "csv"
-    # Bytes that cannot be decoded are told when the rows are read.
-    lenient = Reading(data.model_copy(update={"errors": "replace"}), lambda n_bytes: None)
-    sample, _ = peek(lines(source, lenient), len)
+    sample = _sample(source, data)
     found = _format_of([line.rstrip("\r\n") for line in sample if line.strip()], labelled)
     if found:
         return found
@@ -84,6 +86,18 @@ def format_of(source: Source, reading: Reading, labelled: bool) -> str:
         where=str(source.path),
         next="data.format=csv, tsv, jsonl, label_text (label, space, text) or fasttext",
     )
+
+
+def _sample(source: Source, data: DataConfig) -> list[str]:
+    """The first lines; bytes that cannot be decoded are reported when the rows are read."""
+    lenient = Reading(data.model_copy(update={"errors": "replace"}), lambda n_bytes: None)
+    return peek(lines(source, lenient), len)[0]
+
+
+def _is_parted(sample: list[str]) -> bool:
+    """Whether all rows have the same fields, two or more, between some separator of CSV."""
+    widths = _widths(sample, _delimiter(sample))
+    return len(set(widths)) == 1 and widths[0] > 1
 
 
 def open_lines(source: Source, reading: Reading, format: str) -> tuple[Columns, Iterator[Record]]:
@@ -253,13 +267,11 @@ def _split_fasttext(line: str) -> tuple[str | list[str] | None, str]:
 
 
 def _format_of(sample: list[str], labelled: bool) -> str | None:
-    """What lines say of themselves: fastText's mark, JSON, tabs, or first words that come again."""
+    """What lines say of themselves: fastText's mark, tabs, or first words that come again."""
     if not sample:
         return "txt"
     if sample[0].startswith(_FASTTEXT):
         return "fasttext"
-    if sample[0].startswith("{") and _is_json(sample[0]):
-        return "jsonl"
     if not labelled:
         return "txt"
     # A few lines may be broken: they are told when the rows are read.
@@ -272,10 +284,3 @@ def _format_of(sample: list[str], labelled: bool) -> str | None:
     if 2 * len(distinct) <= len(first) and full > _MOST * len(first):
         return "label_text"
     return None
-
-
-def _is_json(line: str) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except (ValueError, RecursionError):
-        return False

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from llmkit.config.schema import DataConfig
+from llmkit.data import formats
 from llmkit.data.sources import Source
 from llmkit.errors import ConfigError, DataError
 
@@ -37,11 +38,13 @@ def chunks(source: Source, reading: Reading) -> Iterator[str]:
     """The text of a source in parts, without a byte order mark.
 
     Raises DataError for bytes that the encoding does not allow, with their place, once the text
-    before them was given.
+    before them was given, and for binary data.
     """
     decoder = _Decoder(source, reading)
     start = True
     for chunk in raw(source, reading.advance):
+        if start and formats.is_binary(chunk, decoder.encoding):
+            raise formats.binary(str(source.path))
         if text := decoder.decode(chunk):
             yield text.removeprefix("\ufeff") if start else text
             start = False
@@ -125,7 +128,8 @@ class _Decoder:
 
     def __init__(self, source: Source, reading: Reading) -> None:
         self.source, self.reading = source, reading
-        self.decoder = _incremental(reading.data.encoding)
+        self.encoding = source.encoding or reading.data.encoding
+        self.decoder = _incremental(self.encoding)
         self.offset = 0  # bytes fed so far
         self.line = 1
         self.fault: DataError | None = None
@@ -141,6 +145,8 @@ class _Decoder:
                 return self.decoder.decode(fault.object[: fault.start])
             text = self._lenient(chunk, final, state)
         self.offset += len(chunk)
+        if self.source.line_end == "\r":
+            text = text.replace("\r", "\n")
         self.line += text.count("\n")
         return text
 
@@ -171,9 +177,8 @@ class _Decoder:
     def _error(self, fault: UnicodeDecodeError, pending: bytes) -> DataError:
         place = self.offset - len(pending) + fault.start
         line = self.line + fault.object[: fault.start].count(b"\n")
-        encoding = self.reading.data.encoding
         return DataError(
-            f"byte 0x{fault.object[fault.start]:02x} at offset {place} is not {encoding}: "
+            f"byte 0x{fault.object[fault.start]:02x} at offset {place} is not {self.encoding}: "
             f"{fault.reason}",
             where=f"{self.source.path}:{line}",
             next="data.encoding=NAME if the file has another encoding (latin-1, gb18030, utf-16), "

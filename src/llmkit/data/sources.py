@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmkit import paths
-from llmkit.data import hub, outputs
+from llmkit.data import formats, hub, outputs
+from llmkit.data.formats import COMPRESSIONS, NAMES
 from llmkit.errors import DataError, InputNotFound
 
-COMPRESSIONS = ("gz", "zst")
-FORMATS = ("txt", "jsonl", "csv", "tsv", "parquet")
-SUFFIXES = tuple(f".{name}" for name in FORMATS) + tuple(
-    f".{name}.{packed}" for name in FORMATS if name != "parquet" for packed in COMPRESSIONS
+SUFFIXES = tuple(f".{name}" for name in NAMES) + tuple(
+    f".{name}.{packed}" for name in NAMES if name != "parquet" for packed in COMPRESSIONS
 )
 """The suffixes that are looked for in a directory."""
 
@@ -27,22 +26,26 @@ class Source:
 
     path: Path | hub.DataSet
     format: str
-    """One of FORMATS, or `hub`."""
+    """One that `formats.recognise` gives, or `hub`."""
     compression: str
     """One of COMPRESSIONS, or empty."""
     n_bytes: int
     """Size of the file as it lies on the disk; 0 for a hub data set."""
     modified: int
     """When the file was last changed, in nanoseconds; 0 for a hub data set."""
+    encoding: str = ""
+    """That of its byte order mark; empty where the config tells it."""
+    line_end: str = "\n"
 
 
 def find(entries: Sequence[str], key: str) -> list[Source]:
     """The sources that the entries of a config key mean, sorted, each file once.
 
-    An entry is a file, a directory (searched for SUFFIXES, hidden files left out), a glob, or
+    An entry is a file, a directory (searched for SUFFIXES, without hidden files), a glob, or
     `hub:NAME[:CONFIG][@SPLIT]`. A file that is named, or matched by a glob, may have any suffix:
-    an unknown one is plain text. Directories and globs skip what llmkit has written, such as runs.
-    Raises InputNotFound where an entry means nothing.
+    `formats` recognises what it holds. Directories and globs skip what llmkit has written, such as
+    runs. Raises InputNotFound where an entry means nothing, and DataError for a file that holds
+    neither text nor rows.
     """
     paths: dict[str, Path] = {}
     sets: dict[str, Source] = {}
@@ -114,7 +117,7 @@ def _search(directory: Path, entry: str, key: str) -> list[Path]:
         return known
     if outputs.is_output_directory(directory):
         raise _only_outputs(entry, key)
-    suffixes = ", ".join(f".{name}" for name in FORMATS)
+    suffixes = ", ".join(f".{name}" for name in NAMES)
     others = sorted({path.suffix for path in files if path.suffix})
     pattern = f"{entry.rstrip('/')}/**/*{others[0] if len(others) == 1 else ''}"
     raise InputNotFound(
@@ -161,10 +164,25 @@ def _source(path: Path) -> Source:
             where=str(path),
             next="write its content to a file first",
         )
-    suffixes = [suffix[1:].lower() for suffix in path.suffixes]
-    compression = suffixes.pop() if suffixes and suffixes[-1] in COMPRESSIONS else ""
-    name = suffixes[-1] if suffixes and suffixes[-1] in FORMATS else "txt"
-    return Source(path, name, compression, status.st_size, status.st_mtime_ns)
+    found = formats.recognise(_head(path), str(path))
+    size, modified = status.st_size, status.st_mtime_ns
+    return Source(path, found.format, found.compression, size, modified, *found[2:])
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with path.open("rb", buffering=0) as file:
+            return file.read(formats.HEAD)
+    except OSError as fault:
+        raise _unreadable(path, fault) from fault
+
+
+def _unreadable(path: Path, fault: OSError) -> InputNotFound:
+    return InputNotFound(
+        f"{path} cannot be read: {fault.strerror}",
+        where=str(path),
+        next="check the rights of the file",
+    )
 
 
 def _file_digest(path: Path, advance: Callable[[int], None]) -> str:
@@ -175,9 +193,5 @@ def _file_digest(path: Path, advance: Callable[[int], None]) -> str:
                 digest.update(chunk)
                 advance(len(chunk))
     except OSError as fault:
-        raise InputNotFound(
-            f"{path} cannot be read: {fault.strerror}",
-            where=str(path),
-            next="check the rights of the file",
-        ) from fault
+        raise _unreadable(path, fault) from fault
     return digest.hexdigest()

@@ -1,8 +1,7 @@
-"""Tables row by row: jsonl, parquet, hub data sets, and the text files that hold rows."""
+"""Tables row by row: JSON, Parquet, hub data sets, and the text files that hold rows."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,10 +10,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llmkit.data import delimited, hub
+from llmkit.data import delimited, hub, json_rows
 from llmkit.data.columns import Columns
 from llmkit.data.delimited import Record, peek
-from llmkit.data.reading import LONGEST_LINE, Reading, lines, too_long
+from llmkit.data.reading import LONGEST_LINE, Reading, too_long
 from llmkit.data.sources import Source
 from llmkit.errors import DataError
 
@@ -44,8 +43,9 @@ def open_table(source: Source, reading: Reading, labelled: bool = False) -> Tabl
         return _open_parquet(source, reading)
     if format == "hub":
         columns, records = _open_keyed(_told_by_row(_hub_rows(source, reading)))
-    elif format == "jsonl":
-        columns, records = _open_keyed(_told_by_row(_json_rows(source, reading)))
+    elif format in ("jsonl", "json"):
+        read = json_rows.by_line if format == "jsonl" else json_rows.spanning
+        columns, records = _open_keyed(_told_by_row(read(source, reading)))
     else:
         open_text = delimited.open_fields if format in ("csv", "tsv") else delimited.open_lines
         columns, rows = open_text(source, reading, format)
@@ -163,35 +163,6 @@ def _open_keyed(records: Iterator[Record]) -> tuple[Columns, Iterator[Record]]:
 def _chain(before: list[Record], after: Iterator[Record]) -> Iterator[Record]:
     yield from before
     yield from after
-
-
-def _json_rows(source: Source, reading: Reading) -> Iterator[Record]:
-    number = 0
-    for line_number, line in enumerate(lines(source, reading), 1):
-        where = f"{source.path}:{line_number}"
-        if not line.strip():
-            yield Record(0, where, None)
-            continue
-        number += 1
-        yield Record(number, where, _json_object(line, where))
-
-
-def _json_object(line: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as fault:
-        raise DataError(
-            f"this line is not JSON: {fault}",
-            where=where,
-            next="each line of a .jsonl file is one JSON object",
-        ) from fault
-    if not isinstance(row, dict):
-        raise DataError(
-            f"this line holds a JSON {type(row).__name__}, not an object",
-            where=where,
-            next='each line of a .jsonl file is one JSON object such as {"text": "..."}',
-        )
-    return row
 
 
 def _open_parquet(source: Source, reading: Reading) -> Table:
