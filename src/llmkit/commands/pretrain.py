@@ -14,7 +14,7 @@ from llmkit.data.mixture import Mixture
 from llmkit.data.prepare import Prepared, data_report, prepare_domains
 from llmkit.evaluation.unigram import unigram_figures
 from llmkit.generation import sampling
-from llmkit.models import build, load
+from llmkit.models import build, load, tokenizer_saving
 from llmkit.models import tokenizer as tokenizers
 from llmkit.reporting import verdicts
 from llmkit.reporting.console import Console
@@ -150,7 +150,9 @@ def _inputs(
     objective = objectives.of(settled)
     given = _given_tokenizer(settled)
     if given is not None:
-        tokenizers.check_fit(given, _shape(settled, len(given), objective.ids(given)), config)
+        beside = _shape(settled, len(given), objective.ids(given))
+        tokenizers.check_fit(given, beside, config)
+        given = tokenizer_saving.kept(given, beside)
     data = prepare_domains(settled, given, tokenizers, console.watch, console.say)
     tokenizer = next(iter(data.values())).tokenizer
     objective.take(tokenizer, settled)

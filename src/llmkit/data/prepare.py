@@ -30,9 +30,11 @@ TOKENIZER_BYTES = 100_000_000
 class Tokenizers(Protocol):
     """What is needed of the module that makes tokenizers, `llmkit.models.tokenizer`."""
 
-    def train_bpe(self, texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast: ...
+    def train_bpe(
+        self, texts: Iterable[str], vocab_size: int, model_type: str
+    ) -> PreTrainedTokenizerFast: ...
     def train_bpe_with_frame(
-        self, texts: Iterable[str], vocab_size: int
+        self, texts: Iterable[str], vocab_size: int, model_type: str
     ) -> PreTrainedTokenizerFast: ...
     def auto_vocab_size(self, n_bytes: int) -> int: ...
     def load(self, name_or_path: str, revision: str | None = None) -> PreTrainedTokenizerFast: ...
@@ -220,7 +222,7 @@ def _trained(
 ) -> PreTrainedTokenizerFast:
     """The tokenizer trained on the training parts, from the cache where it is there."""
     first = pairs[0].train
-    wish = first.config.tokenizer.vocab_size
+    wish, model_type = first.config.tokenizer.vocab_size, first.config.model.architecture
     framed = first.config.train.objective == "masked"
     train = tokenizers.train_bpe_with_frame if framed else tokenizers.train_bpe
 
@@ -234,12 +236,13 @@ def _trained(
             shares = [max(1, TOKENIZER_BYTES * part.n_bytes // max(1, n_bytes)) for part in parts]
             samples = (part.sample(share) for part, share in zip(parts, shares, strict=True))
             texts = _told(chain.from_iterable(samples), advance)
-            train(texts, size).save_pretrained(directory)
+            train(texts, size, model_type).save_pretrained(directory)
         return {"vocab_size": size, "n_bytes": n_read}
 
     wanted = [
         *(pair.train.key(pair.train_part) for pair in pairs),
         wish,
+        model_type,
         *(["framed"] if framed else []),
     ]
     entry = cache.open_or_build(f"tokenizer-{cache.key(wanted)}", build, first.watch, say)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -17,6 +17,7 @@ from llmkit.errors import DataError, HubUnreachable, InputNotFound, Unsafe
 from llmkit.models import hub
 from llmkit.models.control_tokens import control_tokens
 from llmkit.models.location import locate
+from llmkit.models.tokenizer_saving import PROBE, default_config, kept, read_back
 
 END_OF_TEXT = "<|endoftext|>"
 """The one special token of a tokenizer that is trained here."""
@@ -38,13 +39,28 @@ class Framing:
     closing: int
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+def train_bpe(
+    texts: Iterable[str], vocab_size: int, model_type: str | None = None
+) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer trained on the texts, the same for the same texts.
 
-    Words are parted by GPT-2's pattern, every text decodes to itself, and `<|endoftext|>` stands
-    between texts. `vocab_size` is the most it may have: merges seen only once are not made.
+    Words are split by GPT-2's pattern, every text decodes to itself, and `<|endoftext|>` stands
+    between texts; but where transformers reads tokenizers beside models of `model_type` by another
+    rule, it is that rule. `vocab_size` is the maximum: merges seen only once are not made. Raises
+    ConfigError for a model type whose tokenizer cannot be saved.
     """
-    backend = _byte_level_bpe(texts, vocab_size, [END_OF_TEXT])
+    return _trained(_without_frame, [END_OF_TEXT], texts, vocab_size, model_type)
+
+
+def train_bpe_with_frame(
+    texts: Iterable[str], vocab_size: int, model_type: str | None = None
+) -> PreTrainedTokenizerFast:
+    """The same for a classifier: [CLS] opens each text and [SEP] closes it, and each of a pair."""
+    special = ["[PAD]", "[CLS]", "[SEP]", "[MASK]"]
+    return _trained(_with_frame, special, texts, vocab_size, model_type)
+
+
+def _without_frame(backend: Tokenizer) -> PreTrainedTokenizerFast:
     # Padding is never scored nor attended to, so it needs no token of its own.
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
@@ -55,9 +71,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
     )
 
 
-def train_bpe_with_frame(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """The same for a classifier: [CLS] opens each text and [SEP] closes it, and each of a pair."""
-    backend = _byte_level_bpe(texts, vocab_size, ["[PAD]", "[CLS]", "[SEP]", "[MASK]"])
+def _with_frame(backend: Tokenizer) -> PreTrainedTokenizerFast:
     backend.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
@@ -76,9 +90,35 @@ def train_bpe_with_frame(texts: Iterable[str], vocab_size: int) -> PreTrainedTok
     )
 
 
-def _byte_level_bpe(texts: Iterable[str], vocab_size: int, special: list[str]) -> Tokenizer:
+def _trained(
+    wrap: Callable[[Tokenizer], PreTrainedTokenizerFast],
+    special: list[str],
+    texts: Iterable[str],
+    vocab_size: int,
+    model_type: str | None,
+) -> PreTrainedTokenizerFast:
+    """A tokenizer that transformers reads as it is, saved beside a model of this type."""
+    shape = default_config(model_type)
+    if shape is None:
+        return wrap(_byte_level_bpe(texts, vocab_size, special))
+    first = wrap(_byte_level_bpe([PROBE] * 2, 2048, special))
+    back = read_back(first, shape)
+    if back(PROBE)["input_ids"] == first(PROBE)["input_ids"]:
+        return kept(wrap(_byte_level_bpe(texts, vocab_size, special)), shape)
+    made = wrap(_byte_level_bpe(texts, vocab_size, special, back.backend_tokenizer))
+    return kept(read_back(made, shape), shape)
+
+
+def _byte_level_bpe(
+    texts: Iterable[str], vocab_size: int, special: list[str], like: Tokenizer | None = None
+) -> Tokenizer:
+    """BPE on bytes, with words split by GPT-2's pattern or as another tokenizer does it."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if like is not None:
+        backend.pre_tokenizer = like.pre_tokenizer
+        if like.normalizer is not None:
+            backend.normalizer = like.normalizer
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,

@@ -13,7 +13,7 @@ from llmkit.data.dataset import Labelled
 from llmkit.data.examples import Encoded
 from llmkit.data.labels import REGRESSION, SINGLE
 from llmkit.errors import ConfigError
-from llmkit.models import build, classifier, load, lora, number_head
+from llmkit.models import build, classifier, load, lora, number_head, tokenizer_saving
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.classifier import Head
 from llmkit.models.control_tokens import control_tokens
@@ -62,11 +62,12 @@ def gather(config: Config, console: Console) -> Inputs:
     classifier.set_padding(tokenizer)
     shape, length = _shape(config, data, tokenizer)
     tokenizer.model_max_length = length
+    tokenizers.read_as_text(tokenizer)  # as it is done here
+    tokenizer = tokenizer_saving.kept(tokenizer, shape)
     tables = [table for table in (data.train, data.validation, data.test) if table is not None]
     rows = (texts for table in tables for texts in table.texts)
     if found := control_tokens(tokenizer).warning(rows, "row"):
         console.warn(found)
-    tokenizers.read_as_text(tokenizer)  # as it is done here
     encoded = _encoded(data, tokenizer, length, console)
     data.report["lengths"] = {name: each.length_report() for name, each in encoded.items()}
     columns = data.data.model_copy(update={"max_length": length, "problem_type": data.labels.kind})
@@ -141,7 +142,7 @@ def _trained_tokenizer(config: Config, data: Labelled, console: Console) -> PreT
     size = config.tokenizer.vocab_size
     if size == "auto":
         size = tokenizers.auto_vocab_size(sum(len(text.encode()) for text in texts))
-    made = tokenizers.train_bpe_with_frame(texts, size)
+    made = tokenizers.train_bpe_with_frame(texts, size, config.model.architecture)
     console.say(f"tokenizer: {len(made):,} tokens, byte-level BPE trained on the training texts")
     return made
 

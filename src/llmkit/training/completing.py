@@ -17,7 +17,7 @@ from llmkit.data.packs import Packs
 from llmkit.data.parts import many, told
 from llmkit.data.responses import Responses
 from llmkit.errors import ConfigError, DataError
-from llmkit.models import chat, load, lora
+from llmkit.models import chat, load, lora, tokenizer_saving
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.chat import Template
 from llmkit.models.control_tokens import control_tokens
@@ -77,6 +77,7 @@ def gather(config: Config, console: Console) -> Inputs:
     assert tokenizer is not None
     tokenizers.check_fit(tokenizer, shape, config)
     template, said = chat.settle(tokenizer, config.tokenizer.chat_template)
+    template = replace(template, tokenizer=tokenizer_saving.kept(tokenizer, shape))
     data = chats.load(config, console.watch, console.say, console.warn)
     console.say(said)
     rows = (each.contents for each in (*data.train, *data.validation))
@@ -98,7 +99,7 @@ def gather(config: Config, console: Console) -> Inputs:
     width = _width(encoded, shape) if wish == "auto" else wish
     settled = data.data.model_copy(update={"max_length": length, "block_size": width})
     config = config.model_copy(update={"data": settled})
-    return _arranged(Inputs(config, data, tokenizer, template, shape, encoded, {}), width)
+    return _arranged(Inputs(config, data, template.tokenizer, template, shape, encoded, {}), width)
 
 
 def unpacked(inputs: Inputs, requested: Config) -> Inputs:
