@@ -45,7 +45,7 @@ def run(config: Config, console: Console) -> dict[str, Any]:
         inputs = completing.gather(config, console)
         with run_directory.opened(config, COMMAND) as directory:
             resumed = training.resume_point(directory, config, inputs.content, processes, console)
-            model = completing.begin(inputs, resumed)
+            model = completing.begin(inputs, resumed, console)
             if not packing.isolates(model):
                 console.say(f"{type(model).__name__} gets a row for each conversation: it cannot "
                             "keep packed ones apart")  # fmt: skip

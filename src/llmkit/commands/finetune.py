@@ -43,7 +43,7 @@ def run(config: Config, console: Console) -> dict[str, Any]:
         inputs = _settled(classifying.gather(config, console))
         with run_directory.opened(config, COMMAND) as directory:
             resumed = training.resume_point(directory, config, inputs.content, processes, console)
-            model = classifying.begin(inputs, resumed)
+            model = classifying.begin(inputs, resumed, console)
             trained = sum(w.numel() for w in model.parameters() if w.requires_grad)
             console.say(
                 f"model: {type(model).__name__}, {model.num_parameters():,} parameters, "

@@ -42,7 +42,7 @@ def run(config: Config, console: Console) -> dict[str, Any]:
         content = _content(data)
         with run_directory.opened(config, "pretrain") as directory:
             resumed = training.resume_point(directory, config, content, processes, console)
-            model = _model(settled, shape, resumed)
+            model = _model(settled, shape, resumed, console.warn)
             console.say(f"model: {type(model).__name__}, {model.num_parameters():,} parameters")
             job = _job(config, settled, data, model, resumed)
             clock = Clock(resumed.state.seconds if resumed else 0.0)
@@ -228,13 +228,16 @@ def _shape(config: Config, vocab_size: int, special: dict[str, int]) -> Pretrain
     return build.model_config(model.architecture, model.config, vocab_size, block, special, purpose)
 
 
-def _model(config: Config, shape: PretrainedConfig, resumed: Checkpoint | None) -> PreTrainedModel:
+def _model(
+    config: Config, shape: PretrainedConfig, resumed: Checkpoint | None, warn: load.Say
+) -> PreTrainedModel:
     """The model with the weights that the run begins or goes on with."""
     purpose = objectives.of(config).purpose
     if resumed is not None:
         return load.load_model(purpose.auto, str(resumed.directory))
     if config.model.name_or_path is not None:
-        return load.load_model(purpose.auto, config.model.name_or_path, config.model.revision)
+        name, revision = config.model.name_or_path, config.model.revision
+        return load.load_model(purpose.auto, name, revision, say=warn)
     return build.new_model(shape, config.seed, purpose)
 
 

@@ -138,7 +138,7 @@ def _measured(
 ) -> Measured:
     settings, subject = config.evaluation, text.subject
     of_kind = load.load_masked_model if subject.kind == "masked" else load.load_causal_model
-    model = of_kind(subject.name, subject.revision).eval().to(processes.device)
+    model = of_kind(subject.name, subject.revision, say).eval().to(processes.device)
     say(f"model: {type(model).__name__}, {model.num_parameters():,} parameters")
     started = time.monotonic()
     scores = score(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -23,6 +23,13 @@ LENGTH = 512
 
 MARK = "llmkit"
 """The entry of a classifier's config.json that says what it was trained on."""
+
+
+class Told(Protocol):
+    """Who is told what becomes of a model's head, `llmkit.reporting.console.Console`."""
+
+    def say(self, text: str) -> None: ...
+    def warn(self, text: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -120,12 +127,16 @@ def longest_text(config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast) -
 
 
 def load_body(
-    name_or_path: str, revision: str | None, config: PretrainedConfig, seed: int
+    name_or_path: str,
+    revision: str | None,
+    config: PretrainedConfig,
+    seed: int,
+    told: Told | None = None,
 ) -> PreTrainedModel:
     """A model that exists with the head that `config` describes, in fp32.
 
-    A head of the same labels is kept, any other is new, and the same for the same seed. Raises
-    DataError when weights below the head are missing.
+    A head of the same labels is kept, any other is new, and the same for the same seed; `told`
+    gets a sentence on it. Raises DataError when weights below the head are missing.
     """
     with torch.device("meta"):
         new = set(head_weights(AutoModelForSequenceClassification.from_config(config)))
@@ -135,12 +146,16 @@ def load_body(
         name_or_path,
         revision,
         new.__contains__,
+        told.say if told else lambda text: None,
         config=config,
         ignore_mismatched_sizes=True,
     )
     before = load.load_config(name_or_path, revision)
-    if is_classifier(before) and head_of(before) != head_of(config):
+    other = before.architectures[0] if _has_task_head(before) else None
+    if other and not keeps_head(name_or_path, revision, config):
         _renew_head(model, seed)
+        if told:
+            told.warn(f"the head of the {other} is replaced by a new one: it has other labels")
     return model
 
 
@@ -182,6 +197,12 @@ def remembered_columns(config: PretrainedConfig) -> tuple[str | int, ...]:
     noted = getattr(config, MARK, None)
     columns = noted.get("text_column") if isinstance(noted, dict) else None
     return tuple(columns) if isinstance(columns, list) else ()
+
+
+def _has_task_head(config: PretrainedConfig) -> bool:
+    """Whether a model was saved with a head for a task, not one that predicts tokens."""
+    name = (config.architectures or [""])[0]
+    return "For" in name and not name.endswith(("LM", "ForPreTraining", "Generation"))
 
 
 def _renew_head(model: PreTrainedModel, seed: int) -> None:

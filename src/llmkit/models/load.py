@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,19 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
 )
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+)
 
 from llmkit.errors import DataError, HubUnreachable, Unsafe
 from llmkit.models import architectures, build, hub
 from llmkit.models.location import check_whole, locate
+
+Say = Callable[[str], None]
+
+_SHOWN = 6
+"""Modules that a sentence lists."""
 
 
 def load_config(name_or_path: str, revision: str | None = None) -> PretrainedConfig:
@@ -43,18 +53,22 @@ def causal_config(name_or_path: str, revision: str | None = None) -> PretrainedC
     return shape
 
 
-def load_causal_model(name_or_path: str, revision: str | None = None) -> PreTrainedModel:
+def load_causal_model(
+    name_or_path: str, revision: str | None = None, say: Say = lambda text: None
+) -> PreTrainedModel:
     """A causal language model in fp32, with every weight from its file.
 
     Raises DataError when a weight is missing or does not fit: transformers alone would fill it
     with random numbers and go on.
     """
-    return load_model(AutoModelForCausalLM, name_or_path, revision)
+    return load_model(AutoModelForCausalLM, name_or_path, revision, say=say)
 
 
-def load_masked_model(name_or_path: str, revision: str | None = None) -> PreTrainedModel:
+def load_masked_model(
+    name_or_path: str, revision: str | None = None, say: Say = lambda text: None
+) -> PreTrainedModel:
     """A masked language model in fp32, with every weight from its file, as a causal one is."""
-    return load_model(AutoModelForMaskedLM, name_or_path, revision)
+    return load_model(AutoModelForMaskedLM, name_or_path, revision, say=say)
 
 
 def load_classifier(name_or_path: str, revision: str | None = None) -> PreTrainedModel:
@@ -67,25 +81,24 @@ def load_model(
     name_or_path: str,
     revision: str | None = None,
     may_be_new: Callable[[str], bool] = lambda weight: False,
+    say: Say = lambda text: None,
     **options: Any,
 ) -> PreTrainedModel:
     """A model of an Auto class of transformers in fp32; only what may be new can be missing.
 
-    Raises DataError for any other weight that is missing, or does not fit.
+    Of tied weights the file may hold either. `say` gets a sentence on weights that are new and on
+    weights of the file that are not used. Raises DataError for any other weight that is missing,
+    or does not fit.
     """
     place = locate(name_or_path)
     check_whole(Path(place), weights=True)
-    model, report = _from_pretrained(
-        auto,
-        place,
-        revision,
-        dtype=torch.float32,
-        use_safetensors=True,
-        output_loading_info=True,
-        **options,
-    )
-    wrong = sorted(report["missing_keys"]) + [str(key[0]) for key in report["mismatched_keys"]]
-    faults = [name for name in wrong if not may_be_new(name)]
+    options |= {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
+    model, report = _from_pretrained(auto, place, revision, **options)
+    if names := _tied_names(model.config, report):
+        # The file holds the output layer, and this model has none to share it with.
+        model, report = _from_pretrained(auto, place, revision, key_mapping=names, **options)
+    new = sorted(report["missing_keys"]) + [str(key[0]) for key in report["mismatched_keys"]]
+    faults = [name for name in new if not may_be_new(name)]
     if faults:
         raise DataError(
             f"{len(faults)} weights of the model are missing or have another shape: "
@@ -93,7 +106,33 @@ def load_model(
             where=f"{name_or_path} (model.name_or_path)",
             next="use a directory whose config.json and weights belong together",
         )
+    if new:
+        say(f"new weights, from the seed: {_parts(new)}")
+    if unused := sorted(set(report["unexpected_keys"]) - set(new)):
+        say(f"weights of {name_or_path} that are not used: {_parts(unused)}")
     return model.train()
+
+
+def _tied_names(config: PretrainedConfig, report: Mapping[str, Any]) -> dict[str, str]:
+    """The patterns of weights in the file that stand for a missing one which they are tied to, and
+    its name."""
+    if not getattr(config.get_text_config(), "tie_word_embeddings", True):
+        return {}
+    missing, unexpected = set(report["missing_keys"]), set(report["unexpected_keys"])
+    names: dict[str, str] = {}
+    for mapping in (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING):
+        if type(config) in mapping:
+            tied = mapping[type(config)]._tied_weights_keys or {}
+            pairs = dict(tied).items()
+            found = {a: b for a, b in pairs if a in unexpected and b in missing}
+            names |= {f"^{re.escape(a)}$": b for a, b in found.items()}
+    return names
+
+
+def _parts(weights: Iterable[str]) -> str:
+    """The modules that weights belong to, each once."""
+    modules = dict.fromkeys(name.rpartition(".")[0] or name for name in weights)
+    return ", ".join(list(modules)[:_SHOWN]) + (" ..." if len(modules) > _SHOWN else "")
 
 
 def _from_pretrained(auto: Any, name: str, revision: str | None, **options: Any) -> Any:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from llmkit import durable, paths
-from llmkit.errors import DataError, InputNotFound, NoValidCheckpoint, Unsafe
+from llmkit.errors import DataError, InputNotFound, LlmkitError, NoValidCheckpoint, Unsafe
+from llmkit.models import foreign
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 def locate(name_or_path: str) -> str:
@@ -33,15 +33,13 @@ def locate(name_or_path: str) -> str:
     return name_or_path
 
 
-def _missing(path: Path, name: str) -> InputNotFound:
-    near = [str(found) for found in paths.near(path) if found.is_dir()]
+def _missing(path: Path, name: str) -> LlmkitError:
     if path.exists():
-        what, advice = f"{name!r} is a file", f"name its directory: {path.parent}"
-    else:
-        what = f"there is no model directory {name!r}"
-        advice = "give a directory with config.json, a run directory, or a hub name (OWNER/NAME)"
+        return foreign.refusal_of_file(path)
+    near = [str(found) for found in paths.near(path) if found.is_dir()]
+    advice = "give a directory with config.json, a run directory, or a hub name (OWNER/NAME)"
     return InputNotFound(
-        what,
+        f"there is no model directory {name!r}",
         where="model.name_or_path",
         next=f"did you mean {' or '.join(near)}?" if near else advice,
     )
@@ -49,6 +47,8 @@ def _missing(path: Path, name: str) -> InputNotFound:
 
 def check_directory(directory: Path) -> None:
     """Refuses, before anything is loaded, a model directory that is unsafe or has no weights."""
+    if fault := foreign.refusal_of_directory(directory):
+        raise fault
     config = read_json(directory / "config.json")
     hooks = [
         key
@@ -60,17 +60,6 @@ def check_directory(directory: Path) -> None:
             f"config.json asks for code to be run ({', '.join(sorted(set(hooks)))})",
             where=str(directory / "config.json"),
             next="use a model that transformers knows by itself, or remove the key if it is yours",
-        )
-    if not list(directory.glob("*.safetensors")):
-        pickles = sorted(file.name for pattern in PICKLES for file in directory.glob(pattern))
-        if pickles:
-            raise Unsafe(
-                f"the weights are a pickle ({pickles[0]}), which can run code when it is read",
-                where=str(directory),
-                next="convert them to safetensors where you trust them",
-            )
-        raise InputNotFound(
-            "there are no weights (*.safetensors)", where=str(directory), next="check the path"
         )
     index = directory / "model.safetensors.index.json"
     if index.exists():

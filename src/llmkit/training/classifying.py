@@ -75,7 +75,7 @@ def gather(config: Config, console: Console) -> Inputs:
     return Inputs(settled, data, tokenizer, shape, encoded)
 
 
-def begin(inputs: Inputs, resumed: Checkpoint | None) -> PreTrainedModel:
+def begin(inputs: Inputs, resumed: Checkpoint | None, console: Console) -> PreTrainedModel:
     """The model with the weights that the run begins or goes on with."""
     config, shape = inputs.config, inputs.shape
     name, revision = config.model.name_or_path, config.model.revision
@@ -83,7 +83,7 @@ def begin(inputs: Inputs, resumed: Checkpoint | None) -> PreTrainedModel:
     if resumed is not None and not with_lora:
         model = load.load_classifier(str(resumed.directory))
     elif name is not None:
-        model = classifier.load_body(name, revision, shape, config.seed)
+        model = classifier.load_body(name, revision, shape, config.seed, console)
     else:
         model = build.classifier(shape, config.seed)
     if inputs.data.labels.kind == REGRESSION:

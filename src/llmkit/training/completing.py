@@ -108,7 +108,7 @@ def unpacked(inputs: Inputs, requested: Config) -> Inputs:
     return _arranged(replace(inputs, config=config), None)
 
 
-def begin(inputs: Inputs, resumed: Checkpoint | None) -> PreTrainedModel:
+def begin(inputs: Inputs, resumed: Checkpoint | None, console: Console) -> PreTrainedModel:
     """The model with the weights that the run begins or goes on with, which ends a text as the
     template ends a response."""
     config = inputs.config
@@ -117,7 +117,8 @@ def begin(inputs: Inputs, resumed: Checkpoint | None) -> PreTrainedModel:
         model = load.load_causal_model(str(resumed.directory))
     else:
         assert config.model.name_or_path is not None
-        model = load.load_causal_model(config.model.name_or_path, config.model.revision)
+        name, revision = config.model.name_or_path, config.model.revision
+        model = load.load_causal_model(name, revision, console.warn)
     own = model.generation_config.eos_token_id
     ends = own if isinstance(own, list) else [] if own is None else [own]
     model.generation_config.eos_token_id = list(dict.fromkeys([*ends, inputs.template.end_id]))
