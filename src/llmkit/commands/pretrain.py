@@ -222,9 +222,9 @@ def _shape(config: Config, vocab_size: int, special: dict[str, int]) -> Pretrain
     """The transformers config of the model, new or existing."""
     model, block = config.model, config.data.block_size
     assert isinstance(block, int)
-    if model.name_or_path is not None:
-        return load.load_config(model.name_or_path, model.revision)
     purpose = objectives.of(config).purpose
+    if model.name_or_path is not None:
+        return load.config_for(purpose, model.name_or_path, model.revision)
     return build.model_config(model.architecture, model.config, vocab_size, block, special, purpose)
 
 

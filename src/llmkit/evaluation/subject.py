@@ -12,8 +12,9 @@ from llmkit.config.schema import Config, EvaluationConfig
 from llmkit.data.tokens import TokenFile
 from llmkit.errors import ConfigError, DataError, UsageError
 from llmkit.evaluation.windows import ScoringProtocol
-from llmkit.models import load, location
+from llmkit.models import build, load, location
 from llmkit.models import tokenizer as tokenizers
+from llmkit.models.build import Purpose
 
 LONGEST_WINDOW = 4096
 """Tokens of the longest window that is chosen when none is asked for."""
@@ -23,6 +24,12 @@ _FEWEST_MASKED = 3
 _FEWEST_KNOWN = 0.9  # share of a model's embeddings that another tokenizer must have ids for
 
 Kind = Literal["causal", "masked", "classifier"]
+
+_PURPOSES: dict[Kind, Purpose] = {
+    "causal": build.LANGUAGE_MODEL,
+    "masked": build.MASKED_MODEL,
+    "classifier": build.CLASSIFIER,
+}
 
 
 @dataclass(frozen=True)
@@ -129,7 +136,8 @@ def check_tokens(subject: Subject, tokens: TokenFile) -> None:
 
 
 def _subject(config: Config, name: str, revision: str | None, shape: PretrainedConfig) -> Subject:
-    kind = _kind(shape, name)
+    kind = _kind(shape)
+    load.config_for(_PURPOSES[kind], name, revision)
     other = config.tokenizer.name_or_path
     if other is not None:
         tokenizer = tokenizers.load(other)
@@ -143,15 +151,8 @@ def _subject(config: Config, name: str, revision: str | None, shape: PretrainedC
     return subject
 
 
-def _kind(shape: PretrainedConfig, name: str) -> Kind:
+def _kind(shape: PretrainedConfig) -> Kind:
     """What a model is for, by the class that its weights were saved from."""
-    if shape.is_encoder_decoder:
-        raise ConfigError(
-            f"{name} reads one text and writes another ({shape.model_type}), so it gives no "
-            "probability of a text alone",
-            where="model.name_or_path",
-            next="name a causal model, a masked model or a classifier",
-        )
     architecture = (shape.architectures or [""])[0]
     if "SequenceClassification" in architecture:
         return "classifier"

@@ -88,7 +88,7 @@ def existing_config(
 
     Raises ConfigError for settings that would change what the weights mean.
     """
-    config = load.load_config(name_or_path, revision)
+    config = load.config_for(build.CLASSIFIER, name_or_path, revision)
     for name, value in settings.items():
         if "drop" not in name or not hasattr(config, name):
             known = [n for n in config.to_dict() if "drop" in n]

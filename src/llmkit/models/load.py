@@ -21,7 +21,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING,
 )
 
-from llmkit.errors import DataError, HubUnreachable, Unsafe
+from llmkit.errors import ConfigError, DataError, HubUnreachable, Unsafe
 from llmkit.models import architectures, build, hub
 from llmkit.models.location import check_whole, locate
 
@@ -32,8 +32,40 @@ _SHOWN = 6
 
 
 def load_config(name_or_path: str, revision: str | None = None) -> PretrainedConfig:
-    """The transformers config of a model, without its weights."""
-    return _from_pretrained(AutoConfig, locate(name_or_path), revision)
+    """The transformers config of a model, without its weights.
+
+    Raises ConfigError for a model that reads no text, or that reads one text and writes another.
+    """
+    shape: PretrainedConfig = _from_pretrained(AutoConfig, locate(name_or_path), revision)
+    if shape.is_encoder_decoder:
+        raise ConfigError(
+            f"{name_or_path} reads one text and writes another ({shape.model_type}): it is no "
+            "causal model, no masked model and no classifier",
+            where="model.name_or_path",
+            next="name a causal model, a masked model or a classifier",
+        )
+    if not hasattr(shape.get_text_config(), "vocab_size"):
+        raise ConfigError(
+            f"{name_or_path} is a {shape.model_type} model, which reads no text",
+            where="model.name_or_path",
+            next="name a causal model, a masked model or a classifier of text",
+        )
+    return shape
+
+
+def config_for(
+    purpose: build.Purpose, name_or_path: str, revision: str | None = None
+) -> PretrainedConfig:
+    """The same of a model that transformers can load for a purpose; ConfigError for another."""
+    shape = load_config(name_or_path, revision)
+    if type(shape) not in purpose.mapping:
+        raise ConfigError(
+            f"{name_or_path} is a {shape.model_type} model, of which transformers has no "
+            f"{purpose.name}",
+            where="model.name_or_path",
+            next=f"name a model of another type, such as {purpose.common}",
+        )
+    return shape
 
 
 def causal_config(name_or_path: str, revision: str | None = None) -> PretrainedConfig:

@@ -127,7 +127,7 @@ def settle_existing(config: Config, purpose: Purpose = build.LANGUAGE_MODEL) -> 
             next="leave model.config or model.name_or_path out",
         )
     assert model.name_or_path is not None
-    shape = load.load_config(model.name_or_path, model.revision)
+    shape = load.config_for(purpose, model.name_or_path, model.revision)
     positions = getattr(shape, "max_position_embeddings", None) or USUAL_BLOCK
     if purpose is not build.LANGUAGE_MODEL:
         positions -= build.unused_positions(shape, purpose)
