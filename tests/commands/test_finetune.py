@@ -101,6 +101,19 @@ def test_stdout_holds_the_contracts_json_and_nothing_else(call, tables, tmp_path
     assert Path(result["model_dir"]) == tmp_path / "r" / "final"
 
 
+def test_a_run_without_a_name_has_all_its_files_in_one_directory(
+    call, tables, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = call("finetune", "--csv", tables["train"], *SMALL, "train.max_steps=2")
+    assert result["code"] == 0, result["said"]
+    [run] = (tmp_path / "runs").iterdir()
+    assert Path(result["run_dir"]).resolve() == run
+    assert {"final", "evaluation.json", "confusion_matrix_validation.png"} <= {
+        path.name for path in run.iterdir()
+    }
+
+
 def test_the_classifier_learns_and_stands_beside_its_baselines(reference) -> None:
     assert reference["test"]["accuracy"] > 0.9
     assert reference["test"]["baseline"]["tfidf"]["accuracy"] > 0.9

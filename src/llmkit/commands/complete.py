@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -131,11 +132,11 @@ def _measured(
 ) -> dict[str, Any]:
     """The finished model, read back from `final/`, on the responses that were held out, and as many
     of its own as are asked for; everything goes to `evaluation.json`."""
-    directory = run_directory.locate(inputs.config, COMMAND)
+    directory = Path(figures["run_dir"])
     final = load.load_causal_model(figures["model_dir"]).to(device).eval()
     measured = responses.measure(final, inputs.packs["validation"], console.watch)
     if asked := _answerable(inputs, console):
-        measured["answers"] = _answered(inputs, final, asked, console)
+        measured["answers"] = _answered(inputs, final, asked, directory, console)
     text = json.dumps({"validation": measured}, ensure_ascii=False, indent=1)
     durable.replace_text(directory / "evaluation.json", text + "\n")
     shown = dict(measured)
@@ -155,7 +156,11 @@ def _judged(job: training.Job, figures: dict[str, Any], console: Console) -> dic
 
 
 def _answered(
-    inputs: Inputs, final: PreTrainedModel, asked: Sequence[Conversation], console: Console
+    inputs: Inputs,
+    final: PreTrainedModel,
+    asked: Sequence[Conversation],
+    directory: Path,
+    console: Console,
 ) -> dict[str, Any]:
     """The figures of what the model itself responds to held-out prompts; each goes to
     `samples.jsonl`."""
@@ -169,7 +174,6 @@ def _answered(
         prompts=[each.contents[-2] for each in asked],
         places=[(each.path, each.number) for each in asked],
     )
-    directory = run_directory.locate(config, COMMAND)
     outputs.write_lines(directory / "samples.jsonl", references.samples(pairs, texts))
     protocol = {"words": references.WORDS, "generation": settings.model_dump(mode="json")}
     return {**references.score(texts, pairs.references, config.seed), "protocol": protocol}

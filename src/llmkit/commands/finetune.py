@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -152,7 +153,7 @@ def _measured(
     final = prediction.open_classifier(figures["model_dir"], None, device, "fp32")
     fitted = classified.fit_baselines(data.train, console.say)
     tables: dict[str, Table | None] = {"validation": data.validation, "test": data.test}
-    directory = run_directory.locate(inputs.config, COMMAND)
+    directory = Path(figures["run_dir"])
     measured, pictures = {}, {}
     for name, table in tables.items():
         if table is None:
