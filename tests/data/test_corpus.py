@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmkit.config.schema import DataConfig
-from llmkit.data import corpus, sources
+from llmkit.data import corpus, held_out, sources
 from llmkit.data.corpus import Corpus, Documents
 from llmkit.errors import DataError, LlmkitError
 
@@ -64,11 +64,11 @@ def test_every_byte_is_on_exactly_one_side(
     contents: list[str], fraction: float | str, seed: int
 ) -> None:
     made = spooled(*(f"{i}.{content}" for i, content in enumerate(contents)))
-    train, validation = corpus.split(made, fraction, seed)
-    learned, held_out = texts(train), texts(validation)
+    train, validation = held_out.split(made, fraction, seed)
+    learned, kept = texts(train), texts(validation)
     assert train.n_bytes + validation.n_bytes == made.n_bytes
     assert learned
-    remaining = list(held_out)
+    remaining = list(kept)
     rebuilt = []
     for document in texts(corpus.everything(made)):
         if learned and learned[0] == document:
@@ -84,38 +84,101 @@ def test_every_byte_is_on_exactly_one_side(
 
 def test_whole_documents_are_held_out_in_an_order_that_hangs_on_the_seed() -> None:
     made = spooled(*(f"document number {i}" for i in range(200)))
-    held_out = {seed: tuple(texts(corpus.split(made, 0.1, seed)[1])) for seed in (0, 0, 1)}
-    assert held_out[0] != held_out[1]
-    for documents in held_out.values():
+    drawn = {seed: tuple(texts(held_out.split(made, 0.1, seed)[1])) for seed in (0, 0, 1)}
+    assert drawn[0] != drawn[1]
+    for documents in drawn.values():
         assert 0.1 * made.n_bytes <= sum(map(len, documents)) <= 0.12 * made.n_bytes
         assert documents != tuple(texts(corpus.everything(made))[: len(documents)])
 
 
-def test_a_huge_document_is_passed_over() -> None:
+def held(made: Corpus, fraction: float | str, seed: int = 0) -> list[tuple[int, int]]:
+    """The documents held out, and how many bytes of each."""
+    _, validation = held_out.split(made, fraction, seed)
+    sizes = [size for some in validation.sizes() for size in some.tolist()]
+    return list(zip(validation.chosen.nonzero()[0].tolist(), sizes, strict=True))
+
+
+def test_a_huge_document_gives_a_segment_beside_whole_small_ones() -> None:
     made = spooled("x" * 10_000, *("y" * 100 for _ in range(30)))
     for seed in range(5):
-        assert set(texts(corpus.split(made, 0.1, seed)[1])) == {"y" * 100}
+        sizes = dict(held(made, 0.1, seed))
+        assert sizes.pop(0) == pytest.approx(1000, rel=0.01)
+        assert list(sizes.values()) == [100] * 3
+
+
+def test_each_of_a_few_files_gives_its_end_whatever_its_size() -> None:
+    lines = "a line of this text\n"
+    made = spooled(lines * 50_000, lines * 150_000, *(lines * (500 + 80 * n) for n in range(13)))
+    sizes = dict(held(made, "auto"))
+    assert sorted(sizes) == list(range(15))
+    wanted = held_out.share(made, "auto")
+    for document, size in sizes.items():
+        whole = int(made.ends[document]) - made.start(document)
+        assert size == pytest.approx(wanted * whole, rel=0.05)
+
+
+def test_every_file_of_many_documents_gives_its_share_of_whole_ones() -> None:
+    texts = [
+        "\n".join(f"{name} says {i}" for i in range(n))
+        for name, n in zip("ab", (400, 900), strict=True)
+    ]
+    made = spooled(*texts, document="line")
+    for seed in range(3):
+        chosen = [document for document, _ in held(made, 0.1, seed)]
+        assert sum(document < 400 for document in chosen) == pytest.approx(40, abs=3)
+        assert sum(document >= 400 for document in chosen) == pytest.approx(90, abs=4)
+
+
+def test_small_text_beside_much_is_held_out_by_its_own_share() -> None:
+    made = spooled(*("z" * 100_000 for _ in range(100)), *("y" * 50 for _ in range(100)))
+    sizes = [size for _, size in held(made, 0.1, 1)]
+    assert sizes.count(100_000) == 10
+    assert sizes.count(50) == 10
+
+
+@given(st.lists(st.integers(1, 40_000), min_size=3, max_size=60), st.integers(0, 3))
+def test_never_more_than_a_third_of_the_documents_is_kept_from_training(
+    lengths: list[int], seed: int
+) -> None:
+    made = spooled(*("w " * (length // 2) + "w" for length in lengths))
+    train, validation = held_out.split(made, 0.1, seed)
+    whole = made.n_documents - train.n_documents
+    assert whole <= max(1, made.n_documents / 3)
+    assert validation.n_bytes <= 0.25 * made.n_bytes + 1
+
+
+def test_a_segment_begins_after_a_paragraph_where_one_is_near() -> None:
+    text = "".join(f"line {i}\n" + "\n" * (i % 5 == 0) for i in range(1000))
+    [learned], [kept] = map(texts, held_out.split(spooled(text), 0.1, 0))
+    assert learned.endswith("\n\n")
+    assert learned + kept == text
+
+
+def test_a_segment_of_chinese_begins_after_a_sentence() -> None:
+    [learned], [kept] = map(texts, held_out.split(spooled("你好嗎。" * 1000), 0.1, 0))
+    assert learned.endswith("。")
+    assert kept.startswith("你")
 
 
 def test_the_end_of_a_single_document_is_held_out_from_a_line_break() -> None:
     text = "".join(f"line {i}\n" for i in range(1000))
-    [learned], [held_out] = map(texts, corpus.split(spooled(text), 0.1, 0))
-    assert learned + held_out == text
+    [learned], [kept] = map(texts, held_out.split(spooled(text), 0.1, 0))
+    assert learned + kept == text
     assert learned.endswith("\n")
-    assert len(held_out) == pytest.approx(0.1 * len(text), rel=0.01)
+    assert len(kept) == pytest.approx(0.1 * len(text), rel=0.01)
 
 
 def test_a_line_without_breaks_is_parted_between_characters() -> None:
-    [learned], [held_out] = map(texts, corpus.split(spooled("你" * 1000), 0.1, 0))
-    assert len(learned) + len(held_out) == 1000
-    assert 95 <= len(held_out) <= 100
+    [learned], [kept] = map(texts, held_out.split(spooled("你" * 1000), 0.1, 0))
+    assert len(learned) + len(kept) == 1000
+    assert 95 <= len(kept) <= 100
 
 
 def test_auto_holds_out_a_tenth_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     made = spooled("word\n" * 2000)
-    assert corpus.split(made, "auto", 0)[1].n_bytes == 1000
-    monkeypatch.setattr(corpus, "AUTO_BYTES", 500)
-    assert corpus.split(made, "auto", 0)[1].n_bytes == 500
+    assert held_out.split(made, "auto", 0)[1].n_bytes == 1000
+    monkeypatch.setattr(held_out, "AUTO_BYTES", 500)
+    assert held_out.split(made, "auto", 0)[1].n_bytes == 500
 
 
 def test_a_sample_is_taken_evenly() -> None:

@@ -1,4 +1,4 @@
-"""All documents of a data set as UTF-8 on the disk, read once, and their split in two."""
+"""All documents of a data set as UTF-8 on the disk, read once, and the parts made of them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import os
 import tempfile
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +18,8 @@ from llmkit.config.schema import DataConfig
 from llmkit.data import sources
 from llmkit.data.cache import writing
 from llmkit.data.documents import Piece, pieces
-from llmkit.data.order import permutation
 from llmkit.data.reading import Reading
 from llmkit.data.sources import Source
-
-AUTO_SHARE, AUTO_BYTES = 0.1, 2_000_000
-"""What `data.validation_fraction: auto` holds out: a share, and at most this much text."""
 
 _WINDOW = 1 << 20
 _DOCUMENTS_AT_ONCE = 1 << 16
@@ -65,17 +61,19 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Documents:
-    """A part of a corpus: whole documents, and perhaps one end or beginning of a document."""
+    """A part of a corpus: whole documents, and the ends or beginnings of some."""
 
     corpus: Corpus
     chosen: NDArray[np.bool_]
     """Which documents belong to the part."""
     n_documents: int
     n_bytes: int
-    keep_from: tuple[int, int] | None = None
-    """A document and the byte of the corpus from which on it belongs to the part."""
-    keep_until: tuple[int, int] | None = None
-    """A document and the byte of the corpus up to which it belongs to the part."""
+    cut_documents: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    """The chosen documents of which a segment alone belongs to the part, in order."""
+    cut_places: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    """The byte of the corpus at which each of them is cut."""
+    keeps: Literal["before", "after"] = "before"
+    """Which side of the cuts belongs to the part."""
 
     def pieces(self) -> Iterator[Piece]:
         """The documents in the order of the corpus, in pieces of at most a megabyte."""
@@ -108,6 +106,15 @@ class Documents:
         for starts, stops in self._spans():
             yield (stops - starts)[stops > starts]
 
+    def by_source(self) -> list[tuple[int, int, int]]:
+        """The sources with documents in the part: number, documents, and segments among them."""
+        found = []
+        for number, (first, last) in enumerate(self.corpus.ranges):
+            if n_documents := int(np.count_nonzero(self.chosen[first:last])):
+                low, high = np.searchsorted(self.cut_documents, (first, last)).tolist()
+                found.append((number, n_documents, high - low))
+        return found
+
     def _window(self, start: int, stop: int) -> str:
         length = max(0, stop - start)
         return os.pread(self.corpus.text.fileno(), length, start).decode(errors="ignore")
@@ -126,12 +133,9 @@ class Documents:
         for first in range(0, len(ends), _DOCUMENTS_AT_ONCE):
             stops = np.array(ends[first : first + _DOCUMENTS_AT_ONCE])
             starts = np.concatenate(([self.corpus.start(first)], stops[:-1]))
-            for document, cut, bounds in (
-                (*self.keep_from, starts) if self.keep_from else (-1, 0, starts),
-                (*self.keep_until, stops) if self.keep_until else (-1, 0, stops),
-            ):
-                if first <= document < first + len(stops):
-                    bounds[document - first] = cut
+            low, high = np.searchsorted(self.cut_documents, (first, first + len(stops)))
+            bounds = stops if self.keeps == "before" else starts
+            bounds[self.cut_documents[low:high] - first] = self.cut_places[low:high]
             here = self.chosen[first : first + len(stops)]
             yield starts[here], stops[here]
 
@@ -164,79 +168,6 @@ def everything(corpus: Corpus) -> Documents:
     """The whole corpus."""
     chosen = np.ones(corpus.n_documents, dtype=np.bool_)
     return Documents(corpus, chosen, corpus.n_documents, corpus.n_bytes)
-
-
-def split(corpus: Corpus, fraction: float | str, seed: int) -> tuple[Documents, Documents]:
-    """The training and the validation part: each byte of the corpus is in exactly one of them.
-
-    Whole documents are drawn in an order that hangs on the seed until the fraction is held out; a
-    document that would take it past twice the fraction is passed over. Where that reaches less
-    than half of the fraction (one document, or a few huge ones), the last stretch of the longest
-    document is held out instead, from a line break where there is one. The corpus has documents.
-    """
-    if fraction == "auto":
-        wanted = min(int(AUTO_SHARE * corpus.n_bytes), AUTO_BYTES)
-    else:
-        wanted = int(float(fraction) * corpus.n_bytes)
-    wanted = max(1, wanted)
-    held = _draw(corpus, wanted, seed)
-    n_bytes = int(np.diff(corpus.ends, prepend=0)[held].sum()) if len(held) else 0
-    if 2 * n_bytes < wanted:
-        return _split_longest(corpus, wanted)
-    chosen = np.zeros(corpus.n_documents, dtype=np.bool_)
-    chosen[held] = True
-    return (
-        Documents(corpus, ~chosen, corpus.n_documents - len(held), corpus.n_bytes - n_bytes),
-        Documents(corpus, chosen, len(held), n_bytes),
-    )
-
-
-def _draw(corpus: Corpus, wanted: int, seed: int) -> list[int]:
-    """The documents that are held out; never all."""
-    held: list[int] = []
-    n_bytes = 0
-    for document in _shuffled(corpus.n_documents, seed):
-        size = int(corpus.ends[document]) - corpus.start(document)
-        if n_bytes + size <= min(2 * wanted, corpus.n_bytes - 1):
-            held.append(document)
-            n_bytes += size
-        if n_bytes >= wanted:
-            break
-    return held
-
-
-def _shuffled(n: int, seed: int) -> Iterator[int]:
-    order = permutation(n, (seed, 0)) if n else None
-    for first in range(0, n, _DOCUMENTS_AT_ONCE):
-        assert order
-        yield from order(np.arange(first, min(first + _DOCUMENTS_AT_ONCE, n))).tolist()
-
-
-def _split_longest(corpus: Corpus, wanted: int) -> tuple[Documents, Documents]:
-    longest = int(np.diff(corpus.ends, prepend=0).argmax())
-    start, end = corpus.start(longest), int(corpus.ends[longest])
-    cut = _cut(corpus, max(start + 1, end - wanted), end)
-    n = corpus.n_documents
-    alone = np.zeros(n, dtype=np.bool_)
-    alone[longest] = True
-    train = Documents(
-        corpus, np.ones(n, np.bool_), n, corpus.n_bytes - (end - cut), keep_until=(longest, cut)
-    )
-    validation = Documents(corpus, alone, int(cut < end), end - cut, keep_from=(longest, cut))
-    return train, validation
-
-
-def _cut(corpus: Corpus, earliest: int, end: int) -> int:
-    """The first place from `earliest` on after a line break, else between two characters."""
-    before = earliest - 1
-    length = max(5, min((end - before) // 2, _WINDOW))
-    window = os.pread(corpus.text.fileno(), min(length, end - before), before)
-    line = window.find(b"\n") + 1
-    if line and before + line < end:
-        return before + line
-    # Bytes of the form 10xxxxxx go on with a character.
-    whole = (i for i in range(1, len(window)) if window[i] & 0xC0 != 0x80)
-    return before + next(whole, len(window))
 
 
 class _Writer:

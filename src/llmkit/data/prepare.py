@@ -15,6 +15,7 @@ from llmkit.config.schema import Config, DataConfig
 from llmkit.data import cache, domains, sources, tokens
 from llmkit.data.corpus import Documents
 from llmkit.data.documents import pieces
+from llmkit.data.parts import many
 from llmkit.data.reading import Reading
 from llmkit.data.sources import Source
 from llmkit.data.text import Pair, Part, Text
@@ -206,6 +207,8 @@ class _Maker:
         if made.lost >= _LOST:
             facts.append(f"{made.lost:.0%} of the letters and digits unknown to the tokenizer")
         self.say(", ".join(facts))
+        if part == "validation":
+            self.say(_held_out(made, text))
         _log.info("%s: %s", "reused" if made.reused else "made", made.path)
         block_size = text.config.data.block_size
         if block_size != "auto" and len(made.ids) <= block_size:
@@ -214,6 +217,7 @@ class _Maker:
 
 _KEYS = ("train_files", "validation_files", "test_files")
 _LOST = 0.01  # share of the text that a tokenizer may not know before it is said
+_SHOWN = 5  # files that a line names
 _FEWEST = 3  # tokens: two to predict, and the one before them
 
 
@@ -260,6 +264,19 @@ def _told(texts: Iterable[str], advance: Callable[[int], None]) -> Iterable[str]
     for text in texts:
         advance(len(text.encode()))
         yield text
+
+
+def _held_out(made: TokenFile, text: Text) -> str:
+    """Which files the held-out text comes from."""
+    cut = sum(segments for _, _, segments in made.by_source)
+    whole = sum(documents for _, documents, _ in made.by_source) - cut
+    parts = [many(whole, "whole document")] if whole else []
+    parts += [f"the end of {many(cut, 'document')}"] if cut else []
+    names = [str(text.found[number].path) for number, _, _ in made.by_source]
+    shown = ", ".join(Path(name).name for name in names[:_SHOWN])
+    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    of = f"{len(names):,} of {many(len(text.found), 'file')}"
+    return f"held out: {' and '.join(parts)}, from {of}: {shown}{more}"
 
 
 def _too_little(name: str, part: Part, n_tokens: int) -> DataError:

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Literal
 
 from llmkit.config.schema import Config
-from llmkit.data import cache, corpus, sources, tokens
+from llmkit.data import cache, corpus, held_out, sources, tokens
 from llmkit.data.corpus import Corpus, Documents
 from llmkit.errors import DataError, InputNotFound
 
@@ -66,7 +66,7 @@ class Text:
 
     @cached_property
     def _split(self) -> tuple[Documents, Documents]:
-        return corpus.split(self._corpus, self.config.data.validation_fraction, self.config.seed)
+        return held_out.split(self._corpus, self.config.data.validation_fraction, self.config.seed)
 
 
 class Pair:

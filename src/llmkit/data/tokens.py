@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,13 +21,13 @@ from llmkit.data.cutting import LONGEST, NOWHERE, Rule, cut, exact_rule
 from llmkit.data.documents import Piece
 from llmkit.models.control_tokens import renamed
 
-FORMAT = 2
+FORMAT = 3
 """Changes whenever the same text would give other files."""
 
 _BATCH = 1 << 20  # characters encoded at once: some tenths of a second
 _PART = 16  # what a short part costs, counted as characters
 _PROOF = 1 << 18  # bytes of text on which a rule for cuts is proven
-_NOTES = ("n_bytes", "opening", "closing", "max_id", "blank", "undecodable", "lost")
+_NOTES = ("n_bytes", "opening", "closing", "max_id", "blank", "undecodable", "lost", "by_source")
 
 
 class Framing(Protocol):
@@ -68,6 +68,8 @@ class TokenFile:
     """Share of letters and digits that the tokenizer has no token for, measured on a sample."""
     fingerprint: str
     """The sha256 of all of this."""
+    by_source: list[list[int]] = field(default_factory=list)
+    """The sources by number, the documents from each, and how many of those are segments."""
     reused: bool = False
     path: Path | None = None
 
@@ -266,6 +268,7 @@ def _write(
         "blank": documents.corpus.blank,
         "undecodable": documents.corpus.undecodable,
         "lost": encoder.lost,
+        "by_source": documents.by_source(),
         "cuts": encoder.rule.pattern,
     }
 
