@@ -101,7 +101,8 @@ def answers(tmp_path_factory) -> Path:
 def test_a_run_gets_the_validation_loss_that_it_reported(trained, evaluate) -> None:
     reported = json.loads((trained / "result.json").read_text())["validation"]
     found = evaluate("--model", trained / "run", "--text", trained / "held-out.txt",
-                     "data.document=line", FP32)  # fmt: skip
+                     "data.document=line")  # fmt: skip
+    assert found["protocol"]["precision"] == "fp32"
     assert found["perplexity"] == pytest.approx(reported["perplexity"], rel=1e-6)
     assert found["bits_per_byte"] == pytest.approx(reported["bits_per_byte"], rel=1e-6)
 

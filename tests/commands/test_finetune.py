@@ -114,6 +114,16 @@ def test_a_run_without_a_name_has_all_its_files_in_one_directory(
     }
 
 
+def test_evaluate_gives_the_figures_that_finetune_reported(call, reference, tables) -> None:
+    found = call("evaluate", "--model", reference["run"], "--csv", tables["test"])
+    assert found["code"] == 0, found["said"]
+    assert found["protocol"]["precision"] == "fp32"
+    reported = {k: v for k, v in reference["test"].items() if isinstance(v, int | float)}
+    assert {"loss", "accuracy", "f1_macro"} <= reported.keys()
+    assert {name: found[name] for name in reported} == pytest.approx(reported, rel=1e-6)
+    assert found["confusion_matrix"] == reference["test"]["confusion_matrix"]
+
+
 def test_the_classifier_learns_and_stands_beside_its_baselines(reference) -> None:
     assert reference["test"]["accuracy"] > 0.9
     assert reference["test"]["baseline"]["tfidf"]["accuracy"] > 0.9

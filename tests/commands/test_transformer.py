@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -93,6 +96,18 @@ def test_the_micro_batch_changes_nothing(rotary, llmkit, command, tmp_path) -> N
 @pytest.mark.slow
 def test_two_processes_give_what_one_gives(rotary, llmkit, command, tmp_path) -> None:
     near(run_to_end(llmkit, command(tmp_path / "two", *ROTARY), processes=2), rotary)
+
+
+def test_its_card_loads_it_with_plain_transformers(rotary: Path) -> None:
+    card = (rotary / "final" / "README.md").read_text()
+    assert "import llmkit before from_pretrained" in card
+    [code] = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    code += "print(type(model).__name__, len(tokenizer))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=rotary.parent, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[0] == "TransformerForCausalLM"
 
 
 def test_it_writes_text(rotary: Path, llmkit: Run) -> None:

@@ -146,3 +146,10 @@ def test_a_new_head_on_a_language_model_is_named(tmp_path: Path) -> None:
     assert told.warned == []
     assert any(line.startswith("new weights") and "score" in line for line in told.said)
     assert any("not used: lm_head" in line for line in told.said)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_the_precision_of_stored_weights_is_known(dtype: torch.dtype, tmp_path: Path) -> None:
+    made("llama", build.LANGUAGE_MODEL).to(dtype).save_pretrained(tmp_path)
+    shape = load.load_config(str(tmp_path))
+    assert load.is_stored_in_bf16(shape) == (dtype is torch.bfloat16)

@@ -175,7 +175,8 @@ def _answered(
         places=[(each.path, each.number) for each in asked],
     )
     outputs.write_lines(directory / "samples.jsonl", references.samples(pairs, texts))
-    protocol = {"words": references.WORDS, "generation": settings.model_dump(mode="json")}
+    made_by = {**settings.model_dump(mode="json"), "precision": "fp32"}
+    protocol = {"words": references.WORDS, "generation": made_by}
     return {**references.score(texts, pairs.references, config.seed), "protocol": protocol}
 
 

@@ -13,6 +13,7 @@ from llmkit.evaluation.pairs import Pairs
 from llmkit.evaluation.subject import Subject, check_kinds, protocol, subjects
 from llmkit.generation import loading, prompts, sampling
 from llmkit.generation.requests import Request
+from llmkit.models import load
 from llmkit.reporting import plots, verdicts
 from llmkit.reporting.console import Console
 from llmkit.training import runtime
@@ -25,7 +26,7 @@ def run(config: Config, console: Console) -> dict[str, Any]:
     """Measures what the config names, writes what it asks for and returns the figures."""
     settings = config.evaluation
     outputs.check((settings.output, settings.log_samples, settings.per_token))
-    with runtime.start(settings.precision, (), Path()) as processes:
+    with runtime.start(_precision(config), (), Path()) as processes:
         figures, scored = _measured(config, processes, console)
         result = {"command": "evaluate", **figures}
         if processes.is_main:
@@ -35,6 +36,17 @@ def run(config: Config, console: Console) -> dict[str, Any]:
                 whole = {**result, "warnings": console.warnings}
                 outputs.write_result(Path(settings.output), whole)
         return result
+
+
+def _precision(config: Config) -> str:
+    """The precision to ask for: what measures right, and bf16 for weights that have no more."""
+    settings, model = config.evaluation, config.model
+    if settings.precision != "auto" or model.name_or_path is None:
+        return settings.precision
+    revisions = [model.revision, *(None for _ in settings.compare_with)]
+    names = (model.name_or_path, *settings.compare_with)
+    shapes = [load.load_config(*each) for each in zip(names, revisions, strict=True)]
+    return "auto" if all(load.is_stored_in_bf16(shape) for shape in shapes) else "fp32"
 
 
 def check(config: Config, console: Console) -> dict[str, Any]:
@@ -107,7 +119,7 @@ def _classified(
 
 def _written(config: Config, processes: Processes, console: Console) -> tuple[dict[str, Any], Rows]:
     """Texts against references; where there are only prompts, the model writes the texts."""
-    asked = pairs.read(config)
+    asked, config = pairs.read(config), loading.resolved(config, processes.device)
     made = {} if asked.predictions else {"generation": config.generation.model_dump(mode="json")}
     predictions = asked.predictions or _write(config, asked, processes, console)
     figures = references.score(predictions, asked.references, config.seed)

@@ -76,6 +76,7 @@ def run(config: Config, console: Console) -> dict[str, Any] | None:
         "prompts": len(work.prompts),
         "samples": work.n_samples,
         "samples_before": done,
+        "precision": work.config.generation.precision,
         "seconds": round(time.monotonic() - started, 3),
     }
 
@@ -85,7 +86,7 @@ def check(config: Config, console: Console) -> dict[str, Any]:
     work = _prepare(config)
     _tell(work, console)
     if config.generation.output_file is not None:
-        output.check(Path(config.generation.output_file), _identity(config))
+        output.check(Path(config.generation.output_file), _identity(work.config))
     return {
         "command": "generate",
         "prompts": len(work.prompts),
@@ -94,12 +95,14 @@ def check(config: Config, console: Console) -> dict[str, Any]:
         "longest_prompt": max(len(prompt.ids) for prompt in work.prompts),
         "context": prompts.context(work.shape),
         "samples": work.n_samples,
+        "precision": work.config.generation.precision,
     }
 
 
 def _prepare(config: Config) -> Work:
     """The prompts as the model will read them; refuses all that can be wrong without weights."""
     requests.check(config)
+    config = loading.resolved(config, loading.usual_device())
     asked = requests.read(config)
     shape, tokenizer = loading.shape_and_tokenizer(config)
     settings = config.generation
@@ -115,6 +118,8 @@ def _tell(work: Work, console: Console) -> None:
     if work.requests.blank:
         console.warn(f"{work.requests.blank} blank lines hold no prompt and were left out")
     _warn_of_control_tokens(work, console)
+    if bf16 := loading.warning_of_precision(work.config.generation, work.n_samples):
+        console.warn(bf16)
     cut = [prompt.cut for prompt in work.prompts if prompt.cut]
     if cut:
         console.warn(f"{len(cut)} prompts were cut from the left, by {max(cut)} tokens at most")

@@ -58,6 +58,7 @@ def run(config: Config, console: Console) -> dict[str, Any] | None:
         "output": config.predict.output,
         "examples": writer.rows,
         "examples_before": before,
+        "precision": model.precision,
         "seconds": round(now - started, 3),
         "examples_per_second": round((writer.rows - before) / (now - began), 1),
     }

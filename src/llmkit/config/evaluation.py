@@ -19,8 +19,9 @@ class PredictConfig(Section):
     columns: Files = ()
     """Columns of the input to repeat in the output; `*` is all that are not text."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic; `auto` is bf16 where the hardware has it, which moves probabilities by about
-    0.01. fp32 gives what plain transformers gives."""
+    """Arithmetic; `auto` is bf16 where the hardware has it, for speed: probabilities differ from
+    those of `evaluate` by about 0.01, so a label near the border may too. fp32 gives the
+    probabilities of `evaluate` and of plain transformers."""
 
 
 class EvaluationConfig(Section):
@@ -40,7 +41,8 @@ class EvaluationConfig(Section):
     batch_tokens: Count | Auto = "auto"
     """Tokens that one device reads at once; changes no result."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic; `auto` is bf16 where the hardware has it, fp32 gives what transformers gives."""
+    """Arithmetic; `auto` is fp32, which gives the figures of training and of plain transformers,
+    and bf16 for weights that are stored in bf16, where the hardware has it."""
     compare_with: Files = ()
     """More models, measured on the same bytes and compared in pairs."""
     by_document: bool = False

@@ -75,8 +75,9 @@ class GenerationConfig(Section):
     explain: Whole = 0
     """Show this many of the likeliest tokens at each step."""
     micro_batch_size: Count | Auto = "auto"
-    """Most texts that one device writes at once; in fp32 it changes no text."""
+    """Maximum number of texts that one device writes at once; in fp32 it changes no text."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic; `auto` is bf16 on an accelerator and fp32 on a CPU, where batches then agree."""
+    """Arithmetic; `auto` is bf16 on an accelerator and fp32 on a CPU. In fp32 a text of a seed is
+    the same alone and in any batch; in bf16 it may differ."""
     weights: Literal["full", "int8"] = "full"
     """`int8` keeps one byte per weight: faster and a little less exact; on a CPU only."""

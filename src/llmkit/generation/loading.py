@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
-from llmkit.config.schema import Config
+from llmkit.config.schema import Config, GenerationConfig
 from llmkit.errors import ConfigError, UsageError
 from llmkit.generation import constraints, int8, rules
 from llmkit.generation.constraints import Constrain
@@ -38,21 +38,54 @@ def constraint(
     return constraints.constrain(config.generation, tokenizer, ends)
 
 
-def desk(
-    config: Config, tokenizer: PreTrainedTokenizerFast, device: torch.device | None = None
-) -> Desk:
-    """The model on its device, with the asked precision and weights, ready to write."""
-    if device is None:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def usual_device() -> torch.device:
+    """Where texts are written: on an accelerator where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def resolved(config: Config, device: torch.device) -> Config:
+    """The config with the precision that texts are written in on a device.
+
+    Raises ConfigError for int8 weights on another device than a CPU.
+    """
     settings, on_cpu = config.generation, device.type == "cpu"
     if settings.weights == "int8" and not on_cpu:
         raise ConfigError(
             "int8 weights are made for a CPU", where="generation.weights", next="leave it out"
         )
+    precision = settings.precision
+    if settings.weights == "int8":
+        precision = "bf16"
+    elif precision == "auto":
+        precision = "fp32" if on_cpu else "bf16"
+    chosen = settings.model_copy(update={"precision": precision})
+    return config.model_copy(update={"generation": chosen})
+
+
+def warning_of_precision(settings: GenerationConfig, n_texts: int) -> str | None:
+    """A sentence where texts that are written together may change one another."""
+    if settings.precision == "fp32" or n_texts < 2:
+        return None
+    exact = "generation.precision=fp32"
+    if settings.weights == "int8":
+        exact += " generation.weights=full"
+    return (
+        "the texts are computed in bf16, where a text of the same seed may differ from the one "
+        f"that is written alone or in another batch; {exact} keeps them the same"
+    )
+
+
+def desk(
+    config: Config, tokenizer: PreTrainedTokenizerFast, device: torch.device | None = None
+) -> Desk:
+    """The model on its device, with the asked precision and weights, ready to write."""
+    device = device or usual_device()
+    config = resolved(config, device)
+    settings = config.generation
     assert config.model.name_or_path is not None
     model = load.load_causal_model(config.model.name_or_path, config.model.revision).eval()
     if settings.weights == "int8":
         model = int8.quantize(model)
-    elif settings.precision == "bf16" or (settings.precision == "auto" and not on_cpu):
+    elif settings.precision == "bf16":
         model = int8.to_bf16(model)
     return Desk(model.to(device), tokenizer, settings)

@@ -53,6 +53,12 @@ def load_config(name_or_path: str, revision: str | None = None) -> PretrainedCon
     return shape
 
 
+def is_stored_in_bf16(shape: PretrainedConfig) -> bool:
+    """Whether the weights of a model were saved in bf16, by its config."""
+    dtype = getattr(shape, "dtype", None) or getattr(shape.get_text_config(), "dtype", None)
+    return str(dtype).removeprefix("torch.") == "bfloat16"
+
+
 def config_for(
     purpose: build.Purpose, name_or_path: str, revision: str | None = None
 ) -> PretrainedConfig:

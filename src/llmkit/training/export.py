@@ -9,12 +9,29 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmkit import durable
 from llmkit.errors import Diverged, NoValidCheckpoint
-from llmkit.models import lora
+from llmkit.models import architectures, lora
 from llmkit.training import checkpoint
 from llmkit.training.tasks import Examples
 
 FINAL = "final"
 """The finished model, in the run directory."""
+
+_CARD = """\
+---
+library_name: transformers
+---
+# {name}
+
+{said}
+
+```python
+{first}
+from transformers import {auto}, AutoTokenizer
+
+model = {auto}.from_pretrained("{name}/final")
+tokenizer = AutoTokenizer.from_pretrained("{name}/final")
+```
+"""
 
 _COMPARED = 4  # examples that the merged model of LoRA updates is tried with
 
@@ -37,6 +54,28 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, direc
     else:
         model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
+
+
+def loading_note(model: PreTrainedModel) -> str | None:
+    """A sentence on what plain transformers needs to load the model; None where it has all."""
+    kind = model.config.model_type
+    if kind not in architectures.registered():
+        return None
+    return f"transformers has no architecture `{kind}`: {_first(model)} before from_pretrained"
+
+
+def _first(model: PreTrainedModel) -> str:
+    """What registers the architecture with transformers."""
+    is_ours = type(model).__module__.startswith("llmkit.")
+    return "import llmkit" if is_ours else "run the file of model.code"
+
+
+def _card(model: PreTrainedModel, name: str, said: str) -> str:
+    first = _first(model)
+    if not first.startswith("import"):
+        first = f"# {first} here"
+    auto = f"AutoModelFor{type(model).__name__.rpartition('For')[2]}"
+    return _CARD.format(name=name, said=f"{said}.", first=first, auto=auto)
 
 
 def restore_model(model: PreTrainedModel, directory: Path) -> None:
@@ -85,6 +124,9 @@ def write_final(
 
     def fill(directory: Path) -> None:
         save_model(model, tokenizer, directory)
+        if note := loading_note(model):
+            card = _card(model, run.name, note)
+            (directory / "README.md").write_text(card, encoding="utf-8")
         if lora.is_attached(model):
             (directory / lora.FILE).unlink()
             merged = type(model).from_pretrained(directory, dtype=torch.float32)

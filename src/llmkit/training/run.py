@@ -109,6 +109,8 @@ def carry_out(job: Job, session: Session, look: Callable[[], Mapping[str, Any]])
         planned = resolved.train.model_copy(update={"plan": plan})
         _write_down(job, resolved.model_copy(update={"train": planned}))
         _export(job, work, state)
+        if note := export.loading_note(work.model):
+            session.console.say(note)
     session.processes.wait()
     figures = metrics.last(job.directory / "metrics.jsonl", _final_step(work.settings, state))
     return {
