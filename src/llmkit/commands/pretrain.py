@@ -14,7 +14,7 @@ from llmkit.data.mixture import Mixture
 from llmkit.data.prepare import Prepared, data_report, prepare_domains
 from llmkit.evaluation.unigram import unigram_figures
 from llmkit.generation import sampling
-from llmkit.models import build, load, tokenizer_saving
+from llmkit.models import build, load, pairing, tokenizer_saving
 from llmkit.models import tokenizer as tokenizers
 from llmkit.reporting import verdicts
 from llmkit.reporting.console import Console
@@ -167,7 +167,7 @@ def _inputs(
 
 def _given_tokenizer(config: Config) -> PreTrainedTokenizerFast | None:
     """The tokenizer that is named, or the named model's own, if it does for the objective."""
-    given = tokenizers.named(config)
+    given = pairing.of_config(config)
     if given is not None:
         objectives.of(config).take(given, config)
     return given

@@ -12,7 +12,7 @@ from llmkit.config.schema import Config, EvaluationConfig
 from llmkit.data.tokens import TokenFile
 from llmkit.errors import ConfigError, DataError, UsageError
 from llmkit.evaluation.windows import ScoringProtocol
-from llmkit.models import build, load, location
+from llmkit.models import build, load, location, pairing
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.build import Purpose
 
@@ -146,6 +146,7 @@ def _subject(config: Config, name: str, revision: str | None, shape: PretrainedC
     subject = Subject(name, revision, kind, shape, tokenizer)
     if other is not None:
         _check_other_tokenizer(subject, other)
+        pairing.check_belongs(tokenizer, other, name, revision)
     if kind == "masked":
         _prepare_masked(subject)
     return subject

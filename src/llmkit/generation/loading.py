@@ -10,8 +10,7 @@ from llmkit.errors import ConfigError, UsageError
 from llmkit.generation import constraints, int8, rules
 from llmkit.generation.constraints import Constrain
 from llmkit.generation.writer import Desk
-from llmkit.models import load, location
-from llmkit.models import tokenizer as tokenizers
+from llmkit.models import load, pairing
 
 
 def shape_and_tokenizer(config: Config) -> tuple[PretrainedConfig, PreTrainedTokenizerFast]:
@@ -23,11 +22,8 @@ def shape_and_tokenizer(config: Config) -> tuple[PretrainedConfig, PreTrainedTok
     name = config.model.name_or_path
     if name is None:
         raise UsageError("there is no model", next="name one with --model")
-    place = location.locate(name)
     shape = load.causal_config(name, config.model.revision)
-    if config.tokenizer.name_or_path is not None:
-        return shape, tokenizers.load(config.tokenizer.name_or_path)
-    return shape, tokenizers.load(place, config.model.revision)
+    return shape, pairing.of_model(name, config.model.revision, config.tokenizer.name_or_path)
 
 
 def constraint(

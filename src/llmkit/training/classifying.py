@@ -13,7 +13,7 @@ from llmkit.data.dataset import Labelled
 from llmkit.data.examples import Encoded
 from llmkit.data.labels import REGRESSION, SINGLE
 from llmkit.errors import ConfigError
-from llmkit.models import build, classifier, load, lora, number_head, tokenizer_saving
+from llmkit.models import build, classifier, load, lora, number_head, pairing, tokenizer_saving
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.classifier import Head
 from llmkit.models.control_tokens import control_tokens
@@ -50,7 +50,7 @@ def gather(config: Config, console: Console) -> Inputs:
     made or loaded."""
     _check_keys(config)
     config = _with_architecture(config)
-    given = tokenizers.named(config)
+    given = pairing.of_config(config)
     model = config.model
     if model.name_or_path is not None:
         classifier.existing_config(model.name_or_path, model.revision, model.config)

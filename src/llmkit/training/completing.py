@@ -17,7 +17,7 @@ from llmkit.data.packs import Packs
 from llmkit.data.parts import many, told
 from llmkit.data.responses import Responses
 from llmkit.errors import ConfigError, DataError
-from llmkit.models import chat, load, lora, tokenizer_saving
+from llmkit.models import chat, load, lora, pairing, tokenizer_saving
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.chat import Template
 from llmkit.models.control_tokens import control_tokens
@@ -73,7 +73,7 @@ def gather(config: Config, console: Console) -> Inputs:
     name, revision = config.model.name_or_path, config.model.revision
     assert name is not None
     shape = load.causal_config(name, revision)
-    tokenizer = tokenizers.named(config)
+    tokenizer = pairing.of_config(config)
     assert tokenizer is not None
     tokenizers.check_fit(tokenizer, shape, config)
     template, said = chat.settle(tokenizer, config.tokenizer.chat_template)
