@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -52,11 +54,13 @@ def table(tmp_path_factory) -> Path:
 def call(capsys, monkeypatch) -> Callable[..., tuple[int, str, str]]:
     """Runs a command line in this process: exit code, stdout and stderr."""
 
-    def run(*arguments: object, stdin: bytes | None = None) -> tuple[int, str, str]:
+    def run(
+        *arguments: object, stdin: bytes | None = None, command: str = "predict"
+    ) -> tuple[int, str, str]:
         torch.set_num_threads(1)
         if stdin is not None:
             monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        code = cli.run(["predict", *map(str, arguments)])
+        code = cli.run([command, *map(str, arguments)])
         said = capsys.readouterr()
         return code, said.out, said.err
 
@@ -81,7 +85,7 @@ def test_every_row_gets_a_prediction_in_its_place(call, model, table) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_row_alone_is_the_row_among_others(call, model, table, precision) -> None:
     keys = (f"predict.precision={precision}",)
-    _, out, _ = call("--model", model, "--csv", table, *keys)
+    _, out, _ = call("--model", model, "--csv", table, "predict.columns=[]", *keys)
     alone = call("--model", model, *keys, stdin=f"{TEXTS[13]}\n".encode())[1]
     assert lines(alone) == [lines(out)[13]]
 
@@ -115,7 +119,7 @@ def test_an_output_file_has_the_predictions_and_stdout_the_summary(
             found = list(csv.DictReader(file))
         assert [each["id"] for each in found] == [str(n) for n in range(60)]
         assert {each["input_label"] for each in found} == {"?"}
-        assert [each["text"] for each in found] == TEXTS
+        assert [each["message"] for each in found] == TEXTS
     else:
         assert [each["columns"]["label"] for each in lines(path.read_text())] == ["?"] * 60
     before = path.read_bytes()
@@ -137,6 +141,164 @@ def test_another_table_has_its_own_columns(call, model, tmp_path) -> None:
     code, out, said = call("--model", model, "--csv", path)
     assert code == 0, said
     assert lines(out)[0]["text"] == "fine"
+
+
+def test_a_table_keeps_its_columns_in_their_order_and_gains_those_of_the_prediction(
+    call, model, table, tmp_path
+) -> None:
+    code, out, said = call("--model", model, "--csv", table, "-o", tmp_path / "a.csv", "--json")
+    assert code == 0, said
+    with (tmp_path / "a.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    own = ["label", "probability_ham", "probability_spam"]
+    assert list(rows[0]) == ["id", "message", "input_label", *own]
+    result = json.loads(out)
+    labels = [row["label"] for row in rows]
+    assert result["labels"] == {name: labels.count(name) for name in set(labels)}
+    unsure = sum(max(float(row[name]) for name in own[1:]) < 0.6 for row in rows)
+    assert result["below_0.6"] == unsure
+    for label in set(labels):
+        assert f"{label} {labels.count(label)}" in said
+    call("--model", model, "--csv", table, "-o", tmp_path / "b.csv", "predict.columns=id")
+    assert (tmp_path / "b.csv").read_text().splitlines()[0] == f"id,message,{','.join(own)}"
+
+
+JSON = [{"text": text, "id": number} for number, text in enumerate(TEXTS[:5])]
+
+
+@pytest.mark.parametrize("keys", [(), ("--json",), ("data.format=jsonl",)])
+@pytest.mark.parametrize("column", ["text", "message", "body"])
+@pytest.mark.parametrize("how", ["lines", "list", "gzip", "utf-16", "csv"])
+def test_rows_of_a_pipe_are_read_by_column_and_keep_their_other_values(
+    call, model, keys, column, how
+) -> None:
+    rows = [{column: row["text"], "id": row["id"]} for row in JSON]
+    content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    if how == "list":
+        content = json.dumps(rows, indent=1).encode()
+    elif how == "gzip":
+        content = gzip.compress(content)
+    elif how == "utf-16":
+        content = content.decode().encode("utf-16")
+    elif how == "csv" and not keys:
+        content = "".join(f"{row[column]},{row['id']}\n" for row in rows).encode()
+        content = f"{column},id\n".encode() + content
+    given = ("data.text_column=body",) if column == "body" else ()
+    code, out, said = call("--model", model, *keys, *given, stdin=content)
+    assert code == 0, said
+    assert [each["text"] for each in lines(out)] == [row["text"] for row in JSON]
+    assert [int(each["columns"]["id"]) for each in lines(out)] == [0, 1, 2, 3, 4]
+
+
+def test_a_pipe_of_something_else_is_refused_with_its_cause(call, model) -> None:
+    for content, cause in ((b"PK\x03\x04 word/", "Word document"), (b"%PDF-1.4\n", "PDF")):
+        code, out, said = call("--model", model, stdin=content)
+        assert (code, out) == (65, "")
+        assert f"stdin is a {cause}" in said
+    code, _, said = call("--model", model, stdin=b'{"text": "a"}\n{"txt": "b"}\n')
+    assert code == 65
+    assert "stdin:2" in said
+    code, _, said = call("--model", model, "predict.columns=nr", stdin=b'{"text": "a"}\n')
+    assert (code, "no column 'nr'" in said) == (65, True)
+
+
+def test_each_line_of_a_pipe_is_answered_when_it_arrives(model) -> None:
+    command = [sys.executable, "-m", "llmkit", "predict", "--model", str(model), "--quiet"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    for text in ("first", "second"):
+        process.stdin.write(f"{text}\n".encode())
+        process.stdin.flush()
+        assert json.loads(process.stdout.readline())["text"] == text
+    process.stdin.close()
+    assert process.wait(timeout=60) == 0
+
+
+@pytest.fixture
+def of_pairs(model, tmp_path) -> Path:
+    """The same classifier, trained on two columns."""
+    directory = tmp_path / "pairs"
+    shutil.copytree(model, directory)
+    noted = json.loads((directory / "config.json").read_text())
+    noted["llmkit"]["text_column"] = ["premise", "hypothesis"]
+    (directory / "config.json").write_text(json.dumps(noted))
+    return directory
+
+
+@pytest.mark.parametrize("how", ["file", "pipe", "json", "named", "evaluate"])
+def test_a_classifier_of_pairs_refuses_single_texts(call, of_pairs, tmp_path, how) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("text,label\nfine,ham\nbad,spam\n")
+    given = {
+        "file": ("--csv", path),
+        "named": ("--csv", path, "data.text_column=text"),
+        "pipe": (),
+        "json": (),
+        "evaluate": ("--csv", path),
+    }[how]
+    stdin = {"pipe": b"fine\n", "json": b'{"text": "fine"}\n'}.get(how)
+    command = "evaluate" if how == "evaluate" else "predict"
+    code, out, said = call("--model", of_pairs, *given, stdin=stdin, command=command)
+    assert (code, out) == (65, "")
+    assert "'premise' and 'hypothesis'" in said
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+def test_a_classifier_of_single_texts_refuses_pairs(call, model, tmp_path, command) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("premise,hypothesis,label\nfine,a,ham\nbad,b,spam\n")
+    for given in ((), ("data.text_column=[premise, hypothesis]",)):
+        code, out, said = call("--model", model, "--csv", path, *given, command=command)
+        assert (code, out) == (65, "")
+        assert "trained on one text, from 'message'" in said
+
+
+def test_two_processes_write_what_one_does(call, model, table, tmp_path, llmkit) -> None:
+    one, two = tmp_path / "one.csv", tmp_path / "two.csv"
+    job = ("--model", model, "--csv", table, "predict.precision=fp32", "--json", "--output")
+    assert call(*job, one)[0] == 0
+    done = llmkit("predict", *job, two, processes=2)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["examples"] == 60
+    assert one.read_bytes() == two.read_bytes()
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_a_classifier_as_one_does(call, model, tmp_path, llmkit) -> None:
+    path = tmp_path / "rows.csv"
+    rows = "".join(f"{text},{'ham' if n % 3 else 'spam'}\n" for n, text in enumerate(TEXTS))
+    path.write_text(f"message,label\n{rows}")
+    job = ("--model", model, "--csv", path, "evaluation.precision=fp32", "--json")
+    one = json.loads(call(*job, command="evaluate")[1])
+    done = llmkit("evaluate", *job, processes=2)
+    assert done.returncode == 0, done.stderr
+    two = json.loads(done.stdout)
+    assert one["confusion_matrix"] == two["confusion_matrix"]
+    for key in ("accuracy", "loss"):
+        assert one[key] == pytest.approx(two[key], rel=1e-12), key
+
+
+def test_several_processes_refuse_a_pipe(call, model, monkeypatch) -> None:
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "29999")
+    code, _, said = call("--model", model, stdin=b"fine\n")
+    assert code == 2
+    assert "--csv FILE" in said
+
+
+@pytest.mark.parametrize(
+    "content", ["id,message\n1,fine\n2,bad\n", "a,message,b\n1,fine,x\n2,bad,y\n"]
+)
+def test_evaluate_says_that_a_file_has_no_labels(call, model, tmp_path, content) -> None:
+    path = tmp_path / "new.csv"
+    path.write_text(content)
+    code, out, said = call("--model", model, "--csv", path, command="evaluate")
+    assert (code, out) == (65, "")
+    assert "new.csv has no label column" in said
+    assert f"llmkit predict --model {model} --csv {path}" in said
 
 
 def test_a_dry_run_counts_the_rows_and_predicts_nothing(call, model, table) -> None:

@@ -250,8 +250,9 @@ def test_columns_that_cannot_be_guessed_are_listed(shared: Path) -> None:
 
 def test_rows_without_labels_keep_all_other_columns(tmp_path: Path) -> None:
     path = written(tmp_path / "a.csv", "id,text,label,\n7,a,x,z\n")
+    extra = {"id": "7", "label": "x", "3": "z"}
     assert read(path, labelled_=False) == [
-        Row(1, str(path), ("a",), None, {"id": "7", "label": "x", "3": "z"})
+        Row(1, str(path), ("a",), None, extra, {"text": "a"}, ("id", "text", "label", "3"))
     ]
     assert read(path, labelled_=False, label_column="gone")[0].texts == ("a",)
     path = written(tmp_path / "a.jsonl", '{"text": "a", "n": 1}\n{"text": "b", "more": [2]}\n')

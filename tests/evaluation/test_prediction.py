@@ -92,7 +92,7 @@ def test_predictions_come_in_the_order_of_the_rows_over_all_windows(saved, monke
     monkeypatch.setattr(labelling, "WINDOW_ROWS", 16)
     model = opened(saved)
     rows = [row(number, id=str(number)) for number in range(50)]
-    windows = list(labelling.label(model, iter(rows), ["id"]))
+    windows = list(labelling.label(model, labelling.windows(rows), ["id"]))
     assert [len(window) for window in windows] == [16, 16, 16, 2]
     found = [each for window in windows for each in window]
     assert [each.columns["id"] for each in found] == [str(number) for number in range(50)]

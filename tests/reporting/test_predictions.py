@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import csv
+import datetime
 import json
 import resource
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 import pytest
 
 from llmkit.config.schema import PredictConfig
-from llmkit.errors import DataError, RunBusy, WriteError
+from llmkit.errors import RunBusy, WriteError
 from llmkit.reporting import predictions, unfinished
 from llmkit.reporting.predictions import Prediction
 
@@ -154,5 +156,26 @@ def test_rows_of_a_csv_have_the_columns_of_the_first(tmp_path) -> None:
     without = Prediction(("b",), "x", {"x": 1.0})
     write(PredictConfig(output=str(path)), with_id, without)
     assert path.read_text().splitlines() == ["id,text,label,probability_x", "1,a,x,1.0", ",b,x,1.0"]
-    with pytest.raises(DataError, match="prediction 2 has a column 'id'"):
-        write(PredictConfig(output=str(path)), without, with_id)
+    with predictions.opened(PredictConfig(output=str(path)), {}, print) as writer:
+        writer.write([without, with_id])
+    assert path.read_text().splitlines() == ["text,label,probability_x", "b,x,1.0", "a,x,1.0"]
+    assert writer.left_out == {"id": 1}
+
+
+def test_a_job_that_goes_on_counts_the_labels_of_all_predictions(tmp_path) -> None:
+    for name in ("out.csv", "out.jsonl"):
+        settings = PredictConfig(output=str(tmp_path / name))
+        for number in range(3):
+            with suppress(KeyboardInterrupt), predictions.opened(settings, {"a": 1}, print) as out:
+                out.write([SPAM, Prediction(("?",), "ham", {"ham": 0.55, "spam": 0.45})])
+                if number < 2:
+                    raise KeyboardInterrupt
+        assert out.summary() == {"labels": {"spam": 3, "ham": 3}, "below_0.6": 3}
+
+
+def test_values_that_json_does_not_have_are_written_as_text(tmp_path) -> None:
+    odd = {"when": datetime.date(2024, 5, 1), "gone": float("nan"), "raw": [b"x"]}
+    write(PredictConfig(output=str(tmp_path / "a.jsonl")), replace(SPAM, columns=odd))
+    assert json.loads((tmp_path / "a.jsonl").read_text())["columns"] == {
+        "when": "2024-05-01", "gone": None, "raw": ["b'x'"]
+    }  # fmt: skip

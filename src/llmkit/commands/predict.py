@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from transformers import PretrainedConfig
 
 from llmkit.config.schema import Config, DataConfig
-from llmkit.data import labelled, sources
+from llmkit.data import labelled, piped, sources
 from llmkit.data.labelled import Row
-from llmkit.errors import DataError, InputNotFound, UsageError
+from llmkit.data.parts import many
+from llmkit.data.piped import Pipe
+from llmkit.data.sources import Source
+from llmkit.errors import InputNotFound, UsageError
 from llmkit.evaluation import labelling, prediction
 from llmkit.models import classifier, content
 from llmkit.reporting import predictions
@@ -25,31 +30,84 @@ COMMAND, KEY = "predict", "test_files"
 
 
 def run(config: Config, console: Console) -> dict[str, Any] | None:
-    """Labels every row, in order: into a file, or onto stdout, where nothing else is printed."""
+    """Labels every row, in order: into a file, or onto stdout, where nothing else is printed.
+
+    Each line of a pipe is answered when it arrives. Several processes share the rows of a file, and
+    the main one writes.
+    """
     started = time.monotonic()
-    if not is_main_process():
-        return None
     name, shape = _classifier(config)
     predictions.check(config.predict)
-    data = _settled(config, shape, console.say)
     with (
+        _input(config) as (config, pipe),
         runtime.start(config.predict.precision, (), Path()) as processes,
-        console.watch("labelling", _size(data)) as advance,
+        console.watch("labelling", _size(config.data)) as advance,
     ):
-        rows = labelling.check_first(_rows(data, advance), config.predict.columns)
+        data, windows = _windows(config, shape, pipe, console.say, advance)
         model = prediction.open_classifier(
             name, config.model.revision, processes.device, processes.precision
         )
         console.say(f"model: {name}, {len(model.head.names)} labels, {model.precision}")
         began = time.monotonic()
         made_with = _made_with(config, data, processes.precision)
-        with predictions.opened(config.predict, made_with, console.say) as writer:
-            before = writer.rows
-            rest = itertools.islice(rows, before, None)
-            for window in labelling.label(model, rest, config.predict.columns):
-                writer.write(window)
+        with _writer(config, made_with, console) as writer:
+            before = int(processes.largest([writer.rows if writer else 0])[0])
+            rest = labelling.after(windows, before)
+            for window in labelling.label(model, rest, config.predict.columns, processes):
+                if writer:
+                    writer.write(window)
     if named := model.encoder.named.warning("row"):
         console.warn(named)
+    return (
+        _summary(config, writer, before, started, began, model.precision, console)
+        if writer
+        else None
+    )
+
+
+def check(config: Config, console: Console) -> dict[str, Any]:
+    """Checks model, output and every row, without weights and without writing."""
+    name, shape = _classifier(config)
+    predictions.check(config.predict)
+    found = {"command": COMMAND, "model": name, "labels": list(classifier.head_of(shape).names)}
+    if not config.data.test_files:
+        return found
+    with console.watch("reading", _size(config.data)) as advance:
+        data, windows = _windows(config, shape, None, console.say, advance)
+        return {**found, "text_column": data.text_column, "rows": sum(map(len, windows))}
+
+
+@contextmanager
+def _writer(
+    config: Config, made_with: dict[str, Any], console: Console
+) -> Iterator[predictions.Writer | None]:
+    """The writer of the main process; the others have none."""
+    if not is_main_process():
+        yield None
+        return
+    with predictions.opened(config.predict, made_with, console.say) as writer:
+        yield writer
+
+
+def _summary(
+    config: Config,
+    writer: predictions.Writer,
+    before: int,
+    started: float,
+    began: float,
+    precision: str,
+    console: Console,
+) -> dict[str, Any] | None:
+    """What was labelled, said; where there is a file of predictions also as the result."""
+    for name, count in writer.left_out.items():
+        console.warn(
+            f"{many(count, 'row')} with a column {name!r}, which the first row does not have: not "
+            "written; predict.format=jsonl keeps it"
+        )
+    if writer.labels:
+        given = ", ".join(f"{label} {count:,}" for label, count in writer.labels.most_common(20))
+        unsure = f"; {writer.unsure:,} below {predictions.UNSURE}" if writer.unsure else ""
+        console.say(f"labels: {given}{unsure}")
     if config.predict.output is None:
         return None
     now = time.monotonic()
@@ -58,23 +116,11 @@ def run(config: Config, console: Console) -> dict[str, Any] | None:
         "output": config.predict.output,
         "examples": writer.rows,
         "examples_before": before,
-        "precision": model.precision,
+        "precision": precision,
+        **writer.summary(),
         "seconds": round(now - started, 3),
         "examples_per_second": round((writer.rows - before) / (now - began), 1),
     }
-
-
-def check(config: Config, console: Console) -> dict[str, Any]:
-    """Checks model, output and every row, without weights and without writing."""
-    name, shape = _classifier(config)
-    predictions.check(config.predict)
-    data = _settled(config, shape, console.say)
-    found = {"command": COMMAND, "model": name, "labels": list(classifier.head_of(shape).names)}
-    if not data.test_files:
-        return found
-    with console.watch("reading", _size(data)) as advance:
-        rows = labelling.check_first(_rows(data, advance), config.predict.columns)
-        return {**found, "text_column": data.text_column, "rows": sum(1 for _ in rows)}
 
 
 def _classifier(config: Config) -> tuple[str, PretrainedConfig]:
@@ -89,26 +135,66 @@ def _classifier(config: Config) -> tuple[str, PretrainedConfig]:
     return name, prediction.classifier_config(name, config.model.revision)
 
 
-def _settled(config: Config, shape: PretrainedConfig, say: Callable[[str], None]) -> DataConfig:
-    """The data section with the columns of the text: as given, as trained on, or as found."""
-    data = config.data
-    if not data.test_files:
-        if sys.stdin.isatty():
-            raise UsageError(
-                "there is nothing to label",
-                next="give rows with `--csv FILE`, or a text in each line of a pipe",
-            )
-        return data
-    columns = classifier.remembered_columns(shape)
-    if data.text_column is None and columns:
-        as_trained = data.model_copy(
-            update={"text_column": columns if len(columns) > 1 else columns[0]}
+@contextmanager
+def _input(config: Config) -> Iterator[tuple[Config, Pipe | None]]:
+    """The config with the files to label, or the pipe whose lines are the rows."""
+    if config.data.test_files:
+        yield config, None
+        return
+    if sys.stdin.isatty():
+        raise UsageError(
+            "there is nothing to label",
+            next="give rows with `--csv FILE`, or a text in each line of a pipe",
         )
-        try:
-            return labelled.settle(as_trained, KEY, say, labelled=False)
-        except DataError:
-            pass  # a file of its own, with other columns
-    return labelled.settle(data, KEY, say, labelled=False)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError(
+            "several processes cannot share a pipe",
+            where="stdin",
+            next="put the rows into a file: --csv FILE",
+        )
+    pipe = Pipe(sys.stdin.buffer, config.data)
+    if pipe.is_lines:
+        yield config, pipe
+        return
+    with pipe.as_file() as path:
+        found: dict[str, Any] = {"test_files": (str(path),)}
+        if pipe.format in ("csv", "tsv"):
+            found["format"] = pipe.format
+        yield config.model_copy(update={"data": config.data.model_copy(update=found)}), None
+
+
+def _windows(
+    config: Config,
+    shape: PretrainedConfig,
+    pipe: Pipe | None,
+    say: Callable[[str], None],
+    advance: Callable[[int], None],
+) -> tuple[DataConfig, Iterator[list[Row]]]:
+    """The data section with its columns, and the rows as they are labelled together."""
+    if pipe is None:
+        data = prediction.settled(
+            config.data, shape, lambda each: labelled.settle(each, KEY, say, False)
+        )
+        rows = labelling.check_first(_rows(data, advance), config.predict.columns)
+        return data, labelling.windows(rows)
+    groups = labelled.arriving(pipe)
+    first = next(groups, None)
+    if first is None:
+        return config.data, iter(())
+    source = Source(Path(piped.NAME), pipe.format, "", 0, 0)
+    data = config.data
+    if pipe.format == "jsonl":
+        data = prediction.settled(
+            data, shape, lambda each: labelled.settle_by(each, first, source, say, False)
+        )
+    else:
+        data = data.model_copy(update={"text_column": 0})
+        prediction.check_number_of_texts(shape, 0, piped.NAME)
+    tables = chain([first], groups)
+    counts = labelled.Counts()
+    return data, (
+        list(labelled.rows_of(each, data, piped.NAME, False, True, counts)) for each in tables
+    )
 
 
 def _made_with(config: Config, data: DataConfig, precision: str) -> dict[str, Any]:
@@ -133,26 +219,9 @@ def _size(data: DataConfig) -> int:
 
 
 def _rows(data: DataConfig, advance: Callable[[int], None]) -> Iterator[Row]:
-    if not data.test_files:
-        yield from _lines_of_stdin(data)
-        return
     number = 0
     for row in labelled.read(data, KEY, labelled=False, advance=advance):
         number += 1
         yield row
     if not number:
         raise InputNotFound(f"data.{KEY} holds no row", where=", ".join(data.test_files))
-
-
-def _lines_of_stdin(data: DataConfig) -> Iterator[Row]:
-    for number, line in enumerate(sys.stdin.buffer, 1):
-        try:
-            text = line.decode(data.encoding).removeprefix("\ufeff" if number == 1 else "")
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"byte 0x{line[error.start]:02x} in column {error.start + 1} is not "
-                f"{data.encoding}",
-                where=f"stdin:{number}",
-                next="name the right encoding with data.encoding, or convert the text",
-            ) from error
-        yield Row(number, "stdin", (text.rstrip("\r\n"),), None, {})

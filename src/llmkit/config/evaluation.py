@@ -16,8 +16,8 @@ class PredictConfig(Section):
     """File for the predictions, `.jsonl` or `.csv`; without it they go to stdout."""
     format: Literal["auto", "jsonl", "csv"] = "auto"
     """`auto` goes by the name of the output, and is `jsonl` for stdout."""
-    columns: Files = ()
-    """Columns of the input to repeat in the output; `*` is all that are not text."""
+    columns: Files = ("*",)
+    """Columns of the input to repeat in the output beside the text; `*` is all, `[]` none."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic; `auto` is bf16 where the hardware has it, for speed: probabilities differ from
     those of `evaluate` by about 0.01, so a label near the border may too. fp32 gives the

@@ -78,7 +78,8 @@ def format_of(source: Source, reading: Reading, labelled: bool) -> str:
     if data.delimiter != "auto":
         return "tsv" if data.delimiter == "\t" else "csv"
     sample = _sample(source, data)
-    found = _format_of([line.rstrip("\r\n") for line in sample if line.strip()], labelled)
+    kept = [line.rstrip("\r\n") for line in sample if line.strip()]
+    found = table_format(kept, data) or _format_of(kept, labelled)
     if found:
         return found
     raise DataError(
@@ -86,6 +87,23 @@ def format_of(source: Source, reading: Reading, labelled: bool) -> str:
         where=str(source.path),
         next="data.format=csv, tsv, jsonl, label_text (label, space, text) or fasttext",
     )
+
+
+def table_format(sample: list[str], data: DataConfig) -> str | None:
+    """`csv` or `tsv` where the first of these lines names columns, one as text or labels are
+    usually called or as the config says, and all lines have as many fields."""
+    if not sample:
+        return None
+    delimiter = _delimiter(sample[:1])
+    names = [name.strip().strip('"') for name in sample[0].split(delimiter)]
+    usual = _columns.TEXT_NAMES | _columns.LABEL_NAMES
+    known = any(name.lower() in usual or name in wanted(data) for name in names)
+    if not known or len(names) < 2 or not _columns.looks_like_header([names]):
+        return None
+    if delimiter == "\t":
+        return "tsv" if all(line.count("\t") == len(names) - 1 for line in sample) else None
+    widths = _widths(sample, delimiter)
+    return "csv" if widths and set(widths) == {len(names)} else None
 
 
 def _sample(source: Source, data: DataConfig) -> list[str]:

@@ -106,9 +106,14 @@ def recognise(head: bytes, name: str) -> Recognised:
 def is_binary(head: bytes, encoding: str = "utf-8") -> bool:
     """Whether bytes in such an encoding have more control characters than text ever has."""
     some = head[:4096]
-    if _WIDE.match(encoding):
+    if is_wide(encoding):
         return False
     return len(some) - len(some.translate(None, _CONTROL)) > max(32, len(some) // 20)
+
+
+def is_wide(encoding: str) -> bool:
+    """Whether an encoding writes ASCII otherwise than ASCII does."""
+    return bool(_WIDE.match(encoding))
 
 
 def binary(name: str) -> DataError:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from llmkit.config.scalars import dump
 from llmkit.config.schema import DataConfig
 from llmkit.data import columns as _columns
-from llmkit.data import delimited, sources, tables
+from llmkit.data import delimited, json_rows, piped, sources, tables
 from llmkit.data.cache import Say
 from llmkit.data.columns import Columns
 from llmkit.data.delimited import Record
 from llmkit.data.labels import Raw
+from llmkit.data.piped import Pipe
 from llmkit.data.reading import Reading
 from llmkit.data.sources import Source
 from llmkit.data.tables import Table
@@ -37,6 +39,10 @@ class Row(NamedTuple):
     """As it is written, without white space around it; None for a blank one."""
     extra: dict[str, Any]
     """The other columns, by name or else by number."""
+    named: Mapping[str, str] = MappingProxyType({})
+    """The columns of the texts with what they hold, under their own names."""
+    order: tuple[str, ...] = ()
+    """All columns but the label as the table has them."""
 
 
 @dataclass
@@ -70,9 +76,28 @@ def read(
         reading = Reading(data, advance)
         table = tables.open_table(source, reading, labelled)
         if len(table.columns):
-            yield from _rows(table, data, str(source.path), labelled, extra, counts)
+            yield from rows_of(table, data, str(source.path), labelled, extra, counts)
         counts.undecodable += reading.undecodable
         sources.check_unchanged(source)
+
+
+def arriving(pipe: Pipe) -> Iterator[Table]:
+    """The lines of a pipe, those together that arrived together: each group is a table."""
+    number = line = 0
+    for group in pipe.groups():
+        records = []
+        for text in group:
+            line += 1
+            where = f"{piped.NAME}:{line}"
+            number += pipe.format == "txt" or bool(text.strip())
+            records.append(_arrived(pipe.format, text, number, where))
+        yield tables.of_records(pipe.format, records)
+
+
+def _arrived(format: str, text: str, number: int, where: str) -> Record:
+    if format == "txt":
+        return Record(number, where, [text])
+    return Record(number, where, json_rows.parsed(text, where) if text.strip() else None)
 
 
 def settle(data: DataConfig, key: str, say: Say, labelled: bool = True) -> DataConfig:
@@ -84,13 +109,14 @@ def settle(data: DataConfig, key: str, say: Say, labelled: bool = True) -> DataC
     for source in sources.find(getattr(data, key), f"data.{key}"):
         table = tables.open_table(source, Reading(data, lambda n_bytes: None), labelled)
         if len(table.columns):
-            return _settled(data, table, source, say, labelled)
+            return settle_by(data, table, source, say, labelled)
     return data
 
 
-def _settled(
+def settle_by(
     data: DataConfig, table: Table, source: Source, say: Say, labelled: bool
 ) -> DataConfig:
+    """The data section with the columns spelled out by one table."""
     columns, where = table.columns, str(source.path)
     given = (
         _numbers(columns, data.text_column, TEXT, where),
@@ -132,9 +158,10 @@ def _all_plain(data: DataConfig) -> bool:
     return all(source.format == "txt" for source in sources.find(entries, "data"))
 
 
-def _rows(
+def rows_of(
     table: Table, data: DataConfig, path: str, labelled: bool, extra: bool, counts: Counts
 ) -> Iterator[Row]:
+    """The rows of a table, whose columns are settled."""
     columns = table.columns
     text = _numbers(columns, data.text_column, TEXT, path)
     label = _numbers(columns, data.label_column, LABEL, path) if labelled else ()
@@ -150,8 +177,29 @@ def _rows(
         except DataError as fault:
             raise tables.in_row(fault, record.number) from fault
         others = _extra(record, columns, used, rest) if extra else {}
+        named = {_name(columns, number, text): one for number, one in zip(text, texts, strict=True)}
+        order = _order(record, columns, text, used) if extra else ()
         texts = texts if len(texts) < 3 else (" ".join(texts),)
-        yield Row(record.number, path, texts, written, others)
+        yield Row(record.number, path, texts, written, others, named, order)
+
+
+def _name(columns: Columns, number: int, text: Sequence[int]) -> str:
+    """What a column of text is called; without a name `text`, or `text1` and `text2`."""
+    label = columns.label(number)
+    return label if isinstance(label, str) else f"text{text.index(number) + 1 if text[1:] else ''}"
+
+
+def _order(
+    record: Record, columns: Columns, text: Sequence[int], used: Sequence[int]
+) -> tuple[str, ...]:
+    if isinstance(record.values, dict):
+        labels = {columns.address(number) for number in used if number not in text}
+        return tuple(name for name in record.values if name not in labels)
+    kept = (number for number in range(len(columns)) if number in text or number not in used)
+    return tuple(
+        _name(columns, number, text) if number in text else str(columns.label(number))
+        for number in kept
+    )
 
 
 def _text(record: Record, columns: Columns, number: int) -> str:

@@ -54,6 +54,14 @@ def open_table(source: Source, reading: Reading, labelled: bool = False) -> Tabl
     return Table(format, columns, lambda: [row for row in sample if row.number], lambda _: records)
 
 
+def of_records(format: str, records: Sequence[Record]) -> Table:
+    """Rows that were read already, as a table; lines of text are one column without a name."""
+    if format == "txt":
+        return Table(format, Columns(("text",), ()), lambda: [], lambda _: iter(records))
+    columns, rows = _open_keyed(iter(records))
+    return Table(format, columns, lambda: list(records), lambda _: rows)
+
+
 def texts(source: Source, reading: Reading) -> Iterator[str]:
     """The text of each row, in order; a blank line of a file is a row without text.
 

@@ -10,8 +10,9 @@ import numpy as np
 
 from llmkit.data.labelled import Row
 from llmkit.errors import DataError
-from llmkit.evaluation import scoring
+from llmkit.evaluation import prediction, scoring
 from llmkit.evaluation.classification import MULTI, REGRESSION, THRESHOLD, Numbers
+from llmkit.evaluation.likelihood import Processes
 from llmkit.evaluation.prediction import Classifier
 from llmkit.models.classifier import Head
 from llmkit.reporting.predictions import DIGITS, Prediction
@@ -23,14 +24,18 @@ ALL = "*"
 
 
 def label(
-    classifier: Classifier, rows: Iterable[Row], columns: Sequence[str]
+    classifier: Classifier,
+    windows: Iterable[Sequence[Row]],
+    columns: Sequence[str],
+    processes: Processes | None = None,
 ) -> Iterator[list[Prediction]]:
     """Predictions for the rows in their order, a window at a time; `columns` are repeated.
 
-    Raises DataError for columns that a row does not have.
+    Several processes share each window, and each gets all predictions. Raises DataError for columns
+    that a row does not have.
     """
-    for window in windows(rows):
-        outputs = classifier.outputs([row.texts for row in window])
+    for window in windows:
+        outputs = prediction.shared(classifier, [row.texts for row in window], processes)
         probabilities = scoring.probabilities(classifier.head.problem_type, outputs)
         yield [
             predict(classifier.head, row, values, columns)
@@ -42,13 +47,16 @@ def predict(head: Head, row: Row, values: Numbers, columns: Sequence[str]) -> Pr
     """What the head's values for a row say."""
     rounded = [round(value, DIGITS) for value in values.tolist()]
     repeated = _repeated(row, columns)
+    kept = {**row.named, **repeated}
+    given = (repeated, {name: kept[name] for name in row.order if name in kept})
     if head.problem_type == REGRESSION:
-        return Prediction(row.texts, rounded[0], {}, repeated)
+        return Prediction(row.texts, rounded[0], {}, *given)
     probabilities = dict(zip(head.names, rounded, strict=True))
     if head.problem_type == MULTI:
-        given = [name for name, value in zip(head.names, values, strict=True) if value >= THRESHOLD]
-        return Prediction(row.texts, given, probabilities, repeated)
-    return Prediction(row.texts, head.names[int(np.argmax(values))], probabilities, repeated)
+        likely = zip(head.names, values, strict=True)
+        label = [name for name, value in likely if value >= THRESHOLD]
+        return Prediction(row.texts, label, probabilities, *given)
+    return Prediction(row.texts, head.names[int(np.argmax(values))], probabilities, *given)
 
 
 def windows(rows: Iterable[Row]) -> Iterator[list[Row]]:
@@ -63,6 +71,14 @@ def windows(rows: Iterable[Row]) -> Iterator[list[Row]]:
             window, characters = [], 0
     if window:
         yield window
+
+
+def after(windows: Iterable[list[Row]], rows: int) -> Iterator[list[Row]]:
+    """What follows so many rows, in windows."""
+    for window in windows:
+        if kept := window[rows:]:
+            yield kept
+        rows = max(0, rows - len(window))
 
 
 def check_first(rows: Iterator[Row], columns: Sequence[str]) -> Iterator[Row]:

@@ -8,7 +8,9 @@ shape too, since the last bits of a matrix product depend on it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +18,10 @@ from numpy.typing import NDArray
 from torch.nn import functional
 from transformers import PretrainedConfig, PreTrainedModel
 
+from llmkit.config.schema import DataConfig
 from llmkit.data.examples import Encoded, Encoder
 from llmkit.errors import DataError
+from llmkit.evaluation.likelihood import Processes
 from llmkit.models import load, location
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.classifier import (
@@ -25,6 +29,7 @@ from llmkit.models.classifier import (
     head_of,
     is_classifier,
     longest_text,
+    remembered_columns,
     set_padding,
 )
 
@@ -102,6 +107,69 @@ def open_classifier(
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     encoder = Encoder(tokenizer, longest_text(config, tokenizer))
     return Classifier(model, encoder, head_of(config), precision)
+
+
+def shared(
+    classifier: Classifier,
+    texts: Sequence[tuple[str, ...]],
+    processes: Processes | None,
+    advance: Callable[[int], None] = lambda n_texts: None,
+) -> NDArray[np.float64]:
+    """What the classifier says of all texts [texts, labels]; several processes share them."""
+    if processes is None:
+        return classifier.outputs(texts, advance).astype(np.float64)
+    share = len(texts) / processes.count
+    first, last = round(processes.rank * share), round((processes.rank + 1) * share)
+    whole = torch.zeros(len(texts), len(classifier.head.names), dtype=torch.float64)
+    if first < last:
+        whole[first:last] = torch.from_numpy(classifier.outputs(texts[first:last], advance))
+    found: NDArray[np.float64] = processes.sum(whole.to(processes.device)).cpu().numpy()
+    return found
+
+
+def settled(
+    data: DataConfig,
+    config: PretrainedConfig,
+    settle: Callable[[DataConfig], DataConfig],
+    is_labelled: bool = False,
+) -> DataConfig:
+    """The data section with its columns: as given, as the classifier was trained on, or as found.
+
+    `settle` finds them in the rows, and raises DataError where a column is missing or unclear; so
+    does this for single texts where the model reads pairs, and the reverse.
+    """
+    keys = ["text_column", *(["label_column"] if is_labelled else [])]
+    noted = {key: remembered_columns(config, key) for key in keys if getattr(data, key) is None}
+    trained = {key: each if len(each) > 1 else each[0] for key, each in noted.items() if each}
+    found = None
+    for some in [trained, *({key: column} for key, column in trained.items())]:
+        with suppress(DataError):  # a file of its own, with other columns
+            found = found or settle(data.model_copy(update=some))
+    found = found or settle(data)
+    where = ", ".join(data.test_files) or "stdin"
+    check_number_of_texts(config, found.text_column, where)
+    return found
+
+
+def check_number_of_texts(config: PretrainedConfig, text_column: Any, where: str) -> None:
+    """Raises DataError where the model was trained on pairs of texts and a row has one, or the
+    reverse."""
+    trained = remembered_columns(config)
+    given = text_column if isinstance(text_column, tuple) else (text_column,)
+    if not trained or (len(trained) == 2) == (len(given) == 2):
+        return
+    names = " and ".join(map(repr, trained))
+    pairs = len(trained) == 2
+    raise DataError(
+        f"the model was trained on pairs of texts, from the columns {names}; here is one text"
+        if pairs
+        else f"the model was trained on one text, from {names}; here are two, "
+        f"{' and '.join(map(repr, given))}",
+        where=where,
+        next="give rows with both columns (other names: data.text_column=[FIRST, SECOND])"
+        if pairs
+        else "name the one column of the text: data.text_column=NAME",
+    )
 
 
 def padded_lengths(lengths: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
-import torch
 
 from llmkit.config.schema import Config, DataConfig
-from llmkit.data import dataset
+from llmkit.data import dataset, labelled, labels
 from llmkit.data.cache import Say, Watch
+from llmkit.data.columns import LABEL_NAMES
 from llmkit.data.examples import Table
 from llmkit.data.labels import MULTI, REGRESSION, SINGLE, Labels
+from llmkit.errors import DataError
 from llmkit.evaluation import baselines, bootstrap, classified, prediction, scoring
 from llmkit.evaluation.classification import THRESHOLD, Numbers
 from llmkit.evaluation.likelihood import Processes
@@ -24,6 +26,9 @@ from llmkit.models.control_tokens import control_tokens
 
 KEY = "test_files"
 """The key of the data section that names the rows."""
+
+_FIRST_ROWS = 1000
+"""Rows whose labels tell whether a column holds any that the model knows."""
 
 LONGEST_SHOWN = 200
 """Characters of a text that is shown as a mistake."""
@@ -97,16 +102,48 @@ def samples(measured: Sequence[Measured]) -> Iterator[dict[str, Any]]:
 def _table(config: Config, model: Subject, watch: Watch, say: Say, warn: Say) -> Table:
     head = head_of(model.shape)
     known = Labels(head.problem_type, head.names, from_file=config.data.label_names is not None)
-    return dataset.load_one(_data(config, model), KEY, known, watch, say, warn)
+    return dataset.load_one(_data(config, model, known, say), KEY, known, watch, say, warn)
 
 
-def _data(config: Config, model: Subject) -> DataConfig:
-    """The data section; where it names no column, with those that the classifier learned from."""
-    columns = remembered_columns(model.shape)
-    if config.data.text_column is not None or not columns:
-        return config.data
-    column = columns if len(columns) > 1 else columns[0]
-    return config.data.model_copy(update={"text_column": column})
+def _data(config: Config, model: Subject, known: Labels, say: Say) -> DataConfig:
+    """The data section; where it names no column, with those that the classifier learned from.
+
+    Raises DataError where no column can be the label: none is called so, or the one that was found
+    holds none of the labels that the model knows.
+    """
+    data, shape = config.data, model.shape
+    try:
+        found = prediction.settled(
+            data, shape, lambda each: labelled.settle(each, KEY, say), is_labelled=True
+        )
+        rows = islice(labelled.read(found, KEY, extra=False), _FIRST_ROWS)
+        raws = [row.label for row in rows if row.label is not None]
+    except DataError as fault:
+        if data.label_column is not None:
+            raise
+        # Texts that cannot be found either are the first thing to mend.
+        prediction.settled(
+            data, shape, lambda each: labelled.settle(each, KEY, lambda text: None, False)
+        )
+        raise _no_labels(data, model, "") from fault
+    meant = remembered_columns(shape, "label_column")
+    guessed = data.label_column is None and found.label_column not in (*meant, *LABEL_NAMES)
+    if guessed and raws and all(map(known.unknown, raws)):
+        held = f": {found.label_column!r} holds {labels.listed(map(str, raws), 3)}"
+        raise _no_labels(data, model, f"{held}, and the model knows {labels.listed(known.names)}")
+    return found
+
+
+def _no_labels(data: DataConfig, model: Subject, held: str) -> DataError:
+    files = ", ".join(data.test_files)
+    trained = remembered_columns(model.shape, "label_column")
+    named = f" {', '.join(map(repr, trained))}" if trained else ""
+    return DataError(
+        f"{files} has no label column{named}{held}",
+        where=files,
+        next="name it with data.label_column=NAME; to label the file: "
+        f"`llmkit predict --model {model.name} --csv {files}`",
+    )
 
 
 def _measured(
@@ -131,7 +168,9 @@ def _measured(
     return Measured(model.name, table, outputs, {
         "model": model.name,
         **figures,
-        "baseline": _baselines(_data(config, model), table, watch, say),
+        "baseline": _baselines(
+            _data(config, model, table.labels, lambda text: None), table, watch, say
+        ),
         "protocol": {"problem_type": kind, "precision": processes.precision},
         "seconds": seconds,
         "examples_per_second": len(table) / seconds,
@@ -142,13 +181,8 @@ def _outputs(
     classifier: prediction.Classifier, table: Table, processes: Processes, watch: Watch
 ) -> Numbers:
     """What the classifier says of all rows; several processes share them."""
-    share = len(table) / processes.count
-    first, last = round(processes.rank * share), round((processes.rank + 1) * share)
-    whole = torch.zeros(len(table), len(table.labels), dtype=torch.float64)
-    with watch("measuring", last - first) as advance:
-        whole[first:last] = torch.from_numpy(classifier.outputs(table.texts[first:last], advance))
-    found: Numbers = processes.sum(whole.to(processes.device)).cpu().numpy()
-    return found
+    with watch("measuring", len(table) // processes.count) as advance:
+        return prediction.shared(classifier, table.texts, processes, advance)
 
 
 def _baselines(data: DataConfig, table: Table, watch: Watch, say: Say) -> dict[str, Any]:

@@ -187,15 +187,18 @@ def freeze(model: PreTrainedModel, part: str) -> None:
             weight.requires_grad_(False)
 
 
-def remember(config: PretrainedConfig, columns: Sequence[str | int]) -> None:
-    """Notes in a classifier's config the columns that its texts came from."""
-    setattr(config, MARK, {"text_column": list(columns)})
+def remember(
+    config: PretrainedConfig, text: Sequence[str | int], label: Sequence[str | int] = ()
+) -> None:
+    """Notes in a classifier's config the columns that its texts and labels came from."""
+    setattr(config, MARK, {"text_column": list(text), "label_column": list(label)})
 
 
-def remembered_columns(config: PretrainedConfig) -> tuple[str | int, ...]:
-    """The columns that the classifier was trained on, if it says so."""
+def remembered_columns(config: PretrainedConfig, key: str = "text_column") -> tuple[str | int, ...]:
+    """The columns of `text_column` or `label_column` that the classifier was trained on, if it says
+    so."""
     noted = getattr(config, MARK, None)
-    columns = noted.get("text_column") if isinstance(noted, dict) else None
+    columns = noted.get(key) if isinstance(noted, dict) else None
     return tuple(columns) if isinstance(columns, list) else ()
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,12 +16,15 @@ from typing import Any
 
 from llmkit import durable
 from llmkit.config.schema import PredictConfig
-from llmkit.errors import DataError, WriteError
+from llmkit.errors import WriteError
 from llmkit.reporting import unfinished
 from llmkit.reporting.unfinished import Parts
 
 DIGITS = 6
 """Decimals of a probability."""
+
+UNSURE = 0.6
+"""A label below this probability is worth a look."""
 
 
 @dataclass(frozen=True)
@@ -32,31 +37,47 @@ class Prediction:
     probabilities: Mapping[str, float]
     """By label; none for a regression."""
     columns: Mapping[str, Any] = field(default_factory=dict)
-    """What of the input is repeated."""
+    """What of the input is repeated besides the texts."""
+    cells: Mapping[str, Any] = field(default_factory=dict)
+    """The same with the texts, in the order of the input and under their own names."""
 
     def as_json(self) -> dict[str, Any]:
         """The prediction as an object of a JSON line."""
         text = self.texts[0] if len(self.texts) == 1 else list(self.texts)
         said = {"text": text, "label": self.label, "probabilities": dict(self.probabilities)}
-        return {**said, "columns": dict(self.columns)} if self.columns else said
+        return {**said, "columns": plain(dict(self.columns))} if self.columns else said
 
     def as_cells(self) -> dict[str, Any]:
-        """The prediction as a row of a table, probabilities in columns of their own.
+        """The prediction as a row of a table: the columns of the input, then label and
+        probabilities in columns of their own.
 
         A column of the input that is called as one of the output gets `input_` before its name.
         """
-        several = isinstance(self.label, list)
-        label = json.dumps(self.label, ensure_ascii=False) if several else self.label
         pair = len(self.texts) > 1
-        own: dict[str, Any] = {
-            f"text{n if pair else ''}": text for n, text in enumerate(self.texts, 1)
-        }
-        own["label"] = label
+        texts = {f"text{n if pair else ''}": text for n, text in enumerate(self.texts, 1)}
+        own = {"label": _cell(self.label)}
         own |= {f"probability_{name}": value for name, value in self.probabilities.items()}
+        given = dict(self.cells) or {**self.columns, **texts}
         repeated = {
-            f"input_{name}" if name in own else name: value for name, value in self.columns.items()
+            f"input_{name}" if name in own else name: _cell(plain(value))
+            for name, value in given.items()
         }
         return {**repeated, **own}
+
+
+def plain(value: Any) -> Any:
+    """A value of a row as JSON has it: dates and the like as text, NaN as null."""
+    if isinstance(value, dict):
+        return {str(name): plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, str | int | float) else str(value)
+
+
+def _cell(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
 
 
 class Writer:
@@ -67,9 +88,40 @@ class Writer:
         self.rows = parts.results if parts else 0
         """Predictions that stand."""
         self.header: list[str] = []
-        if parts and self.rows and format == "csv":
-            with unfinished.parts_of(parts.path).open(encoding="utf-8", newline="") as file:
-                self.header = next(csv.reader(file))
+        self.left_out: Counter[str] = Counter()
+        """Columns that the first row of a CSV does not have, with how many rows do."""
+        self.labels: Counter[str] = Counter()
+        """How often each label was given."""
+        self.unsure = 0
+        """Predictions whose label has a probability below UNSURE."""
+        if parts and self.rows:
+            self._recall(unfinished.parts_of(parts.path))
+
+    def summary(self) -> dict[str, Any]:
+        """How often each label was given, and how many predictions are unsure."""
+        return {"labels": dict(self.labels.most_common()), f"below_{UNSURE}": self.unsure}
+
+    def _recall(self, path: Path) -> None:
+        """Reads what the predictions that stand say."""
+        with path.open(encoding="utf-8", newline="") as file:
+            if self.format != "csv":
+                for row in map(json.loads, file):
+                    self._count(row["label"], row["probabilities"].values())
+                return
+            table = csv.DictReader(file)
+            self.header = list(table.fieldnames or ())
+            chances = [name for name in self.header if name.startswith("probability_")]
+            for row in table:
+                several = row["label"].startswith("[")
+                label = json.loads(row["label"]) if several else row["label"]
+                self._count(label, [float(row[name] or 0) for name in chances])
+
+    def _count(self, label: Any, probabilities: Iterable[float]) -> None:
+        if isinstance(label, list):
+            self.labels.update(label)
+        elif chances := list(probabilities):
+            self.labels[label] += 1
+            self.unsure += max(chances) < UNSURE
 
     def write(self, predictions: Sequence[Prediction]) -> None:
         """Writes some predictions, and hands them on at once."""
@@ -80,21 +132,18 @@ class Writer:
         else:
             self.parts.add(lines, len(predictions))
         self.rows += len(predictions)
+        for each in predictions:
+            self._count(each.label, each.probabilities.values())
 
     def _csv(self, predictions: Sequence[Prediction]) -> str:
         lines = io.StringIO(newline="")
         table = csv.writer(lines, lineterminator="\n")
-        for number, each in enumerate(predictions, self.rows + 1):
+        for each in predictions:
             cells = each.as_cells()
             if not self.header:
                 self.header = list(cells)
                 table.writerow(self.header)
-            if new := [name for name in cells if name not in self.header]:
-                raise DataError(
-                    f"prediction {number} has a column {new[0]!r}, and the first has none",
-                    where="predict.columns",
-                    next="name the columns, or write predict.format=jsonl",
-                )
+            self.left_out.update(name for name in cells if name not in self.header)
             table.writerow([cells.get(name, "") for name in self.header])
         return lines.getvalue()
 

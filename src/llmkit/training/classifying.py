@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from llmkit.config.schema import Config, DataConfig
+from llmkit.config.schema import Config
 from llmkit.data import dataset
 from llmkit.data.dataset import Labelled
 from llmkit.data.examples import Encoded
@@ -167,15 +168,13 @@ def _shape(
     tokenizers.check_fit(tokenizer, shape, config)
     head = Head(data.labels.kind, data.labels.names)
     head.describe(shape, tokenizer.pad_token_id)
-    classifier.remember(shape, _text_columns(data.data))
+    text, label = data.data.text_column, data.data.label_column
+    classifier.remember(shape, _columns(text), _columns(label))
     return shape, most if wish == "auto" else wish
 
 
-def _text_columns(data: DataConfig) -> tuple[str | int, ...]:
-    columns = data.text_column
-    if columns is None:
-        return ()
-    return columns if isinstance(columns, tuple) else (columns,)
+def _columns(named: Any) -> tuple[str | int, ...]:
+    return named if isinstance(named, tuple) else () if named is None else (named,)
 
 
 def _encoded(
