@@ -20,7 +20,7 @@ from llmkit.evaluation.pairs import Pairs
 from llmkit.evaluation.unigram import unigram_figures
 from llmkit.generation import answers, prompts, sampling
 from llmkit.generation.writer import Desk
-from llmkit.models import build, heads, load, packing
+from llmkit.models import build, experts, heads, load, packing
 from llmkit.reporting import verdicts
 from llmkit.reporting.console import Console
 from llmkit.reporting.data_report import readable
@@ -94,7 +94,7 @@ def _job(
         if rows.width is None
         else partial(order.rows_of_step, n_examples=len(rows), seed=seed)
     )
-    task = Completion(heads.is_linear(model))
+    task = Completion(heads.is_linear(model), experts.balance(model))
     return training.Job(
         command=COMMAND,
         requested=requested,

@@ -65,8 +65,8 @@ class Blocks:
         """The blocks as tensors [rows, block_size]; row -1 is all padding.
 
         `input_ids` int64, padded with the closing id; `targets` int64, UNSCORED where nothing is
-        predicted; and `position_ids` int64 if documents are isolated and one starts after the first
-        column of a row.
+        predicted; `real` bool, False at padding, if there is any; and `position_ids` int64 if
+        documents are isolated and one starts after the first column of a row.
         """
         first, last = self._bounds(np.asarray(rows, dtype=np.int64))
         places = first[:, None] + np.arange(self.block_size + 1)
@@ -80,6 +80,9 @@ class Blocks:
         if starts is not None and self._masks_openings:
             targets[starts[:, 1:]] = UNSCORED
         batch = {"input_ids": tokens[:, :-1], "targets": targets}
+        real = places[:, :-1] < last[:, None]
+        if not real.all():
+            batch["real"] = real
         if starts is not None and starts[:, 1:-1].any():
             batch["position_ids"] = _positions(starts[:, :-1])
         return {name: torch.from_numpy(np.ascontiguousarray(batch[name])) for name in batch}

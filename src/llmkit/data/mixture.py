@@ -138,6 +138,8 @@ def _implied(name: str, part: Mapping[str, torch.Tensor]) -> torch.Tensor:
     ids = part["input_ids"]
     if name == "position_ids":
         return torch.arange(ids.shape[1]).expand_as(ids)
+    if name == "real":
+        return torch.ones_like(ids, dtype=torch.bool)
     if name == "documents":
         return part.get("attention_mask", torch.ones_like(ids))
     assert name == "attention_mask", name

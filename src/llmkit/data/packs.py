@@ -63,8 +63,9 @@ class Packs:
         """The rows as tensors [rows, width]; row -1 is all padding.
 
         `input_ids` int64, padded on the right; `targets` int64, UNSCORED where nothing is
-        predicted; `places` [predictions] int64, where something is, counted over all rows; and
-        `position_ids` int64 where a row holds several conversations.
+        predicted; `places` [predictions] int64, where something is, counted over all rows; `real`
+        bool, False at padding, if there is any; and `position_ids` int64 where a row holds several
+        conversations.
         """
         chosen = np.asarray(rows, dtype=np.int64)
         first = self.bounds[chosen]
@@ -80,6 +81,8 @@ class Packs:
         targets[:, :-1] = np.where(scored, ids, UNSCORED)[:, 1:]
         places = np.flatnonzero(targets != UNSCORED)
         batch: dict[str, NDArray[Any]] = {"input_ids": ids, "targets": targets, "places": places}
+        if not inside.all():
+            batch["real"] = inside
         begins = np.zeros(inside.shape, dtype=np.bool_)
         begins[inside] = self._begins[tokens]
         if begins[:, 1:].any():

@@ -70,8 +70,7 @@ def is_linear(model: PreTrainedModel) -> bool:
     """Whether the output layer alone gives the model's logits from its last hidden states."""
     head = model.get_output_embeddings()
     body = model.base_model
-    routed = getattr(model.config, "router_aux_loss_coef", None) is not None
-    if body is model or routed or not isinstance(head, nn.Linear) or head.bias is not None:
+    if body is model or not isinstance(head, nn.Linear) or head.bias is not None:
         return False
     training, weight = model.training, head.weight.detach().clone()
     model.eval()

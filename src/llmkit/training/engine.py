@@ -8,17 +8,18 @@ no number, learning rate (a pure function of the step), optimizer.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from llmkit.errors import Diverged
+from llmkit.models.experts import Balance
 from llmkit.training import feed, spikes
 from llmkit.training.checkpoint import State
 from llmkit.training.feed import Input, share
@@ -29,7 +30,14 @@ from llmkit.training.runtime import Processes, derived_seed
 from llmkit.training.schedule import rate
 from llmkit.training.settings import Settings
 from llmkit.training.signals import StopSignal, stopped_by
-from llmkit.training.tasks import Examples, Rows, Task, on_device
+from llmkit.training.tasks import (
+    Batch,
+    CausalLanguageModeling,
+    Examples,
+    Rows,
+    Task,
+    on_device,
+)
 
 Watch = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 Look = Callable[[], Mapping[str, Any]]
@@ -53,6 +61,11 @@ class Work:
     validation_task: Task
     settings: Settings
     processes: Processes
+
+    @property
+    def balance(self) -> Balance | None:
+        """The load-balancing loss of a mixture of experts."""
+        return self.task.balance if isinstance(self.task, CausalLanguageModeling) else None
 
 
 def train(work: Work, state: State, record: Record, stop: StopSignal, look: Look) -> State:
@@ -92,13 +105,13 @@ def train(work: Work, state: State, record: Record, stop: StopSignal, look: Look
 def _step(work: Work, state: State, record: Record, given: Input) -> State:
     """One optimizer step."""
     settings, predictions = work.settings, given.predictions
-    summed, grad_norm = _gradients(work, state.step, given)
+    found = _gradients(work, state.step, given)
     learning_rate = settings.learning_rate * rate(
         state.plan, state.step, settings.lr_scheduler_type, settings.warmup
     )
-    loss = summed / max(1, predictions)
+    loss = found.loss / max(1, predictions)
     limit = spikes.limit(state.recent_losses)
-    state = _judged(state, loss, grad_norm, limit)
+    state = _judged(state, loss, found.norm, limit)
     if state.nonfinite_steps:
         record.refused(state)
     spiked = state.spiked_step == state.step
@@ -112,37 +125,73 @@ def _step(work: Work, state: State, record: Record, given: Input) -> State:
     state = replace(
         state,
         predictions=state.predictions + predictions,
-        unlogged_loss=state.unlogged_loss + summed,
+        unlogged_loss=state.unlogged_loss + found.loss,
         unlogged_predictions=state.unlogged_predictions + predictions,
     )
-    return record.trained(state, learning_rate, grad_norm)
+    return record.trained(state, learning_rate, found.norm, found.router_aux_loss)
 
 
-def _gradients(work: Work, step: int, given: Input) -> tuple[float, float]:
-    """Leaves the clipped gradients of a step in the weights; its loss summed over all processes,
-    and the norm of the gradients before they were clipped."""
-    settings, processes = work.settings, work.processes
-    micro_batches = given.micro_batches
-    loss = torch.zeros(1, dtype=torch.float64, device=processes.device)
-    for index, prepared in enumerate(micro_batches):
-        batch = on_device(prepared, processes.device)
-        number = processes.rank * len(micro_batches) + index
-        torch.manual_seed(derived_seed(settings.seed, "dropout", step, number))
-        last = index == len(micro_batches) - 1
+class Gradients(NamedTuple):
+    """What a step has left in the weights, over all processes."""
+
+    loss: float
+    """Summed."""
+    norm: float
+    """Before clipping."""
+    router_aux_loss: float | None
+    """The load-balancing loss of a mixture of experts."""
+
+
+def _gradients(work: Work, step: int, given: Input) -> Gradients:
+    """Leaves the clipped gradients of a step in the weights."""
+    settings, processes, balance = work.settings, work.processes, work.balance
+    sums = torch.zeros(2, dtype=torch.float64, device=processes.device)
+    routed = _routed(work, step, given)
+    for index, batch in _batches(work, step, given):
+        last = index == len(given.micro_batches) - 1
         sync = processes.sync_only_if(last, work.distributed)
         with sync, work.objective.compiled(), processes.in_training():
-            sums = work.distributed(batch)
+            own = work.distributed(batch)
+            objective, weight = own["objective"], given.weight or 1.0
+            if balance is not None:
+                routed = processes.sum(own["routed"]) if routed is None else routed
+                unbalanced = balance.loss(routed, own["probability"])
+                objective = objective + balance.coefficient * weight * unbalanced
+                sums[1] += unbalanced.detach()
             # Divided by the weight over all processes, and DDP's averaging undone: a mean of means
             # would weigh short batches more.
-            scale = processes.count / (given.weight or 1.0)
-            (sums["objective"] * scale).backward()
-        loss += sums["loss"].detach()
+            (objective * (processes.count / weight)).backward()
+        sums[0] += own["loss"].detach()
     norm = nn.utils.clip_grad_norm_(
         work.optimizer.parameters, settings.max_grad_norm or math.inf, foreach=True
     )
-    # The one time that the program waits for a device: a step that is no number must move nothing.
-    summed, grad_norm = torch.cat([processes.sum(loss), norm.double().reshape(1)]).tolist()
-    return summed, grad_norm
+    # The one time that the program waits for a device: a non-finite step must move nothing.
+    loss, aux, grad_norm = torch.cat([processes.sum(sums), norm.double().reshape(1)]).tolist()
+    return Gradients(loss, grad_norm, None if balance is None else aux)
+
+
+@torch.no_grad()
+def _routed(work: Work, step: int, given: Input) -> Tensor | None:
+    """The tokens of the step that are routed to each expert, over all processes: the load-balancing
+    loss of a micro-batch needs them. They cost a forward pass without logits; none where a process
+    has one micro-batch, which counts its own."""
+    task = work.task
+    one = len(given.micro_batches) == 1
+    if not isinstance(task, CausalLanguageModeling) or task.balance is None or one:
+        return None
+    counts: list[Tensor] = []
+    for _, batch in _batches(work, step, given):
+        with work.objective.compiled(), work.processes.in_training():
+            counts.append(task.routed(work.model, batch))
+    return work.processes.sum(torch.stack(counts).sum(0))
+
+
+def _batches(work: Work, step: int, given: Input) -> Iterator[tuple[int, Batch]]:
+    """The micro-batches of a step on the device, each with its number and its dropout seed."""
+    first = work.processes.rank * len(given.micro_batches)
+    for index, prepared in enumerate(given.micro_batches):
+        torch.manual_seed(derived_seed(work.settings.seed, "dropout", step, first + index))
+        yield index, on_device(prepared, work.processes.device)
 
 
 def _judged(state: State, loss: float, grad_norm: float, limit: float) -> State:

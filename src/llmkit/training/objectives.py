@@ -16,7 +16,7 @@ from llmkit.data.blocks import Blocks
 from llmkit.data.masking import MaskedBlocks, Vocabulary
 from llmkit.data.tokens import TokenFile
 from llmkit.errors import ConfigError
-from llmkit.models import architectures, build, encoders, heads, load, packing, words
+from llmkit.models import architectures, build, encoders, experts, heads, load, packing, words
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.build import Purpose
 from llmkit.training.masked import MaskedLanguageModeling
@@ -92,8 +92,10 @@ class Causal:
         """Makes the task for examples of so many bytes."""
         if isolated:
             packing.check_isolation(model)
-        linear = heads.is_linear(model)
-        return lambda examples: CausalLanguageModeling(examples.n_bytes if examples else 0, linear)
+        linear, balance = heads.is_linear(model), experts.balance(model)
+        return lambda examples: CausalLanguageModeling(
+            examples.n_bytes if examples else 0, linear, balance
+        )
 
     def rows_of_step(self, examples: Examples, seed: int) -> Callable[..., Any]:
         """Every example once in each epoch."""

@@ -108,7 +108,13 @@ class Record:
         found = {"loss_spike": loss, "limit": limit, "rows": [int(row) for row in rows]}
         return self._note(state, found if action == "noted" else {"refused": "spike", **found})
 
-    def trained(self, state: State, learning_rate: float, grad_norm: float) -> State:
+    def trained(
+        self,
+        state: State,
+        learning_rate: float,
+        grad_norm: float,
+        router_aux_loss: float | None = None,
+    ) -> State:
         """Shows a step, and notes the mean loss since the last note when a note is due."""
         self.display.step(state.step, state.plan.total_steps)
         last = state.step >= state.plan.total_steps
@@ -119,6 +125,8 @@ class Record:
             "learning_rate": learning_rate,
             "grad_norm": grad_norm,
         }
+        if router_aux_loss is not None:
+            figures["router_aux_loss"] = router_aux_loss
         state = replace(state, unlogged_loss=0.0, unlogged_predictions=0)
         self._time(state, figures)
         return self._note(state, {**figures, self.unit: state.predictions, **self._reached(state)})

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from llmkit.models.experts import Balance
 from llmkit.training.cross_entropy import LinearCrossEntropy
 
 Batch = dict[str, Tensor]
@@ -23,6 +24,10 @@ Batch = dict[str, Tensor]
 Rows = Sequence[int] | NDArray[np.int64]
 Sums = Mapping[str, NDArray[np.float64]]
 """What a task's sums come to over a whole set and all processes."""
+
+NOT_INPUTS = ("targets", "places", "real")
+"""Tensors of a batch of token rows that the model does not take: `real` is False at padding, and
+stands only where there is some."""
 
 IGNORED = -100
 """Target of a position that is not predicted."""
@@ -72,10 +77,13 @@ class Task(Protocol):
 class CausalLanguageModeling:
     """Each token from those before it, in its own document."""
 
-    def __init__(self, n_bytes: int, linear_head: bool = False) -> None:
+    def __init__(
+        self, n_bytes: int, linear_head: bool = False, balance: Balance | None = None
+    ) -> None:
         """`n_bytes` of text stand behind a validation set; `linear_head` says that the logits are
-        a matrix times the last hidden states, as `llmkit.models.heads` finds out."""
-        self.n_bytes, self.linear_head = n_bytes, linear_head
+        a matrix times the last hidden states, as `llmkit.models.heads` finds out; `balance` is the
+        load-balancing loss of a mixture of experts."""
+        self.n_bytes, self.linear_head, self.balance = n_bytes, linear_head, balance
         self.cross_entropy = LinearCrossEntropy(IGNORED)
 
     def weight(self, examples: Examples, rows: Rows) -> float:
@@ -83,55 +91,64 @@ class CausalLanguageModeling:
         return examples.count(rows)
 
     def sums(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Cross entropy in nats; a mixture of experts adds its load-balancing loss (Fedus et al.
-        2021, arXiv 2101.03961) to the objective."""
-        inputs = {key: value for key, value in batch.items() if key not in ("targets", "places")}
-        targets = batch["targets"].flatten()  # [batch * block]
+        """Cross entropy in nats, and for a mixture of experts what its load-balancing loss needs,
+        see `Balance.sums`."""
+        whole = model.base_model if self.linear_head else model
+        outputs: Any = self._outputs(whole, batch)
         if self.linear_head:
-            loss = self._chunked(model, inputs, targets, batch.get("places"))
-            return {"objective": loss, "loss": loss}
-        config: Any = model.config
-        routed = getattr(config, "router_aux_loss_coef", None) is not None
-        options = {"output_router_logits": True} if routed else {}
-        # Without use_cache=False, transformers silently ignores position_ids that start again.
-        outputs = model(**inputs, use_cache=False, **options)
-        logits = outputs.logits.flatten(0, 1)  # [batch * block, vocabulary]
-        loss = _cross_entropy(logits.float(), targets)
-        objective = loss
-        if routed:
-            predictions = (targets != IGNORED).sum()
-            objective = loss + config.router_aux_loss_coef * outputs.aux_loss * predictions
-        return {"objective": objective, "loss": loss}
+            loss = self._chunked(model, outputs.last_hidden_state.flatten(0, 1), batch)
+        else:
+            logits = outputs.logits.flatten(0, 1)  # [batch * block, vocabulary]
+            loss = _cross_entropy(logits.float(), batch["targets"].flatten())
+        sums = {"objective": loss, "loss": loss}
+        if self.balance is not None:
+            sums |= self.balance.sums(outputs.router_logits, batch.get("real"))
+        return sums
 
-    def _chunked(
-        self, model: Any, inputs: dict[str, Tensor], targets: Tensor, places: Tensor | None
-    ) -> Tensor:
-        hidden = model.base_model(**inputs, use_cache=False).last_hidden_state.flatten(0, 1)
-        if places is not None:  # other places are not predicted, and cost no product
-            hidden, targets = hidden.index_select(0, places), targets[places]
+    def routed(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The tokens routed to each expert, see `Balance.sums`, without the cost of logits."""
+        assert self.balance is not None
+        outputs: Any = self._outputs(model.base_model, batch)
+        return self.balance.sums(outputs.router_logits, batch.get("real"))["routed"]
+
+    def _outputs(self, module: Any, batch: Batch) -> Any:
+        inputs = {key: value for key, value in batch.items() if key not in NOT_INPUTS}
+        options = {} if self.balance is None else {"output_router_logits": True}
+        # Without use_cache=False, transformers silently ignores position_ids that start again.
+        return module(**inputs, use_cache=False, **options)
+
+    def _chunked(self, model: Any, hidden: Tensor, batch: Batch) -> Tensor:
+        targets = batch["targets"].flatten()  # [batch * block]
+        if "places" in batch:  # other places are not predicted, and cost no product
+            hidden, targets = hidden.index_select(0, batch["places"]), targets[batch["places"]]
         loss: Tensor = self.cross_entropy(hidden, model.get_output_embeddings().weight, targets)
         return loss
 
     def figures(self, sums: Sums, predictions: int) -> dict[str, float]:
-        """Loss in nats per token, perplexity, and bits per byte of the text."""
+        """Loss in nats per token, perplexity, bits per byte of the text, and of experts
+        the load-balancing loss, which is part of none of the others."""
         loss = float(sums["loss"]) / max(1, predictions)
-        return {
+        found = {
             "loss": loss,
             "perplexity": math.exp(min(loss, 700.0)),
             "bits_per_byte": float(sums["loss"]) / math.log(2) / max(1, self.n_bytes),
         }
+        if self.balance is not None:
+            routed, probability = (torch.from_numpy(sums[name]) for name in Balance.SUMS)
+            found["router_aux_loss"] = float(self.balance.loss(routed, probability))
+        return found
 
 
 class Completion(CausalLanguageModeling):
     """The responses to prompts: each of their tokens from those before it in its conversation."""
 
-    def __init__(self, linear_head: bool = False) -> None:
-        super().__init__(n_bytes=0, linear_head=linear_head)
+    def __init__(self, linear_head: bool = False, balance: Balance | None = None) -> None:
+        super().__init__(n_bytes=0, linear_head=linear_head, balance=balance)
 
     def figures(self, sums: Sums, predictions: int) -> dict[str, float]:
-        """Loss in nats per token of the responses, and perplexity."""
+        """The same of the responses, which have no bytes that would be told apart."""
         found = super().figures(sums, predictions)
-        return {name: found[name] for name in ("loss", "perplexity")}
+        return {name: value for name, value in found.items() if name != "bits_per_byte"}
 
 
 @dataclass(frozen=True)

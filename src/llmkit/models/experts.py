@@ -1,0 +1,104 @@
+"""Mixtures of experts: the load-balancing loss, as sums that add over the parts of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from llmkit.errors import ConfigError
+
+TOLERANCE = 1e-4
+"""Largest relative difference from the model's own load-balancing loss that rounding may cause."""
+
+
+@dataclass(frozen=True)
+class Balance:
+    """The load-balancing loss of a model (Fedus et al. 2021, arXiv 2101.03961), as transformers
+    computes it over all layers together.
+
+    For E experts and T tokens, padding not counted, it is E sum_i (n_i / T) (p_i / T): n_i tokens
+    are routed to expert i, and p_i is the sum of their probabilities of it. A product of two
+    means: the mean of its values over parts of a batch is not its value over the batch.
+    """
+
+    SUMS: ClassVar = ("routed", "probability")
+    """What `sums` gives and `loss` takes."""
+
+    coefficient: float
+    """Its weight in the objective."""
+    top_k: int
+    """Experts that a token is routed to."""
+
+    def sums(
+        self, router_logits: Sequence[Tensor], real: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """`routed` and `probability`, n and p above as fp64 [experts], summed over the layers.
+
+        `router_logits` holds [tokens, experts] of each layer; `real`, a bool of as many elements
+        as there are tokens, is False at padding. Only `probability` has a gradient.
+        """
+        routed, probability = torch.zeros((), dtype=torch.float64), torch.zeros(())
+        for logits in router_logits:
+            chances = torch.softmax(logits.float(), dim=-1)  # [tokens, experts]
+            chosen = torch.zeros_like(chances).scatter_(
+                1, chances.detach().topk(self.top_k, dim=-1).indices, 1.0
+            )
+            if real is not None:
+                counted = real.flatten()[:, None].to(chances.dtype)
+                chances, chosen = chances * counted, chosen * counted
+            routed = routed.to(chosen.device) + chosen.sum(0, dtype=torch.float64)
+            probability = probability.to(chosen.device) + chances.sum(0)
+        return {"routed": routed, "probability": probability.double()}
+
+    def loss(self, routed: Tensor, probability: Tensor) -> Tensor:
+        """The load-balancing loss of a batch with these sums. It is linear in `probability`: given
+        `routed` of the whole batch, the losses of its parts add to that of the whole."""
+        tokens = routed.sum().clamp(min=1.0) / self.top_k
+        return len(routed) * (routed * probability).sum() / tokens**2
+
+
+@torch.no_grad()
+def balance(model: PreTrainedModel) -> Balance | None:
+    """The load-balancing loss of a causal language model, found on the model itself; None where it
+    has none, or where its weight in the objective is zero.
+
+    Raises ConfigError for a loss that is not the one described at `Balance`.
+    """
+    coefficient = getattr(model, "router_aux_loss_coef", getattr(model, "aux_loss_coef", None))
+    if not coefficient or not getattr(_probed(model.base_model, model), "router_logits", None):
+        return None
+    outputs = _probed(model, model)
+    logits, own = outputs.router_logits, outputs.aux_loss.double()
+    for top_k in range(1, logits[0].shape[-1] + 1):
+        found = Balance(float(coefficient), top_k)
+        if torch.allclose(found.loss(**found.sums(logits)), own, rtol=TOLERANCE):
+            return found
+    raise ConfigError(
+        f"{type(model).__name__} has a load-balancing loss that llmkit cannot sum over a step",
+        where="model.config.router_aux_loss_coef",
+        next="write model.config.router_aux_loss_coef=0 to train without it",
+    )
+
+
+def has_unbalanced_experts(model: PreTrainedModel) -> bool:
+    """Whether tokens are routed to experts, and transformers has no loss that balances them."""
+    if "router_logits" not in (getattr(model.base_model, "_can_record_outputs", None) or {}):
+        return False
+    balances = hasattr(model, "router_aux_loss_coef") or hasattr(model, "aux_loss_coef")
+    return not balances
+
+
+def _probed(module: Any, model: PreTrainedModel) -> Any:
+    """What a part of a model gives for a few tokens, with the logits of its routers."""
+    training = model.training
+    model.eval()
+    ids = torch.arange(16, device=model.device)[None] % model.config.get_text_config().vocab_size
+    try:
+        return module(input_ids=ids, use_cache=False, output_router_logits=True)
+    finally:
+        model.train(training)
