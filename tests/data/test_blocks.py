@@ -83,6 +83,8 @@ def test_padding_rows_hold_nothing_to_predict() -> None:
     batch = blocks.batch([-1, 0])
     assert batch["input_ids"].tolist() == [[0, 0, 0, 0], [0, 5, 6, 7]]
     assert batch["targets"].tolist() == [[-100] * 4, [5, 6, 7, 8]]
+    assert batch.pop("real").tolist() == [[False] * 4, [True] * 4]
+    assert "real" not in blocks.batch([0])
     assert "position_ids" not in batch
     assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
     assert all(tensor.is_contiguous() for tensor in batch.values())

@@ -12,8 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from llmkit.errors import ConfigError
-from llmkit.models import build
-from llmkit.models.packing import TOLERANCE
+from llmkit.models import build, packing
 
 _BESIDE = 8  # tokens that the check has beyond a window of local attention
 
@@ -81,27 +80,19 @@ def _window(model: PreTrainedModel) -> int | None:
     return int(model.config.sliding_window)
 
 
-@torch.no_grad()
 def _apart(model: PreTrainedModel, masks: DocumentMasks) -> bool:
     """Whether two documents in one row give the logits that each gives alone."""
-    training, device, vocabulary = model.training, model.device, model.config.vocab_size
+    vocabulary = model.config.vocab_size
     positions = getattr(model.config, "max_position_embeddings", None) or 1 << 20
-    most = positions - masks.first_position
-    length = min(most, 2 * _BESIDE if masks.window is None else masks.window + 2 * _BESIDE)
-    model.eval()
+    window = packing.LENGTH if masks.window is None else masks.window + 2 * _BESIDE
+    length = min(positions - masks.first_position, window)
+    places = torch.arange(length, device=model.device)
     # No id that an architecture may take for padding.
-    ids = vocabulary - 1 - torch.arange(length, device=device)[None] % (vocabulary // 2)
-    documents = torch.where(torch.arange(length, device=device) < length // 3, 1, 2)[None]
+    ids = vocabulary - 1 - places[None] % (vocabulary // 2)
+    documents = (places >= length // 3).long()
     try:
-        packed = model(input_ids=ids, **masks.inputs(documents)).logits
-        for number in (1, 2):
-            own = documents[0] == number
-            alone = model(input_ids=ids[:, own]).logits
-            if not bool((packed[:, own] - alone).abs().max() < TOLERANCE):
-                return False
-        return True
+        packed = masks.inputs(documents[None] + 1)
+        return packing.are_apart(model, ids, documents, packed, {})
     # A model that does not take such masks fails in whatever way it likes.
     except Exception:
         return False
-    finally:
-        model.train(training)

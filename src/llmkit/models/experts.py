@@ -85,12 +85,12 @@ def balance(model: PreTrainedModel) -> Balance | None:
     )
 
 
-def has_unbalanced_experts(model: PreTrainedModel) -> bool:
-    """Whether tokens are routed to experts, and transformers has no loss that balances them."""
-    if "router_logits" not in (getattr(model.base_model, "_can_record_outputs", None) or {}):
-        return False
-    balances = hasattr(model, "router_aux_loss_coef") or hasattr(model, "aux_loss_coef")
-    return not balances
+def are_unbalanced(model: PreTrainedModel) -> bool:
+    """Whether a model routes tokens to experts, and transformers has no loss that balances them: it
+    is balanced by a bias that training does not change (DeepSeek-V3), or classifies."""
+    weights = ("router_aux_loss_coef", "aux_loss_coef")
+    records = getattr(model.base_model, "_can_record_outputs", None) or {}
+    return "router_logits" in records and not any(hasattr(model, name) for name in weights)
 
 
 def _probed(module: Any, model: PreTrainedModel) -> Any:

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from llmkit.errors import Diverged
 from llmkit.models.experts import Balance
-from llmkit.training import feed, spikes
+from llmkit.training import by_domain, feed, spikes
 from llmkit.training.checkpoint import State
 from llmkit.training.feed import Input, share
 from llmkit.training.module import Objective
@@ -65,7 +65,8 @@ class Work:
     @property
     def balance(self) -> Balance | None:
         """The load-balancing loss of a mixture of experts."""
-        return self.task.balance if isinstance(self.task, CausalLanguageModeling) else None
+        task = by_domain.whole(self.task)
+        return task.balance if isinstance(task, CausalLanguageModeling) else None
 
 
 def train(work: Work, state: State, record: Record, stop: StopSignal, look: Look) -> State:
@@ -175,7 +176,7 @@ def _routed(work: Work, step: int, given: Input) -> Tensor | None:
     """The tokens of the step that are routed to each expert, over all processes: the load-balancing
     loss of a micro-batch needs them. They cost a forward pass without logits; none where a process
     has one micro-batch, which counts its own."""
-    task = work.task
+    task = by_domain.whole(work.task)
     one = len(given.micro_batches) == 1
     if not isinstance(task, CausalLanguageModeling) or task.balance is None or one:
         return None

@@ -4,7 +4,7 @@ third of the time where there are many small matrices; and in fp32 where bf16 is
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,8 +17,23 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
 
 
+class Halves(NamedTuple):
+    """How a weight holds two matrices, as experts hold `gate` and `up`."""
+
+    dim: int
+    """-2 where they share columns, -1 where they share rows."""
+    alternate: bool
+    """Whether their rows or columns alternate, or those of one come before those of the other."""
+
+    @property
+    def axis(self) -> int:
+        """Where the axis that tells the halves apart stands once `dim` is two axes."""
+        return self.dim if self.alternate else self.dim - 1
+
+
 class Muon(torch.optim.Optimizer):
-    """Steps along the orthogonalised Nesterov momentum of each matrix.
+    """Steps along the orthogonalised Nesterov momentum of each matrix: of a weight of two
+    dimensions, of each in a stack of them, and of each half where a group has `halves`.
 
     The step is 0.2 sqrt(max(rows, columns)) times the learning rate, so that its root mean square
     is AdamW's and AdamW's learning rate fits (Liu et al. 2025, arXiv 2502.16982). Equals
@@ -32,7 +47,8 @@ class Muon(torch.optim.Optimizer):
         weight_decay: float = 0.1,
         momentum: float = 0.95,
     ) -> None:
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+        defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "halves": None}
+        super().__init__(params, defaults)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -50,9 +66,9 @@ class Muon(torch.optim.Optimizer):
         buffers = [self.state[matrix]["momentum_buffer"] for matrix in matrices]
         torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
         updates = torch._foreach_lerp(gradients, buffers, group["momentum"])
-        rows, columns = matrices[0].shape
-        size = 0.2 * max(rows, columns) ** 0.5 * group["lr"]
-        directions = orthogonal(torch.stack(list(updates))).to(matrices[0].dtype)
+        stacked = torch.stack(list(updates))
+        size = 0.2 * max(_apart(stacked, group["halves"]).shape[-2:]) ** 0.5 * group["lr"]
+        directions = _directions(stacked, group["halves"]).to(matrices[0].dtype)
         torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_add_(matrices, list(directions.unbind()), alpha=-size)
 
@@ -72,6 +88,25 @@ def orthogonal(matrices: Tensor) -> Tensor:
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x
+
+
+def _directions(updates: Tensor, halves: Halves | None) -> Tensor:
+    """The orthogonalised updates [weights, .., rows, columns]."""
+    apart = _apart(updates, halves)
+    found = orthogonal(apart.flatten(0, -3)).reshape(apart.shape)
+    if halves is None:
+        return found
+    return found.movedim(0, halves.axis).flatten(halves.dim - 1, halves.dim)
+
+
+def _apart(updates: Tensor, halves: Halves | None) -> Tensor:
+    """The same as single matrices [.., rows, columns]: halves become the first axis."""
+    if halves is None:
+        return updates
+    *before, length = updates.shape[: updates.ndim + halves.dim + 1]
+    both = (length // 2, 2) if halves.alternate else (2, length // 2)
+    split = updates.reshape(*before, *both, *updates.shape[updates.ndim + halves.dim + 1 :])
+    return split.movedim(halves.axis, 0)
 
 
 def _by_shape(matrices: list[Tensor]) -> Iterable[list[Tensor]]:

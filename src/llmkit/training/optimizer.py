@@ -13,7 +13,8 @@ from llmkit.config.schema import TrainConfig
 from llmkit.errors import ConfigError, NoValidCheckpoint
 from llmkit.models import number_head
 from llmkit.models.classifier import head_weights
-from llmkit.training.muon import Muon
+from llmkit.training import matrices
+from llmkit.training.muon import Halves, Muon
 
 EMBEDDING_SCALE = 5.0
 """Beside Muon, token embeddings learn this much faster than the output layer: each row of theirs
@@ -23,11 +24,11 @@ has a gradient only when its token comes up."""
 class NamedOptimizer:
     """One or two torch optimizers over a model's named parameters, stepped as one.
 
-    `adamw` decays matrices only (parameters of two or more dimensions). `muon` orthogonalises the
-    momentum of the hidden matrices and leaves the rest to AdamW; there, input embeddings that are
-    no output weights too learn faster. With `layer_decay`, each layer learns slower than the one
-    above it; with `head_scale`, a classifier's head has a learning rate of its own. The head of a
-    regression learns in the unit of its labels.
+    `adamw` decays matrices only (parameters of two or more dimensions that are no stacked vectors).
+    `muon` orthogonalises the momentum of the hidden matrices, see `matrices.hidden`, and leaves the
+    rest to AdamW; there, input embeddings that are not also output weights learn faster. With
+    `layer_decay`, each layer learns slower than the one above it; with `head_scale`, a classifier's
+    head has a learning rate of its own. The head of a regression learns in the unit of its labels.
     """
 
     def __init__(self, model: nn.Module, kind: str, settings: TrainConfig) -> None:
@@ -38,7 +39,7 @@ class NamedOptimizer:
         if not named:
             raise ConfigError("the model has no trainable weights", where="model")
         self.names = {parameter: name for name, parameter in named.items()}
-        hidden = set(hidden_matrices(model)) if kind == "muon" else set()
+        hidden = matrices.hidden(model) if kind == "muon" else {}
         below = depths(model) if settings.layer_decay < 1 else {}
         scales = dict.fromkeys(_input_embeddings(model), EMBEDDING_SCALE) if kind == "muon" else {}
         if settings.head_scale != "auto":
@@ -47,15 +48,15 @@ class NamedOptimizer:
         units = number_head.units(model)
 
         def grouped(names: Iterable[str]) -> list[dict[str, Any]]:
-            groups: dict[tuple[float, float, float], list[nn.Parameter]] = {}
+            groups: dict[tuple[float, float, float, Halves | None], list[nn.Parameter]] = {}
             for name in names:
-                decay = weight_decay if named[name].ndim >= 2 else 0.0
+                decay = weight_decay if _decays(name, named[name]) else 0.0
                 scale = settings.layer_decay ** below.get(name, 0) * scales.get(name, 1.0)
-                group = (decay, scale, units.get(name, 1.0))
+                group = (decay, scale, units.get(name, 1.0), hidden.get(name))
                 groups.setdefault(group, []).append(named[name])
             return [
-                _in_unit(params, decay, scale, settings.adam_epsilon, unit)
-                for (decay, scale, unit), params in groups.items()
+                {**_in_unit(params, decay, scale, settings.adam_epsilon, unit), "halves": halves}
+                for (decay, scale, unit, halves), params in groups.items()
             ]
 
         groups = grouped(name for name in named if name not in hidden)
@@ -132,20 +133,9 @@ def _in_unit(
     }
 
 
-def hidden_matrices(model: nn.Module) -> Iterator[str]:
-    """Names of the two-dimensional weights between the embeddings and the output layer."""
-    outside = {
-        id(parameter)
-        for module in model.modules()
-        if isinstance(module, nn.Embedding)
-        for parameter in module.parameters()
-    }
-    head = getattr(model, "get_output_embeddings", lambda: None)()
-    if head is not None:
-        outside |= {id(parameter) for parameter in head.parameters()}
-    for name, parameter in model.named_parameters():
-        if parameter.ndim == 2 and parameter.requires_grad and id(parameter) not in outside:
-            yield name
+def _decays(name: str, parameter: nn.Parameter) -> bool:
+    """Matrices decay; vectors do not, nor do stacks of them, as the biases of experts are."""
+    return parameter.ndim >= 2 and not name.endswith("bias")
 
 
 def _input_embeddings(model: nn.Module) -> Iterator[str]:

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from llmkit import durable, extras
 from llmkit.config import render
 from llmkit.config.schema import Config, TrainConfig
+from llmkit.models import experts
 from llmkit.reporting import metrics, plots
 from llmkit.reporting.console import Console
 from llmkit.reporting.progress import TrainingDisplay, training_display
@@ -89,6 +90,11 @@ def start(config: Config, command: str) -> Processes:
 def carry_out(job: Job, session: Session, look: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
     """Trains the job from its checkpoint or from the start, exports the model to `final/`, and
     returns the figures of the run."""
+    if experts.are_unbalanced(job.model):
+        session.console.say(
+            f"{type(job.model).__name__} routes tokens to experts without a load-balancing loss: "
+            "transformers has none for it"
+        )
     work, chosen = _work(job, session)
     state = _state(job, work, chosen)
     resolved = _resolved(job.config, work.settings, chosen)

@@ -133,7 +133,7 @@ class CausalLanguageModeling:
             "perplexity": math.exp(min(loss, 700.0)),
             "bits_per_byte": float(sums["loss"]) / math.log(2) / max(1, self.n_bytes),
         }
-        if self.balance is not None:
+        if self.balance is not None and "routed" in sums:
             routed, probability = (torch.from_numpy(sums[name]) for name in Balance.SUMS)
             found["router_aux_loss"] = float(self.balance.loss(routed, probability))
         return found
