@@ -172,8 +172,9 @@ class Record:
         )
 
     def kept(self) -> str:
-        """What a person is told to be safe."""
-        return f"checkpoint {self.saved}" if self.saved else "all earlier checkpoints"
+        """The newest checkpoint, in words."""
+        saved = self.saved or max(self.checkpoints.glob("step-*"), default=None)
+        return f"checkpoint {saved}" if saved else "nothing was saved yet"
 
     def _compared(self, state: State, value: float) -> State:
         """The state with this validation weighed against the best one."""
