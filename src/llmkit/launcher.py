@@ -10,24 +10,45 @@ NEEDED = ("RANK", "MASTER_ADDR", "MASTER_PORT")
 """What every process of several is told besides WORLD_SIZE."""
 
 
+ALONE = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""What a process that is alone has no use for; some machines set it for every program."""
+
+MPI = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
+"""Where mpirun counts its processes."""
+
+
 def check() -> None:
-    """Raises UsageError where the environment names other processes, and not how to reach them."""
+    """Raises UsageError where the environment names other processes, and not how to reach them.
+
+    A process that is alone forgets its launcher: there is nobody to meet.
+    """
     count = _number("WORLD_SIZE", least=1)
     rank = _number("RANK", least=0)
-    local = _number("LOCAL_RANK", least=0)
+    local = _number("LOCAL_RANK", least=-1)
     if count is None:
-        if rank or local:
+        for name in MPI:
+            if (started := _number(name, least=0)) and started > 1:
+                raise _incomplete(f"{name}={started} and WORLD_SIZE is not set")
+        if rank or (local or 0) > 0:
             raise _incomplete(f"{'RANK' if rank else 'LOCAL_RANK'} is set and WORLD_SIZE is not")
-        return
-    if rank is not None and rank >= count:
+    elif rank is not None and rank >= count:
         raise _incomplete(f"RANK={rank} is not below WORLD_SIZE={count}")
-    if count == 1:
+    elif count > 1:
+        _check_meeting(count)
         return
+    for name in ALONE:
+        os.environ.pop(name, None)
+
+
+def _check_meeting(count: int) -> None:
     if missing := [name for name in NEEDED if not os.environ.get(name)]:
         raise _incomplete(f"WORLD_SIZE={count} is set and {' and '.join(missing)} not")
     port = _number("MASTER_PORT", least=0)
-    if port is not None and port > 65535:
-        raise _incomplete(f"MASTER_PORT={port} is no port")
+    if port is not None and port > LARGEST_PORT:
+        raise _incomplete(f"MASTER_PORT={port} is not a port")
+
+
+LARGEST_PORT = 65535
 
 
 def _number(name: str, least: int) -> int | None:

@@ -115,6 +115,8 @@ def _check_model(command: str, config: Config) -> None:
     for each in (name, *others):
         if each is not None:
             location.locate(each)
+    if config.tokenizer.name_or_path is not None:
+        location.check_tokenizer(config.tokenizer.name_or_path)
     if command == "chat" and config.tokenizer.name_or_path is None:
         assert name is not None
         _check_template(name)

@@ -250,6 +250,8 @@ def test_the_run_directory_has_a_short_option(
         {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "a", "MASTER_PORT": "x"},
         {"RANK": "1"},
         {"LOCAL_RANK": "1"},
+        {"OMPI_COMM_WORLD_SIZE": "2"},
+        {"PMI_SIZE": "many"},
     ],
 )
 def test_half_of_what_a_launcher_sets_is_refused_by_every_process(
@@ -272,6 +274,17 @@ def test_what_a_launcher_sets_as_a_whole_is_accepted(monkeypatch: pytest.MonkeyP
     for name, value in whole.items():
         monkeypatch.setenv(name, value)
     launcher.check()
+
+
+def test_a_process_that_is_alone_has_no_use_for_a_launcher(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Some machines set this for every program, and nobody answers there."""
+    monkeypatch.setenv("MASTER_ADDR", "nowhere.invalid")
+    for name, value in {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    launcher.check()
+    assert not {"WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR"} & set(os.environ)
 
 
 @pytest.mark.parametrize("option", ["--prompt", "--system"])

@@ -163,3 +163,20 @@ def test_a_reader_of_stderr_that_goes_away_takes_no_run_down(
         assert json.loads(process.stdout.read())["step"] == runs.STEPS
     assert process.returncode == 0
     assert runs.result(run) == reference
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "code"),
+    [
+        ("ACCELERATE_DYNAMO_BACKEND", "nonsense", 78),
+        ("ACCELERATE_USE_MEGATRON_LM", "true", 78),
+        ("ACCELERATE_DEBUG_MODE", "maybe", 78),
+        ("MPLBACKEND", "nonsense", 0),
+        ("LLMKIT_CACHE", "/etc/passwd", 73),
+    ],
+)
+def test_what_a_library_reads_in_the_environment_is_no_bug(
+    trials: Server, job: Job, tmp_path: Path, name: str, value: str, code: int
+) -> None:
+    ended = trials.run(*job.at(tmp_path / "run"), environment={name: value})
+    assert ended.code == code, ended.err

@@ -121,7 +121,7 @@ def model_config(
 def unused_positions(config: PretrainedConfig, purpose: Purpose) -> int:
     """Positions that texts do not get: RoBERTa and its kin count from after the padding id."""
     with torch.device("meta"):
-        model = purpose.auto.from_config(config)
+        model = _built(config, purpose)
     for name, module in model.named_modules():
         is_position = isinstance(module, nn.Embedding) and "position" in name
         if is_position and module.padding_idx is not None:
@@ -142,9 +142,25 @@ def classifier(config: PretrainedConfig, seed: int) -> PreTrainedModel:
 def new_model(config: PretrainedConfig, seed: int, purpose: Purpose) -> PreTrainedModel:
     """A model with fresh fp32 weights: the same for the same config and seed."""
     torch.manual_seed(seed)
-    auto = purpose.auto
-    model: PreTrainedModel = auto.from_config(config, dtype=torch.float32, trust_remote_code=False)
-    return model.train()
+    return _built(config, purpose, dtype=torch.float32).train()
+
+
+def _built(config: PretrainedConfig, purpose: Purpose, **options: Any) -> PreTrainedModel:
+    """The model of a config; raises ConfigError where its values do not go together."""
+    try:
+        return purpose.auto.from_config(config, trust_remote_code=False, **options)
+    except MemoryError:
+        raise
+    except Exception as error:  # each model has checks of its own
+        if isinstance(error, RuntimeError) and "memory" in str(error):
+            raise
+        reason = (str(error).strip() or "no reason is given").splitlines()[0][:300]
+        raise ConfigError(
+            f"no {config.model_type} model can be built of its config: "
+            f"{type(error).__name__}: {reason}",
+            where="model.config, or config.json of the model",
+            next="correct the value that it names",
+        ) from error
 
 
 def _made(kind: type[PretrainedConfig], settings: dict[str, Any]) -> PretrainedConfig:

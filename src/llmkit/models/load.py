@@ -37,6 +37,7 @@ def load_config(name_or_path: str, revision: str | None = None) -> PretrainedCon
     Raises ConfigError for a model that reads no text, or that reads one text and writes another.
     """
     shape: PretrainedConfig = _from_pretrained(AutoConfig, locate(name_or_path), revision)
+    _check_shape(shape, name_or_path)
     if shape.is_encoder_decoder:
         raise ConfigError(
             f"{name_or_path} reads one text and writes another ({shape.model_type}): it is no "
@@ -72,6 +73,31 @@ def config_for(
             next=f"name a model of another type, such as {purpose.common}",
         )
     return shape
+
+
+_COUNTS = ("vocab_size", "hidden_size", "num_hidden_layers", "max_position_embeddings")
+"""What every config counts, under these names for most models."""
+
+
+def _check_shape(shape: PretrainedConfig, name: str) -> None:
+    """Raises DataError for values that no model can have, which would fail anywhere later."""
+    own = shape.architectures
+    faults = []
+    if own is not None and not (isinstance(own, list) and all(isinstance(a, str) for a in own)):
+        faults.append(f"architectures is {own!r}, not a list of names")
+    text = shape.get_text_config()
+    if not isinstance(text, PretrainedConfig):
+        faults.append("text_config is not the config of a model")
+    for key in _COUNTS:
+        value = getattr(text, key, None)
+        if value is not None and not (isinstance(value, int) and value > 0):
+            faults.append(f"{key} is {value!r}, not an integer above 0")
+    if faults:
+        raise DataError(
+            f"the config of the model makes no sense: {'; '.join(faults)}",
+            where=f"{name} (config.json)",
+            next="check that the directory is whole",
+        )
 
 
 def causal_config(name_or_path: str, revision: str | None = None) -> PretrainedConfig:

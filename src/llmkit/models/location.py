@@ -45,6 +45,24 @@ def _missing(path: Path, name: str) -> LlmkitError:
     )
 
 
+def check_tokenizer(name_or_path: str) -> Path:
+    """The directory of a tokenizer, or its hub name as a path.
+
+    Raises InputNotFound for a path that is no directory.
+    """
+    path = Path(name_or_path).expanduser()
+    if path.is_dir() or not paths.looks_like_path(name_or_path):
+        return path
+    near = [str(found) for found in paths.near(path) if found.is_dir()]
+    raise InputNotFound(
+        f"{name_or_path} is not a directory with a tokenizer",
+        where="tokenizer.name_or_path",
+        next=f"did you mean {' or '.join(near)}?"
+        if near
+        else "name a directory that holds tokenizer.json, or a hub name such as gpt2",
+    )
+
+
 def check_directory(directory: Path) -> None:
     """Refuses, before anything is loaded, a model directory that is unsafe or has no weights."""
     if fault := foreign.refusal_of_directory(directory):

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFas
 
 from llmkit.config.schema import Config
 from llmkit.errors import DataError, HubUnreachable, InputNotFound, Unsafe
-from llmkit.models import hub
+from llmkit.models import hub, location
 from llmkit.models.control_tokens import control_tokens
 from llmkit.models.location import locate
 from llmkit.models.tokenizer_saving import PROBE, default_config, kept, read_back
@@ -145,16 +145,10 @@ def load(name_or_path: str, revision: str | None = None) -> PreTrainedTokenizerF
     Raises InputNotFound, HubUnreachable, DataError for one without a fast form, and Unsafe for one
     that would run code.
     """
-    path = Path(name_or_path).expanduser()
+    path = location.check_tokenizer(name_or_path)
     local = path.is_dir()
     if local:
         _refuse_code(path)
-    elif name_or_path.startswith((".", "/", "~")) or path.exists() or name_or_path.count("/") > 1:
-        raise InputNotFound(
-            f"{name_or_path} is no directory with a tokenizer",
-            where="tokenizer.name_or_path",
-            next="name a directory that holds tokenizer.json, or a hub name such as gpt2",
-        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             str(path) if local else name_or_path,
@@ -171,6 +165,12 @@ def load(name_or_path: str, revision: str | None = None) -> PreTrainedTokenizerF
             f"{name_or_path} has a {type(tokenizer).__name__}, which has no fast form",
             where="tokenizer.name_or_path",
             next="use a tokenizer that comes as tokenizer.json",
+        )
+    if not isinstance(tokenizer.model_max_length, int | float):
+        raise DataError(
+            f"model_max_length is {tokenizer.model_max_length!r}, not a number",
+            where=f"{name_or_path} (tokenizer_config.json)",
+            next="correct or remove it",
         )
     return tokenizer
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -115,9 +116,8 @@ def _confused_pairs(counts: NDArray[Any], labels: Sequence[str], picture: Path, 
 
 
 def _pyplot() -> Any:
-    import matplotlib
-
-    matplotlib.use("Agg")
+    # Whatever windows are asked for elsewhere: a name that there is not would break the import.
+    os.environ["MPLBACKEND"] = "agg"
     from matplotlib import pyplot
 
     return pyplot

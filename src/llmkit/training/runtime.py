@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,7 +17,7 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from llmkit.errors import ResourceError
+from llmkit.errors import ConfigError, ResourceError
 from llmkit.training import allocation, precision
 
 
@@ -138,13 +138,14 @@ def start(wish: str, report_to: Sequence[str], directory: Path, timeout: float =
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(),
-        mixed_precision="no",
-        log_with=list(report_to) or None,
-        project_dir=str(directory),
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=timeout))],
-    )
+    with _named_faults():
+        accelerator = Accelerator(
+            cpu=not torch.cuda.is_available(),
+            mixed_precision="no",
+            log_with=list(report_to) or None,
+            project_dir=str(directory),
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=timeout))],
+        )
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != launched:
         raise ResourceError(
@@ -153,6 +154,26 @@ def start(wish: str, report_to: Sequence[str], directory: Path, timeout: float =
             next="launch with torchrun --nproc-per-node N -m llmkit ...",
         )
     return Processes(accelerator, precision.settled(wish, accelerator.device))
+
+
+@contextlib.contextmanager
+def _named_faults() -> Iterator[None]:
+    """Raises ResourceError where the processes of a run do not meet, and ConfigError for what
+    accelerate refuses in the environment."""
+    try:
+        yield
+    except torch.distributed.DistError as error:
+        raise ResourceError(
+            f"the processes of the run do not find each other: {str(error).splitlines()[0][:300]}",
+            where="environment: MASTER_ADDR, MASTER_PORT",
+            next="launch with torchrun --nproc-per-node N -m llmkit ...",
+        ) from error
+    except (ValueError, ImportError, LookupError, TypeError) as error:
+        raise ConfigError(
+            f"accelerate refuses the environment: {str(error).splitlines()[0][:300]}",
+            where="environment: ACCELERATE_..., WORLD_SIZE, RANK, MASTER_ADDR, MASTER_PORT",
+            next="unset what you did not mean to set; `env | grep ACCELERATE` lists it",
+        ) from error
 
 
 def _is_lost_process(error: BaseException) -> bool:
