@@ -221,6 +221,16 @@ def test_control_tokens_of_a_prompt_are_tokens_where_that_is_asked_for() -> None
     assert asked[1] != tokenizer.bos_token_id
 
 
+def test_an_end_token_that_is_not_marked_as_special_is_one() -> None:
+    backend = byte_level().backend_tokenizer
+    backend.add_tokens([AddedToken("<|end|>", special=False), AddedToken("<think>", special=False)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>")
+    end, think = (tokenizer.convert_tokens_to_ids(name) for name in ("<|end|>", "<think>"))
+    found = control_tokens(tokenizer).ids("<think>a<|end|>")
+    assert end not in found
+    assert think in found  # a token that is added is part of the text
+
+
 def test_rows_that_name_control_tokens_are_counted() -> None:
     control = control_tokens(byte_level())
     rows = [("fine",), ("a </s>", "<|im_end|>"), ("</s></s>",)]

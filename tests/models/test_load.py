@@ -70,8 +70,11 @@ def test_of_tied_weights_a_file_may_hold_either(kind, dropped, shards, tmp_path)
     assert torch.equal(again(input_ids=IDS).logits, model(input_ids=IDS).logits)
     config = classifier.existing_config(place, None, {})
     classifier.Head("single_label_classification", ("a", "b")).describe(config, 0)
-    body = classifier.load_body(place, None, config, seed=0).eval().base_model
-    assert torch.equal(body(input_ids=IDS)[0], model.base_model(input_ids=IDS)[0])
+    loaded = classifier.load_body(place, None, config, seed=0).eval()
+    assert torch.equal(loaded.base_model(input_ids=IDS)[0], model.base_model(input_ids=IDS)[0])
+    loaded.save_pretrained(tmp_path / "saved")
+    saved = load.load_classifier(str(tmp_path / "saved")).eval()
+    assert torch.equal(saved(input_ids=IDS).logits, loaded(input_ids=IDS).logits)
 
 
 def test_weights_that_are_not_tied_do_not_stand_for_each_other(tmp_path: Path) -> None:

@@ -59,6 +59,12 @@ def test_a_saved_tokenizer_loads_as_the_same(tmp_path: Path) -> None:
         assert loaded(TEXTS[0])["input_ids"] == TRAINED(TEXTS[0])["input_ids"]
 
 
+def test_a_run_stands_for_the_tokenizer_of_its_model(tmp_path: Path) -> None:
+    TRAINED.save_pretrained(tmp_path / "final")
+    (tmp_path / "run.json").write_text("{}")
+    assert tokenizers.load(str(tmp_path)).get_vocab() == TRAINED.get_vocab()
+
+
 def test_the_fingerprint_does_not_hang_on_padding_or_truncation() -> None:
     before = tokenizers.fingerprint(TRAINED)
     TRAINED(TEXTS, padding=True, truncation=True, max_length=3)

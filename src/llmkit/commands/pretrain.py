@@ -84,6 +84,9 @@ def check(config: Config, console: Console) -> dict[str, Any]:
         size = len(given) if given else settled.tokenizer.vocab_size
         assert isinstance(size, int)
         shape = _shape(settled, size, special={})
+        if given is not None:
+            tokenizers.check_fit(given, shape, config)
+            tokenizer_saving.kept(given, shape)
         with torch.device("meta"):
             purpose = objectives.of(settled).purpose
             parameters = build.new_model(shape, 0, purpose).num_parameters()

@@ -24,18 +24,19 @@ _HIDDEN = "\ufdd2"
 
 
 class ControlTokens:
-    """The control tokens of a tokenizer: those that it marks as special. `control_tokens` makes
-    one."""
+    """The control tokens of a tokenizer: those that it marks as special, and those that it names,
+    such as its eos_token. `control_tokens` makes one."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
         added = tokenizer.added_tokens_decoder.values()
-        self.names = sorted((t.content for t in added if t.special), key=len, reverse=True)
+        self.names = sorted(_names(tokenizer), key=len, reverse=True)
         escaped = "|".join(map(re.escape, self.names))
         self._pattern = re.compile(escaped or r"(?!)")
         # Names that are matched after the normalizer may be spelled otherwise in a text.
         normalizes = getattr(tokenizer.backend_tokenizer, "normalizer", None) is not None
-        self._may_hide = normalizes and any(t.normalized for t in added if t.special)
+        control = [token for token in added if token.content in self.names]
+        self._may_hide = normalizes and any(token.normalized for token in control)
 
     def named_in(self, text: str) -> list[str]:
         """The names of control tokens that stand in a text."""
@@ -137,13 +138,19 @@ def renamed(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     """
     settings = json.loads(tokenizer.backend_tokenizer.to_str())
     settings |= {"truncation": None, "padding": None}
-    names = {}
+    names, control = {}, _names(tokenizer)
     for token in settings["added_tokens"]:
-        if token["special"]:
+        if token["content"] in control:
             names[token["content"]] = token["content"] = _new_name(token["content"])
             token["normalized"] = False
     _rename(settings["model"], names)
     return Tokenizer.from_str(json.dumps(settings))
+
+
+def _names(tokenizer: PreTrainedTokenizerBase) -> set[str]:
+    added = tokenizer.added_tokens_decoder.values()
+    named = set(map(str, tokenizer.all_special_tokens))
+    return {token.content for token in added if token.special or token.content in named}
 
 
 def _rename(model: dict[str, Any], names: Mapping[str, str]) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,12 @@ Say = Callable[[str], None]
 
 _SHOWN = 6
 """Modules that a sentence lists."""
+
+_WEIGHTS = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
+_LANGUAGE_MODELS = (
+    (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING),
+    (AutoModelForMaskedLM, MODEL_FOR_MASKED_LM_MAPPING),
+)
 
 
 def load_config(name_or_path: str, revision: str | None = None) -> PretrainedConfig:
@@ -156,11 +161,8 @@ def load_model(
     """
     place = locate(name_or_path)
     check_whole(Path(place), weights=True)
-    options |= {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
-    model, report = _from_pretrained(auto, place, revision, **options)
-    if names := _tied_names(model.config, report):
-        # The file holds the output layer, and this model has none to share it with.
-        model, report = _from_pretrained(auto, place, revision, key_mapping=names, **options)
+    model, report = _from_pretrained(auto, place, revision, **_WEIGHTS, **options)
+    _find_embedding(model, report, place, revision)
     new = sorted(report["missing_keys"]) + [str(key[0]) for key in report["mismatched_keys"]]
     faults = [name for name in new if not may_be_new(name)]
     if faults:
@@ -177,20 +179,25 @@ def load_model(
     return model.train()
 
 
-def _tied_names(config: PretrainedConfig, report: Mapping[str, Any]) -> dict[str, str]:
-    """The patterns of weights in the file that stand for a missing one which they are tied to, and
-    its name."""
-    if not getattr(config.get_text_config(), "tie_word_embeddings", True):
-        return {}
-    missing, unexpected = set(report["missing_keys"]), set(report["unexpected_keys"])
-    names: dict[str, str] = {}
-    for mapping in (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING):
-        if type(config) in mapping:
-            tied = mapping[type(config)]._tied_weights_keys or {}
-            pairs = dict(tied).items()
-            found = {a: b for a, b in pairs if a in unexpected and b in missing}
-            names |= {f"^{re.escape(a)}$": b for a, b in found.items()}
-    return names
+@torch.no_grad()
+def _find_embedding(
+    model: PreTrainedModel, report: dict[str, Any], place: str, revision: str | None
+) -> None:
+    """Takes the input embedding from the output layer of the file, where those are tied, the file
+    has the output layer alone, and the model has none to share it with."""
+    config, missing = model.config, set(report["missing_keys"])
+    for auto, mapping in _LANGUAGE_MODELS:
+        if type(config) not in mapping or not getattr(config, "tie_word_embeddings", True):
+            continue
+        tied = dict(mapping[type(config)]._tied_weights_keys or {}).items()
+        found = {a: b for a, b in tied if a in report["unexpected_keys"] and b in missing}
+        if found:
+            whole, _ = _from_pretrained(auto, place, revision, **_WEIGHTS)
+            embedding = model.get_input_embeddings().weight
+            embedding.copy_(whole.get_input_embeddings().weight)
+            report["missing_keys"] = missing - set(found.values())
+            report["unexpected_keys"] = set(report["unexpected_keys"]) - found.keys()
+            return
 
 
 def _parts(weights: Iterable[str]) -> str:

@@ -24,7 +24,7 @@ def locate(name_or_path: str) -> str:
     """
     path = Path(name_or_path).expanduser()
     if path.is_dir():
-        directory = _model_in_run(path)
+        directory = model_in_run(path)
         check_directory(directory)
         return str(directory)
     is_name = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name_or_path)
@@ -136,7 +136,9 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _model_in_run(path: Path) -> Path:
+def model_in_run(path: Path) -> Path:
+    """The directory of a run's model: the final one, else the best, else the newest checkpoint; any
+    other directory as it is. Raises NoValidCheckpoint for a run without one."""
     if (path / "config.json").exists() or not (path / "run.json").exists():
         return path
     if (path / "final").is_dir():

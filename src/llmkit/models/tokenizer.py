@@ -16,7 +16,7 @@ from llmkit.config.schema import Config
 from llmkit.errors import DataError, HubUnreachable, InputNotFound, Unsafe
 from llmkit.models import hub, location
 from llmkit.models.control_tokens import control_tokens
-from llmkit.models.location import locate
+from llmkit.models.location import locate, model_in_run
 from llmkit.models.tokenizer_saving import PROBE, default_config, kept, read_back
 
 END_OF_TEXT = "<|endoftext|>"
@@ -140,7 +140,7 @@ def auto_vocab_size(n_bytes: int) -> int:
 
 
 def load(name_or_path: str, revision: str | None = None) -> PreTrainedTokenizerFast:
-    """The tokenizer of a directory or of a hub name; only a directory that exists is local.
+    """The tokenizer of a directory, a run or a hub name; only a directory that exists is local.
 
     Raises InputNotFound, HubUnreachable, DataError for one without a fast form, and Unsafe for one
     that would run code.
@@ -148,6 +148,7 @@ def load(name_or_path: str, revision: str | None = None) -> PreTrainedTokenizerF
     path = location.check_tokenizer(name_or_path)
     local = path.is_dir()
     if local:
+        path = model_in_run(path)
         _refuse_code(path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
