@@ -162,7 +162,7 @@ def test_labels_of_json_are_written_as_json_writes_them(tmp_path: Path) -> None:
     lines = [json.dumps({"text": "t", "label": value}) for value in values]
     rows = read(written(tmp_path / "a.jsonl", "\n\n".join(lines)))
     assert [row.label for row in rows] == ["x", "3", "2.5", "true", None, ("b", "1"), ()]
-    fault = fault_of(written(tmp_path / "b.jsonl", '{"text": "t", "label": {"a": 1}}\n'))
+    fault = fault_of(written(tmp_path / "b.jsonl", '{"text": "t", "label": {"a": 2}}\n'))
     assert fault.where == f"{tmp_path / 'b.jsonl'}:1"
     fault = fault_of(written(tmp_path / "c.jsonl", "\n{}x\n"), text_column="text")
     assert fault.what.startswith("data row 1: this line is not JSON")

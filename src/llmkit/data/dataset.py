@@ -12,7 +12,7 @@ from llmkit.config.schema import Config, DataConfig
 from llmkit.data import labelled, labels, look, soundness, splits
 from llmkit.data.cache import Say, Watch
 from llmkit.data.examples import Table, targets
-from llmkit.data.labels import Labels
+from llmkit.data.labels import REGRESSION, Labels
 from llmkit.data.parts import Part, gather
 from llmkit.errors import DataError, InputNotFound
 
@@ -49,7 +49,13 @@ def load(config: Config, watch: Watch, say: Say, warn: Say) -> Labelled:
     parts = {name: gather(data, name, watch) for name in names}
     for part in parts.values():
         soundness.check_rows(part)
-    known = labels.of(data, set(parts["train"].raws), str(data.label_column))
+    raws = set(parts["train"].raws)
+    known = labels.of(data, raws, str(data.label_column))
+    if known.kind != REGRESSION and (marks := labels.indicated(raws, parts["train"].key)):
+        named = "" if data.label_names else "; data.label_names=FILE gives their names"
+        warn(f"labels are lists of 0 and 1: {marks} labels, called by their place{named}")
+        for part in parts.values():
+            _name_marks(part, known)
     soundness.check(parts["train"], known)
     fraction = splits.AUTO_SHARE if data.validation_fraction == "auto" else data.validation_fraction
     splitting = "validation" not in parts and fraction > 0
@@ -85,6 +91,8 @@ def load_one(data: DataConfig, key: str, known: Labels, watch: Watch, say: Say, 
     name = key.removesuffix("_files")
     part = gather(labelled.settle(data, key, say), name, watch)
     soundness.check_rows(part)
+    if known.kind != REGRESSION:
+        _name_marks(part, known)
     parts = {name: part}
     faults = list(soundness.faults(parts, known, splitting=False))
     soundness.refuse(faults, data.allow)
@@ -105,6 +113,19 @@ def table(part: Part, known: Labels) -> Table:
         known,
         [part.places[row] for row in rows],
     )
+
+
+def _name_marks(part: Part, known: Labels) -> None:
+    """Turn lists of 0 and 1, one mark for each label, into the names of labels."""
+    marks = labels.indicated(set(part.raws), part.key)
+    if marks == len(known):
+        part.raws = [labels.marked(raw, known.names, known.is_classes) for raw in part.raws]
+    elif marks:
+        raise DataError(
+            f"labels are lists of {marks} marks, and there are {len(known)} labels",
+            where=part.key,
+            next=f"the labels are {labels.listed(known.names)}",
+        )
 
 
 def _split(tables: dict[str, Table], fraction: float, seed: int) -> None:

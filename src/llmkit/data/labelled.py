@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -23,6 +25,9 @@ from llmkit.data.tables import Table
 from llmkit.errors import DataError
 
 TEXT, LABEL = "data.text_column", "data.label_column"
+
+_ARRAY = re.compile(r"\[(\s*[-+\d.]+)+\s*\]")
+_CONSTANTS = re.compile(r"\b(true|false)\b")
 
 _CELLS = {"1": True, "0": False, "1.0": True, "0.0": False, "true": True, "false": False}
 
@@ -219,12 +224,41 @@ def _label(
         return tuple(name for name, marked in zip(names, marks, strict=True) if marked)
     if not values or values[0] is None or values[0] != values[0]:
         return None
-    if isinstance(values[0], list):
-        return tuple(_written(value, record.where) for value in values[0])
-    written = _written(values[0], record.where)
+    value = _unwritten(values[0]) if separator is None else values[0]
+    if isinstance(value, dict) and all(each in (0, 1, None) for each in value.values()):
+        value = [name for name, each in value.items() if each]
+    if isinstance(value, list):
+        return _several(value, record.where)
+    written = _written(value, record.where)
     if separator is not None:
         return tuple(part.strip() for part in written.split(separator) if part.strip())
     return written or None
+
+
+def _unwritten(value: Any) -> Any:
+    """The list that a text writes, as JSON, Python or NumPy do; any other value as it is."""
+    if not (isinstance(value, str) and value.strip().startswith("[") and value.strip()[-1] == "]"):
+        return value
+    if _ARRAY.fullmatch(value.strip()):
+        return [float(each) for each in value.strip()[1:-1].split()]
+    try:
+        found = ast.literal_eval(_CONSTANTS.sub(lambda m: m[0].title(), value.strip()))
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return value
+    return found if isinstance(found, list) else value
+
+
+def _several(values: list[Any], where: str) -> tuple[str, ...]:
+    """The labels of a list, or its marks, 0 or 1 for each label."""
+    if values[1:] and all(isinstance(each, int | float) and each in (0, 1) for each in values):
+        return tuple(str(int(each)) for each in values)
+    if any(isinstance(each, float) and not each.is_integer() for each in values):
+        raise DataError(
+            "the label is a list of fractions, and a row has a label or does not have it",
+            where=where,
+            next="write 0 or 1 for each label, or the names of the labels that the row has",
+        )
+    return tuple(_written(each, where) for each in values)
 
 
 def _mark(value: Any, where: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -100,8 +100,14 @@ class Labels:
 
 def of(data: DataConfig, raws: Collection[Raw], output: str) -> Labels:
     """The labels that the distinct raw labels of a training set make; `output` names the value of a
-    regression."""
+    regression.
+
+    Lists of 0 and 1 are one label for each place, called by its number unless `data.label_names`
+    names it.
+    """
     kind = _kind(data, raws)
+    if marks := 0 if kind == REGRESSION else indicated(raws, "data.train_files"):
+        return _of_marks(data, kind, marks)
     if data.label_names is not None and kind != REGRESSION:
         return Labels(kind, _names_of_file(data, data.label_names), from_file=True)
     if kind == REGRESSION:
@@ -109,6 +115,43 @@ def of(data: DataConfig, raws: Collection[Raw], output: str) -> Labels:
     if columns := _several_columns(data):
         return Labels(kind, columns)
     return Labels(kind, tuple(_ordered({label for raw in raws for label in each(raw)})))
+
+
+def _of_marks(data: DataConfig, kind: str, marks: int) -> Labels:
+    if data.label_names is None:
+        return Labels(kind, tuple(map(str, range(marks))))
+    names = _names_of_file(data, data.label_names)
+    if len(names) != marks:
+        raise DataError(
+            f"{data.label_names} names {len(names)} labels, and rows have lists of {marks}",
+            where="data.label_names",
+            next=f"give {marks} names, one in each line, in the order of the lists",
+        )
+    return Labels(kind, names, from_file=True)
+
+
+def indicated(raws: Collection[Raw], where: str) -> int:
+    """The length of lists of 0 and 1 that mark which labels a row has; 0 for other labels.
+
+    Raises DataError where such lists differ in length.
+    """
+    lists = [raw for raw in raws if isinstance(raw, tuple)]
+    if not lists or len(lists) < len(raws) or not all(set(raw) <= {"0", "1"} for raw in lists):
+        return 0
+    lengths = sorted(set(map(len, lists)))
+    if lengths[1:] and any(len(set(raw)) < len(raw) for raw in lists):
+        raise DataError(
+            f"labels are lists of 0 and 1 of different lengths, from {lengths[0]} to {lengths[-1]}",
+            where=where,
+            next="give every row a mark for every label, or lists of label names",
+        )
+    return lengths[0] if not lengths[1:] and lengths[0] > 1 else 0
+
+
+def marked(raw: Raw, names: Sequence[str], single: bool) -> Raw:
+    """The names of the labels that a list of 0 and 1 marks; of one class, its name alone."""
+    found = tuple(name for name, mark in zip(names, raw, strict=True) if mark == "1")
+    return found[0] if single and len(found) == 1 else found
 
 
 def each(raw: Raw) -> tuple[str, ...]:
@@ -121,16 +164,6 @@ def listed(names: Iterable[str], most: int = 10) -> str:
     shown = list(names)
     more = f" and {len(shown) - most:,} more" if len(shown) > most else ""
     return ", ".join(repr(name[:60]) for name in shown[:most]) + more
-
-
-def alike(names: Collection[str]) -> list[list[str]]:
-    """Groups of names that differ only in case, in white space, or in how a number is written."""
-    groups: dict[str | float, list[str]] = {}
-    for name in names:
-        number = float(name) if _NUMBER.fullmatch(name) else None
-        key = " ".join(name.casefold().split()) if number is None else number
-        groups.setdefault(key, []).append(name)
-    return [group for group in groups.values() if len(group) > 1]
 
 
 def _kind(data: DataConfig, raws: Collection[Raw]) -> str:
