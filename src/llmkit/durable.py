@@ -145,11 +145,16 @@ def flush_directory(directory: Path) -> None:
 
 
 def replace_text(path: Path, text: str) -> None:
+    """Writes a small text file, whole or not at all; raises WriteError."""
+    replace_bytes(path, text.encode("utf-8"))
+
+
+def replace_bytes(path: Path, content: bytes) -> None:
     """Writes a small file, whole or not at all; raises WriteError."""
     partial = partial_of(path)
     try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with partial.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)

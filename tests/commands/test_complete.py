@@ -358,3 +358,13 @@ def test_models_that_cannot_complete_are_refused(call, base, tables, tmp_path) -
     masked = call(*line, "--model", tmp_path / "bert")
     assert masked["code"] == 65
     assert "BertForMaskedLM" in masked["said"]
+
+
+def test_prompts_that_a_run_was_trained_on_are_counted(call, reference, tables) -> None:
+    columns = ("evaluation.reference_column=response", "evaluation.prompt_column=prompt")
+    for name, learned in (("train", 1), ("validation", 0)):
+        found = call("evaluate", "--model", reference, "--csv", tables[name], *columns,
+                     "generation.max_new_tokens=1")  # fmt: skip
+        assert found["code"] == 0, found["said"]
+        told = [each for each in found["warnings"] if "was trained on 160 of these 160" in each]
+        assert len(told) == learned

@@ -270,3 +270,20 @@ def test_the_config_for_tasks_runs(trained, evaluate, tmp_path) -> None:
     found = evaluate(CONFIGS / "evaluate-tasks.yaml", "--model", trained / "run", "--tasks",
                      tmp_path / "sky.yaml")  # fmt: skip
     assert found["tasks"][0]["metric"] == "acc"
+
+
+def test_text_that_a_run_was_trained_on_is_reported_with_the_figure(
+    trained, corpus, evaluate, tmp_path
+) -> None:
+    told = json.loads((trained / "result.json").read_text())["warnings"]
+    assert any("9 of these 9 documents (100%) are in the training data too" in t for t in told)
+    mixed = tmp_path / "mixed.txt"
+    lines = corpus.read_text().splitlines()[20:26] + [f"zq {i} xw vk" * 3 for i in range(6)]
+    mixed.write_text("\n".join(lines))
+    for model in ("run", "run/final"):
+        found = evaluate("--model", trained / model, "--text", mixed, "data.document=line")
+        [warning] = [each for each in found["warnings"] if "was trained on" in each]
+        assert "6 of these 12 documents (50%)" in warning
+    mixed.write_text("\n".join(lines[6:]))
+    found = evaluate("--model", trained / "run", "--text", mixed, "data.document=line")
+    assert not [each for each in found["warnings"] if "was trained on" in each]

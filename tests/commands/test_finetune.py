@@ -410,3 +410,12 @@ def test_the_bad_byte_of_trec_is_named(call) -> None:
     assert report["code"] == 65
     assert "0xf0" in report["said"]
     assert "3173" in report["said"].replace(",", "")
+
+
+def test_rows_that_a_run_was_trained_on_are_counted(call, reference, tables) -> None:
+    found = call("evaluate", "--model", reference["run"], "--csv", tables["train"])
+    learned = found["examples"] - reference["validation"]["examples"]
+    [warning] = [each for each in found["warnings"] if "was trained on" in each]
+    assert f"{learned} of these {found['examples']} rows" in warning
+    found = call("evaluate", "--model", reference["run"], "--csv", tables["test"])
+    assert not [each for each in found["warnings"] if "was trained on" in each]

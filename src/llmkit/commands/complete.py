@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from llmkit import durable
 from llmkit.config.schema import Config
-from llmkit.data import lengths, order
+from llmkit.data import fingerprints, lengths, order
 from llmkit.data.conversations import Conversation
 from llmkit.evaluation import outputs, references, responses
 from llmkit.evaluation.pairs import Pairs
@@ -111,6 +111,9 @@ def _job(
         validation=inputs.packs.get("validation"),
         validation_task=task,
         resumed=resumed,
+        seen=partial(
+            fingerprints.of_rows, [each.opening for each in inputs.data.train], inputs.tokenizer
+        ),
         unit="tokens",
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from llmkit.config.schema import Config
 from llmkit.data.prepare import data_report
-from llmkit.evaluation import harness, outputs, pairs, references, rows, text
+from llmkit.evaluation import harness, outputs, pairs, references, rows, text, trained_on
 from llmkit.evaluation.pairs import Pairs
 from llmkit.evaluation.subject import Subject, check_kinds, protocol, subjects
 from llmkit.generation import loading, prompts, sampling
@@ -94,6 +94,8 @@ def _measured(
     if settings.per_token is not None and processes.is_main:
         outputs.write_text(Path(settings.per_token), text.shaded(measured[0]))
     for each in measured:
+        for sentence in trained_on.of_text(each.text.subject.name, each.text.tokens):
+            console.warn(sentence)
         for sentence in verdicts.of_measured_text(each.text.subject.name, each.figures):
             console.warn(sentence)
     return text.result(config, measured), text.samples(measured)
@@ -105,7 +107,9 @@ def _classified(
     """Classifiers on labelled rows; beside `output`, a picture of what is taken for what."""
     output = config.evaluation.output
     measured = rows.measure(config, models, processes, console.watch, console.say, console.warn)
-    for each in measured:
+    for each, model in zip(measured, models, strict=True):
+        for sentence in trained_on.of_rows(each.name, each.table.texts, model.tokenizer):
+            console.warn(sentence)
         for sentence in verdicts.of_classifier(each.name, each.figures, ""):
             console.warn(sentence)
     matrix = measured[0].figures.get("confusion_matrix")
@@ -135,6 +139,9 @@ def _write(config: Config, asked: Pairs, processes: Processes, console: Console)
     settings = config.generation
     seed = config.seed if settings.seed is None else settings.seed
     shape, tokenizer = loading.shape_and_tokenizer(config)
+    asked_before = [(prompt,) for prompt in asked.prompts]
+    for sentence in trained_on.of_rows(str(config.model.name_or_path), asked_before, tokenizer):
+        console.warn(sentence)
     items = [
         Request(prompt, f"{path} row {number}")
         for prompt, (path, number) in zip(asked.prompts, asked.places, strict=True)

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from llmkit import durable
 from llmkit.config.schema import Config
-from llmkit.data import lengths
+from llmkit.data import fingerprints, lengths
 from llmkit.data.examples import Table
 from llmkit.data.labels import REGRESSION
 from llmkit.evaluation import classification, classified, prediction
@@ -140,6 +140,7 @@ def _job(
         validation=inputs.encoded.get("validation"),
         validation_task=task,
         resumed=resumed,
+        seen=partial(fingerprints.of_rows, inputs.data.train.texts, inputs.tokenizer),
         unit="examples",
     )
 

@@ -9,9 +9,10 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from llmkit.config.schema import Config
-from llmkit.data import domains, sources
+from llmkit.data import domains, fingerprints, sources
 from llmkit.data.mixture import Mixture
 from llmkit.data.prepare import Prepared, data_report, prepare_domains
+from llmkit.data.tokens import TokenFile
 from llmkit.evaluation.unigram import unigram_figures
 from llmkit.generation import sampling
 from llmkit.models import build, load, pairing, tokenizer_saving
@@ -40,6 +41,8 @@ def run(config: Config, console: Console) -> dict[str, Any]:
         console.on_tick = stop.check
         settled, data, shape = _inputs(config, processes, console)
         content = _content(data)
+        if processes.is_main:
+            _compare(settled, data, console)
         with run_directory.opened(config, "pretrain") as directory:
             resumed = training.resume_point(directory, config, content, processes, console)
             model = _model(settled, shape, resumed, console.warn)
@@ -138,6 +141,7 @@ def _job(
         validation=validation,
         validation_task=task,
         resumed=resumed,
+        seen=partial(fingerprints.of_tokens, _learned(config, data)),
         unit=objective.unit,
         progress=progress,
         measured_first=bool(config.data.mixture and config.model.name_or_path and validation),
@@ -174,6 +178,26 @@ def _given_tokenizer(config: Config) -> PreTrainedTokenizerFast | None:
     if given is not None:
         objectives.of(config).take(given, config)
     return given
+
+
+def _learned(config: Config, data: dict[str, Prepared]) -> list[TokenFile]:
+    """The token files that are trained on; of a mixture, those of the domains with a weight."""
+    names = [name for name, share in domains.shares(config).items() if share > 0]
+    return [data[name].train for name in names or data]
+
+
+def _compare(config: Config, data: dict[str, Prepared], console: Console) -> None:
+    """Warns of held-out text that is trained on too."""
+    held_out = {name: each.validation for name, each in data.items() if each.validation}
+    known = fingerprints.of_tokens(_learned(config, data)) if held_out else None
+    for name, tokens in held_out.items():
+        assert known
+        found = fingerprints.overlap(fingerprints.of_tokens([tokens]), known)
+        if found.is_notable:
+            console.warn(
+                f"validation data{f' of {name}' if name else ''}: {found.sentence('document')} "
+                "are in the training data too: its figures are not held-out figures"
+            )
 
 
 def _content(data: dict[str, Prepared]) -> dict[str, str]:

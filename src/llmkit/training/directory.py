@@ -24,6 +24,7 @@ OURS = {
     "config.yaml",
     "metrics.jsonl",
     "timing.jsonl",
+    "fingerprints.safetensors",
     "samples.jsonl",
     "checkpoints",
     "final",

@@ -17,6 +17,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from llmkit import durable, extras
 from llmkit.config import render
 from llmkit.config.schema import Config, TrainConfig
+from llmkit.data import fingerprints
+from llmkit.data.fingerprints import Fingerprints
 from llmkit.models import experts
 from llmkit.reporting import metrics, plots
 from llmkit.reporting.console import Console
@@ -69,6 +71,8 @@ class Job:
     validation: Examples | None
     validation_task: Task
     resumed: Checkpoint | None
+    seen: Callable[[], Fingerprints]
+    """Gives the fingerprints of what is trained on."""
     unit: str
     """What a prediction is called: `tokens` or `examples`."""
     progress: Callable[..., Mapping[str, float]] | None = None
@@ -103,6 +107,9 @@ def carry_out(job: Job, session: Session, look: Callable[[], Mapping[str, Any]])
             job.directory / "checkpoints", work.model.num_parameters(), session.console.warn
         )
         _write_down(job, resolved)
+        if not (job.directory / fingerprints.FILE).exists():
+            earlier = fingerprints.read(job.config.model.name_or_path or "")
+            fingerprints.write(job.directory, job.seen().joined(earlier))
     session.processes.start_trackers(identity.dotted(resolved.model_dump(mode="json")))
     with training_display(session.console, state.step) as display:
         record = _record(job, work, chosen, resolved, display, session.clock, state)
