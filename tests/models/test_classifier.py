@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForMaskedLM
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertForMaskedLM,
+)
 
 from llmkit.errors import ConfigError, DataError
-from llmkit.models import build, classifier, load
+from llmkit.models import build, classifier, load, tokenizer_saving
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.classifier import Head
 
@@ -164,3 +172,25 @@ def test_a_trained_tokenizer_frames_texts_and_pairs_and_comes_back_whole(
         assert again.decode(again(text)["input_ids"], skip_special_tokens=True) == text
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path)
     assert model.config.pad_token_id == again.pad_token_id
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "qwen3"])
+def test_the_texts_of_a_pair_are_separated(kind: str, tmp_path: Path) -> None:
+    plain = tokenizers.train_bpe(TEXTS, 300, kind)
+    assert plain("ab", "c")["input_ids"] == [*plain("ab")["input_ids"], *plain("c")["input_ids"]]
+    single = plain("the cat")["input_ids"]
+    assert classifier.separate_pairs(plain) == "<|endoftext|>"
+    kept = tokenizer_saving.kept(plain, AutoConfig.for_model(kind))
+    kept.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    for each in (kept, AutoTokenizer.from_pretrained(tmp_path)):
+        a, b = each("ab")["input_ids"], each("c")["input_ids"]
+        assert each("ab", "c")["input_ids"] == [*a, each.eos_token_id, *b]
+        assert each("the cat")["input_ids"] == single
+    assert classifier.separate_pairs(kept) is None
+
+
+def test_a_tokenizer_that_separates_pairs_is_left_alone(tokenizer) -> None:
+    before = tokenizer.backend_tokenizer.to_str()
+    assert classifier.separate_pairs(tokenizer) is None
+    assert tokenizer.backend_tokenizer.to_str() == before

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from tokenizers.processors import TemplateProcessing
 from torch import nn
 from transformers import (
     AutoModelForSequenceClassification,
@@ -79,6 +80,32 @@ def set_padding(tokenizer: PreTrainedTokenizerFast) -> None:
             next="set pad_token in its tokenizer_config.json to a token that it has",
         )
     tokenizer.pad_token = token
+
+
+def separate_pairs(tokenizer: PreTrainedTokenizerFast) -> str | None:
+    """Puts a token between the two texts of a pair where the tokenizer would join them unmarked, as
+    those of GPT-2's kind do; returns that token, or None where nothing was to be done."""
+    alone = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("a", "b")]
+    first, both = alone[0], alone[0] + alone[1]
+    framed, pair = tokenizer("a")["input_ids"], tokenizer("a", "b")["input_ids"]
+    token: str | None = tokenizer.sep_token or tokenizer.eos_token
+    if token is None or _place(both, pair) is None or (place := _place(first, framed)) is None:
+        return None
+    names = tokenizer.convert_ids_to_tokens(framed)
+    before, after = names[:place], names[place + len(first) :]
+    special = {name: tokenizer.convert_tokens_to_ids(name) for name in (*before, *after, token)}
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=[*before, "$A", *after],
+        pair=[*before, "$A", token, "$B", *after],
+        special_tokens=list(special.items()),
+    )
+    return token
+
+
+def _place(part: list[int], whole: list[int]) -> int | None:
+    """Where some ids stand in a row among others."""
+    places = range(len(whole) - len(part) + 1)
+    return next((n for n in places if whole[n : n + len(part)] == part), None)
 
 
 def existing_config(

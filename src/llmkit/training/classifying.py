@@ -64,6 +64,9 @@ def gather(config: Config, console: Console) -> Inputs:
     shape, length = _shape(config, data, tokenizer)
     tokenizer.model_max_length = length
     tokenizers.read_as_text(tokenizer)  # as it is done here
+    is_new_pair = len(data.train.texts[0]) > 1 and not _keeps_head(config, shape)
+    if is_new_pair and (between := classifier.separate_pairs(tokenizer)):
+        console.say(f"pairs: {between} stands between the two texts, which the tokenizer joins")
     tokenizer = tokenizer_saving.kept(tokenizer, shape)
     tables = [table for table in (data.train, data.validation, data.test) if table is not None]
     rows = (texts for table in tables for texts in table.texts)
@@ -74,6 +77,11 @@ def gather(config: Config, console: Console) -> Inputs:
     columns = data.data.model_copy(update={"max_length": length, "problem_type": data.labels.kind})
     settled = config.model_copy(update={"data": columns})
     return Inputs(settled, data, tokenizer, shape, encoded)
+
+
+def _keeps_head(config: Config, shape: PretrainedConfig) -> bool:
+    name, revision = config.model.name_or_path, config.model.revision
+    return name is not None and classifier.keeps_head(name, revision, shape)
 
 
 def begin(inputs: Inputs, resumed: Checkpoint | None, console: Console) -> PreTrainedModel:
@@ -88,9 +96,7 @@ def begin(inputs: Inputs, resumed: Checkpoint | None, console: Console) -> PreTr
     else:
         model = build.classifier(shape, config.seed)
     if inputs.data.labels.kind == REGRESSION:
-        is_new = (resumed is None or with_lora) and not (
-            name is not None and classifier.keeps_head(name, revision, shape)
-        )
+        is_new = (resumed is None or with_lora) and not _keeps_head(config, shape)
         number_head.fit_head(model, inputs.data.train.targets, is_new)
     classifier.freeze(model, config.train.freeze)
     if with_lora:
