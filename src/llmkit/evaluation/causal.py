@@ -39,7 +39,7 @@ class CausalRows:
         chosen[chosen] = self.windows.scored(places[chosen])
         scored = places[chosen]
         return Batch(
-            inputs={"input_ids": torch.from_numpy(ids)},
+            inputs={"input_ids": torch.from_numpy(ids), "real": torch.from_numpy(inside)},
             chosen=torch.from_numpy(chosen),
             targets=torch.from_numpy(tokens.ids[scored + 1].astype(np.int64)),
             places=scored,

@@ -31,7 +31,8 @@ class Batch(NamedTuple):
     """Rows of one width for a model."""
 
     inputs: dict[str, Tensor]
-    """`input_ids` int64 [rows, width], and `attention_mask` where the model looks at padding."""
+    """`input_ids` int64 [rows, width], and either `real`, a bool that is False at padding, or
+    `attention_mask` where the model looks at padding."""
     chosen: Tensor
     """bool [rows, width], where something is scored."""
     targets: Tensor

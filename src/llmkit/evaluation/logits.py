@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from llmkit.models import heads
+from llmkit.models import heads, rope
 
 ENTRIES = {"cpu": 1 << 22, "cuda": 1 << 26}
 """Logits that exist at once, whatever the batch: on a CPU they should stay in its caches."""
@@ -48,6 +48,7 @@ class ChosenLogits:
 
         `chosen` is bool [rows, columns], as `input_ids` are; its places come in reading order.
         """
+        inputs = rope.placed(self.model, inputs)
         if self.head is None:
             yield from torch.split(self._logits(inputs)[chosen], self.chunk)
             return

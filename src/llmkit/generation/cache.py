@@ -107,6 +107,11 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers comes without type
         """Leaves only these slots, in this order."""
         self._rebuild(slots, drop=int(self.begins()[slots].min()))
 
+    def shorten(self, columns: int) -> None:
+        """Forgets the newest columns."""
+        for layer in self.layers:
+            layer.length -= columns
+
     def copy_of(self, rows: Tensor) -> SlotCache:
         """A cache that begins with copies of these rows."""
         made = SlotCache()

@@ -125,11 +125,26 @@ class Slots:
             self.at = [self.at[slot] for slot in kept]
         return writers
 
+    def _cross(self) -> None:
+        """Computes again the texts that have just become too long for the frequencies of short
+        ones, as transformers does: their keys were made with others."""
+        if self.desk.border is None or self.cache is None:
+            return
+        for slot, writer in enumerate(self.at):
+            ids = () if writer is None else (*writer.prompt.ids, *writer.tokens)
+            if len(ids) == self.desk.border + 1:
+                again = SlotCache()
+                _forward(self.desk, torch.tensor([ids]), torch.zeros(1, dtype=torch.long), again)
+                again.starts = torch.zeros(1, dtype=torch.long)
+                again.shorten(1)  # the newest token is computed with those of the other texts
+                self.cache.put(torch.tensor([slot]), again, torch.tensor([0]))
+
     def _logits(self) -> Tensor:
         """The logits [texts, vocabulary] of what follows the newest token of each text."""
         if self.cache is None:
             rows = [(*writer.prompt.ids, *writer.tokens) for writer in self.writers]
             return torch.cat([_recomputed(self.desk.model, row) for row in rows])
+        self._cross()
         self.cache.make_room()
         newest = torch.tensor([[writer.tokens[-1] if writer else 0] for writer in self.at])
         logits = _forward(self.desk, newest, self.cache.begins(), self.cache)

@@ -17,6 +17,7 @@ from llmkit.generation import constraints, draws, rules
 from llmkit.generation.prompts import Prompt
 from llmkit.generation.sample import Candidate, FinishReason, Sample, Step
 from llmkit.generation.transcript import Transcript
+from llmkit.models import rope
 
 
 class Desk:
@@ -36,6 +37,8 @@ class Desk:
         self.warpers = draws.warpers(settings)
         self.accepts = frozenset(inspect.signature(model.forward).parameters)
         """What the model's forward pass takes."""
+        self.border = rope.border(model)
+        """Tokens beyond which a text has other positions, see `rope.border`."""
 
 
 class Writer:

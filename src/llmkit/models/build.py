@@ -30,7 +30,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from llmkit.errors import ConfigError
-from llmkit.models import architectures
+from llmkit.models import architectures, rope
 
 DEFAULT_HIDDEN_SIZE = 256
 DEFAULT_LAYERS = 4
@@ -142,7 +142,9 @@ def classifier(config: PretrainedConfig, seed: int) -> PreTrainedModel:
 def new_model(config: PretrainedConfig, seed: int, purpose: Purpose) -> PreTrainedModel:
     """A model with fresh fp32 weights: the same for the same config and seed."""
     torch.manual_seed(seed)
-    return _built(config, purpose, dtype=torch.float32).train()
+    model = _built(config, purpose, dtype=torch.float32)
+    rope.settle(model)
+    return model.train()
 
 
 def _built(config: PretrainedConfig, purpose: Purpose, **options: Any) -> PreTrainedModel:

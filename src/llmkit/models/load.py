@@ -21,7 +21,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from llmkit.errors import ConfigError, DataError, HubUnreachable, Unsafe
-from llmkit.models import architectures, build, hub
+from llmkit.models import architectures, build, hub, rope
 from llmkit.models.location import check_whole, locate
 
 Say = Callable[[str], None]
@@ -176,6 +176,7 @@ def load_model(
         say(f"new weights, from the seed: {_parts(new)}")
     if unused := sorted(set(report["unexpected_keys"]) - set(new)):
         say(f"weights of {name_or_path} that are not used: {_parts(unused)}")
+    rope.settle(model)
     return model.train()
 
 

@@ -16,18 +16,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from llmkit.models import rope
 from llmkit.models.experts import Balance
 from llmkit.training.cross_entropy import LinearCrossEntropy
 
 Batch = dict[str, Tensor]
-"""Tensors that a model takes, its targets, and where few places are predicted, their numbers."""
+"""Tensors that a model takes, its targets, where few places are predicted their numbers, and for
+rows of tokens with padding `real`, a bool that is False there."""
 Rows = Sequence[int] | NDArray[np.int64]
 Sums = Mapping[str, NDArray[np.float64]]
 """What a task's sums come to over a whole set and all processes."""
-
-NOT_INPUTS = ("targets", "places", "real")
-"""Tensors of a batch of token rows that the model does not take: `real` is False at padding, and
-stands only where there is some."""
 
 IGNORED = -100
 """Target of a position that is not predicted."""
@@ -94,7 +92,7 @@ class CausalLanguageModeling:
         """Cross entropy in nats, and for a mixture of experts what its load-balancing loss needs,
         see `Balance.sums`."""
         whole = model.base_model if self.linear_head else model
-        outputs: Any = self._outputs(whole, batch)
+        outputs: Any = self._outputs(model, whole, batch)
         if self.linear_head:
             loss = self._chunked(model, outputs.last_hidden_state.flatten(0, 1), batch)
         else:
@@ -108,14 +106,15 @@ class CausalLanguageModeling:
     def routed(self, model: nn.Module, batch: Batch) -> Tensor:
         """The tokens routed to each expert, see `Balance.sums`, without the cost of logits."""
         assert self.balance is not None
-        outputs: Any = self._outputs(model.base_model, batch)
+        outputs: Any = self._outputs(model, model.base_model, batch)
         return self.balance.sums(outputs.router_logits, batch.get("real"))["routed"]
 
-    def _outputs(self, module: Any, batch: Batch) -> Any:
-        inputs = {key: value for key, value in batch.items() if key not in NOT_INPUTS}
+    def _outputs(self, model: Any, part: Any, batch: Batch) -> Any:
+        inputs = {key: value for key, value in batch.items() if key not in ("targets", "places")}
+        inputs = rope.placed(model, inputs)
         options = {} if self.balance is None else {"output_router_logits": True}
         # Without use_cache=False, transformers silently ignores position_ids that start again.
-        return module(**inputs, use_cache=False, **options)
+        return part(**inputs, use_cache=False, **options)
 
     def _chunked(self, model: Any, hidden: Tensor, batch: Batch) -> Tensor:
         targets = batch["targets"].flatten()  # [batch * block]
