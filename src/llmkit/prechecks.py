@@ -13,6 +13,7 @@ from llmkit.config import load
 from llmkit.config.schema import Config
 from llmkit.errors import ConfigError, DataError, InputNotFound, UsageError
 from llmkit.help import FIRST
+from llmkit.reporting.console import Console
 
 FILES_OF = {
     "pretrain": ("train_files", "validation_files"),
@@ -26,12 +27,12 @@ FREE_TEXT = ("generation.prompts", "generation.system", "generation.stop")
 """Keys that hold text for the model."""
 
 
-def check(command: str, config: Config) -> None:
+def check(command: str, config: Config, console: Console) -> None:
     """Raises what the command would raise later for input, model, package or output."""
     _check_text(config)
     _check_input(command, config)
     _check_model(command, config)
-    _check_files(command, config)
+    _check_files(command, config, console)
     _check_extras(command, config)
     _check_output(command, config)
 
@@ -137,8 +138,9 @@ def _check_template(name: str) -> None:
         )
 
 
-def _check_files(command: str, config: Config) -> None:
-    """Raises InputNotFound for files that the command would read and that are not there."""
+def _check_files(command: str, config: Config, console: Console) -> None:
+    """Raises InputNotFound for files that the command would read and that are not there; reports
+    what directories hold that is not read."""
     from llmkit.data import sources
 
     named = {f"data.{key}": getattr(config.data, key) for key in FILES_OF.get(command, ())}
@@ -149,6 +151,9 @@ def _check_files(command: str, config: Config) -> None:
     for key, entries in named.items():
         if entries:
             sources.find(entries, key)
+            sentence, is_most = sources.skipped(entries)
+            if sentence:
+                (console.warn if is_most else console.say)(f"{key}: {sentence}")
 
 
 def _check_extras(command: str, config: Config) -> None:

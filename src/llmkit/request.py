@@ -67,7 +67,7 @@ class Request:
             console.say(f"data: {', '.join(given.data)} (as {DATA[self.command][0]})")
         name = objectives.recipe(self.command, config)
         with _stops(self.command, config):
-            prechecks.check(self.command, config)
+            prechecks.check(self.command, config, console)
             self._work(name, config, console)
 
     def _check_given(self, given: Arguments, options: Sequence[Option]) -> None:

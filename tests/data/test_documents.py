@@ -176,3 +176,30 @@ def test_a_name_that_is_no_text_encoding_is_a_config_error(tmp_path: Path, encod
     with pytest.raises(ConfigError) as fault:
         read(tmp_path / "a.txt", encoding=encoding)
     assert fault.value.where == "data.encoding"
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 1000])
+def test_a_separator_parts_documents_to_the_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(reading, "CHUNK", size)
+    text = "one\n<|end|>\r\ntwo <|end <|end|><|end|>三\n<|end|>"
+    (tmp_path / "a.txt").write_bytes(text.encode())
+    found = read(tmp_path / "a.txt", document_separator="<|end|>")
+    assert found == text.removesuffix("<|end|>").split("<|end|>")
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_marks_between_documents_are_counted_and_the_key_named(size: int) -> None:
+    text = "\n<|endoftext|>\n".join(f"story {i}" for i in range(300)) + " </s> </s>"
+    counts = documents.MarkCounts()
+    for first in range(0, len(text), size):
+        counts.add(documents.Piece(text[first : first + size], first + size >= len(text)))
+    [hint] = documents.mark_hints(counts.found, 1)
+    assert "<|endoftext|> occurs 299 times in 1 document" in hint
+    assert r"""'data.document_separator="\n<|endoftext|>\n"'""" in hint
+
+
+def test_a_separator_and_another_kind_of_document_exclude_each_other() -> None:
+    with pytest.raises(ValueError, match=r"leave data\.document out"):
+        DataConfig.model_validate({"document": "line", "document_separator": "x"})

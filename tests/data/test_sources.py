@@ -68,12 +68,46 @@ def test_a_missing_file_is_told_with_its_nearest_name(tmp_path: Path) -> None:
 
 
 def test_a_directory_without_text_names_the_glob_that_takes_its_files(tmp_path: Path) -> None:
-    written(tmp_path / "src" / "main.py")
+    written(tmp_path / "src" / "main.log")
     with pytest.raises(InputNotFound) as fault:
         found(tmp_path)
     assert ".jsonl" in str(fault.value)
-    assert f"'{tmp_path}/**/*.py'" in fault.value.next
-    assert found(f"{tmp_path}/**/*.py") == [str(tmp_path / "src" / "main.py")]
+    assert f"'{tmp_path}/**/*.log'" in fault.value.next
+    assert found(f"{tmp_path}/**/*.log") == [str(tmp_path / "src" / "main.log")]
+
+
+@pytest.mark.parametrize("names", [("a.md", "b/c.rst", "d.TEX"), ("main.py", "lib/part.rs")])
+def test_a_directory_of_prose_or_code_is_read(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name in (*names, "picture.png", "data.bin"):
+        written(tmp_path / name)
+    assert found(tmp_path) == sorted(str(tmp_path / name) for name in names)
+
+
+def test_a_sliver_of_text_does_not_hide_the_prose_beside_it(tmp_path: Path) -> None:
+    written(tmp_path / "requirements.txt", "numpy")
+    for name in "abc":
+        written(tmp_path / f"{name}.md", "word " * 3000)
+    assert len(found(tmp_path)) == 4
+    assert sources.skipped([str(tmp_path)]) == ("", False)
+
+
+def test_prose_is_never_read_beside_tables(tmp_path: Path) -> None:
+    table = written(tmp_path / "train.csv", "text,label\na,b\n")
+    written(tmp_path / "README.md", "word " * 3000)
+    assert found(tmp_path) == [str(table)]
+    sentence, is_most = sources.skipped([str(tmp_path)])
+    assert is_most
+    assert "1 of 2 files are read; skipped are 1 .md (README.md), 15,000 of 15,015" in sentence
+
+
+def test_what_a_directory_holds_beside_its_text_is_counted_by_suffix(tmp_path: Path) -> None:
+    written(tmp_path / "a.txt", "word " * 3000)
+    for name in ("b.md", "c.md", "d.pdf", "LICENSE"):
+        written(tmp_path / name)
+    sentence, is_most = sources.skipped([str(tmp_path), str(tmp_path / "a.txt"), "hub:x"])
+    assert not is_most
+    assert "1 of 5 files are read" in sentence
+    assert "2 .md, 1 without suffix, 1 .pdf (LICENSE, b.md, c.md, ...)" in sentence
 
 
 def test_a_glob_that_matches_nothing_is_not_found(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llmkit.config.schema import Config
+from llmkit.data.documents import mark_hints
 from llmkit.data.prepare import data_report
 from llmkit.evaluation import harness, outputs, pairs, references, rows, text, trained_on
 from llmkit.evaluation.pairs import Pairs
@@ -94,6 +95,8 @@ def _measured(
     if settings.per_token is not None and processes.is_main:
         outputs.write_text(Path(settings.per_token), text.shaded(measured[0]))
     for each in measured:
+        for hint in mark_hints(each.text.tokens.marks, len(each.text.tokens.starts)):
+            console.warn(hint)
         for sentence in trained_on.of_text(each.text.subject.name, each.text.tokens):
             console.warn(sentence)
         for sentence in verdicts.of_measured_text(each.text.subject.name, each.figures):

@@ -10,6 +10,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerF
 
 from llmkit.config.schema import Config
 from llmkit.data import domains, fingerprints, sources
+from llmkit.data.documents import mark_hints
 from llmkit.data.mixture import Mixture
 from llmkit.data.prepare import Prepared, data_report, prepare_domains
 from llmkit.data.tokens import TokenFile
@@ -42,6 +43,9 @@ def run(config: Config, console: Console) -> dict[str, Any]:
         settled, data, shape = _inputs(config, processes, console)
         content = _content(data)
         if processes.is_main:
+            for tokens in _learned(settled, data):
+                for hint in mark_hints(tokens.marks, len(tokens.starts)):
+                    console.warn(hint)
             _compare(settled, data, console)
         with run_directory.opened(config, "pretrain") as directory:
             resumed = training.resume_point(directory, config, content, processes, console)

@@ -104,7 +104,7 @@ class DataConfig(Section):
     )
     """Format of the files; `auto` recognises their content, and otherwise goes by name."""
     delimiter: Delimiter | Auto = "auto"
-    """Field separator of CSV and TSV files, such as `;`, `|` or `tab`; `auto` finds it."""
+    """Field separator of CSV and TSV files, such as `;` or `tab`; `auto` finds it."""
     header: bool | Auto = "auto"
     """Whether the first row of a csv or tsv names its columns; `auto` looks at it."""
     text_column: Column | Columns | None = None
@@ -135,6 +135,9 @@ class DataConfig(Section):
     """Faults of labelled data that need not stop the run."""
     document: Literal["file", "line", "blank_line"] = "file"
     """What one document of a plain text file is; in tables a row is a document."""
+    document_separator: Annotated[str, Field(min_length=1)] | None = None
+    """String between the documents of plain text files, such as `</s>`, instead of `document`;
+    it is matched exactly and belongs to no document."""
     encoding: str = "utf-8"
     """Encoding of text files."""
     errors: Literal["strict", "replace", "ignore"] = "strict"
@@ -150,6 +153,13 @@ class DataConfig(Section):
         cls, mixture: dict[str, DomainConfig], info: ValidationInfo
     ) -> dict[str, DomainConfig]:
         return check_mixture(mixture, info.data)
+
+    @field_validator("document_separator")
+    @classmethod
+    def _check_separator(cls, separator: str | None, info: ValidationInfo) -> str | None:
+        if separator is not None and info.data.get("document", "file") != "file":
+            raise ValueError("separates documents itself: leave data.document out")
+        return separator
 
     @field_validator("mixture_temperature")
     @classmethod

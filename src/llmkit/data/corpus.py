@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from llmkit.config.schema import DataConfig
 from llmkit.data import sources
 from llmkit.data.cache import writing
-from llmkit.data.documents import Piece, pieces
+from llmkit.data.documents import MarkCounts, Piece, pieces
 from llmkit.data.reading import Reading
 from llmkit.data.sources import Source
 
@@ -41,6 +41,8 @@ class Corpus:
     """Bytes that were replaced or ignored."""
     ranges: tuple[tuple[int, int], ...]
     """The documents that each source holds, as first and one past the last."""
+    marks: dict[str, list[int]]
+    """Marks between documents that were read as text, as `MarkCounts` counts them."""
 
     @property
     def n_documents(self) -> int:
@@ -147,7 +149,7 @@ def spool(
 
     Raises what reading raises, and WriteError where the directory cannot be written.
     """
-    reading = Reading(data, advance)
+    reading, marks = Reading(data, advance), MarkCounts()
     with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
         text = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115  the corpus keeps it open
@@ -158,10 +160,11 @@ def spool(
                 before = writer.n_documents
                 for piece in pieces(source, reading):
                     writer.add(piece)
+                    marks.add(piece)
                 ranges.append((before, writer.n_documents))
                 sources.check_unchanged(source)
             ends = writer.finish()
-    return Corpus(text, ends, writer.blank, reading.undecodable, tuple(ranges))
+    return Corpus(text, ends, writer.blank, reading.undecodable, tuple(ranges), marks.found)
 
 
 def everything(corpus: Corpus) -> Documents:

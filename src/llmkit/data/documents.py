@@ -6,8 +6,18 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from llmkit.data import delimited, tables
+from llmkit.data.parts import many
 from llmkit.data.reading import CHUNK, Reading, chunks, line_pieces
 from llmkit.data.sources import Source
+
+MARKS = (
+    "<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<|eot_id|>", "<|end|>", "<|endofdoc|>",
+    "<|eos|>", "<eos>", "</s>", "<EOS>", "[EOS]", "<|end_story|>",
+)  # fmt: skip
+"""What data sets put between documents."""
+
+_OFTEN = 3
+_TAIL = 20  # longer than a mark with its line ends
 
 
 class Piece(NamedTuple):
@@ -21,10 +31,13 @@ def pieces(source: Source, reading: Reading) -> Iterator[Piece]:
     """The documents of a source in order, blank ones included, in pieces of bounded size.
 
     A row of a table is a document. Plain text is one document (`data.document: file`), one for
-    each line, or one for each block of lines between blank lines; the separators belong to none.
+    each line, one for each block of lines between blank lines, or what stands between two
+    `data.document_separator`; separators belong to none.
     """
     if delimited.named_format(source, reading.data) != "txt":
         return (Piece(text, True) for text in tables.texts(source, reading))
+    if (mark := reading.data.document_separator) is not None:
+        return _by_mark(chunks(source, reading), mark)
     split = {"file": _whole, "line": _by_line, "blank_line": _by_blank_line}
     return split[reading.data.document](chunks(source, reading))
 
@@ -32,6 +45,20 @@ def pieces(source: Source, reading: Reading) -> Iterator[Piece]:
 def _whole(parts: Iterator[str]) -> Iterator[Piece]:
     yield from (Piece(part, False) for part in parts)
     yield Piece("", True)
+
+
+def _by_mark(parts: Iterator[str], mark: str) -> Iterator[Piece]:
+    held, opened = "", False
+    for part in parts:
+        *whole, held = (held + part).split(mark)
+        yield from (Piece(text, True) for text in whole)
+        opened = opened and not whole
+        # The end may be the beginning of a mark.
+        if sure := held[: max(0, len(held) - len(mark) + 1)]:
+            yield Piece(sure, False)
+            opened, held = True, held[len(sure) :]
+    if held or opened:
+        yield Piece(held, True)
 
 
 def _by_line(parts: Iterator[str]) -> Iterator[Piece]:
@@ -67,3 +94,34 @@ def _by_blank_line(parts: Iterator[str]) -> Iterator[Piece]:
 
 def _without_end(line: str) -> str:
     return line[:-2] if line.endswith("\r\n") else line.removesuffix("\n")
+
+
+class MarkCounts:
+    """Counts marks between documents that stand inside of them, in pieces of text."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, list[int]] = {}
+        """Of each mark, how often it occurs, and how often as a line of its own."""
+        self._end = ""
+
+    def add(self, piece: Piece) -> None:
+        """Count those that end in this piece."""
+        text = self._end + piece.text
+        for mark in MARKS:
+            if mark in text:
+                counts = self.found.setdefault(mark, [0, 0])
+                for place, sought in enumerate((mark, f"\n{mark}\n")):
+                    counts[place] += text.count(sought) - self._end.count(sought)
+        self._end = "" if piece.last else text[-_TAIL:]
+
+
+def mark_hints(found: dict[str, list[int]], n_documents: int) -> Iterator[str]:
+    """A sentence for each mark that seems to separate documents and was read as text."""
+    for mark, (number, lines) in found.items():
+        if number >= _OFTEN:
+            separator = f"\\n{mark}\\n" if 2 * lines > number else mark
+            yield (
+                f"the mark {mark} occurs {number:,} times in {many(n_documents, 'document')} and "
+                "is read as ordinary text; to separate the documents of plain text there: "
+                f"'data.document_separator=\"{separator}\"'"
+            )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +20,19 @@ SUFFIXES = tuple(f".{name}" for name in NAMES) + tuple(
     f".{name}.{packed}" for name in NAMES if name != "parquet" for packed in COMPRESSIONS
 )
 """The suffixes that are looked for in a directory."""
+
+PROSE = ("txt", "text", "md", "markdown", "mdx", "rst", "tex", "org", "adoc")
+CODE = (
+    "py", "pyi", "js", "jsx", "ts", "tsx", "java", "kt", "scala", "c", "h", "cc", "cpp", "hpp",
+    "cs", "go", "rs", "swift", "rb", "php", "pl", "lua", "r", "jl", "hs", "ml", "ex", "erl", "clj",
+    "sh", "bash", "sql",
+)  # fmt: skip
+"""Text that is read where a directory holds hardly anything in the formats above."""
+
+SLIVER = 0.1
+"""Share of the bytes of a directory below which what is read is hardly anything."""
+
+_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -41,7 +56,8 @@ class Source:
 def find(entries: Sequence[str], key: str) -> list[Source]:
     """The sources that the entries of a config key mean, sorted, each file once.
 
-    An entry is a file, a directory (searched for SUFFIXES, without hidden files), a glob, or
+    An entry is a file, a directory (searched for SUFFIXES, without hidden files; where these are a
+    sliver of its text and it has no tables, for PROSE and CODE too), a glob, or
     `hub:NAME[:CONFIG][@SPLIT]`. A file that is named, or matched by a glob, may have any suffix:
     `formats` recognises what it holds. Directories and globs skip what llmkit has written, such as
     runs. Raises InputNotFound where an entry means nothing, and DataError for a file that holds
@@ -62,6 +78,33 @@ def find(entries: Sequence[str], key: str) -> list[Source]:
             next=f"name files with text in {key}",
         )
     return files + [sets[entry] for entry in sorted(sets)]
+
+
+def skipped(entries: Sequence[str]) -> tuple[str, bool]:
+    """What the directories among the entries hold that is not read, in a sentence, and whether it
+    is most of them by far; empty where everything is read."""
+    said, most = [], False
+    for path in (Path(entry).expanduser() for entry in entries if not entry.startswith("hub:")):
+        if not path.is_dir():
+            continue
+        files = list(outputs.walk(path))
+        read = _chosen(files)
+        if left := sorted({*files} - {*read}):
+            size, whole = _size(left), _size(files)
+            most = most or whole - size < SLIVER * whole
+            said.append(
+                f"{path}: {len(read):,} of {len(files):,} files are read; skipped are "
+                f"{_by_suffix(left)}, {size:,} of {whole:,} bytes"
+            )
+    return "; ".join(said), most
+
+
+def _by_suffix(files: Sequence[Path]) -> str:
+    """Files as a message names them: how many of each suffix, and a few names."""
+    counts = Counter(path.suffix.lower() or "without suffix" for path in files)
+    several = ", ".join(f"{number:,} {suffix}" for suffix, number in counts.most_common(8))
+    names = ", ".join(path.name for path in files[:_NAMED])
+    return f"{several} ({names}{', ...' if len(files) > _NAMED else ''})"
 
 
 def fingerprint(sources: Sequence[Source], advance: Callable[[int], None]) -> str:
@@ -113,7 +156,7 @@ def _expand(entry: str, key: str) -> list[Path]:
 
 def _search(directory: Path, entry: str, key: str) -> list[Path]:
     files = list(outputs.walk(directory))
-    if known := [path for path in files if path.name.lower().endswith(SUFFIXES)]:
+    if known := _chosen(files):
         return known
     if outputs.is_output_directory(directory):
         raise _only_outputs(entry, key)
@@ -127,6 +170,25 @@ def _search(directory: Path, entry: str, key: str) -> list[Path]:
         if files
         else "name a directory that holds text",
     )
+
+
+def _chosen(files: Sequence[Path]) -> list[Path]:
+    """The files of a directory that are read: those in the formats of NAMES; where there are no
+    tables and these are less than a tenth of the text, prose and source code too."""
+    known = [path for path in files if path.name.lower().endswith(SUFFIXES)]
+    if any(".txt" not in path.name.lower() for path in known):
+        return known
+    others = [path for path in files if path.suffix[1:].lower() in (*PROSE, *CODE)]
+    everything = sorted({*known, *others})
+    return known if _size(known) >= SLIVER * _size(everything) and known else everything
+
+
+def _size(files: Iterable[Path]) -> int:
+    sizes = 0
+    for path in files:
+        with suppress(OSError):
+            sizes += path.stat().st_size
+    return sizes
 
 
 def _fixed_part(pattern: Path) -> Path:

@@ -37,7 +37,7 @@ class Text:
         """What decides which text a part holds."""
         data = self.config.data
         table = [data.format, data.delimiter, data.header, data.text_column]
-        how = [*table, data.document, data.encoding, data.errors]
+        how = [*table, data.document, data.document_separator, data.encoding, data.errors]
         split = [] if part == "all" else [data.validation_fraction, self.config.seed]
         return [tokens.FORMAT, self.fingerprint, how, part, split]
 

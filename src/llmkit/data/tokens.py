@@ -21,13 +21,23 @@ from llmkit.data.cutting import LONGEST, NOWHERE, Rule, cut, exact_rule
 from llmkit.data.documents import Piece
 from llmkit.models.control_tokens import renamed
 
-FORMAT = 3
+FORMAT = 4
 """Changes whenever the same text would give other files."""
 
 _BATCH = 1 << 20  # characters encoded at once: some tenths of a second
 _PART = 16  # what a short part costs, counted as characters
 _PROOF = 1 << 18  # bytes of text on which a rule for cuts is proven
-_NOTES = ("n_bytes", "opening", "closing", "max_id", "blank", "undecodable", "lost", "by_source")
+_NOTES = (
+    "n_bytes",
+    "opening",
+    "closing",
+    "max_id",
+    "blank",
+    "undecodable",
+    "lost",
+    "by_source",
+    "marks",
+)
 
 
 class Framing(Protocol):
@@ -70,6 +80,8 @@ class TokenFile:
     """The sha256 of all of this."""
     by_source: list[list[int]] = field(default_factory=list)
     """The sources by number, the documents from each, and how many of those are segments."""
+    marks: dict[str, list[int]] = field(default_factory=dict)
+    """Marks between documents that the sources hold as text: how often, and as whole lines."""
     reused: bool = False
     path: Path | None = None
 
@@ -269,6 +281,7 @@ def _write(
         "undecodable": documents.corpus.undecodable,
         "lost": encoder.lost,
         "by_source": documents.by_source(),
+        "marks": documents.corpus.marks,
         "cuts": encoder.rule.pattern,
     }
 
