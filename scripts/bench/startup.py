@@ -1,6 +1,6 @@
-"""How long one waits: `llmkit --help` beside litgpt's, and the first step of a run beside importing
-torch and transformers: by name alone (`imports`), or with the class of a model (`model_class`),
-which transformers imports only when it is asked for.
+"""How long one waits: `llmkit --help` beside litgpt's, refusals of what is missing (`refused_*`),
+and the first step of a run beside importing torch and transformers: by name alone (`imports`), or
+with the class of a model (`model_class`), which transformers imports only when it is asked for.
 
     .venv/bin/python scripts/bench/startup.py TEXT [--rounds 5] [--litgpt COMMAND]
 
@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 BEGINS = " at once; precision "
@@ -30,11 +30,29 @@ IMPORTS = "import torch, transformers"
 MODEL_CLASS = "import torch; from transformers import LlamaForCausalLM"
 
 
-def whole(*command: str) -> float:
-    """Seconds of a command from start to end."""
+REFUSALS = {
+    "refused_option": ("pretrain", "--lr", "1"),
+    "refused_key": ("pretrain", "lr=1"),
+    "refused_text": ("pretrain", "--text", "runs/no-such-text.txt"),
+    "refused_model": ("generate", "--model", "runs/no-such-run", "--prompt", "a"),
+    "refused_prompt": ("generate", "--model", "runs/no-such-run"),
+}
+"""Command lines that lack something, by what it is."""
+
+
+def whole(*command: str, code: int = 0) -> float:
+    """Seconds of a command from start to end; `code` 1 stands for any failure."""
     begin = time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True)
-    return time.perf_counter() - begin
+    done = subprocess.run(command, check=False, capture_output=True, stdin=subprocess.DEVNULL)
+    seconds = time.perf_counter() - begin
+    if bool(done.returncode) != bool(code):
+        raise SystemExit(f"{command} ended with {done.returncode}")
+    return seconds
+
+
+def refusal(arguments: Sequence[str]) -> Callable[[], float]:
+    """The seconds of a command that is refused."""
+    return lambda: whole(sys.executable, "-m", "llmkit", *arguments, code=1)
 
 
 def first_step(text: Path, cache: str) -> float:
@@ -71,6 +89,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as cache:
         sides: dict[str, Callable[[], float]] = {
             "help": lambda: whole(sys.executable, "-m", "llmkit", "--help"),
+            **{name: refusal(arguments) for name, arguments in REFUSALS.items()},
             "imports": lambda: whole(sys.executable, "-c", IMPORTS),
             "model_class": lambda: whole(sys.executable, "-c", MODEL_CLASS),
             "first_step": fresh,

@@ -8,6 +8,7 @@ import io
 import json as jsonlib
 import os
 import platform
+import re
 import signal
 import sys
 import tempfile
@@ -155,6 +156,8 @@ def _as_fault(error: BaseException) -> LlmkitError:
             return stopped(KeyboardInterrupt() if number == signal.SIGINT else _ended_by(number))
         case OSError() if error.errno is not None:
             return _of_system(error)
+        case Exception() if hidden := re.search(r"os error (\d+)", str(error)):  # of Rust
+            return _of_system(OSError(int(hidden[1]), os.strerror(int(hidden[1]))))
     return _bug(error)
 
 

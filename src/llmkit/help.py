@@ -127,9 +127,6 @@ class Commands(TyperGroup):
     def _instead(self, name: str) -> str:
         if near := difflib.get_close_matches(name, self.commands, n=1, cutoff=0.75):
             return f"did you mean `llmkit {near[0]}`?"
-        words = {word: word for word in ELSEWHERE}
-        if known := words.get(name.lower()) or next(
-            iter(difflib.get_close_matches(name.lower(), words, n=1, cutoff=0.85)), None
-        ):
-            return f"use {ELSEWHERE[known]}"
+        if known := difflib.get_close_matches(name.lower(), ELSEWHERE, n=1, cutoff=0.85):
+            return ELSEWHERE[known[0]]
         return "`llmkit --help` lists the commands"

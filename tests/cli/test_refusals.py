@@ -95,6 +95,7 @@ def test_every_kind_of_fault_is_an_object_with_its_code_and_the_warnings(
         (FileNotFoundError(2, "No such file or directory", "gone"), 66),
         (PermissionError(13, "Permission denied", "/etc/x"), 73),
         (OSError(28, "No space left on device"), 73),
+        (Exception("File too large (os error 27)"), 73),
         (ZeroDivisionError(), 1),
     ],
 )
