@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from llmkit.config.schema import Config, GenerationConfig
@@ -51,6 +53,42 @@ def test_a_file_holds_prompts_as_lines_rows_or_objects(
     assert texts(requests.read(config(prompts_file=str(path)))) == expected
 
 
+@pytest.mark.parametrize("column", ["prompt", "text", "body"])
+@pytest.mark.parametrize(
+    "name", ["p.jsonl", "p.ndjson", "p.txt", "p", "p.json", "p.csv", "p.parquet"]
+)
+@pytest.mark.parametrize("piped", [True, False])
+def test_prompts_are_read_by_column_and_keep_the_rest_of_their_rows(
+    column: str, name: str, piped: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    rows = [{column: f"prompt {number}, and more", "id": number} for number in range(5)]
+    if name == "p.csv":
+        lines = [f'"{row[column]}",{row["id"]}' for row in rows]
+        path.write_text("\n".join([f"{column},id", *lines]))
+    elif name == "p.parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif name == "p.json":
+        path.write_text(json.dumps(rows, indent=1))
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"text_column": column} if column == "body" else {}
+    given = {} if piped else {"prompts_file": str(path)}
+    asked = Config.model_validate({"generation": given, "data": data})
+    found = requests.read(asked, io.BytesIO(path.read_bytes()) if piped else None)
+    assert texts(found) == [row[column] for row in rows]
+    assert [int(each.extra["id"]) for each in found.items] == [0, 1, 2, 3, 4]
+
+
+def test_prompts_of_a_pipe_are_handed_on_as_they_arrive() -> None:
+    class Slow(io.BytesIO):
+        def read1(self, size: int = -1) -> bytes:
+            return self.readline()
+
+    found = requests.groups(config(), Slow(b"one\ntwo\n\nthree\n"))
+    assert [texts(group) for group in found] == [["one"], ["two"], [], ["three"]]
+
+
 def test_a_line_may_have_a_seed_and_a_length_of_its_own(tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     path.write_text(json.dumps({"prompt": "x", "seed": 7, "max_new_tokens": 3}))
@@ -61,9 +99,8 @@ def test_a_line_may_have_a_seed_and_a_length_of_its_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ('{"prompt": "x", "promt": "y"}', "unknown key 'promt'; did you mean 'prompt'"),
         ('{"text": "y"}', "has no prompt"),
-        ("[1]", "has no prompt"),
+        ("[1]", "JSON list, not an object"),
         ('{"prompt": 3}', "'prompt' of this line should be text"),
         ('{"prompt": "x", "seed": true}', "'seed' of this line should be a whole number"),
         ('{"prompt": "x", "max_new_tokens": 0}', "should be a whole number of at least 1"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from llmkit.generation.output import Output
 from llmkit.generation.prompts import Prompt
 from llmkit.generation.requests import Requests
 from llmkit.generation.sample import Sample
+from llmkit.generation.writer import Desk
 from llmkit.models import content
 from llmkit.models.control_tokens import control_tokens
 from llmkit.reporting.console import Console, is_main_process
@@ -59,6 +61,9 @@ class Work:
 def run(config: Config, console: Console) -> dict[str, Any] | None:
     """Writes the samples to stdout, or to `generation.output_file` and returns the figures."""
     started = time.monotonic()
+    if _is_answered_line_by_line(config):
+        _answer(config, console)
+        return None
     work = _prepare(config)
     _tell(work, console)
     with stop_signal() as stop, _processes() as processes, _output(work) as results:
@@ -67,7 +72,8 @@ def run(config: Config, console: Console) -> dict[str, Any] | None:
         if processes is not None:
             done = int(processes.largest([done])[0])
         if done < work.n_samples:
-            _write(work, done, processes, results, console)
+            desk = _desk(work, processes)
+            _write(work, desk, done, processes, results, console)
     if config.generation.output_file is None:
         return None
     return {
@@ -99,26 +105,65 @@ def check(config: Config, console: Console) -> dict[str, Any]:
     }
 
 
+def _is_answered_line_by_line(config: Config) -> bool:
+    """Whether the prompts come from a pipe and their texts go to stdout."""
+    settings = config.generation
+    named = settings.prompts or settings.prompts_file is not None
+    return not named and settings.output_file is None
+
+
+def _answer(config: Config, console: Console) -> None:
+    """Answers the prompts of a pipe, those together that arrived together."""
+    requests.check(config)
+    config = loading.resolved(config, loading.usual_device())
+    desk, number = None, 0
+    seen: Counter[tuple[int, ...]] = Counter()
+    opened = loading.shape_and_tokenizer(config)
+    for asked in requests.groups(config):
+        work = _encoded(config, asked, opened, seen)
+        _tell(work, console)
+        with stop_signal() as stop:
+            console.on_tick = stop.check
+            if work.prompts:
+                desk = desk or _desk(work, None)
+                _write(work, desk, 0, None, None, console, number)
+        number += work.n_samples
+
+
 def _prepare(config: Config) -> Work:
     """The prompts as the model will read them; refuses all that can be wrong without weights."""
     requests.check(config)
     config = loading.resolved(config, loading.usual_device())
     asked = requests.read(config)
-    shape, tokenizer = loading.shape_and_tokenizer(config)
+    return _encoded(config, asked, loading.shape_and_tokenizer(config), Counter())
+
+
+def _encoded(
+    config: Config,
+    asked: Requests,
+    opened: tuple[PretrainedConfig, PreTrainedTokenizerFast],
+    seen: Counter[tuple[int, ...]],
+) -> Work:
+    shape, tokenizer = opened
     settings = config.generation
     seed = config.seed if settings.seed is None else settings.seed
-    encoded = prompts.encode(asked.items, tokenizer, shape, settings, seed)
+    encoded = prompts.encode(asked.items, tokenizer, shape, settings, seed, seen)
     if constrain := loading.constraint(config, shape, tokenizer):
         for prompt in encoded:
             constrain(prompt)
     return Work(config, shape, tokenizer, asked, encoded)
 
 
+def _desk(work: Work, processes: Processes | None) -> Desk:
+    return loading.desk(work.config, work.tokenizer, processes.device if processes else None)
+
+
 def _tell(work: Work, console: Console) -> None:
     if work.requests.blank:
         console.warn(f"{work.requests.blank} blank lines hold no prompt and were left out")
     _warn_of_control_tokens(work, console)
-    if bf16 := loading.warning_of_precision(work.config.generation, work.n_samples):
+    bf16 = loading.warning_of_precision(work.config.generation, work.n_samples)
+    if bf16 and bf16 not in console.warnings:
         console.warn(bf16)
     cut = [prompt.cut for prompt in work.prompts if prompt.cut]
     if cut:
@@ -140,11 +185,17 @@ def _warn_of_control_tokens(work: Work, console: Console) -> None:
 
 
 def _write(
-    work: Work, done: int, processes: Processes | None, results: Output | None, console: Console
+    work: Work,
+    desk: Desk,
+    done: int,
+    processes: Processes | None,
+    results: Output | None,
+    console: Console,
+    before: int = 0,
 ) -> None:
-    """Writes all samples but the first `done`, in order, to the results or to stdout."""
+    """Writes all samples but the first `done`, in order, to the results or to stdout, where so many
+    stand `before`."""
     config, streamed = work.config, _is_streamed(work, console)
-    desk = loading.desk(config, work.tokenizer, processes.device if processes else None)
     per_prompt = config.generation.num_return_sequences
     batch = sampling.batch_size(config.generation)
     window = max(1, WINDOW * batch // per_prompt) * (processes.count if processes else 1)
@@ -154,14 +205,15 @@ def _write(
         advance(done)
         tick = partial(advance, 0)
         if streamed:
-            shown.put(_opening(config, work.prompts[0].text))
+            between = shown.BETWEEN if before else ""
+            shown.put(between + _opening(config, work.prompts[0].text))
         write = partial(sampling.samples, desk, tick=tick, on_text=shown.put if streamed else None)
         for begin in range(first, len(work.prompts), window):
             records = _of_window(work.prompts[begin : begin + window], write, processes)
             for number, record in enumerate(records, begin * per_prompt):
                 if number >= done:
                     said = record | {"prompt": "", "text": ""} if streamed else record
-                    _put(said, number, config, results, console)
+                    _put(said, 0 if streamed else before + number, config, results, console)
                     advance(1)
 
 
@@ -230,8 +282,9 @@ def _output(work: Work) -> Iterator[Output | None]:
         per_prompt = work.config.generation.num_return_sequences
         for number, record in enumerate(results.done):
             place, index = divmod(number, per_prompt)
-            fits = place < len(work.prompts) and record.get("prompt") == work.prompts[place].text
-            if not fits or record.get("index") != index:
+            prompt = work.prompts[place] if place < len(work.prompts) else None
+            held = (record.get("prompt"), record.get("columns", {}), record.get("index"))
+            if prompt is None or held != (prompt.text, prompt.columns, index):
                 raise ConfigError(
                     "this line is the result of another prompt",
                     where=f"{path}:{number + 1}",

@@ -96,7 +96,7 @@ def table_format(sample: list[str], data: DataConfig) -> str | None:
         return None
     delimiter = _delimiter(sample[:1])
     names = [name.strip().strip('"') for name in sample[0].split(delimiter)]
-    usual = _columns.TEXT_NAMES | _columns.LABEL_NAMES
+    usual = _columns.TEXT_NAMES | _columns.LABEL_NAMES | {"prompt"}
     known = any(name.lower() in usual or name in wanted(data) for name in names)
     if not known or len(names) < 2 or not _columns.looks_like_header([names]):
         return None

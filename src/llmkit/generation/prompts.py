@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
+from typing import Any
 
 import torch
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -16,6 +17,7 @@ from llmkit.generation.requests import Request
 from llmkit.models import chat
 from llmkit.models.control_tokens import control_tokens
 from llmkit.models.tokenizer import prompt_ids
+from llmkit.reporting.predictions import plain
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Prompt:
     """Tokens that were cut from its left."""
     limit: int | None = None
     """Most tokens of prompt and text together: the model's positions."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """What the result repeats of the prompt's row."""
 
     def generator(self, index: int) -> torch.Generator:
         """The random numbers of sample `index`.
@@ -50,13 +54,14 @@ def encode(
     shape: PretrainedConfig,
     settings: GenerationConfig,
     seed: int,
+    seen: Counter[tuple[int, ...]] | None = None,
 ) -> list[Prompt]:
-    """The prompts of the requests, in their order.
+    """The prompts of the requests, in their order; `seen` counts those before them.
 
     Raises DataError for an empty prompt without a begin token and for one that leaves no room in
     the context, unless `truncate_prompt` cuts it, and ConfigError for a chat without a template.
     """
-    seen: Counter[tuple[int, ...]] = Counter()
+    seen = Counter() if seen is None else seen
     prompts = []
     for request in requests:
         ids = _ids(request, tokenizer, settings)
@@ -80,7 +85,9 @@ def fitted(
     kept = _fit(ids, most, limit, request, settings)
     _check_ids(kept, shape, request)
     own = seed if request.seed is None else request.seed
-    return Prompt(request.prompt, kept, own, most, cut=len(ids) - len(kept), limit=limit)
+    cut = len(ids) - len(kept)
+    columns = plain(dict(request.extra))
+    return Prompt(request.prompt, kept, own, most, cut=cut, limit=limit, columns=columns)
 
 
 def chat_ids(

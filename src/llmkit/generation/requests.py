@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import difflib
-import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, BinaryIO
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from llmkit.config.schema import Config
 from llmkit.errors import ConfigError, DataError, InputNotFound, UsageError
 
-LINE_KEYS: dict[str, type] = {"prompt": str, "system": str, "seed": int, "max_new_tokens": int}
-"""What a line of a JSONL file may hold, and as what."""
+if TYPE_CHECKING:
+    from llmkit.data.columns import Columns
+    from llmkit.data.delimited import Record
+    from llmkit.data.tables import Table
+
+OWN: dict[str, type] = {"system": str, "seed": int, "max_new_tokens": int}
+"""Settings that a JSON object may have for its own prompt, and as what."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class Request:
     system: str | None = None
     seed: int | None = None
     max_new_tokens: int | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """The other columns of its row, which the result repeats."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,15 @@ class Requests:
 
 
 def read(config: Config, stdin: BinaryIO | None = None) -> Requests:
-    """The prompts of `generation.prompts`, else of `generation.prompts_file`, else of a pipe.
+    """All prompts that `groups` gives."""
+    several = list(groups(config, stdin))
+    items = [item for group in several for item in group.items]
+    return Requests(items, sum(group.blank for group in several))
+
+
+def groups(config: Config, stdin: BinaryIO | None = None) -> Iterator[Requests]:
+    """The prompts of `generation.prompts`, else of `generation.prompts_file`, else of a pipe; of a
+    pipe those together that arrived together.
 
     Raises UsageError where there are none or both, InputNotFound for a missing or empty file, and
     DataError with the line for one that cannot be read.
@@ -51,10 +64,11 @@ def read(config: Config, stdin: BinaryIO | None = None) -> Requests:
             next="keep one of them",
         )
     if settings.prompts:
-        return Requests([Request(text, "--prompt") for text in settings.prompts])
-    if settings.prompts_file is not None:
-        return _some(_of_file(settings.prompts_file, config), settings.prompts_file)
-    return _some(_of_lines(_stdin_lines(stdin), "stdin"), "stdin")
+        yield Requests([Request(text, "--prompt") for text in settings.prompts])
+    elif settings.prompts_file is not None:
+        yield from _some(iter([_of_file(settings.prompts_file, config)]), settings.prompts_file)
+    else:
+        yield from _some(_of_pipe(config, stdin), "stdin")
 
 
 def check(config: Config) -> None:
@@ -81,15 +95,22 @@ def check(config: Config) -> None:
         raise ConfigError(faults[0][0], where="generation", next=faults[0][1])
 
 
-def _some(requests: Requests, source: str) -> Requests:
-    if not requests.items:
+def _some(several: Iterator[Requests], source: str) -> Iterator[Requests]:
+    """The same groups; raises InputNotFound where none has a prompt."""
+    found = False
+    for group in several:
+        found = found or bool(group.items)
+        yield group
+    if not found:
         raise InputNotFound(
             f"{source} holds no prompt", where=source, next="give one with --prompt, or a line each"
         )
-    return requests
 
 
-def _stdin_lines(stdin: BinaryIO | None) -> Iterator[str]:
+def _of_pipe(config: Config, stdin: BinaryIO | None) -> Iterator[Requests]:
+    # Imported here: what reads tables takes longer to load than a short prompt to answer.
+    from llmkit.data import labelled, piped
+
     stdin = stdin or sys.stdin.buffer
     if stdin.isatty():
         raise UsageError(
@@ -102,83 +123,87 @@ def _stdin_lines(stdin: BinaryIO | None) -> Iterator[str]:
             where="stdin",
             next="put the prompts into a file: --prompts-file",
         )
-    for number, line in enumerate(stdin, 1):
-        try:
-            yield line.decode("utf-8").removeprefix("\ufeff" if number == 1 else "")
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"byte 0x{line[error.start]:02x} in column {error.start + 1} is not utf-8",
-                where=f"stdin:{number}",
-                next="convert the text to utf-8",
-            ) from error
-
-
-def _of_lines(lines: Iterator[str], name: str) -> Requests:
-    items, blank = [], 0
-    for number, line in enumerate(lines, 1):
-        text = line.removesuffix("\n").removesuffix("\r")
-        if text.strip():
-            items.append(Request(text, f"{name}:{number}"))
-        else:
-            blank += 1
-    return Requests(items, blank)
+    pipe = piped.Pipe(stdin, config.data)
+    if not pipe.is_lines:
+        with pipe.as_file() as path:
+            yield _of_file(str(path), config)
+        return
+    column = None
+    for table in labelled.arriving(pipe):
+        column = _prompt_columns(table.columns, config, piped.NAME) if column is None else column
+        yield _of_table(table, column)
 
 
 def _of_file(path: str, config: Config) -> Requests:
-    # Imported here: what reads tables takes longer to load than a short prompt to answer.
     from llmkit.data import reading, sources, tables
 
     key = "generation.prompts_file"
     found = sources.find([path], key)
     if len(found) != 1:
         raise UsageError(f"{path} is {len(found)} files", where=key, next="name one file")
-    column = config.data.text_column
-    data = config.data.model_copy(update={"text_column": "prompt" if column is None else column})
-    how = reading.Reading(data, lambda amount: None)
-    if found[0].format == "txt":
-        return _of_lines(reading.lines(found[0], how), path)
-    if found[0].format == "jsonl":
-        return _of_jsonl(reading.lines(found[0], how), path)
-    texts = enumerate(tables.texts(found[0], how), 1)
-    return Requests([Request(text, f"{path} row {number}") for number, text in texts])
+    table = tables.open_table(found[0], reading.Reading(config.data, lambda amount: None))
+    return _of_table(table, _prompt_columns(table.columns, config, path))
 
 
-def _of_jsonl(lines: Iterator[str], path: str) -> Requests:
+def _prompt_columns(columns: Columns, config: Config, where: str) -> list[int]:
+    """The columns of the prompt: those of `data.text_column`, or the one that is called `prompt` or
+    as texts usually are."""
+    from llmkit.data.columns import TEXT_NAMES
+
+    wanted, key = config.data.text_column, "data.text_column"
+    if wanted is not None:
+        several = wanted if isinstance(wanted, tuple) else (wanted,)
+        return [columns.find(each, key, where) for each in several]
+    names = [name.strip().lower() for name in columns.names or ()]
+    for usual in ({"prompt"}, {"text"}, TEXT_NAMES):
+        if len(found := [number for number, name in enumerate(names) if name in usual]) == 1:
+            return found
+    if len(columns) == 1 and columns.names is None:
+        return [0]
+    if not len(columns):
+        return []
+    raise columns.fault("there is no prompt: no column is called 'prompt' or 'text'", key, where)
+
+
+def _of_table(table: Table, numbers: Sequence[int]) -> Requests:
     items, blank = [], 0
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            items.append(_of_json(line, f"{path}:{number}"))
-        else:
+    for record in table.records(()):
+        if record.values is None or (table.format == "txt" and _is_blank(record.values)):
             blank += 1
+        else:
+            items.append(_request(record, table.columns, numbers))
     return Requests(items, blank)
 
 
-def _of_json(line: str, where: str) -> Request:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(
-            f"this line is not JSON: {error}", where=where, next="each line is one JSON object"
-        ) from error
-    if not isinstance(row, dict) or "prompt" not in row:
-        raise DataError(
-            "this line has no prompt", where=where, next='write it as {"prompt": "..."}'
-        )
-    for key, value in row.items():
-        _check_value(key, value, where)
-    return Request(where=where, **row)
+def _is_blank(values: Iterable[str]) -> bool:
+    return not any(value.strip() for value in values)
 
 
-def _check_value(key: str, value: Any, where: str) -> None:
-    kind = LINE_KEYS.get(key)
-    if kind is None:
-        near = difflib.get_close_matches(key, LINE_KEYS, n=1)
+def _request(record: Record, columns: Columns, numbers: Sequence[int]) -> Request:
+    names = [columns.address(number) for number in numbers]
+    if isinstance(record.values, list):
+        fields = record.values
+        text = " ".join(fields[number] for number in numbers)
+        rest = (number for number in range(len(columns)) if number not in numbers)
+        extra = {str(columns.label(number)): fields[number] for number in rest}
+        return Request(text, record.where, extra=extra)
+    row = dict(record.values or {})
+    if missing := [name for name in names if name not in row]:
         raise DataError(
-            f"this line has an unknown key {key!r}"
-            + (f"; did you mean {near[0]!r}?" if near else ""),
-            where=where,
-            next=f"a line takes {', '.join(LINE_KEYS)}",
+            f"this line has no {missing[0]}",
+            where=record.where,
+            next=f'write it as {{"{missing[0]}": "..."}}',
         )
+    texts = [row.pop(str(name)) for name in names]
+    for name, text in zip(names, texts, strict=True):
+        _check_value(str(name), text, str, record.where)
+    own = {key: row.pop(key) for key in OWN if row.get(key) is not None}
+    for key, value in own.items():
+        _check_value(key, value, OWN[key], record.where)
+    return Request(" ".join(texts), record.where, **own, extra=row)
+
+
+def _check_value(key: str, value: Any, kind: type, where: str) -> None:
     least = 1 if key == "max_new_tokens" else 0
     if type(value) is not kind or (isinstance(value, int) and value < least):
         wanted = f"a whole number of at least {least}" if kind is int else "text"

@@ -63,6 +63,8 @@ class Sample:
             "finish_reason": self.finish_reason,
             "logprob": round(self.logprob, DECIMALS),
         }
+        if self.prompt.columns:
+            record["columns"] = dict(self.prompt.columns)
         if self.prompt.cut:
             record["prompt_tokens_cut"] = self.prompt.cut
         if self.steps:
