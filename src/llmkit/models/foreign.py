@@ -10,8 +10,8 @@ from llmkit.errors import InputNotFound, LlmkitError, Unsafe
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 _BY_SUFFIX = {
-    ".gguf": "a GGUF model of llama.cpp",
-    ".ggml": "a GGML model of llama.cpp",
+    ".gguf": "a GGUF file of llama.cpp",
+    ".ggml": "a GGML file of llama.cpp",
     ".onnx": "an ONNX model",
     ".h5": "weights of TensorFlow",
     ".msgpack": "weights of Flax",
@@ -45,7 +45,9 @@ def refusal_of_directory(path: Path) -> LlmkitError | None:
     if models:
         if (path / "config.json").is_file() or not (path / "params.json").is_file():
             return None
-        return _no_model(path, "holds a model in the format of its maker (params.json)", _ORIGINAL)
+        return _no_model(
+            path, f"{path} holds a model in the format of its maker (params.json)", _ORIGINAL
+        )
     return _pipeline(path) or _other_weights(path) or _folder(path)
 
 
@@ -59,7 +61,7 @@ def _adapter(path: Path) -> LlmkitError:
     named = "LoRA" if kind == "LORA" else str(kind)
     return _no_model(
         path,
-        f"holds a {named} adapter of {base or 'an unnamed model'}, and no model",
+        f"{path} holds a {named} adapter of {base or 'an unnamed model'}, and no model",
         f"merge it first: peft.AutoPeftModelForCausalLM.from_pretrained({str(path)!r})"
         ".merge_and_unload().save_pretrained(NEW), then name NEW"
         + (f"; or begin with --model {base}" if base else ""),
@@ -69,17 +71,17 @@ def _adapter(path: Path) -> LlmkitError:
 def _pipeline(path: Path) -> LlmkitError | None:
     """Directories of libraries that keep models in directories below."""
     if (path / "model_index.json").is_file():
-        return _no_model(path, "holds a pipeline of diffusers", "name a language model")
+        return _no_model(path, f"{path} holds a pipeline of diffusers", "name a language model")
     inner = path / "0_Transformer"
     if (path / "modules.json").is_file() and inner.is_dir():
-        return _no_model(path, "holds a model of sentence-transformers", f"name {inner}")
+        return _no_model(path, f"{path} holds a model of sentence-transformers", f"name {inner}")
     snapshots = sorted((path / "snapshots").glob("*"))
     if (path / "refs").is_dir() and snapshots:
-        return _no_model(path, "is a folder of the hub's cache", f"name {snapshots[-1]}")
+        return _no_model(path, f"{path} is a folder of the hub's cache", f"name {snapshots[-1]}")
     steps = sorted(path.glob("step-*"))
     if path.name == "checkpoints" and steps:
         where = f"name the run, {path.parent}, or one of them, such as {steps[-1]}"
-        return _no_model(path, "holds the checkpoints of a run", where)
+        return _no_model(path, f"{path} holds the checkpoints of a run", where)
     return None
 
 
@@ -91,7 +93,7 @@ def _other_weights(path: Path) -> LlmkitError | None:
             return _pickle(each.name, str(path))
     for each in files:
         if (what := _BY_SUFFIX.get(each.suffix.lower())) is not None:
-            return _no_model(path, f"holds {what} ({each.name})", _ORIGINAL)
+            return _no_model(path, f"{path} holds {what} ({each.name})", _ORIGINAL)
     return None
 
 
@@ -104,7 +106,7 @@ def _folder(path: Path) -> LlmkitError | None:
     if any(next(path.glob(pattern), None) for pattern in _TOKENIZERS):
         return _no_model(
             path,
-            "holds a tokenizer, and no model",
+            f"{path} holds a tokenizer, and no model",
             "name it in tokenizer.name_or_path, and a model with --model",
         )
     return None
