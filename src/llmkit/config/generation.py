@@ -68,7 +68,7 @@ class GenerationConfig(Section):
     system: str | None = None
     """The system message of a chat."""
     split_special_tokens: bool = True
-    """Read the names of control tokens in a prompt, such as `<|im_end|>`, as text; with `false`
+    """Read the names of control tokens in a prompt, such as `</s>`, as text; with `false`
     they are the tokens. A chat template places its own either way."""
     truncate_prompt: bool = False
     """Cut prompts that are longer than the context from the left instead of refusing them."""
