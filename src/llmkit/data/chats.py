@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from transformers import PreTrainedTokenizerFast
 
 from llmkit.config.schema import Config, DataConfig
 from llmkit.data import chat_columns, conversations, look, soundness, splits
 from llmkit.data.cache import Say, Watch
 from llmkit.data.conversations import Conversation
+from llmkit.data.fingerprints import as_seen
 from llmkit.data.labelled import Counts
 from llmkit.data.look import Findings
 from llmkit.data.parts import Part, Place, many, told
@@ -35,9 +37,15 @@ class Chats:
     """The look at the data, as JSON has it."""
 
 
-def load(config: Config, watch: Watch, say: Say, warn: Say) -> Chats:
+def load(
+    config: Config,
+    watch: Watch,
+    say: Say,
+    warn: Say,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+) -> Chats:
     """All conversations of a config: read, looked at, and split so that no prompt stands on both
-    sides.
+    sides. Texts that the tokenizer, where one is given, reads as the same count as the same.
 
     Guesses are said, odd rows are warned of. Raises what reading raises, and DataError for empty
     responses.
@@ -52,13 +60,15 @@ def load(config: Config, watch: Watch, say: Say, warn: Say) -> Chats:
     names = ["train"] + (["validation"] if data.validation_files else [])
     counts = {name: Counts() for name in names}
     parts = {name: _read(data, name, counts[name], watch) for name in names}
-    report = _report(parts, counts)
+    report = _report(parts, counts, tokenizer)
     for warning in report["warnings"]:
         warn(warning)
     if "validation" not in parts:
         wish = data.validation_fraction
         fraction = splits.AUTO_SHARE if wish == "auto" else wish
-        parts["train"], parts["validation"] = _split(parts["train"], fraction, config.seed)
+        parts["train"], parts["validation"] = _split(
+            parts["train"], fraction, config.seed, tokenizer
+        )
     report["columns"] = {
         name: getattr(data, f"{name}_column")
         for name in ("prompt", "response", "messages")
@@ -88,21 +98,32 @@ def _read(data: DataConfig, name: str, counts: Counts, watch: Watch) -> list[Con
 
 
 def _split(
-    whole: list[Conversation], fraction: float, seed: int
+    whole: list[Conversation],
+    fraction: float,
+    seed: int,
+    tokenizer: PreTrainedTokenizerFast | None,
 ) -> tuple[list[Conversation], list[Conversation]]:
     """The conversations to learn from and those held out, drawn by what opens them."""
     strata = np.zeros(len(whole), dtype=np.int64)
     held = np.zeros(len(whole), dtype=np.bool_)
     if fraction > 0:
-        held = splits.hold_out([each.opening for each in whole], strata, fraction, seed)
+        openings = [each.opening for each in whole]
+        seen = as_seen(openings, tokenizer)
+        held = splits.hold_out(openings, strata, fraction, seed, seen)
     kept = [each for each, out in zip(whole, held, strict=True) if not out]
     return kept, [each for each, out in zip(whole, held, strict=True) if out]
 
 
-def _report(parts: dict[str, list[Conversation]], counts: dict[str, Counts]) -> dict[str, Any]:
+def _report(
+    parts: dict[str, list[Conversation]],
+    counts: dict[str, Counts],
+    tokenizer: PreTrainedTokenizerFast | None,
+) -> dict[str, Any]:
     """What the rows hold: whole conversations that repeat, and prompts that stand in both parts."""
     whole = {name: _part(name, each, counts, lambda c: c.contents) for name, each in parts.items()}
     opened = {name: _part(name, each, counts, lambda c: c.opening) for name, each in parts.items()}
+    for part in (*whole.values(), *opened.values()):
+        part.seen = as_seen(part.texts, tokenizer)
     duplicates = [each for each in look.repeats(whole) if each.part == each.first_part]
     overlap = [each for each in look.repeats(opened) if each.part != each.first_part]
     blank = [

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from transformers import PreTrainedTokenizerFast
 
 from llmkit.config.schema import Config, DataConfig
 from llmkit.data import labelled, labels, look, soundness, splits
 from llmkit.data.cache import Say, Watch
 from llmkit.data.examples import Table, targets
+from llmkit.data.fingerprints import as_seen
 from llmkit.data.labels import REGRESSION, Labels
 from llmkit.data.parts import Part, gather
 from llmkit.errors import DataError, InputNotFound
@@ -32,10 +34,17 @@ class Labelled:
     """The look at the data, as JSON has it."""
 
 
-def load(config: Config, watch: Watch, say: Say, warn: Say) -> Labelled:
+def load(
+    config: Config,
+    watch: Watch,
+    say: Say,
+    warn: Say,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+) -> Labelled:
     """All labelled data of a config: read, looked at, and split.
 
-    Guesses are said, odd rows are warned of. Raises what reading raises, and DataError for data
+    Texts that the tokenizer, where one is given, reads as the same count as the same. Guesses are
+    said, odd rows are warned of. Raises what reading raises, and DataError for data
     that would spoil the model and is not allowed by `data.allow`.
     """
     if not config.data.train_files:
@@ -49,6 +58,7 @@ def load(config: Config, watch: Watch, say: Say, warn: Say) -> Labelled:
     parts = {name: gather(data, name, watch) for name in names}
     for part in parts.values():
         soundness.check_rows(part)
+        part.seen = as_seen(part.texts, tokenizer)
     raws = set(parts["train"].raws)
     known = labels.of(data, raws, str(data.label_column))
     if known.kind != REGRESSION and (marks := labels.indicated(raws, parts["train"].key)):
@@ -75,7 +85,7 @@ def load(config: Config, watch: Watch, say: Say, warn: Say) -> Labelled:
     for warning in report["warnings"]:
         warn(warning)
     if splitting:
-        _split(tables, fraction, config.seed)
+        _split(tables, fraction, config.seed, tokenizer)
     report["splits"] = {name: _counts(each) for name, each in tables.items()}
     return Labelled(
         data, tables["train"], tables.get("validation"), tables.get("test"), known, report
@@ -128,11 +138,17 @@ def _name_marks(part: Part, known: Labels) -> None:
         )
 
 
-def _split(tables: dict[str, Table], fraction: float, seed: int) -> None:
+def _split(
+    tables: dict[str, Table],
+    fraction: float,
+    seed: int,
+    tokenizer: PreTrainedTokenizerFast | None,
+) -> None:
     """Hold a part of the training table out as the validation table."""
     whole = tables["train"]
     strata = splits.strata(whole.labels, whole.targets)
-    held = splits.hold_out(whole.texts, strata, fraction, seed)
+    seen = as_seen(whole.texts, tokenizer)
+    held = splits.hold_out(whole.texts, strata, fraction, seed, seen)
     tables["train"], tables["validation"] = whole.part(~held), whole.part(held)
 
 

@@ -51,8 +51,8 @@ class Findings:
 
 
 def look(parts: Mapping[str, Part], labels: Labels) -> Findings:
-    """What is odd in the rows of all keys together; texts are the same if nothing but the white
-    space around them differs."""
+    """What is odd in the rows of all keys together; texts are the same if the model reads them as
+    the same, or without a tokenizer, if nothing but the white space around them differs."""
     found = list(repeats(parts))
     return Findings(
         duplicates=[repeat for repeat in found if repeat.part == repeat.first_part],
@@ -67,7 +67,7 @@ def report(parts: Mapping[str, Part], labels: Labels, findings: Findings) -> dic
 
     `rows` and `classes` are those of the training files. A finding has a `count`, and the first
     SHOWN of its `rows`, each with its file and its number there, counted from 1. Of texts that
-    repeat, `count` has the exact ones, `count_stripped` those but for white space around them too.
+    repeat, `count` has the exact ones, `count_stripped` those that the model reads as the same too.
     """
     train = parts["train"]
     blank = [
@@ -113,30 +113,33 @@ def repeats(parts: Mapping[str, Part]) -> Iterator[Repeat]:
     before = _Seen({}, {})
     for part in parts.values():
         own = _Seen({}, {})
-        for texts, place in zip(part.texts, part.places, strict=True):
+        for texts, alike, place in zip(part.texts, part.identities, part.places, strict=True):
             for seen in (own, before):
                 exact = seen.exact.get(texts)
-                if first := exact or seen.stripped.get(identity(texts)):
+                if first := exact or seen.alike.get(alike):
                     yield Repeat(part.name, place, *first, exact is not None)
             own.exact.setdefault(texts, (part.name, place))
-            own.stripped.setdefault(identity(texts), (part.name, place))
-        before = _Seen(own.exact | before.exact, own.stripped | before.stripped)
+            own.alike.setdefault(alike, (part.name, place))
+        before = _Seen(own.exact | before.exact, own.alike | before.alike)
 
 
 class _Seen(NamedTuple):
-    """Where texts stood first, to the last space and without the white space around them."""
+    """Where texts stood first, to the last space and as the model reads them."""
 
     exact: dict[Texts, tuple[str, Place]]
-    stripped: dict[Texts, tuple[str, Place]]
+    alike: dict[Texts, tuple[str, Place]]
 
 
 def _conflicts(parts: Mapping[str, Part], labels: Labels) -> Iterator[Conflict]:
     found: dict[Texts, dict[str, list[Place]]] = {}
+    first: dict[Texts, Texts] = {}
     for part in parts.values():
-        for texts, raw, place in zip(part.texts, part.raws, part.places, strict=True):
+        rows = zip(part.texts, part.identities, part.raws, part.places, strict=True)
+        for texts, alike, raw, place in rows:
+            first.setdefault(alike, identity(texts))
             label = ", ".join(sorted({labels.name(name) for name in each(raw)}))
-            found.setdefault(identity(texts), {}).setdefault(label, []).append(place)
-    return (Conflict(texts, places) for texts, places in found.items() if len(places) > 1)
+            found.setdefault(alike, {}).setdefault(label, []).append(place)
+    return (Conflict(first[each], places) for each, places in found.items() if len(places) > 1)
 
 
 def _alone(parts: Mapping[str, Part], labels: Labels) -> Iterator[Alone]:

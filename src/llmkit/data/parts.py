@@ -11,7 +11,7 @@ from llmkit.data.cache import Watch
 from llmkit.data.labelled import Counts
 from llmkit.data.labels import Raw
 from llmkit.data.sources import find
-from llmkit.data.splits import Texts
+from llmkit.data.splits import Texts, identity
 
 SHOWN = 20
 """Rows that a message or a finding lists; it counts all."""
@@ -29,6 +29,8 @@ class Part:
     texts: list[Texts] = field(default_factory=list)
     raws: list[Raw] = field(default_factory=list)
     places: list[Place] = field(default_factory=list)
+    seen: list[Texts] = field(default_factory=list)
+    """The texts as the model tells them apart, where its tokenizer is known."""
     blank: list[tuple[Place, str]] = field(default_factory=list)
     """Rows without text or label, and which of the two."""
     counts: Counts = field(default_factory=Counts)
@@ -36,6 +38,12 @@ class Part:
     @property
     def key(self) -> str:
         return f"data.{self.name}_files"
+
+    @property
+    def identities(self) -> list[Texts]:
+        """What the rows have in common with others if the model reads them as the same; without a
+        tokenizer, if nothing but the white space around their texts differs."""
+        return self.seen or [identity(texts) for texts in self.texts]
 
     def __len__(self) -> int:
         return len(self.texts) + len(self.blank)

@@ -9,7 +9,7 @@ from llmkit.data import lookalikes
 from llmkit.data.labels import MULTI, REGRESSION, Labels, each, listed
 from llmkit.data.look import Findings
 from llmkit.data.parts import Part, Place, many, told
-from llmkit.data.splits import Texts, identity
+from llmkit.data.splits import Texts
 from llmkit.errors import DataError
 
 
@@ -111,6 +111,9 @@ def warnings(
 _DONE = {"one_row_classes": "kept in training", "unseen_labels": "these rows are left out"}
 
 
+_ALIKE = "the same only as the model reads it: case, accents or white space differ"
+
+
 def odd_rows(part: Part, findings: Findings) -> Iterator[str]:
     """What a person should know of the rows of a part, one sentence each."""
     duplicates = [repeat for repeat in findings.duplicates if repeat.part == part.name]
@@ -125,7 +128,7 @@ def odd_rows(part: Part, findings: Findings) -> Iterator[str]:
         if repeats:
             places = told(repeat.place for repeat in repeats)
             inexact = sum(not repeat.exact for repeat in repeats)
-            but = f" ({inexact:,} but for white space around it)" if inexact else ""
+            but = f" ({inexact:,} {_ALIKE})" if inexact else ""
             yield f"{many(len(repeats), 'row')} of {part.key} with {what}{but}: {places}"
     if part.counts.blank_lines:
         yield f"{many(part.counts.blank_lines, 'empty line')} of {part.key} taken as no row"
@@ -162,8 +165,8 @@ def _one_text(part: Part, labels: Labels) -> dict[str, Place]:
     texts_of: dict[str, set[Texts]] = {}
     place_of: dict[str, Place] = {}
     if labels.kind != REGRESSION:
-        for texts, raw, place in zip(part.texts, part.raws, part.places, strict=True):
+        for alike, raw, place in zip(part.identities, part.raws, part.places, strict=True):
             for label in each(raw):
-                texts_of.setdefault(label, set()).add(identity(texts))
+                texts_of.setdefault(label, set()).add(alike)
                 place_of.setdefault(label, place)
     return {label: place_of[label] for label, texts in texts_of.items() if len(texts) == 1}

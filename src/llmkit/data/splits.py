@@ -37,17 +37,27 @@ def strata(labels: Labels, targets: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def hold_out(
-    texts: Sequence[Texts], strata: NDArray[np.int64], fraction: float, seed: int
+    texts: Sequence[Texts],
+    strata: NDArray[np.int64],
+    fraction: float,
+    seed: int,
+    seen: Sequence[Texts] | None = None,
 ) -> NDArray[np.bool_]:
     """[rows], which are held out: this fraction of each stratum as near as whole texts allow.
 
-    Rows of the same text stay together, and a stratum of several texts has at least one of them on
+    Rows of the same text stay together, also where it is the same only as the model has `seen` it,
+    and a stratum of several texts has at least one of them on
     either side. Which texts are held out hangs on the seed and on nothing but texts and strata, so
     not on the order of the rows.
     """
     rows_of: dict[Texts, list[int]] = {}
+    first: dict[Texts, Texts] = {}
     for row, text in enumerate(texts):
-        rows_of.setdefault(identity(text), []).append(row)
+        own = identity(text)
+        known = own if seen is None else seen[row]
+        first[known] = min(own, first.get(known, own))
+        rows_of.setdefault(known, []).append(row)
+    rows_of = {first[known]: rows for known, rows in rows_of.items()}
     size_of = dict(zip(*np.unique(strata, return_counts=True), strict=True))
     texts_of: dict[int, list[Texts]] = {}
     for text, rows in rows_of.items():

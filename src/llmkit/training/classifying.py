@@ -57,7 +57,7 @@ def gather(config: Config, console: Console) -> Inputs:
         classifier.existing_config(model.name_or_path, model.revision, model.config)
     else:
         build.fill_shape(model.architecture, model.config, build.CLASSIFIER)
-    data = dataset.load(config, console.watch, console.say, console.warn)
+    data = dataset.load(config, console.watch, console.say, console.warn, given)
     _check_kind(config, data)
     tokenizer = given or _trained_tokenizer(config, data, console)
     classifier.set_padding(tokenizer)

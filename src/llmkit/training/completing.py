@@ -78,7 +78,7 @@ def gather(config: Config, console: Console) -> Inputs:
     tokenizers.check_fit(tokenizer, shape, config)
     template, said = chat.settle(tokenizer, config.tokenizer.chat_template)
     template = replace(template, tokenizer=tokenizer_saving.kept(tokenizer, shape))
-    data = chats.load(config, console.watch, console.say, console.warn)
+    data = chats.load(config, console.watch, console.say, console.warn, tokenizer)
     console.say(said)
     rows = (each.contents for each in (*data.train, *data.validation))
     if found := control_tokens(tokenizer).warning(rows, "row"):
