@@ -144,3 +144,33 @@ def test_whatever_stands_for_messages_is_read_or_told_by_row(tmp_path, rows) -> 
         return
     assert [len(each.messages) for each in found.train] == [len(row) for row in rows]
     assert all(each.messages[-1].role == "assistant" for each in found.train)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_content_in_parts_is_joined_where_all_of_it_is_text(tmp_path, suffix) -> None:
+    def row(*parts: dict[str, str]) -> dict[str, object]:
+        answer = [{"type": "text", "text": "yes"}]
+        said = [{"role": "user", "content": list(parts)}, {"role": "assistant", "content": answer}]
+        return {"messages": said}
+
+    def write(*rows: dict[str, object]) -> Path:
+        path = tmp_path / f"t.{suffix}"
+        if suffix == "parquet":
+            pq.write_table(pa.Table.from_pylist(list(rows)), path)
+        else:
+            path.write_text("".join(json.dumps(each) + "\n" for each in rows))
+        return path
+
+    hello, you = {"type": "text", "text": "Hello, "}, {"type": "text", "text": "you"}
+    found = load(write(row(hello, you)))
+    assert said_in(found) == [(("user", "Hello, you"), ("assistant", "yes"))]
+    picture = {"type": "image_url", "image_url": "http://example.com/a.png"}
+    with pytest.raises(DataError, match="data row 2: message 1 has a part of type 'image_url'"):
+        load(write(row(hello), row(you, picture)))
+
+
+def test_a_table_of_prompts_without_rows_is_named(tmp_path) -> None:
+    (tmp_path / "t.csv").write_text("prompt,response\n")
+    with pytest.raises(DataError, match="no rows") as fault:
+        load(tmp_path / "t.csv")
+    assert "t.csv" in fault.value.where

@@ -368,3 +368,23 @@ def test_a_refusal_carries_the_report_of_the_data(files: Files) -> None:
     assert fault.value.found["rows"] == 21
     assert fault.value.found["classes"] == {"a": 10, "b": 10, "c": 1}
     assert fault.value.found["columns"]["label"] == "label"
+
+
+@pytest.mark.parametrize(
+    "content", ["text,label\n", "", " \n\n\t\n", "\ufeff", "\ufefftext,label\n\n"]
+)
+def test_a_file_without_rows_is_named_alone_and_among_several(
+    tmp_path: Path, watch: Watch, content: str
+) -> None:
+    files = Files(tmp_path, watch)
+    nothing = tmp_path / "a_nothing.csv"
+    nothing.write_text(content, encoding="utf-8")
+    config = Config.model_validate({"data": {"train_files": [str(nothing)]}})
+    with pytest.raises((DataError, InputNotFound)) as fault:
+        dataset.load(config, watch, files.said.append, files.warned.append)
+    assert "a_nothing.csv" in fault.value.where
+    files.write("b", PLAIN)
+    config = Config.model_validate({"data": {"train_files": [str(tmp_path)]}})
+    assert len(dataset.load(config, watch, files.said.append, files.warned.append).train) == 18
+    assert any("1 file of data.train_files without a row" in each for each in files.warned)
+    assert any("a_nothing.csv" in each for each in files.warned)

@@ -85,7 +85,8 @@ def _read(data: DataConfig, name: str, counts: Counts, watch: Watch) -> list[Con
     with watch(f"reading {key}", size) as advance:
         found = list(conversations.read(data, f"{name}_files", advance, counts))
     if not found:
-        raise DataError(f"{key} has no rows", where=key, next="name files with rows")
+        files = ", ".join(str(source.path) for source in find(getattr(data, f"{name}_files"), key))
+        raise DataError(f"{key} has no rows", where=files, next="name files with rows")
     empty = [each for each in found if any(not text.strip() for text in each.responses)]
     if empty:
         rows = many(len(empty), "row")

@@ -18,6 +18,9 @@ from llmkit.errors import DataError
 SYSTEM, USER, ASSISTANT = ROLES = ("system", "user", "assistant")
 
 
+_TEXT_PARTS = ("text", "input_text", "output_text")
+
+
 class Message(NamedTuple):
     """What one side says in its turn."""
 
@@ -145,7 +148,24 @@ def _message(value: Any, number: int, where: str) -> Message:
             where=where,
             next=f"a role is one of {', '.join(ROLES)}",
         )
-    return Message(value["role"], tables.as_text(value["content"], "content", where))
+    content = value["content"]
+    if isinstance(content, list):
+        content = "".join(_part(each, number, where) for each in content)
+    return Message(value["role"], tables.as_text(content, "content", where))
+
+
+def _part(value: Any, number: int, where: str) -> str:
+    """The text of a part of a message, `{"type": "text", "text": "..."}`."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict) and value.get("type") in _TEXT_PARTS:
+        return tables.as_text(value.get("text"), "text", where)
+    kind = repr(value.get("type")) if isinstance(value, dict) else _shown(value)
+    raise DataError(
+        f"message {number} has a part of type {kind}, and only text can be learned",
+        where=where,
+        next="take the row out, or give the content as text",
+    )
 
 
 def _shown(value: Any) -> str:

@@ -134,6 +134,8 @@ def open_fields(source: Source, reading: Reading, format: str) -> tuple[Columns,
     text."""
     split = _split_csv if format == "csv" else _split_tsv
     some, rows = peek(split(source, reading), lambda item: sum(map(len, item[0])))
+    if len(some) < SAMPLE_ROWS and not any(field.strip() for row, _ in some for field in row):
+        return Columns(None, ()), iter(())  # only white space
     sample = [row for row, _ in some if row] or [[]]
     first = tuple(name.strip() for name in sample[0])
     header = bool(first) and _has_header(reading.data, sample)

@@ -34,6 +34,8 @@ class Part:
     blank: list[tuple[Place, str]] = field(default_factory=list)
     """Rows without text or label, and which of the two."""
     counts: Counts = field(default_factory=Counts)
+    files: dict[str, int] = field(default_factory=dict)
+    """Every file, and how many rows it has."""
 
     @property
     def key(self) -> str:
@@ -52,12 +54,15 @@ class Part:
 def gather(data: DataConfig, name: str, watch: Watch) -> Part:
     """All rows of one key, read into memory; raises what reading raises."""
     part, known = Part(name), dict[Raw, Raw]()
-    size = sum(source.n_bytes for source in find(getattr(data, f"{name}_files"), part.key))
+    found = find(getattr(data, f"{name}_files"), part.key)
+    part.files = {str(source.path): 0 for source in found}
+    size = sum(source.n_bytes for source in found)
     with watch(f"reading {part.key}", size) as advance:
         for row in labelled.read(
             data, f"{name}_files", extra=False, advance=advance, counts=part.counts
         ):
             place = (row.path, row.number)
+            part.files[row.path] += 1
             if not any(text.strip() for text in row.texts):
                 part.blank.append((place, "text"))
             elif row.label is None:

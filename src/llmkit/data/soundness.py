@@ -43,9 +43,10 @@ def check_rows(part: Part) -> None:
     if part.texts:
         return
     blank = f": all {len(part.blank):,} rows are blank" if part.blank else ""
+    files = ", ".join(part.files)
     raise DataError(
         f"{part.key} has no row with text and label{blank}",
-        where=told(place for place, _ in part.blank) or part.key,
+        where=told(place for place, _ in part.blank) or files or part.key,
         next="add rows; or are data.text_column and data.label_column right?",
     )
 
@@ -130,6 +131,9 @@ def odd_rows(part: Part, findings: Findings) -> Iterator[str]:
             inexact = sum(not repeat.exact for repeat in repeats)
             but = f" ({inexact:,} {_ALIKE})" if inexact else ""
             yield f"{many(len(repeats), 'row')} of {part.key} with {what}{but}: {places}"
+    if empty := [path for path, rows in part.files.items() if not rows]:
+        shown = ", ".join(empty[:5]) + (", ..." if empty[5:] else "")
+        yield f"{many(len(empty), 'file')} of {part.key} without a row: {shown}"
     if part.counts.blank_lines:
         yield f"{many(part.counts.blank_lines, 'empty line')} of {part.key} taken as no row"
     if part.counts.undecodable:
