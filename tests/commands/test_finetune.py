@@ -204,8 +204,8 @@ def test_low_rank_updates_go_on_to_the_bit_and_end_as_a_plain_model(
 
 
 def test_two_processes_give_the_figures_of_one(tables, llmkit, tmp_path) -> None:
-    # The architecture has no dropout, whose masks would belong to processes.
-    keys = [*SMALL, "train.precision=fp32"]
+    dropout = ("model.config.mlp_dropout=0.1", "model.config.attention_dropout=0.1")
+    keys = [*SMALL, "train.precision=fp32", *dropout]
     found = []
     for processes in (1, 2):
         run = tmp_path / str(processes)

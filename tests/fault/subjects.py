@@ -18,6 +18,7 @@ from llmkit.training.schedule import Plan, Revision
 from llmkit.training.signals import stop_signal
 from llmkit.training.tasks import Batch
 from tests.training import conftest as training
+from tests.training import with_dropout
 from tests.training.conftest import Rows, Trial
 
 
@@ -107,3 +108,14 @@ def train(bad_row: int | None = None, huge: bool = False, validation: int = 0) -
         processes = runtime.start("fp32", (), Path(directory))
         with processes, alone.named(processes, trial.micro_batch):
             print(trial.run().best_metric)
+
+
+def train_with_dropout(objective: str) -> None:
+    """Trains a tiny model with dropout, three sequences at a time, and prints its losses."""
+    with tempfile.TemporaryDirectory() as directory:
+        parts = with_dropout.parts(objective)
+        trial = Trial(Path(directory), steps=10, micro_batch=3, logging=1, **parts)
+        with runtime.start("fp32", (), Path(directory)) as processes:
+            trial.run()
+            if processes.is_main:
+                print((trial.directory / "metrics.jsonl").read_text())

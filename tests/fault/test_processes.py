@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from llmkit.training import checkpoint
+from tests.training import with_dropout
 
 from . import runs
 from .harness import Ended, Server, Trial
@@ -117,6 +118,21 @@ def test_validation_over_two_processes_counts_each_example_once(trials: Server) 
     assert (alone.code, zero.code, one.code) == (0, 0, 0), (alone.err, zero.err, one.err)
     assert zero.out == one.out
     assert float(zero.out) == pytest.approx(float(alone.out), rel=1e-6)
+
+
+@pytest.mark.parametrize("objective", with_dropout.OBJECTIVES)
+def test_two_processes_give_the_losses_of_one_with_dropout(trials: Server, objective: str) -> None:
+    asked = {"function": "train_with_dropout", "keywords": {"objective": objective}}
+    alone, (zero, one) = trials.run(**asked), ends(pair(trials, **asked))
+    assert (alone.code, zero.code, one.code) == (0, 0, 0), (alone.err, zero.err, one.err)
+    expected, found = losses(alone), losses(zero)
+    assert len(expected) == 10
+    assert found == pytest.approx(expected, rel=1e-6)
+    assert "Warning" not in zero.err + one.err
+
+
+def losses(ended: Ended) -> list[float]:
+    return [json.loads(line)["train_loss"] for line in ended.out.splitlines() if line]
 
 
 def test_a_run_goes_on_with_fewer_processes(

@@ -78,6 +78,7 @@ class Trial:
     save_steps: int = 1000
     compiled: bool = False
     eval_steps: int = 3
+    logging: int = 2
     nonfinite: int = 3
     loss_spike: str = "warn"
     examples: Rows = field(default_factory=lambda: Rows(40))
@@ -91,8 +92,8 @@ class Trial:
         settings = Settings(
             seed=0, global_batch_size=self.batch, micro_batch_size=self.micro_batch,
             learning_rate=1e-2, lr_scheduler_type="linear", warmup=0.2, weight_decay=0.1,
-            max_grad_norm=1.0,
-            max_nonfinite_steps=self.nonfinite, logging_steps=2, eval_steps=self.eval_steps,
+            max_grad_norm=1.0, max_nonfinite_steps=self.nonfinite,
+            logging_steps=self.logging, eval_steps=self.eval_steps,
             save_steps=self.save_steps, save_total_limit=2, loss_spike=self.loss_spike,
         )  # fmt: skip
         processes = runtime.start(self.precision, (), self.directory)

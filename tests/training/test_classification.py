@@ -148,11 +148,7 @@ KINDS = (SINGLE, MULTI, REGRESSION)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [1, 3])
 def test_the_micro_batch_size_changes_nothing(trial, kind, size) -> None:
-    # Without dropout: its masks belong to micro-batches.
-    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    runs = [
-        trial(str(n), kind=kind, micro_batch=n, model=small(kind, **still)) for n in (BATCH, size)
-    ]
+    runs = [trial(str(n), kind=kind, micro_batch=n) for n in (BATCH, size)]
     for run in runs:
         run.run()
     for one, other in zip(*(run.metrics() for run in runs), strict=True):
@@ -266,9 +262,8 @@ def test_of_several_labels_the_rare_ones_weigh_more() -> None:
 @pytest.mark.parametrize("size", [1, 3, BATCH])
 def test_weighted_classes_train_the_same_on_any_micro_batch(trial, size) -> None:
     weights = balanced_weights(SINGLE, examples().targets, CLASSES)
-    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     runs = [
-        trial(f"{n}-{name}", micro_batch=n, model=small(**still), task=task(class_weights=weights))
+        trial(f"{n}-{name}", micro_batch=n, task=task(class_weights=weights))
         for n, name in ((BATCH, "a"), (size, "b"))
     ]
     for run in runs:

@@ -11,7 +11,7 @@ import torch
 from llmkit.config.schema import TrainConfig
 from llmkit.data import packs
 from llmkit.data.responses import Responses
-from llmkit.training import auto, engine
+from llmkit.training import auto, feed
 from llmkit.training.tasks import Completion
 
 from .conftest import VOCABULARY, tiny_model
@@ -53,14 +53,10 @@ def test_a_batch_without_a_prediction_has_no_loss_and_moves_nothing(linear) -> N
 @pytest.mark.parametrize("size", [1, 2, 8])
 def test_the_micro_batch_changes_no_loss(size) -> None:
     examples = rows()
-    chosen = list(range(8))
     model = tiny_model()
     task = Completion(linear_head=True)
-    whole = task.sums(model.eval(), examples.batch(chosen))
-    parts = [
-        task.sums(model, examples.batch(part))
-        for part in engine.share(np.array(chosen), size, 0, 1)
-    ]
+    whole = task.sums(model.eval(), examples.batch(range(8)))
+    parts = [task.sums(model, examples.batch(part)) for part in feed.share(8, size, 0, 1)]
     assert sum(p["loss"].item() for p in parts) == pytest.approx(whole["loss"].item(), rel=1e-6)
 
 

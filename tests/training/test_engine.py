@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import signal
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from transformers import AutoModelForCausalLM
 from llmkit.errors import Diverged, Interrupted, Stopped, WriteError
 from llmkit.training import checkpoint, feed
 from llmkit.training.tasks import CausalLanguageModeling
+
+from . import with_dropout
+from .conftest import tiny_model
 
 
 def metrics(directory: Path) -> list[dict]:
@@ -46,6 +50,37 @@ def test_the_micro_batch_size_changes_nothing(trial, size, optimizer) -> None:
     for one, other in zip(metrics(whole.directory), metrics(parts.directory), strict=True):
         assert one.keys() == other.keys()
         assert one == pytest.approx(other, rel=2e-3 if optimizer == "muon" else 1e-5)
+
+
+@pytest.mark.parametrize("objective", with_dropout.OBJECTIVES)
+def test_the_micro_batch_size_changes_no_loss_of_a_model_with_dropout(trial, objective) -> None:
+    found = []
+    for size in (8, 3, 1):
+        run = trial(
+            str(size), micro_batch=size, steps=10, logging=1, **with_dropout.parts(objective)
+        )
+        run.run()
+        found.append([line["train_loss"] for line in metrics(run.directory)])
+    still = trial("still", steps=1, logging=1, **with_dropout.parts(objective))
+    still.model.eval()
+    still.run()
+    assert metrics(still.directory)[0]["train_loss"] != pytest.approx(found[0][0], rel=1e-5)
+    assert len(found[0]) == 10
+    assert found[1] == pytest.approx(found[0], rel=1e-6)
+    assert found[2] == pytest.approx(found[0], rel=1e-6)
+
+
+def test_only_rounding_tells_micro_batch_sizes_apart(trial) -> None:
+    """In fp32 a hundred steps magnify it to 1e-5; in fp64 nothing but the loss's own fp32 shows."""
+    found = []
+    for size in (8, 3):
+        run = trial(
+            str(size), micro_batch=size, steps=100, logging=1, model=tiny_model().double(),
+            validation=None,
+        )  # fmt: skip
+        run.run()
+        found.append([line["train_loss"] for line in metrics(run.directory)])
+    assert found[1] == pytest.approx(found[0], rel=5e-7)
 
 
 def test_a_step_equals_a_plain_torch_step_over_all_its_tokens(trial) -> None:
@@ -240,7 +275,7 @@ def test_a_failed_periodic_save_lets_training_go_on_and_a_failed_last_one_does_n
 @pytest.mark.parametrize("size", [1, 3, 8])
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_shares_hold_each_row_once_and_are_equally_long(n, size, processes) -> None:
-    shares = [feed.share(range(n), size, rank, processes) for rank in range(processes)]
+    shares = [feed.share(n, size, rank, processes) for rank in range(processes)]
     rows = [row for part in shares for micro in part for row in micro if row >= 0]
     assert rows == list(range(n))
     assert len({len(part) for part in shares}) == 1
@@ -255,17 +290,41 @@ def test_every_architecture_learns(trial, architecture) -> None:
     assert losses[-1] < losses[0]
 
 
-def test_recomputed_activations_change_no_bit(trial) -> None:
-    plain, saving = trial("a", steps=3), trial("b", steps=3)
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])  # gpt2 has dropout
+def test_recomputed_activations_change_no_bit(trial, architecture) -> None:
+    plain, saving = (trial(name, steps=3, architecture=architecture) for name in "ab")
     saving.model.activation_checkpointing_enable()
     plain.run(), saving.run()
     assert_same(plain.weights(), saving.weights())
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
+@pytest.mark.parametrize("objective", with_dropout.OBJECTIVES)
+def test_compiled_or_not_and_whatever_the_micro_batch_a_loss_with_dropout_is_the_same(
+    trial, objective
+) -> None:
+    found = []
+    for size, compiled in ((8, False), (8, True), (3, True)):
+        torch.compiler.reset()
+        run = trial(
+            f"{size}{compiled}", micro_batch=size, compiled=compiled, steps=10, logging=1,
+            **with_dropout.parts(objective),
+        )  # fmt: skip
+        run.run()
+        found.append([line["train_loss"] for line in metrics(run.directory)])
+    assert found[1] == pytest.approx(found[0], rel=1e-6)
+    assert found[2] == pytest.approx(found[0], rel=1e-6)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_compiled_run_repeats_and_resumes_to_the_bit(trial, precision) -> None:
-    settings = {"precision": precision, "optimizer": "muon", "save_steps": 2, "compiled": True}
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_a_compiled_run_repeats_and_resumes_to_the_bit(trial, precision, architecture) -> None:
+    settings = {
+        "precision": precision, "optimizer": "muon", "save_steps": 2, "compiled": True,
+        "architecture": architecture,
+    }  # fmt: skip
     whole, again = trial("a", **settings), trial("b", **settings)
     whole.run(), again.run()
     assert_same(whole.weights(), again.weights())
@@ -276,6 +335,6 @@ def test_a_compiled_run_repeats_and_resumes_to_the_bit(trial, precision) -> None
     found = checkpoint.newest(first.directory / "checkpoints", print)
     assert found is not None
     model = AutoModelForCausalLM.from_pretrained(found.directory, dtype=torch.float32).train()
-    rest = trial("cut", model=model, **settings)
+    rest = trial("cut", **{**settings, "model": model})
     rest.run(found.state, found.optimizer_tensors())
     assert_same(whole.weights(), rest.weights())

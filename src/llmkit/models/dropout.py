@@ -1,38 +1,150 @@
-"""Dropout whose masks cost a CPU less than the layers around them do."""
+"""Dropout whose masks belong to the examples, not to the batch in which they are computed.
+
+Whether an element is dropped depends on a seed, on its example, on how many dropouts ran before it
+in the forward pass, and on its coordinates within the example. Micro-batches, processes, padding
+and the other rows of a batch change nothing.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
+
+import numpy as np
 import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
 
-LEVELS = 1 << 16
+LEVELS = 1 << 15
+"""An element is dropped with the probability k / LEVELS nearest to the one asked for, and the
+others are scaled by exactly that, so that the expectation does not change."""
+
+_LANES = 4
+"""Elements that share one 64-bit random number, 16 bits each."""
+
+_GOLDEN = 0x1E3779B97F4A7C15
+_STEPS = torch.tensor(
+    [
+        0x3F58476D1CE4E5B9, 0x14D049BB133111EB, 0x2545F4914F6CDD1D, 0x369DEA0F31A53F85,
+        0x0B5AD4ECEDA1CE2B, 0x5851F42D4C957F2D, 0x1D872B41C3D7C2A9,
+    ]
+)  # fmt: skip
+
+_FACTORS = (0xFF51AFD7ED558CCD - (1 << 64), 0xC4CEB9FE1A85EC53 - (1 << 64), 0x2545F4914F6CDD1D)
+
+_torch_dropout = functional.dropout
+_torch_attention = functional.scaled_dot_product_attention
 
 
-class Dropout(nn.Dropout):
-    """`nn.Dropout` that draws 16 bits for each element, four elements at a time.
+class _Rows:
+    """The rows that are being computed."""
 
-    torch draws a float for each on one core, a tenth of what fine-tuning a small encoder takes.
-    An element is dropped with the probability k / 65,536 that is nearest to `p`, and what is left
-    is scaled by just that, so the expectation is exact. The masks come from torch's generator.
+    keys: Tensor
+    """[rows]"""
+    steps: Tensor
+    """What one step along each dimension adds to a counter; as a tensor, since the compiler
+    computes products of an index and such large constants wrongly."""
+
+
+@contextmanager
+def of_examples(seed: int, examples: NDArray[np.int64], device: torch.device) -> Iterator[None]:
+    """Draws the masks of all dropout within for a batch whose rows are these examples of a step.
+
+    Forward and backward passes both belong inside, since recomputed activations need the masks
+    again. The first dimension of whatever is dropped must be that of the rows, or a multiple.
+    Covers `torch.nn.functional.dropout` and `scaled_dot_product_attention`, on which torch's and
+    transformers' layers are built. torch's own generator is seeded too: it numbers the dropouts,
+    because gradient checkpointing and torch.compile know how to restore it.
     """
+    torch.manual_seed(seed)
+    keys = _scrambled(torch.from_numpy(examples.astype(np.int64)) * _GOLDEN + seed)
+    _Rows.keys, _Rows.steps = keys.to(device), _STEPS.to(device)
+    with (
+        patch.object(functional, "dropout", dropout),
+        patch.object(functional, "scaled_dot_product_attention", attention),
+    ):
+        yield
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Elements of any shape, as many of them zero as `p` says; in training only."""
-        dropped = round(self.p * LEVELS)
-        plain = self.inplace or input.device.type != "cpu" or torch.compiler.is_compiling()
-        if plain or not 0 < dropped < LEVELS or not self.training:
-            return super().forward(input)
-        n = input.numel()
-        drawn = torch.empty(-(-n // 4), dtype=torch.int64).random_(
-            torch.iinfo(torch.int64).min, None
+
+def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """Takes the place of `torch.nn.functional.dropout`: input of any shape, the rows first."""
+    dropped = round(p * LEVELS)
+    if not training or not 0 < dropped < LEVELS:
+        return _torch_dropout(input, p, training, inplace)
+    mask = _kept(input.shape, dropped, input.device).to(input.dtype)
+    mask *= LEVELS / (LEVELS - dropped)
+    return input.mul_(mask) if inplace else input * mask
+
+
+def attention(  # noqa: PLR0913 (torch's own names)
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Takes the place of `scaled_dot_product_attention`, whose kernels draw masks of their own:
+    query [batch, heads, queries, width], key and value [batch, key heads, keys, width]."""
+    if dropout_p == 0:
+        return _torch_attention(
+            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )
-        bits = drawn.view(torch.int16)[:n].view(input.shape)
-        keep = bits >= dropped - LEVELS // 2
-        return input * (keep * (LEVELS / (LEVELS - dropped))).to(input.dtype)
+    if enable_gqa:
+        groups = query.shape[-3] // key.shape[-3]
+        key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
+    if is_causal:
+        shape = query.shape[-2], key.shape[-2]
+        attn_mask = torch.ones(shape, dtype=torch.bool, device=query.device).tril()
+    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    scores = torch.matmul(query * scale, key.transpose(-1, -2))  # [batch, heads, queries, keys]
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attn_mask, torch.finfo(scores.dtype).min)
+    elif attn_mask is not None:
+        scores = scores + attn_mask
+    weights = torch.softmax(scores, -1, dtype=torch.float32).to(scores.dtype)
+    return torch.matmul(dropout(weights, dropout_p), value)
 
 
-def quicken(model: nn.Module) -> None:
-    """Gives every plain dropout layer of the model these masks."""
-    for module in model.modules():
-        if type(module) is nn.Dropout:
-            module.__class__ = Dropout
+def _kept(shape: torch.Size, dropped: int, device: torch.device) -> Tensor:
+    """1 where an element is kept and 0 where it is dropped, as integers of this shape."""
+    width = shape[-1] if len(shape) > 1 else 1
+    words = _scrambled(_counters(shape, -(-width // _LANES), device))
+    if torch.compiler.is_compiling():  # fused into one loop, unlike a view of another type
+        shifts = torch.arange(0, 16 * _LANES, 16, device=device)
+        draws = (words[..., None] >> shifts).flatten(-2) & (LEVELS - 1)
+        kept = (draws >= dropped).to(torch.int16)
+    else:  # in place: the time is that of passing over memory, and comparing takes much of it
+        kept = words.view(torch.int16).bitwise_and_(LEVELS - 1).sub_(dropped - 1).clamp_(0, 1)
+    return kept[..., :width].reshape(shape)
+
+
+def _counters(shape: torch.Size, n_words: int, device: torch.device) -> Tensor:
+    """A number for each word of random bits, [rows, ..., words]; it depends on the example and on
+    the word's coordinates there, not on the shape."""
+    rows, n = _Rows.keys, shape[0] if len(shape) else 1
+    if n % len(rows):  # shared by all rows
+        rows = torch.zeros(1, dtype=torch.int64, device=device)
+    counters = rows + torch.randint(1 << 62, (), device=device)
+    sizes = [n // len(rows), *shape[1:-1], n_words]
+    for dimension, size in enumerate(sizes):
+        along = torch.arange(size, device=device) * _Rows.steps[dimension]
+        counters = counters[..., None] + along
+    return counters.flatten(0, 1)
+
+
+def _scrambled(values: Tensor) -> Tensor:
+    """Passes every bit on to all others, in place: MurmurHash3's finaliser, with a third product
+    in place of its last shift, whose sign bit is always 0 for numbers that have a sign."""
+    first, second, third = _FACTORS
+    values *= first
+    values ^= values >> 33
+    values *= second
+    values ^= values >> 33
+    values *= third
+    return values

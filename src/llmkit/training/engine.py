@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from llmkit.errors import Diverged
+from llmkit.models import dropout
 from llmkit.models.experts import Balance
 from llmkit.training import by_domain, feed, spikes
 from llmkit.training.checkpoint import State
@@ -148,10 +149,10 @@ def _gradients(work: Work, step: int, given: Input) -> Gradients:
     settings, processes, balance = work.settings, work.processes, work.balance
     sums = torch.zeros(2, dtype=torch.float64, device=processes.device)
     routed = _routed(work, step, given)
-    for index, batch in _batches(work, step, given):
+    for index, (batch, masks) in enumerate(_batches(work, step, given)):
         last = index == len(given.micro_batches) - 1
         sync = processes.sync_only_if(last, work.distributed)
-        with sync, work.objective.compiled(), processes.in_training():
+        with sync, masks, work.objective.compiled(), processes.in_training():
             own = work.distributed(batch)
             objective, weight = own["objective"], given.weight or 1.0
             if balance is not None:
@@ -181,18 +182,20 @@ def _routed(work: Work, step: int, given: Input) -> Tensor | None:
     if not isinstance(task, CausalLanguageModeling) or task.balance is None or one:
         return None
     counts: list[Tensor] = []
-    for _, batch in _batches(work, step, given):
-        with work.objective.compiled(), work.processes.in_training():
+    for batch, masks in _batches(work, step, given):
+        with masks, work.objective.compiled(), work.processes.in_training():
             counts.append(task.routed(work.model, batch))
     return work.processes.sum(torch.stack(counts).sum(0))
 
 
-def _batches(work: Work, step: int, given: Input) -> Iterator[tuple[int, Batch]]:
-    """The micro-batches of a step on the device, each with its number and its dropout seed."""
-    first = work.processes.rank * len(given.micro_batches)
-    for index, prepared in enumerate(given.micro_batches):
-        torch.manual_seed(derived_seed(work.settings.seed, "dropout", step, first + index))
-        yield index, on_device(prepared, work.processes.device)
+def _batches(
+    work: Work, step: int, given: Input
+) -> Iterator[tuple[Batch, AbstractContextManager[None]]]:
+    """The micro-batches of a step on the device, and what draws the dropout masks of each."""
+    device = work.processes.device
+    seed = derived_seed(work.settings.seed, "dropout", step)
+    for slots, prepared in zip(given.slots, given.micro_batches, strict=True):
+        yield on_device(prepared, device), dropout.of_examples(seed, slots, device)
 
 
 def _judged(state: State, loss: float, grad_norm: float, limit: float) -> State:
@@ -237,15 +240,16 @@ def measure(
     totals: dict[str, torch.Tensor] = {}
     rows = np.asarray(examples.longest_first())
     # Dealt out in turn: every process gets as many long examples as the others.
-    dealt = np.concatenate([rows[first :: processes.count] for first in range(processes.count)])
-    micro_batches = share(dealt, size, processes.rank, processes.count)
+    parts = [rows[first :: processes.count] for first in range(processes.count)]
+    dealt = np.concatenate([*parts, [-1]])
+    slots = share(len(rows), size, processes.rank, processes.count)
     work.model.eval()
     try:
-        with watch("validation", len(micro_batches)) as advance:
-            for micro_rows in micro_batches:
+        with watch("validation", len(slots)) as advance:
+            for part in slots:
                 if processes.largest([stop.received])[0]:
                     return None
-                batch = on_device(examples.batch(micro_rows), processes.device)
+                batch = on_device(examples.batch(dealt[part]), processes.device)
                 for key, value in work.objective(batch).items():
                     totals[key] = totals.get(key, 0) + value.double()
                 advance(1)

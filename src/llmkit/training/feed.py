@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llmkit.training.runtime import Processes
 from llmkit.training.tasks import Batch, Examples, Rows, Task
@@ -23,6 +24,8 @@ class Input:
     predictions: int
     weight: float
     """What the objective summed over all rows is divided by."""
+    slots: list[NDArray[np.int64]]
+    """Of each micro-batch, the places of its examples in the step, counted over all processes."""
     micro_batches: list[Batch]
 
 
@@ -40,12 +43,13 @@ def ahead(
 
     def prepared(step: int) -> Input:
         rows = rows_of_step(step)
-        parts = share(rows, micro_batch_size, processes.rank, processes.count)
-        batches = [examples.batch(part) for part in parts]
+        slots = share(len(rows), micro_batch_size, processes.rank, processes.count)
+        chosen = np.append(rows, -1)  # which is what slot -1 stands for
+        batches = [examples.batch(chosen[part]) for part in slots]
         if pinned:
             batches = [{name: x.pin_memory() for name, x in batch.items()} for batch in batches]
         weight = task.weight(examples, rows)
-        return Input(rows, examples.count(rows), weight, batches)
+        return Input(rows, examples.count(rows), weight, slots, batches)
 
     waiting: dict[int, Future[Input]] = {}
     with ThreadPoolExecutor(1, thread_name_prefix="input") as thread:
@@ -58,17 +62,17 @@ def ahead(
         yield take
 
 
-def share(rows: Rows, size: int, rank: int, processes: int) -> list[Rows]:
-    """This process's part of the rows in micro-batches of at most `size`, equally many and equally
-    large on every process.
+def share(n_rows: int, size: int, rank: int, processes: int) -> list[NDArray[np.int64]]:
+    """This process's part of the slots 0 to `n_rows` - 1 in micro-batches of at most `size`,
+    equally many and equally large on every process.
 
-    A contiguous part; where the rows do not fill it, row -1 stands for an example without
+    A contiguous part; where the slots do not fill it, slot -1 stands for an example without
     predictions, so that no process waits for a micro-batch that another does not have.
     """
-    part = max(1, math.ceil(len(rows) / processes))
+    part = max(1, math.ceil(n_rows / processes))
     size = min(size, part)
     slots = np.full((processes, math.ceil(part / size) * size), -1, dtype=np.int64)
     for process in range(processes):
-        own = rows[process * part : (process + 1) * part]
+        own = range(n_rows)[process * part : (process + 1) * part]
         slots[process, : len(own)] = own
     return list(slots[rank].reshape(-1, size))

@@ -1,4 +1,4 @@
-"""A task and a model as one module, made quick: attention, dropout, and what of it is compiled."""
+"""A task and a model as one module, made quick: attention, and what of it is compiled."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from llmkit.models import attention, dropout, layers
+from llmkit.models import attention, layers
 from llmkit.training.tasks import Batch, CausalLanguageModeling, Task
 
 
 def quick(task: Task, model: PreTrainedModel, device: torch.device) -> Objective:
-    """The task and the model on a device, with attention and dropout that are quick there."""
-    dropout.quicken(model)
+    """The task and the model on a device, with attention that is quick there."""
     attention.settle(model, device)
     return Objective(task, model.to(device))
 
@@ -37,7 +36,9 @@ class Objective(nn.Module):
         """Has `compiled` run compiled layers, which are alike: what is compiled for one serves all,
         in half the time that the whole model takes; and the loss of a linear head."""
         self._compiled = {
-            layer: torch.compile(layer._call_impl, dynamic=dynamic)
+            layer: torch.compile(
+                layer._call_impl, dynamic=dynamic, options={"fallback_random": True}
+            )
             for layer in layers.of(self.model)
         }
         if isinstance(self.task, CausalLanguageModeling):

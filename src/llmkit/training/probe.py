@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from llmkit.errors import ResourceError
-from llmkit.models import packing
+from llmkit.models import dropout, packing
 from llmkit.training.module import Objective
 from llmkit.training.runtime import Processes
 from llmkit.training.tasks import Examples, Rows, on_device
@@ -196,7 +196,8 @@ def _fastest(objective: Objective, examples: Examples, rows: Rows, processes: Pr
 
 def _run(objective: Objective, examples: Examples, rows: Rows, processes: Processes) -> None:
     batch = on_device(examples.batch(rows), processes.device)
-    with objective.compiled(), processes.in_training():
+    masks = dropout.of_examples(0, np.arange(len(rows)), processes.device)
+    with masks, objective.compiled(), processes.in_training():
         objective(batch)["objective"].backward()
     wait(processes.device)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import inspect
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -65,9 +66,11 @@ class Processes:
         if self.count == 1:
             return module
         ids = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(
-            module, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
+        # Buffers never change in training. torch 2.13 warns of the older name.
+        known = inspect.signature(DistributedDataParallel).parameters
+        name = next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in known)
+        options: dict[str, Any] = {name: False, "gradient_as_bucket_view": True}
+        return DistributedDataParallel(module, device_ids=ids, **options)
 
     def sync_only_if(self, last: bool, module: nn.Module) -> AbstractContextManager[None]:
         """Gradients travel between processes with the last micro-batch only."""

