@@ -42,6 +42,10 @@ def lines(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
+def figures(line: dict) -> dict:
+    return {name: value for name, value in line.items() if name != "samples"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", SHAPE)
 def test_micro_batches_processes_and_interruptions_change_nothing(
@@ -63,8 +67,8 @@ def test_micro_batches_processes_and_interruptions_change_nothing(
     ]
     for other in others:
         for one, two in zip(whole, other, strict=True):
-            assert one == pytest.approx(two, rel=2e-5)
-    whole = lines(tmp_path / "whole")
+            assert one.get("samples") == two.get("samples")
+            assert figures(one) == pytest.approx(figures(two), rel=1e-5)
     again = trained("again", "train.micro_batch_size=8")
     assert again == whole
     saving = ("train.micro_batch_size=8", "train.save_steps=3")
