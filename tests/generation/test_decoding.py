@@ -61,6 +61,8 @@ UNUSUAL: dict[str, dict[str, Any]] = {
     "llama4_text": {"num_key_value_heads": 2, "num_local_experts": 2, "attention_chunk_size": 8},
     "deepseek_v3": {"num_key_value_heads": 4, "first_k_dense_replace": 2},
     "gpt_oss": {"num_key_value_heads": 2, "num_local_experts": 4, "sliding_window": 8},
+    "mixtral": {"num_key_value_heads": 2, "num_local_experts": 4},
+    "qwen3_moe": {"num_key_value_heads": 2, "num_experts": 4, "num_experts_per_tok": 2},
     "bloom": {},
     "falcon": {},
     "opt": {"word_embed_proj_dim": 64},

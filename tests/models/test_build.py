@@ -79,3 +79,11 @@ def test_weights_that_are_missing_are_an_error_not_random(tmp_path: Path) -> Non
     )
     with pytest.raises(Exception, match="missing"):
         load.load_causal_model(str(tmp_path))
+
+
+def test_a_token_is_routed_to_no_more_experts_than_there_are() -> None:
+    special = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_experts": 4}  # the default is 8
+    model = build.causal_model(build.model_config("qwen3_moe", shape, 61, 16, special), 0)
+    assert model.config.num_experts_per_tok == 4
+    assert model(torch.zeros(1, 3, dtype=torch.long)).logits.shape == (1, 3, 61)

@@ -36,6 +36,10 @@ DEFAULT_HIDDEN_SIZE = 256
 DEFAULT_LAYERS = 4
 HEAD_SIZE = 64
 
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+TOP_K = "num_experts_per_tok"
+"""Experts of a layer, as architectures call them, and those that a token is routed to."""
+
 
 @dataclass(frozen=True)
 class Purpose:
@@ -253,5 +257,8 @@ def fill_shape(
         if isinstance(usual.get(size), int) and isinstance(usual.get("hidden_size"), int):
             ratio = min(4.0, usual[size] / usual["hidden_size"])
             shape[size] = max(32, round(ratio * hidden / 32) * 32)
+    for experts in EXPERTS:
+        if isinstance(given.get(experts), int) and isinstance(usual.get(TOP_K), int):
+            shape[TOP_K] = max(1, min(usual[TOP_K], given[experts]))  # no more than there are
     missing = {k: value for k, value in shape.items() if k in names and k not in given}
     return {**missing, **settings}
