@@ -146,7 +146,8 @@ def flush_directory(directory: Path) -> None:
 
 def replace_text(path: Path, text: str) -> None:
     """Writes a small text file, whole or not at all; raises WriteError."""
-    replace_bytes(path, text.encode("utf-8"))
+    # A name that is not UTF-8 has lone surrogates, which become the escapes of JSON.
+    replace_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def replace_bytes(path: Path, content: bytes) -> None:

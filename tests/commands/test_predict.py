@@ -366,3 +366,16 @@ def test_a_model_that_is_no_classifier_and_none_at_all_are_told(call, table, tmp
     assert call("--model", tmp_path, "--csv", table)[0] == 65
     assert call("--csv", table)[0] == 2
     assert call("--model", tmp_path / "nowhere", "--csv", table)[0] == 66
+
+
+def test_a_name_that_is_no_utf8_is_read_and_written(call, model, table, tmp_path) -> None:
+    path, output = tmp_path / "caf\udce9.csv", tmp_path / "o\udce9.jsonl"
+    shutil.copy(table, path)
+    code, out, said = call("--model", model, "--csv", path, "--output", output, "--json")
+    assert code == 0, said
+    assert json.loads(out)["output"] == str(output)
+    assert len(output.read_text().splitlines()) == 60
+    path.write_text("message,x\nfine\n")
+    code, out, said = call("--model", model, "--csv", path, "--json")
+    assert code == 65
+    assert str(path) in json.loads(out.splitlines()[-1])["error"]["where"]

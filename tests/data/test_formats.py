@@ -191,3 +191,12 @@ def test_what_holds_neither_text_nor_rows_is_refused_with_its_name_and_the_way(
 def test_a_table_says_the_same_as_its_documents(tmp_path: Path) -> None:
     source = source_of(tmp_path / "a.ndjson", LINES)
     assert list(tables.texts(source, reading())) == TEXTS
+
+
+@pytest.mark.parametrize("suffix", ["txt", "csv", "parquet"])
+def test_a_file_whose_name_is_no_utf8_is_read(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"caf\udce9.{suffix}"
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(ROWS), file)
+    content = {"txt": b"plain", "csv": b"text,n\nplain,1\n", "parquet": file.getvalue()}[suffix]
+    assert texts(path, content) == (TEXTS if suffix == "parquet" else ["plain"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import os
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -57,7 +58,8 @@ def chunks(source: Source, reading: Reading) -> Iterator[str]:
 def raw(source: Source, advance: Callable[[int], None]) -> Iterator[bytes]:
     """The unpacked bytes of a source; a damaged or cut archive raises DataError."""
     try:
-        with pa.OSFile(str(source.path)) as file, _unpacked(file, source.compression) as stream:
+        path = os.fsencode(str(source.path))  # which need not be UTF-8
+        with pa.OSFile(path) as file, _unpacked(file, source.compression) as stream:
             told = 0
             while chunk := stream.read(CHUNK):
                 advance(file.tell() - told)

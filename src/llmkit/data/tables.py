@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -221,7 +222,11 @@ def _is_text(row: Any) -> bool:
 @contextmanager
 def _parquet(source: Source) -> Iterator[Any]:
     try:
-        with pq.ParquetFile(source.path, buffer_size=_PARQUET_BUFFER) as file:
+        path = os.fsencode(str(source.path))  # which need not be UTF-8
+        with (
+            pa.OSFile(path) as stream,
+            pq.ParquetFile(stream, buffer_size=_PARQUET_BUFFER) as file,
+        ):
             yield file
     except (pa.ArrowException, OSError, UnicodeDecodeError) as fault:
         raise DataError(

@@ -27,7 +27,7 @@ class Output:
         """Adds a line; it stands in the file before this returns, and outlasts a kill."""
         line = json.dumps(record, ensure_ascii=False) + "\n"
         try:
-            self.file.write(line.encode("utf-8"))
+            self.file.write(line.encode("utf-8", "backslashreplace"))
             self.file.flush()
         except OSError as error:
             raise durable.cannot_write(error, self.path) from error

@@ -96,7 +96,9 @@ class Console:
             return
         if self.json:
             figures = {**figures, "warnings": self.warnings}
-            print(jsonlib.dumps(figures, ensure_ascii=False), flush=True)
+            line = jsonlib.dumps(figures, ensure_ascii=False)
+            # A lone surrogate, from a name that is not UTF-8, becomes an escape of JSON.
+            print(line.encode("utf-8", "backslashreplace").decode(), flush=True)
         elif not self.silent:
             from llmkit.reporting import summary, tables  # they speak as this module does
 
@@ -106,7 +108,8 @@ class Console:
             if sys.stdout.isatty():
                 tables.show(figures, RichConsole(highlight=False))
             else:
-                print(tables.as_text(figures), end="", flush=True)
+                text = tables.as_text(figures).encode("utf-8", "backslashreplace").decode()
+                print(text, end="", flush=True)
 
     @contextmanager
     def loading(self) -> Iterator[None]:

@@ -28,11 +28,11 @@ class JsonLines:
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Adds one line, all of it or nothing."""
-        line = (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
         before = self.size
         try:
             with self._writing(), self.path.open("ab") as file:
-                file.write(line)
+                file.write(line.encode("utf-8", "backslashreplace"))
         except WriteError:
             with suppress(OSError):
                 self._cut(before)

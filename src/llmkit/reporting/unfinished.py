@@ -35,7 +35,7 @@ class Parts:
         Raises WriteError when the disk does not take it.
         """
         try:
-            self.file.write(text.encode("utf-8"))
+            self.file.write(text.encode("utf-8", "backslashreplace"))
             self.file.flush()
             os.fsync(self.file.fileno())
             size = self.file.tell()

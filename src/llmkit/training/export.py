@@ -126,7 +126,7 @@ def write_final(
         save_model(model, tokenizer, directory)
         if note := loading_note(model):
             card = _card(model, run.name, note)
-            (directory / "README.md").write_text(card, encoding="utf-8")
+            (directory / "README.md").write_text(card, encoding="utf-8", errors="backslashreplace")
         if lora.is_attached(model):
             (directory / lora.FILE).unlink()
             merged = type(model).from_pretrained(directory, dtype=torch.float32)

@@ -67,7 +67,10 @@ def check(
 def default_directory(command: str, config: Config) -> Path:
     """The run directory where none is named: the same for the same command and config."""
     text = json.dumps([command, keys(config), config.data.model_dump(mode="json")], sort_keys=True)
-    return Path("runs") / f"{command}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return (
+        Path("runs")
+        / f"{command}-{hashlib.sha256(text.encode('utf-8', 'backslashreplace')).hexdigest()[:8]}"
+    )
 
 
 def dotted(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
