@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
+import time
 
 import pytest
+from rich.console import Console as RichConsole
 
 from llmkit.reporting.console import Console
 
@@ -24,3 +27,16 @@ def test_the_json_result_lists_each_warning_once(capsys: pytest.CaptureFixture[s
 def test_a_result_without_warnings_has_an_empty_list(capsys: pytest.CaptureFixture[str]) -> None:
     Console(json=True).result({})
     assert json.loads(capsys.readouterr().out) == {"warnings": []}
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_person_is_told_while_the_libraries_load_and_a_pipe_is_not(
+    monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    monkeypatch.setattr("llmkit.reporting.console.LOADING_SECONDS", 0.01)
+    console = Console()
+    shown = io.StringIO()
+    console.people = RichConsole(file=shown, force_terminal=terminal)
+    with console.loading():
+        time.sleep(0.2)
+    assert ("loading torch and transformers" in shown.getvalue()) is terminal
