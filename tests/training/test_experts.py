@@ -82,11 +82,15 @@ def test_gradients_are_those_of_transformers_loss_over_the_whole_step(gradients,
     assert line["router_aux_loss"] == pytest.approx(outputs.aux_loss.item(), rel=1e-6)
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_micro_batch_size_changes_no_gradient(gradients, kind) -> None:
-    whole, line, _ = gradients("whole", kind)
+def test_the_micro_batch_size_changes_no_gradient(gradients, kind, dropout) -> None:
+    def model():
+        return model_of(kind, attention_dropout=dropout)
+
+    whole, line, _ = gradients("whole", kind, model=model())
     for size in (1, 2, 5):
-        parts, other, _ = gradients(f"parts {size}", kind, micro_batch=size)
+        parts, other, _ = gradients(f"parts {size}", kind, model=model(), micro_batch=size)
         for one, two in zip(whole.values(), parts.values(), strict=True):
             assert float((one - two).abs().max() / one.abs().max()) < 2e-6
         assert line == pytest.approx(other, rel=1e-6)
