@@ -117,6 +117,11 @@ def test_each_of_a_few_files_gives_its_end_whatever_its_size() -> None:
         assert size == pytest.approx(wanted * whole, rel=0.05)
 
 
+def test_a_scrap_beside_large_files_is_trained_on_whole() -> None:
+    made = spooled("numpy\n", "word " * 3000, "text " * 3000)
+    assert [document for document, _ in held(made, 0.1)] == [1, 2]
+
+
 def test_every_file_of_many_documents_gives_its_share_of_whole_ones() -> None:
     texts = [
         "\n".join(f"{name} says {i}" for i in range(n))

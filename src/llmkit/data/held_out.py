@@ -16,6 +16,7 @@ AUTO_SHARE, AUTO_BYTES = 0.1, 2_000_000
 
 _FAIR = 8  # whole documents that are a fair sample of their stratum
 _SEGMENT = 512  # bytes of a segment that is worth cutting from a document
+_LEAST = 64  # bytes of a segment; a document too short for it is trained on whole
 _MOST = 1 / 3  # share of the documents of a stratum that is drawn at most
 _WINDOW = 1 << 20
 _BORDERS = tuple(mark.encode() for mark in ("\n\n", "\r\n\r\n", "\n", "。", ". ", " "))
@@ -45,7 +46,8 @@ def split(corpus: Corpus, fraction: float | str, seed: int) -> tuple[Documents, 
     for group in _groups(corpus, sizes, wanted):
         if _is_cut(sizes[group], wanted):
             for document in group.tolist():
-                _hold(corpus, begins, document, wanted * int(sizes[document]))
+                if (n_bytes := wanted * int(sizes[document])) >= _LEAST:
+                    _hold(corpus, begins, document, n_bytes)
         else:
             _draw(corpus, begins, group[np.argsort(rank[group])], wanted)
     if (begins == corpus.ends).all():

@@ -21,7 +21,7 @@ from llmkit.data.cutting import LONGEST, NOWHERE, Rule, cut, exact_rule
 from llmkit.data.documents import Piece
 from llmkit.models.control_tokens import renamed
 
-FORMAT = 4
+FORMAT = 5
 """Changes whenever the same text would give other files."""
 
 _BATCH = 1 << 20  # characters encoded at once: some tenths of a second
