@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from llmkit.models import dropout
 from tests.training.conftest import tiny_model
@@ -197,3 +199,35 @@ def test_a_model_gives_an_example_the_same_whatever_stands_beside_it(attention: 
         alone = model(input_ids=ids[1:, :9]).logits
     torch.testing.assert_close(alone, together[1:, :9])
     assert not torch.allclose(alone, model.eval()(input_ids=ids[1:, :9]).logits, rtol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("bert", {}), ("roberta", {}), ("electra", {}), ("albert", {}), ("mpnet", {}),
+        ("deberta-v2", {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}),
+        ("modernbert", {"attention_dropout": 0.1, "mlp_dropout": 0.1}),
+        ("distilbert", {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64}),
+    ],
+)  # fmt: skip
+def test_encoders_of_transformers_give_an_example_the_same_in_any_batch(
+    kind: str, settings: dict[str, Any]
+) -> None:
+    shape = {
+        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "intermediate_size": 64, "vocab_size": 60, "pad_token_id": 0,
+    }  # fmt: skip
+    if kind == "distilbert":
+        shape = {"vocab_size": 60, "pad_token_id": 0}
+    config = AutoConfig.for_model(kind, **shape, **settings)
+    model = AutoModelForSequenceClassification.from_config(config).train()
+    ids = torch.arange(24).view(2, 12) % 50 + 4
+    real = torch.ones_like(ids)
+    real[1, 9:] = 0
+    with masks(7, 3):
+        together = model(input_ids=ids, attention_mask=real).logits
+    with masks(3):
+        alone = model(input_ids=ids[1:, :9], attention_mask=real[1:, :9]).logits
+    torch.testing.assert_close(alone, together[1:], rtol=1e-4, atol=1e-5)
+    still = model.eval()(input_ids=ids, attention_mask=real).logits
+    assert not torch.allclose(together, still, rtol=1e-3, atol=1e-4)
