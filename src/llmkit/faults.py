@@ -33,6 +33,9 @@ from llmkit.errors import (
 MOST_SHOWN = 300
 """Characters of an unexpected message that are shown; the rest is in the log."""
 
+NOTHING_SAVED = "nothing was saved yet"
+"""What is kept of a command that was stopped before its work began."""
+
 CLOSED_PIPE = 141
 """Exit code when the reader of stdout has gone: 128 + SIGPIPE, as the shell has it."""
 
@@ -161,7 +164,7 @@ def _as_fault(error: BaseException) -> LlmkitError:
     return _bug(error)
 
 
-def stopped(fault: KeyboardInterrupt | Ended, kept: str = "") -> LlmkitError:
+def stopped(fault: KeyboardInterrupt | Ended, kept: str = NOTHING_SAVED) -> LlmkitError:
     """The fault that a command stopped by a signal ends with."""
     advice = "run the same command again"
     if isinstance(fault, Ended):

@@ -166,19 +166,20 @@ def _saved(command: str, config: Config) -> str:
         if command in ("pretrain", "finetune"):
             found = directory.locate(config, command)
             steps = sorted((found / "checkpoints").glob("step-*"))
-            return f"checkpoint {steps[-1]}" if steps else _NOTHING
+            return f"checkpoint {steps[-1]}" if steps else faults.NOTHING_SAVED
         if command == "predict" and config.predict.output is not None:
             parts = unfinished.parts_of(Path(config.predict.output))
-            return f"the predictions so far, in {parts}" if parts.exists() else _NOTHING
+            return f"the predictions so far, in {parts}" if parts.exists() else faults.NOTHING_SAVED
         if command == "generate" and config.generation.output_file is not None:
             results = Path(config.generation.output_file)
-            return f"the samples so far, in {results}" if output.lines(results) else _NOTHING
+            return (
+                f"the samples so far, in {results}"
+                if output.lines(results)
+                else faults.NOTHING_SAVED
+            )
     except (OSError, LlmkitError):
         pass
-    return _NOTHING
-
-
-_NOTHING = "nothing was saved yet"
+    return faults.NOTHING_SAVED
 
 
 def _imported(name: str) -> Any:
