@@ -57,9 +57,10 @@ def test_predictions_may_be_written_anew_and_nothing_else_is_overwritten(tmp_pat
         write(settings, SPAM)
         predictions.check(settings)
     precious = tmp_path / "train.csv"
-    precious.write_text("text,label\na,b\n")
-    with pytest.raises(WriteError, match="holds no predictions"):
-        predictions.check(PredictConfig(output=str(precious)))
+    for text in ("text,label\na,b\n", "day,probability_rain\n1,0.5\n", '{"probabilities": {}}\n'):
+        precious.write_text(text)
+        with pytest.raises(WriteError, match="holds no predictions"):
+            predictions.check(PredictConfig(output=str(precious)))
     with pytest.raises(WriteError):
         predictions.check(PredictConfig(output=str(tmp_path)))
 

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from llmkit.data.corpus import Corpus, Documents
 from llmkit.data.order import permutation
+from llmkit.data.splits import AUTO_SHARE
 
-AUTO_SHARE, AUTO_BYTES = 0.1, 2_000_000
-"""What `data.validation_fraction: auto` holds out: a share, and at most this much text."""
+AUTO_BYTES = 2_000_000
+"""The most text that `data.validation_fraction: auto` holds out."""
 
 _FAIR = 8  # whole documents that are a fair sample of their stratum
 _SEGMENT = 512  # bytes of a segment that is worth cutting from a document

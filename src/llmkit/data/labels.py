@@ -24,7 +24,8 @@ SINGLE, MULTI, REGRESSION = (
 Raw = str | tuple[str, ...]
 """A label as a table has it, without white space around it; several where a row has several."""
 
-_NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?", re.ASCII)
+NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?", re.ASCII)
+"""A label that is a number."""
 
 
 @dataclass(frozen=True)
@@ -191,20 +192,20 @@ def _several_columns(data: DataConfig) -> tuple[str, ...] | None:
 
 def _are_fractions(texts: Collection[str]) -> bool:
     """Whether all are numbers, and not all of them whole."""
-    if not texts or not all(_NUMBER.fullmatch(text) for text in texts):
+    if not texts or not all(NUMBER.fullmatch(text) for text in texts):
         return False
     return not all(float(text).is_integer() for text in texts)
 
 
 def _ordered(names: Iterable[str]) -> list[str]:
     texts = sorted(names)
-    if all(_NUMBER.fullmatch(text) for text in texts):
+    if all(NUMBER.fullmatch(text) for text in texts):
         return sorted(texts, key=float)
     return texts
 
 
 def _value(raw: Raw, where: str) -> float:
-    if isinstance(raw, str) and _NUMBER.fullmatch(raw) and math.isfinite(float(raw)):
+    if isinstance(raw, str) and NUMBER.fullmatch(raw) and math.isfinite(float(raw)):
         return float(raw)
     raise DataError(
         f"the label {raw!r} is no number",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Collection
 
-_NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?", re.ASCII)
+from llmkit.data.labels import NUMBER
+
 _LATIN = str.maketrans(
     "АВЕКМНОРСТХУІЈЅаеорсухіјѕԁһԛԝΑΒΕΖΗΙΚΜΝΟΡΤΥΧονı",  # noqa: RUF001
     "ABEKMHOPCTXYIJSaeopcyxijsdhqwABEZHIKMNOPTYXovi",
@@ -38,7 +38,7 @@ def described(group: Collection[str]) -> str:
 def _look(name: str) -> str | float:
     """What stands for all names that look like this one."""
     plain = unicodedata.normalize("NFKC", name)
-    if _NUMBER.fullmatch(plain):
+    if NUMBER.fullmatch(plain):
         return float(plain)
     seen = "".join(c for c in plain if unicodedata.category(c) not in ("Cf", "Cc") or c.isspace())
     # Folding case may decompose: once more composed, all spellings are one.

@@ -6,25 +6,22 @@ written, so that the same command works again. A file that is named is read, wha
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from llmkit import durable
 from llmkit.data import cache
 from llmkit.errors import NoValidCheckpoint, WriteError
+from llmkit.reporting import results
 
 RUN, CONFIG, CHECKPOINTS, METRICS = "run.json", "config.yaml", "checkpoints", "metrics.jsonl"
 SETTINGS = ".settings.json"
 """Ends the name of the file beside generated text that says what it was made with."""
 
-_LINE = 1 << 20  # bytes of a first line that show what wrote a file
-_MARK = '"command": "evaluate"'
 _CACHE_LOCK = re.compile(r"token(s|izer)-[0-9a-f]{32}\.lock")
 
 
@@ -107,35 +104,4 @@ def _is_result(name: str, size: int, changed: int) -> bool:
         return path.with_name(path.name.removesuffix(SETTINGS)).is_file()
     if path.with_name(path.name + SETTINGS).is_file():
         return True
-    with path.open("rb") as file:
-        first, second = (file.readline(size).decode("utf-8", "replace") for size in (_LINE, 64))
-    if first.startswith("{"):
-        return _is_prediction(_parsed(first)) or (first + second).lstrip("{ \n").startswith(_MARK)
-    return _has_predictions(first) or first == "command: evaluate\n"
-
-
-def _is_prediction(value: Any) -> bool:
-    """Whether a line of JSON is what `predict` says of a row."""
-    return _keys(value) >= {"text", "label", "probabilities"} and isinstance(
-        value["probabilities"], dict
-    )
-
-
-def _has_predictions(header: str) -> bool:
-    """Whether the first row of a table names the columns that `predict` adds, as its last ones."""
-    if ",label,probability_" not in header:
-        return False
-    names = next(csv.reader([header]), [])
-    after = names[names.index("label") + 1 :] if "label" in names else []
-    return bool(after) and all(name.startswith("probability_") for name in after)
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _keys(value: Any) -> set[str]:
-    return set(value) if isinstance(value, dict) else set()
+    return results.holds_predictions(path) or results.holds_evaluation(path)

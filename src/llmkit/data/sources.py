@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from llmkit import paths
@@ -226,15 +227,17 @@ def _source(path: Path) -> Source:
             where=str(path),
             next="write its content to a file first",
         )
-    found = formats.recognise(_head(path), str(path))
     size, modified = status.st_size, status.st_mtime_ns
+    found = _recognised(path, size, modified)
     return Source(path, found.format, found.compression, size, modified, *found[2:])
 
 
-def _head(path: Path) -> bytes:
+@lru_cache(maxsize=1 << 16)
+def _recognised(path: Path, size: int, modified: int) -> formats.Recognised:
+    """What a file of this state holds. A command looks for its files several times."""
     try:
         with path.open("rb", buffering=0) as file:
-            return file.read(formats.HEAD)
+            return formats.recognise(file.read(formats.HEAD), str(path))
     except OSError as fault:
         raise _unreadable(path, fault) from fault
 

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from llmkit import durable
 from llmkit.errors import WriteError
-from llmkit.reporting import tables
-
-MARK = "llmkit evaluate"
-"""Stands in every page that is written here."""
-
-_OURS = re.compile(rb'^\{\s*"command": "evaluate"|^command: evaluate|content="llmkit evaluate"')
-_HEAD = 4096
+from llmkit.reporting import results, tables
 
 
 def check(paths: Iterable[str | None]) -> None:
@@ -24,7 +17,7 @@ def check(paths: Iterable[str | None]) -> None:
     for path in [Path(path) for path in paths if path is not None]:
         durable.check_place(path)
         try:
-            is_ours = not path.exists() or (path.is_file() and _is_ours(path))
+            is_ours = not path.exists() or (path.is_file() and results.holds_evaluation(path))
         except OSError as error:
             raise durable.cannot_write(error, path) from error
         if not is_ours:
@@ -64,8 +57,3 @@ def write_text(path: Path, text: str) -> None:
     except OSError as error:
         raise durable.cannot_write(error, path) from error
     durable.replace_text(path, text)
-
-
-def _is_ours(path: Path) -> bool:
-    with path.open("rb") as file:
-        return bool(_OURS.search(file.read(_HEAD)))

@@ -11,8 +11,8 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from llmkit.evaluation.likelihood import Scores
-from llmkit.evaluation.outputs import MARK
 from llmkit.evaluation.windows import Tokens
+from llmkit.reporting.results import EVALUATION
 
 MOST_TOKENS = 20_000
 """Tokens of the text that a page shows: more is a file that no browser likes."""
@@ -61,7 +61,7 @@ def page(
     said = "<br>\n".join(escape(line) for line in lines)
     return (
         '<!doctype html>\n<html lang="und">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta name="generator" content="{MARK}">\n'
+        f'<meta name="generator" content="{EVALUATION}">\n'
         '<meta name="viewport" content="width=device-width,initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>\n{_STYLE}{shades}</style>\n</head>\n<body>\n"
         f"<header>\n<h1>{escape(title)}</h1>\n{said}<br>\n"

@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from llmkit import durable
+from llmkit.data.outputs import SETTINGS
 from llmkit.errors import ConfigError, DataError, RunBusy, WriteError
-
-SETTINGS = ".settings.json"
-"""Ends the name of the file beside the results that says what they were made with."""
 
 
 class Output:

@@ -17,7 +17,7 @@ from typing import Any
 from llmkit import durable
 from llmkit.config.schema import PredictConfig
 from llmkit.errors import WriteError
-from llmkit.reporting import unfinished
+from llmkit.reporting import results, unfinished
 from llmkit.reporting.unfinished import Parts
 
 DIGITS = 6
@@ -186,7 +186,7 @@ def check(settings: PredictConfig) -> None:
     path = Path(settings.output)
     durable.check_place(path)
     try:
-        ours = not path.exists() or (path.is_file() and _holds_predictions(path))
+        ours = not path.exists() or (path.is_file() and _may_be_replaced(path))
     except OSError as error:
         raise durable.cannot_write(error, path) from error
     if not ours:
@@ -197,7 +197,5 @@ def check(settings: PredictConfig) -> None:
         )
 
 
-def _holds_predictions(path: Path) -> bool:
-    with path.open(encoding="utf-8", errors="replace") as file:
-        head = file.readline(1_000_000)
-    return not head or '"probabilities": {' in head or "probability_" in head
+def _may_be_replaced(path: Path) -> bool:
+    return path.stat().st_size == 0 or results.holds_predictions(path)
