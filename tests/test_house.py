@@ -21,12 +21,12 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 LAYERS = (
     {"errors"},
-    {"config", "durable", "extras", "interrupts", "paths"},
+    {"config", "durable", "extras", "interrupts", "launcher", "paths"},
     {"models", "reporting"},
     {"data"},
     {"training", "evaluation", "generation"},
     {"commands"},
-    {"arguments", "faults", "help", "launcher", "options"},
+    {"arguments", "faults", "help", "options"},
     {"prechecks"},
     {"request"},
     {"cli"},

@@ -29,6 +29,7 @@ from llmkit.errors import (
     UsageError,
     WriteError,
 )
+from llmkit.launcher import is_main_process
 
 MOST_SHOWN = 300
 """Characters of an unexpected message that are shown; the rest is in the log."""
@@ -86,7 +87,7 @@ def acknowledge_signals(json: bool) -> None:
 
 
 def _acknowledge() -> None:
-    if os.environ.get("RANK", "0") == "0":
+    if is_main_process():
         how = "stopping after this step" if interrupts.state.saving else "stopping"
         _say(f"{how} (Ctrl-C again: now)")
 
@@ -216,7 +217,7 @@ def _tell(fault: LlmkitError) -> None:
     """Reports a fault once for all processes of a run; a bug is reported by every one, as the
     others may never learn of it."""
     # Imported here: rich is only loaded when something is said.
-    from llmkit.reporting.console import is_main_process, printable
+    from llmkit.reporting.console import printable
 
     bug = fault.exit_code == LlmkitError.exit_code
     if is_main_process() or fault.rank is not None or fault.alone or bug:
@@ -225,7 +226,7 @@ def _tell(fault: LlmkitError) -> None:
 
 def _print_object(fault: LlmkitError, warnings: Sequence[str]) -> None:
     """Prints a fault on stdout, once for all processes of a run."""
-    if os.environ.get("RANK", "0") != "0" and not fault.alone:
+    if not is_main_process() and not fault.alone:
         return
     shown = {"error": fault.described(), **fault.found, "warnings": list(warnings)}
     text = jsonlib.dumps(shown, ensure_ascii=False, default=str)

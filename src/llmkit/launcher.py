@@ -1,4 +1,4 @@
-"""What torchrun and its like leave in the environment of a process that they start."""
+"""The processes of a run, as torchrun and other launchers describe them in the environment."""
 
 from __future__ import annotations
 
@@ -7,14 +7,25 @@ import os
 from llmkit.errors import UsageError
 
 NEEDED = ("RANK", "MASTER_ADDR", "MASTER_PORT")
-"""What every process of several is told besides WORLD_SIZE."""
-
+"""What every process of several needs besides WORLD_SIZE."""
 
 ALONE = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What a process that is alone has no use for; some machines set it for every program."""
 
 MPI = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 """Where mpirun counts its processes."""
+
+LARGEST_PORT = 65535
+
+
+def is_main_process() -> bool:
+    """Whether this is the one process of the run that prints and writes (rank 0)."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def n_processes() -> int:
+    """How many processes the run has."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def check() -> None:
@@ -46,9 +57,6 @@ def _check_meeting(count: int) -> None:
     port = _number("MASTER_PORT", least=0)
     if port is not None and port > LARGEST_PORT:
         raise _incomplete(f"MASTER_PORT={port} is not a port")
-
-
-LARGEST_PORT = 65535
 
 
 def _number(name: str, least: int) -> int | None:

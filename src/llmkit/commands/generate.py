@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -24,9 +23,10 @@ from llmkit.generation.prompts import Prompt
 from llmkit.generation.requests import Requests
 from llmkit.generation.sample import Sample
 from llmkit.generation.writer import Desk
+from llmkit.launcher import is_main_process, n_processes
 from llmkit.models import content
 from llmkit.models.control_tokens import control_tokens
-from llmkit.reporting.console import Console, is_main_process
+from llmkit.reporting.console import Console
 from llmkit.training.signals import stop_signal
 
 if TYPE_CHECKING:
@@ -268,7 +268,7 @@ def _is_streamed(work: Work, console: Console) -> bool:
     """Whether the text is shown as it comes: there is one, and a person to read it."""
     settings = work.config.generation
     alone = work.n_samples == 1 and settings.num_beams == 1 and settings.output_file is None
-    return alone and not console.json and "WORLD_SIZE" not in os.environ
+    return alone and not console.json and n_processes() == 1
 
 
 @contextmanager
@@ -308,7 +308,7 @@ def _identity(config: Config) -> Record:
 
 def _processes() -> AbstractContextManager[Processes | None]:
     """The processes of a launcher, if there is one."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if n_processes() == 1:
         return nullcontext()
     # Imported here: accelerate takes longer to load than a short prompt to answer.
     from llmkit.training import runtime

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -21,9 +20,10 @@ from llmkit.data.piped import Pipe
 from llmkit.data.sources import Source
 from llmkit.errors import InputNotFound, UsageError
 from llmkit.evaluation import labelling, prediction
+from llmkit.launcher import is_main_process
 from llmkit.models import classifier, content
 from llmkit.reporting import predictions
-from llmkit.reporting.console import Console, is_main_process
+from llmkit.reporting.console import Console
 from llmkit.training import runtime
 
 COMMAND, KEY = "predict", "test_files"
@@ -146,21 +146,14 @@ def _input(config: Config) -> Iterator[tuple[Config, Pipe | None]]:
             "there is nothing to label",
             next="give rows with `--csv FILE`, or a text in each line of a pipe",
         )
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UsageError(
-            "several processes cannot share a pipe",
-            where="stdin",
-            next="put the rows into a file: --csv FILE",
-        )
+    piped.refuse_sharing("--csv FILE")
     pipe = Pipe(sys.stdin.buffer, config.data)
     if pipe.is_lines:
         yield config, pipe
         return
-    with pipe.as_file() as path:
-        found: dict[str, Any] = {"test_files": (str(path),)}
-        if pipe.format in ("csv", "tsv"):
-            found["format"] = pipe.format
-        yield config.model_copy(update={"data": config.data.model_copy(update=found)}), None
+    with pipe.as_file() as (path, data):
+        data = data.model_copy(update={"test_files": (str(path),)})
+        yield config.model_copy(update={"data": data}), None
 
 
 def _windows(

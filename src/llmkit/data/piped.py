@@ -12,9 +12,20 @@ from typing import BinaryIO
 
 from llmkit.config.schema import DataConfig
 from llmkit.data import delimited, formats
-from llmkit.errors import DataError
+from llmkit.errors import DataError, UsageError
+from llmkit.launcher import n_processes
 
 NAME = "stdin"
+
+
+def refuse_sharing(option: str) -> None:
+    """Raises UsageError where several processes would share a pipe; `option` is what to use."""
+    if n_processes() > 1:
+        raise UsageError(
+            "several processes cannot share a pipe",
+            where=NAME,
+            next=f"write the input to a file and name it: {option}",
+        )
 
 
 class Pipe:
@@ -51,14 +62,17 @@ class Pipe:
             yield [self._decoded(held, number + 1)]
 
     @contextmanager
-    def as_file(self) -> Iterator[Path]:
-        """All of the pipe in a file, which is gone afterwards."""
+    def as_file(self) -> Iterator[tuple[Path, DataConfig]]:
+        """All of the pipe in a file, which is removed afterwards, and the data section with its
+        format."""
+        is_table = self.format in ("csv", "tsv")
+        data = self.data.model_copy(update={"format": self.format}) if is_table else self.data
         with tempfile.TemporaryDirectory(prefix="llmkit-") as folder:
             path = Path(folder, NAME)
             with path.open("wb") as file:
                 file.write(self.head)
                 shutil.copyfileobj(self.stream, file)
-            yield path
+            yield path, data
 
     def _read(self) -> bytes:
         some: bytes = self.stream.read1(formats.HEAD)  # type: ignore[attr-defined]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -117,16 +116,11 @@ def _of_pipe(config: Config, stdin: BinaryIO | None) -> Iterator[Requests]:
             "there is no prompt",
             next='give one with --prompt "...", a file with --prompts-file, or lines in a pipe',
         )
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UsageError(
-            "several processes cannot share a pipe",
-            where="stdin",
-            next="put the prompts into a file: --prompts-file",
-        )
+    piped.refuse_sharing("--prompts-file FILE")
     pipe = piped.Pipe(stdin, config.data)
     if not pipe.is_lines:
-        with pipe.as_file() as path:
-            yield _of_file(str(path), config)
+        with pipe.as_file() as (path, data):
+            yield _of_file(str(path), config.model_copy(update={"data": data}))
         return
     column = None
     for table in labelled.arriving(pipe):

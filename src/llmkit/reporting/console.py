@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as jsonlib
-import os
 import sys
 import threading
 import time
@@ -22,10 +21,12 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from llmkit.launcher import is_main_process
+
 Advance = Callable[[int], None]
 
 LOADING_SECONDS = 0.5
-"""How long the libraries may take to load before a person is told what is going on."""
+"""How long the libraries may take to load before a terminal shows it."""
 
 PLAIN_SECONDS = 10.0
 """Without a terminal, a progress line comes this often at most."""
@@ -36,11 +37,6 @@ def printable(text: str) -> str:
     return "".join(
         c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
     )
-
-
-def is_main_process() -> bool:
-    """Whether this is the one process of the run that speaks (rank 0)."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 class _Stderr:

@@ -14,7 +14,7 @@ from typing import IO, Any
 from llmkit import durable
 from llmkit.config.schema import Config
 from llmkit.errors import RunBusy, WriteError
-from llmkit.reporting.console import is_main_process
+from llmkit.launcher import is_main_process
 from llmkit.training import identity
 
 LOCK, RUN = ".lock", "run.json"

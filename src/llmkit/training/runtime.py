@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from llmkit.errors import ConfigError, ResourceError
+from llmkit.launcher import n_processes
 from llmkit.training import allocation, precision
 
 
@@ -149,7 +150,7 @@ def start(wish: str, report_to: Sequence[str], directory: Path, timeout: float =
             project_dir=str(directory),
             kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=timeout))],
         )
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    launched = n_processes()
     if accelerator.num_processes != launched:
         raise ResourceError(
             f"{launched} processes were launched, {accelerator.num_processes} found each other",
