@@ -29,7 +29,7 @@ _KEY = re.compile(rb"""["']?[A-Za-z_][\w.-]*["']?\s*:(\s|$)|[}\]#]|---|\.\.\."""
 
 @dataclass(frozen=True)
 class Arguments:
-    """The arguments of a command, told apart."""
+    """The arguments of a command, by kind."""
 
     config: Path | None = None
     data: list[str] = field(default_factory=list)
@@ -37,12 +37,12 @@ class Arguments:
 
 
 def parse(command: str, arguments: Sequence[str]) -> Arguments:
-    """Tells the arguments apart: data is known by its name and its content.
+    """Sorts the arguments: data is recognised by its name and its content.
 
     Raises UsageError for arguments that make no sense together, and InputNotFound for a directory
     or a missing file where CONFIG stands.
     """
-    given = Arguments(None, [], [])
+    given = Arguments()
     config: Path | None = None
     for argument in arguments:
         if _is_override(argument):
@@ -70,7 +70,7 @@ def is_data(argument: str) -> bool:
 
 
 def _reads_as_config(path: Path) -> bool:
-    """Whether a file without a telling name holds keys, as far as its beginning shows."""
+    """Whether a file whose suffix says nothing holds keys, by its beginning."""
     try:
         with path.open("rb") as file:
             head = file.read(HEAD)
@@ -115,11 +115,11 @@ def _check_config(command: str, path: Path) -> None:
         return
     near = [str(found) for found in paths.near(path) if found.is_file()]
     hint = f"did you mean {' or '.join(near)}?" if near else _instead(command, path)
-    raise InputNotFound("there is no such config file", where=str(path), next=hint)
+    raise InputNotFound("the config file does not exist", where=str(path), next=hint)
 
 
 def _instead(command: str, path: Path) -> str:
-    """What to type where something that is no config stands in its place."""
+    """What to type where something other than a config takes its place."""
     option = DATA.get(command, ("",))[0]
     if (path / "config.json").exists() or (path / "run.json").exists():
         return f"name a model with `--model {path}`"

@@ -30,7 +30,7 @@ class LlmkitError(Exception):
     rank: int | None = None
     """The process of the run that has met the fault alone; None where all have."""
     alone = False
-    """Whether this process speaks for itself, whatever its rank is said to be."""
+    """Whether every process reports the fault, whatever its rank."""
 
     def __init__(self, what: str, *, where: str = "", kept: str = "", next: str = "") -> None:
         super().__init__(what)

@@ -1,4 +1,4 @@
-"""Packages that only some runs need: whether they are there, and how they are installed."""
+"""Packages that only some runs need: whether they are installed, and how to install them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def require(package: str, extra: str, purpose: str, where: str) -> None:
         raise ConfigError(
             f"{purpose} needs the package {package}, which is not installed",
             where=where,
-            next=f"{command(extra)}, or leave {where.split(',')[0]} out",
+            next=f"{command(extra)}, or remove {where.split(',')[0]}",
         )
 
 

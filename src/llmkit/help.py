@@ -1,4 +1,4 @@
-"""What `llmkit --help` shows, and the answer to a command that there is not."""
+"""What `llmkit --help` shows, and the answer to an unknown command."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class Command(TyperCommand):
 
 
 class Commands(TyperGroup):
-    """The commands in groups; one that there is not is answered with what to type."""
+    """The commands in groups; an unknown one is answered with what to type."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Writes the commands into the help, group by group."""
@@ -118,7 +118,7 @@ class Commands(TyperGroup):
                     formatter.write_dl(rows)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The command of the arguments; raises UsageError for one that there is not."""
+        """The command of the arguments; raises UsageError for an unknown one."""
         name = args[0]
         if name.startswith("-") or name in self.commands:
             return super().resolve_command(ctx, args)

@@ -56,7 +56,7 @@ def watch(acknowledge: Callable[[], None], end: Callable[[], None]) -> None:
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-    # A child that is no new program would write its own signals into the same socket.
+    # A forked child would write its own signals into the same socket.
     os.register_at_fork(after_in_child=_forget)
     arguments = (reader, writer, acknowledge, end)
     threading.Thread(target=_listen, args=arguments, daemon=True).start()

@@ -126,7 +126,7 @@ def test_an_empty_file_is_fine_among_others_and_not_alone(tmp_path: Path) -> Non
 
 def test_a_pipe_is_refused_without_being_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(InputNotFound, match="no ordinary file"):
+    with pytest.raises(InputNotFound, match="not a regular file"):
         found(tmp_path / "pipe")
 
 

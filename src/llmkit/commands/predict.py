@@ -165,7 +165,7 @@ def _windows(
 ) -> tuple[DataConfig, Iterator[list[Row]]]:
     """The data section with its columns, and the rows as they are labelled together."""
     if pipe is None:
-        data = prediction.settled(
+        data = prediction.resolve_columns(
             config.data, shape, lambda each: labelled.settle(each, KEY, say, False)
         )
         rows = labelling.check_first(_rows(data, advance), config.predict.columns)
@@ -177,7 +177,7 @@ def _windows(
     source = Source(Path(piped.NAME), pipe.format, "", 0, 0)
     data = config.data
     if pipe.format == "jsonl":
-        data = prediction.settled(
+        data = prediction.resolve_columns(
             data, shape, lambda each: labelled.settle_by(each, first, source, say, False)
         )
     else:

@@ -72,7 +72,7 @@ def format_of(source: Source, reading: Reading, labelled: bool) -> str:
     data, format = reading.data, named_format(source, reading.data)
     if data.format == "auto" and data.delimiter == "auto" and format == "tsv":
         sample = _sample(source, data)
-        return "csv" if sample and "\t" not in sample[0] and _is_parted(sample) else "tsv"
+        return "csv" if sample and "\t" not in sample[0] and _has_fields(sample) else "tsv"
     if format != "txt" or data.format == "txt":
         return format
     if data.delimiter != "auto":
@@ -112,7 +112,7 @@ def _sample(source: Source, data: DataConfig) -> list[str]:
     return peek(lines(source, lenient), len)[0]
 
 
-def _is_parted(sample: list[str]) -> bool:
+def _has_fields(sample: list[str]) -> bool:
     """Whether all rows have the same fields, two or more, between some separator of CSV."""
     widths = _widths(sample, _delimiter(sample))
     return len(set(widths)) == 1 and widths[0] > 1

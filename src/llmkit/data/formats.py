@@ -112,12 +112,12 @@ def is_binary(head: bytes, encoding: str = "utf-8") -> bool:
 
 
 def is_wide(encoding: str) -> bool:
-    """Whether an encoding writes ASCII otherwise than ASCII does."""
+    """Whether an encoding gives ASCII characters other bytes than ASCII does."""
     return bool(_WIDE.match(encoding))
 
 
 def binary(name: str) -> DataError:
-    """The fault of a file that is no text."""
+    """The fault of a file that is not text."""
     return _refused(name, "binary data, not text", "name text files or tables")
 
 

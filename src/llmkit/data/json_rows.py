@@ -18,7 +18,7 @@ _EXAMPLE = '{"text": "..."}'
 
 
 def by_line(source: Source, reading: Reading) -> Iterator[Record]:
-    """The objects of a file with one in each line; a blank line is no row."""
+    """The objects of a file with one in each line; blank lines are not rows."""
     number = 0
     for line_number, line in enumerate(lines(source, reading), 1):
         where = f"{source.path}:{line_number}"

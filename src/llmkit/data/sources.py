@@ -223,7 +223,7 @@ def _source(path: Path) -> Source:
         raise InputNotFound(f"{path} cannot be read: {fault.strerror}", where=str(path)) from fault
     if not path.is_file():
         raise InputNotFound(
-            f"{path} is no ordinary file, and text is read more than once",
+            f"{path} is not a regular file, and text is read more than once",
             where=str(path),
             next="write its content to a file first",
         )

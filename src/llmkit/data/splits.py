@@ -45,10 +45,9 @@ def hold_out(
 ) -> NDArray[np.bool_]:
     """[rows], which are held out: this fraction of each stratum as near as whole texts allow.
 
-    Rows of the same text stay together, also where it is the same only as the model has `seen` it,
-    and a stratum of several texts has at least one of them on
-    either side. Which texts are held out hangs on the seed and on nothing but texts and strata, so
-    not on the order of the rows.
+    Rows of the same text stay together, also where only the model reads it as the same (`seen`),
+    and a stratum of several texts has at least one of them on either side. Which texts are held out
+    depends on the seed, the texts and the strata alone, not on the order of the rows.
     """
     rows_of: dict[Texts, list[int]] = {}
     first: dict[Texts, Texts] = {}

@@ -127,7 +127,7 @@ def shared(
     return found
 
 
-def settled(
+def resolve_columns(
     data: DataConfig,
     config: PretrainedConfig,
     settle: Callable[[DataConfig], DataConfig],

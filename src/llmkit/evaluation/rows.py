@@ -113,7 +113,7 @@ def _data(config: Config, model: Subject, known: Labels, say: Say) -> DataConfig
     """
     data, shape = config.data, model.shape
     try:
-        found = prediction.settled(
+        found = prediction.resolve_columns(
             data, shape, lambda each: labelled.settle(each, KEY, say), is_labelled=True
         )
         rows = islice(labelled.read(found, KEY, extra=False), _FIRST_ROWS)
@@ -122,7 +122,7 @@ def _data(config: Config, model: Subject, known: Labels, say: Say) -> DataConfig
         if data.label_column is not None:
             raise
         # Texts that cannot be found either are the first thing to mend.
-        prediction.settled(
+        prediction.resolve_columns(
             data, shape, lambda each: labelled.settle(each, KEY, lambda text: None, False)
         )
         raise _no_labels(data, model, "") from fault

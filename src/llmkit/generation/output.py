@@ -1,4 +1,4 @@
-"""A file of results that a killed job goes on with: whole lines, in order, none twice."""
+"""A file of results from which a killed job resumes: whole lines, in order, none twice."""
 
 from __future__ import annotations
 

@@ -147,7 +147,7 @@ def new_model(config: PretrainedConfig, seed: int, purpose: Purpose) -> PreTrain
     """A model with fresh fp32 weights: the same for the same config and seed."""
     torch.manual_seed(seed)
     model = _built(config, purpose, dtype=torch.float32)
-    rope.settle(model)
+    rope.use_document_lengths(model)
     return model.train()
 
 

@@ -45,8 +45,8 @@ def load_config(name_or_path: str, revision: str | None = None) -> PretrainedCon
     _check_shape(shape, name_or_path)
     if shape.is_encoder_decoder:
         raise ConfigError(
-            f"{name_or_path} reads one text and writes another ({shape.model_type}): it is no "
-            "causal model, no masked model and no classifier",
+            f"{name_or_path} reads one text and writes another ({shape.model_type}): it is "
+            "neither a causal model nor a masked model nor a classifier",
             where="model.name_or_path",
             next="name a causal model, a masked model or a classifier",
         )
@@ -176,7 +176,7 @@ def load_model(
         say(f"new weights, from the seed: {_parts(new)}")
     if unused := sorted(set(report["unexpected_keys"]) - set(new)):
         say(f"weights of {name_or_path} that are not used: {_parts(unused)}")
-    rope.settle(model)
+    rope.use_document_lengths(model)
     return model.train()
 
 

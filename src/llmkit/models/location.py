@@ -48,7 +48,7 @@ def _missing(path: Path, name: str) -> LlmkitError:
 def check_tokenizer(name_or_path: str) -> Path:
     """The directory of a tokenizer, or its hub name as a path.
 
-    Raises InputNotFound for a path that is no directory.
+    Raises InputNotFound for a path that is not a directory.
     """
     path = Path(name_or_path).expanduser()
     if path.is_dir() or not paths.looks_like_path(name_or_path):

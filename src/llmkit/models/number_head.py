@@ -1,4 +1,4 @@
-"""The head of a regression, which speaks in the unit of its labels.
+"""The head of a regression, which predicts in the unit of its labels.
 
 A model learns numbers around 0 with a spread of 1; labels may be prices or years. The head is
 therefore initialised to the mean and spread of the labels, and its learning rate, weight decay and
@@ -50,7 +50,7 @@ def fit_head(model: PreTrainedModel, labels: NDArray[Any], is_new: bool) -> None
 
 
 def unit_of(model: nn.Module) -> float:
-    """The unit that the head of a regression speaks in; 1 for any other model."""
+    """The unit in which the head of a regression predicts; 1 for any other model."""
     return next((module.unit for _, module in _number_heads(model)), 1.0)
 
 

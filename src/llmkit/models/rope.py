@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 
-def settle(model: PreTrainedModel) -> None:
+def use_document_lengths(model: PreTrainedModel) -> None:
     """Has the model compute each document, packed or padded in whatever batch, with the frequencies
     that it has alone. A model whose frequencies are fixed is left as it is."""
     found = [module for module in model.modules() if _kinds(module)]

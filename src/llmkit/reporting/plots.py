@@ -116,7 +116,7 @@ def _confused_pairs(counts: NDArray[Any], labels: Sequence[str], picture: Path, 
 
 
 def _pyplot() -> Any:
-    # Whatever windows are asked for elsewhere: a name that there is not would break the import.
+    # Whatever windows are asked for elsewhere: an unknown name would break the import.
     os.environ["MPLBACKEND"] = "agg"
     from matplotlib import pyplot
 

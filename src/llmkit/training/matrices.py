@@ -17,7 +17,7 @@ def hidden(model: nn.Module) -> dict[str, Halves | None]:
 
     A matrix is the weight of a linear layer; a stack has three dimensions and is no convolution.
     Both have more than one row and column. Routers and the output layer choose among rows, as
-    embeddings do: they are left out.
+    embeddings do, and are not included.
     """
     outside = {id(weight) for weight in (*_head(model), *_routers(model))}
     found: dict[str, Halves | None] = {}

@@ -145,7 +145,7 @@ class Completion(CausalLanguageModeling):
         super().__init__(n_bytes=0, linear_head=linear_head, balance=balance)
 
     def figures(self, sums: Sums, predictions: int) -> dict[str, float]:
-        """The same of the responses, which have no bytes that would be told apart."""
+        """The same for the responses, without bits per byte."""
         found = super().figures(sums, predictions)
         return {name: value for name, value in found.items() if name != "bits_per_byte"}
 
