@@ -45,7 +45,7 @@ def parse(command: str, arguments: Sequence[str]) -> Arguments:
     given = Arguments()
     config: Path | None = None
     for argument in arguments:
-        if _is_override(argument):
+        if is_override(argument):
             given.overrides.append(argument)
         elif command in DATA and is_data(argument):
             given.data.append(argument)
@@ -93,7 +93,8 @@ def _is_object(text: bytes) -> bool:
     return not first[1:] or not first[1].strip()
 
 
-def _is_override(argument: str) -> bool:
+def is_override(argument: str) -> bool:
+    """Whether an argument is KEY=VALUE, and not a path that holds `=`."""
     name, equals, _ = argument.partition("=")
     return bool(equals) and "/" not in name and os.sep not in name
 

@@ -10,10 +10,12 @@ from typing import Annotated
 import typer
 
 from llmkit import __version__, faults, launcher
+from llmkit.arguments import is_override
 from llmkit.errors import Interrupted, UsageError
 from llmkit.help import EPILOG, Command, Commands
 from llmkit.options import (
     AllowCode,
+    AppliesTo,
     ByDocument,
     ByDomain,
     Chat,
@@ -23,6 +25,7 @@ from llmkit.options import (
     EvaluationText,
     Explain,
     Json,
+    KeysJson,
     LogSamples,
     Model,
     Models,
@@ -41,6 +44,7 @@ from llmkit.options import (
     Tasks,
     Text,
     Verbose,
+    Words,
     refuse_others,
 )
 from llmkit.request import Request
@@ -214,6 +218,19 @@ def evaluate(  # noqa: PLR0913 (a command's parameters are its options)
     return _request(ctx, text="data.test_files", csv="data.test_files", **keys)
 
 
+@app.command(cls=Command)
+def keys(
+    words: Words = None,
+    applies_to: AppliesTo = None,
+    json: KeysJson = False,
+) -> None:
+    """List the keys of a config: type, default, meaning, and the commands they apply to."""
+    from llmkit.config import listing
+
+    with faults.of_stdout():
+        print(listing.listed(words or [], applies_to, json))
+
+
 def main() -> None:
     """Runs the command line of this process and ends it with the exit code."""
     faults.end_by_signals()
@@ -232,7 +249,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _obey(arguments: Sequence[str], warnings: list[str]) -> int:
     # Typer only reads the arguments; the work is done outside it, where it catches nothing.
-    asked = app(arguments, prog_name="llmkit", standalone_mode=False)
+    asked = app(arguments, prog_name="llmkit", standalone_mode=False, obj=arguments)
     if isinstance(asked, Request):
         asked.carry_out(warnings)
         return 0
@@ -249,13 +266,25 @@ def _request(ctx: typer.Context, **keys: str) -> Request:
     arguments = [a for a in (given["config"], *(given["overrides"] or [])) if a is not None]
     known = [flag for parameter in ctx.command.params for flag in parameter.opts]
     known += ctx.help_option_names
-    refuse_others(arguments, known)
     keys = {"model": "model.name_or_path", "output_dir": "output_dir", **keys}
+    own = {name: key for name, key in keys.items() if name in given and name != "compare_with"}
+    flags = {key: f"--{name.replace('_', '-')}" for name, key in reversed(own.items())}
+    refuse_others(str(ctx.info_name), arguments, known, flags)
     options = [
-        (f"--{name.replace('_', '-')}", key, value)
+        (f"--{name.replace('_', '-')}", key, value, _place(ctx, name, arguments))
         for name, key in keys.items()
         if (value := given.get(name)) not in (None, False, [], ())
     ]
-    flags = ("json", "quiet", "verbose", "dry_run", "print_config", "allow_code")
-    switches = {flag: given[flag] for flag in flags}
+    common = ("json", "quiet", "verbose", "dry_run", "print_config", "allow_code")
+    switches = {flag: given[flag] for flag in common}
     return Request(str(ctx.info_name), arguments, options, **switches)
+
+
+def _place(ctx: typer.Context, name: str, arguments: Sequence[str]) -> int:
+    """How many of the KEY=VALUE arguments come before an option, where it is given last."""
+    raw = ctx.find_root().obj
+    name = "model" if name == "compare_with" else name
+    flags = next(each.opts for each in ctx.command.params if each.name == name)
+    places = [place for place, word in enumerate(raw) if word.partition("=")[0] in flags]
+    before = raw[: places[-1]] if places else raw
+    return sum(is_override(word) and word in arguments for word in before)

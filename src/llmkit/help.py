@@ -34,7 +34,8 @@ EPILOG = "\n".join(
         "",
         "\b",
         "`llmkit COMMAND --help` lists the options of a command,",
-        "`llmkit COMMAND --print-config` its keys with their values.",
+        "`llmkit keys [WORD]` its keys with their meaning,",
+        "`llmkit COMMAND --print-config` their values.",
     )
 )
 
@@ -68,8 +69,10 @@ ELSEWHERE = {
     "env": "`llmkit --version` for the version, a run's run.json for its facts",
     "version": "`llmkit --version`",
     "init": "`llmkit pretrain --print-config > run.yaml`, then change what you need",
-    "config": "`llmkit pretrain --print-config`",
-    "keys": "`llmkit pretrain --print-config`",
+    "config": "`llmkit keys` for every key, `llmkit pretrain --print-config` for their values",
+    "settings": "`llmkit keys`",
+    "options": "`llmkit keys`",
+    "params": "`llmkit keys`",
     "serve": "runs/mine/final is a Hugging Face model: `vllm serve runs/mine/final`",
     "api": "runs/mine/final is a Hugging Face model: `vllm serve runs/mine/final`",
     "deploy": "runs/mine/final is a Hugging Face model: `vllm serve runs/mine/final`",

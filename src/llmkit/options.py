@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llmkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from llmkit.config.advice import Setting
 
 ConfigFile = Annotated[
     str | None, typer.Argument(metavar="CONFIG", help="A YAML file.", show_default=False)
@@ -113,9 +116,30 @@ AllowCode = Annotated[
     bool, typer.Option("--allow-code", help="Run the Python file that model.code names.")
 ]
 
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="WORD",
+        help="Part of a name or of a meaning, or another tool's name for a key.",
+        show_default=False,
+    ),
+]
+AppliesTo = Annotated[
+    str | None,
+    typer.Option(
+        "--for", metavar="COMMAND", help="Keys of one command or task: finetune/completion."
+    ),
+]
+KeysJson = Annotated[bool, typer.Option("--json", help="Print the keys as JSON.")]
 
-def refuse_others(arguments: Sequence[str], known: Sequence[str]) -> None:
-    """Raises UsageError for options that are none of ours, with the key to write instead."""
+
+def refuse_others(
+    command: str, arguments: Sequence[str], known: Sequence[str], options: Mapping[str, str]
+) -> None:
+    """Raises UsageError for options that are none of ours, with what to write instead.
+
+    `known` are the flags of the command, `options` those that stand for a key, by the key.
+    """
     unknown: dict[str, str] = {}
     for argument, following in pairwise([*arguments, "-"]):
         if argument.startswith("-") and argument != "-":
@@ -124,23 +148,26 @@ def refuse_others(arguments: Sequence[str], known: Sequence[str]) -> None:
             unknown[flag] = value if equals else follows
     if not unknown:
         return
+    from llmkit.config import objectives
+    from llmkit.config.advice import Setting, Writing
+    from llmkit.config.schema import Config
+
     given = {flag.lstrip("-").replace("-", "_"): value for flag, value in unknown.items()}
-    said = [f"{flag}: {_instead(flag, unknown[flag], given, known)}" for flag in unknown]
+    writing, jobs = Writing(True, options), objectives.jobs(command, Config())
+    settings = {
+        flag: Setting(tuple(flag.lstrip("-").split(".")), value, jobs, writing, given)
+        for flag, value in unknown.items()
+    }
+    said = [f"{flag}: {_instead(flag, setting, known)}" for flag, setting in settings.items()]
     raise UsageError("there is no such option", where="\n       ".join(said))
 
 
-DATA = ("--text", "--csv", "--prompts-file")
-"""Options of the data: each command has one of them, or two."""
-
-
-def _instead(flag: str, value: str, given: dict[str, str], known: Sequence[str]) -> str:
+def _instead(flag: str, setting: Setting, known: Sequence[str]) -> str:
     from llmkit.config import advice
 
-    if flag in (*DATA, "--file", "--input") and (own := [each for each in DATA if each in known]):
-        return f"write `{own[0]} {value}`"
     if near := difflib.get_close_matches(flag, known, n=1, cutoff=0.8):
         return f"did you mean `{near[0]}`?"
-    path = tuple(flag.lstrip("-").split("."))
     options = ", ".join(each for each in known if each.startswith("--"))
-    said = advice.known(path, value, given, advice.Writing(True))
-    return said or f"the options are {options}; any key can be set with KEY=VALUE"
+    return advice.known(setting) or (
+        f"the options are {options}; any key can be set with KEY=VALUE: `llmkit keys` lists them"
+    )

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from llmkit.config.schema import Config
     from llmkit.reporting.console import Console
 
-Given = tuple[str, str, Any]
-"""An option that stands for a key: its flag, the key, and the value."""
+Given = tuple[str, str, Any, int]
+"""An option that stands for a key: its flag, the key, the value, and how many KEY=VALUE arguments
+come before it."""
 
 
 @dataclass(frozen=True)

@@ -111,8 +111,12 @@ def test_memory_that_runs_out_anywhere_is_told_as_that(capsys, fault, code) -> N
 
 
 @pytest.mark.parametrize("key", ["data.train_files", "data.mixture.poems.files"])
-def test_a_command_that_writes_text_needs_no_file_that_its_config_trained_on(capsys, key) -> None:
-    told = Told(capsys, "generate", "--model", "./no-model", "--prompt", "a", f"{key}=gone.txt")
+def test_a_command_that_writes_text_needs_no_file_that_its_config_trained_on(
+    capsys, key, tmp_path
+) -> None:
+    shared = tmp_path / "shared.yaml"
+    shared.write_text(f"{key}: gone.txt\n")
+    told = Told(capsys, "generate", str(shared), "--model", "./no-model", "--prompt", "a")
     assert "gone.txt" not in told.err
     assert "no-model" in told.err
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
+import re
+from pathlib import Path
 
 import pytest
 
-from llmkit.config import advice, foreign, keys
-from llmkit.config.advice import Writing
+from llmkit.config import advice, applies, foreign, keys
+from llmkit.config.advice import Setting, Writing
 from llmkit.config.load import load
 from llmkit.config.scalars import resolve
 from llmkit.errors import ConfigError
@@ -15,8 +16,18 @@ from llmkit.errors import ConfigError
 IN_FILE = Writing(on_command_line=False)
 
 
-def instead(name: str, text: str, **given: str) -> str:
-    return advice.for_key(tuple(name.split(".")), text, {name: text, **given}, IN_FILE)
+def instead(name: str, text: str, command: str = "pretrain", **given: str) -> str:
+    """The advice for a name of another tool; `command` may be a task, as `finetune/completion`."""
+    jobs = applies.jobs_of(command)
+    setting = Setting(tuple(name.split(".")), text, jobs, IN_FILE, {name: text, **given})
+    return advice.for_key(setting)
+
+
+def command_of(name: str) -> str:
+    """A command that a key applies to."""
+    key = keys.owner(tuple(name.split(".")))
+    assert key is not None
+    return min(key.jobs).partition("/")[0]
 
 
 def test_every_answer_of_the_table_is_a_key_of_ours() -> None:
@@ -29,12 +40,12 @@ def test_every_value_of_the_table_is_one_that_its_key_takes() -> None:
     answers = [(name, text) for name, values in foreign.VALUES.items() for text in values.values()]
     answers += [tuple(pair.split(": ")) for s in foreign.SWITCHES.values() for pair in s.values()]
     for name, text in answers:
-        assert load("pretrain", None, [f"{name}={text}"]), (name, text)
+        assert load(command_of(name), None, [f"{name}={text}"]), (name, text)
 
 
 def test_no_name_of_the_table_stands_twice_or_is_one_of_ours() -> None:
     batch = foreign.ACCUMULATION + foreign.PER_DEVICE[:-1]
-    tables = [*foreign.RENAMED, *foreign.SWITCHES, *foreign.ABSENT, *batch]
+    tables = [*foreign.RENAMED, *foreign.SWITCHES, *foreign.ABSENT, *foreign.DATA, *batch]
     assert sorted(tables) == sorted(set(tables))
     assert [name for name in tables if keys.named(name)] == []
 
@@ -69,6 +80,61 @@ def test_names_of_other_tools_are_answered_with_ours(name: str, text: str, said:
     assert said in instead(name, text)
 
 
+@pytest.mark.parametrize(
+    ("command", "name", "text", "said"),
+    [
+        ("generate", "max_length", "50", "write `generation.max_new_tokens: 50`"),
+        ("generate", "max_tokens", "50", "write `generation.max_new_tokens: 50`"),
+        ("generate", "bf16", "true", "write `generation.precision: bf16`"),
+        ("generate", "precision", "bf16-mixed", "write `generation.precision: bf16`"),
+        ("generate", "load_in_8bit", "true", "write `generation.weights: int8`"),
+        ("generate", "batch_size", "4", "write `generation.micro_batch_size: 4`"),
+        ("generate", "epochs", "3", "is a key of pretrain, finetune, not of generate"),
+        ("generate", "eval_strategy", "steps", "leave it out: it means nothing for generate"),
+        ("generate", "out", "a.jsonl", "write `generation.output_file: a.jsonl`"),
+        ("generate", "file", "a.txt", "write `generation.prompts_file: a.txt`"),
+        ("finetune/classification", "max_seq_length", "64", "write `data.max_length: 64`"),
+        ("finetune/completion", "max_seq_length", "64", "write `data.max_length: 64`"),
+        ("pretrain", "max_seq_length", "64", "write `data.block_size: 64`"),
+        ("evaluate/text", "max_seq_length", "64", "write `evaluation.window: 64`"),
+        ("evaluate/labels", "max_seq_length", "64", "leave it out"),
+        ("evaluate/labels", "dtype", "float32", "write `evaluation.precision: fp32`"),
+        ("evaluate/text", "batch_size", "4", "write `evaluation.batch_tokens`"),
+        ("evaluate/text", "dataset", "a", "write `data.test_files: a`"),
+        ("predict", "dataset", "a", "write `data.test_files: a`"),
+        ("predict", "batch_size", "4", "leave it out"),
+        ("predict", "output_dir", "a", "write `predict.output: a`"),
+        ("finetune/completion", "dataset", "a", "write `data.train_files: a`"),
+        ("finetune/classification", "temperture", "1", "`generation.temperature` is a key of"),
+        ("finetune/classification", "label_smoothing", "0.1", "train.label_smoothing_factor: 0.1"),
+    ],
+)
+def test_the_answer_depends_on_the_command_and_keeps_the_value(
+    command: str, name: str, text: str, said: str
+) -> None:
+    assert said in instead(name, text, command)
+
+
+def test_every_name_of_others_is_answered_for_every_command_with_keys_that_apply() -> None:
+    names = [*foreign.RENAMED, *foreign.SWITCHES, *foreign.ABSENT, *foreign.DATA]
+    for job in applies.EVERY_JOB:
+        for name in names:
+            said = instead(name, "true", job)
+            assert said
+            for written in re.findall(r"write `([a-z_.0]+): ", said):
+                key = keys.owner(tuple(written.split(".")))
+                assert key is not None
+                assert job in key.jobs, (job, name, said)
+
+
+def test_two_batch_sizes_keep_each_its_own_value() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load("finetune", None, ["data.batch_size=32", "train.batch_size=16"])
+    one, other = caught.value.where.split("\n")
+    assert "write `train.global_batch_size=32`" in one
+    assert "write `train.global_batch_size=16`" in other
+
+
 def test_the_batch_of_others_is_a_product(monkeypatch: pytest.MonkeyPatch) -> None:
     both = "write `train.global_batch_size: 32` and `train.micro_batch_size: 8`"
     assert instead("per_device_train_batch_size", "8", gradient_accumulation_steps="4") == both
@@ -83,15 +149,16 @@ def test_a_correction_can_be_pasted_into_a_shell() -> None:
     assert Writing(on_command_line=True)("output_dir", '"a b"') == "`'output_dir=\"a b\"'`"
 
 
-def test_what_is_proposed_is_always_valid() -> None:
+def test_what_is_proposed_is_always_valid(tmp_path: Path) -> None:
     values = ["yes", "1_000", "5%", "3e-4", 1000.0, 0.5, [7], "cosin", True, "x", -1, {"a": 1}]
     for key in keys.keys().values():
         for value in values:
             text = str(value)
-            said = advice.for_value(key, key.path, value, text, Writing(on_command_line=True))
+            said = advice.for_value(key, key.path, value, text, IN_FILE)
             if said:
-                (argument,) = shlex.split(said.removeprefix("write `").removesuffix("`"))
-                assert load("pretrain", None, [argument]), argument
+                path = tmp_path / "run.yaml"
+                path.write_text(said.removeprefix("write `").removesuffix("`"))
+                assert load("pretrain", path, []), said
 
 
 def test_a_whole_config_of_another_tool_is_answered_key_by_key() -> None:

@@ -50,7 +50,7 @@ def test_a_mixture_written_out_reads_back_as_itself(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "place", "words"),
     [
-        (("weight: 1", "weight: -1"), "run.yaml:6: data.mixture.code.weight", "at least 0"),
+        (("weight: 1", "weight: -1"), "run.yaml:6: data.mixture.code.weight", ">= 0"),
         (("weight: 1", "wieght: 1"), "run.yaml:6: data.mixture.code.wieght", "code.weight: 1`"),
         (("  files: [", "  text: ["), "run.yaml:5: data.mixture.code.text", "mixture.code.files"),
         (("      weight: 1\n", ""), "run.yaml:3: data.mixture", "code has no weight"),

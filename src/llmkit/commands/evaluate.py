@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from llmkit.config import objectives
 from llmkit.config.schema import Config
 from llmkit.data.documents import mark_hints
 from llmkit.data.prepare import data_report
@@ -75,6 +76,9 @@ def _models(config: Config) -> list[Subject]:
     check_kinds(models, config.evaluation)
     if config.evaluation.tasks:
         harness.check(config, models)
+    else:
+        kind = "labels" if models[0].kind == "classifier" else "text"
+        objectives.refuse_others(config, f"evaluate/{kind}")
     return models
 
 

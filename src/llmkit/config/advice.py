@@ -5,14 +5,15 @@ from __future__ import annotations
 import difflib
 import math
 import os
+import re
 import shlex
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
 
-from llmkit.config import foreign, keys
+from llmkit.config import applies, foreign, keys, yaml12
 from llmkit.config.keys import Key
 from llmkit.config.scalars import dump, resolve
 from llmkit.config.schema import Config
@@ -27,42 +28,127 @@ class Writing:
     """How a key and its value are written where the fault stands."""
 
     on_command_line: bool
+    options: Mapping[str, str] = field(default_factory=dict)
+    """The option that stands for a key, where options are to be written."""
 
     def __call__(self, name: str, text: str) -> str:
         """The key with its value, ready to be copied."""
+        if flag := self.options.get(name):
+            return f"`{flag}`" if text == "true" else f"`{flag} {shlex.quote(text)}`"
         if self.on_command_line:
             return f"`{shlex.quote(f'{name}={text}')}`"
         return f"`{name}: {text}`"
 
 
-def for_key(path: KeyPath, text: str, given: Mapping[str, str], writing: Writing) -> str:
-    """What to write for a key that is not one of ours, or else the keys that there are.
+@dataclass(frozen=True)
+class Setting:
+    """What was given for a name, and where: all that advice depends on."""
 
-    `text` is its value as it was written; `given` the texts of all that was given, by last name.
-    """
-    return known(path, text, given, writing) or _neighbours(path)
+    path: KeyPath
+    text: str
+    """The value as it was written."""
+    jobs: Collection[str]
+    """What the command may do, as in `llmkit.config.applies`."""
+    writing: Writing
+    given: Mapping[str, str]
+    """The texts of everything that was given, by the last part of its name."""
+
+    @property
+    def leaf(self) -> str:
+        """The last part of the name, as keys are written."""
+        return self.path[-1].lstrip("-").lower().replace("-", "_")
 
 
-def known(path: KeyPath, text: str, given: Mapping[str, str], writing: Writing) -> str:
+def for_key(setting: Setting) -> str:
+    """What to write for a key that is not one of ours, or else the keys that there are."""
+    return known(setting) or _neighbours(setting.path)
+
+
+def known(setting: Setting) -> str:
     """The same for a key that is known elsewhere or is like one of ours; empty for any other."""
-    leaf = path[-1].lstrip("-").lower().replace("-", "_")
+    path, leaf = setting.path, setting.leaf
     if keys.general(path) != path:
-        return _in_named_section((*path[:-1], leaf), text, writing)
+        return _in_named_section((*path[:-1], leaf), setting.text, setting.writing)
     if ours := keys.named(leaf):
-        texts = [_translated(key.name, text) for key in ours]
-        return "write " + " or ".join(map(writing, (key.name for key in ours), texts))
-    if leaf in foreign.PER_DEVICE and path[:-1] == ("generation",):
-        return f"write {writing('generation.micro_batch_size', text)}"
-    if pairs := _pairs(leaf, text, given):
-        return "write " + " and ".join(writing(name, value) for name, value in pairs)
+        return _ours(ours, setting)
     if leaf in foreign.ACCUMULATION or leaf in foreign.PER_DEVICE:
-        return "write `train.global_batch_size`, the sequences of one step over all processes"
+        return _batch(setting)
     if leaf in foreign.SWITCHES:
-        return "leave it out"
+        pair = foreign.SWITCHES[leaf].get(setting.text.lower(), "")
+        key, _, text = pair.partition(": ")
+        return _meant(key, text, setting) if pair else "leave it out"
+    if leaf in foreign.DATA:
+        key = foreign.DATA_KEYS.get(min(setting.jobs).partition("/")[0], "")
+        return f"write {setting.writing(key, setting.text)}" if key else "leave it out"
+    if name := foreign.RENAMED.get(leaf):
+        return _meant(name, _translated(name, setting.text), setting)
     if sentence := foreign.ABSENT.get(leaf):
-        return sentence
+        return _unless_elsewhere(sentence, setting.jobs)
+    if near := keys.nearest((*path[:-1], leaf), setting.jobs):
+        return f"did you mean {setting.writing(near.name, setting.text)}?"
     near = keys.nearest((*path[:-1], leaf))
-    return f"did you mean {writing(near.name, text)}?" if near else ""
+    return _meant(near.name, setting.text, setting) if near else ""
+
+
+def _ours(ours: Sequence[Key], setting: Setting) -> str:
+    """What to write for the last part of our own keys: those of them that apply."""
+    applying = [key for key in ours if key.jobs & set(setting.jobs)]
+    if not applying:
+        return _meant(ours[0].name, _translated(ours[0].name, setting.text), setting)
+    written = [setting.writing(key.name, _translated(key.name, setting.text)) for key in applying]
+    return "write " + " or ".join(written)
+
+
+def _meant(name: str, text: str, setting: Setting) -> str:
+    """What to write for a key of ours that was meant, or for its counterpart where it does not
+    apply."""
+    key = keys.owner(tuple(name.split(".")))
+    assert key is not None
+    if key.jobs & set(setting.jobs):
+        return f"write {setting.writing(name, text)}"
+    instead = for_misplaced(key, setting.jobs, text, setting.writing)
+    if instead.startswith("write"):
+        return instead
+    return f"`{name}` {not_for(key, setting.jobs)}; {instead}"
+
+
+_NAMED = re.compile(r"`([a-z_.]+)[:=`]")
+
+
+def _unless_elsewhere(sentence: str, jobs: Collection[str]) -> str:
+    """A sentence about keys, unless all that it names belong to other commands."""
+    named = [keys.owner(tuple(name.split("."))) for name in _NAMED.findall(sentence)]
+    ours = [key for key in named if key is not None]
+    if ours and not any(key.jobs & set(jobs) for key in ours):
+        return f"leave it out: it means nothing for {applies.in_words(jobs)}"
+    return sentence
+
+
+def not_for(key: Key, jobs: Collection[str]) -> str:
+    """Says that a key does not apply to what is done."""
+    return f"is a key of {key.scope}, not of {applies.in_words(jobs)}"
+
+
+def for_misplaced(key: Key, jobs: Collection[str], text: str, writing: Writing) -> str:
+    """What to write instead of a key that does not apply to any of the jobs, with its value where
+    that fits."""
+    commands, own = ({job.partition("/")[0] for job in some} for some in (jobs, key.jobs))
+    chosen = foreign.CHOOSES.get(min(key.jobs))
+    if own == commands and chosen:
+        return f"it goes with {writing(*chosen)}; otherwise leave it out"
+    for name in foreign.COUNTERPARTS.get(key.name, ()):
+        path = tuple(name.split("."))
+        if keys.keys()[path].jobs & set(jobs):
+            keeps = name not in foreign.IN_OTHER_UNITS and _fits(path, text)
+            return f"write {writing(name, text)}" if keeps else f"write `{name}`"
+    return "leave it out"
+
+
+def _fits(path: KeyPath, text: str) -> bool:
+    try:
+        return is_valid(path, yaml12.parse(text))
+    except ValueError:
+        return is_valid(path, text)
 
 
 def for_value(key: Key, path: KeyPath, value: Any, text: str, writing: Writing) -> str:
@@ -87,7 +173,7 @@ def is_valid(path: KeyPath, value: Any) -> bool:
 
 def _in_named_section(path: KeyPath, text: str, writing: Writing) -> str:
     """The same for a key under a name that the user has given."""
-    if path[-1] == "train_files" or foreign.RENAMED.get(path[-1]) == "data.train_files":
+    if path[-1] in ("train_files", "train_file", *foreign.DATA):
         path = (*path[:-1], "files")
     near = keys.nearest(path)
     return f"did you mean {writing(near.name, text)}?" if near else _neighbours(path)
@@ -97,31 +183,28 @@ def _translated(name: str, text: str) -> str:
     return foreign.VALUES.get(name, {}).get(text.lower(), text)
 
 
-def _pairs(leaf: str, text: str, given: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Our keys and values for a name of theirs, where they can be computed."""
-    if leaf in foreign.ACCUMULATION or leaf in foreign.PER_DEVICE:
-        return _batch(given)
-    if pair := foreign.SWITCHES.get(leaf, {}).get(text.lower()):
-        name, value = pair.split(": ")
-        return [(name, value)]
-    if name := foreign.RENAMED.get(leaf, ""):
-        return [(name, _translated(name, text))]
-    return []
-
-
-def _batch(given: Mapping[str, str]) -> list[tuple[str, str]]:
-    """The batch of a step, which others give as per device x accumulated x processes."""
-    per_device = _count(given, foreign.PER_DEVICE)
-    accumulated = _count(given, foreign.ACCUMULATION) or 1
+def _batch(setting: Setting) -> str:
+    """The batch of a step, which others give as per device x accumulated x processes; where nothing
+    is trained, what a device computes at once."""
+    if not keys.keys()["train", "global_batch_size"].jobs & set(setting.jobs):
+        return _meant("train.micro_batch_size", setting.text, setting)
+    if setting.path[:-1] == ("generation",):
+        return f"write {setting.writing('generation.micro_batch_size', setting.text)}"
+    per_device = _count(setting, foreign.PER_DEVICE)
+    accumulated = _count(setting, foreign.ACCUMULATION) or 1
     if per_device is None:
-        return []
+        return "write `train.global_batch_size`, the sequences of one step over all processes"
     total = per_device * accumulated * int(os.environ.get("WORLD_SIZE", "1"))
-    pairs = [("train.global_batch_size", str(total))]
-    return [*pairs, ("train.micro_batch_size", str(per_device))] if accumulated > 1 else pairs
+    written = [setting.writing("train.global_batch_size", str(total))]
+    if accumulated > 1:
+        written.append(setting.writing("train.micro_batch_size", str(per_device)))
+    return "write " + " and ".join(written)
 
 
-def _count(given: Mapping[str, str], names: tuple[str, ...]) -> int | None:
-    texts = (given[name] for name in names if name in given)
+def _count(setting: Setting, names: tuple[str, ...]) -> int | None:
+    """The number that was given under one of the names: of the setting itself first."""
+    own = [setting.text] if setting.leaf in names else []
+    texts = [*own, *(setting.given[name] for name in names if name in setting.given)]
     return next((int(text) for text in texts if text.isdecimal()), None)
 
 

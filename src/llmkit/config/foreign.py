@@ -6,6 +6,16 @@ LitGPT, Axolotl, LLaMA-Factory and TRL. Names are compared in lower case with `_
 
 from __future__ import annotations
 
+_LENGTHS = (
+    "max_seq_length max_seq_len seq_len seq_length sequence_len sequence_length max_len cutoff_len "
+    "context_length context_size context_len n_ctx max_model_len model_max_length "
+    "max_source_length max_input_length padding_max_length train_max_length"
+).split()
+_NEW_TOKENS = (
+    "max_tokens max_gen_toks max_gen_len max_completion_tokens max_output_tokens num_tokens "
+    "n_predict num_predict"
+).split()
+
 RENAMED = {
     # model and tokenizer
     "model_name_or_path": "model.name_or_path",
@@ -51,12 +61,6 @@ RENAMED = {
     "train_file": "data.train_files",
     "train_data": "data.train_files",
     "train_data_path": "data.train_files",
-    "dataset": "data.train_files",
-    "datasets": "data.train_files",
-    "dataset_name": "data.train_files",
-    "data_path": "data.train_files",
-    "text": "data.train_files",
-    "files": "data.train_files",
     "validation_file": "data.validation_files",
     "eval_file": "data.validation_files",
     "val_file": "data.validation_files",
@@ -73,14 +77,8 @@ RENAMED = {
     "label_col": "data.label_column",
     "target_column": "data.label_column",
     "sep": "data.delimiter",
-    "max_seq_length": "data.block_size",
-    "max_seq_len": "data.block_size",
-    "seq_len": "data.block_size",
-    "seq_length": "data.block_size",
-    "sequence_len": "data.block_size",
-    "sequence_length": "data.block_size",
-    "context_length": "data.block_size",
-    "cutoff_len": "data.block_size",
+    # of text: what a row is cut to, or what its counterpart elsewhere is
+    **dict.fromkeys(_LENGTHS, "data.max_length"),
     # how long
     "max_iters": "train.max_steps",
     "max_train_steps": "train.max_steps",
@@ -142,16 +140,72 @@ RENAMED = {
     "auto_resume": "resume",
     "resume_from": "resume",
     "resume_from_checkpoint": "resume",
-    "out_dir": "output_dir",
-    "output_path": "output_dir",
-    "run_dir": "output_dir",
+    **dict.fromkeys(
+        (
+            "out_dir",
+            "out",
+            "output_path",
+            "outfile",
+            "out_file",
+            "save_dir",
+            "run_dir",
+            "save_path",
+        ),
+        "output_dir",
+    ),
     "logger_name": "report_to",
     "loggers": "report_to",
     # generation
-    "max_tokens": "generation.max_new_tokens",
-    "num_samples": "generation.num_return_sequences",
+    **dict.fromkeys(_NEW_TOKENS, "generation.max_new_tokens"),
+    **dict.fromkeys(
+        ("num_samples", "n", "num_return_seqs", "n_samples", "best_of"),
+        "generation.num_return_sequences",
+    ),
+    "min_length": "generation.min_new_tokens",
+    "temp": "generation.temperature",
+    "topk": "generation.top_k",
+    "topp": "generation.top_p",
+    "typical": "generation.typical_p",
+    "repeat_penalty": "generation.repetition_penalty",
+    "beam_size": "generation.num_beams",
+    "stop_strings": "generation.stop",
+    "stop_sequences": "generation.stop",
+    "bad_words_ids": "generation.bad_words",
+    "prompt": "generation.prompts",
+    "prompt_file": "generation.prompts_file",
+    "system_prompt": "generation.system",
+    "system_message": "generation.system",
+    "logprobs": "generation.explain",
 }
 """A name of theirs that means a key of ours."""
+
+DATA = (
+    "dataset datasets dataset_name data_path text texts csv files file data_file data_files "
+    "input_file input inputs in_file"
+).split()
+"""Names for the data of a command, whatever it does with it."""
+
+DATA_KEYS = {
+    "pretrain": "data.train_files",
+    "finetune": "data.train_files",
+    "predict": "data.test_files",
+    "evaluate": "data.test_files",
+    "generate": "generation.prompts_file",
+}
+"""The key that those names mean, by command."""
+
+_PRECISION = (
+    "train.precision",
+    "generation.precision",
+    "evaluation.precision",
+    "predict.precision",
+)
+
+_FLOATS = {
+    **dict.fromkeys(("bf16-mixed", "bf16-true", "bfloat16", "bf16_mixed", "fp16"), "bf16"),
+    **dict.fromkeys(("float16", "16-mixed", "half", "16"), "bf16"),
+    **dict.fromkeys(("float32", "32-true", "32", "no", "full", "fp32-true"), "fp32"),
+}
 
 VALUES: dict[str, dict[str, str]] = {
     "train.lr_scheduler_type": {
@@ -161,11 +215,7 @@ VALUES: dict[str, dict[str, str]] = {
         "constant_with_warmup": "constant",
         "cosine_with_min_lr": "cosine",
     },
-    "train.precision": {
-        **dict.fromkeys(("bf16-mixed", "bf16-true", "bfloat16", "bf16_mixed", "fp16"), "bf16"),
-        **dict.fromkeys(("float16", "16-mixed", "half", "16"), "bf16"),
-        **dict.fromkeys(("float32", "32-true", "32", "no", "full", "fp32-true"), "fp32"),
-    },
+    **dict.fromkeys(_PRECISION, _FLOATS),
     "train.optimizer": dict.fromkeys(
         ("adam", "adamw_torch", "adamw_torch_fused", "adamw_hf", "adamw_8bit", "adamw_bnb_8bit"),
         "adamw",
@@ -183,6 +233,9 @@ SWITCHES = {
     "bf16_full_eval": {"true": "train.precision: bf16", "false": "train.precision: auto"},
     "from_scratch": {"true": "model.name_or_path: null"},
     "decay_lr": {"false": "train.lr_scheduler_type: constant"},
+    "load_in_8bit": {"true": "generation.weights: int8", "false": "generation.weights: full"},
+    "use_lora": {"true": "model.lora.r: 8", "false": "model.lora.r: null"},
+    "sample": {"true": "generation.do_sample: true", "false": "generation.do_sample: false"},
     "greedy": {"true": "generation.do_sample: false", "false": "generation.do_sample: true"},
     "sample_packing": {"true": "data.isolate_documents: true"},
     "packing": {"true": "data.isolate_documents: true"},
@@ -200,6 +253,10 @@ _ADAPTER = "leave it out: `model.lora.r: 8` trains low-rank updates, and only th
 _RESPONSES = "leave it out: `train.objective: completion` learns responses only"
 _QUANTIZED = "leave it out: weights are trained in fp32"
 _WANDB = "leave it out: write `report_to: wandb` and set WANDB_PROJECT or WANDB_NAME"
+_SIZE = (
+    "write `model.config.hidden_size` and `model.config.num_hidden_layers`; by default the size "
+    "suits the text"
+)
 
 ABSENT = {
     **dict.fromkeys(
@@ -219,7 +276,7 @@ ABSENT = {
     ),
     **dict.fromkeys(("ddp", "fsdp", "deepspeed", "strategy", "ddp_backend"), _LAUNCH),
     **dict.fromkeys(("adapter", "finetuning_type", "use_peft", "peft_type"), _ADAPTER),
-    **dict.fromkeys(("load_in_4bit", "load_in_8bit", "quantization_config"), _QUANTIZED),
+    **dict.fromkeys(("load_in_4bit", "quantization_config"), _QUANTIZED),
     **dict.fromkeys(("wandb_project", "wandb_run_name", "wandb_name", "wandb_entity"), _WANDB),
     "trust_remote_code": "leave it out: llmkit never runs code that comes with a model",
     "overwrite_output_dir": "leave it out: `resume: never` starts anew, and nothing is overwritten",
@@ -250,6 +307,7 @@ ABSENT = {
     "attn_implementation": "leave it out: the fastest attention that torch has is used",
     "streaming": "leave it out: text is always read as a stream",
     "always_save_checkpoint": "leave it out: checkpoints are always saved",
+    **dict.fromkeys(("model_size", "size", "n_params", "num_parameters"), _SIZE),
     "max_time": "write `train.max_minutes`, in minutes",
     "max_tokens_seen": "write `train.max_steps`, tokens divided by those of one step",
     "max_train_samples": "write `train.max_steps` to train on less",
@@ -280,3 +338,40 @@ PER_DEVICE = (
     "micro_batch_size",
 )
 """Sequences that one device computes at once: with the accumulation, a factor of our batch."""
+
+_OUTPUT = ("output_dir", "predict.output", "evaluation.output", "generation.output_file")
+
+COUNTERPARTS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(_PRECISION, _PRECISION),
+    **dict.fromkeys(_OUTPUT, _OUTPUT),
+    "data.max_length": ("data.block_size", "evaluation.window", "generation.max_new_tokens"),
+    "data.block_size": ("data.max_length", "evaluation.window", "generation.max_new_tokens"),
+    "evaluation.window": ("data.max_length", "data.block_size"),
+    "data.train_files": ("data.test_files", "generation.prompts_file"),
+    "data.validation_files": ("data.test_files", "generation.prompts_file"),
+    "data.test_files": ("generation.prompts_file",),
+    "generation.prompts_file": ("data.test_files",),
+    "train.micro_batch_size": ("generation.micro_batch_size", "evaluation.batch_tokens"),
+    "train.global_batch_size": ("generation.micro_batch_size", "evaluation.batch_tokens"),
+    "generation.micro_batch_size": ("train.micro_batch_size", "evaluation.batch_tokens"),
+    "data.text_column": ("data.prompt_column", "evaluation.prompt_column"),
+    "data.prompt_column": ("evaluation.prompt_column", "data.text_column"),
+    "evaluation.prompt_column": ("data.prompt_column", "data.text_column"),
+    "data.label_column": ("data.response_column", "evaluation.reference_column"),
+    "data.response_column": ("evaluation.reference_column", "data.label_column"),
+    "evaluation.reference_column": ("data.response_column", "data.label_column"),
+}
+"""The keys that mean for other commands and tasks what a key means for its own."""
+
+IN_OTHER_UNITS = {"evaluation.batch_tokens"}
+"""Counterparts that take another value: tokens instead of sequences."""
+
+CHOOSES = {
+    "pretrain/causal": ("train.objective", "causal"),
+    "pretrain/masked": ("train.objective", "masked"),
+    "finetune/classification": ("train.objective", "classification"),
+    "finetune/completion": ("train.objective", "completion"),
+    "evaluate/references": ("evaluation.reference_column", "COLUMN"),
+    "evaluate/tasks": ("evaluation.tasks", "TASK"),
+}
+"""The key and value that choose a task of a command."""

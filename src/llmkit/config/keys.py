@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, get_args
 
+from llmkit.config import applies
+from llmkit.config.applies import EVERY_JOB, For
 from llmkit.config.scalars import dump
 from llmkit.config.schema import Config
 from llmkit.config.types import Section
@@ -19,13 +21,15 @@ NAME = "NAME"
 
 @dataclass(frozen=True)
 class Key:
-    """One key: what it takes (in words), its default, and what it means."""
+    """One key: what it takes (in words), its default, what it means, and where it applies."""
 
     path: KeyPath
     takes: str
     choices: tuple[str, ...]
     default: Any
     meaning: str
+    jobs: frozenset[str]
+    """The commands and tasks that it applies to, as in `llmkit.config.applies`."""
     is_open: bool
     """Any key may stand under it: `model.config.hidden_size`."""
 
@@ -34,11 +38,16 @@ class Key:
         """The dotted name."""
         return ".".join(self.path)
 
+    @property
+    def scope(self) -> str:
+        """The commands and tasks that it applies to, in words."""
+        return applies.in_words(self.jobs)
+
 
 @cache
 def keys() -> dict[KeyPath, Key]:
     """Every key that holds a value, in the order of the schema."""
-    return {key.path: key for key in _keys_of(Config, ())}
+    return {key.path: key for key in _keys_of(Config, (), frozenset())}
 
 
 @cache
@@ -65,46 +74,55 @@ def owner(path: KeyPath) -> Key | None:
     return None
 
 
+def value_at(config: Config, path: KeyPath) -> Any:
+    """The value that a config holds at a path."""
+    value: Any = config.model_dump()
+    for part in path:
+        value = value[part]
+    return value
+
+
 def named(leaf: str) -> list[Key]:
     """The keys whose last part is this name, the shallowest first."""
-    return sorted((k for k in _fixed() if k.path[-1] == leaf), key=lambda k: len(k.path))
+    fixed = (key for key in keys().values() if NAME not in key.path)
+    return sorted((k for k in fixed if k.path[-1] == leaf), key=lambda k: len(k.path))
 
 
-def nearest(path: KeyPath) -> Key | None:
-    """The key that was probably meant, by its whole name, its section, or its last part."""
-    names = {key.name: key for key in _fixed()}
+def nearest(path: KeyPath, jobs: Collection[str] = EVERY_JOB) -> Key | None:
+    """The key that was probably meant, by its whole name, its section, or its last part; of those
+    that apply to one of the jobs."""
+    apply = [key for key in keys().values() if key.jobs & set(jobs)]
+    fixed = [key for key in apply if NAME not in key.path]
+    names = {key.name: key for key in fixed}
     if close := difflib.get_close_matches(".".join(path), names, n=1, cutoff=0.85):
         return names[close[0]]
     above = general(path)[:-1]
-    neighbours = {key.path[-1]: key for key in keys().values() if key.path[:-1] == above}
+    neighbours = {key.path[-1]: key for key in apply if key.path[:-1] == above}
     if close := difflib.get_close_matches(path[-1], neighbours, n=1, cutoff=0.6):
         return replace(neighbours[close[0]], path=(*path[:-1], close[0]))
-    leaves = {key.path[-1]: key for key in reversed(_fixed())}
+    leaves = {key.path[-1]: key for key in reversed(fixed)}
     close = difflib.get_close_matches(path[-1], leaves, n=1, cutoff=0.8)
     return leaves[close[0]] if close else None
 
 
-def _fixed() -> list[Key]:
-    """The keys whose whole path is ours."""
-    return [key for key in keys().values() if NAME not in key.path]
-
-
-def _keys_of(section: type[Section], above: KeyPath) -> Iterator[Key]:
+def _keys_of(section: type[Section], above: KeyPath, jobs: frozenset[str]) -> Iterator[Key]:
     properties = section.model_json_schema()["properties"]
     for name, field in section.model_fields.items():
         path = (*above, name)
+        scope = next((each.jobs for each in field.metadata if isinstance(each, For)), jobs)
         if inner := _section(field.annotation):
-            yield from _keys_of(inner, path)
+            yield from _keys_of(inner, path, scope)
             continue
         if get_args(field.annotation) and (inner := _section(get_args(field.annotation)[-1])):
-            yield from _keys_of(inner, (*path, NAME))
+            yield from _keys_of(inner, (*path, NAME), scope)
             continue
         yield Key(
             path=path,
-            takes=_words(properties[name]),
+            takes=_either(_words(properties[name])),
             choices=_choices(properties[name]),
             default=field.get_default(call_default_factory=True),
             meaning=" ".join((field.description or "").split()),
+            jobs=scope,
             is_open=properties[name].get("type") == "object",
         )
 
@@ -119,49 +137,35 @@ def _choices(schema: dict[str, Any]) -> tuple[str, ...]:
     return tuple(schema.get("enum", [schema["const"]] if "const" in schema else []))
 
 
-def _words(schema: dict[str, Any]) -> str:
-    """What a JSON schema accepts, as a person would say it."""
+_TYPES = {"integer": "int", "number": "float", "boolean": "bool", "string": "str", "null": "`null`"}
+
+
+def _words(schema: dict[str, Any]) -> list[str]:
+    """The types and values that a JSON schema accepts, each as Python's own documentation would
+    name it."""
     if "anyOf" in schema:
-        return ", or ".join(_words(option) for option in schema["anyOf"])
+        return [words for option in schema["anyOf"] for words in _words(option)]
     if choices := _choices(schema):
-        *most, last = [f"`{choice}`" for choice in choices]
-        return f"{', '.join(most)} or {last}" if most else last
-    match schema.get("type"):
-        case "integer":
-            return f"a whole number{_bounds(schema)}"
-        case "number":
-            return f"a number{_bounds(schema)}"
-        case "boolean":
-            return "`true` or `false`"
-        case "string":
-            return "text"
-        case "array":
-            return _list(schema["items"])
-        case "object":
-            return "keys with values"
-        case _:
-            return "`null`"
+        return [f"`{choice}`" for choice in choices]
+    if schema["type"] == "array":
+        return [f"list of {_either(_words(schema['items']))}"]
+    if schema["type"] == "object":
+        return ["mapping"]
+    return [_TYPES[schema["type"]] + _bounds(schema)]
 
 
-def _list(items: dict[str, Any]) -> str:
-    if "anyOf" in items:
-        return "a list of these"
-    many = {"integer": "whole numbers", "number": "numbers", "string": "texts", "array": "lists"}
-    kind = items.get("type")
-    if _choices(items) or kind not in many:
-        return f"a list of {_words(items)}"
-    inner = _list(items["items"]).removeprefix("a list") if kind == "array" else _bounds(items)
-    return f"a list of {many[kind]}{inner}"
-
-
-_BOUNDS = {
-    "minimum": "of at least",
-    "exclusiveMinimum": "above",
-    "maximum": "at most",
-    "exclusiveMaximum": "below",
-}
+def _either(words: list[str]) -> str:
+    *most, last = words
+    return f"{', '.join(most)} or {last}" if most else last
 
 
 def _bounds(schema: dict[str, Any]) -> str:
-    said = [f"{words} {dump(schema[name])}" for name, words in _BOUNDS.items() if name in schema]
-    return " " + " and ".join(said) if said else ""
+    """The range of a number: ` >= 1`, or ` in [0, 1)` where it has two ends."""
+    low = schema.get("minimum", schema.get("exclusiveMinimum"))
+    high = schema.get("maximum", schema.get("exclusiveMaximum"))
+    if low is not None and high is not None:
+        ends = "[" if "minimum" in schema else "(", "]" if "maximum" in schema else ")"
+        return f" in {ends[0]}{dump(low)}, {dump(high)}{ends[1]}"
+    if low is not None:
+        return f" {'>=' if 'minimum' in schema else '>'} {dump(low)}"
+    return "" if high is None else f" {'<=' if 'maximum' in schema else '<'} {dump(high)}"

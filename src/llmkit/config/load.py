@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from llmkit.config import advice, keys, yaml12
+from llmkit.config import advice, keys, objectives, yaml12
 from llmkit.config.advice import Writing
 from llmkit.config.mixture import RULE
 from llmkit.config.scalars import dump
@@ -37,6 +38,8 @@ class Option:
     flag: str
     key: str
     value: str | int | Sequence[str]
+    after: int = sys.maxsize
+    """How many KEY=VALUE arguments come before it: of one key, the last value counts."""
 
 
 @dataclass(frozen=True, order=True)
@@ -108,10 +111,13 @@ def load(
     faults = _Faults()
     from_file = _from_file(path, faults) if path else []
     from_line = _from_line(overrides, options, faults)
-    settings = [*from_file, *from_line]
-    known = _known(settings, faults)
+    known, unknown = _known([*from_file, *from_line], faults)
     config = _validated(known, path, faults)
+    jobs = objectives.jobs(command, config)
+    _check_scope(jobs, known, faults)
+    _advise(unknown, jobs, {each.path[-1]: each.text for each in (*known, *unknown)}, faults)
     faults.check(command)
+    config._typed = frozenset(each.path for each in known if each.place.on_command_line)
     return Resolved(config, _sources(config, known))
 
 
@@ -148,20 +154,45 @@ def _from_file(path: Path, faults: _Faults) -> list[Setting]:
 def _from_line(
     overrides: Sequence[str], options: Sequence[Option], faults: _Faults
 ) -> list[Setting]:
-    settings = []
+    settings: dict[KeyPath, Setting] = {}
+    _refuse_rivals(options, faults)
+    waiting = sorted(options, key=lambda option: option.after)
     for number, argument in enumerate(overrides):
+        while waiting and waiting[0].after <= number:
+            _give(settings, _from_option(waiting.pop(0), faults))
         place = Place(True, number, f"argument {argument}")
-        settings += _from_argument(argument, place, faults)
-    for number, option in enumerate(options, len(overrides)):
-        place = Place(True, number, f"option {option.flag}")
-        value = option.value if isinstance(option.value, str | int) else list(option.value)
-        empty = value == "" or (isinstance(value, list) and "" in value)
-        if empty and option.key not in MAY_BE_EMPTY:
-            faults.add(place, option.key, "is empty")
-        path = tuple(option.key.split("."))
-        settings.append(Setting(path, value, dump(value), place))
-    _refuse_repeats(settings, faults)
-    return settings
+        _give(settings, *_from_argument(argument, place, faults))
+    for option in waiting:
+        _give(settings, _from_option(option, faults))
+    return list(settings.values())
+
+
+def _refuse_rivals(options: Sequence[Option], faults: _Faults) -> None:
+    """Refuses two options for the same files: neither was meant to give way."""
+    first: dict[str, Option] = {}
+    for option in options:
+        before = first.setdefault(option.key, option)
+        if before is not option:
+            place = Place(True, option.after, f"option {option.flag}")
+            faults.add(place, option.key, f"is given by {before.flag} too; keep one")
+
+
+def _give(settings: dict[KeyPath, Setting], *later: Setting) -> None:
+    """Adds settings; one of the same key, or of a key that it holds, gives way."""
+    for setting in later:
+        depth = len(setting.path)
+        for path in [path for path in settings if path[:depth] == setting.path]:
+            del settings[path]
+        settings[setting.path] = setting
+
+
+def _from_option(option: Option, faults: _Faults) -> Setting:
+    place = Place(True, option.after, f"option {option.flag}")
+    value = option.value if isinstance(option.value, str | int) else list(option.value)
+    empty = value == "" or (isinstance(value, list) and "" in value)
+    if empty and option.key not in MAY_BE_EMPTY:
+        faults.add(place, option.key, "is empty")
+    return Setting(tuple(option.key.split(".")), value, dump(value), place)
 
 
 def _from_argument(argument: str, place: Place, faults: _Faults) -> list[Setting]:
@@ -192,7 +223,7 @@ def _from_argument(argument: str, place: Place, faults: _Faults) -> list[Setting
 def _takes_text(path: KeyPath) -> bool:
     """Whether a value that is no YAML, such as a lone comma, can only be meant as text."""
     key = keys.owner(path)
-    return key is not None and key.path == path and key.takes.startswith("text")
+    return key is not None and key.path == path and key.takes.startswith("str")
 
 
 def _refuse_repeats(settings: Sequence[Setting], faults: _Faults) -> None:
@@ -205,10 +236,9 @@ def _refuse_repeats(settings: Sequence[Setting], faults: _Faults) -> None:
             )
 
 
-def _known(settings: Sequence[Setting], faults: _Faults) -> list[Setting]:
-    """The settings of keys that exist; for the others, what to write instead is noted."""
-    given = {setting.path[-1].replace("-", "_"): setting.text for setting in settings}
-    known, unknown = [], 0
+def _known(settings: Sequence[Setting], faults: _Faults) -> tuple[list[Setting], list[Setting]]:
+    """The settings of keys that exist, and the others."""
+    known, unknown = [], []
     for setting in settings:
         if keys.general(setting.path) in keys.sections():
             _check_section(setting, faults)
@@ -219,13 +249,24 @@ def _known(settings: Sequence[Setting], faults: _Faults) -> list[Setting]:
                 faults.add(setting.place, setting.name, "holds a NUL, which no path or text has")
             known.append(setting)
         else:
-            unknown += 1
-            # Looking for what was meant takes time; a file of data has thousands of such keys.
-            said = ""
-            if unknown <= MAX_FAULTS_SHOWN:
-                said = advice.for_key(setting.path, setting.text, given, setting.writing)
-            faults.add(setting.place, setting.name, "no such key", said)
-    return known
+            unknown.append(setting)
+    return known, unknown
+
+
+def _advise(
+    unknown: Sequence[Setting], jobs: Collection[str], given: Mapping[str, str], faults: _Faults
+) -> None:
+    """Notes keys that do not exist, with what to write instead.
+
+    Looking for what was meant takes time; a file of data has thousands of such keys.
+    """
+    given = {name.replace("-", "_"): text for name, text in given.items()}
+    for number, each in enumerate(unknown):
+        said = ""
+        if number < MAX_FAULTS_SHOWN:
+            asked = advice.Setting(each.path, each.text, jobs, each.writing, given)
+            said = advice.for_key(asked)
+        faults.add(each.place, each.name, "no such key", said)
 
 
 def _holds_nul(value: Any) -> bool:
@@ -233,6 +274,16 @@ def _holds_nul(value: Any) -> bool:
         inner = value.values() if isinstance(value, dict) else value
         return any(_holds_nul(each) for each in inner)
     return isinstance(value, str) and "\0" in value
+
+
+def _check_scope(jobs: frozenset[str], settings: Sequence[Setting], faults: _Faults) -> None:
+    """Refuses what was given on the command line and does not apply; a file may be shared."""
+    for setting in settings:
+        key = keys.owner(setting.path)
+        if setting.place.on_command_line and key is not None and not key.jobs & jobs:
+            what = advice.not_for(key, jobs)
+            next = advice.for_misplaced(key, jobs, setting.text, setting.writing)
+            faults.add(setting.place, setting.name, what, next)
 
 
 def _check_section(setting: Setting, faults: _Faults) -> None:

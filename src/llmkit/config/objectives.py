@@ -1,11 +1,13 @@
-"""Which objectives each training command has, and which recipe goes with them."""
+"""What a command does by its config: which task, and which recipe goes with it."""
 
 from __future__ import annotations
 
+from llmkit.config import advice, keys
+from llmkit.config.advice import Writing
+from llmkit.config.applies import TASKS, jobs_of
+from llmkit.config.scalars import dump
 from llmkit.config.schema import Config
 from llmkit.errors import ConfigError
-
-OF_COMMAND = {"pretrain": ("causal", "masked"), "finetune": ("classification", "completion")}
 
 RECIPES = {"completion": "complete"}
 """Objectives whose recipe is not the module that is called as their command is."""
@@ -16,14 +18,45 @@ def recipe(command: str, config: Config) -> str:
 
     Raises ConfigError for an objective of another command.
     """
-    known, wish = OF_COMMAND.get(command), config.train.objective
-    if known is None or wish == "auto":
+    objective = config.train.objective
+    if command not in ("pretrain", "finetune") or objective == "auto":
         return command
-    if wish not in known:
-        other = next(name for name, theirs in OF_COMMAND.items() if wish in theirs)
+    if objective not in TASKS[command]:
+        other = next(name for name, tasks in TASKS.items() if objective in tasks)
         raise ConfigError(
-            f"`{command}` has no objective {wish!r}",
+            f"`{command}` has no objective {objective!r}",
             where="train.objective",
-            next=f"write one of {', '.join(known)}, or use `llmkit {other}`",
+            next=f"write one of {', '.join(TASKS[command])}, or use `llmkit {other}`",
         )
-    return RECIPES.get(wish, command)
+    return RECIPES.get(objective, command)
+
+
+def jobs(command: str, config: Config) -> frozenset[str]:
+    """What a command may turn out to do by its config; several jobs where the model decides."""
+    if command == "evaluate":
+        return frozenset(_of_evaluate(config))
+    objective = config.train.objective
+    if command == "finetune" and objective == "auto":
+        objective = "classification"
+    chosen = f"{command}/{objective}"
+    return frozenset([chosen] if chosen in jobs_of(command) else jobs_of(command))
+
+
+def refuse_others(config: Config, job: str) -> None:
+    """Raises ConfigError for keys that were given on the command line and do not apply to the job
+    that the model has decided."""
+    faults = []
+    for path in sorted(config._typed):
+        key = keys.owner(path)
+        if key is not None and job not in key.jobs:
+            text = dump(keys.value_at(config, path))
+            next = advice.for_misplaced(key, {job}, text, Writing(on_command_line=True))
+            faults.append(f"{'.'.join(path)}: {advice.not_for(key, {job})}; {next}")
+    if faults:
+        raise ConfigError("keys that do not apply here", where="\n       ".join(faults))
+
+
+def _of_evaluate(config: Config) -> list[str]:
+    if config.evaluation.reference_column is not None:
+        return ["evaluate/references"]
+    return ["evaluate/tasks"] if config.evaluation.tasks else ["evaluate/text", "evaluate/labels"]

@@ -34,23 +34,40 @@ TRAINING = ("model", "train")
 
 
 def key_table(sections: Collection[str] = ()) -> str:
-    """Every key with its type, default and meaning, as a Markdown table; with `sections`, theirs
-    and the keys that stand in none."""
+    """Every key with its type, default, scope and meaning, as a Markdown table; with `sections`,
+    only theirs and the top-level keys."""
     rows = [
-        f"| `{key.name}` | {key.takes} | `{dump(key.default)}` | {key.meaning} |"
+        f"| `{key.name}` | {key.takes} | `{dump(key.default)}` | {key.scope} | {key.meaning} |"
         for key in keys.keys().values()
         if not sections or len(key.path) == 1 or key.path[0] in sections
     ]
-    return "\n".join(["| Key | Type | Default | Meaning |", "|---|---|---|---|", *rows]) + "\n"
+    return (
+        "\n".join(["| Key | Type | Default | For | Meaning |", "|---|---|---|---|---|", *rows])
+        + "\n"
+    )
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema of a config file, for editors."""
-    return {
+    """The JSON Schema of a config file, for editors; descriptions end with where a key applies."""
+    schema = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **Config.model_json_schema(),
         "title": "llmkit config",
     }
+    for key in keys.keys().values():
+        node = schema
+        for part in key.path:
+            node = _below(schema, node, part)
+        node["description"] = f"{key.meaning} For {key.scope}."
+    return schema
+
+
+def _below(schema: dict[str, Any], node: dict[str, Any], part: str) -> dict[str, Any]:
+    """The schema of one part of a key's path, inside that of the parts before it."""
+    if "$ref" in node:
+        node = schema["$defs"][node["$ref"].rpartition("/")[2]]
+    found: dict[str, Any] = node["additionalProperties" if part == keys.NAME else "properties"]
+    return found if part == keys.NAME else found[part]
 
 
 def _shared(one: tuple[str, ...], other: tuple[str, ...]) -> int:

@@ -35,15 +35,6 @@ at least, so that it has steps enough."""
 FIGURES = ("loss", "perplexity")
 """What validation says of responses."""
 
-OTHERS = (
-    "model.config", "data.test_files", "data.mixture", "data.text_column", "data.label_column",
-    "data.label_separator", "data.label_names", "data.problem_type", "data.allow",
-    "data.isolate_documents", "train.freeze", "train.layer_decay", "train.head_scale",
-    "train.class_weights", "train.label_smoothing_factor", "train.mask_probability",
-    "train.whole_word_masking",
-)  # fmt: skip
-"""Keys that mean nothing where responses are learned."""
-
 
 @dataclass(frozen=True)
 class Inputs:
@@ -130,7 +121,7 @@ def begin(inputs: Inputs, resumed: Checkpoint | None, console: Console) -> PreTr
 
 
 def _check_keys(config: Config) -> None:
-    """Refuses keys that contradict each other or mean nothing here, before anything is read."""
+    """Refuses keys that contradict each other, before anything is read."""
     if config.model.name_or_path is None:
         raise ConfigError(
             "responses are learned by a model that exists, and none is named",
@@ -138,15 +129,6 @@ def _check_keys(config: Config) -> None:
             next="name a causal language model with --model, such as a run of `llmkit pretrain`",
         )
     lora.check_rank(config.model.lora)
-    for key in OTHERS:
-        section, name = key.split(".")
-        owner = getattr(config, section)
-        if getattr(owner, name) != getattr(type(owner)(), name):
-            raise ConfigError(
-                f"{key} means nothing for train.objective=completion",
-                where=key,
-                next="leave it out",
-            )
 
 
 def _limit(shape: PretrainedConfig) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from llmkit.config import objectives
 from llmkit.config.schema import Config
 from llmkit.data import order
 from llmkit.data.blocks import Blocks
@@ -190,10 +191,9 @@ def settled(config: Config) -> Config:
             next=f"leave train.objective out, or choose a model that is {chosen}: "
             f"{(Masked if chosen == 'masked' else Causal)().purpose.common}",
         )
+    objectives.refuse_others(config, f"pretrain/{chosen}")
     probability = train.mask_probability
-    if chosen == "causal":
-        _refuse_masking(config)
-    elif probability == "auto":
+    if chosen == "masked" and probability == "auto":
         of_kind = ARCHITECTURE if kind == "auto" else kind
         probability = MODERN.get(of_kind, USUAL_PROBABILITY)
     values = {"objective": chosen, "mask_probability": probability}
@@ -240,18 +240,6 @@ def _known(purpose: Purpose) -> dict[str, str]:
 
 def _default_of(setting: str, kind: str) -> object:
     return getattr(CONFIG_MAPPING[kind], setting, None)
-
-
-def _refuse_masking(config: Config) -> None:
-    defaults = type(config.train)()
-    names: Iterable[str] = ("mask_probability", "whole_word_masking")
-    for name in names:
-        if getattr(config.train, name) != getattr(defaults, name):
-            raise ConfigError(
-                "a causal model hides no tokens",
-                where=f"train.{name}",
-                next="leave it out, or write train.objective=masked",
-            )
 
 
 def _ids(tokenizer: PreTrainedTokenizerFast, *names: str) -> dict[str, int]:
