@@ -11,7 +11,7 @@ from typing import Any
 from llmkit import extras
 from llmkit.config import load
 from llmkit.config.schema import Config
-from llmkit.errors import ConfigError, DataError, InputNotFound, UsageError
+from llmkit.errors import ConfigError, DataError, InputNotFound, Unsafe, UsageError
 from llmkit.help import FIRST
 from llmkit.reporting.console import Console
 
@@ -25,6 +25,16 @@ FILES_OF = {
 
 FREE_TEXT = ("generation.prompts", "generation.system", "generation.stop")
 """Keys that hold text for the model."""
+
+
+def check_code(config: Config, allowed: bool) -> None:
+    """Raises Unsafe for a config that names code, unless the command line allows it to run."""
+    if config.model.code is not None and not allowed:
+        raise Unsafe(
+            f"the config asks for code to be run ({config.model.code})",
+            where="model.code",
+            next="read the file, then add --allow-code to the command line",
+        )
 
 
 def check(command: str, config: Config, console: Console) -> None:

@@ -68,6 +68,7 @@ class Request:
             console.say(f"data: {', '.join(given.data)} (as {DATA[self.command][0]})")
         name = objectives.recipe(self.command, config)
         with _stops(self.command, config):
+            prechecks.check_code(config, self.allow_code)
             prechecks.check(self.command, config, console)
             self._work(name, config, console)
 
@@ -100,7 +101,7 @@ class Request:
         if config.model.code is not None:
             from llmkit.models import custom
 
-            custom.take_in(config.model, self.allow_code)
+            custom.take_in(config.model)
         with console.loading():
             recipe = _imported(name)
         work = recipe.check if self.dry_run else recipe.run

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from llmkit import cli
-from llmkit.config.schema import ModelConfig
+from llmkit import cli, prechecks
+from llmkit.config.schema import Config, ModelConfig
 from llmkit.errors import ConfigError, InputNotFound, LlmkitError, Unsafe
 from llmkit.models import build, custom
 
@@ -64,27 +64,27 @@ def fault(text: str, path: Path) -> LlmkitError:
     """What taking in a file of this text raises."""
     path.write_text(text, encoding="utf-8")
     with pytest.raises(LlmkitError) as caught:
-        custom.take_in(ModelConfig(code=str(path), architecture="own"), allowed=True)
+        custom.take_in(ModelConfig(code=str(path), architecture="own"))
     assert str(path) in str(caught.value)
     return caught.value
 
 
 def test_code_is_not_even_read_unless_it_is_allowed(tmp_path: Path) -> None:
     with pytest.raises(Unsafe, match=r"my_model\.py") as caught:
-        custom.take_in(ModelConfig(code=str(tmp_path / "my_model.py")), allowed=False)
+        prechecks.check_code(Config(model=ModelConfig(code=str(tmp_path / "my_model.py"))), False)
     assert "--allow-code" in caught.value.next
 
 
 def test_a_registered_architecture_is_built_like_any_other(
     file: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    custom.take_in(ModelConfig(code=str(file), architecture=name), allowed=True)
+    custom.take_in(ModelConfig(code=str(file), architecture=name))
     assert capsys.readouterr().out == ""  # stdout is for results
     shape = build.model_config(name, {"hidden_size": 32, "loops": 2}, 40, 12, {"eos_token_id": 3})
     model = build.causal_model(shape, seed=0)
     assert (type(model).__name__, model.config.loops) == ("OwnModel", 2)
     assert (model.lm_head.in_features, model.lm_head.out_features) == (32, 40)
-    custom.take_in(ModelConfig(code=str(file), architecture=name), allowed=True)
+    custom.take_in(ModelConfig(code=str(file), architecture=name))
     with pytest.raises(ConfigError, match="loop"):
         build.model_config(name, {"loop": 2}, 40, 12, {})
     with pytest.raises(ConfigError, match=f"no sequence classifier of type '{name}'"):
@@ -105,7 +105,7 @@ def test_settings_may_stand_in_an_init_as_well(tmp_path: Path, name: str) -> Non
         "    config_class = Own\n"
         "AutoModelForCausalLM.register(Own, Model)\n"
     )
-    custom.take_in(ModelConfig(code=str(path), architecture=name), allowed=True)
+    custom.take_in(ModelConfig(code=str(path), architecture=name))
     assert build.model_config(name, {"width": 5}, 40, 12, {}).width == 5
 
 
@@ -142,7 +142,7 @@ def test_a_file_that_is_not_there_or_no_python_is_named(tmp_path: Path) -> None:
 
 def test_a_model_that_the_file_does_not_register_is_not_built(file: Path, name: str) -> None:
     with pytest.raises(ConfigError, match=name) as caught:
-        custom.take_in(ModelConfig(code=str(file), architecture="llama"), allowed=True)
+        custom.take_in(ModelConfig(code=str(file), architecture="llama"))
     assert f"model.architecture={name}" in caught.value.next
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
@@ -135,6 +135,7 @@ def open_fields(source: Source, reading: Reading, format: str) -> tuple[Columns,
     split = _split_csv if format == "csv" else _split_tsv
     some, rows = peek(split(source, reading), lambda item: sum(map(len, item[0])))
     if len(some) < SAMPLE_ROWS and not any(field.strip() for row, _ in some for field in row):
+        deque(rows, maxlen=0)  # raises the fault that ended the sample, if one did
         return Columns(None, ()), iter(())  # only white space
     sample = [row for row, _ in some if row] or [[]]
     first = tuple(name.strip() for name in sample[0])

@@ -34,7 +34,7 @@ class Prompt:
     """Tokens that were cut from its left."""
     limit: int | None = None
     """Most tokens of prompt and text together: the model's positions."""
-    columns: Mapping[str, Any] = field(default_factory=dict)
+    columns: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """What the result repeats of the prompt's row."""
 
     def generator(self, index: int) -> torch.Generator:

@@ -14,26 +14,20 @@ import traceback
 from pathlib import Path
 
 from llmkit.config.schema import ModelConfig
-from llmkit.errors import ConfigError, InputNotFound, Unsafe
+from llmkit.errors import ConfigError, InputNotFound
 from llmkit.models import architectures
 
 MODULE = "llmkit_model_code"
 """What Python calls the file, so that it hides no other module."""
 
 
-def take_in(model: ModelConfig, allowed: bool) -> None:
-    """Runs the file of `model.code` and sees that the model to build is in it.
+def take_in(model: ModelConfig) -> None:
+    """Runs the file of `model.code`, which is allowed, and sees that it has the model to build.
 
-    Raises Unsafe unless that is allowed, InputNotFound where there is no such file, and ConfigError
-    when it fails, registers no architecture, or another than `model.architecture`.
+    Raises InputNotFound where there is no such file, and ConfigError when it fails, registers no
+    architecture, or another than `model.architecture`.
     """
     assert model.code is not None
-    if not allowed:
-        raise Unsafe(
-            f"the config asks for code to be run ({model.code})",
-            where="model.code",
-            next="read the file, then add --allow-code to the command line",
-        )
     names = register(Path(model.code).expanduser().resolve())
     if model.name_or_path is None and model.architecture not in names:
         raise ConfigError(

@@ -21,12 +21,13 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.received = 0
+        self.heard = interrupts.State()
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
         """The signal handler: no lock, no output, no collective."""
-        if interrupts.state.is_second(number):
+        if self.heard.is_second(number):
             os._exit(130)
-        self.received = number
+        self.received = interrupts.state.received = number
 
     def check(self) -> None:
         """Raises Stopped or Interrupted when a signal has come; not while weights are at stake."""
