@@ -187,7 +187,7 @@ def test_a_run_that_goes_on_or_is_repeated_is_bit_identical(
     shutil.rmtree(last)
     shutil.rmtree(run / "final")
     result = call(*line)
-    assert "going on from step" in result["said"]
+    assert "resuming from step" in result["said"]
     assert_same(run, reference)
 
 
@@ -222,7 +222,7 @@ def test_low_rank_updates_end_merged_and_go_on_to_the_bit(
     shutil.rmtree(sorted((runs[1] / "checkpoints").iterdir())[-1])
     shutil.rmtree(runs[1] / "final")
     result = call(*command, "--output-dir", runs[1])
-    assert "going on from step" in result["said"], result["said"]
+    assert "resuming from step" in result["said"], result["said"]
     assert_same(*runs)
     names = weights(runs[0]).keys()
     assert names == weights(reference).keys()

@@ -169,7 +169,7 @@ def test_a_killed_run_goes_on_to_the_bit(reference, tables, call, start, tmp_pat
     assert code == -signal.SIGKILL
     done = call(*arguments)
     assert done["code"] == 0, done["said"]
-    assert "going on from step" in done["said"]
+    assert "resuming from step" in done["said"]
     assert_same(run, reference["run"])
 
 
@@ -191,7 +191,7 @@ def test_low_rank_updates_go_on_to_the_bit_and_end_as_a_plain_model(
         left.unlink()
     last.rmdir(), (runs[1] / "final").rmdir()
     result = call("finetune", *files, *model, *keys, "--output-dir", runs[1])
-    assert "going on from step" in result["said"]
+    assert "resuming from step" in result["said"]
     assert_same(*runs)
     names = {path.name for path in (runs[0] / "final").iterdir()}
     assert "lora.safetensors" not in names

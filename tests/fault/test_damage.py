@@ -250,7 +250,7 @@ def test_a_run_goes_on_from_the_older_checkpoint_to_the_same_bytes(
     ended = trials.run(*job.at(run))
     assert ended.code == 0, ended.err
     assert "optimizer.safetensors has sha256" in ended.err
-    assert f"going on from step {older}" in ended.err
+    assert f"resuming from step {older}" in ended.err
     assert runs.result(run) == runs.result(finished)
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from llmkit import interrupts
 from llmkit.config.schema import TrainConfig
 from llmkit.models import build
 from llmkit.reporting.console import Console
@@ -130,6 +131,12 @@ def trial(tmp_path: Path) -> Callable[..., Trial]:
         return Trial(tmp_path / name, model, **settings)
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def no_signal_yet() -> None:
+    """A second Ctrl-C ends the process; that of an earlier test is no first one."""
+    interrupts.state.received = 0
 
 
 @pytest.fixture(autouse=True, scope="session")

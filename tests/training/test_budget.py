@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from llmkit.training import budget
 from llmkit.training.budget import Budget, Clock
 from llmkit.training.schedule import Plan, Revision, rate
 
@@ -50,3 +51,23 @@ def test_minutes_hold_on_a_machine_that_slows_down_and_speeds_up(seed) -> None:
     used, _, last = spend(60, 500, lambda step: paces[step // 50 % 100])
     assert 0.95 * 60 < used <= 60
     assert last < 0.1
+
+
+def test_validations_take_a_tenth_of_the_minutes_at_most_with_the_last_one() -> None:
+    own = Budget(Hand(), 100, 0, reserve=2, validation=2.0)
+    taken = 0.0
+    while own.allows_validation():
+        own.validated(2.0)
+        taken += 2.0
+    assert taken + 2.0 <= 10
+    assert taken == 8.0
+    assert not Budget(Hand(), 100, 0, reserve=2, validation=6.0).allows_validation()
+
+
+def test_minutes_that_hold_few_steps_come_with_the_minutes_that_would_do() -> None:
+    needed = budget.minutes_needed(seconds_before=30, per_step=3.0)
+    said = budget.too_few(17, 1, needed, before=True)
+    assert said.startswith("only about 17 steps fit into 1 minute: ")
+    assert said.endswith("give train.max_minutes=7 or more")
+    assert "only 1 step fitted into 2 minutes" in budget.too_few(1, 2, 1, before=False)
+    assert "train.max_minutes=3 " in budget.too_few(1, 2, 1, before=False)

@@ -70,6 +70,6 @@ def test_a_small_data_set_has_steps_enough_and_the_output_layer_no_rate_of_its_o
     assert (few.global_batch_size, few.eval_steps) == (3, 20)
     assert few.head_scale == 1.0
     many = auto.completing(TrainConfig(), 100_000, 512, 1024, lora=True, device="cpu")
-    assert many.global_batch_size == 16
+    assert many.global_batch_size == 50
     assert many.learning_rate > few.learning_rate
     assert many.metric_for_best_model == "loss"

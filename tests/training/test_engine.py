@@ -244,7 +244,7 @@ def test_a_signal_saves_within_a_step(trial, number, fault) -> None:
     with pytest.raises(fault, match=number.name):
         run.run()
     found = checkpoint.newest(run.directory / "checkpoints", print)
-    assert found.state.step == 3  # told at the evaluation of step 2, one step later at most
+    assert found.state.step == 2  # received at the validation of step 2, which it follows at once
 
 
 def test_a_signal_during_validation_reports_nothing_half_measured(trial) -> None:
@@ -338,3 +338,28 @@ def test_a_compiled_run_repeats_and_resumes_to_the_bit(trial, precision, archite
     rest = trial("cut", **{**settings, "model": model})
     rest.run(found.state, found.optimizer_tensors())
     assert_same(whole.weights(), rest.weights())
+
+
+@pytest.mark.parametrize(
+    ("steps", "every", "validated"),
+    [
+        (100, 33, [33, 66, 100]),  # 99 is next to the end
+        (100, 49, [49, 98, 100]),
+        (100, 98, [98, 100]),  # two steps before the end are not within a hundredth
+        (6, 3, [3, 6]),
+        (6, 4, [4, 6]),
+        (101, 50, [50, 101]),
+    ],
+)
+def test_a_model_is_not_validated_twice_within_a_hundredth_of_its_steps(
+    trial, steps, every, validated
+) -> None:
+    run = trial(steps=steps, eval_steps=every)
+    run.run()
+    assert [m["step"] for m in metrics(run.directory) if "validation_loss" in m] == validated
+
+
+def test_validation_as_often_as_was_asked_is_kept(trial) -> None:
+    run = trial(steps=200, eval_steps=1)
+    run.run()
+    assert len([m for m in metrics(run.directory) if "validation_loss" in m]) == 200

@@ -16,25 +16,56 @@ MINUTES = [0.5, 1, 5, 10, 60, 600]
 
 @pytest.mark.parametrize(("n_bytes", "minutes"), list(itertools.product(BYTES, MINUTES)))
 def test_every_text_and_time_gets_a_sensible_model(n_bytes: int, minutes: float) -> None:
-    chosen, reason = recipe.choose(n_bytes, minutes, LAPTOP)
+    chosen = recipe.for_minutes(n_bytes, minutes, LAPTOP)
     assert chosen.hidden_size % 64 == 0
     assert chosen.tokens_per_step >= chosen.block_size
     assert chosen.layer_parameters <= max(4e5, 12 * n_bytes / 3)
     # A token costs six operations a weight: the time must hold more than a handful of steps.
     tokens = minutes * 60 * LAPTOP * 0.4 / (6 * chosen.layer_parameters)
     assert tokens / chosen.tokens_per_step > 50
-    assert str(chosen.hidden_size) in reason
 
 
 @pytest.mark.parametrize("n_bytes", BYTES)
 def test_more_time_or_a_faster_machine_never_means_a_smaller_model(n_bytes: int) -> None:
-    sizes = [recipe.choose(n_bytes, minutes, LAPTOP)[0].layer_parameters for minutes in MINUTES]
+    sizes = [recipe.for_minutes(n_bytes, minutes, LAPTOP).layer_parameters for minutes in MINUTES]
     assert sizes == sorted(sizes)
     sizes = [
-        recipe.choose(n_bytes, 10, rate)[0].layer_parameters
+        recipe.for_minutes(n_bytes, 10, rate).layer_parameters
         for rate in (LAPTOP, WORKSTATION, ACCELERATOR)
     ]
     assert sizes == sorted(sizes)
+
+
+TEXTS = [20_000, 100_000, 1_000_000, 8_000_000, 100_000_000, 1_000_000_000, 10_000_000_000]
+HOURS = 12
+
+
+@pytest.mark.parametrize("n_bytes", TEXTS)
+def test_one_pass_over_a_text_has_steps_enough_and_ends_within_hours(n_bytes: int) -> None:
+    """Two cores take up to some hundred megabytes, one GPU ten gigabytes."""
+    chosen = recipe.for_text(n_bytes)
+    tokens = n_bytes / 3.3
+    assert chosen.tokens_per_step >= chosen.block_size
+    assert tokens / chosen.tokens_per_step > 80
+    operations = 6 * (chosen.layer_parameters + chosen.largest_vocabulary * chosen.hidden_size)
+    rate = 0.4 * (LAPTOP if n_bytes <= 100_000_000 else ACCELERATOR)
+    assert operations * tokens / rate < HOURS * 3600
+
+
+def test_more_text_never_means_a_smaller_model_or_step() -> None:
+    chosen = [recipe.for_text(n_bytes) for n_bytes in TEXTS]
+    assert [each.layer_parameters for each in chosen] == sorted(e.layer_parameters for e in chosen)
+    assert [each.tokens_per_step for each in chosen] == sorted(e.tokens_per_step for e in chosen)
+    assert recipe.for_text(0).tokens_per_step == 64
+
+
+def test_a_pretrained_models_batch_goes_by_the_text_and_by_the_device_in_minutes_alone() -> None:
+    free, timed = TrainConfig(), TrainConfig(max_minutes=5)
+    of = [auto.global_batch_size(free, 10**5, 512, 768, device) for device in ("cpu", "cuda")]
+    assert of == [48, 48]
+    assert auto.global_batch_size(free, 100, 512, 768, "cuda") == 12
+    of = [auto.global_batch_size(timed, 10**5, 512, 768, device) for device in ("cpu", "cuda")]
+    assert of == [12, 192]
 
 
 @pytest.mark.parametrize(
@@ -63,7 +94,7 @@ def test_what_the_user_sets_stays() -> None:
             "train": {"global_batch_size": 7},
         }
     )
-    chosen, _ = recipe.choose(10**6, 5, LAPTOP)
+    chosen = recipe.for_minutes(10**6, 5, LAPTOP)
     settled = recipe.settle_new(config, chosen, vocab_size=2048)
     assert settled.model.architecture == "gpt2"
     assert settled.model.config["n_layer"] == 3
@@ -73,8 +104,20 @@ def test_what_the_user_sets_stays() -> None:
     assert settled.train.global_batch_size == 7
 
 
+def test_only_what_was_chosen_is_said() -> None:
+    given = {"model": {"config": {"hidden_size": 64, "num_hidden_layers": 1}}}
+    config = Config.model_validate({**given, "train": {"global_batch_size": 7}})
+    settled = recipe.settle_new(config, recipe.for_text(10**7), vocab_size=2048)
+    said = recipe.explained(config, settled, "for 10 bytes of text")
+    assert said == (
+        "auto: model.architecture=qwen3, data.block_size=256, tokenizer.vocab_size=2048 "
+        "(for 10 bytes of text)"
+    )
+    assert recipe.explained(settled, settled, "for 10 bytes of text") == ""
+
+
 def test_a_run_that_goes_on_keeps_what_it_was_begun_with() -> None:
-    small, _ = recipe.choose(10**6, 0.1, LAPTOP)
+    small = recipe.for_text(10**6)
     begun = recipe.settle_new(Config(), small, vocab_size=512)
     assert recipe.settle_again(Config(), recipe.settled(begun)) == begun
 

@@ -109,7 +109,7 @@ def _job(
         tokens_per_example=int(rows.lengths.mean()),
         rows_of_step=rows_of_step,
         validation=inputs.packs.get("validation"),
-        validation_task=task,
+        task_of_validation=lambda validation: task,
         resumed=resumed,
         seen=partial(
             fingerprints.of_rows, [each.opening for each in inputs.data.train], inputs.tokenizer

@@ -138,7 +138,7 @@ def _job(
         tokens_per_example=int(np.median(train.lengths)),
         rows_of_step=partial(lengths.rows_of_step, lengths=train.lengths, seed=config.seed),
         validation=inputs.encoded.get("validation"),
-        validation_task=task,
+        task_of_validation=lambda validation: task,
         resumed=resumed,
         seen=partial(fingerprints.of_rows, inputs.data.train.texts, inputs.tokenizer),
         unit="examples",

@@ -23,9 +23,10 @@ from llmkit.reporting.console import Console
 from llmkit.training import auto, by_domain, masked, objectives, recipe, utilization
 from llmkit.training import directory as run_directory
 from llmkit.training import run as training
-from llmkit.training.budget import Clock
+from llmkit.training.budget import Clock, readable
 from llmkit.training.checkpoint import Checkpoint
 from llmkit.training.masked import MaskedLanguageModeling
+from llmkit.training.recipe import Recipe
 from llmkit.training.runtime import Processes
 from llmkit.training.session import Session
 from llmkit.training.signals import stop_signal
@@ -58,7 +59,7 @@ def run(config: Config, console: Console) -> dict[str, Any]:
             figures = training.carry_out(job, session, look)
             if processes.is_main:
                 figures |= _judged(job, figures, console)
-            if settled.train.objective == "masked":
+            if settled.train.objective == "masked" and "predictions_per_second" in figures:
                 share = masked.share(job.examples)
                 speed = figures["predictions_per_second"] / share
                 figures["tokens_per_second"] = round(speed, 1)
@@ -120,7 +121,8 @@ def _job(
 ) -> training.Job:
     objective = objectives.of(config)
     examples, validation = _examples(config, data)
-    task = by_domain.measured(objective.task_of(model, _is_packed(config, data)), validation)
+    task_of = objective.task_of(model, _is_packed(config, data))
+    task = by_domain.measured(task_of, validation)
     rows_of_step = objective.rows_of_step(examples, config.seed)
     progress = None
     if isinstance(examples, Mixture):
@@ -143,7 +145,7 @@ def _job(
         tokens_per_example=examples.block_size,
         rows_of_step=rows_of_step,
         validation=validation,
-        validation_task=task,
+        task_of_validation=partial(by_domain.measured, task_of),
         resumed=resumed,
         seen=partial(fingerprints.of_tokens, _learned(config, data)),
         unit=objective.unit,
@@ -216,9 +218,9 @@ def _content(data: dict[str, Prepared]) -> dict[str, str]:
 
 
 def _settle(config: Config, processes: Processes, console: Console) -> Config:
-    """The config with what `auto` comes to before the data is read; a run that goes on keeps what
-    it was begun with, though the machine may be measured otherwise now."""
-    config = objectives.settled(config)
+    """The config with each `auto` that is resolved before the data is read: by the text, and by the
+    machine where minutes are given. A resumed run keeps what it began with."""
+    requested, config = config, objectives.settled(config)
     objective, train = objectives.of(config), auto.pretraining(config.train)
     parts = domains.configs(config)
     validated = config.data.validation_fraction != 0 or any(
@@ -232,16 +234,33 @@ def _settle(config: Config, processes: Processes, console: Console) -> Config:
         for name, part in parts.items()
         for source in sources.find(part.data.train_files, _key_of(name))
     ]
-    if config.model.name_or_path is not None:
-        return recipe.settle_existing(config, objective.purpose)
-    if (earlier := run_directory.settled(config, "pretrain")) is not None:
-        return recipe.settle_again(config, earlier)
-    rate = processes.largest([utilization.matrix_rate(processes.device, processes.precision)])[0]
     n_bytes = sum(source.n_bytes for source in found)
-    chosen, reason = recipe.choose(n_bytes, train.max_minutes, rate * processes.count)
-    console.say(f"auto: {reason}")
-    vocab_size = tokenizers.auto_vocab_size(n_bytes)
-    return recipe.settle_new(config, chosen, vocab_size, objective.purpose)
+    because = f"for {n_bytes:,} bytes of text"
+    if (earlier := run_directory.settled(requested, "pretrain")) is not None:
+        return recipe.settle_again(config, earlier)
+    if config.model.name_or_path is not None:
+        device = processes.device.type
+        settled = recipe.settle_existing(config, n_bytes, device, objective.purpose)
+        because += f" and {readable(train.max_minutes)} on a {device}" if train.max_minutes else ""
+    else:
+        chosen, limited = _recipe(n_bytes, train.max_minutes, processes)
+        vocabulary = tokenizers.auto_vocab_size(n_bytes)
+        settled = recipe.settle_new(config, chosen, vocabulary, objective.purpose)
+        because += limited
+    if said := recipe.explained(config, settled, because):
+        console.say(said)
+    return settled
+
+
+def _recipe(n_bytes: int, minutes: float | None, processes: Processes) -> tuple[Recipe, str]:
+    """What suits a new model for so much text, and what else it goes by than the text."""
+    if minutes is None:
+        return recipe.for_text(n_bytes), ""
+    measured = utilization.matrix_rate(processes.device, processes.precision)
+    rate = processes.largest([measured])[0] * processes.count
+    return recipe.for_minutes(n_bytes, minutes, rate), (
+        f" and {readable(minutes)} at the {rate / 1e9:,.0f} GFLOP/s that this machine has now"
+    )
 
 
 def _key_of(domain: str) -> str:

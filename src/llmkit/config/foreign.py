@@ -311,7 +311,6 @@ ABSENT = {
     "max_time": "write `train.max_minutes`, in minutes",
     "max_tokens_seen": "write `train.max_steps`, tokens divided by those of one step",
     "max_train_samples": "write `train.max_steps` to train on less",
-    "max_eval_samples": "write `data.validation_fraction` to hold out less",
     "plot_loss": "leave it out: the curve is always drawn, as `loss.png`",
     "template": "write `tokenizer.chat_template`: a Jinja file, `plain`, or `auto`",
     **dict.fromkeys(

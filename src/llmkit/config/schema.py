@@ -268,6 +268,9 @@ class TrainConfig(Section):
     """Steps between two reports of the training loss."""
     eval_steps: Count | Auto = "auto"
     """Steps between two validations."""
+    max_eval_samples: Count | Auto = "auto"
+    """Number of validation examples to measure in training, drawn once at random; `auto` is all, or
+    as many as take a tenth of `max_minutes`."""
     save_steps: Count | Auto = "auto"
     """Steps between two checkpoints."""
     save_total_limit: Annotated[int, Field(strict=True, ge=2)] = 2

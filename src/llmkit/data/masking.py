@@ -71,6 +71,11 @@ class MaskedBlocks:
         return max(1, round(self.probability * (self.block_size - 2)))
 
     @property
+    def n_bytes(self) -> int:
+        """UTF-8 bytes of the text in all blocks together."""
+        return self.tokens.n_bytes
+
+    @property
     def packed(self) -> bool:
         """Whether a block may hold more than one document that must not see each other."""
         return self.isolate_documents and len(self.tokens.starts) > 1

@@ -24,6 +24,8 @@ class Part(Protocol):
     def tokens(self) -> TokenFile: ...
     @property
     def block_size(self) -> int: ...
+    @property
+    def n_bytes(self) -> float: ...
     def __len__(self) -> int: ...
     def count(self, rows: Rows) -> int: ...
     def batch(self, rows: Rows) -> dict[str, torch.Tensor]: ...
@@ -50,9 +52,9 @@ class Mixture:
         return self._parts[0].block_size
 
     @property
-    def n_bytes(self) -> int:
+    def n_bytes(self) -> float:
         """UTF-8 bytes of the text in all blocks together."""
-        return sum(part.tokens.n_bytes for part in self._parts)
+        return sum(part.n_bytes for part in self._parts)
 
     @property
     def tokens(self) -> TokenFile:

@@ -11,16 +11,23 @@ from typing import Any
 
 from llmkit.config.schema import TrainConfig
 from llmkit.errors import ConfigError
+from llmkit.training.budget import VALIDATION_SHARE
 from llmkit.training.settings import Settings
 
 TOKENS_PER_HIDDEN = {"cpu": 8, "cuda": 128}
-"""Tokens per optimizer step for each unit of hidden size: 2048 for 256 wide on a CPU."""
+"""Tokens per optimizer step for each unit of hidden size, in a run by minutes: 2048 for 256 wide on
+a CPU."""
+
+FEWEST_PER_HIDDEN, MOST_PER_HIDDEN, USUAL_STEPS = 8, 32, 2000
+"""Without minutes the text decides: a pass over it has about so many steps, of at least and at most
+so many tokens for each unit of hidden size."""
 
 PARTS = 10
 """A run is saved this often, and validated at some or all of these steps."""
 
-VALIDATION_SHARE = 0.1
-"""Share of the training time that validation may take, above one validation at the end."""
+VALIDATION_COST = 0.5
+"""What validating an example takes of what training on it takes: a third of the operations, in
+fp32."""
 
 MOST_LOST = 120.0
 """Seconds of training that may lie between checkpoints where validations are rare."""
@@ -90,8 +97,8 @@ def completing(
     classifier, with enough tokens for the width in a step, and STEPS_OF_EPOCH steps of a small
     data set."""
     if train.global_batch_size == "auto":
-        most = max(1, n_packs // STEPS_OF_EPOCH)
-        batch = global_batch_size(train, most, tokens_per_pack, hidden_size, device)
+        usual = global_batch_size(train, n_packs, tokens_per_pack, hidden_size, device)
+        batch = max(1, min(usual, n_packs // STEPS_OF_EPOCH))
         train = train.model_copy(update={"global_batch_size": batch})
     return finetuning(train, n_packs, hidden_size, "lora" if lora else "again", "loss")
 
@@ -154,10 +161,15 @@ def bounded(train: TrainConfig, n_examples: int) -> TrainConfig:
 def global_batch_size(
     train: TrainConfig, n_examples: int, tokens_per_example: int, hidden_size: int, device: str
 ) -> int:
-    """Sequences per step: enough tokens for the width, never more than there are examples."""
+    """Sequences per step: enough tokens for the width, never more than there are examples. The
+    `device` counts in a run by minutes alone."""
     if train.global_batch_size != "auto":
         return train.global_batch_size
-    tokens = TOKENS_PER_HIDDEN.get(device, 8) * hidden_size
+    if train.max_minutes is not None:
+        tokens: float = TOKENS_PER_HIDDEN.get(device, FEWEST_PER_HIDDEN) * hidden_size
+    else:
+        usual = n_examples * tokens_per_example / USUAL_STEPS
+        tokens = min(max(usual, FEWEST_PER_HIDDEN * hidden_size), MOST_PER_HIDDEN * hidden_size)
     return max(1, min(n_examples, round(tokens / tokens_per_example)))
 
 
@@ -170,6 +182,24 @@ def examples_to_see(train: TrainConfig, n_examples: int) -> int | None:
     return None
 
 
+def check_plan(train: TrainConfig, most: int | None = None) -> None:
+    """Raises ConfigError where a recorded plan contradicts the length that the run is given."""
+    if not train.plan:
+        return
+    totals = [total for _, total in train.plan]
+    wrong = None
+    if train.max_minutes is not None:
+        wrong = f"train.max_minutes={train.max_minutes:g}"
+    elif (steps := train.max_steps if most is None else most) not in (None, *totals):
+        wrong = f"{'train.max_steps=' if most is None else ''}{steps}"
+    if wrong:
+        raise ConfigError(
+            f"train.plan records a run of {totals[-1]} steps, and {wrong} would be another length",
+            where="train.plan",
+            next="add train.plan=[] to plan the run anew, or leave the length as it was recorded",
+        )
+
+
 def most_steps(train: TrainConfig, n_examples: int, batch: int) -> int | None:
     """Steps that `max_steps` and the epochs allow, the fewer; None when only time limits."""
     examples = examples_to_see(train, n_examples)
@@ -177,16 +207,22 @@ def most_steps(train: TrainConfig, n_examples: int, batch: int) -> int | None:
     return min((limit for limit in limits if limit is not None), default=None)
 
 
+def validation_share(n_validation: int, n_trained: int) -> float:
+    """What one validation takes of the whole training, told by the numbers of examples."""
+    return VALIDATION_COST * n_validation / max(1, n_trained)
+
+
 def intervals(
-    train: TrainConfig, total_steps: int, training_seconds: float, validation_seconds: float
+    train: TrainConfig, total_steps: int, validation_share: float, seconds: float
 ) -> dict[str, int]:
-    """Steps between logged lines, checkpoints and validations, from how long each is expected to
-    take; every validated step is a saved one, so that the best can be kept."""
+    """Steps between logged lines, checkpoints and validations. One validation takes
+    `validation_share` of the training; every validated step is a saved one, so that the best can be
+    kept. Training takes about so many `seconds`, by which checkpoints alone go."""
     save = max(1, math.ceil(total_steps / PARTS))
     own = train.eval_steps
-    if own != "auto" and own > save and training_seconds * own <= MOST_LOST * total_steps:
+    if own != "auto" and own > save and seconds * own <= MOST_LOST * total_steps:
         save = own
-    affordable = VALIDATION_SHARE * training_seconds / max(1e-9, validation_seconds)
+    affordable = VALIDATION_SHARE / max(1e-9, validation_share)
     every = save * math.ceil(PARTS / max(1, min(PARTS, int(affordable))))
     chosen = {
         "logging_steps": max(1, min(50, total_steps // 50)),
@@ -218,7 +254,7 @@ def settings(
         if train.lr_scheduler_type == "auto"
         else train.lr_scheduler_type,
         warmup=warmup if warmup < 1 else min(1.0, warmup / max(1, total_steps)),
-        weight_decay=weight_decay(train, choices["epochs"], from_scratch),
+        weight_decay=choices["weight_decay"],
         max_grad_norm=train.max_grad_norm,
         max_nonfinite_steps=train.max_nonfinite_steps,
         loss_spike=train.loss_spike,

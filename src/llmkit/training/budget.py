@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import psutil
@@ -10,6 +11,39 @@ from llmkit.training.schedule import Plan
 
 REVISE_SHARE = 0.02
 """The plan is looked at again whenever this share of the budget has gone by."""
+
+FEW_STEPS, STEPS_TO_ADVISE = 50, 100
+"""A run of fewer steps has hardly begun to learn, and is advised to have so many."""
+
+VALIDATION_SHARE = 0.1
+"""Share of a run that all its validations together may take."""
+
+NEAR = 0.01
+"""Share of the steps within which a model is not validated twice."""
+
+
+def readable(minutes: float) -> str:
+    """Minutes as people read them."""
+    return f"{minutes:g} minute{'s' * (minutes != 1)}"
+
+
+def minutes_needed(seconds_before: float, per_step: float) -> int:
+    """The minutes of a run that has a sensible number of steps, start, validation and all."""
+    return math.ceil((seconds_before + 1.25 * STEPS_TO_ADVISE * per_step) / 60)
+
+
+def too_few(steps: int, minutes: float, needed: int, before: bool) -> str:
+    """The warning of a run whose minutes hold few steps, `before` it or after it."""
+    plural = "s" * (steps != 1)
+    if before:
+        fit, learns = f"about {steps} step{plural} fit", "will learn"
+    else:
+        fit, learns = f"{steps} step{plural} fitted", "has learned"
+    more = max(needed, math.ceil(minutes) + 1)
+    return (
+        f"only {fit} into {readable(minutes)}: the model {learns} very little; "
+        f"give train.max_minutes={more} or more"
+    )
 
 
 class Clock:
@@ -28,16 +62,29 @@ class Clock:
 class Budget:
     """Plans the steps of a run that is limited by `seconds`, everything included."""
 
-    def __init__(self, clock: Clock, seconds: float, step: int, reserve: float) -> None:
-        """From `step` on; `reserve` is kept for what comes after the last step."""
+    def __init__(
+        self, clock: Clock, seconds: float, step: int, reserve: float, validation: float = 0.0
+    ) -> None:
+        """From `step` on; `reserve` is kept for what comes after the last step, besides a
+        `validation` of about so many seconds."""
         self.clock, self.seconds = clock, seconds
-        self.reserve = self._fixed_reserve = reserve
+        self._fixed_reserve, self.validation, self.validating = reserve, validation, 0.0
         self.begin, self.looked = step, clock.seconds()
         self.first_step, self.first_second = step, self.looked
 
+    @property
+    def reserve(self) -> float:
+        """Seconds to keep for what comes after the last step."""
+        return min(self.seconds / 2, self._fixed_reserve + 1.1 * self.validation)
+
     def validated(self, seconds: float) -> None:
         """Learns how long a validation takes: the last one comes after the last step."""
-        self.reserve = min(self.seconds / 2, self._fixed_reserve + 1.1 * seconds)
+        self.validation = seconds
+        self.validating += seconds
+
+    def allows_validation(self) -> bool:
+        """Whether there is time for a validation now and for the last one."""
+        return self.validating + 2 * self.validation <= VALIDATION_SHARE * self.seconds
 
     def steps(self, step: int, plan: Plan, most: int | None) -> int:
         """The number of steps to plan for as things stand, or 0 to leave the plan."""

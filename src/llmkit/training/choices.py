@@ -8,13 +8,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import accelerate
+import numpy as np
 import torch
 import transformers
 
 import llmkit
 from llmkit.config.schema import TrainConfig
-from llmkit.training import auto, probe, utilization
+from llmkit.errors import ConfigError
+from llmkit.reporting.console import clock as duration
+from llmkit.training import auto, budget, probe, utilization
 from llmkit.training.budget import Clock
+from llmkit.training.checkpoint import State
 from llmkit.training.module import Objective
 from llmkit.training.runtime import Processes
 from llmkit.training.session import Session
@@ -48,6 +52,47 @@ def kept(recorded: Mapping[str, Any], train: TrainConfig, session: Session) -> d
     return {**recorded, **{key: wish for key, wish in wishes.items() if wish != "auto"}}
 
 
+def lengthened(
+    recorded: Mapping[str, Any],
+    train: TrainConfig,
+    n_examples: int,
+    batch: int,
+    state: State,
+    clock: Clock,
+) -> dict[str, Any]:
+    """The choices of a run that is given another length when it has come to a state: all that goes
+    by its length is chosen anew, but for the weight decay, which its weights are used to.
+
+    Raises ConfigError where the run has done more than it is given.
+    """
+    most = auto.most_steps(train, n_examples, batch)
+    total, minutes = most, _minutes(train)
+    if minutes is not None:
+        left = max(0.0, 60 * minutes - clock.seconds())
+        total = state.step + int(left / (1.1 * recorded["step_seconds"]))
+        total = total if most is None else min(total, most)
+    assert total is not None
+    if total < state.step:
+        raise ConfigError(
+            f"the run has done {state.step} steps already, and is asked for {total}",
+            where="train.max_steps" if train.max_steps is not None else "train.num_train_epochs",
+            kept="the run and all its checkpoints, untouched",
+            next=f"ask for more than {state.step} steps, or start a shorter run with another "
+            "--output-dir",
+        )
+    seconds = total * recorded["step_seconds"]
+    share = auto.validation_share(recorded["max_eval_samples"], total * batch)
+    if minutes is not None:
+        share = recorded["validation_seconds"] / max(1e-9, seconds)
+    plan = state.plan.revised(state.step, total)
+    return {
+        **recorded,
+        **auto.intervals(train, total, share, seconds),
+        "epochs": total * batch / n_examples,
+        "plan": [[revision.step, revision.total_steps] for revision in plan.revisions],
+    }
+
+
 def measured(
     train: TrainConfig,
     objective: Objective,
@@ -56,13 +101,13 @@ def measured(
     batch: int,
     session: Session,
 ) -> dict[str, Any]:
-    """The micro-batch that fits, whether compiling pays, how many steps the minutes hold, and how
-    often to validate; said in one line."""
-    processes = session.processes
+    """The micro-batch that fits, whether compiling pays, how many steps the run has, and how often
+    and on how much to validate. Without minutes the clock decides only what changes no number."""
+    processes, minutes = session.processes, _minutes(train)
     share = math.ceil(batch / processes.count)
     wish = None if train.micro_batch_size == "auto" else min(train.micro_batch_size, share)
     size, seconds = probe.fit(objective, examples, share, wish, processes)
-    full_rate = _full_rate(objective, examples, processes)  # counted with the usual attention
+    operations = _operations(objective, examples, processes)  # counted with the usual attention
     attention, quickest = probe.attention(objective, examples, size, processes)
     seconds = min(seconds, quickest)
     rounds = math.ceil(share / size)
@@ -70,48 +115,134 @@ def measured(
     steps = _steps(train, most, seconds * rounds, session.clock)
     compiling, reason = train.compile is True, "as asked"
     if train.compile == "auto":
-        compiling, reason = probe.compiling_pays(steps * rounds * seconds, examples)
-        if processes.largest([compiling])[0]:
-            faster, reason = probe.compiled(objective, examples, size, processes)
-            compiling, seconds = faster < seconds, min(faster, seconds)
+        work = steps * rounds * seconds
+        if minutes is None and operations is not None:
+            work = steps * _usual_seconds(operations, examples, batch, processes.device.type)
+        quick, reason = _compiled(objective, examples, size, work, processes)
+        compiling, seconds = quick < (seconds if minutes else math.inf), min(seconds, quick)
     per_step = seconds * rounds
     steps = _steps(train, most, per_step, session.clock)
-    validation_seconds = probe.measuring(objective, validation, size, processes)
-    intervals = auto.intervals(train, steps, steps * per_step, validation_seconds)
-    numbers = {"steps": steps, "compile": int(compiling), **intervals}
-    # Each process has its own stopwatch; all must come to the same.
-    agreed = dict(zip(numbers, processes.largest(list(numbers.values())), strict=True))
-    steps, compiling = int(agreed.pop("steps")), bool(agreed.pop("compile"))
+    whole = probe.measuring(objective, validation, size, processes)
+    held_out = _held_out(train, validation, whole, minutes)
+    validating = whole * held_out / max(1, len(validation or ()))
+    taken = auto.validation_share(held_out, steps * batch)
+    if minutes is not None:
+        taken = validating / max(1e-9, steps * per_step)
+    intervals = auto.intervals(train, steps, taken, steps * per_step)
+    numbers = {"steps": steps, "compile": int(compiling), "max_eval_samples": held_out}
+    agreed = _agreed({**numbers, **intervals}, processes)
+    steps, compiling = agreed.pop("steps"), bool(agreed.pop("compile"))
     epochs = steps * batch / len(examples)
     session.console.say(
-        f"{steps} steps of {batch} sequences ({epochs:.2g} epochs), {size} at once; "
-        f"precision {processes.precision}; compile {str(compiling).lower()} ({reason})"
+        f"{_expected(steps, steps * per_step, minutes)}: {batch} sequences a step, {size} at once, "
+        f"{epochs:.2g} epochs; precision {processes.precision}; "
+        f"compile {str(compiling).lower()} ({reason})"
     )
+    _warn(steps, most, minutes, per_step, held_out, validation, session)
     return {
-        **{key: int(value) for key, value in agreed.items()},
+        **agreed,
         "micro_batch_size": size,
         "precision": processes.precision,
         "compile": compiling,
         "attention": attention,
         "epochs": epochs,
         "plan": [list(revision) for revision in train.plan] or [[0, steps]],
-        "validation_seconds": round(validation_seconds, 3),
+        "step_seconds": round(per_step, 4),
+        "validation_seconds": round(validating, 3),
         "processes": processes.count,
-        "full_rate": full_rate,
+        "full_rate": _full_rate(operations, processes),
         **environment(),
     }
 
 
-def _full_rate(objective: Objective, examples: Examples, processes: Processes) -> float | None:
-    """Predictions per second if all processes did nothing but multiply matrices; None where
-    examples differ in what they ask for."""
+def _compiled(
+    objective: Objective, examples: Examples, size: int, work: float, processes: Processes
+) -> tuple[float, str]:
+    """Seconds of a compiled micro-batch in a run that takes `work` seconds without, and the reason
+    in a few words; infinite where compiling does not pay, or fails."""
+    pays, reason = probe.compiling_pays(work, examples)
+    if not processes.largest([pays])[0]:
+        return math.inf, reason
+    return probe.compiled(objective, examples, size, processes)
+
+
+def _usual_seconds(operations: float, examples: Examples, batch: int, device: str) -> float:
+    """Seconds of a step at the usual speed of a kind of device, whatever this one is doing now."""
+    predictions = examples.count(np.resize(examples.longest_first(), batch))
+    return operations * predictions / probe.USUAL_RATE[device]
+
+
+def _agreed(numbers: Mapping[str, int], processes: Processes) -> dict[str, int]:
+    """The numbers that all processes go by: each has a stopwatch of its own."""
+    largest = processes.largest(list(numbers.values()))
+    return {name: int(value) for name, value in zip(numbers, largest, strict=True)}
+
+
+def _expected(steps: int, seconds: float, minutes: float | None) -> str:
+    """How long the run will be, for people."""
+    if minutes is None:
+        return f"{steps} steps, about {duration(seconds)} on this machine"
+    return f"about {steps} steps fit into {budget.readable(minutes)}"
+
+
+def _warn(
+    steps: int,
+    most: int | None,
+    minutes: float | None,
+    per_step: float,
+    held_out: int,
+    validation: Examples | None,
+    session: Session,
+) -> None:
+    """Says before training what minutes are too few for."""
+    if minutes is None:
+        return
+    if validation and held_out < len(validation):
+        session.console.say(
+            f"validation: {held_out:,} of {len(validation):,} examples, drawn at random; all of "
+            f"them would take more than a tenth of {budget.readable(minutes)}"
+        )
+    if steps < min(budget.FEW_STEPS, most or budget.FEW_STEPS):
+        needed = budget.minutes_needed(session.clock.seconds(), per_step)
+        session.console.warn(budget.too_few(steps, minutes, needed, before=True))
+
+
+def _minutes(train: TrainConfig) -> float | None:
+    """The minutes that limit a run; a recorded plan takes the place of the clock."""
+    return None if train.plan else train.max_minutes
+
+
+def _held_out(
+    train: TrainConfig, validation: Examples | None, seconds: float, minutes: float | None
+) -> int:
+    """How many examples are validated each time: all, unless two validations of so many seconds
+    would take more of the minutes than validation may."""
+    if not validation:
+        return 0
+    if train.max_eval_samples != "auto":
+        return min(train.max_eval_samples, len(validation))
+    allowed = math.inf if minutes is None else budget.VALIDATION_SHARE * 60 * minutes / 2
+    return max(1, int(len(validation) * min(1.0, allowed / max(seconds, 1e-9))))
+
+
+def _operations(objective: Objective, examples: Examples, processes: Processes) -> float | None:
+    """Operations of training for each prediction; None where the lengths of examples differ."""
     if probe.lengths_differ(examples):
         return None
+    return utilization.operations(objective, examples, processes.device)
+
+
+def _full_rate(operations: float | None, processes: Processes) -> float | None:
+    """Predictions per second if all processes did nothing but multiply matrices."""
+    if operations is None:
+        return None
     rate = utilization.matrix_rate(processes.device, processes.precision)
-    return rate * processes.count / utilization.operations(objective, examples, processes.device)
+    return rate * processes.count / operations
 
 
 def _steps(train: TrainConfig, most: int | None, per_step: float, clock: Clock) -> int:
+    if train.plan:
+        return train.plan[-1][1]
     if train.max_minutes is None:
         assert most is not None
         return most

@@ -83,15 +83,16 @@ def train(work: Work, state: State, record: Record, stop: StopSignal, look: Look
         work.task, work.examples, work.rows_of_step, settings.micro_batch_size, work.processes
     ) as input_of:
         while True:
-            state, signal_number = _agree(work, state, record, stop)
-            due = _due(state, settings.eval_steps, state.finished, state.evaluated_step)
+            state, signal_number, due = _agree(work, state, record, stop)
             if not signal_number and due:
                 state, signal_number = _validate(work, state, record, stop)
                 if not signal_number and work.processes.is_main:
                     record.looked(state, look())
+                if not signal_number:  # with what the validation took, the run may end here
+                    state, signal_number, _ = _agree(work, state, record, stop)
             trouble = _trouble(state, settings)
             must = state.finished or bool(signal_number or trouble) or _is_new_best(state, settings)
-            if _due(state, settings.save_steps, must, 0):
+            if state.step > 0 and (must or state.step % settings.save_steps == 0):
                 record.save(state, must=must)
             if signal_number:
                 raise stopped_by(signal_number, kept=record.kept())
@@ -259,14 +260,17 @@ def measure(
     return work.validation_task.figures(sums, examples.count(rows))
 
 
-def _agree(work: Work, state: State, record: Record, stop: StopSignal) -> tuple[State, int]:
-    """The signal that any process received, and the plan as the main process's clock sees it."""
-    proposal = record.proposed_steps(state) if work.processes.is_main else 0
-    signal_number, total_steps = work.processes.largest([stop.received, proposal])
+def _agree(work: Work, state: State, record: Record, stop: StopSignal) -> tuple[State, int, bool]:
+    """The plan as the main process's clock sees it, the signal that any process received, and
+    whether to validate now."""
+    main = work.processes.is_main
+    proposal = record.proposed_steps(state) if main else 0
+    allowed = main and record.allows_validation()
+    signal_number, total_steps, allows = work.processes.largest([stop.received, proposal, allowed])
     if total_steps and int(total_steps) != state.plan.total_steps:
         state = replace(state, plan=state.plan.revised(state.step, int(total_steps)))
         state = record.replanned(state)
-    return state, int(signal_number)
+    return state, int(signal_number), record.validation_is_due(state, bool(allows))
 
 
 def _validate(work: Work, state: State, record: Record, stop: StopSignal) -> tuple[State, int]:
@@ -282,8 +286,3 @@ def _validate(work: Work, state: State, record: Record, stop: StopSignal) -> tup
 def _is_new_best(state: State, settings: Settings) -> bool:
     """Whether this step is what the run may be remembered for."""
     return settings.load_best_model_at_end and state.best_step == state.step > 0
-
-
-def _due(state: State, every: int, at_the_end: bool, done: int) -> bool:
-    """Whether something periodic is due at this step and not done at it yet."""
-    return state.step > done and (at_the_end or state.step % every == 0)

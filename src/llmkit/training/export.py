@@ -105,6 +105,14 @@ def check_unfinished(run: Path) -> None:
         )
 
 
+def is_written(run: Path, step: int) -> bool:
+    """Whether `final/` holds the model of this step, undamaged."""
+    try:
+        return bool(durable.verify(run / FINAL)["step"] == step)
+    except (durable.DamagedError, LookupError):
+        return False
+
+
 def _step_of(final: Path) -> int | None:
     try:
         return int(durable.read_manifest(final)["step"])

@@ -18,8 +18,11 @@ FREE = {
     "train.max_nonfinite_steps", "train.loss_spike", "train.plan",
     "train.ddp_timeout",
 }  # fmt: skip
-"""Keys that may change when a run goes on; so may what is done with its model (`generation.*`,
-`evaluation.*`, `predict.*`), and files, whose content counts."""
+"""Keys that may change when a run is resumed: they change none of its numbers. So may what is done
+with its model (`generation.*`, `evaluation.*`, `predict.*`), and files, whose content counts."""
+
+LENGTH = ("train.max_steps", "train.num_train_epochs", "train.max_minutes")
+"""Keys that may change too: the run gets another length, and is planned anew from where it is."""
 
 
 def keys(config: Config) -> dict[str, Any]:
@@ -37,17 +40,18 @@ def keys(config: Config) -> dict[str, Any]:
 
 
 def check(
-    recorded: Mapping[str, Any], config: Config, content: Mapping[str, str], where: str
+    recorded: Mapping[str, Any], config: Config, content: Mapping[str, str], where: str, model: Path
 ) -> None:
-    """Raises ConfigError with every difference between a checkpoint's run and this one.
+    """Raises ConfigError with every difference between a checkpoint's run, whose finished `model`
+    is named, and this one; its length may differ.
 
-    `recorded` holds `requested` and `resolved` keys: `auto` may be written as what it came to.
+    `recorded` holds `requested` and `resolved` keys.
     """
-    requested, resolved, now = recorded["requested"], recorded["resolved"], keys(config)
+    requested, now = recorded["requested"], keys(config)
     faults = [
         f"{key} was {requested.get(key)!r}, is now {now.get(key)!r}"
-        for key in sorted({*requested, *now})
-        if now.get(key) not in (requested.get(key), resolved.get(key))
+        for key in sorted({*requested, *now} - {*LENGTH})
+        if _changed(key, recorded, now)
     ]
     faults += [
         f"the {what} is not the same any more"
@@ -56,12 +60,29 @@ def check(
     ]
     if faults:
         raise ConfigError(
-            "the run cannot go on with another config or other data:"
+            "the run cannot be resumed with another config or other data:"
             + "".join(f"\n       {f}" for f in faults),
             where=where,
             kept="the run and all its checkpoints, untouched",
-            next="put the old values back, or choose another output_dir for a new run",
+            next="put the old values back; or start a new run with another --output-dir, from this "
+            f"run's model if you like: --model {model} --output-dir {model.parent}-2",
         )
+
+
+def changed_length(recorded: Mapping[str, Any], config: Config) -> dict[str, list[Any]]:
+    """The keys that make a run longer or shorter than a checkpoint's, with old and new value."""
+    now = keys(config)
+    return {
+        key: [recorded["requested"].get(key), now.get(key)]
+        for key in LENGTH
+        if _changed(key, recorded, now)
+    }
+
+
+def _changed(key: str, recorded: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether a key has another value; `auto` may be written as what it was resolved to."""
+    value = now.get(key)
+    return value not in (recorded["requested"].get(key), recorded["resolved"].get(key))
 
 
 def default_directory(command: str, config: Config) -> Path:

@@ -1,19 +1,21 @@
-"""Which model, vocabulary and batch make the most of a text in the time given on this machine.
+"""Which model, vocabulary and batch suit a text, or make the most of it in the minutes given.
 
-The tiers are measured up to five minutes on two CPU cores and extrapolated by compute from there:
-`.github/decisions/0006-auto-settings.md` has the figures.
+The text alone decides, so that every machine and any number of processes train the same model. Only
+where minutes are given does the speed of the machine count. The tiers are measured up to five
+minutes on two CPU cores and extrapolated from there: `.github/decisions/0006-auto-settings.md`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llmkit.config.schema import Config
 from llmkit.errors import ConfigError
 from llmkit.models import build, load
 from llmkit.models.build import Purpose
+from llmkit.training import auto
 
 USABLE_SHARE = 0.4
 """Share of a machine's matrix rate that small models reach in training."""
@@ -21,8 +23,8 @@ USABLE_SHARE = 0.4
 USUAL_BLOCK = 512
 """Tokens of a block for a model that exists, where its positions allow."""
 
-USUAL_SECONDS = 300.0
-"""Time that a run without a limit in minutes is laid out for."""
+LEAST_STEPS = 128
+"""Steps that one pass over a small text has: fewer and larger ones learn less of it."""
 
 PARAMETERS_PER_TOKEN = 12
 """Most weights in the layers for each token of the text: more only learn it by heart."""
@@ -48,42 +50,67 @@ class Recipe:
         return 12 * self.num_hidden_layers * self.hidden_size**2
 
 
+@dataclass(frozen=True)
+class Tier:
+    """Where a recipe is the best."""
+
+    operations: float
+    """The most floating-point operations of a run by minutes."""
+    n_bytes: float
+    """The most text of a run without minutes: one pass takes minutes to hours on its usual device,
+    two CPU cores up to some hundred megabytes, one GPU above."""
+    recipe: Recipe
+
+
 TIERS = (
-    (2.3e13, Recipe(128, 2, 64, 768, 2048, "llama")),
-    (5e13, Recipe(192, 2, 128, 1024, 4096)),
-    (4e14, Recipe(256, 4, 256, 2048, 4096)),
-    (3e15, Recipe(384, 6, 256, 4096, 8192)),
-    (2e16, Recipe(512, 8, 512, 16384, 16384)),
-    (2e17, Recipe(768, 12, 1024, 65536, 32768)),
-    (2e18, Recipe(1024, 16, 1024, 131072, 32768)),
-    (float("inf"), Recipe(1536, 24, 1024, 262144, 32768)),
+    Tier(2.3e13, 1e6, Recipe(128, 2, 64, 768, 2048, "llama")),
+    Tier(5e13, 5e6, Recipe(192, 2, 128, 1024, 4096)),
+    Tier(4e14, 2e8, Recipe(256, 4, 256, 2048, 4096)),
+    Tier(3e15, 1e9, Recipe(384, 6, 256, 4096, 8192)),
+    Tier(2e16, 5e9, Recipe(512, 8, 512, 16384, 16384)),
+    Tier(2e17, 2e10, Recipe(768, 12, 1024, 65536, 32768)),
+    Tier(2e18, 1e11, Recipe(1024, 16, 1024, 131072, 32768)),
+    Tier(float("inf"), float("inf"), Recipe(1536, 24, 1024, 262144, 32768)),
 )
-"""Floating-point operations up to which each is best."""
 
 
-def choose(n_bytes: int, minutes: float | None, rate: float) -> tuple[Recipe, str]:
-    """The recipe for a text of so many bytes, and the reason in a line.
+def for_text(n_bytes: int) -> Recipe:
+    """The recipe for one pass over so much text, whatever the machine."""
+    recipe = next(tier.recipe for tier in TIERS if n_bytes <= tier.n_bytes)
+    most = max(recipe.block_size, int(n_bytes / BYTES_PER_TOKEN / LEAST_STEPS))
+    return replace(recipe, tokens_per_step=min(recipe.tokens_per_step, most))
+
+
+def for_minutes(n_bytes: int, minutes: float, rate: float) -> Recipe:
+    """The recipe that learns most in so many minutes.
 
     `rate` is the machine's matrix rate in operations per second, over all processes. A small text
     takes a small model, however long the time.
     """
-    seconds = USUAL_SECONDS if minutes is None else 60 * minutes
-    compute = seconds * rate * USABLE_SHARE
-    fitting = next(number for number, (most, _) in enumerate(TIERS) if compute <= most)
+    operations = 60 * minutes * rate * USABLE_SHARE
     limit = PARAMETERS_PER_TOKEN * n_bytes / BYTES_PER_TOKEN
-    number = fitting
-    while number > 0 and TIERS[number][1].layer_parameters > limit:
+    number = next(n for n, tier in enumerate(TIERS) if operations <= tier.operations)
+    while number > 0 and TIERS[number].recipe.layer_parameters > limit:
         number -= 1
-    recipe = TIERS[number][1]
-    because = (
-        f"{seconds:.0f} s at {rate / 1e9:,.0f} GFLOP/s"
-        if number == fitting
-        else f"{n_bytes:,} bytes of text"
-    )
-    return recipe, (
-        f"{recipe.num_hidden_layers} layers {recipe.hidden_size} wide, blocks of "
-        f"{recipe.block_size}, {recipe.tokens_per_step:,} tokens a step: for {because}"
-    )
+    return TIERS[number].recipe
+
+
+def explained(requested: Config, settled: Config, because: str) -> str:
+    """What was chosen for a new or a given model, key by key, and why; empty where nothing was."""
+    chosen = {}
+    for name in ("hidden_size", "num_hidden_layers"):
+        if name in settled.model.config and name not in requested.model.config:
+            chosen[f"model.config.{name}"] = settled.model.config[name]
+    keys = [("model", "architecture"), ("data", "block_size"), ("train", "global_batch_size")]
+    if requested.tokenizer.name_or_path is None and requested.model.name_or_path is None:
+        keys.append(("tokenizer", "vocab_size"))
+    for section, key in keys:
+        before, after = (getattr(getattr(each, section), key) for each in (requested, settled))
+        if before != after:
+            chosen[f"{section}.{key}"] = after
+    if not chosen:
+        return ""
+    return f"auto: {', '.join(f'{key}={value}' for key, value in chosen.items())} ({because})"
 
 
 def settle_new(
@@ -114,8 +141,10 @@ def settle_new(
     )
 
 
-def settle_existing(config: Config, purpose: Purpose = build.LANGUAGE_MODEL) -> Config:
-    """The config of a model that exists with its block size spelled out.
+def settle_existing(
+    config: Config, n_bytes: int, device: str, purpose: Purpose = build.LANGUAGE_MODEL
+) -> Config:
+    """The config of a pretrained model with its block and batch spelled out, for so much text.
 
     Raises ConfigError for a shape asked of it, and for a block longer than its positions.
     """
@@ -138,7 +167,10 @@ def settle_existing(config: Config, purpose: Purpose = build.LANGUAGE_MODEL) -> 
             where="data.block_size",
             next=f"write data.block_size={positions} or less",
         )
-    return _with(config, {"data": {"block_size": block}})
+    tokens = round(n_bytes / BYTES_PER_TOKEN)
+    hidden = int(shape.get_text_config().hidden_size)
+    batch = auto.global_batch_size(config.train, -(-tokens // block), block, hidden, device)
+    return _with(config, {"data": {"block_size": block}, "train": {"global_batch_size": batch}})
 
 
 def settle_again(config: Config, settled: Mapping[str, Any]) -> Config:

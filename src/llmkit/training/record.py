@@ -16,7 +16,7 @@ from llmkit.errors import WriteError
 from llmkit.reporting.metrics import JsonLines
 from llmkit.reporting.progress import TrainingDisplay, memory_used
 from llmkit.training import checkpoint
-from llmkit.training.budget import Budget, Clock
+from llmkit.training.budget import NEAR, Budget, Clock, readable
 from llmkit.training.checkpoint import State
 from llmkit.training.runtime import Processes
 from llmkit.training.settings import Settings
@@ -54,6 +54,8 @@ class Record:
     """Where figures go besides the run directory: accelerate's trackers."""
     progress: Callable[[int], Mapping[str, float]] | None = None
     """What else is told of the data that a step has reached, such as the epochs of each domain."""
+    said_steps: int = 0
+    """The length of the run as it was last said."""
     saved: Path | None = None
     failed_saves: int = 0
     looked_at: tuple[float, int] = (0.0, 0)
@@ -66,6 +68,7 @@ class Record:
     def begin(self, state: State) -> None:
         """Goes back to the lines that belong to the steps done."""
         self.looked_at = (time.monotonic(), state.predictions)
+        self.said_steps = state.plan.total_steps
         if self.processes.is_main:
             if (lost := state.metrics_size - self.metrics.size) > 0:
                 self.display.console.warn(
@@ -84,10 +87,37 @@ class Record:
 
     def proposed_steps(self, state: State) -> int:
         """The length of the run that the clock suggests now, or 0."""
-        return self.budget.steps(state.step, state.plan, self.most_steps) if self.budget else 0
+        if self.budget is None:
+            return 0
+        proposed = self.budget.steps(state.step, state.plan, self.most_steps)
+        if state.evaluated_step == state.step > 0 and proposed - state.step <= NEAR * proposed:
+            return state.step if proposed else 0  # it would be validated again at once
+        return proposed
+
+    def allows_validation(self) -> bool:
+        """Whether a validation now leaves the minutes to the training."""
+        return self.budget is None or self.budget.allows_validation()
+
+    def validation_is_due(self, state: State, allowed: bool) -> bool:
+        """Whether to validate at this step: at the end, and at every `eval_steps` where that is
+        `allowed` and the end is not near."""
+        step, total, every = state.step, state.plan.total_steps, self.settings.eval_steps
+        if step <= state.evaluated_step:
+            return False
+        if state.finished:
+            again = self.budget is not None and step - state.evaluated_step <= NEAR * total
+            return not (again and state.evaluated_step > 0)
+        near = total - step < every and total - step <= NEAR * total
+        return step % every == 0 and not near and (allowed or step == 0)
 
     def replanned(self, state: State) -> State:
-        """Notes a new length of the run."""
+        """Notes a new length of the run, and says it where it is clearly another."""
+        total, budget = state.plan.total_steps, self.budget
+        if budget and abs(total - self.said_steps) > 0.1 * self.said_steps and not state.finished:
+            self.display.console.say(
+                f"about {total} steps fit into {readable(budget.seconds / 60)}"
+            )
+            self.said_steps = total
         return self._note(state, {"total_steps": state.plan.total_steps})
 
     def refused(self, state: State) -> State:
@@ -227,7 +257,7 @@ class Record:
         speed = (state.predictions - before) / max(1e-9, now - then)
         self.looked_at = (now, state.predictions)
         mfu = speed / self.full_rate if self.full_rate else None
-        shown = f"{speed:,.0f} {self.unit}/s" + (f"  mfu {mfu:.0%}" if mfu else "")
+        shown = [f"{speed:,.0f} {self.unit}/s", *([f"mfu {mfu:.0%}"] if mfu else [])]
         self.display.log(state.step, state.plan.total_steps, dict(figures), shown)
         if self.processes.is_main:
             self.timing.append(

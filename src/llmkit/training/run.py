@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from llmkit import durable, extras
 from llmkit.config import render
 from llmkit.config.schema import Config, TrainConfig
-from llmkit.data import fingerprints
+from llmkit.data import fingerprints, subset
 from llmkit.data.fingerprints import Fingerprints
 from llmkit.models import experts
 from llmkit.reporting import metrics, plots
@@ -37,7 +37,7 @@ from llmkit.training import (
     runtime,
 )
 from llmkit.training import directory as run_directory
-from llmkit.training.budget import Budget, Clock
+from llmkit.training.budget import FEW_STEPS, Budget, Clock, minutes_needed, too_few
 from llmkit.training.checkpoint import Checkpoint, State
 from llmkit.training.optimizer import NamedOptimizer
 from llmkit.training.record import Record
@@ -69,7 +69,8 @@ class Job:
     rows_of_step: Callable[..., Any]
     """(step, global_batch_size=, limit=) -> rows of the examples."""
     validation: Examples | None
-    validation_task: Task
+    task_of_validation: Callable[[Any], Task]
+    """Makes the task that measures these validation examples, or some of them."""
     resumed: Checkpoint | None
     seen: Callable[[], Fingerprints]
     """Gives the fingerprints of what is trained on."""
@@ -86,6 +87,7 @@ def start(config: Config, command: str) -> Processes:
     """This process among those of the run; raises ConfigError for a tracker that is not there."""
     for name in config.report_to:
         extras.require(name, name, f"report_to={name}", "report_to")
+    auto.check_plan(config.train)
     directory = run_directory.locate(config, command)
     train = config.train
     return runtime.start(train.precision, config.report_to, directory, train.ddp_timeout)
@@ -100,39 +102,44 @@ def carry_out(job: Job, session: Session, look: Callable[[], Mapping[str, Any]])
             "transformers has none for it"
         )
     work, chosen = _work(job, session)
-    state = _state(job, work, chosen)
-    resolved = _resolved(job.config, work.settings, chosen)
+    state, changed = _state(job, work, chosen, session)
+    resolved = _resolved(job, work, chosen)
     if session.processes.is_main:
         checkpoint.warn_of_space(
             job.directory / "checkpoints", work.model.num_parameters(), session.console.warn
         )
-        _write_down(job, resolved)
+        _write_down(job, resolved, state.plan, chosen)
         if not (job.directory / fingerprints.FILE).exists():
             earlier = fingerprints.read(job.config.model.name_or_path or "")
             fingerprints.write(job.directory, job.seen().joined(earlier))
     session.processes.start_trackers(identity.dotted(resolved.model_dump(mode="json")))
-    with training_display(session.console, state.step) as display:
+    with training_display(session.console, state.step, state.plan.total_steps) as display:
         record = _record(job, work, chosen, resolved, display, session.clock, state)
-        began, before = time.monotonic(), state.predictions
+        if changed:
+            record.replanned(state)
+        began, before = time.monotonic(), state
         with alone.named(work.processes, work.settings.micro_batch_size):
             state = engine.train(work, state, record, session.stop, look)
         seconds = time.monotonic() - began
     if session.processes.is_main:
-        plan = tuple((r.step, r.total_steps) for r in state.plan.revisions)
-        planned = resolved.train.model_copy(update={"plan": plan})
-        _write_down(job, resolved.model_copy(update={"train": planned}))
+        _write_down(job, _pinned(resolved, state.plan), state.plan, chosen)
         _export(job, work, state)
         if note := export.loading_note(work.model):
             session.console.say(note)
     session.processes.wait()
+    if job.resumed is not None and before.finished:
+        model = job.directory / export.FINAL
+        session.console.say(f"the run is complete: {state.step} steps; its model is {model}")
+    _warn_of_few_steps(job, state, before.step, seconds, session)
     figures = metrics.last(job.directory / "metrics.jsonl", _final_step(work.settings, state))
+    speed = (state.predictions - before.predictions) / max(1e-9, seconds)
     return {
         "command": job.command,
         "run_dir": str(job.directory),
         "model_dir": str(job.directory / export.FINAL),
         "step": state.step,
         "seconds": round(session.clock.seconds(), 3),
-        f"{job.unit}_per_second": round((state.predictions - before) / max(1e-9, seconds), 1),
+        **({f"{job.unit}_per_second": round(speed, 1)} if state.step > before.step else {}),
         "train_loss": figures.get("train_loss"),
         "validation": {
             name.removeprefix("validation_"): value
@@ -166,8 +173,10 @@ def resume_point(
     if step >= 0 and found is None:
         found = checkpoint.named(checkpoint.directory_of(root, step))
     if found is not None:
-        identity.check(found.identity, config, content, where=str(found.directory))
-        console.say(f"going on from step {found.state.step} ({found.directory})")
+        where, model = str(found.directory), directory / export.FINAL
+        identity.check(found.identity, config, content, where, model)
+        if not found.state.finished:
+            console.say(f"resuming from step {found.state.step} ({found.directory})")
     return found
 
 
@@ -182,22 +191,13 @@ def _work(job: Job, session: Session) -> tuple[engine.Work, dict[str, Any]]:
     batch = auto.global_batch_size(
         train, len(job.examples), job.tokens_per_example, hidden, processes.device.type
     )
-    if job.resumed is not None:
-        chosen = choices.kept(job.resumed.identity["choices"], train, session)
-        if chosen["attention"] != model.config._attn_implementation:
-            model.set_attn_implementation(chosen["attention"])
-    else:
-        chosen = choices.measured(train, objective, job.examples, job.validation, batch, session)
-        if chosen["plan"][0][1] == train.max_steps != job.requested.train.max_steps:
-            session.console.say(
-                "auto: the steps end before the minutes do: "
-                "a text that is read more often is learned by heart"
-            )
+    chosen = _choices(job, objective, batch, session)
     settings = auto.settings(train, job.config.seed, batch, hidden, job.from_scratch, chosen)
     decayed = train.model_copy(update={"weight_decay": settings.weight_decay})
     if chosen["compile"]:
         objective.compile_layers(dynamic=probe.lengths_differ(job.examples))
     limit = auto.examples_to_see(train, len(job.examples))
+    validation = job.validation and subset.drawn(job.validation, chosen["max_eval_samples"])
     work = engine.Work(
         task=job.task,
         model=model,
@@ -206,12 +206,39 @@ def _work(job: Job, session: Session) -> tuple[engine.Work, dict[str, Any]]:
         optimizer=NamedOptimizer(model, auto.optimizer(train, job.from_scratch), decayed),
         examples=job.examples,
         rows_of_step=partial(job.rows_of_step, global_batch_size=batch, limit=limit),
-        validation=job.validation,
-        validation_task=job.validation_task,
+        validation=validation,
+        validation_task=job.task_of_validation(validation),
         settings=settings,
         processes=processes,
     )
     return work, chosen
+
+
+def _choices(job: Job, objective: module.Objective, batch: int, session: Session) -> dict[str, Any]:
+    """What the run goes by besides its config: chosen when it begins, kept when it is resumed, and
+    planned anew where it is given another length."""
+    train, model = job.config.train, job.model
+    if job.resumed is None:
+        auto.check_plan(train, auto.most_steps(train, len(job.examples), batch))
+        chosen = choices.measured(train, objective, job.examples, job.validation, batch, session)
+        if chosen["plan"][0][1] == train.max_steps != job.requested.train.max_steps:
+            session.console.say(
+                "auto: the steps end before the minutes do: "
+                "a text that is read more often is learned by heart"
+            )
+        decay = auto.weight_decay(train, chosen["epochs"], job.from_scratch)
+        return {**chosen, "weight_decay": decay}
+    chosen = choices.kept(job.resumed.identity["choices"], train, session)
+    if chosen["attention"] != model.config._attn_implementation:
+        model.set_attn_implementation(chosen["attention"])
+    changed = identity.changed_length(job.resumed.identity, job.requested)
+    if not changed:
+        return chosen
+    chosen = choices.lengthened(
+        chosen, train, len(job.examples), batch, job.resumed.state, session.clock
+    )
+    note = {"step": job.resumed.state.step, "changed": changed}
+    return {**chosen, "lengthened": [*chosen.get("lengthened", []), note]}
 
 
 def _record(
@@ -253,6 +280,8 @@ def _record(
 def _export(job: Job, work: engine.Work, state: State) -> None:
     """Writes `final/`, from the last step or from the best, and draws the curve."""
     step = _final_step(work.settings, state)
+    if export.is_written(job.directory, step):
+        return
     if step != state.step:
         export.take(work.model, job.directory, step)
     export.write_final(work.model, job.tokenizer, job.directory, step, job.examples)
@@ -267,12 +296,25 @@ def _final_step(settings: Settings, state: State) -> int:
     return state.step if best is None else best
 
 
-def _state(job: Job, work: engine.Work, chosen: Mapping[str, Any]) -> State:
+def _state(
+    job: Job, work: engine.Work, chosen: Mapping[str, Any], session: Session
+) -> tuple[State, bool]:
+    """Where the run begins, and whether it was given another length."""
     if job.resumed is None:
         plan = Plan(tuple(Revision(*revision) for revision in chosen["plan"]))
-        return State(0, plan, seconds=0.0, evaluated_step=-1 if job.measured_first else 0)
+        return State(0, plan, seconds=0.0, evaluated_step=-1 if job.measured_first else 0), False
     work.optimizer.load_state(job.resumed.optimizer_tensors())
-    return job.resumed.state
+    state = job.resumed.state
+    changed = identity.changed_length(job.resumed.identity, job.requested)
+    if not changed:
+        return state, False
+    plan = Plan(tuple(Revision(*revision) for revision in chosen["plan"]))
+    told = ", ".join(f"{key} was {old}, is now {new}" for key, (old, new) in changed.items())
+    session.console.say(
+        f"planned anew from step {state.step}: {plan.total_steps} steps in all, "
+        f"{state.plan.total_steps} before ({told})"
+    )
+    return replace(state, plan=plan), True
 
 
 def _budget(
@@ -281,28 +323,55 @@ def _budget(
     if train.max_minutes is None or train.plan:
         return None
     seconds = 60 * train.max_minutes
-    budget = Budget(clock, seconds, state.step, reserve=0.02 * seconds + 2)
-    budget.validated(chosen["validation_seconds"])
-    return budget
+    reserve = 0.02 * seconds + 2
+    return Budget(clock, seconds, state.step, reserve, chosen["validation_seconds"])
 
 
-def _resolved(config: Config, settings: Settings, chosen: Mapping[str, Any]) -> Config:
-    """The config with what every `auto` of training came to."""
+def _warn_of_few_steps(
+    job: Job, state: State, first: int, seconds: float, session: Session
+) -> None:
+    """Warns after a run whose minutes held few steps."""
+    train, done = job.config.train, state.step - first
+    limited = train.max_minutes is not None and not train.plan
+    if limited and done and state.step < min(FEW_STEPS, train.max_steps or FEW_STEPS):
+        assert train.max_minutes is not None
+        needed = minutes_needed(session.clock.seconds() - seconds, seconds / done)
+        session.console.warn(too_few(state.step, train.max_minutes, needed, before=False))
+
+
+def _resolved(job: Job, work: engine.Work, chosen: Mapping[str, Any]) -> Config:
+    """The config with every `auto` of training resolved."""
     names = {"warmup": "warmup_steps"}
     values = {
-        names.get(key, key): value for key, value in asdict(settings).items() if key != "seed"
+        names.get(key, key): value for key, value in asdict(work.settings).items() if key != "seed"
     }
     values |= {key: chosen[key] for key in ("precision", "compile")}
-    return config.model_copy(update={"train": config.train.model_copy(update=values)})
+    values["optimizer"] = auto.optimizer(job.config.train, job.from_scratch)
+    if work.validation is not None:
+        values["max_eval_samples"] = len(work.validation)
+    return job.config.model_copy(update={"train": job.config.train.model_copy(update=values)})
 
 
-def _write_down(job: Job, resolved: Config) -> None:
+def _pinned(resolved: Config, plan: Plan) -> Config:
+    """The config that repeats a finished run: its recorded plan takes the place of the clock."""
+    train = resolved.train
+    values: dict[str, Any] = {"plan": tuple((r.step, r.total_steps) for r in plan.revisions)}
+    if train.max_minutes is not None:
+        values |= {"max_minutes": None, "max_steps": plan.total_steps}
+    return resolved.model_copy(update={"train": train.model_copy(update=values)})
+
+
+def _write_down(job: Job, resolved: Config, plan: Plan, chosen: Mapping[str, Any]) -> None:
+    """Writes `run.json`, and `config.yaml`, which repeats the run in a directory of its own."""
     record = {
         "command": job.command,
         "arguments": sys.argv[1:],
         "content": dict(job.content),
-        "settled": recipe.settled(job.config) if job.from_scratch else None,
+        "settled": recipe.settled(job.config),
+        "plan": [[r.step, r.total_steps] for r in plan.revisions],
+        "lengthened": chosen.get("lengthened", []),
         "environment": choices.environment(),
     }
+    elsewhere = resolved.model_copy(update={"output_dir": None, "resume": "auto"})
     durable.replace_text(job.directory / "run.json", json.dumps(record, indent=1) + "\n")
-    durable.replace_text(job.directory / "config.yaml", render.as_yaml(resolved))
+    durable.replace_text(job.directory / "config.yaml", render.as_yaml(elsewhere))

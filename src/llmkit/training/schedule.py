@@ -23,8 +23,9 @@ class Revision:
 
 @dataclass(frozen=True)
 class Plan:
-    """How long the run is. One limited by steps has one revision; one limited by minutes may
-    have several, and the same list of revisions gives the same learning rates again."""
+    """How long the run is. One limited by steps has one revision; one that is limited by minutes or
+    lengthened may have several, and the same list of revisions gives the same learning rates again.
+    """
 
     revisions: tuple[Revision, ...]
 
@@ -34,14 +35,18 @@ class Plan:
         return self.revisions[-1].total_steps
 
     def revised(self, step: int, total_steps: int) -> Plan:
-        """The plan with another length from `step` on; progress stays continuous."""
+        """The plan with another length from `step` on. Progress stays continuous, but for a run
+        that was finished: it stands where one of the new length would stand."""
         return Plan((*self.revisions, Revision(step, max(step, total_steps))))
 
     def progress(self, step: int) -> float:
         """Share of the run that lies before `step`, from 0 to 1."""
-        done, before = 0.0, 0
+        done, before, planned = 0.0, 0, 1
         for revision, following in zip(self.revisions, [*self.revisions[1:], None], strict=True):
             until = step if following is None else min(step, following.step)
+            if before >= planned:
+                done = min(1.0, before / max(1, revision.total_steps))
+            planned = revision.total_steps
             left = revision.total_steps - before
             if until > before:
                 done += (1 - done) * min(1.0, (until - before) / max(1, left))
