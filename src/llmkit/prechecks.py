@@ -73,7 +73,7 @@ def _check_input(command: str, config: Config) -> None:
     match command:
         case "pretrain" | "finetune" if not (data.train_files or data.mixture):
             key = "data.train_files"
-        case "evaluate" if not (data.test_files or config.evaluation.tasks):
+        case "evaluate" if not (data.test_files or data.mixture or config.evaluation.tasks):
             key = "data.test_files"
         case "predict" if not data.test_files and sys.stdin.isatty():
             key = "data.test_files"

@@ -39,6 +39,14 @@ print("ready", file=sys.stderr, flush=True)
 """
 
 
+@pytest.fixture(autouse=True)
+def _ctrl_c_is_heard() -> Iterator[None]:
+    """A shell lets what it starts in the background ignore Ctrl-C, and children inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @contextmanager
 def started(script: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
     """A process that is busy when this returns; it is killed at the end."""

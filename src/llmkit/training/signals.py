@@ -27,7 +27,7 @@ class StopSignal:
         """The signal handler: no lock, no output, no collective."""
         if self.heard.is_second(number):
             os._exit(130)
-        self.received = interrupts.state.received = number
+        self.received = number
 
     def check(self) -> None:
         """Raises Stopped or Interrupted when a signal has come; not while weights are at stake."""
