@@ -39,6 +39,11 @@ _torch_dropout = functional.dropout
 _torch_attention = functional.scaled_dot_product_attention
 
 
+BATCH_DEPENDENT = ("xlnet", "funnel", "big_bird")
+"""Model types whose masks still depend on the batch: the first two do not put it first, and the
+last draws its attention with numpy."""
+
+
 class _Rows:
     """The rows that are being computed."""
 

@@ -19,7 +19,7 @@ from llmkit.config import render
 from llmkit.config.schema import Config, TrainConfig
 from llmkit.data import fingerprints, subset
 from llmkit.data.fingerprints import Fingerprints
-from llmkit.models import experts
+from llmkit.models import dropout, experts
 from llmkit.reporting import metrics, plots
 from llmkit.reporting.console import Console
 from llmkit.reporting.progress import TrainingDisplay, training_display
@@ -186,6 +186,11 @@ def _work(job: Job, session: Session) -> tuple[engine.Work, dict[str, Any]]:
     if train.gradient_checkpointing:
         # Its old name warns where the new one is there.
         getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
+    if model.config.model_type in dropout.BATCH_DEPENDENT:
+        session.console.warn(
+            f"what {model.config.model_type} drops depends on the micro-batch size and the number "
+            "of processes: keep both for the same numbers, or set its dropout to 0"
+        )
     objective = module.quick(job.task, model, processes.device)
     hidden = int(model.config.hidden_size)
     batch = auto.global_batch_size(
