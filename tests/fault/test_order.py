@@ -138,11 +138,10 @@ def test_new_directories_are_flushed_into_those_above(recorded: tuple[Path, list
 def test_a_reused_name_is_replaced_only_when_the_new_directory_is_whole(
     trials: Server, jobs: dict[str, Job], tmp_path: Path
 ) -> None:
-    """A finished run, run again, exports its model once more."""
+    """A finished run that is lengthened exports its model once more."""
     run, log = tmp_path / "run", tmp_path / "log"
-    command = jobs["pretrain"].at(run, "train.max_steps=1")
-    assert trials.run(*command).code == 0
-    trial = trials.start(*command, halted=True)
+    assert trials.run(*jobs["pretrain"].at(run, "train.max_steps=1")).code == 0
+    trial = trials.start(*jobs["pretrain"].at(run, "train.max_steps=2"), halted=True)
     with traced(trial, "-y", "-s", "0", "-e", f"trace={','.join(CALLS)}", "-o", str(log)):
         assert trial.end().code == 0
     made, final = list(calls(log.read_text())), str(run / "final")
