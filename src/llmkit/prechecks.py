@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from llmkit import extras
-from llmkit.config import load
+from llmkit import extras, paths
+from llmkit.config import keys, load, objectives
+from llmkit.config.faults import Faults
 from llmkit.config.schema import Config
 from llmkit.errors import ConfigError, DataError, InputNotFound, Unsafe, UsageError
 from llmkit.help import FIRST
@@ -37,14 +38,21 @@ def check_code(config: Config, allowed: bool) -> None:
         )
 
 
-def check(command: str, config: Config, console: Console) -> None:
-    """Raises what the command would raise later for input, model, package or output."""
-    _check_text(config)
-    _check_input(command, config)
-    _check_model(command, config)
-    _check_files(command, config, console)
-    _check_extras(command, config)
-    _check_output(command, config)
+def check(command: str, config: Config, console: Console, faults: Faults) -> None:
+    """Adds to the faults of the config what the command would raise later for input, model,
+    package or output, and raises them all at once."""
+    _check_model(command, config, faults)
+    _check_files(command, config, console, faults)
+    _check_named(command, config, faults)
+    _check_extras(command, config, faults)
+    with faults.collected("output_dir"):
+        _check_output(command, config)
+    if not faults:
+        _check_text(config)
+        _check_input(command, config)
+        _check_need_of_model(command, config)
+    _check_settings(command, config, faults)
+    faults.check()
 
 
 def _check_text(config: Config) -> None:
@@ -86,14 +94,10 @@ def _check_input(command: str, config: Config) -> None:
 
 
 def _check_prompts(config: Config) -> None:
-    from llmkit.data import sources
-    from llmkit.generation import requests
-
-    requests.check(config)
     settings = config.generation
-    if settings.prompts_file is not None and not settings.prompts:
-        sources.find([settings.prompts_file], "generation.prompts_file")
-    elif not settings.prompts and (sys.stdin.isatty() or _is_empty(sys.stdin)):
+    if not (settings.prompts or settings.prompts_file) and (
+        sys.stdin.isatty() or _is_empty(sys.stdin)
+    ):
         raise UsageError(
             "there is no prompt",
             next='give one with --prompt "...", a file with --prompts-file, or lines in a pipe',
@@ -109,28 +113,39 @@ def _is_empty(stdin: Any) -> bool:
         return False
 
 
-def _check_model(command: str, config: Config) -> None:
+def _check_model(command: str, config: Config, faults: Faults) -> None:
     from llmkit.models import location
 
-    settings = config.evaluation
-    needed = command in ("generate", "chat", "predict")
-    needed |= command == "evaluate" and settings.reference_column is None
     name = config.model.name_or_path
+    with faults.collected("model.name_or_path"):
+        if name is not None:
+            location.locate(name)
+            if command == "chat" and config.tokenizer.name_or_path is None:
+                _check_template(name)
+    with faults.collected("evaluation.compare_with"):
+        for each in config.evaluation.compare_with if command == "evaluate" else ():
+            location.locate(each)
+    with faults.collected("tokenizer.name_or_path"):
+        if config.tokenizer.name_or_path is not None:
+            location.check_tokenizer(config.tokenizer.name_or_path)
+
+
+def _check_need_of_model(command: str, config: Config) -> None:
+    name = config.model.name_or_path
+    if name is None and objectives.jobs(command, config) == {"finetune/completion"}:
+        raise ConfigError(
+            "responses are learned by a pretrained model, and none is named",
+            where="model.name_or_path",
+            next="name a causal language model with --model, such as a run of `llmkit pretrain`",
+        )
+    needed = command in ("generate", "chat", "predict")
+    needed |= command == "evaluate" and config.evaluation.reference_column is None
     if needed and name is None:
         raise UsageError(
             f"`llmkit {command}` needs a model",
             where="model.name_or_path",
             next=f"name a directory, a run directory or a hub model: `{FIRST[command]}`",
         )
-    others = settings.compare_with if command == "evaluate" else []
-    for each in (name, *others):
-        if each is not None:
-            location.locate(each)
-    if config.tokenizer.name_or_path is not None:
-        location.check_tokenizer(config.tokenizer.name_or_path)
-    if command == "chat" and config.tokenizer.name_or_path is None:
-        assert name is not None
-        _check_template(name)
 
 
 def _check_template(name: str) -> None:
@@ -148,9 +163,9 @@ def _check_template(name: str) -> None:
         )
 
 
-def _check_files(command: str, config: Config, console: Console) -> None:
-    """Raises InputNotFound for files that the command would read and that are not there; reports
-    what directories hold that is not read."""
+def _check_files(command: str, config: Config, console: Console, faults: Faults) -> None:
+    """Adds files that the command would read and that are not there; reports what directories hold
+    that is not read."""
     from llmkit.data import sources
 
     named = {f"data.{key}": getattr(config.data, key) for key in FILES_OF.get(command, ())}
@@ -158,26 +173,84 @@ def _check_files(command: str, config: Config, console: Console) -> None:
         for name, domain in config.data.mixture.items():
             named[f"data.mixture.{name}.files"] = domain.files
             named[f"data.mixture.{name}.validation_files"] = domain.validation_files
+    if command == "generate" and config.generation.prompts_file is not None:
+        named["generation.prompts_file"] = (config.generation.prompts_file,)
     for key, entries in named.items():
-        if entries:
+        if not entries:
+            continue
+        with faults.collected(key):
             sources.find(entries, key)
             sentence, is_most = sources.skipped(entries)
             if sentence:
                 (console.warn if is_most else console.say)(f"{key}: {sentence}")
 
 
-def _check_extras(command: str, config: Config) -> None:
+def _check_named(command: str, config: Config, faults: Faults) -> None:
+    """Adds single files that keys name and that are not there."""
+    data, generation, template = config.data, config.generation, config.tokenizer.chat_template
+    named = {
+        "data.label_names": data.label_names,
+        "generation.json_schema": generation.json_schema,
+        "model.code": config.model.code,
+        "tokenizer.chat_template": None if template in ("auto", "plain") else template,
+    }
+    jobs = objectives.jobs(command, config)
+    for name, file in named.items():
+        if file is not None and keys.keys()[tuple(name.split("."))].jobs & jobs:
+            with faults.collected(name):
+                _check_file(Path(file), name)
+
+
+def _check_file(path: Path, key: str) -> None:
+    if path.is_file():
+        return
+    near = [str(found) for found in paths.near(path) if found.is_file()]
+    raise InputNotFound(
+        f"there is no file {str(path)!r}",
+        where=key,
+        next=f"did you mean {' or '.join(near)}?" if near else "name a file that exists",
+    )
+
+
+def _check_extras(command: str, config: Config, faults: Faults) -> None:
     if command in ("pretrain", "finetune"):
         for name in config.report_to:
-            extras.require(name, name, f"report_to={name}", "report_to")
+            with faults.collected("report_to"):
+                extras.require(name, name, f"report_to={name}", "report_to")
     if command == "finetune" and config.model.lora.r is not None:
-        extras.require("peft", "lora", "LoRA", "model.lora")
+        with faults.collected("model.lora.r"):
+            extras.require("peft", "lora", "LoRA", "model.lora")
     if command == "evaluate" and config.evaluation.tasks:
-        extras.require("lm_eval", "lm-eval", "a standard task", "evaluation.tasks")
+        with faults.collected("evaluation.tasks"):
+            extras.require("lm_eval", "lm-eval", "a standard task", "evaluation.tasks")
     grammar = {name: getattr(config.generation, name) for name in ("regex", "json_schema")}
-    if command in ("generate", "chat") and any(value is not None for value in grammar.values()):
-        key = next(f"generation.{name}" for name, value in grammar.items() if value is not None)
-        extras.require("llguidance", "grammar", key, key)
+    for form, value in grammar.items():
+        if command in ("generate", "chat") and value is not None:
+            with faults.collected(key := f"generation.{form}"):
+                extras.require("llguidance", "grammar", key, key)
+
+
+def _check_settings(command: str, config: Config, faults: Faults) -> None:
+    """Adds settings that the config class of a new model does not take. Only then transformers is
+    loaded, which every run with such settings needs anyway."""
+    model, jobs = config.model, objectives.jobs(command, config)
+    key = keys.keys()["model", "config"]
+    if not (model.config and key.jobs & jobs) or model.name_or_path or model.code:
+        return
+    from llmkit.models import build
+
+    purposes = {
+        "pretrain/causal": build.LANGUAGE_MODEL,
+        "pretrain/masked": build.MASKED_MODEL,
+        "finetune/classification": build.CLASSIFIER,
+    }
+    several = [purposes[job] for job in sorted(key.jobs & jobs)]
+    architecture = model.architecture
+    if architecture == "auto":
+        architecture = "qwen3" if several[0] is build.LANGUAGE_MODEL else "modernbert"
+    with faults.collected("model.architecture"):
+        for name, *said in build.settings_faults(architecture, model.config, several):
+            faults.add_of_key(f"model.config.{name}", *said)
 
 
 def _check_output(command: str, config: Config) -> None:

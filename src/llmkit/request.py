@@ -25,6 +25,7 @@ from llmkit.help import FIRST
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from llmkit.config.faults import Faults
     from llmkit.config.load import Option
     from llmkit.config.schema import Config
     from llmkit.reporting.console import Console
@@ -56,7 +57,10 @@ class Request:
         given = arguments.parse(self.command, self.arguments)
         options = _with_data(self.command, self.options, given.data)
         self._check_given(given, options)
-        config = self._config(given, options)
+        from llmkit.config.faults import Faults
+
+        wrong = Faults(self.command)
+        config = self._config(given, options, wrong)
         if config is None:
             return
         from llmkit import prechecks
@@ -66,11 +70,10 @@ class Request:
         console = Console(self.json, self.quiet, warnings)
         if given.data:
             console.say(f"data: {', '.join(given.data)} (as {DATA[self.command][0]})")
-        name = objectives.recipe(self.command, config)
         with _stops(self.command, config):
             prechecks.check_code(config, self.allow_code)
-            prechecks.check(self.command, config, console)
-            self._work(name, config, console)
+            prechecks.check(self.command, config, console, wrong)
+            self._work(objectives.recipe(self.command, config), config, console)
 
     def _check_given(self, given: Arguments, options: Sequence[Option]) -> None:
         """Raises UsageError where nothing is given."""
@@ -81,14 +84,15 @@ class Request:
                 f"`llmkit {self.command} --help` lists the options",
             )
 
-    def _config(self, given: Arguments, options: Sequence[Option]) -> Config | None:
-        """The config, or None where it was only to be printed."""
+    def _config(self, given: Arguments, options: Sequence[Option], wrong: Faults) -> Config | None:
+        """The config as far as it is valid, or None where it was only to be printed."""
         from llmkit.config import render
-        from llmkit.config.load import load
+        from llmkit.config.load import read
 
-        resolved = load(self.command, given.config, given.overrides, options)
+        resolved = read(self.command, given.config, given.overrides, options, wrong)
         if not self.print_config:
             return resolved.config
+        wrong.check()
         values = jsonlib.loads(resolved.config.model_dump_json())
         shown = jsonlib.dumps({"config": values, "sources": dict(resolved.sources)})
         _print(shown if self.json else render.as_yaml(resolved.config, resolved.sources))

@@ -155,7 +155,7 @@ def test_what_is_proposed_is_always_valid(tmp_path: Path) -> None:
         for value in values:
             text = str(value)
             said = advice.for_value(key, key.path, value, text, IN_FILE)
-            if said:
+            if said and key.path[-1] != "metric_for_best_model":  # which hangs on the task
                 path = tmp_path / "run.yaml"
                 path.write_text(said.removeprefix("write `").removesuffix("`"))
                 assert load("pretrain", path, []), said

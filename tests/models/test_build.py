@@ -55,7 +55,7 @@ def test_a_model_that_lets_documents_see_each_other_is_refused() -> None:
     ("architecture", "settings", "said"),
     [
         ("lama", {}, "no causal language model"),
-        ("llama", {"hiden_size": 3}, "did you mean hidden_size"),
+        ("llama", {"hiden_size": 3}, "did you mean `model.config.hidden_size`"),
         ("llama", {"hidden_size": 33}, "refuses"),
         ("llama", {"hidden_size": "wide"}, "refuses"),
         ("llama", {"vocab_size": 5}, "the tokenizer has 70 tokens"),

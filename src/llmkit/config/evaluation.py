@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from llmkit.config.applies import For
-from llmkit.config.types import Auto, Count, Files, Section, Whole
+from llmkit.config.types import Auto, Count, FilePath, Files, Names, Section, Whole
 
 _TEXT = For("evaluate/text")
 _REFERENCES = For("evaluate/references")
@@ -17,11 +17,11 @@ _MODELS = For("evaluate/text", "evaluate/labels", "evaluate/tasks")
 class PredictConfig(Section):
     """How `predict` reads and writes."""
 
-    output: str | None = None
+    output: FilePath | None = None
     """File for the predictions, `.jsonl` or `.csv`; stdout by default."""
     format: Literal["auto", "jsonl", "csv"] = "auto"
     """Format of the predictions; `auto` follows the file name, and is `jsonl` on stdout."""
-    columns: Files = ("*",)
+    columns: Names = ("*",)
     """Input columns to repeat in the output beside the text; `*` is all, `[]` none."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic; `auto` is bf16 where the hardware supports it, for speed: probabilities differ
@@ -58,11 +58,11 @@ class EvaluationConfig(Section):
     domains of `data.mixture`, measured on their held-out text without test files, always are."""
     domain_column: Annotated[str | Whole | None, _TEXT] = None
     """Column of the domain, by name or by number from 0."""
-    per_token: Annotated[str | None, _TEXT] = None
+    per_token: Annotated[FilePath | None, _TEXT] = None
     """File for a web page that shades each token by its surprise."""
-    log_samples: str | None = None
+    log_samples: FilePath | None = None
     """File for every scored sample, as JSON lines."""
-    output: str | None = None
+    output: FilePath | None = None
     """File for the results: JSON if it ends in `.json`, otherwise plain text."""
     prompt_column: Annotated[str | Whole | None, _REFERENCES] = None
     """Column of prompts; the model's continuations are compared with `reference_column`."""

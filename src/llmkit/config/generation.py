@@ -7,7 +7,18 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from llmkit.config.applies import For
-from llmkit.config.types import Auto, Count, Files, Finite, Positive, Section, Share, Texts, Whole
+from llmkit.config.types import (
+    Auto,
+    Count,
+    FilePath,
+    Finite,
+    Names,
+    Positive,
+    Section,
+    Share,
+    Texts,
+    Whole,
+)
 
 _TALK = For("generate", "chat")
 _ANSWERS = For("generate", "evaluate/references", "finetune/completion")
@@ -60,16 +71,16 @@ class GenerationConfig(Section):
     """The text is one of these strings."""
     regex: Annotated[str | None, _TALK] = None
     """Regular expression that the text matches; needs the extra `grammar`."""
-    json_schema: Annotated[str | None, _TALK] = None
+    json_schema: Annotated[FilePath | None, _TALK] = None
     """File of a JSON schema that the text satisfies; needs the extra `grammar`."""
     seed: Whole | None = None
     """Seed of sampling; `seed` by default."""
-    prompts: Annotated[Files, For("generate")] = ()
+    prompts: Annotated[Names, For("generate")] = ()
     """Prompts to continue."""
-    prompts_file: Annotated[str | None, For("generate")] = None
+    prompts_file: Annotated[FilePath | None, For("generate")] = None
     """File of prompts: lines, JSONL objects with `prompt`, or a table with a column `prompt`
     (`data.text_column` names another)."""
-    output_file: Annotated[str | None, For("generate")] = None
+    output_file: Annotated[FilePath | None, For("generate")] = None
     """File for the results, as JSON lines; run the same command again to resume."""
     chat: Annotated[bool, For("generate", "evaluate/references")] = False
     """Send each prompt as a user message through the tokenizer's chat template."""

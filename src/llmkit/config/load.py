@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from llmkit.config import advice, keys, objectives, yaml12
+from llmkit.config import advice, conflicts, keys, objectives, yaml12
 from llmkit.config.advice import Writing
-from llmkit.config.mixture import RULE
+from llmkit.config.faults import MAX_FAULTS_SHOWN, NOWHERE, Faults, Place
 from llmkit.config.scalars import dump
 from llmkit.config.schema import Config
+from llmkit.config.types import RULE
 from llmkit.config.yaml12 import KeyPath
-from llmkit.errors import ConfigError, UsageError
+from llmkit.errors import UsageError
 
-MAX_FAULTS_SHOWN = 20
 MAY_BE_EMPTY = {"generation.prompts"}
 """Keys whose option may be an empty text: a model can begin by itself."""
 
@@ -42,20 +42,6 @@ class Option:
     """How many KEY=VALUE arguments come before it: of one key, the last value counts."""
 
 
-@dataclass(frozen=True, order=True)
-class Place:
-    """Where something was given; the file comes before the command line."""
-
-    on_command_line: bool
-    number: int
-    text: str
-
-    @property
-    def source(self) -> str:
-        """The place as the origin of a value."""
-        return "command line" if self.on_command_line else self.text
-
-
 @dataclass(frozen=True)
 class Setting:
     """One value that was given for one key."""
@@ -76,30 +62,6 @@ class Setting:
         return Writing(self.place.on_command_line)
 
 
-@dataclass
-class _Faults:
-    """Everything that is wrong, to be told at once and in the order of the input."""
-
-    found: list[tuple[Place, str]] = field(default_factory=list)
-
-    def add(self, place: Place, name: str, *said: str) -> None:
-        self.found.append((place, f"{place.text}: {name}: {'; '.join(filter(None, said))}"))
-
-    def check(self, command: str) -> None:
-        """Raises ConfigError if there are any."""
-        if not self.found:
-            return
-        count = len(self.found)
-        lines = [line for _, line in sorted(self.found)][:MAX_FAULTS_SHOWN]
-        if count > MAX_FAULTS_SHOWN:
-            lines.append(f"and {count - MAX_FAULTS_SHOWN} more")
-        raise ConfigError(
-            f"the config has {count} faults" if count > 1 else "the config has a fault",
-            where="\n       ".join(lines),
-            next=f"correct this; `llmkit {command} --print-config` shows every key",
-        )
-
-
 def load(
     command: str, path: Path | None, overrides: Sequence[str], options: Sequence[Option] = ()
 ) -> Resolved:
@@ -108,15 +70,32 @@ def load(
     Raises ConfigError with every fault at once, each with its place and what to write instead,
     UsageError for an override without `=`, and InputNotFound for a missing file.
     """
-    faults = _Faults()
+    faults = Faults(command)
+    found = read(command, path, overrides, options, faults)
+    faults.check()
+    return found
+
+
+def read(
+    command: str,
+    path: Path | None,
+    overrides: Sequence[str],
+    options: Sequence[Option],
+    faults: Faults,
+) -> Resolved:
+    """The same, with the faults added to `faults`; the config holds the values that have none."""
     from_file = _from_file(path, faults) if path else []
     from_line = _from_line(overrides, options, faults)
     known, unknown = _known([*from_file, *from_line], faults)
-    config = _validated(known, path, faults)
+    faults.places |= {each.path: each.place for each in known}
+    config = _validated(known, faults)
     jobs = objectives.jobs(command, config)
     _check_scope(jobs, known, faults)
     _advise(unknown, jobs, {each.path[-1]: each.text for each in (*known, *unknown)}, faults)
-    faults.check(command)
+    with faults.collected("train.objective"):
+        objectives.recipe(command, config)
+    for conflict in conflicts.conflicts(config, jobs):
+        faults.add_of_key(*conflict)
     config._typed = frozenset(each.path for each in known if each.place.on_command_line)
     return Resolved(config, _sources(config, known))
 
@@ -132,7 +111,7 @@ def leaves(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
         yield from leaves(inner, (*path, name))
 
 
-def _from_file(path: Path, faults: _Faults) -> list[Setting]:
+def _from_file(path: Path, faults: Faults) -> list[Setting]:
     document = yaml12.read(path)
     for repeat in document.repeats:
         place = Place(False, repeat.line, f"{path}:{repeat.line}")
@@ -152,7 +131,7 @@ def _from_file(path: Path, faults: _Faults) -> list[Setting]:
 
 
 def _from_line(
-    overrides: Sequence[str], options: Sequence[Option], faults: _Faults
+    overrides: Sequence[str], options: Sequence[Option], faults: Faults
 ) -> list[Setting]:
     settings: dict[KeyPath, Setting] = {}
     _refuse_rivals(options, faults)
@@ -167,7 +146,7 @@ def _from_line(
     return list(settings.values())
 
 
-def _refuse_rivals(options: Sequence[Option], faults: _Faults) -> None:
+def _refuse_rivals(options: Sequence[Option], faults: Faults) -> None:
     """Refuses two options for the same files: neither was meant to give way."""
     first: dict[str, Option] = {}
     for option in options:
@@ -186,7 +165,7 @@ def _give(settings: dict[KeyPath, Setting], *later: Setting) -> None:
         settings[setting.path] = setting
 
 
-def _from_option(option: Option, faults: _Faults) -> Setting:
+def _from_option(option: Option, faults: Faults) -> Setting:
     place = Place(True, option.after, f"option {option.flag}")
     value = option.value if isinstance(option.value, str | int) else list(option.value)
     empty = value == "" or (isinstance(value, list) and "" in value)
@@ -195,7 +174,7 @@ def _from_option(option: Option, faults: _Faults) -> Setting:
     return Setting(tuple(option.key.split(".")), value, dump(value), place)
 
 
-def _from_argument(argument: str, place: Place, faults: _Faults) -> list[Setting]:
+def _from_argument(argument: str, place: Place, faults: Faults) -> list[Setting]:
     name, equals, text = argument.partition("=")
     if not name or not equals:
         raise UsageError(
@@ -226,7 +205,7 @@ def _takes_text(path: KeyPath) -> bool:
     return key is not None and key.path == path and key.takes.startswith("str")
 
 
-def _refuse_repeats(settings: Sequence[Setting], faults: _Faults) -> None:
+def _refuse_repeats(settings: Sequence[Setting], faults: Faults) -> None:
     first: dict[KeyPath, Setting] = {}
     for setting in settings:
         before = first.setdefault(setting.path, setting)
@@ -236,7 +215,7 @@ def _refuse_repeats(settings: Sequence[Setting], faults: _Faults) -> None:
             )
 
 
-def _known(settings: Sequence[Setting], faults: _Faults) -> tuple[list[Setting], list[Setting]]:
+def _known(settings: Sequence[Setting], faults: Faults) -> tuple[list[Setting], list[Setting]]:
     """The settings of keys that exist, and the others."""
     known, unknown = [], []
     for setting in settings:
@@ -254,7 +233,7 @@ def _known(settings: Sequence[Setting], faults: _Faults) -> tuple[list[Setting],
 
 
 def _advise(
-    unknown: Sequence[Setting], jobs: Collection[str], given: Mapping[str, str], faults: _Faults
+    unknown: Sequence[Setting], jobs: Collection[str], given: Mapping[str, str], faults: Faults
 ) -> None:
     """Notes keys that do not exist, with what to write instead.
 
@@ -276,7 +255,7 @@ def _holds_nul(value: Any) -> bool:
     return isinstance(value, str) and "\0" in value
 
 
-def _check_scope(jobs: frozenset[str], settings: Sequence[Setting], faults: _Faults) -> None:
+def _check_scope(jobs: frozenset[str], settings: Sequence[Setting], faults: Faults) -> None:
     """Refuses what was given on the command line and does not apply; a file may be shared."""
     for setting in settings:
         key = keys.owner(setting.path)
@@ -286,7 +265,7 @@ def _check_scope(jobs: frozenset[str], settings: Sequence[Setting], faults: _Fau
             faults.add(setting.place, setting.name, what, next)
 
 
-def _check_section(setting: Setting, faults: _Faults) -> None:
+def _check_section(setting: Setting, faults: Faults) -> None:
     if setting.value not in (None, {}):
         above = keys.general(setting.path)
         inside = next(k for k in keys.keys().values() if k.path[: len(above)] == above)
@@ -294,40 +273,51 @@ def _check_section(setting: Setting, faults: _Faults) -> None:
         faults.add(setting.place, setting.name, f"takes keys, such as `{such}`")
 
 
-def _validated(settings: Sequence[Setting], path: Path | None, faults: _Faults) -> Config:
-    nested: dict[str, Any] = {}
-    for setting in settings:
-        _put(nested, setting.path, setting.value)
-    try:
-        return Config.model_validate(nested)
-    except ValidationError as error:
-        places = {setting.path: setting for setting in settings}
-        told: set[KeyPath] = set()
-        for fault in error.errors(include_url=False, include_context=False):
-            place = tuple(map(str, fault["loc"]))
-            if fault["type"] == RULE:
-                first = next(each for path, each in places.items() if path[: len(place)] == place)
-                faults.add(first.place, ".".join(place), fault["msg"])
-            else:
-                _tell(place, fault["msg"], places, told, faults)
-        return Config()
+def _validated(settings: Sequence[Setting], faults: Faults) -> Config:
+    """The config of the settings that are valid; what is wrong with the others is noted."""
+    given = {setting.path: setting for setting in settings}
+    while True:
+        nested: dict[str, Any] = {}
+        for setting in given.values():
+            _put(nested, setting.path, setting.value)
+        try:
+            return Config.model_validate(nested)
+        except ValidationError as error:
+            refused = _refused(error, given, faults)
+            if not refused:
+                return Config()
+            for path in refused:
+                del given[path]
+
+
+def _refused(
+    error: ValidationError, given: Mapping[KeyPath, Setting], faults: Faults
+) -> set[KeyPath]:
+    """Notes what is wrong with values, and gives the paths of those settings."""
+    refused: set[KeyPath] = set()
+    for fault in error.errors(include_url=False, include_context=False):
+        place = tuple(map(str, fault["loc"]))
+        path = next((place[:n] for n in range(len(place), 0, -1) if place[:n] in given), ())
+        if fault["type"] == RULE:
+            faults.add_of_key(".".join(path or place), fault["msg"])
+        elif path not in refused:
+            _tell(place, path, fault["msg"], given, faults)
+        below = [each for each in given if each[: len(place)] == place]
+        refused |= {path} if path else set(below)
+    return refused
 
 
 def _tell(
     place: KeyPath,
+    path: KeyPath,
     message: str,
     settings: Mapping[KeyPath, Setting],
-    told: set[KeyPath],
-    faults: _Faults,
+    faults: Faults,
 ) -> None:
     """Notes what is wrong with one value, once for all the alternatives that refused it."""
-    path = next((place[:n] for n in range(len(place), 0, -1) if place[:n] in settings), ())
-    if path in told:
-        return
-    told.add(path)
     key = keys.owner(path)
     if key is None:
-        faults.add(Place(True, 0, "config"), ".".join(place) or "all keys", message)
+        faults.add(NOWHERE, ".".join(place) or "all keys", message)
         return
     setting = settings[path]
     hint = advice.for_value(key, path, setting.value, setting.text, setting.writing)

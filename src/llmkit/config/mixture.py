@@ -6,12 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic_core import PydanticCustomError
-
-from llmkit.config.types import Auto, Files, Rate, Section
-
-RULE = "rule"
-"""The type of an error whose message says by itself what is wrong."""
+from llmkit.config.types import Auto, Files, Rate, Section, rule
 
 
 class DomainConfig(Section):
@@ -37,14 +32,14 @@ def check_mixture(
     left_open = [name for name, weight in weights.items() if weight == "auto"]
     for name in mixture:
         if not re.fullmatch(r"[\w-]+", name):
-            raise _fault(f"the name {name!r} of a domain should be letters, digits, - and _")
+            raise rule(f"the name {name!r} of a domain should be letters, digits, - and _")
     for key in ("train_files", "validation_files"):
         if mixture and data.get(key):
-            raise _fault(f"does not go with data.{key}; leave one out, or make that a domain")
+            raise rule(f"does not go with data.{key}; leave one out, or make that a domain")
     if left_open and len(left_open) < len(mixture):
-        raise _fault(f"{', '.join(left_open)} has no weight; give one to every domain or to none")
+        raise rule(f"{', '.join(left_open)} has no weight; give one to every domain or to none")
     if mixture and not left_open and not any(weights.values()):
-        raise _fault(f"all weights are 0 ({', '.join(mixture)}); give one domain a weight above 0")
+        raise rule(f"all weights are 0 ({', '.join(mixture)}); give one domain a weight above 0")
     return mixture
 
 
@@ -52,10 +47,5 @@ def check_temperature(temperature: float, data: Mapping[str, Any]) -> float:
     """The temperature; raises what pydantic takes where there is nothing that it could scale."""
     mixture: Mapping[str, DomainConfig] = data.get("mixture", {})
     if temperature != 1 and any(domain.weight != "auto" for domain in mixture.values()):
-        raise _fault("is for domains without weights; leave it out, or the weights")
+        raise rule("is for domains without weights; leave it out, or the weights")
     return temperature
-
-
-def _fault(message: str) -> PydanticCustomError:
-    # Braces in a message would be taken for fields.
-    return PydanticCustomError(RULE, "{message}", {"message": message})

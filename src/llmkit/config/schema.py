@@ -22,7 +22,9 @@ from llmkit.config.types import (
     Columns,
     Count,
     Delimiter,
+    Encoding,
     Faults,
+    FilePath,
     Files,
     Fraction,
     Positive,
@@ -69,7 +71,7 @@ class LoraConfig(Section):
 class ModelConfig(Section):
     """The model: a pretrained one, or a new one of any transformers architecture."""
 
-    name_or_path: Annotated[str | None, EVERYWHERE] = None
+    name_or_path: Annotated[FilePath | None, EVERYWHERE] = None
     """Hub name, directory or run directory of a pretrained model; without it a new model is
     built."""
     revision: Annotated[str | None, EVERYWHERE] = None
@@ -81,7 +83,7 @@ class ModelConfig(Section):
     config: Annotated[dict[str, Any], NEW_MODEL] = Field(default_factory=dict)
     """Settings of the transformers config class (`hidden_size`, `num_hidden_layers`, ...). Of a
     pretrained model, `finetune` can set the dropout."""
-    code: Annotated[str | None, EVERYWHERE] = None
+    code: Annotated[FilePath | None, EVERYWHERE] = None
     """Python file that registers your own architecture; runs only with `--allow-code`."""
     lora: Annotated[LoraConfig, For("finetune")] = LoraConfig()
 
@@ -89,12 +91,12 @@ class ModelConfig(Section):
 class TokenizerConfig(Section):
     """The tokenizer: an existing one, or a byte-level BPE trained on the training text."""
 
-    name_or_path: Annotated[str | None, NOT_PREDICT] = None
+    name_or_path: Annotated[FilePath | None, NOT_PREDICT] = None
     """Hub name or directory; by default the pretrained model's own, and for a new model one is
     trained."""
     vocab_size: Annotated[Annotated[int, Field(strict=True, ge=257)] | Auto, NEW_MODEL] = "auto"
     """Vocabulary size of a new tokenizer; `auto` depends on the amount of text."""
-    chat_template: Annotated[str, COMPLETION] = "auto"
+    chat_template: Annotated[FilePath, COMPLETION] = "auto"
     """How conversations are written for the model: a Jinja file, `plain` (prompt and response as
     they are), or `auto`: the tokenizer's own, otherwise one with headings."""
 
@@ -143,7 +145,7 @@ class DataConfig(Section):
     Several columns of 0 and 1 are one label each."""
     label_separator: Annotated[Annotated[str, Field(min_length=1)] | None, LABELS] = None
     """Separator of several labels in one field, such as `,`; a row may have none."""
-    label_names: Annotated[str | None, LABELS] = None
+    label_names: Annotated[FilePath | None, LABELS] = None
     """File with the name of label 0 in its first line, of label 1 in its second, and so on."""
     prompt_column: Annotated[Column | Columns | None, COMPLETION] = None
     """Column of the prompt, by name or by number from 0; several are joined by a blank line. By
@@ -171,7 +173,7 @@ class DataConfig(Section):
     ] = None
     """String between the documents of plain text files, such as `</s>`, instead of `document`;
     it is matched exactly and belongs to no document."""
-    encoding: Annotated[str, TABLES] = "utf-8"
+    encoding: Annotated[Encoding, TABLES] = "utf-8"
     """Encoding of text files."""
     errors: Annotated[Literal["strict", "replace", "ignore"], TABLES] = "strict"
     """What to do with bytes that are invalid in the encoding."""
@@ -299,11 +301,11 @@ class TrainConfig(Section):
 class Config(Section):
     """The whole config of a command."""
 
-    output_dir: Annotated[str | None, TRAINING] = None
+    output_dir: Annotated[FilePath | None, TRAINING] = None
     """The run directory; by default `runs/` and a name made from the command and its config."""
     seed: Annotated[Whole, NOT_PREDICT] = 0
     """Seed of weights, order of examples, dropout and sampling."""
-    resume: Annotated[str, TRAINING] = "auto"
+    resume: Annotated[FilePath, TRAINING] = "auto"
     """`auto` resumes from the newest intact checkpoint, `never` starts a new run; or a
     checkpoint."""
     report_to: Annotated[Trackers, TRAINING] = ()

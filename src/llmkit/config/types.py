@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import codecs
+import difflib
+import os
+import re
+from encodings.aliases import aliases
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 Auto = Literal["auto"]
 """`auto`: llmkit measures or chooses, prints the choice with its reason, and records it."""
+
+RULE = "rule"
+"""The type of an error whose message says by itself what is wrong."""
+
+
+def rule(message: str) -> PydanticCustomError:
+    """The error of a rule that is broken; braces in a message would be taken for fields."""
+    return PydanticCustomError(RULE, "{message}", {"message": message})
+
 
 Count = Annotated[int, Field(strict=True, ge=1)]
 Whole = Annotated[int, Field(strict=True, ge=0)]
@@ -39,12 +54,55 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(in_
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False), AfterValidator(in_reach)]
 Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+_VARIABLE = re.compile(r"\$(?:\{([A-Za-z_]\w*)\}|([A-Za-z_]\w*))")
+
+
+def expand(path: str) -> str:
+    """A path with `~`, `$NAME` and `${NAME}` replaced as a shell would.
+
+    A name that exists as it stands is kept. Raises ValueError for a variable that is not set.
+    """
+    if path.startswith("hub:") or os.path.lexists(path):
+        return path
+    for match in _VARIABLE.finditer(path):
+        name = match[1] or match[2]
+        if name not in os.environ:
+            raise ValueError(f"the variable {name} is not set; set it, or write the path out")
+    return os.path.expanduser(_VARIABLE.sub(lambda m: os.environ[m[1] or m[2]], path))  # noqa: PTH111 (a glob is no Path)
+
+
+def _expanded(path: str) -> str:
+    try:
+        return expand(path)
+    except ValueError as fault:
+        raise rule(str(fault)) from None
+
+
+def _known_encoding(name: str) -> str:
+    try:
+        if codecs.lookup(name)._is_text_encoding:
+            return name
+    except LookupError:
+        pass
+    near = difflib.get_close_matches(name.lower().replace("-", "_"), aliases, n=1)
+    hint = f"did you mean {near[0]}?" if near else "write one that Python knows, such as latin-1"
+    raise rule(f"{name!r} is no encoding of text; {hint}")
+
+
+FilePath = Annotated[str, AfterValidator(_expanded)]
+"""The path of a file or directory, or a name that may be one."""
+Encoding = Annotated[str, AfterValidator(_known_encoding)]
 Texts = Annotated[
     tuple[Annotated[str, Field(min_length=1)], ...],
     BeforeValidator(several, json_schema_input_type=str | tuple[str, ...]),
     Field(strict=False),
 ]
 Files = Annotated[
+    tuple[FilePath, ...],
+    BeforeValidator(several, json_schema_input_type=str | tuple[str, ...]),
+    Field(strict=False),
+]
+Names = Annotated[
     tuple[str, ...],
     BeforeValidator(several, json_schema_input_type=str | tuple[str, ...]),
     Field(strict=False),

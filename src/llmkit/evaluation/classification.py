@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llmkit.config import figures
+
 SINGLE, MULTI, REGRESSION = (
     "single_label_classification",
     "multi_label_classification",
@@ -41,9 +43,7 @@ def figures_from(kind: str) -> Callable[[Counts], dict[str, float]]:
 
 def names_of_figures(kind: str) -> tuple[str, ...]:
     """The figures that counts of this kind give, beside the loss."""
-    if kind == REGRESSION:
-        return "mse", "mae", "pearson"
-    return "accuracy", "f1_macro", "f1_micro", "f1_weighted", *(("matthews",) * (kind == SINGLE))
+    return figures.LABELS[kind]
 
 
 def single_label(counts: Counts) -> dict[str, float]:

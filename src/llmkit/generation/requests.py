@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from llmkit.config import conflicts
 from llmkit.config.schema import Config
 from llmkit.errors import ConfigError, DataError, InputNotFound, UsageError
 
@@ -72,26 +73,8 @@ def groups(config: Config, stdin: BinaryIO | None = None) -> Iterator[Requests]:
 
 def check(config: Config) -> None:
     """Raises ConfigError for generation settings that contradict one another."""
-    settings = config.generation
-    given = [name for name in ("choices", "regex", "json_schema") if getattr(settings, name)]
-    faults = []
-    if settings.system is not None and not settings.chat:
-        faults.append(("generation.system needs a chat", "add `--chat`"))
-    if len(given) > 1:
-        faults.append((f"{' and '.join(given)} cannot hold together", "keep one of them"))
-    single = [*given, *(["bad_words"] if settings.bad_words else [])]
-    if single and settings.num_beams > 1:
-        faults.append((f"{single[0]} cannot be searched with beams", "leave num_beams out"))
-    if settings.num_beams > 1 and settings.num_return_sequences > settings.num_beams:
-        faults.append(("there are fewer beams than sequences to return", "raise num_beams"))
-    if settings.num_return_sequences > 1 and settings.num_beams == 1 and not settings.do_sample:
-        faults.append(("without sampling all sequences are the same", "set do_sample or num_beams"))
-    if settings.num_beams > 1 and settings.explain:
-        faults.append(("explain shows single steps, which beams do not have", "leave one out"))
-    if settings.min_new_tokens > settings.max_new_tokens:
-        faults.append(("min_new_tokens is above max_new_tokens", "lower it"))
-    if faults:
-        raise ConfigError(faults[0][0], where="generation", next=faults[0][1])
+    for key, what, instead in conflicts.of_generation(config.generation, is_chat=False):
+        raise ConfigError(f"{key} {what}", where=key, next=instead)
 
 
 def _some(several: Iterator[Requests], source: str) -> Iterator[Requests]:

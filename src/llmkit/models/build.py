@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +29,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from llmkit.errors import ConfigError
-from llmkit.models import architectures, rope
+from llmkit.models import architectures, rope, settings
 
 DEFAULT_HIDDEN_SIZE = 256
 DEFAULT_LAYERS = 4
@@ -83,13 +82,13 @@ CLASSIFIER = Purpose(
 
 def model_config(
     architecture: str,
-    settings: dict[str, Any],
+    asked: dict[str, Any],
     vocab_size: int,
     length: int,
     special: dict[str, int],
     purpose: Purpose = LANGUAGE_MODEL,
 ) -> PretrainedConfig:
-    """The transformers config of a new model; what `settings` leave open fits a small model.
+    """The transformers config of a new model; what `asked` leaves open fits a small model.
 
     `length` is the most tokens that it reads at once; `special` holds the token ids
     (`bos_token_id`, ...) of the tokenizer, since the defaults are those of the released model.
@@ -97,7 +96,7 @@ def model_config(
     would keep it silently) and values that do not fit.
     """
     kind = _config_class(architecture, purpose)
-    chosen = {**special, **fill_shape(architecture, settings, purpose)}
+    chosen = {**special, **fill_shape(architecture, asked, purpose)}
     chosen.setdefault("vocab_size", vocab_size)
     if chosen["vocab_size"] < vocab_size:
         raise ConfigError(
@@ -105,7 +104,7 @@ def model_config(
             where="model.config.vocab_size",
             next=f"leave it out, or write at least {vocab_size}",
         )
-    positions = _canonical(kind, settings).get("max_position_embeddings")
+    positions = settings.canonical(kind, asked).get("max_position_embeddings")
     if positions is None:
         chosen["max_position_embeddings"] = length
     made = _made(kind, chosen)
@@ -169,9 +168,9 @@ def _built(config: PretrainedConfig, purpose: Purpose, **options: Any) -> PreTra
         ) from error
 
 
-def _made(kind: type[PretrainedConfig], settings: dict[str, Any]) -> PretrainedConfig:
+def _made(kind: type[PretrainedConfig], chosen: dict[str, Any]) -> PretrainedConfig:
     try:
-        return kind(**settings)
+        return kind(**settings.with_floats(kind, chosen))
     except (StrictDataclassError, ValueError, TypeError) as error:
         reason = str(error.__cause__ or error).strip().splitlines()[-1].strip()
         raise ConfigError(
@@ -193,37 +192,35 @@ def _config_class(architecture: str, purpose: Purpose) -> type[PretrainedConfig]
     return kind
 
 
-def _field_names(kind: type[PretrainedConfig]) -> set[str]:
-    fields = {field.name for field in dataclasses.fields(kind)}
-    # A config class of a user's own may have an __init__ instead of fields.
-    return fields | set(kind.attribute_map) | set(inspect.signature(kind).parameters) - {"kwargs"}
+def settings_faults(
+    architecture: str, given: dict[str, Any], purposes: Sequence[Purpose]
+) -> list[settings.Fault]:
+    """What is wrong with the settings of a new model for the first purpose that it has.
+
+    Raises ConfigError for an architecture that has none of them.
+    """
+    for purpose in purposes[:-1]:
+        if architecture in architectures.known(purpose.names, purpose.mapping):
+            return list(settings.faults(_config_class(architecture, purpose), given))
+    return list(settings.faults(_config_class(architecture, purposes[-1]), given))
 
 
-def _refuse_unknown(
-    architecture: str, kind: type[PretrainedConfig], settings: dict[str, Any]
-) -> None:
-    known = _field_names(kind)
-    faults = []
-    for name in sorted(set(settings) - known):
-        near = difflib.get_close_matches(name, known, n=1)
-        faults.append(f"model.config.{name}" + (f" (did you mean {near[0]}?)" if near else ""))
-    if faults:
+def _refuse_faults(kind: type[PretrainedConfig], given: dict[str, Any]) -> None:
+    found = [
+        f"model.config.{name}: {'; '.join(filter(None, said))}"
+        for name, *said in settings.faults(kind, given)
+    ]
+    if found:
         raise ConfigError(
-            f"{architecture} has no such setting: {', '.join(faults)}",
-            where="model.config",
-            next="correct the name or leave it out",
+            f"{kind.model_type} refuses these settings",
+            where="\n       ".join(found),
+            next="correct the settings, or leave them out",
         )
-
-
-def _canonical(kind: type[PretrainedConfig], settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings under the names that all architectures share (`n_embd` is `hidden_size`)."""
-    shared = {own: name for name, own in kind.attribute_map.items()}
-    return {shared.get(name, name): value for name, value in settings.items()}
 
 
 def fill_shape(
     architecture: str,
-    settings: dict[str, Any],
+    asked: dict[str, Any],
     purpose: Purpose = LANGUAGE_MODEL,
     hidden_size: int = DEFAULT_HIDDEN_SIZE,
     num_hidden_layers: int = DEFAULT_LAYERS,
@@ -233,18 +230,13 @@ def fill_shape(
     Raises ConfigError for an architecture or a setting that transformers does not have.
     """
     kind = _config_class(architecture, purpose)
-    _refuse_unknown(architecture, kind, settings)
-    names = _field_names(kind)
-    given = _canonical(kind, settings)
-    usual = _canonical(kind, {f.name: f.default for f in dataclasses.fields(kind)})
-    for name in ("hidden_size", "num_attention_heads"):
-        if name in given and (not isinstance(given[name], int) or given[name] < 1):
-            raise ConfigError(
-                f"{architecture} refuses these settings: {name} is {given[name]!r}, not a count",
-                where=f"model.config.{name}",
-            )
-    hidden = given.get("hidden_size", hidden_size)
-    heads = given.get("num_attention_heads", max(1, hidden // HEAD_SIZE))
+    _refuse_faults(kind, asked)
+    names = settings.names(kind)
+    given = settings.canonical(kind, asked)
+    usual = settings.canonical(kind, {f.name: f.default for f in dataclasses.fields(kind)})
+    heads = given.get("num_attention_heads")
+    hidden = given.get("hidden_size") or _divisible(hidden_size, heads or 1)
+    heads = heads or _heads(hidden)
     shape = {
         "hidden_size": hidden,
         "num_hidden_layers": num_hidden_layers,
@@ -261,4 +253,15 @@ def fill_shape(
         if isinstance(given.get(experts), int) and isinstance(usual.get(TOP_K), int):
             shape[TOP_K] = max(1, min(usual[TOP_K], given[experts]))  # no more than there are
     missing = {k: value for k, value in shape.items() if k in names and k not in given}
-    return {**missing, **settings}
+    return {**missing, **asked}
+
+
+def _divisible(size: int, heads: int) -> int:
+    """The size near to this one that an even number of weights for each head makes up."""
+    return max(1, round(size / (2 * heads))) * 2 * heads
+
+
+def _heads(hidden: int) -> int:
+    """Heads of about HEAD_SIZE weights, an even number each where it can be."""
+    most = max(1, hidden // HEAD_SIZE)
+    return next((n for n in range(most, 1, -1) if hidden % (2 * n) == 0), 1)

@@ -18,6 +18,7 @@ from transformers import (
 
 from llmkit.errors import ConfigError, DataError
 from llmkit.models import build, load
+from llmkit.models import settings as settings_of
 
 LENGTH = 512
 """Most tokens of a text where neither model nor tokenizer sets a limit."""
@@ -125,6 +126,12 @@ def existing_config(
                 next=f"write one of {', '.join(known) or 'none: it has no dropout'}, or leave "
                 "model.name_or_path out for a new model",
             )
+        if reason := settings_of.refusal(type(config), name, value):
+            value = settings_of.with_floats(type(config), {name: value})[name]
+            if isinstance(value, float):
+                reason = ""
+        if reason:
+            raise ConfigError(reason, where=f"model.config.{name}", next="write a number")
         setattr(config, name, value)
     return config
 

@@ -31,16 +31,6 @@ COMPARED = 128
 """Tokens of each text that the merged model is tried with."""
 
 
-def check_rank(settings: LoraConfig) -> None:
-    """Raises ConfigError for settings of updates that have no rank, and so would not be made."""
-    if settings.r is None and settings != LoraConfig():
-        raise ConfigError(
-            "model.lora has settings and no rank",
-            where="model.lora.r",
-            next="write model.lora.r=8, or leave model.lora out",
-        )
-
-
 def attach(
     model: PreTrainedModel, settings: LoraConfig, seed: int, head: Collection[str] = ()
 ) -> None:

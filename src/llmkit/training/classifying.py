@@ -49,7 +49,6 @@ class Inputs:
 def gather(config: Config, console: Console) -> Inputs:
     """The data, the tokenizer and the shape of the model: all that can be wrong before weights are
     made or loaded."""
-    _check_keys(config)
     config = _with_architecture(config)
     given = pairing.of_config(config)
     model = config.model
@@ -104,24 +103,6 @@ def begin(inputs: Inputs, resumed: Checkpoint | None, console: Console) -> PreTr
         if resumed is not None:
             lora.restore(model, resumed.directory)
     return model
-
-
-def _check_keys(config: Config) -> None:
-    """Refuses keys that contradict each other, before anything is read."""
-    settings, train = config.model.lora, config.train
-    lora.check_rank(settings)
-    if settings.r is not None and train.freeze != "none":
-        raise ConfigError(
-            "LoRA keeps the body as it is already",
-            where="train.freeze",
-            next="leave train.freeze or model.lora out",
-        )
-    if settings.r is None and train.freeze == "body" and config.model.name_or_path is None:
-        raise ConfigError(
-            "a body of random weights would never be trained",
-            where="train.freeze",
-            next="name a model to begin with in model.name_or_path, or leave train.freeze out",
-        )
 
 
 def _check_kind(config: Config, data: Labelled) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from llmkit.config import figures
 from llmkit.config.schema import Config
 from llmkit.data import chats, look, packs, responses
 from llmkit.data.chats import Chats
@@ -31,9 +32,6 @@ LENGTH = 2048
 ROW, ROWS = 512, 40
 """Most tokens of a packed row where no conversation is longer, and rows that a small data set makes
 at least, so that it has steps enough."""
-
-FIGURES = ("loss", "perplexity")
-"""What validation says of responses."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,6 @@ class Inputs:
 def gather(config: Config, console: Console) -> Inputs:
     """The conversations, the tokenizer with its template and the shape of the model: all that can
     be wrong before weights are loaded."""
-    _check_keys(config)
     name, revision = config.model.name_or_path, config.model.revision
     assert name is not None
     shape = load.causal_config(name, revision)
@@ -118,17 +115,6 @@ def begin(inputs: Inputs, resumed: Checkpoint | None, console: Console) -> PreTr
         if resumed is not None:
             lora.restore(model, resumed.directory)
     return model
-
-
-def _check_keys(config: Config) -> None:
-    """Refuses keys that contradict each other, before anything is read."""
-    if config.model.name_or_path is None:
-        raise ConfigError(
-            "responses are learned by a model that exists, and none is named",
-            where="model.name_or_path",
-            next="name a causal language model with --model, such as a run of `llmkit pretrain`",
-        )
-    lora.check_rank(config.model.lora)
 
 
 def _limit(shape: PretrainedConfig) -> int:
@@ -221,5 +207,5 @@ def _arranged(inputs: Inputs, width: int | None) -> Inputs:
         config.model.lora.r is not None,
         "cuda" if torch.cuda.is_available() else "cpu",
     )
-    auto.check_best(train, FIGURES, validated="validation" in rows)
+    auto.check_best(train, figures.RESPONSES, validated="validation" in rows)
     return replace(inputs, config=config.model_copy(update={"train": train}), packs=rows)
