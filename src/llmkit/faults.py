@@ -67,13 +67,16 @@ class Ended(BaseException):
 
 def end_by_signals() -> None:
     """Lets SIGTERM, SIGUSR1 and SIGHUP end this process as Ctrl-C does; a run that has something to
-    save watches for them itself. One that is ignored, as by nohup, stays so."""
+    save watches for them itself. One that is ignored, as by nohup, stays so.
+
+    Each is noted, since a library may make an error of its own of what is raised.
+    """
 
     def end(number: int, _frame: FrameType | None) -> None:
         interrupts.state.is_second(number)
-        raise _ended_by(number)
+        raise KeyboardInterrupt if number == signal.SIGINT else _ended_by(number)
 
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+    for number in interrupts.SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, end)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -248,7 +249,7 @@ def _check_settings(command: str, config: Config, faults: Faults) -> None:
     architecture = model.architecture
     if architecture == "auto":
         architecture = "qwen3" if several[0] is build.LANGUAGE_MODEL else "modernbert"
-    with faults.collected("model.architecture"):
+    with suppress(ConfigError):  # an architecture that does not fit is refused later, with reasons
         for name, *said in build.settings_faults(architecture, model.config, several):
             faults.add_of_key(f"model.config.{name}", *said)
 

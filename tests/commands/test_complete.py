@@ -325,7 +325,7 @@ FINE = TALK % ("assistant", "b")
         ("t.csv", GOOD, ("data.block_size=20", "data.max_length=30"), 78, "do not fit"),
         ("t.csv", GOOD, ("train.class_weights=balanced",), 78, "train.class_weights"),
         ("t.csv", GOOD, ("data.label_column=response",), 78, "data.label_column"),
-        ("t.csv", GOOD, ("model.lora.alpha=4",), 78, "no rank"),
+        ("t.csv", GOOD, ("model.lora.alpha=4",), 78, "needs a rank"),
         ("t.csv", GOOD, ("tokenizer.chat_template=none.jinja",), 66, "none.jinja"),
         ("t.csv", GOOD, ("train.metric_for_best_model=f1_macro",), 78, "perplexity"),
         ("t.csv", GOOD, ("evaluation.responses=3", "data.validation_fraction=0"), 78, "held-out"),

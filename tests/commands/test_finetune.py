@@ -300,7 +300,7 @@ GOOD = TEXT + "".join(f"text {number},{'ab'[number % 2]}\n" for number in range(
         (TEXT + "one,a\ntwo,b\nthree,a\nfour,a\n", (), 65, "one text only"),
         (TEXT + "one,a\ntwo,b,c\n", (), 65, "row 2"),
         ("x,y,z\n1,2,3\n4,5,6\n", (), 65, "the columns are 0 'x'"),
-        (GOOD, ("model.lora.alpha=4",), 78, "no rank"),
+        (GOOD, ("model.lora.alpha=4",), 78, "needs a rank"),
         (GOOD, ("train.freeze=body",), 78, "random weights"),
         (GOOD, ("data.max_length=9", "model.name_or_path=none/x/y"), 66, ""),
         (GOOD, ("train.metric_for_best_model=mse",), 78, "accuracy"),

@@ -59,6 +59,9 @@ def test_all_faults_come_at_once_with_their_lines(
         ("generate", ["generation.regex=a", "generation.choices=[a]"], "does not go with"),
         ("pretrain", ["data.encoding=utf9"], "is no encoding of text"),
         ("pretrain", ["data.encoding=hex"], "is no encoding of text"),
+        ("pretrain", ["data.encoding=base64"], "is no encoding of text"),
+        ("pretrain", ["data.encoding=undefined"], "is no encoding of text"),
+        ("pretrain", ["data.encoding=utf9"], "did you mean utf-8?"),
         ("evaluate", ["evaluation.window=8", "evaluation.stride=9"], "write 8 or less"),
     ],
 )  # fmt: skip

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from llmkit.config.schema import DataConfig
 from llmkit.data import documents, reading, sources
 from llmkit.data.reading import Reading
-from llmkit.errors import ConfigError, DataError
+from llmkit.errors import DataError
 
 
 def read(path: Path, **settings: object) -> list[str]:
@@ -168,14 +168,6 @@ def test_bad_bytes_are_replaced_as_python_does_and_counted(parts: list[bytes], s
         assert text == content.decode(errors=errors)
         kept = content.decode(errors="ignore").encode()
         assert state.undecodable == len(content) - len(kept)
-
-
-@pytest.mark.parametrize("encoding", ["utf-9", "base64", "hex", "undefined"])
-def test_a_name_that_is_no_text_encoding_is_a_config_error(tmp_path: Path, encoding: str) -> None:
-    (tmp_path / "a.txt").write_text("a")
-    with pytest.raises(ConfigError) as fault:
-        read(tmp_path / "a.txt", encoding=encoding)
-    assert fault.value.where == "data.encoding"
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 1000])

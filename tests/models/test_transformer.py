@@ -407,10 +407,13 @@ def test_it_is_built_like_any_architecture() -> None:
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"hidden_size": 30, "num_attention_heads": 4}, "no multiple of 4 heads"),
-        ({"num_attention_heads": 4, "num_key_value_heads": 3}, "cannot share 3"),
+        ({"hidden_size": 30, "num_attention_heads": 4}, "not a multiple of the 4 attention heads"),
+        (
+            {"num_attention_heads": 4, "num_key_value_heads": 3},
+            "the 4 attention heads are not a multiple of 3",
+        ),
         ({"hidden_size": 36, "num_attention_heads": 4}, "even number of channels"),
-        ({"num_attention_heads": 0}, "num_attention_heads is 0"),
+        ({"num_attention_heads": 0}, "num_attention_heads: should be int >= 1"),
         ({"norm_position": "between"}, "between"),
         ({"position_embedding": "alibi"}, "alibi"),
         ({"hidden_act": "tanh"}, "tanh"),

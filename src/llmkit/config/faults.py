@@ -87,9 +87,10 @@ class Faults:
 
     @staticmethod
     def _line(place: Place, name: str, fault: LlmkitError) -> tuple[Place, str]:
-        where = "" if fault.where in ("", name) else f" ({fault.where})"
+        what = fault.what.removeprefix(f"{name}: ")
+        where = "" if fault.where in ("", name) or name in fault.where else f" ({fault.where})"
         next = f"; {fault.next}" if fault.next else ""
-        return place, f"{place.text}: {name}: {fault.what}{where}{next}"
+        return place, f"{place.text}: {name}: {what}{where}{next}"
 
 
 def place_of(name: str, places: Mapping[KeyPath, Place]) -> Place:

@@ -6,7 +6,6 @@ import codecs
 import difflib
 import os
 import re
-from encodings.aliases import aliases
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -54,6 +53,10 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(in_
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False), AfterValidator(in_reach)]
 Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+COMMON_ENCODINGS = (
+    "utf-8", "utf-16", "latin-1", "cp1252", "cp1251", "gb18030", "big5", "shift_jis", "euc_jp",
+    "euc_kr", "koi8_r", "iso8859-15",
+)  # fmt: skip
 _VARIABLE = re.compile(r"\$(?:\{([A-Za-z_]\w*)\}|([A-Za-z_]\w*))")
 
 
@@ -80,11 +83,11 @@ def _expanded(path: str) -> str:
 
 def _known_encoding(name: str) -> str:
     try:
-        if codecs.lookup(name)._is_text_encoding:
+        if codecs.lookup(name)._is_text_encoding and name != "undefined":
             return name
     except LookupError:
         pass
-    near = difflib.get_close_matches(name.lower().replace("-", "_"), aliases, n=1)
+    near = difflib.get_close_matches(name.lower(), COMMON_ENCODINGS, n=1)
     hint = f"did you mean {near[0]}?" if near else "write one that Python knows, such as latin-1"
     raise rule(f"{name!r} is no encoding of text; {hint}")
 

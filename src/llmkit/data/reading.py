@@ -15,7 +15,7 @@ import pyarrow as pa
 from llmkit.config.schema import DataConfig
 from llmkit.data import formats
 from llmkit.data.sources import Source
-from llmkit.errors import ConfigError, DataError
+from llmkit.errors import DataError
 
 CHUNK = 1 << 18
 """Bytes that are read at once."""
@@ -131,7 +131,7 @@ class _Decoder:
     def __init__(self, source: Source, reading: Reading) -> None:
         self.source, self.reading = source, reading
         self.encoding = source.encoding or reading.data.encoding
-        self.decoder = _incremental(self.encoding)
+        self.decoder = codecs.getincrementaldecoder(self.encoding)("strict")
         self.offset = 0  # bytes fed so far
         self.line = 1
         self.fault: DataError | None = None
@@ -186,15 +186,3 @@ class _Decoder:
             next="data.encoding=NAME if the file has another encoding (latin-1, gb18030, utf-16), "
             "or data.errors=replace to mark such bytes and go on",
         )
-
-
-def _incremental(encoding: str) -> codecs.IncrementalDecoder:
-    try:
-        b"a".decode(encoding, "replace")  # refuses codecs that make no text of bytes
-        return codecs.getincrementaldecoder(encoding)("strict")
-    except (LookupError, UnicodeError) as fault:
-        raise ConfigError(
-            f"data.encoding is {encoding!r}, which is no text encoding",
-            where="data.encoding",
-            next="a name that Python knows, such as utf-8, latin-1, windows-1252, gb18030, utf-16",
-        ) from fault
