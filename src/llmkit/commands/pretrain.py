@@ -72,8 +72,9 @@ def run(config: Config, console: Console) -> dict[str, Any]:
 
 def _judged(job: training.Job, figures: dict[str, Any], console: Console) -> dict[str, Any]:
     """The baseline beside the figures of a run; warns where they show that little was learned."""
-    for text in verdicts.of_steps(figures["step"], job.from_scratch):
-        console.warn(text)
+    if job.config.train.max_minutes is None:  # of minutes, the run itself warns
+        for text in verdicts.of_steps(figures["step"], job.from_scratch):
+            console.warn(text)
     if job.validation is None or not figures["validation"]:
         return {}
     unigram = unigram_figures(by_domain.whole(job.task).figures, job.examples, job.validation)
