@@ -183,7 +183,7 @@ def cannot_write(error: Exception, target: Path) -> Exception:
     what, next_step = os.strerror(number), "check the path and its permissions"
     if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         what += f" ({free_bytes(target):,} bytes are free)"
-        next_step = "free some space, then run the same command again to go on"
+        next_step = "free some space, then run the same command again to resume"
     return WriteError(
         f"cannot write {target.name}: {what}",
         where=str(target),

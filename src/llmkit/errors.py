@@ -7,7 +7,7 @@ LlmkitError
 ├── HubUnreachable      69   a hub name was given and the hub does not answer
 ├── ResourceError       71   out of memory, or a process of the run was lost
 ├── WriteError          73   the output cannot be written
-├── Stopped             75   a signal came; everything is saved; run again to go on
+├── Stopped             75   a signal came; everything is saved; run again to resume
 ├── NoValidCheckpoint   76   checkpoints exist and none can be trusted
 ├── Unsafe              77   refused: it would run code or leave its directory
 ├── ConfigError         78   the config is wrong, or does not fit the checkpoint
@@ -93,7 +93,7 @@ class WriteError(LlmkitError):
 
 
 class Stopped(LlmkitError):
-    """A signal came; everything is saved; run the same command again to go on."""
+    """A signal came; everything is saved; run the same command again to resume."""
 
     exit_code, name = 75, "stopped"
 

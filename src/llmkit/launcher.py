@@ -53,7 +53,7 @@ def check() -> None:
 
 def _check_meeting(count: int) -> None:
     if missing := [name for name in NEEDED if not os.environ.get(name)]:
-        raise _incomplete(f"WORLD_SIZE={count} is set and {' and '.join(missing)} not")
+        raise _incomplete(f"WORLD_SIZE={count} is set, but not {' and '.join(missing)}")
     port = _number("MASTER_PORT", least=0)
     if port is not None and port > LARGEST_PORT:
         raise _incomplete(f"MASTER_PORT={port} is not a port")

@@ -46,7 +46,7 @@ def test_training_goes_on_when_a_checkpoint_finds_no_room(
     trials: Server, job: Job, reference: dict[str, str], tmp_path: Path
 ) -> None:
     trial = trials.start(*job.at(tmp_path / "run"), limits={"RLIMIT_FSIZE": FILE_BYTES})
-    trial.until("warning: checkpoint not saved, training goes on")
+    trial.until("warning: checkpoint not saved, training continues")
     trial.limit(resource.RLIMIT_FSIZE, -1)
     ended = trial.end()
     assert ended.code == 0, ended.err
@@ -62,7 +62,7 @@ def test_three_failed_checkpoints_in_a_row_end_the_run(
     run = tmp_path / "run"
     ended = trials.run(*job.at(run, "train.save_steps=2"), limits={"RLIMIT_FSIZE": FILE_BYTES})
     assert ended.code == 73
-    assert ended.err.count("training goes on") == 2
+    assert ended.err.count("training continues") == 2
     for part in ("where:", "step-0000000006", "kept:", "next:  free some space"):
         assert part in ended.err
     assert runs.committed(run) == []

@@ -85,7 +85,7 @@ def test_predictions_that_were_broken_off_go_on_to_the_same_bytes(
     assert not output.exists()
     ended = trials.run(*command)
     assert ended.code == 0, ended.err
-    assert "going on after" in ended.err
+    assert "resuming after" in ended.err
     assert output.read_bytes() == labelled.read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == [output.name]
 

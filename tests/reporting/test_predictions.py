@@ -97,7 +97,7 @@ def test_a_full_disk_leaves_the_old_file_and_what_the_next_job_goes_on_with(
     with predictions.opened(settings, {"model": "a"}, print) as writer:
         assert writer.rows == 50
         writer.write(many)
-    assert "after the 50 results" in capsys.readouterr().out
+    assert "resuming after 50 results" in capsys.readouterr().out
     resumed = path.read_bytes()
     write(settings, *many, *many)
     assert path.read_bytes() == resumed

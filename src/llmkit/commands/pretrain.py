@@ -282,7 +282,7 @@ def _shape(config: Config, vocab_size: int, special: dict[str, int]) -> Pretrain
 def _model(
     config: Config, shape: PretrainedConfig, resumed: Checkpoint | None, warn: load.Say
 ) -> PreTrainedModel:
-    """The model with the weights that the run begins or goes on with."""
+    """The model with the weights that the run starts or resumes with."""
     purpose = objectives.of(config).purpose
     if resumed is not None:
         return load.load_model(purpose.auto, str(resumed.directory))

@@ -71,7 +71,7 @@ def check(path: Path, settings: Mapping[str, Any]) -> None:
             "the results were made with other settings:\n       " + "\n       ".join(told),
             where=str(path),
             kept="the results, untouched",
-            next="put the old values back to go on, or choose another output",
+            next="put the old values back to resume, or choose another output",
         )
 
 

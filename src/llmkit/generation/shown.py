@@ -34,7 +34,7 @@ def put(text: str) -> None:
         raise WriteError(
             f"cannot write to stdout: {error.strerror}",
             kept="what was printed before",
-            next="write to a file with --output: such a job can go on",
+            next="write to a file with --output: such a job can be resumed",
         ) from error
 
 

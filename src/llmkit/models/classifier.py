@@ -121,7 +121,7 @@ def existing_config(
         if "drop" not in name or not hasattr(config, name):
             known = [n for n in config.to_dict() if "drop" in n]
             raise ConfigError(
-                "of a model that exists only the dropout can be set",
+                "only the dropout of a pretrained model can be set",
                 where=f"model.config.{name}",
                 next=f"write one of {', '.join(known) or 'none: it has no dropout'}, or leave "
                 "model.name_or_path out for a new model",

@@ -63,7 +63,7 @@ class JsonLines:
                 f"cannot write: {error.strerror}",
                 where=str(self.path),
                 kept="all checkpoints and all earlier lines",
-                next="free some space, then run the same command again to go on",
+                next="free some space, then run the same command again to resume",
             ) from error
 
     def _whole_lines(self) -> int:

@@ -117,7 +117,7 @@ def _whole(
         note = json.loads(note_of(path).read_text(encoding="utf-8"))
         if made_with and note["made_with"] == made_with and int(note["bytes"]) <= size:
             results, size = int(note["results"]), int(note["bytes"])
-            say(f"going on after the {results:,} results that stand already")
+            say(f"resuming after {results:,} results")
         elif size:
             say("what stands already was made with something else, and is made anew")
     except (OSError, ValueError, LookupError, TypeError, RecursionError):

@@ -84,7 +84,7 @@ class Checkpoint:
     directory: Path
     state: State
     identity: dict[str, Any]
-    """What must not change when the run goes on: see `llmkit.training.identity`."""
+    """What must not change when the run is resumed: see `llmkit.training.identity`."""
 
     def optimizer_tensors(self) -> dict[str, Tensor]:
         """The optimizer's state by name; raises NoValidCheckpoint for a file that holds none."""
@@ -95,7 +95,7 @@ class Checkpoint:
                 f"the checkpoint has no optimizer state: {error}",
                 where=str(self.directory / OPTIMIZER),
                 kept="all files",
-                next="remove this checkpoint to go on from an older one",
+                next="remove this checkpoint to resume from an older one",
             ) from error
 
 
@@ -184,7 +184,7 @@ def named(path: Path) -> Checkpoint:
             f"the checkpoint is damaged: {fault}",
             where=str(path),
             kept="all files",
-            next="write resume=auto to go on from the newest whole one",
+            next="write resume=auto to resume from the newest intact one",
         ) from fault
 
 
@@ -250,5 +250,5 @@ def _check_space(root: Path, needed: int) -> None:
             f"a checkpoint needs {needed:,} bytes and {free:,} are free",
             where=str(root),
             kept="all older checkpoints",
-            next="free some space, then run the same command again to go on",
+            next="free some space, then run the same command again to resume",
         )

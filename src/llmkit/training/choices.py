@@ -1,4 +1,4 @@
-"""What is measured when a run begins, and kept as it was while the run goes on."""
+"""What is measured when a run begins, and kept when it is resumed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def environment() -> dict[str, Any]:
 
 
 def kept(recorded: Mapping[str, Any], train: TrainConfig, session: Session) -> dict[str, Any]:
-    """The choices of a run that goes on: measuring anew might come out otherwise.
+    """The choices of a resumed run: measuring anew might come out otherwise.
 
     What changes no result may be asked for anew. Warns where the machine has changed.
     """

@@ -84,7 +84,7 @@ def _keeps_head(config: Config, shape: PretrainedConfig) -> bool:
 
 
 def begin(inputs: Inputs, resumed: Checkpoint | None, console: Console) -> PreTrainedModel:
-    """The model with the weights that the run begins or goes on with."""
+    """The model with the weights that the run starts or resumes with."""
     config, shape = inputs.config, inputs.shape
     name, revision = config.model.name_or_path, config.model.revision
     with_lora = config.model.lora.r is not None

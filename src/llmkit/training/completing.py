@@ -97,7 +97,7 @@ def unpacked(inputs: Inputs, requested: Config) -> Inputs:
 
 
 def begin(inputs: Inputs, resumed: Checkpoint | None, console: Console) -> PreTrainedModel:
-    """The model with the weights that the run begins or goes on with, which ends a text as the
+    """The model with the weights that the run starts or resumes with, which ends a text as the
     template ends a response."""
     config = inputs.config
     with_lora = config.model.lora.r is not None

@@ -103,7 +103,7 @@ def _command(record: Path) -> str:
             f"holds a run whose {RUN} is damaged ({error})",
             where=str(record),
             kept="the run, untouched",
-            next='put it back; {"command": "pretrain"} or the like is enough to go on',
+            next='put it back; {"command": "pretrain"} or the like is enough to resume',
         ) from error
 
 

@@ -214,7 +214,7 @@ def _judged(state: State, loss: float, grad_norm: float, limit: float) -> State:
 
 
 def _trouble(state: State, settings: Settings) -> tuple[str, str] | None:
-    """Why the run must not go on, and what to do about it."""
+    """Why the run must stop, and what to do about it."""
     if state.nonfinite_steps >= settings.max_nonfinite_steps:
         return (
             f"loss or gradient of {state.nonfinite_steps} steps in a row were not finite",
@@ -223,7 +223,7 @@ def _trouble(state: State, settings: Settings) -> tuple[str, str] | None:
     if settings.loss_spike == "stop" and state.spiked_step == state.step > 0:
         return (
             "the loss spiked; metrics.jsonl names the rows of the step",
-            "check those rows; to go on without that step, add train.loss_spike=skip or warn",
+            "check those rows; to continue without that step, add train.loss_spike=skip or warn",
         )
     return None
 

@@ -26,7 +26,7 @@ LENGTH = ("train.max_steps", "train.num_train_epochs", "train.max_minutes")
 
 
 def keys(config: Config) -> dict[str, Any]:
-    """The keys of a config that must stay as they are while a run goes on."""
+    """The keys of a config that must stay as they are when a run is resumed."""
     sections, files = ("generation.", "evaluation.", "predict."), ("_files", ".files")
     found = {
         key: value

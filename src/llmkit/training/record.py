@@ -198,7 +198,7 @@ class Record:
         if must or self.failed_saves >= FAILED_SAVES or not isinstance(fault, WriteError):
             raise fault
         self.display.console.warn(
-            f"checkpoint not saved, training goes on: {fault.what} ({fault.where})"
+            f"checkpoint not saved, training continues: {fault.what} ({fault.where})"
         )
 
     def kept(self) -> str:

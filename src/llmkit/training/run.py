@@ -158,7 +158,7 @@ def resume_point(
     processes: Processes,
     console: Console,
 ) -> Checkpoint | None:
-    """The checkpoint to go on from, if there is one; it is the same for all processes.
+    """The checkpoint to resume from, if there is one; it is the same for all processes.
 
     Raises ConfigError when it belongs to another run, NoValidCheckpoint when none is whole.
     """

@@ -124,7 +124,7 @@ class Processes:
                 where=f"process {self.rank} of {self.count} noticed it",
                 kept="all checkpoints",
                 next="see why (its message, `dmesg`), end what is left of it, then run the same "
-                "command again to go on",
+                "command again to resume",
             ) from error
 
 
