@@ -25,7 +25,7 @@ LAYERS = (
     {"config", "durable", "extras", "interrupts", "launcher", "paths"},
     {"models", "reporting"},
     {"data"},
-    {"training", "evaluation", "generation"},
+    {"training", "evaluation", "inference"},
     {"commands"},
     {"arguments", "faults", "help", "options"},
     {"prechecks"},

@@ -24,9 +24,9 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerFast
 
 from llmkit.config.schema import GenerationConfig
-from llmkit.generation import int8, sampling
-from llmkit.generation.prompts import Prompt
-from llmkit.generation.writer import Desk
+from llmkit.inference import int8, sampling
+from llmkit.inference.prompts import Prompt
+from llmkit.inference.writer import Desk
 from llmkit.models import tokenizer as tokenizers
 
 VOCABULARY, BATCH = 50257, 16

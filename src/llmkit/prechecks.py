@@ -256,7 +256,7 @@ def _check_settings(command: str, config: Config, faults: Faults) -> None:
 
 def _check_output(command: str, config: Config) -> None:
     from llmkit.evaluation import outputs
-    from llmkit.generation import output
+    from llmkit.inference import output
     from llmkit.reporting import predictions
     from llmkit.training import directory
 

@@ -164,7 +164,7 @@ def _stops(command: str, config: Config) -> Iterator[None]:
 
 def _saved(command: str, config: Config) -> str:
     """What stands on the disk of a command that was stopped."""
-    from llmkit.generation import output
+    from llmkit.inference import output
     from llmkit.reporting import unfinished
     from llmkit.training import directory
 

@@ -13,7 +13,7 @@ from llmkit.config.schema import PredictConfig
 from llmkit.data import cache, sources
 from llmkit.errors import InputNotFound
 from llmkit.evaluation import outputs as evaluations
-from llmkit.generation import output as generations
+from llmkit.inference import output as generations
 from llmkit.reporting import predictions
 from llmkit.reporting.predictions import Prediction
 

@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from llmkit.data import responses
-from llmkit.generation import prompts
+from llmkit.inference import prompts
 from llmkit.models import chat, tokenizer
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"

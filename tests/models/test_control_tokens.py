@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerFast
 
 from llmkit.data import responses
 from llmkit.data.examples import Encoder
-from llmkit.generation import prompts
+from llmkit.inference import prompts
 from llmkit.models import chat
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.control_tokens import control_tokens, renamed, text_only

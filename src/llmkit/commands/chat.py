@@ -16,9 +16,9 @@ from llmkit import durable
 from llmkit.config import yaml12
 from llmkit.config.schema import Config, GenerationConfig
 from llmkit.errors import ConfigError, LlmkitError, WriteError
-from llmkit.generation import loading, prompts, requests, sampling, shown
-from llmkit.generation.prompts import Prompt
-from llmkit.generation.writer import Desk
+from llmkit.inference import loading, prompts, requests, sampling, shown
+from llmkit.inference.prompts import Prompt
+from llmkit.inference.writer import Desk
 from llmkit.reporting.console import Console
 
 HELP = """\

@@ -18,8 +18,8 @@ from llmkit.data.conversations import Conversation
 from llmkit.evaluation import outputs, references, responses
 from llmkit.evaluation.pairs import Pairs
 from llmkit.evaluation.unigram import unigram_figures
-from llmkit.generation import answers, prompts, sampling
-from llmkit.generation.writer import Desk
+from llmkit.inference import answers, prompts, sampling
+from llmkit.inference.writer import Desk
 from llmkit.models import build, experts, heads, load, packing
 from llmkit.reporting import verdicts
 from llmkit.reporting.console import Console

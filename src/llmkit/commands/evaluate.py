@@ -13,8 +13,8 @@ from llmkit.data.prepare import data_report
 from llmkit.evaluation import harness, outputs, pairs, references, rows, text, trained_on
 from llmkit.evaluation.pairs import Pairs
 from llmkit.evaluation.subject import Subject, check_kinds, protocol, subjects
-from llmkit.generation import loading, prompts, sampling
-from llmkit.generation.requests import Request
+from llmkit.inference import loading, prompts, sampling
+from llmkit.inference.requests import Request
 from llmkit.models import load
 from llmkit.reporting import plots, verdicts
 from llmkit.reporting.console import Console

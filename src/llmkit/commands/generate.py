@@ -17,12 +17,12 @@ from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from llmkit.config.schema import Config
 from llmkit.errors import ConfigError
-from llmkit.generation import loading, output, prompts, requests, sampling, shown
-from llmkit.generation.output import Output
-from llmkit.generation.prompts import Prompt
-from llmkit.generation.requests import Requests
-from llmkit.generation.sample import Sample
-from llmkit.generation.writer import Desk
+from llmkit.inference import loading, output, prompts, requests, sampling, shown
+from llmkit.inference.output import Output
+from llmkit.inference.prompts import Prompt
+from llmkit.inference.requests import Requests
+from llmkit.inference.sample import Sample
+from llmkit.inference.writer import Desk
 from llmkit.launcher import is_main_process, n_processes
 from llmkit.models import content
 from llmkit.models.control_tokens import control_tokens

@@ -15,7 +15,7 @@ from llmkit.data.mixture import Mixture
 from llmkit.data.prepare import Prepared, data_report, prepare_domains
 from llmkit.data.tokens import TokenFile
 from llmkit.evaluation.unigram import unigram_figures
-from llmkit.generation import sampling
+from llmkit.inference import sampling
 from llmkit.models import build, load, pairing, tokenizer_saving
 from llmkit.models import tokenizer as tokenizers
 from llmkit.reporting import verdicts

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmkit.config.schema import GenerationConfig
-from llmkit.generation import beams, decoding, prompts
-from llmkit.generation.decoding import OnText
-from llmkit.generation.prompts import Prompt
-from llmkit.generation.sample import Sample
-from llmkit.generation.writer import Desk
+from llmkit.inference import beams, decoding, prompts
+from llmkit.inference.decoding import OnText
+from llmkit.inference.prompts import Prompt
+from llmkit.inference.sample import Sample
+from llmkit.inference.writer import Desk
 
 AUTO_BATCH = 64
 """Texts written at once where `micro_batch_size` is `auto`: nothing is measured, so that the same

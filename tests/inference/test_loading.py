@@ -9,7 +9,7 @@ import torch
 
 from llmkit.config.schema import Config
 from llmkit.errors import ConfigError
-from llmkit.generation import loading
+from llmkit.inference import loading
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 

@@ -8,11 +8,11 @@ import torch
 from transformers.generation.configuration_utils import GenerationConfig as BeamConfig
 from transformers.generation.logits_process import LogitsProcessorList
 
-from llmkit.generation import rules
-from llmkit.generation.prompts import Prompt
-from llmkit.generation.sample import FinishReason, Sample
-from llmkit.generation.transcript import Transcript
-from llmkit.generation.writer import Desk
+from llmkit.inference import rules
+from llmkit.inference.prompts import Prompt
+from llmkit.inference.sample import FinishReason, Sample
+from llmkit.inference.transcript import Transcript
+from llmkit.inference.writer import Desk
 
 
 @torch.inference_mode()

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from llmkit.generation.transcript import Transcript
+from llmkit.inference.transcript import Transcript
 from llmkit.models import tokenizer as tokenizers
 
 from .conftest import SHARED, TEXTS

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from llmkit.generation.cache import SlotCache
-from llmkit.generation.prompts import Prompt
-from llmkit.generation.sample import Sample
-from llmkit.generation.writer import Desk, Writer, advance
+from llmkit.inference.cache import SlotCache
+from llmkit.inference.prompts import Prompt
+from llmkit.inference.sample import Sample
+from llmkit.inference.writer import Desk, Writer, advance
 
 PROMPT_TOKENS = 4096
 """Tokens of prompts, padding included, that are computed at once."""

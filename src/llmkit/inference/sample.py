@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from llmkit.generation.prompts import Prompt
+from llmkit.inference.prompts import Prompt
 
 FinishReason = Literal["eos", "stop", "length", "context", "nothing_allowed"]
 """An end token; a stop string or a completed choice; `max_new_tokens`; the model's positions; or

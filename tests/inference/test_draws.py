@@ -16,8 +16,8 @@ from scipy.stats import chisquare
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from llmkit.config.schema import GenerationConfig
-from llmkit.generation import draws
-from llmkit.generation.sample import Sample
+from llmkit.inference import draws
+from llmkit.inference.sample import Sample
 
 N = 2000
 PLAIN: dict[str, Any] = {"temperature": 1.0, "top_k": 0}

@@ -13,9 +13,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from llmkit.config.schema import GenerationConfig
 from llmkit.errors import ConfigError, InputNotFound
-from llmkit.generation import constraints
-from llmkit.generation.rules import CountPenalty
-from llmkit.generation.sample import Sample
+from llmkit.inference import constraints
+from llmkit.inference.rules import CountPenalty
+from llmkit.inference.sample import Sample
 
 Ask = Callable[..., list[Sample]]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from llmkit.generation import prompts, sampling
-from llmkit.generation.prompts import Prompt
-from llmkit.generation.requests import Request
-from llmkit.generation.writer import Desk
+from llmkit.inference import prompts, sampling
+from llmkit.inference.prompts import Prompt
+from llmkit.inference.requests import Request
+from llmkit.inference.writer import Desk
 
 Messages = Sequence[Mapping[str, str]]
 

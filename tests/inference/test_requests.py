@@ -13,7 +13,7 @@ import pytest
 
 from llmkit.config.schema import Config, GenerationConfig
 from llmkit.errors import ConfigError, DataError, InputNotFound, UsageError
-from llmkit.generation import requests
+from llmkit.inference import requests
 
 
 def config(**settings: Any) -> Config:

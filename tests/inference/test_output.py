@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llmkit.errors import ConfigError, DataError, RunBusy, WriteError
-from llmkit.generation import output
+from llmkit.inference import output
 
 
 def test_a_torn_last_line_is_cut_and_written_again(tmp_path: Path) -> None:

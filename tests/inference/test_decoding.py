@@ -18,10 +18,10 @@ from transformers import (
 
 from llmkit.config.schema import GenerationConfig
 from llmkit.errors import DataError
-from llmkit.generation import decoding, prompts, sampling
-from llmkit.generation.requests import Request
-from llmkit.generation.sample import Sample
-from llmkit.generation.writer import Desk
+from llmkit.inference import decoding, prompts, sampling
+from llmkit.inference.requests import Request
+from llmkit.inference.sample import Sample
+from llmkit.inference.writer import Desk
 
 from .conftest import SHARED, TEXTS, encoded
 

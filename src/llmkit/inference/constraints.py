@@ -15,8 +15,8 @@ from transformers import PreTrainedTokenizerBase
 from llmkit import extras
 from llmkit.config.schema import GenerationConfig
 from llmkit.errors import ConfigError, InputNotFound
-from llmkit.generation.prompts import Prompt
-from llmkit.generation.rules import Constraint
+from llmkit.inference.prompts import Prompt
+from llmkit.inference.rules import Constraint
 from llmkit.models.control_tokens import control_tokens
 from llmkit.models.tokenizer import prompt_ids
 

@@ -13,7 +13,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from llmkit.config.schema import GenerationConfig
 from llmkit.errors import ConfigError, DataError
-from llmkit.generation.requests import Request
+from llmkit.inference.requests import Request
 from llmkit.models import chat
 from llmkit.models.control_tokens import control_tokens
 from llmkit.models.tokenizer import prompt_ids

@@ -9,9 +9,9 @@ from transformers import PreTrainedTokenizerFast
 from llmkit.config.schema import GenerationConfig
 from llmkit.data.documents import Piece
 from llmkit.data.tokens import Encoder
-from llmkit.generation import prompts, sampling
-from llmkit.generation.requests import Request
-from llmkit.generation.writer import Desk
+from llmkit.inference import prompts, sampling
+from llmkit.inference.requests import Request
+from llmkit.inference.writer import Desk
 from llmkit.models import load
 from llmkit.models import tokenizer as tokenizers
 

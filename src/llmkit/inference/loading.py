@@ -7,9 +7,9 @@ from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from llmkit.config.schema import Config, GenerationConfig
 from llmkit.errors import ConfigError, UsageError
-from llmkit.generation import constraints, int8, rules
-from llmkit.generation.constraints import Constrain
-from llmkit.generation.writer import Desk
+from llmkit.inference import constraints, int8, rules
+from llmkit.inference.constraints import Constrain
+from llmkit.inference.writer import Desk
 from llmkit.models import load, pairing
 
 

@@ -19,7 +19,7 @@ from transformers.generation.logits_process import (
 )
 
 from llmkit.config.schema import GenerationConfig
-from llmkit.generation.draws import RULED_OUT
+from llmkit.inference.draws import RULED_OUT
 
 
 class Constraint(Protocol):

@@ -11,11 +11,11 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from llmkit.config.schema import GenerationConfig
-from llmkit.generation import prompts, sampling
-from llmkit.generation.prompts import Prompt
-from llmkit.generation.requests import Request
-from llmkit.generation.sample import Sample
-from llmkit.generation.writer import Desk
+from llmkit.inference import prompts, sampling
+from llmkit.inference.prompts import Prompt
+from llmkit.inference.requests import Request
+from llmkit.inference.sample import Sample
+from llmkit.inference.writer import Desk
 from llmkit.models import build, tokenizer
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"

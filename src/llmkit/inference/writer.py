@@ -13,10 +13,10 @@ from transformers.generation.logits_process import LogitsProcessorList
 
 from llmkit.config.schema import GenerationConfig
 from llmkit.errors import DataError
-from llmkit.generation import constraints, draws, rules
-from llmkit.generation.prompts import Prompt
-from llmkit.generation.sample import Candidate, FinishReason, Sample, Step
-from llmkit.generation.transcript import Transcript
+from llmkit.inference import constraints, draws, rules
+from llmkit.inference.prompts import Prompt
+from llmkit.inference.sample import Candidate, FinishReason, Sample, Step
+from llmkit.inference.transcript import Transcript
 from llmkit.models import rope
 
 
