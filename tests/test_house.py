@@ -22,7 +22,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 LAYERS = (
     {"errors"},
-    {"config", "durable", "extras", "interrupts", "launcher", "paths"},
+    {"config", "distributed", "durable", "extras", "paths"},
     {"models", "reporting"},
     {"data"},
     {"training", "evaluation", "inference"},
@@ -38,8 +38,8 @@ HEAVY = {"torch", "transformers", "datasets", "accelerate", "numpy", "tokenizers
 
 LIGHT = (
     "cli", "request", "options", "faults", "errors", "arguments",
-    "extras", "help", "interrupts", "launcher", "paths",
-    "prechecks",
+    "extras", "help", "paths",
+    "prechecks", "distributed/launcher", "distributed/signals",
 )  # fmt: skip
 
 MOST_LINES_OF_A_FUNCTION = 60

@@ -29,9 +29,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from llmkit.data import lengths
 from llmkit.data.examples import Encoded, Encoder
+from llmkit.distributed.processes import join_processes
 from llmkit.evaluation import classification
 from llmkit.models import dropout
-from llmkit.training import module, runtime
+from llmkit.training import module
 from llmkit.training.tasks import SINGLE, Classification
 
 SIDES = ("examples", "batch", "torch")
@@ -47,7 +48,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=12)
     parser.add_argument("--fp32", action="store_true")
     given = parser.parse_args()
-    processes = runtime.start("fp32" if given.fp32 else "bf16", (), Path())
+    processes = join_processes("fp32" if given.fp32 else "bf16", (), Path())
     examples, n_classes = _examples(given.data / "train.csv", given.model)
     model = AutoModelForSequenceClassification.from_pretrained(given.model, num_labels=n_classes)
     task = Classification(SINGLE, n_classes, classification.figures_from(SINGLE))

@@ -29,13 +29,12 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from llmkit.data.tokens import TokenFile
+from llmkit.distributed.processes import Processes, join_processes
 from llmkit.evaluation.causal import CausalRows
 from llmkit.evaluation.likelihood import score
 from llmkit.evaluation.logits import ChosenLogits
 from llmkit.evaluation.stretches import stretches
 from llmkit.evaluation.windows import ScoringProtocol, Windows
-from llmkit.training import runtime
-from llmkit.training.runtime import Processes
 
 Side = Callable[[], float]
 IGNORED = -100
@@ -136,7 +135,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     model = build(given)
-    fp32 = runtime.start("fp32", (), Path())
+    fp32 = join_processes("fp32", (), Path())
     bf16 = replace(fp32, precision="bf16")
 
     chance = random.Random(0)

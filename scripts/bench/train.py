@@ -35,9 +35,12 @@ from transformers import (
 from turns import Round
 
 from llmkit.config.schema import TrainConfig
+from llmkit.distributed import device
+from llmkit.distributed.processes import join_processes
+from llmkit.distributed.signals import StopSignal
 from llmkit.reporting.console import Console
 from llmkit.reporting.progress import TrainingDisplay
-from llmkit.training import allocation, auto, engine, module, probe, runtime, utilization
+from llmkit.training import auto, engine, module, probe, utilization
 from llmkit.training.budget import Clock
 from llmkit.training.checkpoint import State
 from llmkit.training.module import Objective
@@ -45,7 +48,6 @@ from llmkit.training.optimizer import NamedOptimizer
 from llmkit.training.record import Record
 from llmkit.training.schedule import Plan, Revision
 from llmkit.training.settings import Settings
-from llmkit.training.signals import StopSignal
 from llmkit.training.tasks import CausalLanguageModeling, Examples, Rows, Task
 
 VOCABULARY, BLOCK, BATCH = 8192, 256, 16
@@ -127,7 +129,7 @@ def llmkit(
     """The engine as `llmkit pretrain` sets it up."""
     own, task = (own or model()).train(), task or CausalLanguageModeling(1, linear_head=True)
     directory = Path(tempfile.mkdtemp())
-    processes = runtime.start("bf16", (), directory)
+    processes = join_processes("bf16", (), directory)
     objective = module.quick(task, own, processes.device)
     size, _ = probe.fit(objective, stream, BATCH, None, processes)
     if compiled:
@@ -215,9 +217,9 @@ def main() -> None:
         sides["litgpt"] = turns.Process(
             [asked.litgpt, str(Path(__file__).with_name("litgpt_side.py")), *sizes]
         )
-    rates = [utilization.matrix_rate(DEVICE, "bf16")]
+    rates = [device.matrix_rate(DEVICE, "bf16")]
     found = turns.take(sides, asked.rounds, asked.steps, BATCH * BLOCK)
-    rates.append(utilization.matrix_rate(DEVICE, "bf16"))
+    rates.append(device.matrix_rate(DEVICE, "bf16"))
     rate = statistics.mean(rates)
     used = operations_per_token(asked.vocabulary) * found["tokens_per_second"].get("llmkit", 0.0)
     shares = {"matrix_rate": rate, "share_of_matrix_rate": round(used / rate, 3)}
@@ -228,7 +230,7 @@ def main() -> None:
 def side(name: str, vocabulary: int) -> Round:
     """One of the sides, for this process alone."""
     if name == "llmkit":
-        allocation.keep()  # before torch allocates
+        device.keep_freed_memory()  # before torch allocates
         return llmkit(Stream(vocabulary), own=model(vocabulary))
     if name == "bare":
         return bare(Stream(vocabulary))

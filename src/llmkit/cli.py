@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
-from llmkit import __version__, faults, launcher
+from llmkit import __version__, faults
 from llmkit.arguments import is_override
+from llmkit.distributed import launcher
 from llmkit.errors import Interrupted, UsageError
 from llmkit.help import EPILOG, Command, Commands
 from llmkit.options import (
@@ -260,7 +261,7 @@ def _obey(arguments: Sequence[str], warnings: list[str]) -> int:
 
 def _request(ctx: typer.Context, **keys: str) -> Request:
     """The request of a command; `keys` are the config keys of the options that only it has."""
-    launcher.check()
+    launcher.check_environment()
     given = ctx.params
     # Click fills CONFIG first, whatever it looks like; `arguments.parse` tells them apart.
     arguments = [a for a in (given["config"], *(given["overrides"] or [])) if a is not None]

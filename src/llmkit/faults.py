@@ -19,7 +19,9 @@ from typing import TextIO
 
 import typer
 
-from llmkit import __version__, interrupts
+from llmkit import __version__
+from llmkit.distributed import signals
+from llmkit.distributed.launcher import is_main_process
 from llmkit.errors import (
     InputNotFound,
     Interrupted,
@@ -29,7 +31,6 @@ from llmkit.errors import (
     UsageError,
     WriteError,
 )
-from llmkit.launcher import is_main_process
 
 MOST_SHOWN = 300
 """Characters of an unexpected message that are shown; the rest is in the log."""
@@ -73,10 +74,10 @@ def end_by_signals() -> None:
     """
 
     def end(number: int, _frame: FrameType | None) -> None:
-        interrupts.state.is_second(number)
+        signals.state.is_second(number)
         raise KeyboardInterrupt if number == signal.SIGINT else _ended_by(number)
 
-    for number in interrupts.SIGNALS:
+    for number in signals.SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, end)
 
@@ -86,12 +87,12 @@ def acknowledge_signals(json: bool) -> None:
 
     Standard streams must be open.
     """
-    interrupts.watch(_acknowledge, lambda: _end_at_once(json))
+    signals.listen(_acknowledge, lambda: _end_at_once(json))
 
 
 def _acknowledge() -> None:
     if is_main_process():
-        how = "stopping after this step" if interrupts.state.saving else "stopping"
+        how = "stopping after this step" if signals.state.saving else "stopping"
         _say(f"{how} (Ctrl-C again: now)")
 
 
@@ -147,7 +148,7 @@ def _abandon(stream: TextIO) -> None:
 
 def _as_fault(error: BaseException) -> LlmkitError:
     """The fault of ours that anything raised stands for."""
-    number = interrupts.state.received
+    number = signals.state.received
     match error:
         case LlmkitError():
             return error

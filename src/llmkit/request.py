@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmkit import arguments, faults, interrupts
+from llmkit import arguments, faults
 from llmkit.arguments import DATA, Arguments
+from llmkit.distributed import signals
 from llmkit.errors import Interrupted, LlmkitError, Stopped, UsageError
 from llmkit.help import FIRST
 
@@ -101,7 +102,7 @@ class Request:
     def _work(self, name: str, config: Config, console: Console) -> None:
         if self.verbose:
             _let_libraries_speak()
-        interrupts.state.conversation = self.command == "chat"
+        signals.state.conversation = self.command == "chat"
         if config.model.code is not None:
             from llmkit.models import custom
 

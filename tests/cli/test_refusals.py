@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from llmkit import cli, extras, faults, launcher
+from llmkit import cli, extras, faults
+from llmkit.distributed import launcher
 from llmkit.errors import ConfigError, DataError, LlmkitError
 
 from .test_cli import without_libraries
@@ -275,7 +276,7 @@ def test_what_a_launcher_sets_as_a_whole_is_accepted(monkeypatch: pytest.MonkeyP
     whole = {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
     for name, value in whole.items():
         monkeypatch.setenv(name, value)
-    launcher.check()
+    launcher.check_environment()
 
 
 def test_a_process_that_is_alone_has_no_use_for_a_launcher(
@@ -285,7 +286,7 @@ def test_a_process_that_is_alone_has_no_use_for_a_launcher(
     monkeypatch.setenv("MASTER_ADDR", "nowhere.invalid")
     for name, value in {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
-    launcher.check()
+    launcher.check_environment()
     assert not {"WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR"} & set(os.environ)
 
 

@@ -21,9 +21,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from llmkit.distributed.processes import Processes, join_processes
 from llmkit.models import tokenizer as tokenizers
-from llmkit.training import runtime
-from llmkit.training.runtime import Processes
 
 # A busy machine is no fault of an example.
 settings.register_profile("patient", deadline=None)
@@ -52,7 +51,7 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def processes() -> Processes:
     """This process alone, in fp32."""
-    return runtime.start("fp32", (), Path())
+    return join_processes("fp32", (), Path())
 
 
 @pytest.fixture

@@ -11,11 +11,13 @@ import torch
 from safetensors.torch import load_file
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
+from llmkit.distributed import failures
+from llmkit.distributed.processes import join_processes
+from llmkit.distributed.signals import stop_signal
 from llmkit.errors import DataError, WriteError
-from llmkit.training import alone, checkpoint, runtime
+from llmkit.training import checkpoint
 from llmkit.training.checkpoint import Checkpoint, State
 from llmkit.training.schedule import Plan, Revision
-from llmkit.training.signals import stop_signal
 from llmkit.training.tasks import Batch
 from tests.training import conftest as training
 from tests.training import with_dropout
@@ -105,8 +107,8 @@ def train(bad_row: int | None = None, huge: bool = False, validation: int = 0) -
             examples=Faulty(bad_row, huge),
             validation=Rows(validation, seed=9) if validation else None,
         )
-        processes = runtime.start("fp32", (), Path(directory))
-        with processes, alone.named(processes, trial.micro_batch):
+        processes = join_processes("fp32", (), Path(directory))
+        with processes, failures.named_by_rank(processes, trial.micro_batch):
             print(trial.run().best_metric)
 
 
@@ -115,7 +117,7 @@ def train_with_dropout(objective: str) -> None:
     with tempfile.TemporaryDirectory() as directory:
         parts = with_dropout.parts(objective)
         trial = Trial(Path(directory), steps=10, micro_batch=3, logging=1, **parts)
-        with runtime.start("fp32", (), Path(directory)) as processes:
+        with join_processes("fp32", (), Path(directory)) as processes:
             trial.run()
             if processes.is_main:
                 print((trial.directory / "metrics.jsonl").read_text())

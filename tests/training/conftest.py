@@ -12,12 +12,14 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from llmkit import interrupts
 from llmkit.config.schema import TrainConfig
+from llmkit.distributed import signals
+from llmkit.distributed.processes import join_processes
+from llmkit.distributed.signals import StopSignal
 from llmkit.models import build
 from llmkit.reporting.console import Console
 from llmkit.reporting.progress import TrainingDisplay
-from llmkit.training import auto, engine, runtime
+from llmkit.training import auto, engine
 from llmkit.training.budget import Clock
 from llmkit.training.checkpoint import State
 from llmkit.training.module import Objective
@@ -25,7 +27,6 @@ from llmkit.training.optimizer import NamedOptimizer
 from llmkit.training.record import Record
 from llmkit.training.schedule import Plan, Revision
 from llmkit.training.settings import Settings
-from llmkit.training.signals import StopSignal
 from llmkit.training.tasks import Batch, CausalLanguageModeling
 
 VOCABULARY, BLOCK = 61, 12
@@ -97,7 +98,7 @@ class Trial:
             logging_steps=self.logging, eval_steps=self.eval_steps,
             save_steps=self.save_steps, save_total_limit=2, loss_spike=self.loss_spike,
         )  # fmt: skip
-        processes = runtime.start(self.precision, (), self.directory)
+        processes = join_processes(self.precision, (), self.directory)
         train = auto.pretraining(TrainConfig(weight_decay=0.1))
         self.named = NamedOptimizer(self.model, self.optimizer, train)
         if tensors:
@@ -136,7 +137,7 @@ def trial(tmp_path: Path) -> Callable[..., Trial]:
 @pytest.fixture(autouse=True)
 def no_signal_yet() -> None:
     """A second Ctrl-C ends the process; that of an earlier test is no first one."""
-    interrupts.state.received = 0
+    signals.state.received = 0
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -13,8 +13,9 @@ from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM, PreTrainedModel
 
 from llmkit.data.blocks import Blocks
+from llmkit.distributed.processes import join_processes
 from llmkit.models import attention, build, packing
-from llmkit.training import probe, runtime
+from llmkit.training import probe
 from llmkit.training.module import Objective
 from llmkit.training.tasks import CausalLanguageModeling, on_device
 from tests.data.test_blocks import token_file
@@ -99,7 +100,7 @@ def test_what_is_not_compiled_is_computed_as_by_plain_transformers() -> None:
 
 
 def test_a_cpu_keeps_the_attention_that_it_has(tmp_path: Path) -> None:
-    processes, model = runtime.start("fp32", (), tmp_path), tiny_model("qwen3")
+    processes, model = join_processes("fp32", (), tmp_path), tiny_model("qwen3")
     objective = Objective(CausalLanguageModeling(1, linear_head=True), model)
     name, _ = probe.attention(objective, packed(64), 4, processes)
     assert name == model.config._attn_implementation == "sdpa"
@@ -120,7 +121,7 @@ def test_flex_attention_keeps_documents_apart(architecture: str) -> None:
 def test_the_attention_of_a_gpu_gives_the_loss_and_the_gradients_of_the_usual_one(
     precision: str, tmp_path: Path
 ) -> None:
-    processes = runtime.start(precision, (), tmp_path)
+    processes = join_processes(precision, (), tmp_path)
     model = tiny_model("qwen3", hidden_size=128).to(processes.device)
     objective, examples = Objective(CausalLanguageModeling(1, linear_head=True), model), packed(512)
     found = []

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from llmkit.distributed.processes import join_processes
 from llmkit.reporting.console import Console
 from llmkit.reporting.progress import TrainingDisplay
-from llmkit.training import runtime
 from llmkit.training.budget import Clock
 from llmkit.training.by_domain import ByDomain, names_of_figures, readable, report
 from llmkit.training.checkpoint import State
@@ -113,7 +113,7 @@ def test_a_run_may_be_remembered_for_one_domain_and_never_for_what_it_began_with
         metric_for_best_model="loss/a",
     )  # fmt: skip
     record = Record(
-        tmp_path, settings, runtime.start("fp32", (), tmp_path),
+        tmp_path, settings, join_processes("fp32", (), tmp_path),
         TrainingDisplay(Console(quiet=True), 0, None), Clock(), lambda _: None, dict, {},
         progress=lambda step: {"epochs/a": step / 2},
     )  # fmt: skip

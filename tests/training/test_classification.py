@@ -20,6 +20,8 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from llmkit.config.schema import TrainConfig
 from llmkit.data import lengths
 from llmkit.data.examples import Encoded
+from llmkit.distributed.processes import join_processes
+from llmkit.distributed.signals import StopSignal
 from llmkit.errors import ConfigError, Stopped
 from llmkit.evaluation import classification
 from llmkit.evaluation.classification import MULTI, REGRESSION, SINGLE
@@ -27,7 +29,7 @@ from llmkit.models import build
 from llmkit.models.classifier import Head
 from llmkit.reporting.console import Console
 from llmkit.reporting.progress import TrainingDisplay
-from llmkit.training import auto, checkpoint, engine, runtime
+from llmkit.training import auto, checkpoint, engine
 from llmkit.training.budget import Clock
 from llmkit.training.checkpoint import State
 from llmkit.training.module import Objective
@@ -35,7 +37,6 @@ from llmkit.training.optimizer import NamedOptimizer, depths
 from llmkit.training.record import Record
 from llmkit.training.schedule import Plan, Revision
 from llmkit.training.settings import Settings
-from llmkit.training.signals import StopSignal
 from llmkit.training.tasks import Classification, balanced_weights
 
 N, CLASSES, VOCABULARY = 50, 3, 40
@@ -90,7 +91,7 @@ class Trial:
         state = state or State(step=0, plan=Plan((Revision(0, self.steps),)), seconds=0.0)
         settings = dataclasses.replace(SETTINGS, micro_batch_size=self.micro_batch, **self.changes)
         self.model = self.model or small(self.kind)
-        processes = runtime.start(self.precision, (), self.directory)
+        processes = join_processes(self.precision, (), self.directory)
         train = auto.finetuning(self.train, N, 32, "all", "f1_macro")
         self.named = NamedOptimizer(self.model, "adamw", train)
         if tensors:

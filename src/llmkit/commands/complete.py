@@ -15,6 +15,7 @@ from llmkit import durable
 from llmkit.config.schema import Config
 from llmkit.data import fingerprints, lengths, order
 from llmkit.data.conversations import Conversation
+from llmkit.distributed.signals import stop_signal
 from llmkit.evaluation import outputs, references, responses
 from llmkit.evaluation.pairs import Pairs
 from llmkit.evaluation.unigram import unigram_figures
@@ -31,7 +32,6 @@ from llmkit.training.budget import Clock
 from llmkit.training.checkpoint import Checkpoint
 from llmkit.training.completing import Inputs
 from llmkit.training.session import Session
-from llmkit.training.signals import stop_signal
 from llmkit.training.tasks import Completion
 
 COMMAND = "finetune"

@@ -10,6 +10,7 @@ from llmkit.config import objectives
 from llmkit.config.schema import Config
 from llmkit.data.documents import mark_hints
 from llmkit.data.prepare import data_report
+from llmkit.distributed.processes import Processes, join_processes
 from llmkit.evaluation import harness, outputs, pairs, references, rows, text, trained_on
 from llmkit.evaluation.pairs import Pairs
 from llmkit.evaluation.subject import Subject, check_kinds, protocol, subjects
@@ -18,8 +19,6 @@ from llmkit.inference.requests import Request
 from llmkit.models import load
 from llmkit.reporting import plots, verdicts
 from llmkit.reporting.console import Console
-from llmkit.training import runtime
-from llmkit.training.runtime import Processes
 
 Rows = Iterable[Mapping[str, Any]]
 
@@ -28,7 +27,7 @@ def run(config: Config, console: Console) -> dict[str, Any]:
     """Measures what the config names, writes what it asks for and returns the figures."""
     settings = config.evaluation
     outputs.check((settings.output, settings.log_samples, settings.per_token))
-    with runtime.start(_precision(config), (), Path()) as processes:
+    with join_processes(_precision(config), (), Path()) as processes:
         figures, scored = _measured(config, processes, console)
         result = {"command": "evaluate", **figures}
         if processes.is_main:

@@ -17,6 +17,7 @@ from llmkit.config.schema import Config
 from llmkit.data import fingerprints, lengths
 from llmkit.data.examples import Table
 from llmkit.data.labels import REGRESSION
+from llmkit.distributed.signals import stop_signal
 from llmkit.evaluation import classification, classified, prediction
 from llmkit.models import build, classifier, number_head
 from llmkit.reporting import plots, verdicts
@@ -29,7 +30,6 @@ from llmkit.training.budget import Clock
 from llmkit.training.checkpoint import Checkpoint
 from llmkit.training.classifying import Inputs
 from llmkit.training.session import Session
-from llmkit.training.signals import stop_signal
 from llmkit.training.tasks import Classification, balanced_weights
 
 COMMAND = "finetune"

@@ -16,6 +16,8 @@ import torch
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from llmkit.config.schema import Config
+from llmkit.distributed.launcher import is_main_process, n_processes
+from llmkit.distributed.signals import stop_signal
 from llmkit.errors import ConfigError
 from llmkit.inference import loading, output, prompts, requests, sampling, shown
 from llmkit.inference.output import Output
@@ -23,14 +25,12 @@ from llmkit.inference.prompts import Prompt
 from llmkit.inference.requests import Requests
 from llmkit.inference.sample import Sample
 from llmkit.inference.writer import Desk
-from llmkit.launcher import is_main_process, n_processes
 from llmkit.models import content
 from llmkit.models.control_tokens import control_tokens
 from llmkit.reporting.console import Console
-from llmkit.training.signals import stop_signal
 
 if TYPE_CHECKING:
-    from llmkit.training.runtime import Processes
+    from llmkit.distributed.processes import Processes
 
 WINDOW = 4
 """Full batches that are formed together. A job that goes on computes its last window anew, so that
@@ -311,9 +311,9 @@ def _processes() -> AbstractContextManager[Processes | None]:
     if n_processes() == 1:
         return nullcontext()
     # Imported here: accelerate takes longer to load than a short prompt to answer.
-    from llmkit.training import runtime
+    from llmkit.distributed.processes import join_processes
 
-    return runtime.start("fp32", (), Path())
+    return join_processes("fp32", (), Path())
 
 
 @contextmanager

@@ -18,13 +18,13 @@ from llmkit.data.labelled import Row
 from llmkit.data.parts import many
 from llmkit.data.piped import Pipe
 from llmkit.data.sources import Source
+from llmkit.distributed.launcher import is_main_process
+from llmkit.distributed.processes import join_processes
 from llmkit.errors import InputNotFound, UsageError
 from llmkit.evaluation import labelling, prediction
-from llmkit.launcher import is_main_process
 from llmkit.models import classifier, content
 from llmkit.reporting import predictions
 from llmkit.reporting.console import Console
-from llmkit.training import runtime
 
 COMMAND, KEY = "predict", "test_files"
 
@@ -40,7 +40,7 @@ def run(config: Config, console: Console) -> dict[str, Any] | None:
     predictions.check(config.predict)
     with (
         _input(config) as (config, pipe),
-        runtime.start(config.predict.precision, (), Path()) as processes,
+        join_processes(config.predict.precision, (), Path()) as processes,
         console.watch("labelling", _size(config.data)) as advance,
     ):
         data, windows = _windows(config, shape, pipe, console.say, advance)

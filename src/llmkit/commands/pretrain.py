@@ -14,22 +14,23 @@ from llmkit.data.documents import mark_hints
 from llmkit.data.mixture import Mixture
 from llmkit.data.prepare import Prepared, data_report, prepare_domains
 from llmkit.data.tokens import TokenFile
+from llmkit.distributed import device
+from llmkit.distributed.processes import Processes
+from llmkit.distributed.signals import stop_signal
 from llmkit.evaluation.unigram import unigram_figures
 from llmkit.inference import sampling
 from llmkit.models import build, load, pairing, tokenizer_saving
 from llmkit.models import tokenizer as tokenizers
 from llmkit.reporting import verdicts
 from llmkit.reporting.console import Console
-from llmkit.training import auto, by_domain, masked, objectives, recipe, utilization
+from llmkit.training import auto, by_domain, masked, objectives, recipe
 from llmkit.training import directory as run_directory
 from llmkit.training import run as training
 from llmkit.training.budget import Clock, readable
 from llmkit.training.checkpoint import Checkpoint
 from llmkit.training.masked import MaskedLanguageModeling
 from llmkit.training.recipe import Recipe
-from llmkit.training.runtime import Processes
 from llmkit.training.session import Session
-from llmkit.training.signals import stop_signal
 from llmkit.training.tasks import Examples
 
 PROMPT = 16
@@ -257,7 +258,7 @@ def _recipe(n_bytes: int, minutes: float | None, processes: Processes) -> tuple[
     """What suits a new model for so much text, and what else it goes by than the text."""
     if minutes is None:
         return recipe.for_text(n_bytes), ""
-    measured = utilization.matrix_rate(processes.device, processes.precision)
+    measured = device.matrix_rate(processes.device, processes.precision)
     rate = processes.largest([measured])[0] * processes.count
     return recipe.for_minutes(n_bytes, minutes, rate), (
         f" and {readable(minutes)} at the {rate / 1e9:,.0f} GFLOP/s that this machine has now"

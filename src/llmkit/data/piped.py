@@ -12,8 +12,8 @@ from typing import BinaryIO
 
 from llmkit.config.schema import DataConfig
 from llmkit.data import delimited, formats
+from llmkit.distributed.launcher import n_processes
 from llmkit.errors import DataError, UsageError
-from llmkit.launcher import n_processes
 
 NAME = "stdin"
 

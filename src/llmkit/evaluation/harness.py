@@ -12,8 +12,8 @@ from typing import Any
 from llmkit import extras
 from llmkit.config import yaml12
 from llmkit.config.schema import Config
+from llmkit.distributed.processes import Processes
 from llmkit.errors import ConfigError, InputNotFound, Unsafe
-from llmkit.evaluation.likelihood import Processes
 from llmkit.evaluation.subject import Subject
 from llmkit.models import load
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from llmkit.data.labelled import Row
+from llmkit.distributed.processes import Processes
 from llmkit.errors import DataError
 from llmkit.evaluation import prediction, scoring
 from llmkit.evaluation.classification import MULTI, REGRESSION, THRESHOLD, Numbers
-from llmkit.evaluation.likelihood import Processes
 from llmkit.evaluation.prediction import Classifier
 from llmkit.models.classifier import Head
 from llmkit.reporting.predictions import DIGITS, Prediction

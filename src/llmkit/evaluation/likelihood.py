@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from llmkit.distributed.processes import Processes
 from llmkit.errors import DataError, ResourceError
 from llmkit.evaluation.logits import ChosenLogits
 from llmkit.evaluation.stretches import Stretches
@@ -50,21 +51,6 @@ class Rows(Protocol):
 
     def batch(self, numbers: Places) -> Batch:
         """These rows, padded to the longest."""
-
-
-class Processes(Protocol):
-    """What is needed of the processes of a run, `llmkit.training.runtime.Processes`."""
-
-    @property
-    def rank(self) -> int: ...
-    @property
-    def count(self) -> int: ...
-    @property
-    def device(self) -> torch.device: ...
-    @property
-    def precision(self) -> str: ...
-    def autocast(self) -> AbstractContextManager[None]: ...
-    def sum(self, values: Tensor) -> Tensor: ...
 
 
 class Found(NamedTuple):

@@ -20,8 +20,8 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from llmkit.config.schema import DataConfig
 from llmkit.data.examples import Encoded, Encoder
+from llmkit.distributed.processes import Processes
 from llmkit.errors import DataError
-from llmkit.evaluation.likelihood import Processes
 from llmkit.models import load, location
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.classifier import (

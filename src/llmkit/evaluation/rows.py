@@ -16,10 +16,10 @@ from llmkit.data.cache import Say, Watch
 from llmkit.data.columns import LABEL_NAMES
 from llmkit.data.examples import Table
 from llmkit.data.labels import MULTI, REGRESSION, SINGLE, Labels
+from llmkit.distributed.processes import Processes
 from llmkit.errors import DataError
 from llmkit.evaluation import baselines, bootstrap, classified, prediction, scoring
 from llmkit.evaluation.classification import THRESHOLD, Numbers
-from llmkit.evaluation.likelihood import Processes
 from llmkit.evaluation.subject import Subject
 from llmkit.models.classifier import head_of, remembered_columns
 from llmkit.models.control_tokens import control_tokens

@@ -11,10 +11,11 @@ from typing import Any
 from llmkit.config.schema import Config
 from llmkit.data.prepare import held_out_domains, tokens_of
 from llmkit.data.tokens import TokenFile, joined
+from llmkit.distributed.processes import Processes
 from llmkit.errors import DataError
 from llmkit.evaluation import masked, perplexity
 from llmkit.evaluation.causal import CausalRows
-from llmkit.evaluation.likelihood import Processes, Rows, Scores, Watch, score
+from llmkit.evaluation.likelihood import Rows, Scores, Watch, score
 from llmkit.evaluation.logits import ChosenLogits
 from llmkit.evaluation.page import page, shown_tokens
 from llmkit.evaluation.stretches import Stretches, byte_lengths, stretches

@@ -21,7 +21,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from llmkit.launcher import is_main_process
+from llmkit.distributed.launcher import is_main_process
 
 Advance = Callable[[int], None]
 

@@ -14,13 +14,14 @@ import transformers
 
 import llmkit
 from llmkit.config.schema import TrainConfig
+from llmkit.distributed import device
+from llmkit.distributed.processes import Processes
 from llmkit.errors import ConfigError
 from llmkit.reporting.console import clock as duration
 from llmkit.training import auto, budget, probe, utilization
 from llmkit.training.budget import Clock
 from llmkit.training.checkpoint import State
 from llmkit.training.module import Objective
-from llmkit.training.runtime import Processes
 from llmkit.training.session import Session
 from llmkit.training.tasks import Examples
 
@@ -236,7 +237,7 @@ def _full_rate(operations: float | None, processes: Processes) -> float | None:
     """Predictions per second if all processes did nothing but multiply matrices."""
     if operations is None:
         return None
-    rate = utilization.matrix_rate(processes.device, processes.precision)
+    rate = device.matrix_rate(processes.device, processes.precision)
     return rate * processes.count / operations
 
 

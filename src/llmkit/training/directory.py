@@ -13,8 +13,8 @@ from typing import IO, Any
 
 from llmkit import durable
 from llmkit.config.schema import Config
+from llmkit.distributed.launcher import is_main_process
 from llmkit.errors import RunBusy, WriteError
-from llmkit.launcher import is_main_process
 from llmkit.training import identity
 
 LOCK, RUN = ".lock", "run.json"

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from llmkit.distributed.processes import Processes, derived_seed
+from llmkit.distributed.signals import StopSignal, stopped_by
 from llmkit.errors import Diverged
 from llmkit.models import dropout
 from llmkit.models.experts import Balance
@@ -27,10 +29,8 @@ from llmkit.training.feed import Input, share
 from llmkit.training.module import Objective
 from llmkit.training.optimizer import NamedOptimizer
 from llmkit.training.record import Record
-from llmkit.training.runtime import Processes, derived_seed
 from llmkit.training.schedule import rate
 from llmkit.training.settings import Settings
-from llmkit.training.signals import StopSignal, stopped_by
 from llmkit.training.tasks import (
     Batch,
     CausalLanguageModeling,

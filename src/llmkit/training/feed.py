@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from llmkit.training.runtime import Processes
+from llmkit.distributed.processes import Processes
 from llmkit.training.tasks import Batch, Examples, Rows, Task
 
 

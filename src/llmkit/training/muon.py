@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from llmkit.training import precision
+from llmkit.distributed import device
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Newton-Schulz polynomial of Jordan et al. 2024 (kellerjordan.github.io/posts/muon)."""
@@ -81,7 +81,7 @@ def orthogonal(matrices: Tensor) -> Tensor:
     """
     a, b, c = COEFFICIENTS
     tall = matrices.shape[1] > matrices.shape[2]
-    x = matrices.bfloat16() if precision.has_bf16(matrices.device) else matrices.float()
+    x = matrices.bfloat16() if device.has_bf16(matrices.device) else matrices.float()
     x = x.mT.contiguous() if tall else x  # [n, short, long]
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(ITERATIONS):

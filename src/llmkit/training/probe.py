@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from llmkit.errors import ResourceError
+from llmkit.distributed.device import wait_for
+from llmkit.distributed.failures import out_of_memory, too_large
+from llmkit.distributed.processes import Processes
 from llmkit.models import dropout, packing
 from llmkit.training.module import Objective
-from llmkit.training.runtime import Processes
 from llmkit.training.tasks import Examples, Rows, on_device
-from llmkit.training.utilization import wait
 
 CPU_TOKENS = 2048
 """On a CPU larger micro-batches leave its cache: they are up to a tenth slower."""
@@ -126,7 +126,7 @@ def measuring(
     for _ in range(3):
         start = time.perf_counter()
         objective.forward(batch)
-        wait(processes.device)
+        wait_for(processes.device)
         times.append(time.perf_counter() - start)
     objective.model.train()
     return min(times) * math.ceil(len(validation) / len(rows) / processes.count)
@@ -157,27 +157,6 @@ def compiled(
     )
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory has run out."""
-    kinds = (torch.OutOfMemoryError, MemoryError)
-    return isinstance(error, kinds) or "allocate memory" in str(error)
-
-
-def too_large(size: int) -> ResourceError:
-    """The fault of a micro-batch that does not fit."""
-    advice = (
-        f"write train.micro_batch_size={max(1, size // 2)}; results stay the same"
-        if size > 1
-        else "use a smaller model, a shorter data.block_size, or train.gradient_checkpointing=true"
-    )
-    return ResourceError(
-        f"out of memory with {size} sequences at once",
-        where="train.micro_batch_size",
-        kept="all checkpoints",
-        next=advice,
-    )
-
-
 def lengths_differ(examples: Examples) -> bool:
     """Whether batches are padded to different lengths."""
     order = examples.longest_first()
@@ -203,7 +182,7 @@ def _run(objective: Objective, examples: Examples, rows: Rows, processes: Proces
     masks = dropout.of_examples(0, np.arange(len(rows)), processes.device)
     with masks, objective.compiled(), processes.in_training():
         objective(batch)["objective"].backward()
-    wait(processes.device)
+    wait_for(processes.device)
 
 
 def _most(examples: Examples, processes: Processes) -> int:

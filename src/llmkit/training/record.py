@@ -12,13 +12,13 @@ from typing import Any
 
 from torch import Tensor
 
+from llmkit.distributed.processes import Processes
 from llmkit.errors import WriteError
 from llmkit.reporting.metrics import JsonLines
 from llmkit.reporting.progress import TrainingDisplay, memory_used
 from llmkit.training import checkpoint
 from llmkit.training.budget import NEAR, Budget, Clock, readable
 from llmkit.training.checkpoint import State
-from llmkit.training.runtime import Processes
 from llmkit.training.settings import Settings
 
 LOWER_IS_BETTER = {"loss", "perplexity", "bits_per_byte", "mse", "mae"}

@@ -19,12 +19,13 @@ from llmkit.config import render
 from llmkit.config.schema import Config, TrainConfig
 from llmkit.data import fingerprints, subset
 from llmkit.data.fingerprints import Fingerprints
+from llmkit.distributed import failures
+from llmkit.distributed.processes import Processes, join_processes
 from llmkit.models import dropout, experts
 from llmkit.reporting import metrics, plots
 from llmkit.reporting.console import Console
 from llmkit.reporting.progress import TrainingDisplay, training_display
 from llmkit.training import (
-    alone,
     auto,
     checkpoint,
     choices,
@@ -34,14 +35,12 @@ from llmkit.training import (
     module,
     probe,
     recipe,
-    runtime,
 )
 from llmkit.training import directory as run_directory
 from llmkit.training.budget import FEW_STEPS, Budget, Clock, minutes_needed, too_few
 from llmkit.training.checkpoint import Checkpoint, State
 from llmkit.training.optimizer import NamedOptimizer
 from llmkit.training.record import Record
-from llmkit.training.runtime import Processes
 from llmkit.training.schedule import Plan, Revision
 from llmkit.training.session import Session
 from llmkit.training.settings import Settings
@@ -90,7 +89,7 @@ def start(config: Config, command: str) -> Processes:
     auto.check_plan(config.train)
     directory = run_directory.locate(config, command)
     train = config.train
-    return runtime.start(train.precision, config.report_to, directory, train.ddp_timeout)
+    return join_processes(train.precision, config.report_to, directory, train.ddp_timeout)
 
 
 def carry_out(job: Job, session: Session, look: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
@@ -118,7 +117,7 @@ def carry_out(job: Job, session: Session, look: Callable[[], Mapping[str, Any]])
         if changed:
             record.replanned(state)
         began, before = time.monotonic(), state
-        with alone.named(work.processes, work.settings.micro_batch_size):
+        with failures.named_by_rank(work.processes, work.settings.micro_batch_size):
             state = engine.train(work, state, record, session.stop, look)
         seconds = time.monotonic() - began
     if session.processes.is_main:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from llmkit.distributed.processes import Processes
+from llmkit.distributed.signals import StopSignal
 from llmkit.reporting.console import Console
 from llmkit.training.budget import Clock
-from llmkit.training.runtime import Processes
-from llmkit.training.signals import StopSignal
 
 
 @dataclass(frozen=True)

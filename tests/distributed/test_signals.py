@@ -21,7 +21,7 @@ BUSY = "hashlib.pbkdf2_hmac('sha256', b'a', b'b', 400_000_000)"
 IN_A_RUN = f"""
 import hashlib, sys
 from llmkit import faults
-from llmkit.training.signals import stop_signal
+from llmkit.distributed.signals import stop_signal
 faults.end_by_signals()
 faults.acknowledge_signals(json="--json" in sys.argv)
 with stop_signal() as stop:

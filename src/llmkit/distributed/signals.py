@@ -1,4 +1,5 @@
-"""Signals to stop are acknowledged at once, whatever the process is doing.
+"""Requests to stop: a handler notes the signal, the loops ask for it, and the user sees at once
+that it has come, whatever the process is doing.
 
 A handler in Python runs between two steps of the interpreter, and a compiler or a tokenizer may
 take half a minute for one. So the system also writes each signal into a socket, where a thread
@@ -12,7 +13,11 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from llmkit.errors import Interrupted, LlmkitError, Stopped
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
@@ -20,7 +25,7 @@ PATIENCE = 0.3
 """Seconds that a process has to end before anything is said."""
 
 
-class State:
+class SignalState:
     """What the thread and the main program know of each other."""
 
     def __init__(self) -> None:
@@ -47,10 +52,68 @@ class State:
         return again
 
 
-state = State()
+state = SignalState()
 
 
-def watch(acknowledge: Callable[[], None], end: Callable[[], None]) -> None:
+class StopSignal:
+    """Which signal has asked the run to stop, if any.
+
+    A second Ctrl-C ends the process at once: every write is such that this loses nothing
+    that was saved.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self.heard = SignalState()
+
+    def handle(self, number: int, _frame: FrameType | None) -> None:
+        """The signal handler: no lock, no output, no collective."""
+        if self.heard.is_second(number):
+            os._exit(130)
+        self.received = number
+
+    def check(self) -> None:
+        """Raises Stopped or Interrupted when a signal has come; not while weights are at stake."""
+        if self.received:
+            raise stopped_by(self.received)
+
+
+def stopped_by(number: int, kept: str = "") -> LlmkitError:
+    """The fault that a run stopped by this signal ends with."""
+    name = signal.Signals(number).name
+    kind = Interrupted if number == signal.SIGINT else Stopped
+    return kind(f"stopped by {name}", kept=kept, next="run the same command again to resume")
+
+
+@contextmanager
+def stop_signal() -> Iterator[StopSignal]:
+    """Watches for SIGTERM, SIGUSR1, SIGINT and SIGHUP (a terminal that is gone; not under nohup),
+    and puts the earlier handlers back at the end.
+
+    What breaks after a signal broke because of it: a compiler, for one, is stopped by the same
+    Ctrl-C as the run.
+    """
+    stop = StopSignal()
+    hearing = [
+        number
+        for number in SIGNALS
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
+    ]
+    before = {number: signal.signal(number, stop.handle) for number in hearing}
+    state.received, state.saving = 0, True
+    try:
+        yield stop
+    except Exception as error:
+        if stop.received and not isinstance(error, LlmkitError):
+            raise stopped_by(stop.received) from error
+        raise
+    finally:
+        state.received, state.saving = 0, False
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def listen(acknowledge: Callable[[], None], end: Callable[[], None]) -> None:
     """Starts the thread: `acknowledge` is called soon after a first signal, `end` at a second
     Ctrl-C, which ends the process with 130 whatever it is doing."""
     reader, writer = socket.socketpair()
@@ -72,7 +135,7 @@ def _listen(
     acknowledge: Callable[[], None],
     end: Callable[[], None],
 ) -> None:
-    heard = State()
+    heard = SignalState()
     while True:
         for number in reader.recv(1):
             if number not in SIGNALS or state.conversation:

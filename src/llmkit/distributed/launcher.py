@@ -28,7 +28,7 @@ def n_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def check() -> None:
+def check_environment() -> None:
     """Raises UsageError where the environment names other processes, and not how to reach them.
 
     A process that is alone forgets its launcher: there is nobody to meet.

@@ -18,9 +18,9 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from llmkit.distributed import device
+from llmkit.distributed.launcher import is_main_process, n_processes
 from llmkit.errors import ConfigError, ResourceError
-from llmkit.launcher import n_processes
-from llmkit.training import allocation, precision
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Processes:
     @property
     def is_main(self) -> bool:
         """Whether this process writes the files."""
-        return self.rank == 0
+        return is_main_process()
 
     @property
     def device(self) -> torch.device:
@@ -60,7 +60,7 @@ class Processes:
 
     def in_training(self) -> AbstractContextManager[None]:
         """The same for a step of training, which needs no true fp32 on a GPU."""
-        return precision.in_training(self.precision, self.device)
+        return device.in_training(self.precision, self.device)
 
     def distribute(self, module: nn.Module) -> nn.Module:
         """The module with its gradients averaged over all processes."""
@@ -128,8 +128,10 @@ class Processes:
             ) from error
 
 
-def start(wish: str, report_to: Sequence[str], directory: Path, timeout: float = 1800) -> Processes:
-    """Joins the processes that torchrun or accelerate launch started, or runs alone; `wish` is the
+def join_processes(
+    wish: str, report_to: Sequence[str], directory: Path, timeout: float = 1800
+) -> Processes:
+    """Joins the processes that torchrun or accelerate launch started, if any; `wish` is the
     precision that was asked for.
 
     A process that waits for another one longer than `timeout` seconds gives up.
@@ -138,7 +140,7 @@ def start(wish: str, report_to: Sequence[str], directory: Path, timeout: float =
     without them, and they cost nothing measurable. Raises ResourceError when the launcher started
     several processes that do not find each other: they would be copies of one run.
     """
-    allocation.keep()
+    device.keep_freed_memory()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -157,7 +159,7 @@ def start(wish: str, report_to: Sequence[str], directory: Path, timeout: float =
             where="WORLD_SIZE",
             next="launch with torchrun --nproc-per-node N -m llmkit ...",
         )
-    return Processes(accelerator, precision.settled(wish, accelerator.device))
+    return Processes(accelerator, device.resolve_precision(wish, accelerator.device))
 
 
 @contextlib.contextmanager
