@@ -10,9 +10,9 @@ from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from llmkit.models.transformer import TransformerLayer
-from llmkit.models.transformer_config import TransformerConfig
-from llmkit.models.transformer_heads import TransformerForCausalLM
+from llmkit.models.transformer.config import TransformerConfig
+from llmkit.models.transformer.heads import TransformerForCausalLM
+from llmkit.models.transformer.model import TransformerLayer
 
 
 @strict

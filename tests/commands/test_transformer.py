@@ -100,7 +100,7 @@ def test_two_processes_give_what_one_gives(rotary, llmkit, command, tmp_path) ->
 
 def test_its_card_loads_it_with_plain_transformers(rotary: Path) -> None:
     card = (rotary / "final" / "README.md").read_text()
-    assert "import llmkit before from_pretrained" in card
+    assert "import llmkit.models.transformer before from_pretrained" in card
     [code] = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     code += "print(type(model).__name__, len(tokenizer))"
     done = subprocess.run(

@@ -25,8 +25,8 @@ OWN = '''
 
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from llmkit.models.transformer_config import TransformerConfig
-from llmkit.models.transformer_heads import TransformerForCausalLM
+from llmkit.models.transformer.config import TransformerConfig
+from llmkit.models.transformer.heads import TransformerForCausalLM
 
 
 class OwnConfig(TransformerConfig):

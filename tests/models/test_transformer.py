@@ -31,9 +31,9 @@ from transformers import (
 from llmkit.errors import ConfigError
 from llmkit.models import build
 from llmkit.models.packing import check_isolation
-from llmkit.models.transformer import TransformerLayer, sinusoids
-from llmkit.models.transformer_config import TransformerConfig
-from llmkit.models.transformer_heads import TransformerForCausalLM
+from llmkit.models.transformer.config import TransformerConfig
+from llmkit.models.transformer.heads import TransformerForCausalLM
+from llmkit.models.transformer.model import TransformerLayer, sinusoids
 from tests.models.weights import from_gpt2, from_llama
 
 TINYSTORIES = Path(__file__).parents[3] / "shared" / "data" / "models" / "tinystories-656k"
@@ -258,32 +258,31 @@ def test_bf16_weights_stay_near() -> None:
 # --- one of transformers' own
 
 
-def test_importing_llmkit_is_light_and_all_that_plain_transformers_needs(tmp_path: Path) -> None:
+def test_importing_llmkit_changes_no_other_package(tmp_path: Path) -> None:
+    script = """
+import sys
+modules, finders = set(sys.modules), list(sys.meta_path)
+import llmkit
+print({name.split(".")[0] for name in set(sys.modules) - modules}, sys.meta_path == finders)
+"""
+    assert python(script, tmp_path) == "{'llmkit'} True\n"
+
+
+@pytest.mark.parametrize("first", ["", "from transformers import AutoModelForCausalLM\n"])
+def test_one_import_is_all_that_plain_transformers_needs(first: str, tmp_path: Path) -> None:
     model = causal(tie_word_embeddings=False)
     model.save_pretrained(tmp_path / "model")
     np.save(tmp_path / "logits.npy", model(tokens()).logits.detach())
     np.save(tmp_path / "ids.npy", tokens())
     script = """
-import sys
-import llmkit
-assert not {"torch", "transformers", "numpy"} & set(sys.modules), "import llmkit is heavy"
+import llmkit.models.transformer
 import numpy, torch
-from transformers import LlamaForCausalLM, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 model = AutoModelForCausalLM.from_pretrained("model").eval()
 logits = model(torch.from_numpy(numpy.load("ids.npy"))).logits.detach().numpy()
 print((logits == numpy.load("logits.npy")).all(), type(model).__name__)
 """
-    assert python(script, tmp_path) == "True TransformerForCausalLM\n"
-
-
-@pytest.mark.slow
-def test_transformers_may_be_imported_first(tmp_path: Path) -> None:
-    script = """
-from transformers import AutoConfig, AutoModelForMaskedLM
-import llmkit
-print(AutoModelForMaskedLM.from_config(AutoConfig.for_model("transformer", vocab_size=9)).dtype)
-"""
-    assert python(script, tmp_path) == "torch.float32\n"
+    assert python(first + script, tmp_path) == "True TransformerForCausalLM\n"
 
 
 def test_hidden_states_are_the_embeddings_each_layer_and_the_end() -> None:

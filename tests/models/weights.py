@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from transformers import GPT2LMHeadModel, LlamaForCausalLM
 
-from llmkit.models.transformer_config import TransformerConfig
-from llmkit.models.transformer_heads import TransformerForCausalLM
+from llmkit.models.transformer.config import TransformerConfig
+from llmkit.models.transformer.heads import TransformerForCausalLM
 
 GPT2_LAYER = {
     "attention_norm": "ln_1",

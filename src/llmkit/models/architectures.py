@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING, CONFIG_MAPPING_NAMES
 
-from llmkit.models import transformer_heads  # noqa: F401 (registers the Transformer)
+import llmkit.models.transformer  # noqa: F401 (registers our architecture)
 
 
 def known(names: Mapping[str, Any], mapping: Mapping[Any, Any]) -> dict[str, str]:

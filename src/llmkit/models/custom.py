@@ -40,7 +40,7 @@ def take_in(model: ModelConfig) -> None:
 @functools.cache
 def register(file: Path) -> tuple[str, ...]:
     """The architectures that a file registers with transformers' Auto classes, as
-    `transformer_heads.py` does, when it is run for the first time."""
+    the package `transformer` does, when it is run for the first time."""
     if not file.is_file():
         raise InputNotFound(
             f"there is no file {file}",

@@ -20,6 +20,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING,
 )
 
+import llmkit.models.transformer  # noqa: F401 (registers our architecture)
 from llmkit.errors import ConfigError, DataError, HubUnreachable, Unsafe
 from llmkit.models import architectures, build, hub, rope
 from llmkit.models.location import check_whole, locate

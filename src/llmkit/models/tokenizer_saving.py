@@ -13,6 +13,7 @@ from typing import Any
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFast
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+import llmkit.models.transformer  # noqa: F401 (registers our architecture)
 from llmkit.errors import ConfigError
 
 PROBE = (

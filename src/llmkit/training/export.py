@@ -67,7 +67,7 @@ def loading_note(model: PreTrainedModel) -> str | None:
 def _first(model: PreTrainedModel) -> str:
     """What registers the architecture with transformers."""
     is_ours = type(model).__module__.startswith("llmkit.")
-    return "import llmkit" if is_ours else "run the file of model.code"
+    return "import llmkit.models.transformer" if is_ours else "run the file of model.code"
 
 
 def _card(model: PreTrainedModel, name: str, said: str) -> str:

@@ -1,24 +1,17 @@
-"""What a Transformer is asked for: the next token, a masked one, or a label; and its place among
-transformers' Auto classes, which a model of one's own takes in the same way."""
+"""What a Transformer predicts: the next token, a masked one, or a label."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
-from transformers import (
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForMaskedLM,
-    AutoModelForSequenceClassification,
-    GenerationMixin,
-)
+from transformers import GenerationMixin
 from transformers.cache_utils import Cache
 from transformers.modeling_layers import GenericForSequenceClassification
 from transformers.modeling_outputs import CausalLMOutputWithPast, MaskedLMOutput
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils.generic import can_return_tuple
 
-from llmkit.models.transformer import TransformerModel, TransformerPreTrainedModel
-from llmkit.models.transformer_config import TransformerConfig
+from llmkit.models.transformer.config import TransformerConfig
+from llmkit.models.transformer.model import TransformerModel, TransformerPreTrainedModel
 
 
 class _LanguageModel(TransformerPreTrainedModel):
@@ -124,9 +117,3 @@ class TransformerForSequenceClassification(
     TransformerPreTrainedModel,
 ):
     """A text's label from its last token, which has seen all of it, causal or not."""
-
-
-AutoModel.register(TransformerConfig, TransformerModel)
-AutoModelForCausalLM.register(TransformerConfig, TransformerForCausalLM)
-AutoModelForMaskedLM.register(TransformerConfig, TransformerForMaskedLM)
-AutoModelForSequenceClassification.register(TransformerConfig, TransformerForSequenceClassification)

@@ -1,10 +1,9 @@
-"""What can be chosen about the Transformer of `transformer.py`."""
+"""What can be chosen about the Transformer of `model.py`."""
 
-import importlib
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 
 @strict
@@ -53,8 +52,6 @@ class TransformerConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers
             width = self.hidden_size * (8 / 3 if self.gated_feed_forward else 4)
             self.intermediate_size = max(32, round(width / 32) * 32)
         super().__post_init__(**kwargs)
-        # It registers the models, and cannot do so before transformers has loaded itself.
-        importlib.import_module("llmkit.models.transformer_heads")
 
     def validate_architecture(self) -> None:
         """Raises ValueError for sizes that do not fit together."""
@@ -71,6 +68,3 @@ class TransformerConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers
         turned = {"rotary": self.hidden_size // heads, "sinusoidal": self.hidden_size}
         if turned.get(self.position_embedding, 0) % 2:
             raise ValueError(f"{self.position_embedding} positions need an even number of channels")
-
-
-AutoConfig.register(TransformerConfig.model_type, TransformerConfig)

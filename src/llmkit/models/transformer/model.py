@@ -28,7 +28,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
-from llmkit.models.transformer_config import TransformerConfig
+from llmkit.models.transformer.config import TransformerConfig
 
 Rotation = tuple[Tensor, Tensor]
 """Cosine and sine of the angle of each pair of channels, [batch or 1, 1, length, head size / 2]."""

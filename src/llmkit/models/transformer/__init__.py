@@ -1,0 +1,24 @@
+"""Our own architecture. Importing this package registers it with the Auto classes of transformers,
+so that `from_pretrained` loads its models; a model of your own is registered in the same way."""
+
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+)
+
+from llmkit.models.transformer.config import TransformerConfig
+from llmkit.models.transformer.heads import (
+    TransformerForCausalLM,
+    TransformerForMaskedLM,
+    TransformerForSequenceClassification,
+)
+from llmkit.models.transformer.model import TransformerModel
+
+AutoConfig.register(TransformerConfig.model_type, TransformerConfig)
+AutoModel.register(TransformerConfig, TransformerModel)
+AutoModelForCausalLM.register(TransformerConfig, TransformerForCausalLM)
+AutoModelForMaskedLM.register(TransformerConfig, TransformerForMaskedLM)
+AutoModelForSequenceClassification.register(TransformerConfig, TransformerForSequenceClassification)
