@@ -226,10 +226,10 @@ def keys(
     json: KeysJson = False,
 ) -> None:
     """List the keys of a config: type, default, meaning, and the commands they apply to."""
-    from llmkit.config import listing
+    from llmkit.config import reference
 
     with faults.of_stdout():
-        print(listing.listed(words or [], applies_to, json))
+        print(reference.listed(words or [], applies_to, json))
 
 
 def main() -> None:

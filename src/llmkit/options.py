@@ -12,7 +12,7 @@ import typer
 from llmkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from llmkit.config.advice import Setting
+    from llmkit.config.suggestions import Setting
 
 ConfigFile = Annotated[
     str | None, typer.Argument(metavar="CONFIG", help="A YAML file.", show_default=False)
@@ -149,8 +149,8 @@ def refuse_others(
     if not unknown:
         return
     from llmkit.config import objectives
-    from llmkit.config.advice import Setting, Writing
     from llmkit.config.schema import Config
+    from llmkit.config.suggestions import Setting, Writing
 
     given = {flag.lstrip("-").replace("-", "_"): value for flag, value in unknown.items()}
     writing, jobs = Writing(True, options), objectives.jobs(command, Config())
@@ -163,11 +163,11 @@ def refuse_others(
 
 
 def _instead(flag: str, setting: Setting, known: Sequence[str]) -> str:
-    from llmkit.config import advice
+    from llmkit.config import suggestions
 
     if near := difflib.get_close_matches(flag, known, n=1, cutoff=0.8):
         return f"did you mean `{near[0]}`?"
     options = ", ".join(each for each in known if each.startswith("--"))
-    return advice.known(setting) or (
+    return suggestions.known(setting) or (
         f"the options are {options}; any key can be set with KEY=VALUE: `llmkit keys` lists them"
     )

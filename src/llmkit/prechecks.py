@@ -11,7 +11,7 @@ from typing import Any
 
 from llmkit import extras, paths
 from llmkit.config import keys, load, objectives
-from llmkit.config.faults import Faults
+from llmkit.config.checks import Faults
 from llmkit.config.schema import Config
 from llmkit.errors import ConfigError, DataError, InputNotFound, Unsafe, UsageError
 from llmkit.help import FIRST

@@ -26,7 +26,7 @@ from llmkit.help import FIRST
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from llmkit.config.faults import Faults
+    from llmkit.config.checks import Faults
     from llmkit.config.load import Option
     from llmkit.config.schema import Config
     from llmkit.reporting.console import Console
@@ -58,7 +58,7 @@ class Request:
         given = arguments.parse(self.command, self.arguments)
         options = _with_data(self.command, self.options, given.data)
         self._check_given(given, options)
-        from llmkit.config.faults import Faults
+        from llmkit.config.checks import Faults
 
         wrong = Faults(self.command)
         config = self._config(given, options, wrong)
@@ -87,8 +87,7 @@ class Request:
 
     def _config(self, given: Arguments, options: Sequence[Option], wrong: Faults) -> Config | None:
         """The config as far as it is valid, or None where it was only to be printed."""
-        from llmkit.config import render
-        from llmkit.config.load import read
+        from llmkit.config.load import as_yaml, read
 
         resolved = read(self.command, given.config, given.overrides, options, wrong)
         if not self.print_config:
@@ -96,7 +95,7 @@ class Request:
         wrong.check()
         values = jsonlib.loads(resolved.config.model_dump_json())
         shown = jsonlib.dumps({"config": values, "sources": dict(resolved.sources)})
-        _print(shown if self.json else render.as_yaml(resolved.config, resolved.sources))
+        _print(shown if self.json else as_yaml(resolved.config, resolved.sources))
         return None
 
     def _work(self, name: str, config: Config, console: Console) -> None:

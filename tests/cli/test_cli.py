@@ -190,8 +190,8 @@ def test_control_characters_of_the_input_never_reach_the_terminal(
 
 def test_a_reader_that_goes_away_is_no_fault() -> None:
     code = (
-        "import sys; from llmkit import cli; from llmkit.config import render;"
-        "render.as_yaml = lambda *_: 'x' * 10_000_000; sys.exit(cli.run(sys.argv[1:]))"
+        "import sys; from llmkit import cli; from llmkit.config import load;"
+        "load.as_yaml = lambda *_: 'x' * 10_000_000; sys.exit(cli.run(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", code, "pretrain", "seed=1", "--print-config"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

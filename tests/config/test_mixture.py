@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llmkit.config import render
-from llmkit.config.load import load
+from llmkit.config.load import as_yaml, load
 from llmkit.errors import ConfigError
 
 TWO = """data:
@@ -44,7 +43,7 @@ def test_domains_have_names_of_the_users_own(tmp_path: Path) -> None:
 
 def test_a_mixture_written_out_reads_back_as_itself(tmp_path: Path) -> None:
     config = read(tmp_path, TWO).config
-    assert read(tmp_path, render.as_yaml(config)).config == config
+    assert read(tmp_path, as_yaml(config)).config == config
 
 
 @pytest.mark.parametrize(

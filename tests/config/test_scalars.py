@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmkit.config import yaml12
-from llmkit.config.scalars import dump, resolve
+from llmkit.config.yaml12 import dump, resolve
 
 SCALARS = st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False)
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=30)

@@ -8,12 +8,10 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, get_args
 
-from llmkit.config import applies
-from llmkit.config.applies import EVERY_JOB, For
-from llmkit.config.scalars import dump
+from llmkit.config.jobs import EVERY_JOB, For, in_words
 from llmkit.config.schema import Config
 from llmkit.config.types import Section
-from llmkit.config.yaml12 import KeyPath
+from llmkit.config.yaml12 import KeyPath, dump
 
 NAME = "NAME"
 """Stands in the path of a key for a name of the user's own: `data.mixture.NAME.files`."""
@@ -29,7 +27,7 @@ class Key:
     default: Any
     meaning: str
     jobs: frozenset[str]
-    """The commands and tasks that it applies to, as in `llmkit.config.applies`."""
+    """The commands and tasks that it applies to, as in `llmkit.config.jobs`."""
     is_open: bool
     """Any key may stand under it: `model.config.hidden_size`."""
 
@@ -41,7 +39,7 @@ class Key:
     @property
     def scope(self) -> str:
         """The commands and tasks that it applies to, in words."""
-        return applies.in_words(self.jobs)
+        return in_words(self.jobs)
 
 
 @cache

@@ -10,13 +10,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from llmkit.config import advice, conflicts, keys, objectives, yaml12
-from llmkit.config.advice import Writing
-from llmkit.config.faults import MAX_FAULTS_SHOWN, NOWHERE, Faults, Place
-from llmkit.config.scalars import dump
+from llmkit.config import checks, keys, objectives, suggestions, yaml12
+from llmkit.config.checks import MAX_FAULTS_SHOWN, NOWHERE, Faults, Place
 from llmkit.config.schema import Config
+from llmkit.config.suggestions import Writing
 from llmkit.config.types import RULE
-from llmkit.config.yaml12 import KeyPath
+from llmkit.config.yaml12 import KeyPath, dump
 from llmkit.errors import UsageError
 
 MAY_BE_EMPTY = {"generation.prompts"}
@@ -94,7 +93,7 @@ def read(
     _advise(unknown, jobs, {each.path[-1]: each.text for each in (*known, *unknown)}, faults)
     with faults.collected("train.objective"):
         objectives.recipe(command, config)
-    for conflict in conflicts.conflicts(config, jobs):
+    for conflict in checks.conflicts(config, jobs):
         faults.add_of_key(*conflict)
     config._typed = frozenset(each.path for each in known if each.place.on_command_line)
     return Resolved(config, _sources(config, known))
@@ -109,6 +108,24 @@ def leaves(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
         return
     for name, inner in value.items():
         yield from leaves(inner, (*path, name))
+
+
+def as_yaml(config: Config, sources: Mapping[str, str] | None = None) -> str:
+    """The config as YAML that reads back as the same config.
+
+    With `sources`, each value says in a comment where it came from.
+    """
+    lines: list[tuple[str, str]] = []
+    above: tuple[str, ...] = ()
+    for path, value in leaves(config.model_dump()):
+        shared = _shared(above, path[:-1])
+        for depth in range(shared, len(path) - 1):
+            lines.append((f"{'  ' * depth}{dump(path[depth])}:", ""))
+        source = f"# {sources.get('.'.join(path), 'default')}" if sources else ""
+        lines.append((f"{'  ' * (len(path) - 1)}{dump(path[-1])}: {dump(value)}", source))
+        above = path[:-1]
+    width = max(len(text) for text, _ in lines if len(text) <= 60)
+    return "".join(f"{text:{width}}  {source}".rstrip() + "\n" for text, source in lines)
 
 
 def _from_file(path: Path, faults: Faults) -> list[Setting]:
@@ -243,8 +260,8 @@ def _advise(
     for number, each in enumerate(unknown):
         said = ""
         if number < MAX_FAULTS_SHOWN:
-            asked = advice.Setting(each.path, each.text, jobs, each.writing, given)
-            said = advice.for_key(asked)
+            asked = suggestions.Setting(each.path, each.text, jobs, each.writing, given)
+            said = suggestions.for_key(asked)
         faults.add(each.place, each.name, "no such key", said)
 
 
@@ -260,8 +277,8 @@ def _check_scope(jobs: frozenset[str], settings: Sequence[Setting], faults: Faul
     for setting in settings:
         key = keys.owner(setting.path)
         if setting.place.on_command_line and key is not None and not key.jobs & jobs:
-            what = advice.not_for(key, jobs)
-            next = advice.for_misplaced(key, jobs, setting.text, setting.writing)
+            what = suggestions.not_for(key, jobs)
+            next = suggestions.for_misplaced(key, jobs, setting.text, setting.writing)
             faults.add(setting.place, setting.name, what, next)
 
 
@@ -320,7 +337,7 @@ def _tell(
         faults.add(NOWHERE, ".".join(place) or "all keys", message)
         return
     setting = settings[path]
-    hint = advice.for_value(key, path, setting.value, setting.text, setting.writing)
+    hint = suggestions.for_value(key, path, setting.value, setting.text, setting.writing)
     got = dump(setting.value)
     got = got if len(got) <= 60 else f"{got[:57]}..."
     faults.add(setting.place, setting.name, f"should be {key.takes}; got {got}", hint)
@@ -338,3 +355,9 @@ def _sources(config: Config, settings: Sequence[Setting]) -> dict[str, str]:
     sources = {setting.path: setting.place.source for setting in settings}
     found = leaves(config.model_dump())
     return {".".join(path): sources.get(path, "default") for path, _ in found}
+
+
+def _shared(one: tuple[str, ...], other: tuple[str, ...]) -> int:
+    """How many first parts two paths have in common."""
+    pairs = zip(one, other, strict=False)
+    return next((depth for depth, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from llmkit.config import advice, keys
-from llmkit.config.advice import Writing
-from llmkit.config.applies import TASKS, jobs_of
-from llmkit.config.scalars import dump
+from llmkit.config import keys, suggestions
+from llmkit.config.jobs import TASKS, jobs_of
 from llmkit.config.schema import Config
+from llmkit.config.suggestions import Writing
+from llmkit.config.yaml12 import dump
 from llmkit.errors import ConfigError
 
 RECIPES = {"completion": "complete"}
@@ -50,8 +50,8 @@ def refuse_others(config: Config, job: str) -> None:
         key = keys.owner(path)
         if key is not None and job not in key.jobs:
             text = dump(keys.value_at(config, path))
-            next = advice.for_misplaced(key, {job}, text, Writing(on_command_line=True))
-            faults.append(f"{'.'.join(path)}: {advice.not_for(key, {job})}; {next}")
+            next = suggestions.for_misplaced(key, {job}, text, Writing(on_command_line=True))
+            faults.append(f"{'.'.join(path)}: {suggestions.not_for(key, {job})}; {next}")
     if faults:
         raise ConfigError("keys that do not apply here", where="\n       ".join(faults))
 

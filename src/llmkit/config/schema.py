@@ -7,15 +7,16 @@ and the error messages are made from them.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PrivateAttr, ValidationInfo, field_validator
 
-from llmkit.config.applies import TASKS, For
-from llmkit.config.evaluation import EvaluationConfig as EvaluationConfig
-from llmkit.config.evaluation import PredictConfig as PredictConfig
-from llmkit.config.generation import GenerationConfig as GenerationConfig
-from llmkit.config.mixture import DomainConfig, check_mixture, check_temperature
+from llmkit.config.inference import EvaluationConfig as EvaluationConfig
+from llmkit.config.inference import GenerationConfig as GenerationConfig
+from llmkit.config.inference import PredictConfig as PredictConfig
+from llmkit.config.jobs import TASKS, For
 from llmkit.config.types import (
     Auto,
     Column,
@@ -33,6 +34,7 @@ from llmkit.config.types import (
     Section,
     Trackers,
     Whole,
+    rule,
     several,
 )
 
@@ -99,6 +101,18 @@ class TokenizerConfig(Section):
     chat_template: Annotated[FilePath, COMPLETION] = "auto"
     """How conversations are written for the model: a Jinja file, `plain` (prompt and response as
     they are), or `auto`: the tokenizer's own, otherwise one with headings."""
+
+
+class DomainConfig(Section):
+    """One domain of a mixture."""
+
+    files: Files = ()
+    """Text of the domain: files, directories, globs, or hub data sets."""
+    validation_files: Files = ()
+    """Held-out text of the domain; without it a part of its text is held out."""
+    weight: Rate | Auto = "auto"
+    """The domain's share of the training examples is its weight over the sum of all; one of weight
+    0 is only measured. `auto`, for all or none, goes by size: see `data.mixture_temperature`."""
 
 
 class DataConfig(Section):
@@ -189,7 +203,7 @@ class DataConfig(Section):
     def _check_mixture(
         cls, mixture: dict[str, DomainConfig], info: ValidationInfo
     ) -> dict[str, DomainConfig]:
-        return check_mixture(mixture, info.data)
+        return _checked_mixture(mixture, info.data)
 
     @field_validator("document_separator")
     @classmethod
@@ -201,7 +215,7 @@ class DataConfig(Section):
     @field_validator("mixture_temperature")
     @classmethod
     def _check_temperature(cls, temperature: float, info: ValidationInfo) -> float:
-        return check_temperature(temperature, info.data)
+        return _checked_temperature(temperature, info.data)
 
 
 class TrainConfig(Section):
@@ -323,3 +337,33 @@ class Config(Section):
 
     _typed: frozenset[tuple[str, ...]] = PrivateAttr(frozenset())
     """The paths of the values that were given on the command line."""
+
+
+def _checked_mixture(
+    mixture: dict[str, DomainConfig], data: Mapping[str, Any]
+) -> dict[str, DomainConfig]:
+    """The mixture; raises what pydantic takes where names, weights or other data do not go with it.
+
+    `data` holds the keys of the data section that come before it.
+    """
+    weights = {name: domain.weight for name, domain in mixture.items()}
+    left_open = [name for name, weight in weights.items() if weight == "auto"]
+    for name in mixture:
+        if not re.fullmatch(r"[\w-]+", name):
+            raise rule(f"the name {name!r} of a domain should be letters, digits, - and _")
+    for key in ("train_files", "validation_files"):
+        if mixture and data.get(key):
+            raise rule(f"does not go with data.{key}; leave one out, or make that a domain")
+    if left_open and len(left_open) < len(mixture):
+        raise rule(f"{', '.join(left_open)} has no weight; give one to every domain or to none")
+    if mixture and not left_open and not any(weights.values()):
+        raise rule(f"all weights are 0 ({', '.join(mixture)}); give one domain a weight above 0")
+    return mixture
+
+
+def _checked_temperature(temperature: float, data: Mapping[str, Any]) -> float:
+    """The temperature; raises what pydantic takes where there is nothing that it could scale."""
+    mixture: Mapping[str, DomainConfig] = data.get("mixture", {})
+    if temperature != 1 and any(domain.weight != "auto" for domain in mixture.values()):
+        raise rule("is for domains without weights; leave it out, or the weights")
+    return temperature

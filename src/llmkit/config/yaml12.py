@@ -1,20 +1,20 @@
 """YAML by the core rules of its version 1.2, with the place of every key.
 
 PyYAML reads YAML 1.1, where `3e-4` is text, `no` is false, `010` is eight, and a repeated key wins
-in silence. Only its parser is used here: it yields events, and no object is ever built from a tag.
+in silence. Only its composer is used here: it yields nodes, and no object is ever built from a tag.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from llmkit.config.scalars import dump, resolve
 from llmkit.errors import ConfigError, InputNotFound
 
 MAX_BYTES = 1_000_000
@@ -31,6 +31,17 @@ _HOW_TO_WRITE = (
     "indent with spaces, put a space after each `key:`, and quote text that holds `: ` or ` #` "
     "or begins with one of []{}&*!|>%@`"
 )
+
+
+# https://yaml.org/spec/1.2.2/#103-core-schema
+_NULL = re.compile(r"null|Null|NULL|~|")
+_TRUE = re.compile(r"true|True|TRUE")
+_FALSE = re.compile(r"false|False|FALSE")
+_WHOLE = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_INFINITE = re.compile(r"([-+]?)\.(inf|Inf|INF)")
+_NAN = re.compile(r"\.(nan|NaN|NAN)")
+_PLAIN = re.compile(r"[\w./][\w./+*@%^-]*(:[\w./+-]+)*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -99,6 +110,40 @@ def parse(text: str) -> Any:
     return value
 
 
+def resolve(text: str) -> Any:
+    """The value of unquoted text; raises ValueError for a whole number beyond 64 bits."""
+    if _NULL.fullmatch(text):
+        return None
+    if _TRUE.fullmatch(text):
+        return True
+    if _FALSE.fullmatch(text):
+        return False
+    if _WHOLE.fullmatch(text):
+        return _whole(text)
+    if _FLOAT.fullmatch(text):
+        return float(text)
+    if match := _INFINITE.fullmatch(text):
+        return float(f"{match[1]}inf")
+    return math.nan if _NAN.fullmatch(text) else text
+
+
+def dump(value: Any) -> str:
+    """A value on one line that YAML 1.2, and 1.1 too, reads back as the same value."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return _dump_float(value)
+    if isinstance(value, str):
+        return _dump_text(value)
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{dump(key)}: {dump(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(dump(item) for item in value) + "]"
+    return str(value)
+
+
 def _text_of(path: Path) -> str:
     try:
         with path.open("rb") as file:
@@ -131,43 +176,14 @@ def _missing(path: Path) -> InputNotFound:
     return InputNotFound("there is no such config file", where=str(path), next=hint)
 
 
-@dataclass
-class _Reader:
-    """Builds the value of one document from the parser's events."""
+class _Composer(yaml.SafeLoader):
+    """Composes plain YAML; refuses tags, aliases and what exceeds the limits."""
 
-    marks: dict[KeyPath, Mark] = field(default_factory=dict)
-    repeats: list[Repeat] = field(default_factory=list)
-    end: int = 0
-    values: int = 0
+    values = depth = 0
 
-    def document(self, text: str) -> Any:
-        """The value of the only document of the text; None where there is none."""
-        events = yaml.parse(text, Loader=yaml.SafeLoader)
-        starts = (event for event in events if isinstance(event, yaml.DocumentStartEvent))
-        try:
-            if next(starts, None) is None:
-                return None
-            value = self._node(next(events), events, ())
-            if second := next(starts, None):
-                raise _RefusedError("a second document begins", _line(second), "keep only one")
-            return value
-        except yaml.MarkedYAMLError as error:
-            raise _not_yaml(error) from None
-        except yaml.reader.ReaderError as error:
-            what = f"character U+{int(error.character):04X} is not allowed"
-            line = text.count("\n", 0, error.position) + 1
-            raise _RefusedError(what, line, "remove it") from None
-
-    def _node(self, event: yaml.Event, events: Iterator[yaml.Event], path: KeyPath) -> Any:
-        self._check(event, path)
-        if isinstance(event, yaml.ScalarEvent):
-            self.end = _end(event)
-            return _scalar(event)
-        if isinstance(event, yaml.SequenceStartEvent):
-            return self._sequence(events, path)
-        return self._mapping(events, path)
-
-    def _check(self, event: yaml.Event, path: KeyPath) -> None:
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """The next node, with the places of its beginning and end."""
+        event = self.peek_event()  # type: ignore[no-untyped-call]
         self.values += 1
         if isinstance(event, yaml.AliasEvent):
             advice = f"write the value out, or quote it where it is text: '*{event.anchor}'"
@@ -175,58 +191,81 @@ class _Reader:
         if tag := getattr(event, "tag", None):
             advice = "remove the tag, or quote the value where it is text"
             raise _RefusedError(f"tags are not read: `{tag[:60]}`", _line(event), advice)
-        if len(path) > MAX_DEPTH:
+        if self.depth > MAX_DEPTH:
             what = f"nested deeper than {MAX_DEPTH} levels"
             raise _RefusedError(what, _line(event), "no key of llmkit lies so deep")
         if self.values > MAX_VALUES:
             what = f"more than {MAX_VALUES:,} values"
             raise _RefusedError(what, _line(event), "data belongs in files of its own")
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        self.anchors.clear()  # without aliases, a repeated anchor does no harm
+        return node
 
-    def _sequence(self, events: Iterator[yaml.Event], path: KeyPath) -> list[Any]:
-        items: list[Any] = []
-        while not isinstance(event := next(events), yaml.SequenceEndEvent):
-            items.append(self._node(event, events, (*path, str(len(items)))))
-        self.end = _end(event)
-        return items
 
-    def _mapping(self, events: Iterator[yaml.Event], path: KeyPath) -> dict[str, Any]:
+@dataclass
+class _Reader:
+    """Turns the nodes of one document into its value."""
+
+    marks: dict[KeyPath, Mark] = field(default_factory=dict)
+    repeats: list[Repeat] = field(default_factory=list)
+    end: int = 0
+
+    def document(self, text: str) -> Any:
+        """The value of the only document of the text; None where there is none."""
+        try:
+            composer = _Composer(text)
+            node = composer.get_node() if composer.check_node() else None
+            if composer.check_node():
+                event = composer.peek_event()  # type: ignore[no-untyped-call]
+                raise _RefusedError("a second document begins", _line(event), "keep only one")
+        except yaml.MarkedYAMLError as error:
+            raise _not_yaml(error) from None
+        except yaml.reader.ReaderError as error:
+            what = f"character U+{int(error.character):04X} is not allowed"
+            line = text.count("\n", 0, error.position) + 1
+            raise _RefusedError(what, line, "remove it") from None
+        if node is None:
+            return None
+        self.end = node.end_mark.index
+        return self._value(node, ())
+
+    def _value(self, node: yaml.Node, path: KeyPath) -> Any:
+        if isinstance(node, yaml.ScalarNode):
+            return _scalar(node)
+        if isinstance(node, yaml.SequenceNode):
+            return [self._value(item, (*path, str(n))) for n, item in enumerate(node.value)]
         mapping: dict[str, Any] = {}
-        while not isinstance(key := next(events), yaml.MappingEndEvent):
-            self._check(key, path)
-            if not isinstance(key, yaml.ScalarEvent):
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
                 raise _RefusedError("a key is not text", _line(key), "quote the key")
             inner = (*path, key.value)
             if key.value in mapping:
                 self.repeats.append(Repeat(inner, _line(key), self.marks[inner].line))
-            event = next(events)
-            mapping[key.value] = self._node(event, events, inner)
-            self.marks[inner] = Mark(_line(key), _written(event, mapping[key.value]))
-        self.end = _end(key)
+            mapping[key.value] = self._value(value, inner)
+            self.marks[inner] = Mark(_line(key), _written(value, mapping[key.value]))
         return mapping
 
 
-def _line(event: yaml.Event) -> int:
-    return event.start_mark.line + 1 if event.start_mark else 1
+def _line(part: yaml.Event | yaml.Node) -> int:
+    return part.start_mark.line + 1 if part.start_mark else 1
 
 
-def _end(event: yaml.Event) -> int:
-    return event.end_mark.index if event.end_mark else 0
-
-
-def _written(event: yaml.Event, value: Any) -> str:
-    if isinstance(event, yaml.ScalarEvent) and event.style is None:
-        return str(event.value)
+def _written(node: yaml.Node, value: Any) -> str:
+    if isinstance(node, yaml.ScalarNode) and node.style is None:
+        return str(node.value)
     return dump(value)
 
 
-def _scalar(event: yaml.ScalarEvent) -> Any:
+def _scalar(node: yaml.ScalarNode) -> Any:
     try:
-        event.value.encode()
-        return resolve(event.value) if event.style is None else event.value
+        node.value.encode()
+        return resolve(node.value) if node.style is None else node.value
     except UnicodeEncodeError:
-        raise _RefusedError("half a surrogate pair", _line(event), "write the character") from None
+        raise _RefusedError("half a surrogate pair", _line(node), "write the character") from None
     except ValueError as error:
-        raise _RefusedError(str(error), _line(event), "quote it where it is text") from None
+        raise _RefusedError(str(error), _line(node), "quote it where it is text") from None
 
 
 def _not_yaml(error: yaml.MarkedYAMLError) -> _RefusedError:
@@ -234,3 +273,40 @@ def _not_yaml(error: yaml.MarkedYAMLError) -> _RefusedError:
     line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
     reason = " ".join(f"{error.context or ''} {error.problem}".split())
     return _RefusedError(f"not YAML in column {column}: {reason[:200]}", line, _HOW_TO_WRITE)
+
+
+def _whole(text: str) -> int:
+    if text.startswith(("0o", "0x")):
+        number = int(text, 8 if text[1] == "o" else 16)
+    else:
+        number = int(text) if len(text) <= 20 else 1 << 64
+    if not -(1 << 63) <= number < 1 << 63:
+        raise ValueError("the whole number does not fit 64 bits")
+    return number
+
+
+def _dump_float(value: float) -> str:
+    if math.isnan(value):
+        return ".nan"
+    if math.isinf(value):
+        return ".inf" if value > 0 else "-.inf"
+    text = repr(value)
+    # Without a point, 1e-05 is text to readers of YAML 1.1.
+    return text if "." in text else text.replace("e", ".0e")
+
+
+def _dump_text(text: str) -> str:
+    if _PLAIN.fullmatch(text) and _is_text(text):
+        return text
+    quoted: str = yaml.safe_dump(text, default_style='"', allow_unicode=True, width=math.inf)
+    return quoted.strip()
+
+
+def _is_text(text: str) -> bool:
+    """Whether text that is not quoted stays text, by the rules of YAML 1.2 and of 1.1."""
+    old_rules = yaml.SafeLoader.yaml_implicit_resolvers.get(text[0], [])
+    new_rules = (_NULL, _TRUE, _FALSE, _WHOLE, _FLOAT, _INFINITE, _NAN)
+    return not (
+        any(pattern.match(text) for _, pattern in old_rules)
+        or any(pattern.fullmatch(text) for pattern in new_rules)
+    )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from llmkit.config.scalars import dump
 from llmkit.config.schema import DataConfig
+from llmkit.config.yaml12 import dump
 from llmkit.data import sources, tables
 from llmkit.data.cache import Say
 from llmkit.data.columns import Columns, Numbers

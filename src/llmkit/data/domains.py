@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from llmkit.config.mixture import DomainConfig
-from llmkit.config.schema import Config
+from llmkit.config.schema import Config, DomainConfig
 from llmkit.data.cache import Watch
 from llmkit.data.text import Pair
 from llmkit.errors import ConfigError

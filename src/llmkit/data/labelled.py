@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from llmkit.config.scalars import dump
 from llmkit.config.schema import DataConfig
+from llmkit.config.yaml12 import dump
 from llmkit.data import columns as _columns
 from llmkit.data import delimited, json_rows, piped, sources, tables
 from llmkit.data.cache import Say

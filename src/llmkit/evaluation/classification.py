@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmkit.config import figures
+from llmkit.config import jobs
 
 SINGLE, MULTI, REGRESSION = (
     "single_label_classification",
@@ -43,7 +43,7 @@ def figures_from(kind: str) -> Callable[[Counts], dict[str, float]]:
 
 def names_of_figures(kind: str) -> tuple[str, ...]:
     """The figures that counts of this kind give, beside the loss."""
-    return figures.LABELS[kind]
+    return jobs.LABEL_METRICS[kind]
 
 
 def single_label(counts: Counts) -> dict[str, float]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from llmkit.config import conflicts
+from llmkit.config import checks
 from llmkit.config.schema import Config
 from llmkit.errors import ConfigError, DataError, InputNotFound, UsageError
 
@@ -73,7 +73,7 @@ def groups(config: Config, stdin: BinaryIO | None = None) -> Iterator[Requests]:
 
 def check(config: Config) -> None:
     """Raises ConfigError for generation settings that contradict one another."""
-    for key, what, instead in conflicts.of_generation(config.generation, is_chat=False):
+    for key, what, instead in checks.of_generation(config.generation, is_chat=False):
         raise ConfigError(f"{key} {what}", where=key, next=instead)
 
 

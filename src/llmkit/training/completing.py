@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from llmkit.config import figures
+from llmkit.config import jobs
 from llmkit.config.schema import Config
 from llmkit.data import chats, look, packs, responses
 from llmkit.data.chats import Chats
@@ -207,5 +207,5 @@ def _arranged(inputs: Inputs, width: int | None) -> Inputs:
         config.model.lora.r is not None,
         "cuda" if torch.cuda.is_available() else "cpu",
     )
-    auto.check_best(train, figures.RESPONSES, validated="validation" in rows)
+    auto.check_best(train, jobs.RESPONSE_METRICS, validated="validation" in rows)
     return replace(inputs, config=config.model_copy(update={"train": train}), packs=rows)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from llmkit.config import figures, objectives
+from llmkit.config import jobs, objectives
 from llmkit.config.schema import Config
 from llmkit.data import order
 from llmkit.data.blocks import Blocks
@@ -73,7 +73,7 @@ class Causal:
     """Each token from those before it."""
 
     purpose: Purpose = build.LANGUAGE_MODEL
-    figures: tuple[str, ...] = figures.CAUSAL
+    figures: tuple[str, ...] = jobs.CAUSAL_METRICS
     unit: str = "tokens"
 
     def ids(self, tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
@@ -108,7 +108,7 @@ class Masked:
     """Hidden tokens from those on both sides."""
 
     purpose: Purpose = build.MASKED_MODEL
-    figures: tuple[str, ...] = figures.MASKED
+    figures: tuple[str, ...] = jobs.MASKED_METRICS
     unit: str = "predictions"
 
     def ids(self, tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:

@@ -15,7 +15,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmkit import durable, extras
-from llmkit.config import render
+from llmkit.config import load
 from llmkit.config.schema import Config, TrainConfig
 from llmkit.data import fingerprints, subset
 from llmkit.data.fingerprints import Fingerprints
@@ -378,4 +378,4 @@ def _write_down(job: Job, resolved: Config, plan: Plan, chosen: Mapping[str, Any
     }
     elsewhere = resolved.model_copy(update={"output_dir": None, "resume": "auto"})
     durable.replace_text(job.directory / "run.json", json.dumps(record, indent=1) + "\n")
-    durable.replace_text(job.directory / "config.yaml", render.as_yaml(elsewhere))
+    durable.replace_text(job.directory / "config.yaml", load.as_yaml(elsewhere))

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from llmkit import cli
-from llmkit.config import applies, foreign, keys, objectives, render
-from llmkit.config.applies import TASKS, For
+from llmkit.config import jobs, keys, objectives, other_tools, reference
+from llmkit.config.jobs import TASKS, For
 from llmkit.config.load import load
 from llmkit.errors import ConfigError
 
@@ -74,7 +74,7 @@ def test_a_key_that_does_not_apply_is_refused_with_the_one_that_is_meant(
 def test_every_key_is_refused_by_every_command_that_it_does_not_apply_to() -> None:
     for key in keys.keys().values():
         for command in TASKS:
-            mine = key.jobs & set(applies.jobs_of(command))
+            mine = key.jobs & set(jobs.jobs_of(command))
             name = key.name.replace("NAME", "a")
             if not mine and command != "evaluate":
                 assert f"is a key of {key.scope}" in refusal(command, f"{name}=1"), name
@@ -103,27 +103,27 @@ def test_what_the_model_decides_is_refused_when_it_is_known() -> None:
 
 def test_a_counterpart_applies_where_its_key_does_not() -> None:
     known = {key.name: key for key in keys.keys().values()}
-    for name, others in foreign.COUNTERPARTS.items():
+    for name, others in other_tools.COUNTERPARTS.items():
         assert any(known[other].jobs - known[name].jobs for other in others if other != name), name
-    for job in foreign.CHOOSES:
-        assert job in applies.EVERY_JOB
+    for job in other_tools.CHOOSES:
+        assert job in jobs.EVERY_JOB
 
 
 def test_a_scope_in_words_is_short() -> None:
-    assert applies.in_words(For(*TASKS).jobs) == "every command"
-    assert applies.in_words(For("pretrain", "finetune/completion").jobs) == (
+    assert jobs.in_words(For(*TASKS).jobs) == "every command"
+    assert jobs.in_words(For("pretrain", "finetune/completion").jobs) == (
         "pretrain, finetune (completion)"
     )
-    assert applies.named(For("evaluate/text", "chat").jobs) == ["chat", "evaluate/text"]
+    assert jobs.shortest_names(For("evaluate/text", "chat").jobs) == ["chat", "evaluate/text"]
     with pytest.raises(ValueError, match="pretrain/sums"):
         For("pretrain/sums")
 
 
 def test_the_documentation_says_what_each_key_applies_to() -> None:
     assert "| `train.whole_word_masking` | bool | `false` | pretrain (masked) |" in (
-        render.key_table()
+        reference.key_table()
     )
-    train = render.json_schema()["$defs"]["TrainConfig"]["properties"]
+    train = reference.json_schema()["$defs"]["TrainConfig"]["properties"]
     assert train["max_steps"]["description"].endswith(" For pretrain, finetune.")
 
 

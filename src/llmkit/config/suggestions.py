@@ -13,12 +13,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from llmkit.config import applies, foreign, keys, yaml12
+from llmkit.config import keys, other_tools, yaml12
+from llmkit.config.jobs import in_words
 from llmkit.config.keys import Key
-from llmkit.config.scalars import dump, resolve
 from llmkit.config.schema import Config
 from llmkit.config.types import LARGEST
-from llmkit.config.yaml12 import KeyPath
+from llmkit.config.yaml12 import KeyPath, dump, resolve
 
 _SWITCH_WORDS = {"yes": True, "on": True, "no": False, "off": False}
 
@@ -48,7 +48,7 @@ class Setting:
     text: str
     """The value as it was written."""
     jobs: Collection[str]
-    """What the command may do, as in `llmkit.config.applies`."""
+    """What the command may do, as in `llmkit.config.jobs`."""
     writing: Writing
     given: Mapping[str, str]
     """The texts of everything that was given, by the last part of its name."""
@@ -71,18 +71,18 @@ def known(setting: Setting) -> str:
         return _in_named_section((*path[:-1], leaf), setting.text, setting.writing)
     if ours := keys.named(leaf):
         return _ours(ours, setting)
-    if leaf in foreign.ACCUMULATION or leaf in foreign.PER_DEVICE:
+    if leaf in other_tools.ACCUMULATION or leaf in other_tools.PER_DEVICE:
         return _batch(setting)
-    if leaf in foreign.SWITCHES:
-        pair = foreign.SWITCHES[leaf].get(setting.text.lower(), "")
+    if leaf in other_tools.SWITCHES:
+        pair = other_tools.SWITCHES[leaf].get(setting.text.lower(), "")
         key, _, text = pair.partition(": ")
         return _meant(key, text, setting) if pair else "leave it out"
-    if leaf in foreign.DATA:
-        key = foreign.DATA_KEYS.get(min(setting.jobs).partition("/")[0], "")
+    if leaf in other_tools.DATA:
+        key = other_tools.DATA_KEYS.get(min(setting.jobs).partition("/")[0], "")
         return f"write {setting.writing(key, setting.text)}" if key else "leave it out"
-    if name := foreign.RENAMED.get(leaf):
+    if name := other_tools.RENAMED.get(leaf):
         return _meant(name, _translated(name, setting.text), setting)
-    if sentence := foreign.ABSENT.get(leaf):
+    if sentence := other_tools.ABSENT.get(leaf):
         return _unless_elsewhere(sentence, setting.jobs)
     if near := keys.nearest((*path[:-1], leaf), setting.jobs):
         return f"did you mean {setting.writing(near.name, setting.text)}?"
@@ -120,26 +120,26 @@ def _unless_elsewhere(sentence: str, jobs: Collection[str]) -> str:
     named = [keys.owner(tuple(name.split("."))) for name in _NAMED.findall(sentence)]
     ours = [key for key in named if key is not None]
     if ours and not any(key.jobs & set(jobs) for key in ours):
-        return f"leave it out: it means nothing for {applies.in_words(jobs)}"
+        return f"leave it out: it means nothing for {in_words(jobs)}"
     return sentence
 
 
 def not_for(key: Key, jobs: Collection[str]) -> str:
     """Says that a key does not apply to what is done."""
-    return f"is a key of {key.scope}, not of {applies.in_words(jobs)}"
+    return f"is a key of {key.scope}, not of {in_words(jobs)}"
 
 
 def for_misplaced(key: Key, jobs: Collection[str], text: str, writing: Writing) -> str:
     """What to write instead of a key that does not apply to any of the jobs, with its value where
     that fits."""
     commands, own = ({job.partition("/")[0] for job in some} for some in (jobs, key.jobs))
-    chosen = foreign.CHOOSES.get(min(key.jobs))
+    chosen = other_tools.CHOOSES.get(min(key.jobs))
     if own == commands and chosen:
         return f"it goes with {writing(*chosen)}; otherwise leave it out"
-    for name in foreign.COUNTERPARTS.get(key.name, ()):
+    for name in other_tools.COUNTERPARTS.get(key.name, ()):
         path = tuple(name.split("."))
         if keys.keys()[path].jobs & set(jobs):
-            keeps = name not in foreign.IN_OTHER_UNITS and _fits(path, text)
+            keeps = name not in other_tools.IN_OTHER_UNITS and _fits(path, text)
             return f"write {writing(name, text)}" if keeps else f"write `{name}`"
     return "leave it out"
 
@@ -173,14 +173,14 @@ def is_valid(path: KeyPath, value: Any) -> bool:
 
 def _in_named_section(path: KeyPath, text: str, writing: Writing) -> str:
     """The same for a key under a name that the user has given."""
-    if path[-1] in ("train_files", "train_file", *foreign.DATA):
+    if path[-1] in ("train_files", "train_file", *other_tools.DATA):
         path = (*path[:-1], "files")
     near = keys.nearest(path)
     return f"did you mean {writing(near.name, text)}?" if near else _neighbours(path)
 
 
 def _translated(name: str, text: str) -> str:
-    return foreign.VALUES.get(name, {}).get(text.lower(), text)
+    return other_tools.VALUES.get(name, {}).get(text.lower(), text)
 
 
 def _batch(setting: Setting) -> str:
@@ -190,8 +190,8 @@ def _batch(setting: Setting) -> str:
         return _meant("train.micro_batch_size", setting.text, setting)
     if setting.path[:-1] == ("generation",):
         return f"write {setting.writing('generation.micro_batch_size', setting.text)}"
-    per_device = _count(setting, foreign.PER_DEVICE)
-    accumulated = _count(setting, foreign.ACCUMULATION) or 1
+    per_device = _count(setting, other_tools.PER_DEVICE)
+    accumulated = _count(setting, other_tools.ACCUMULATION) or 1
     if per_device is None:
         return "write `train.global_batch_size`, the sequences of one step over all processes"
     total = per_device * accumulated * int(os.environ.get("WORLD_SIZE", "1"))
@@ -221,7 +221,7 @@ def _neighbours(path: KeyPath) -> str:
 
 
 def _candidates(key: Key, value: Any, text: str) -> Iterator[Any]:
-    if translated := foreign.VALUES.get(key.name, {}).get(text.lower()):
+    if translated := other_tools.VALUES.get(key.name, {}).get(text.lower()):
         yield resolve(translated)
     if isinstance(value, str):
         yield from _readings(value)

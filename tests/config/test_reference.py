@@ -10,8 +10,8 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmkit.config import keys, render
-from llmkit.config.load import load
+from llmkit.config import keys, reference
+from llmkit.config.load import as_yaml, load
 from llmkit.config.schema import Config
 
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
@@ -44,7 +44,7 @@ def test_a_printed_config_reads_back_as_the_same_config(
     tmp_path: Path, values: dict[str, Any]
 ) -> None:
     config = Config.model_validate(values)
-    text = render.as_yaml(config, {"seed": "command line"})
+    text = as_yaml(config, {"seed": "command line"})
     path = tmp_path / "config.yaml"
     path.write_text(text, encoding="utf-8")
     assert load("pretrain", path, []).config == config
@@ -52,7 +52,7 @@ def test_a_printed_config_reads_back_as_the_same_config(
 
 def test_a_printed_config_means_the_same_to_other_readers_of_yaml() -> None:
     config = load("pretrain", None, ["train.learning_rate=3e-5", "output_dir=no"]).config
-    values = yaml.safe_load(render.as_yaml(config))
+    values = yaml.safe_load(as_yaml(config))
     assert Config.model_validate(values).model_dump() == config.model_dump()
 
 
@@ -60,20 +60,18 @@ def test_each_value_stands_beside_its_source(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("train:\n  max_steps: 5\n")
     found = load("pretrain", path, ["train.learning_rate=3e-4"])
-    lines = [
-        " ".join(line.split()) for line in render.as_yaml(found.config, found.sources).splitlines()
-    ]
+    lines = [" ".join(line.split()) for line in as_yaml(found.config, found.sources).splitlines()]
     assert f"max_steps: 5 # {path}:2" in lines
     assert "learning_rate: 0.0003 # command line" in lines
     assert "seed: 0 # default" in lines
 
 
 def test_without_sources_there_are_no_comments() -> None:
-    assert "#" not in render.as_yaml(Config())
+    assert "#" not in as_yaml(Config())
 
 
 def test_every_key_of_the_schema_is_documented() -> None:
-    table = render.key_table()
+    table = reference.key_table()
     for key in keys.keys().values():
         assert f"| `{key.name}` |" in table
         assert key.meaning.endswith(".")

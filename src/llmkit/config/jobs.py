@@ -1,4 +1,4 @@
-"""The commands and tasks that a key of the config applies to."""
+"""Jobs: the commands and their tasks, which keys apply to them, and which metrics they report."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def jobs_of(name: str) -> tuple[str, ...]:
 EVERY_JOB = frozenset(job for command in TASKS for job in jobs_of(command))
 
 
-def named(jobs: Collection[str]) -> list[str]:
+def shortest_names(jobs: Collection[str]) -> list[str]:
     """The jobs under the fewest names: a command where all of its tasks are among them."""
     return [name for command in TASKS for name in _of_command(command, jobs)]
 
 
 def in_words(jobs: Collection[str]) -> str:
-    """The jobs for people: `pretrain, finetune (completion)`."""
+    """The jobs as prose: `pretrain, finetune (completion)`."""
     if set(jobs) >= EVERY_JOB:
         return "every command"
     words = []
@@ -62,3 +62,33 @@ def in_words(jobs: Collection[str]) -> str:
 def _of_command(command: str, jobs: Collection[str]) -> Iterator[str]:
     given = [job for job in jobs_of(command) if job in jobs]
     return iter([command] if len(given) == len(jobs_of(command)) else given)
+
+
+CAUSAL_METRICS = ("loss", "perplexity", "bits_per_byte")
+MASKED_METRICS = ("loss", "accuracy")
+RESPONSE_METRICS = ("loss", "perplexity")
+LABEL_METRICS = {
+    "regression": ("mse", "mae", "pearson"),
+    "multi_label_classification": ("accuracy", "f1_macro", "f1_micro", "f1_weighted"),
+    "single_label_classification": ("accuracy", "f1_macro", "f1_micro", "f1_weighted", "matthews"),
+}
+"""The metrics of labelled rows besides the loss, by `data.problem_type`."""
+
+_METRICS = {
+    "pretrain/causal": CAUSAL_METRICS,
+    "pretrain/masked": MASKED_METRICS,
+    "finetune/completion": RESPONSE_METRICS,
+}
+
+
+def metrics(jobs: Collection[str], problem_type: str) -> list[str]:
+    """The metrics of validation that any of the jobs may report."""
+    return list(dict.fromkeys(_metrics_of(jobs, problem_type)))
+
+
+def _metrics_of(jobs: Collection[str], problem_type: str) -> Iterator[str]:
+    for job in sorted(jobs):
+        yield from _METRICS.get(job, ("loss",))
+        if job == "finetune/classification":
+            for kind, found in reversed(LABEL_METRICS.items()):
+                yield from found if problem_type in ("auto", kind) else ()

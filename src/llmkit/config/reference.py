@@ -1,4 +1,4 @@
-"""Every key as text for a terminal or as JSON: what `llmkit keys` prints."""
+"""The reference of keys: `llmkit keys`, the tables of the documentation and the JSON schema."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import difflib
 import json
 import shutil
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Any
 
-from llmkit.config import applies, foreign, keys
+from llmkit.config import jobs, keys, other_tools
 from llmkit.config.keys import Key
-from llmkit.config.scalars import dump
+from llmkit.config.schema import Config
+from llmkit.config.yaml12 import dump
 from llmkit.errors import UsageError
 
 WIDEST = 100
@@ -39,24 +41,24 @@ def _of_scope(scope: str | None) -> list[Key]:
     if scope is None:
         return every
     try:
-        jobs = set(applies.jobs_of(_full(scope)))
+        wanted = set(jobs.jobs_of(_full(scope)))
     except ValueError as fault:
-        names = [name for command in applies.TASKS for name in {command, *applies.jobs_of(command)}]
+        names = [name for command in jobs.TASKS for name in {command, *jobs.jobs_of(command)}]
         raise UsageError(
             str(fault), where="--for", next=f"write one of {', '.join(sorted(names))}"
         ) from None
-    return [key for key in every if key.jobs & jobs]
+    return [key for key in every if key.jobs & wanted]
 
 
 def _full(scope: str) -> str:
     """A task with its command, where it was given alone: `completion`."""
-    known = (job for job in sorted(applies.EVERY_JOB) if job.partition("/")[2] == scope)
+    known = (job for job in sorted(jobs.EVERY_JOB) if job.partition("/")[2] == scope)
     return next(known, scope)
 
 
 def _matches(key: Key, word: str) -> bool:
     plain = word.lower().lstrip("-").replace("-", "_")
-    meant = foreign.RENAMED.get(plain.rpartition(".")[2])
+    meant = other_tools.RENAMED.get(plain.rpartition(".")[2])
     said = f"{key.name} {key.meaning}".lower()
     return plain in said or word.lower() in said or key.name == meant
 
@@ -72,16 +74,57 @@ def _record(key: Key) -> dict[str, object]:
         "key": key.name,
         "type": key.takes.replace("`", ""),
         "default": key.default,
-        "for": applies.named(key.jobs),
+        "for": jobs.shortest_names(key.jobs),
         "meaning": key.meaning,
     }
 
 
 def _paragraph(key: Key, width: int) -> str:
-    """One key: its name and default, then what it takes, what it means and where it applies."""
+    """One key: its name and default, then what it takes, what it means and where it jobs."""
     lines = (key.takes.replace("`", ""), key.meaning, f"For {key.scope}.")
     indented = (
         textwrap.fill(line, width, initial_indent="    ", subsequent_indent="    ")
         for line in lines
     )
     return "\n".join((f"{key.name} = {dump(key.default)}", *indented))
+
+
+README_SECTIONS = ("model", "train")
+"""The sections of a config that the README shows; the rest is in configs/README.md."""
+
+
+def key_table(sections: Collection[str] = ()) -> str:
+    """Every key with its type, default, scope and meaning, as a Markdown table; with `sections`,
+    only theirs and the top-level keys."""
+    rows = [
+        f"| `{key.name}` | {key.takes} | `{dump(key.default)}` | {key.scope} | {key.meaning} |"
+        for key in keys.keys().values()
+        if not sections or len(key.path) == 1 or key.path[0] in sections
+    ]
+    return (
+        "\n".join(["| Key | Type | Default | For | Meaning |", "|---|---|---|---|---|", *rows])
+        + "\n"
+    )
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a config file, for editors; descriptions end with where a key applies."""
+    schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **Config.model_json_schema(),
+        "title": "llmkit config",
+    }
+    for key in keys.keys().values():
+        node = schema
+        for part in key.path:
+            node = _below(schema, node, part)
+        node["description"] = f"{key.meaning} For {key.scope}."
+    return schema
+
+
+def _below(schema: dict[str, Any], node: dict[str, Any], part: str) -> dict[str, Any]:
+    """The schema of one part of a key's path, inside that of the parts before it."""
+    if "$ref" in node:
+        node = schema["$defs"][node["$ref"].rpartition("/")[2]]
+    found: dict[str, Any] = node["additionalProperties" if part == keys.NAME else "properties"]
+    return found if part == keys.NAME else found[part]

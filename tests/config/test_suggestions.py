@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from llmkit.config import advice, applies, foreign, keys
-from llmkit.config.advice import Setting, Writing
+from llmkit.config import jobs, keys, suggestions
+from llmkit.config import other_tools as other
 from llmkit.config.load import load
-from llmkit.config.scalars import resolve
+from llmkit.config.suggestions import Setting, Writing
+from llmkit.config.yaml12 import resolve
 from llmkit.errors import ConfigError
 
 IN_FILE = Writing(on_command_line=False)
@@ -18,9 +19,9 @@ IN_FILE = Writing(on_command_line=False)
 
 def instead(name: str, text: str, command: str = "pretrain", **given: str) -> str:
     """The advice for a name of another tool; `command` may be a task, as `finetune/completion`."""
-    jobs = applies.jobs_of(command)
-    setting = Setting(tuple(name.split(".")), text, jobs, IN_FILE, {name: text, **given})
-    return advice.for_key(setting)
+    possible = jobs.jobs_of(command)
+    setting = Setting(tuple(name.split(".")), text, possible, IN_FILE, {name: text, **given})
+    return suggestions.for_key(setting)
 
 
 def command_of(name: str) -> str:
@@ -31,21 +32,27 @@ def command_of(name: str) -> str:
 
 
 def test_every_answer_of_the_table_is_a_key_of_ours() -> None:
-    answers = set(foreign.RENAMED.values()) | set(foreign.VALUES)
+    answers = set(other.RENAMED.values()) | set(other.VALUES)
     unknown = [name for name in answers if keys.owner(tuple(name.split("."))) is None]
     assert unknown == []
 
 
 def test_every_value_of_the_table_is_one_that_its_key_takes() -> None:
-    answers = [(name, text) for name, values in foreign.VALUES.items() for text in values.values()]
-    answers += [tuple(pair.split(": ")) for s in foreign.SWITCHES.values() for pair in s.values()]
+    answers = [(name, text) for name, values in other.VALUES.items() for text in values.values()]
+    answers += [tuple(pair.split(": ")) for s in other.SWITCHES.values() for pair in s.values()]
     for name, text in answers:
         assert load(command_of(name), None, [f"{name}={text}"]), (name, text)
 
 
 def test_no_name_of_the_table_stands_twice_or_is_one_of_ours() -> None:
-    batch = foreign.ACCUMULATION + foreign.PER_DEVICE[:-1]
-    tables = [*foreign.RENAMED, *foreign.SWITCHES, *foreign.ABSENT, *foreign.DATA, *batch]
+    batch = other.ACCUMULATION + other.PER_DEVICE[:-1]
+    tables = [
+        *other.RENAMED,
+        *other.SWITCHES,
+        *other.ABSENT,
+        *other.DATA,
+        *batch,
+    ]
     assert sorted(tables) == sorted(set(tables))
     assert [name for name in tables if keys.named(name)] == []
 
@@ -116,8 +123,8 @@ def test_the_answer_depends_on_the_command_and_keeps_the_value(
 
 
 def test_every_name_of_others_is_answered_for_every_command_with_keys_that_apply() -> None:
-    names = [*foreign.RENAMED, *foreign.SWITCHES, *foreign.ABSENT, *foreign.DATA]
-    for job in applies.EVERY_JOB:
+    names = [*other.RENAMED, *other.SWITCHES, *other.ABSENT, *other.DATA]
+    for job in jobs.EVERY_JOB:
         for name in names:
             said = instead(name, "true", job)
             assert said
@@ -154,7 +161,7 @@ def test_what_is_proposed_is_always_valid(tmp_path: Path) -> None:
     for key in keys.keys().values():
         for value in values:
             text = str(value)
-            said = advice.for_value(key, key.path, value, text, IN_FILE)
+            said = suggestions.for_value(key, key.path, value, text, IN_FILE)
             if said and key.path[-1] != "metric_for_best_model":  # which hangs on the task
                 path = tmp_path / "run.yaml"
                 path.write_text(said.removeprefix("write `").removesuffix("`"))
@@ -182,4 +189,4 @@ def test_a_whole_config_of_another_tool_is_answered_key_by_key() -> None:
 
 
 def test_resolve_is_what_the_table_is_read_with() -> None:
-    assert resolve(foreign.VALUES["model.name_or_path"]["scratch"]) is None
+    assert resolve(other.VALUES["model.name_or_path"]["scratch"]) is None
