@@ -22,7 +22,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 LAYERS = (
     {"errors"},
-    {"config", "distributed", "durable", "extras", "paths"},
+    {"config", "distributed", "extras", "storage"},
     {"models", "reporting"},
     {"data"},
     {"training", "evaluation", "inference"},
@@ -38,8 +38,8 @@ HEAVY = {"torch", "transformers", "datasets", "accelerate", "numpy", "tokenizers
 
 LIGHT = (
     "cli", "request", "options", "faults", "errors", "arguments",
-    "extras", "help", "paths",
-    "prechecks", "distributed/launcher", "distributed/signals",
+    "extras", "help", "prechecks",
+    "distributed/launcher", "distributed/signals", "storage/paths",
 )  # fmt: skip
 
 MOST_LINES_OF_A_FUNCTION = 60

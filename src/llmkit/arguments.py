@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llmkit import paths
 from llmkit.errors import InputNotFound, UsageError
+from llmkit.storage import paths
 
 DATA = {
     "pretrain": ("--text", "data.train_files"),

@@ -9,13 +9,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from llmkit import extras, paths
+from llmkit import extras
 from llmkit.config import keys, load, objectives
 from llmkit.config.checks import Faults
 from llmkit.config.schema import Config
 from llmkit.errors import ConfigError, DataError, InputNotFound, Unsafe, UsageError
 from llmkit.help import FIRST
 from llmkit.reporting.console import Console
+from llmkit.storage import paths
 
 FILES_OF = {
     "pretrain": ("train_files", "validation_files"),

@@ -1,4 +1,4 @@
-"""What the tests of the data room share: a cache of their own, and a silent watch."""
+"""What the tests of the data and storage rooms share: a cache of their own, and a silent watch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llmkit.data.cache import Watch
+from llmkit.storage.cache import Watch
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 

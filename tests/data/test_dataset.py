@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from llmkit.config.schema import Config
 from llmkit.data import dataset
-from llmkit.data.cache import Watch
 from llmkit.data.dataset import Labelled
 from llmkit.data.labels import MULTI, REGRESSION, SINGLE, Labels
 from llmkit.errors import ConfigError, DataError, InputNotFound
+from llmkit.storage.cache import Watch
 
 Rows = list[tuple[str, str]]
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from llmkit.config.schema import Config, DataConfig
 from llmkit.data import dataset, labels, lookalikes
-from llmkit.data.cache import Watch
 from llmkit.data.labels import MULTI, REGRESSION, SINGLE, Labels, Raw
 from llmkit.errors import ConfigError, DataError
+from llmkit.storage.cache import Watch
 
 
 def of(*raws: Raw, **keys: object) -> Labels:

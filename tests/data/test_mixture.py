@@ -13,7 +13,6 @@ import torch
 
 from llmkit.config.schema import Config
 from llmkit.data.blocks import UNSCORED, Blocks
-from llmkit.data.cache import Watch
 from llmkit.data.domains import configs, weights
 from llmkit.data.masking import MaskedBlocks, Vocabulary
 from llmkit.data.mixture import Mixture
@@ -21,6 +20,7 @@ from llmkit.data.prepare import Prepared, data_report, prepare, prepare_domains
 from llmkit.data.tokens import TokenFile, joined
 from llmkit.errors import ConfigError, DataError, InputNotFound
 from llmkit.models import tokenizer as tokenizers
+from llmkit.storage.cache import Watch
 
 
 def config(domains: dict[str, Any], **data: Any) -> Config:

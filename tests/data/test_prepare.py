@@ -5,10 +5,10 @@ import pytest
 
 from llmkit.config.schema import Config
 from llmkit.data import corpus
-from llmkit.data.cache import Watch
 from llmkit.data.prepare import Prepared, data_report, prepare, tokens_of
 from llmkit.errors import DataError, InputNotFound
 from llmkit.models import tokenizer as tokenizers
+from llmkit.storage.cache import Watch
 
 
 def config(seed: int = 0, **data: Any) -> Config:

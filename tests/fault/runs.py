@@ -9,7 +9,7 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmkit import durable
+from llmkit.storage import atomic
 
 from .harness import Ended, Server, contents
 
@@ -85,7 +85,7 @@ def kill(trials: Server, command: tuple[str, ...], run: Path, seconds: float) ->
     after = committed(run)
     assert max(after, default=0) >= max(before, default=0), (before, after)
     for step in after:
-        durable.verify(run / "checkpoints" / f"step-{step:010}")
+        atomic.verify(run / "checkpoints" / f"step-{step:010}")
     return ended
 
 

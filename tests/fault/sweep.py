@@ -87,7 +87,7 @@ class Sweep:
         self.figures.injected["kills of runs"] += 1
         try:
             runs.kill(self.trials, job.at(run), run, seconds)
-        except (AssertionError, checkpoint.durable.DamagedError) as fault:
+        except (AssertionError, checkpoint.atomic.DamagedError) as fault:
             self.figures.lost.append(f"{run}: {fault}")
 
     def _compare(self, job: Job, run: Path, reference: Path) -> None:

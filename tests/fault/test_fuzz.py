@@ -25,7 +25,7 @@ from llmkit.data import labelled, prepare
 from llmkit.errors import LlmkitError
 from llmkit.models import load
 from llmkit.models import tokenizer as tokenizers
-from llmkit.reporting import metrics
+from llmkit.storage import jsonl
 from llmkit.training import checkpoint
 
 from .test_hostile import harmless  # noqa: F401
@@ -239,8 +239,8 @@ def test_a_state_of_any_values(changes: dict[str, Any], saved: Path, tmp_path: P
 def test_metrics_of_any_bytes(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(content)
-    only_our_faults(lambda: metrics.last(path, step=1))
-    metrics.JsonLines(path).go_back(len(content) + 1)
+    only_our_faults(lambda: jsonl.last_figures(path, step=1))
+    jsonl.JsonLines(path).go_back(len(content) + 1)
     assert path.read_bytes() == content[: content.rfind(b"\n") + 1]
 
 

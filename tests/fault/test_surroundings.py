@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from llmkit.data import cache
 from llmkit.errors import WriteError
+from llmkit.storage import cache
 
 from . import runs
 from .harness import SURROUNDINGS, Server

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from llmkit import paths
 from llmkit.errors import InputNotFound
 from llmkit.models import location
+from llmkit.storage import paths
 
 
 @pytest.fixture

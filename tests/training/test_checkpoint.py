@@ -12,8 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmkit import durable
 from llmkit.errors import InputNotFound, NoValidCheckpoint, Unsafe
+from llmkit.storage import atomic
 from llmkit.training import checkpoint
 from llmkit.training.checkpoint import State
 from llmkit.training.schedule import Plan, Revision
@@ -118,7 +118,7 @@ def test_a_manifest_that_leads_out_of_its_directory_is_unsafe(tmp_path: Path, na
     path = tmp_path / "step-0000000001" / "manifest.json"
     manifest = json.loads(path.read_text())["manifest"]
     manifest["files"][name] = {"sha256": "0", "size": 1}
-    digest = durable._digest(manifest)
+    digest = atomic._digest(manifest)
     path.write_text(json.dumps({"manifest": manifest, "sha256": digest}))
     with pytest.raises(Unsafe):
         checkpoint.newest(tmp_path, print)

@@ -12,7 +12,6 @@ from typing import Any
 from pydantic import ValidationError
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
-from llmkit import durable
 from llmkit.config import yaml12
 from llmkit.config.schema import Config, GenerationConfig
 from llmkit.errors import ConfigError, LlmkitError, WriteError
@@ -20,6 +19,7 @@ from llmkit.inference import loading, prompts, requests, sampling, shown
 from llmkit.inference.prompts import Prompt
 from llmkit.inference.writer import Desk
 from llmkit.reporting.console import Console
+from llmkit.storage import atomic
 
 HELP = """\
 /reset            begin anew
@@ -191,4 +191,4 @@ def _save(path: Path, talk: Conversation) -> None:
             next="choose another name: /save FILE",
         )
     talk.saved.add(path)
-    durable.replace_text(path, json.dumps(talk.messages, indent=1, ensure_ascii=False) + "\n")
+    atomic.replace_text(path, json.dumps(talk.messages, indent=1, ensure_ascii=False) + "\n")

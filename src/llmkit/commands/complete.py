@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from llmkit import durable
 from llmkit.config.schema import Config
 from llmkit.data import fingerprints, lengths, order
 from llmkit.data.conversations import Conversation
@@ -25,6 +24,7 @@ from llmkit.models import build, experts, heads, load, packing
 from llmkit.reporting import verdicts
 from llmkit.reporting.console import Console
 from llmkit.reporting.data_report import readable
+from llmkit.storage import atomic
 from llmkit.training import completing
 from llmkit.training import directory as run_directory
 from llmkit.training import run as training
@@ -141,7 +141,7 @@ def _measured(
     if asked := _answerable(inputs, console):
         measured["answers"] = _answered(inputs, final, asked, directory, console)
     text = json.dumps({"validation": measured}, ensure_ascii=False, indent=1)
-    durable.replace_text(directory / "evaluation.json", text + "\n")
+    atomic.replace_text(directory / "evaluation.json", text + "\n")
     shown = dict(measured)
     if "answers" in measured:
         numbers = measured["answers"].items()

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from llmkit import durable
 from llmkit.config.schema import Config
 from llmkit.data import fingerprints, lengths
 from llmkit.data.examples import Table
@@ -23,6 +22,7 @@ from llmkit.models import build, classifier, number_head
 from llmkit.reporting import plots, verdicts
 from llmkit.reporting.console import Console
 from llmkit.reporting.data_report import readable
+from llmkit.storage import atomic
 from llmkit.training import auto, classifying
 from llmkit.training import directory as run_directory
 from llmkit.training import run as training
@@ -165,7 +165,7 @@ def _measured(
             plots.confusion_matrix(matrix, data.labels.names, picture, f"{directory.name}, {name}")
             pictures[f"confusion_matrix_{name}"] = str(picture)
     text = json.dumps(measured, ensure_ascii=False, indent=1)
-    durable.replace_text(directory / "evaluation.json", text + "\n")
+    atomic.replace_text(directory / "evaluation.json", text + "\n")
     shown = {name: classified.summary(found) for name, found in measured.items()}
     validation = shown.pop("validation", {})
     baseline = validation.pop("baseline", {})

@@ -8,12 +8,12 @@ from typing import Any
 from llmkit.config.schema import DataConfig
 from llmkit.config.yaml12 import dump
 from llmkit.data import sources, tables
-from llmkit.data.cache import Say
 from llmkit.data.columns import Columns, Numbers
 from llmkit.data.delimited import named_format
 from llmkit.data.reading import Reading
 from llmkit.data.sources import Source
 from llmkit.errors import DataError
+from llmkit.storage.cache import Say
 
 PROMPT, RESPONSE, MESSAGES = "data.prompt_column", "data.response_column", "data.messages_column"
 

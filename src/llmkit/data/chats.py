@@ -11,7 +11,6 @@ from transformers import PreTrainedTokenizerFast
 
 from llmkit.config.schema import Config, DataConfig
 from llmkit.data import chat_columns, conversations, look, soundness, splits
-from llmkit.data.cache import Say, Watch
 from llmkit.data.conversations import Conversation
 from llmkit.data.fingerprints import as_seen
 from llmkit.data.labelled import Counts
@@ -20,6 +19,7 @@ from llmkit.data.parts import Part, Place, many, told
 from llmkit.data.sources import find
 from llmkit.data.splits import Texts
 from llmkit.errors import DataError, InputNotFound
+from llmkit.storage.cache import Say, Watch
 
 Conversations = Sequence[Conversation]
 

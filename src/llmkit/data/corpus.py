@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from llmkit.config.schema import DataConfig
 from llmkit.data import sources
-from llmkit.data.cache import writing
 from llmkit.data.documents import MarkCounts, Piece, pieces
 from llmkit.data.reading import Reading
 from llmkit.data.sources import Source
+from llmkit.storage.cache import writing
 
 _WINDOW = 1 << 20
 _DOCUMENTS_AT_ONCE = 1 << 16

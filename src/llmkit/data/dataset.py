@@ -11,12 +11,12 @@ from transformers import PreTrainedTokenizerFast
 
 from llmkit.config.schema import Config, DataConfig
 from llmkit.data import labelled, labels, look, soundness, splits
-from llmkit.data.cache import Say, Watch
 from llmkit.data.examples import Table, targets
 from llmkit.data.fingerprints import as_seen
 from llmkit.data.labels import REGRESSION, Labels
 from llmkit.data.parts import Part, gather
 from llmkit.errors import DataError, InputNotFound
+from llmkit.storage.cache import Say, Watch
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from llmkit.config.schema import Config, DomainConfig
-from llmkit.data.cache import Watch
 from llmkit.data.text import Pair
 from llmkit.errors import ConfigError
+from llmkit.storage.cache import Watch
 
 
 def configs(config: Config) -> dict[str, Config]:

@@ -16,9 +16,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from transformers import PreTrainedTokenizerFast
 
-from llmkit import durable
 from llmkit.data.tokens import TokenFile
 from llmkit.models.control_tokens import text_only
+from llmkit.storage import atomic
 
 FILE = "fingerprints.safetensors"
 
@@ -165,7 +165,7 @@ def write(directory: Path, fingerprints: Fingerprints) -> None:
         "every_document": str(kept.every_document),
         "every_segment": str(kept.every_segment),
     }
-    durable.replace_bytes(directory / FILE, save(tensors, notes))
+    atomic.replace_bytes(directory / FILE, save(tensors, notes))
 
 
 def read(model: str) -> Fingerprints | None:

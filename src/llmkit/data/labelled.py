@@ -14,7 +14,6 @@ from llmkit.config.schema import DataConfig
 from llmkit.config.yaml12 import dump
 from llmkit.data import columns as _columns
 from llmkit.data import delimited, json_rows, piped, sources, tables
-from llmkit.data.cache import Say
 from llmkit.data.columns import Columns
 from llmkit.data.delimited import Record
 from llmkit.data.labels import Raw
@@ -23,6 +22,7 @@ from llmkit.data.reading import Reading
 from llmkit.data.sources import Source
 from llmkit.data.tables import Table
 from llmkit.errors import DataError
+from llmkit.storage.cache import Say
 
 TEXT, LABEL = "data.text_column", "data.label_column"
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 from llmkit.config.schema import DataConfig
 from llmkit.data import labelled
-from llmkit.data.cache import Watch
 from llmkit.data.labelled import Counts
 from llmkit.data.labels import Raw
 from llmkit.data.sources import find
 from llmkit.data.splits import Texts, identity
+from llmkit.storage.cache import Watch
 
 SHOWN = 20
 """Rows that a message or a finding lists; it counts all."""

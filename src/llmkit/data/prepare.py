@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from transformers import PreTrainedTokenizerFast
 
 from llmkit.config.schema import Config, DataConfig
-from llmkit.data import cache, domains, sources, tokens
+from llmkit.data import domains, sources, tokens
 from llmkit.data.corpus import Documents
 from llmkit.data.documents import pieces
 from llmkit.data.parts import many
@@ -21,6 +21,7 @@ from llmkit.data.sources import Source
 from llmkit.data.text import Pair, Part, Text
 from llmkit.data.tokens import Framing, TokenFile
 from llmkit.errors import DataError, InputNotFound
+from llmkit.storage import cache
 
 _log = logging.getLogger(__name__)
 

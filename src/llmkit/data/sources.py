@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from llmkit import paths
-from llmkit.data import formats, hub, outputs
+from llmkit.data import formats, hub
 from llmkit.data.formats import COMPRESSIONS, NAMES
 from llmkit.errors import DataError, InputNotFound
+from llmkit.storage import outputs, paths
 
 SUFFIXES = tuple(f".{name}" for name in NAMES) + tuple(
     f".{name}.{packed}" for name in NAMES if name != "parquet" for packed in COMPRESSIONS

@@ -6,9 +6,10 @@ from functools import cached_property
 from typing import Literal
 
 from llmkit.config.schema import Config
-from llmkit.data import cache, corpus, held_out, sources, tokens
+from llmkit.data import corpus, held_out, sources, tokens
 from llmkit.data.corpus import Corpus, Documents
 from llmkit.errors import DataError, InputNotFound
+from llmkit.storage import cache
 
 Part = Literal["all", "train", "validation"]
 

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from llmkit.data import cache
 from llmkit.data.corpus import Documents
 from llmkit.data.cutting import LONGEST, NOWHERE, Rule, cut, exact_rule
 from llmkit.data.documents import Piece
 from llmkit.models.control_tokens import renamed
+from llmkit.storage import cache
 
 FORMAT = 5
 """Changes whenever the same text would give other files."""

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from llmkit.data.cache import Watch
 from llmkit.data.examples import Table
 from llmkit.evaluation import baselines, scoring
 from llmkit.evaluation.baselines import Baseline
 from llmkit.evaluation.classification import REGRESSION, Numbers
 from llmkit.evaluation.prediction import Classifier
+from llmkit.storage.cache import Watch
 
 BULKY = ("per_class", "confusion_matrix")
 """What a table for people has no room for."""

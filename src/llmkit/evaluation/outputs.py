@@ -7,19 +7,19 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from llmkit import durable
 from llmkit.errors import WriteError
-from llmkit.reporting import results, tables
+from llmkit.reporting import tables
+from llmkit.storage import atomic, outputs
 
 
 def check(paths: Iterable[str | None]) -> None:
     """Raises WriteError for a file that cannot be written, or that no evaluation wrote."""
     for path in [Path(path) for path in paths if path is not None]:
-        durable.check_place(path)
+        atomic.check_place(path)
         try:
-            is_ours = not path.exists() or (path.is_file() and results.holds_evaluation(path))
+            is_ours = not path.exists() or (path.is_file() and outputs.holds_evaluation(path))
         except OSError as error:
-            raise durable.cannot_write(error, path) from error
+            raise atomic.cannot_write(error, path) from error
         if not is_ours:
             raise WriteError(
                 f"{path} exists, and no evaluation wrote it",
@@ -55,5 +55,5 @@ def write_text(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise durable.cannot_write(error, path) from error
-    durable.replace_text(path, text)
+        raise atomic.cannot_write(error, path) from error
+    atomic.replace_text(path, text)

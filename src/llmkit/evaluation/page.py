@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from llmkit.evaluation.likelihood import Scores
 from llmkit.evaluation.windows import Tokens
-from llmkit.reporting.results import EVALUATION
+from llmkit.storage.outputs import EVALUATION
 
 MOST_TOKENS = 20_000
 """Tokens of the text that a page shows: more is a file that no browser likes."""

@@ -12,7 +12,6 @@ import numpy as np
 
 from llmkit.config.schema import Config, DataConfig
 from llmkit.data import dataset, labelled, labels
-from llmkit.data.cache import Say, Watch
 from llmkit.data.columns import LABEL_NAMES
 from llmkit.data.examples import Table
 from llmkit.data.labels import MULTI, REGRESSION, SINGLE, Labels
@@ -23,6 +22,7 @@ from llmkit.evaluation.classification import THRESHOLD, Numbers
 from llmkit.evaluation.subject import Subject
 from llmkit.models.classifier import head_of, remembered_columns
 from llmkit.models.control_tokens import control_tokens
+from llmkit.storage.cache import Say, Watch
 
 KEY = "test_files"
 """The key of the data section that names the rows."""

@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 from llmkit.config.schema import Config, DataConfig
 from llmkit.data import domains, sources, tables
-from llmkit.data.cache import Watch
 from llmkit.data.delimited import named_format
 from llmkit.data.documents import pieces
 from llmkit.data.reading import Reading
 from llmkit.data.sources import Source
 from llmkit.errors import ConfigError
+from llmkit.storage.cache import Watch
 
 
 @dataclass(frozen=True)

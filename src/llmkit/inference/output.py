@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from llmkit import durable
-from llmkit.data.outputs import SETTINGS
 from llmkit.errors import ConfigError, DataError, RunBusy, WriteError
+from llmkit.storage import atomic
+from llmkit.storage.outputs import SETTINGS
 
 
 class Output:
@@ -28,7 +28,7 @@ class Output:
             self.file.write(line.encode("utf-8", "backslashreplace"))
             self.file.flush()
         except OSError as error:
-            raise durable.cannot_write(error, self.path) from error
+            raise atomic.cannot_write(error, self.path) from error
 
 
 @contextmanager
@@ -44,11 +44,11 @@ def opened(path: Path, settings: Mapping[str, Any]) -> Iterator[Output]:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("ab+")
     except OSError as error:
-        raise durable.cannot_write(error, path) from error
+        raise atomic.cannot_write(error, path) from error
     with file:
         _lock(file, path)
         if not beside.exists():
-            durable.replace_text(beside, json.dumps(settings, indent=1, ensure_ascii=False) + "\n")
+            atomic.replace_text(beside, json.dumps(settings, indent=1, ensure_ascii=False) + "\n")
         yield Output(path, file, _whole_lines(file, path))
         os.fsync(file.fileno())
 
@@ -77,7 +77,7 @@ def check(path: Path, settings: Mapping[str, Any]) -> None:
 
 def check_place(path: Path) -> None:
     """Raises WriteError for a file that cannot be written, or that llmkit did not make."""
-    durable.check_place(path)
+    atomic.check_place(path)
     beside = path.with_name(path.name + SETTINGS)
     if not beside.exists() and path.exists() and path.stat().st_size:
         raise WriteError(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from llmkit import durable
 from llmkit.models import location
+from llmkit.storage import atomic
 
 _SUFFIXES = (".safetensors", ".json", ".jinja")
 
@@ -20,7 +20,7 @@ def identity(name: str, revision: str | None) -> str:
     whole, directory = hashlib.sha256(), Path(place)
     files = [path for suffix in _SUFFIXES for path in directory.glob(f"*{suffix}")]
     for path in sorted(files):
-        if path.name != durable.MANIFEST:
+        if path.name != atomic.MANIFEST:
             with path.open("rb") as file:
                 whole.update(f"{path.name} ".encode())
                 whole.update(hashlib.file_digest(file, "sha256").digest())

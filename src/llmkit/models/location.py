@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from llmkit import durable, paths
 from llmkit.errors import DataError, InputNotFound, LlmkitError, NoValidCheckpoint, Unsafe
 from llmkit.models import foreign
+from llmkit.storage import atomic, paths
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
@@ -103,17 +103,17 @@ def has_chat_template(directory: Path) -> bool:
 def check_whole(directory: Path, weights: bool) -> None:
     """Raises NoValidCheckpoint where the weights, or the other files, of a model that we have
     written are not what they were."""
-    if not durable.is_signed(directory):
+    if not atomic.is_signed(directory):
         return
     try:
-        durable.verify(directory, lambda name: name.endswith(".safetensors") is weights)
-    except durable.DamagedError as damage:
+        atomic.verify(directory, lambda name: name.endswith(".safetensors") is weights)
+    except atomic.DamagedError as damage:
         raise NoValidCheckpoint(
             f"the model is damaged: {damage}",
             where=str(directory),
             kept="all files",
             next="use a checkpoint of its run, or restore the file; if you have changed it on "
-            f"purpose, delete {durable.MANIFEST}",
+            f"purpose, delete {atomic.MANIFEST}",
         ) from damage
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmkit.reporting import metrics
+from llmkit.storage import jsonl
 
 WITH_CELLS = 25
 """Classes up to which a confusion matrix has room for its cells."""
@@ -28,7 +28,7 @@ def loss_curve(metrics_file: Path, picture: Path, title: str, unit: str = "nats 
     """Draws training and validation loss over the steps, that of each domain too, as a PNG; a
     dotted line marks the step of the lowest validation loss."""
     pyplot = _pyplot()
-    records = list(metrics.read(metrics_file))
+    records = list(jsonl.read_records(metrics_file))
     figure, axes = pyplot.subplots(figsize=(8, 4.5), dpi=120)
     train = [(r["step"], r["train_loss"]) for r in records if "train_loss" in r]
     if train:

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llmkit import durable
 from llmkit.config.schema import PredictConfig
 from llmkit.errors import WriteError
-from llmkit.reporting import results, unfinished
+from llmkit.reporting import unfinished
 from llmkit.reporting.unfinished import Parts
+from llmkit.storage import atomic, outputs
 
 DIGITS = 6
 """Decimals of a probability."""
@@ -166,7 +166,7 @@ def opened(
     if settings.output is None:
         yield Writer(format_of(settings))
         return
-    durable.make_directory(Path(settings.output).parent)
+    atomic.make_directory(Path(settings.output).parent)
     with unfinished.opened(Path(settings.output), made_with, say) as parts:
         yield Writer(format_of(settings), parts)
 
@@ -184,11 +184,11 @@ def check(settings: PredictConfig) -> None:
     if settings.output is None:
         return
     path = Path(settings.output)
-    durable.check_place(path)
+    atomic.check_place(path)
     try:
         ours = not path.exists() or (path.is_file() and _may_be_replaced(path))
     except OSError as error:
-        raise durable.cannot_write(error, path) from error
+        raise atomic.cannot_write(error, path) from error
     if not ours:
         raise WriteError(
             "exists, and holds no predictions",
@@ -198,4 +198,4 @@ def check(settings: PredictConfig) -> None:
 
 
 def _may_be_replaced(path: Path) -> bool:
-    return path.stat().st_size == 0 or results.holds_predictions(path)
+    return path.stat().st_size == 0 or outputs.holds_predictions(path)

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from llmkit import durable
 from llmkit.errors import DataError, RunBusy
+from llmkit.storage import atomic
 
 
 class Parts:
@@ -40,10 +40,10 @@ class Parts:
             os.fsync(self.file.fileno())
             size = self.file.tell()
         except OSError as error:
-            raise durable.cannot_write(error, self.path) from error
+            raise atomic.cannot_write(error, self.path) from error
         self.results += results
         note = {"made_with": self.made_with, "results": self.results, "bytes": size}
-        durable.replace_text(note_of(self.path), json.dumps(note, ensure_ascii=False) + "\n")
+        atomic.replace_text(note_of(self.path), json.dumps(note, ensure_ascii=False) + "\n")
 
 
 @contextmanager
@@ -59,7 +59,7 @@ def opened(path: Path, made_with: Mapping[str, Any], say: Callable[[str], None])
     try:
         file = partial.open("ab")
     except OSError as error:
-        raise durable.cannot_write(error, path) from error
+        raise atomic.cannot_write(error, path) from error
     with file:
         _lock(file, path)
         parts = Parts(path, file, made_with, _whole(file, path, made_with, say))
@@ -87,9 +87,9 @@ def note_of(path: Path) -> Path:
 def _put_in_place(partial: Path, path: Path) -> None:
     try:
         partial.replace(path)
-        durable.flush_directory(path.parent)
+        atomic.flush_directory(path.parent)
     except OSError as error:
-        raise durable.cannot_write(error, path) from error
+        raise atomic.cannot_write(error, path) from error
 
 
 def _lock(file: IO[bytes], path: Path) -> None:

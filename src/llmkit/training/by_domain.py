@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from llmkit.data.mixture import Mixture
-from llmkit.reporting import metrics
+from llmkit.storage import jsonl
 from llmkit.training.tasks import Batch, Examples, Rows, Sums, Task
 
 BY_DOMAIN = "/"
@@ -89,7 +89,10 @@ def report(
     """Each domain's share and epochs, its validation figures, and, where the run began with a
     measurement, the figures before it and how they changed; `figures` are those of the run."""
     metrics_file = run / "metrics.jsonl"
-    begun, done = metrics.last(metrics_file, 0), metrics.last(metrics_file, figures["step"])
+    begun, done = (
+        jsonl.last_figures(metrics_file, 0),
+        jsonl.last_figures(metrics_file, figures["step"]),
+    )
     found: dict[str, dict[str, Any]] = {}
     for name, share in shares.items():
         found[name] = {"share": share, "epochs": done.get(f"epochs{BY_DOMAIN}{name}", 0.0)}

@@ -1,7 +1,7 @@
 """Checkpoints: a plain Hugging Face directory with the optimizer and the state of the run.
 
 `checkpoints/step-0000000400/` is committed exactly when this name exists and its manifest holds;
-see `llmkit.durable`. The newest by step counts, never by time.
+see `llmkit.storage.atomic`. The newest by step counts, never by time.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from llmkit import durable
 from llmkit.errors import Diverged, InputNotFound, NoValidCheckpoint, WriteError
+from llmkit.storage import atomic
 from llmkit.training.schedule import Plan, Revision
 
 STEP_NAME = re.compile(r"step-(\d{10})")
@@ -130,13 +130,13 @@ def save(
         document = {"state": state.to_json(), "identity": identity}
         (directory / STATE).write_text(json.dumps(document, indent=1), encoding="utf-8")
 
-    durable.commit(target, fill, {"step": state.step})
+    atomic.commit(target, fill, {"step": state.step})
     return target
 
 
 def warn_of_space(root: Path, weights: int, warn: Callable[[str], None]) -> None:
     """Warns where two checkpoints of so many weights would not find room."""
-    needed, free = 2 * WEIGHT_BYTES * weights, durable.free_bytes(root)
+    needed, free = 2 * WEIGHT_BYTES * weights, atomic.free_bytes(root)
     if free < needed:
         warn(
             f"two checkpoints need about {needed:,} bytes and {free:,} are free at {root}: saving "
@@ -150,16 +150,16 @@ def newest(root: Path, warn: Callable[[str], None]) -> Checkpoint | None:
     None when there has never been one. Raises NoValidCheckpoint when all are damaged: a run is
     never silently started again from nothing.
     """
-    durable.clean(root)
+    atomic.clean(root)
     steps = _steps(root)
     damaged = 0
     for step in reversed(steps):
         directory = directory_of(root, step)
         try:
             return _read(directory)
-        except durable.DamagedError as fault:
+        except atomic.DamagedError as fault:
             damaged += 1
-            aside = durable.set_aside(directory)
+            aside = atomic.set_aside(directory)
             warn(f"checkpoint {directory.name} is damaged and set aside as {aside.name}: {fault}")
     if damaged or list(root.glob(".corrupt-*")):
         raise NoValidCheckpoint(
@@ -179,7 +179,7 @@ def named(path: Path) -> Checkpoint:
         )
     try:
         return _read(path)
-    except durable.DamagedError as fault:
+    except atomic.DamagedError as fault:
         raise NoValidCheckpoint(
             f"the checkpoint is damaged: {fault}",
             where=str(path),
@@ -194,7 +194,7 @@ def prune(root: Path, keep: int, protect: int | None, warn: Callable[[str], None
     try:
         for step in _steps(root)[:-keep]:
             if step != protect:
-                durable.discard(directory_of(root, step))
+                atomic.discard(directory_of(root, step))
     except OSError as error:
         warn(f"an old checkpoint could not be deleted: {error}")
 
@@ -212,11 +212,11 @@ def directory_of(root: Path, step: int) -> Path:
 
 def _verified(directory: Path) -> dict[str, Any]:
     """The manifest of an undamaged checkpoint in which no other file stands."""
-    manifest = durable.verify(directory)
+    manifest = atomic.verify(directory)
     for path in sorted(directory.iterdir()):
         # Unseen, transformers would read it besides, or instead of, the files that we know.
-        if path.name not in (durable.MANIFEST, *manifest["files"]) and path.name[0] != ".":
-            raise durable.DamagedError(f"{path.name} does not belong to it")
+        if path.name not in (atomic.MANIFEST, *manifest["files"]) and path.name[0] != ".":
+            raise atomic.DamagedError(f"{path.name} does not belong to it")
     return manifest
 
 
@@ -228,23 +228,23 @@ def _read(directory: Path) -> Checkpoint:
         if state.step != manifest["step"] or directory != directory_of(
             directory.parent, state.step
         ):
-            raise durable.DamagedError(f"its files are of step {state.step}")
+            raise atomic.DamagedError(f"its files are of step {state.step}")
         return Checkpoint(directory, state, document["identity"])
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise durable.DamagedError(f"{STATE} is not readable: {error}") from error
+        raise atomic.DamagedError(f"{STATE} is not readable: {error}") from error
 
 
 def _intact(directory: Path) -> bool:
     try:
         _verified(directory)
-    except durable.DamagedError:
-        durable.set_aside(directory)
+    except atomic.DamagedError:
+        atomic.set_aside(directory)
         return False
     return True
 
 
 def _check_space(root: Path, needed: int) -> None:
-    free = durable.free_bytes(root)
+    free = atomic.free_bytes(root)
     if free < needed:
         raise WriteError(
             f"a checkpoint needs {needed:,} bytes and {free:,} are free",

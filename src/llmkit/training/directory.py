@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from llmkit import durable
 from llmkit.config.schema import Config
 from llmkit.distributed.launcher import is_main_process
 from llmkit.errors import RunBusy, WriteError
+from llmkit.storage import atomic
 from llmkit.training import identity
 
 LOCK, RUN = ".lock", "run.json"
@@ -82,10 +82,10 @@ def held(directory: Path) -> Iterator[None]:
     Raises RunBusy, with the holder, when another process has it.
     """
     try:
-        durable.make_directory(directory)
+        atomic.make_directory(directory)
         file = (directory / LOCK).open("a+", encoding="utf-8")
     except OSError as error:
-        raise durable.cannot_write(error, directory) from error
+        raise atomic.cannot_write(error, directory) from error
     with file:
         _lock(file, directory)
         file.truncate(0)
@@ -147,7 +147,7 @@ def _check_holdings(directory: Path, command: str, resume: str) -> None:
     if (directory / LOCK).is_file():
         with held(directory):
             pass
-    unfinished = durable.partial_of(directory / RUN).name
+    unfinished = atomic.partial_of(directory / RUN).name
     present = {entry.name for entry in directory.iterdir()} - {LOCK, unfinished}
     if not present:
         return

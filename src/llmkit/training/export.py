@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llmkit import durable
 from llmkit.errors import Diverged, NoValidCheckpoint
 from llmkit.models import architectures, lora
+from llmkit.storage import atomic
 from llmkit.training import checkpoint
 from llmkit.training.tasks import Examples
 
@@ -108,15 +108,15 @@ def check_unfinished(run: Path) -> None:
 def is_written(run: Path, step: int) -> bool:
     """Whether `final/` holds the model of this step, undamaged."""
     try:
-        return bool(durable.verify(run / FINAL)["step"] == step)
-    except (durable.DamagedError, LookupError):
+        return bool(atomic.verify(run / FINAL)["step"] == step)
+    except (atomic.DamagedError, LookupError):
         return False
 
 
 def _step_of(final: Path) -> int | None:
     try:
-        return int(durable.read_manifest(final)["step"])
-    except (durable.DamagedError, LookupError):
+        return int(atomic.read_manifest(final)["step"])
+    except (atomic.DamagedError, LookupError):
         return None
 
 
@@ -140,5 +140,5 @@ def write_final(
             merged = type(model).from_pretrained(directory, dtype=torch.float32)
             lora.check_merge(model, merged, examples.batch(range(min(_COMPARED, len(examples)))))
 
-    durable.clean(run)
-    durable.commit(run / FINAL, fill, {"step": step})
+    atomic.clean(run)
+    atomic.commit(run / FINAL, fill, {"step": step})

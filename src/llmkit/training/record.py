@@ -14,8 +14,8 @@ from torch import Tensor
 
 from llmkit.distributed.processes import Processes
 from llmkit.errors import WriteError
-from llmkit.reporting.metrics import JsonLines
 from llmkit.reporting.progress import TrainingDisplay, memory_used
+from llmkit.storage.jsonl import JsonLines
 from llmkit.training import checkpoint
 from llmkit.training.budget import NEAR, Budget, Clock, readable
 from llmkit.training.checkpoint import State

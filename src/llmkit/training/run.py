@@ -14,7 +14,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llmkit import durable, extras
+from llmkit import extras
 from llmkit.config import load
 from llmkit.config.schema import Config, TrainConfig
 from llmkit.data import fingerprints, subset
@@ -22,9 +22,10 @@ from llmkit.data.fingerprints import Fingerprints
 from llmkit.distributed import failures
 from llmkit.distributed.processes import Processes, join_processes
 from llmkit.models import dropout, experts
-from llmkit.reporting import metrics, plots
+from llmkit.reporting import plots
 from llmkit.reporting.console import Console
 from llmkit.reporting.progress import TrainingDisplay, training_display
+from llmkit.storage import atomic, jsonl
 from llmkit.training import (
     auto,
     checkpoint,
@@ -130,7 +131,7 @@ def carry_out(job: Job, session: Session, look: Callable[[], Mapping[str, Any]])
         model = job.directory / export.FINAL
         session.console.say(f"the run is complete: {state.step} steps; its model is {model}")
     _warn_of_few_steps(job, state, before.step, seconds, session)
-    figures = metrics.last(job.directory / "metrics.jsonl", _final_step(work.settings, state))
+    figures = jsonl.last_figures(job.directory / "metrics.jsonl", _final_step(work.settings, state))
     speed = (state.predictions - before.predictions) / max(1e-9, seconds)
     return {
         "command": job.command,
@@ -377,5 +378,5 @@ def _write_down(job: Job, resolved: Config, plan: Plan, chosen: Mapping[str, Any
         "environment": choices.environment(),
     }
     elsewhere = resolved.model_copy(update={"output_dir": None, "resume": "auto"})
-    durable.replace_text(job.directory / "run.json", json.dumps(record, indent=1) + "\n")
-    durable.replace_text(job.directory / "config.yaml", load.as_yaml(elsewhere))
+    atomic.replace_text(job.directory / "run.json", json.dumps(record, indent=1) + "\n")
+    atomic.replace_text(job.directory / "config.yaml", load.as_yaml(elsewhere))

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from llmkit import durable
 from llmkit.config.schema import PredictConfig
-from llmkit.data import cache, sources
+from llmkit.data import sources
 from llmkit.errors import InputNotFound
 from llmkit.evaluation import outputs as evaluations
 from llmkit.inference import output as generations
 from llmkit.reporting import predictions
 from llmkit.reporting.predictions import Prediction
+from llmkit.storage import atomic, cache
 
 RECORD = json.dumps({"command": "finetune", "arguments": [], "environment": {}})
 
@@ -47,7 +47,7 @@ def make_run(run: Path, record: str | None = RECORD, checkpoint: bool = False) -
     if record is not None:
         (run / "run.json").write_text(record)
     if checkpoint:
-        durable.commit(run / "checkpoints" / "step-0000000001", fill, {"step": 1})
+        atomic.commit(run / "checkpoints" / "step-0000000001", fill, {"step": 1})
 
 
 @pytest.mark.parametrize("place", ["runs/x", "deep/er/runs/x", "x", "own/x"])
@@ -70,7 +70,7 @@ def test_a_model_of_a_run_and_the_cache_are_not_data(
     corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = found(corpus)
-    durable.commit(corpus / "copied-final", fill, {"step": 1})
+    atomic.commit(corpus / "copied-final", fill, {"step": 1})
     monkeypatch.setenv("LLMKIT_CACHE", str(corpus / "cache"))
     (corpus / "cache").mkdir()
     (corpus / "cache" / "notes.txt").write_text("x")

@@ -75,16 +75,16 @@ class JsonLines:
             os.truncate(self.path, size)
 
 
-def last(path: Path, step: int) -> dict[str, Any]:
+def last_figures(path: Path, step: int) -> dict[str, Any]:
     """The last value of each figure up to a step."""
     figures: dict[str, Any] = {}
-    for record in read(path):
+    for record in read_records(path):
         if record.get("step", 0) <= step:
             figures |= record
     return figures
 
 
-def read(path: Path) -> Iterator[dict[str, Any]]:
+def read_records(path: Path) -> Iterator[dict[str, Any]]:
     """The records of a file of JSON lines, in order; raises DataError for a line that is none."""
     with path.open(encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, 1):

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from llmkit.data import cache
-from llmkit.data.cache import Watch
 from llmkit.errors import LlmkitError, WriteError
+from llmkit.storage import cache
+from llmkit.storage.cache import Watch
 
 
 def build(directory: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ written, so that the same command works again. A file that is named is read, wha
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -13,16 +14,24 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
-from llmkit import durable
-from llmkit.data import cache
 from llmkit.errors import NoValidCheckpoint, WriteError
-from llmkit.reporting import results
+from llmkit.storage import atomic, cache
 
 RUN, CONFIG, CHECKPOINTS, METRICS = "run.json", "config.yaml", "checkpoints", "metrics.jsonl"
 SETTINGS = ".settings.json"
 """Ends the name of the file beside generated text that says what it was made with."""
 
 _CACHE_LOCK = re.compile(r"token(s|izer)-[0-9a-f]{32}\.lock")
+
+EVALUATION = "llmkit evaluate"
+"""Names the generator of the pages that `evaluate` writes."""
+
+_EVALUATION = re.compile(
+    rf'\{{\s*"command": "evaluate"|command: evaluate\n|<!doctype html>.*content="{EVALUATION}"',
+    re.IGNORECASE | re.DOTALL,
+)
+_LINE = 1 << 20  # bytes of a first line that show what wrote a file
+_PAGE = 4096
 
 
 def walk(directory: Path) -> Iterator[Path]:
@@ -64,6 +73,19 @@ def is_output_file(path: Path) -> bool:
         return False
 
 
+def holds_predictions(path: Path) -> bool:
+    """Whether a file was written by `predict`; raises OSError where it cannot be read."""
+    with path.open("rb") as file:
+        first = file.readline(_LINE).decode("utf-8", "replace")
+    return _is_prediction(first) if first.startswith("{") else _has_predictions(first)
+
+
+def holds_evaluation(path: Path) -> bool:
+    """Whether a file was written by `evaluate`; raises OSError where it cannot be read."""
+    with path.open("rb") as file:
+        return bool(_EVALUATION.match(file.read(_PAGE).decode("utf-8", "replace")))
+
+
 def _is_run(directory: Path) -> bool:
     if any((directory / CHECKPOINTS).glob("step-" + "[0-9]" * 10)):
         return True
@@ -77,12 +99,12 @@ def _is_run(directory: Path) -> bool:
 
 
 def _is_committed(directory: Path) -> bool:
-    """Whether a directory was written by the protocol of `llmkit.durable`."""
+    """Whether a directory was written by the protocol of `llmkit.storage.atomic`."""
     try:
-        durable.read_manifest(directory)
+        atomic.read_manifest(directory)
     except NoValidCheckpoint:  # of a newer llmkit
         return True
-    except durable.DamagedError:
+    except atomic.DamagedError:
         return False
     return True
 
@@ -104,4 +126,24 @@ def _is_result(name: str, size: int, changed: int) -> bool:
         return path.with_name(path.name.removesuffix(SETTINGS)).is_file()
     if path.with_name(path.name + SETTINGS).is_file():
         return True
-    return results.holds_predictions(path) or results.holds_evaluation(path)
+    return holds_predictions(path) or holds_evaluation(path)
+
+
+def _is_prediction(line: str) -> bool:
+    """Whether a line of JSON is the prediction for a row."""
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return value.keys() >= {"text", "label", "probabilities"} and isinstance(
+        value["probabilities"], dict
+    )
+
+
+def _has_predictions(header: str) -> bool:
+    """Whether the first row of a table names the columns that `predict` adds, as its last ones."""
+    if ",label,probability_" not in header:
+        return False
+    names = next(csv.reader([header]), [])
+    after = names[names.index("label") + 1 :] if "label" in names else []
+    return bool(after) and all(name.startswith("probability_") for name in after)
