@@ -21,7 +21,7 @@ SOURCE = ROOT / "src" / "llmkit"
 FILES = sorted(SOURCE.rglob("*.py"))
 
 LAYERS = (
-    {"errors"},
+    {"errors", "progress"},
     {"config", "distributed", "extras", "storage"},
     {"models", "reporting"},
     {"data"},

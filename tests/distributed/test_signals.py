@@ -15,6 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from llmkit.distributed.signals import StopSignal
+from llmkit.errors import Stopped
+from llmkit.progress import Advance
+
 BUSY = "hashlib.pbkdf2_hmac('sha256', b'a', b'b', 400_000_000)"
 """Minutes in a library, without a single step of the interpreter."""
 
@@ -125,3 +129,19 @@ def test_a_command_that_is_stopped_before_it_saved_anything_says_so(tmp_path: Pa
     error = json.loads(out)["error"]
     assert (error["code"], error["kept"]) == (130, "nothing was saved yet")
     assert b"Traceback" not in err
+
+
+def test_watched_work_shows_its_progress_and_ends_at_the_first_advance_after_a_signal() -> None:
+    shown: list[int] = []
+
+    @contextmanager
+    def watch(label: str, total: int) -> Iterator[Advance]:
+        yield shown.append
+
+    stop = StopSignal()
+    with stop.watched(watch)("tokenizing", 3) as advance:
+        advance(1)
+        stop.received = signal.SIGTERM
+        with pytest.raises(Stopped):
+            advance(2)
+    assert shown == [1, 2]

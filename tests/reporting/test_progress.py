@@ -7,22 +7,10 @@ import io
 import pytest
 from rich.console import Console as RichConsole
 
-from llmkit.errors import Stopped
 from llmkit.reporting.console import Console
 from llmkit.reporting.progress import TrainingDisplay, training_display
 
 FIGURES = {"train_loss": 5.3211, "learning_rate": 0.0021654, "grad_norm": 0.51542}
-
-
-def test_work_between_the_steps_is_not_broken_off_by_a_signal() -> None:
-    console = Console(quiet=True)
-
-    def stop() -> None:
-        raise Stopped("stopped by SIGTERM")
-
-    console.on_tick = stop
-    with TrainingDisplay(console, 0, None).watch("validation", 2) as advance:
-        advance(2)
 
 
 def screen(width: int, steps: int) -> tuple[str, str]:

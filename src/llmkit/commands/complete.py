@@ -21,6 +21,7 @@ from llmkit.evaluation.unigram import unigram_figures
 from llmkit.inference import answers, prompts, sampling
 from llmkit.inference.writer import Desk
 from llmkit.models import build, experts, heads, load, packing
+from llmkit.progress import Watch
 from llmkit.reporting import verdicts
 from llmkit.reporting.console import Console
 from llmkit.reporting.data_report import readable
@@ -42,8 +43,8 @@ def run(config: Config, console: Console) -> dict[str, Any]:
     returns the figures of the run."""
     run_directory.check(config, COMMAND)
     with stop_signal() as stop, training.start(config, COMMAND) as processes:
-        console.on_tick = stop.check
-        inputs = completing.gather(config, console)
+        watch = stop.watched(console.watch)
+        inputs = completing.gather(config, console, watch)
         with run_directory.opened(config, COMMAND) as directory:
             resumed = training.resume_point(directory, config, inputs.content, processes, console)
             model = completing.begin(inputs, resumed, console)
@@ -61,7 +62,7 @@ def run(config: Config, console: Console) -> dict[str, Any]:
             job = _job(config, inputs, model, resumed)
             figures = training.carry_out(job, session, partial(_sample, job, inputs, console))
             if processes.is_main and "validation" in inputs.packs:
-                figures |= _measured(inputs, figures, processes.device, console)
+                figures |= _measured(inputs, figures, processes.device, console, watch)
                 figures |= _judged(job, figures, console)
             return {**figures, "seconds": round(clock.seconds(), 3)}
 
@@ -69,7 +70,7 @@ def run(config: Config, console: Console) -> dict[str, Any]:
 def check(config: Config, console: Console) -> dict[str, Any]:
     """Checks all that a run needs, without weights and without writing, and says what it found."""
     run_directory.check(config, COMMAND)
-    inputs = completing.gather(config, console)
+    inputs = completing.gather(config, console, console.watch)
     with torch.device("meta"):
         parameters = build.causal_model(inputs.shape, seed=0).num_parameters()
     report = {
@@ -131,15 +132,19 @@ def _sample(job: training.Job, inputs: Inputs, console: Console) -> dict[str, An
 
 
 def _measured(
-    inputs: Inputs, figures: dict[str, Any], device: torch.device, console: Console
+    inputs: Inputs,
+    figures: dict[str, Any],
+    device: torch.device,
+    console: Console,
+    watch: Watch,
 ) -> dict[str, Any]:
     """The finished model, read back from `final/`, on the responses that were held out, and as many
     of its own as are asked for; everything goes to `evaluation.json`."""
     directory = Path(figures["run_dir"])
     final = load.load_causal_model(figures["model_dir"]).to(device).eval()
-    measured = responses.measure(final, inputs.packs["validation"], console.watch)
+    measured = responses.measure(final, inputs.packs["validation"], watch)
     if asked := _answerable(inputs, console):
-        measured["answers"] = _answered(inputs, final, asked, directory, console)
+        measured["answers"] = _answered(inputs, final, asked, directory, watch)
     text = json.dumps({"validation": measured}, ensure_ascii=False, indent=1)
     atomic.replace_text(directory / "evaluation.json", text + "\n")
     shown = dict(measured)
@@ -163,15 +168,15 @@ def _answered(
     final: PreTrainedModel,
     asked: Sequence[Conversation],
     directory: Path,
-    console: Console,
+    watch: Watch,
 ) -> dict[str, Any]:
     """The figures of what the model itself responds to held-out prompts; each goes to
     `samples.jsonl`."""
     config, settings = inputs.config, inputs.config.generation
     seed = config.seed if settings.seed is None else settings.seed
     desk = Desk(final, inputs.tokenizer, settings)
-    with console.watch("responding", len(asked)) as advance:
-        texts = answers.write(desk, _messages(asked), seed, advance, console.on_tick)
+    with watch("responding", len(asked)) as advance:
+        texts = answers.write(desk, _messages(asked), seed, advance)
     pairs = Pairs(
         references=[each.contents[-1] for each in asked],
         prompts=[each.contents[-2] for each in asked],

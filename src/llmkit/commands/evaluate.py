@@ -156,7 +156,7 @@ def _write(config: Config, asked: Pairs, processes: Processes, console: Console)
     desk = loading.desk(config, tokenizer, processes.device)
     texts = []
     with console.watch("writing", len(encoded)) as advance:
-        for sample in sampling.samples(desk, encoded, tick=console.on_tick):
+        for sample in sampling.samples(desk, encoded):
             texts.append(sample.text)
             advance(1)
     return texts

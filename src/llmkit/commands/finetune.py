@@ -19,6 +19,7 @@ from llmkit.data.labels import REGRESSION
 from llmkit.distributed.signals import stop_signal
 from llmkit.evaluation import classification, classified, prediction
 from llmkit.models import build, classifier, number_head
+from llmkit.progress import Watch
 from llmkit.reporting import plots, verdicts
 from llmkit.reporting.console import Console
 from llmkit.reporting.data_report import readable
@@ -40,8 +41,8 @@ def run(config: Config, console: Console) -> dict[str, Any]:
     the figures of the run."""
     run_directory.check(config, COMMAND)
     with stop_signal() as stop, training.start(config, COMMAND) as processes:
-        console.on_tick = stop.check
-        inputs = _settled(classifying.gather(config, console))
+        watch = stop.watched(console.watch)
+        inputs = _settled(classifying.gather(config, console, watch))
         with run_directory.opened(config, COMMAND) as directory:
             resumed = training.resume_point(directory, config, inputs.content, processes, console)
             model = classifying.begin(inputs, resumed, console)
@@ -55,7 +56,7 @@ def run(config: Config, console: Console) -> dict[str, Any]:
             job = _job(config, inputs, model, resumed)
             figures = training.carry_out(job, session, dict)
             if processes.is_main:
-                figures |= _measured(inputs, figures, processes.device, console)
+                figures |= _measured(inputs, figures, processes.device, console, watch)
                 _judge(job, figures, console)
             return {**figures, "seconds": round(clock.seconds(), 3)}
 
@@ -73,7 +74,7 @@ def _judge(job: training.Job, figures: dict[str, Any], console: Console) -> None
 def check(config: Config, console: Console) -> dict[str, Any]:
     """Checks all that a run needs, without weights and without writing, and says what it found."""
     run_directory.check(config, COMMAND)
-    inputs = _settled(classifying.gather(config, console))
+    inputs = _settled(classifying.gather(config, console, console.watch))
     with torch.device("meta"):
         parameters = build.classifier(inputs.shape, seed=0).num_parameters()
     report = {
@@ -146,7 +147,11 @@ def _job(
 
 
 def _measured(
-    inputs: Inputs, figures: dict[str, Any], device: torch.device, console: Console
+    inputs: Inputs,
+    figures: dict[str, Any],
+    device: torch.device,
+    console: Console,
+    watch: Watch,
 ) -> dict[str, Any]:
     """The finished model, read back from `final/`, and the baselines on validation and test data;
     everything goes to `evaluation.json`."""
@@ -159,7 +164,7 @@ def _measured(
     for name, table in tables.items():
         if table is None:
             continue
-        measured[name] = classified.measure(final, table, fitted, seed, console.watch)
+        measured[name] = classified.measure(final, table, fitted, seed, watch)
         if matrix := measured[name].get("confusion_matrix"):
             picture = directory / f"confusion_matrix_{name}.png"
             plots.confusion_matrix(matrix, data.labels.names, picture, f"{directory.name}, {name}")

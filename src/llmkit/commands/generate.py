@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from llmkit.config.schema import Config
 from llmkit.distributed.launcher import is_main_process, n_processes
-from llmkit.distributed.signals import stop_signal
+from llmkit.distributed.signals import StopSignal, stop_signal
 from llmkit.errors import ConfigError
 from llmkit.inference import loading, output, prompts, requests, sampling, shown
 from llmkit.inference.output import Output
@@ -51,6 +51,8 @@ class Work:
     tokenizer: PreTrainedTokenizerFast
     requests: Requests
     prompts: Sequence[Prompt]
+    before: int = 0
+    """Samples of earlier prompts that stand on stdout."""
 
     @property
     def n_samples(self) -> int:
@@ -67,13 +69,12 @@ def run(config: Config, console: Console) -> dict[str, Any] | None:
     work = _prepare(config)
     _tell(work, console)
     with stop_signal() as stop, _processes() as processes, _output(work) as results:
-        console.on_tick = stop.check
         done = len(results.done) if results else 0
         if processes is not None:
             done = int(processes.largest([done])[0])
         if done < work.n_samples:
             desk = _desk(work, processes)
-            _write(work, desk, done, processes, results, console)
+            _write(work, desk, done, processes, results, console, stop)
     if config.generation.output_file is None:
         return None
     return {
@@ -120,13 +121,12 @@ def _answer(config: Config, console: Console) -> None:
     seen: Counter[tuple[int, ...]] = Counter()
     opened = loading.shape_and_tokenizer(config)
     for asked in requests.groups(config):
-        work = _encoded(config, asked, opened, seen)
+        work = replace(_encoded(config, asked, opened, seen), before=number)
         _tell(work, console)
         with stop_signal() as stop:
-            console.on_tick = stop.check
             if work.prompts:
                 desk = desk or _desk(work, None)
-                _write(work, desk, 0, None, None, console, number)
+                _write(work, desk, 0, None, None, console, stop)
         number += work.n_samples
 
 
@@ -191,17 +191,16 @@ def _write(
     processes: Processes | None,
     results: Output | None,
     console: Console,
-    before: int = 0,
+    stop: StopSignal,
 ) -> None:
-    """Writes all samples but the first `done`, in order, to the results or to stdout, where so many
-    stand `before`."""
-    config, streamed = work.config, _is_streamed(work, console)
+    """Writes all samples but the first `done`, in order, to the results or to stdout."""
+    config, before, streamed = work.config, work.before, _is_streamed(work, console)
     per_prompt = config.generation.num_return_sequences
     batch = sampling.batch_size(config.generation)
     window = max(1, WINDOW * batch // per_prompt) * (processes.count if processes else 1)
     first = done // per_prompt // window * window
-    told = console.watch("writing", work.n_samples) if results else _untold(console)
-    with told as advance:
+    watch = stop.watched(console.watch if results else _unseen)
+    with watch("writing", work.n_samples) as advance:
         advance(done)
         tick = partial(advance, 0)
         if streamed:
@@ -317,6 +316,6 @@ def _processes() -> AbstractContextManager[Processes | None]:
 
 
 @contextmanager
-def _untold(console: Console) -> Iterator[Callable[[int], None]]:
-    """Work without a display: its results are seen as they come."""
-    yield lambda amount: console.on_tick()
+def _unseen(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Progress without a display: the results are seen as they come."""
+    yield lambda amount: None

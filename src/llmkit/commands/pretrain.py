@@ -21,6 +21,7 @@ from llmkit.evaluation.unigram import unigram_figures
 from llmkit.inference import sampling
 from llmkit.models import build, load, pairing, tokenizer_saving
 from llmkit.models import tokenizer as tokenizers
+from llmkit.progress import Watch
 from llmkit.reporting import verdicts
 from llmkit.reporting.console import Console
 from llmkit.training import auto, by_domain, masked, objectives, recipe
@@ -41,8 +42,8 @@ def run(config: Config, console: Console) -> dict[str, Any]:
     """Trains the model, or goes on training it, and returns the figures of the run."""
     run_directory.check(config, "pretrain")
     with stop_signal() as stop, training.start(config, "pretrain") as processes:
-        console.on_tick = stop.check
-        settled, data, shape = _inputs(config, processes, console)
+        watch = stop.watched(console.watch)
+        settled, data, shape = _inputs(config, processes, console, watch)
         content = _content(data)
         if processes.is_main:
             for tokens in _learned(settled, data):
@@ -157,7 +158,7 @@ def _job(
 
 
 def _inputs(
-    config: Config, processes: Processes, console: Console
+    config: Config, processes: Processes, console: Console, watch: Watch
 ) -> tuple[Config, dict[str, Prepared], PretrainedConfig]:
     """The config with its data-dependent settings, the data of each domain, and the shape of the
     model: all that can be wrong before weights are made or loaded."""
@@ -168,7 +169,7 @@ def _inputs(
         beside = _shape(settled, len(given), objective.ids(given))
         tokenizers.check_fit(given, beside, config)
         given = tokenizer_saving.kept(given, beside)
-    data = prepare_domains(settled, given, tokenizers, console.watch, console.say)
+    data = prepare_domains(settled, given, tokenizers, watch, console.say)
     tokenizer = next(iter(data.values())).tokenizer
     objective.take(tokenizer, settled)
     shape = _shape(settled, len(tokenizer), objective.ids(tokenizer))

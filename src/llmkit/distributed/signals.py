@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from llmkit.errors import Interrupted, LlmkitError, Stopped
+from llmkit.progress import Advance, Watch
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
@@ -76,6 +77,21 @@ class StopSignal:
         """Raises Stopped or Interrupted when a signal has come; not while weights are at stake."""
         if self.received:
             raise stopped_by(self.received)
+
+    def watched(self, watch: Watch) -> Watch:
+        """The same progress, whose every advance also calls `check`."""
+
+        @contextmanager
+        def stoppable(label: str, total: int) -> Iterator[Advance]:
+            with watch(label, total) as advance:
+
+                def advance_and_check(amount: int) -> None:
+                    advance(amount)
+                    self.check()
+
+                yield advance_and_check
+
+        return stoppable
 
 
 def stopped_by(number: int, kept: str = "") -> LlmkitError:

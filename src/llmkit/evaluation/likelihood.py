@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
@@ -18,14 +17,13 @@ from llmkit.errors import DataError, ResourceError
 from llmkit.evaluation.logits import ChosenLogits
 from llmkit.evaluation.stretches import Stretches
 from llmkit.evaluation.windows import Places
+from llmkit.progress import Watch
 
 CHUNK = 4096
 """Rows that are sorted by length together."""
 
 BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
 """Tokens in a batch when none are asked for; more is not faster."""
-
-Watch = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
 class Batch(NamedTuple):

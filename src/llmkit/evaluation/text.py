@@ -15,7 +15,7 @@ from llmkit.distributed.processes import Processes
 from llmkit.errors import DataError
 from llmkit.evaluation import masked, perplexity
 from llmkit.evaluation.causal import CausalRows
-from llmkit.evaluation.likelihood import Rows, Scores, Watch, score
+from llmkit.evaluation.likelihood import Rows, Scores, score
 from llmkit.evaluation.logits import ChosenLogits
 from llmkit.evaluation.page import page, shown_tokens
 from llmkit.evaluation.stretches import Stretches, byte_lengths, stretches
@@ -24,14 +24,13 @@ from llmkit.evaluation.survey import Survey, survey, survey_mixture
 from llmkit.evaluation.windows import Places, ScoringProtocol, Windows
 from llmkit.models import load
 from llmkit.models import tokenizer as tokenizers
+from llmkit.progress import Say, Watch
 
 KEY = "test_files"
 """The key of the data section that names the text."""
 
 LOST = 0.01
 """Share of the letters and digits that a tokenizer may lose before bytes mean nothing."""
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

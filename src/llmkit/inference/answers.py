@@ -17,10 +17,10 @@ def write(
     conversations: Sequence[Messages],
     seed: int,
     advance: Callable[[int], None] = lambda n: None,
-    tick: Callable[[], None] = lambda: None,
 ) -> list[str]:
     """One answer for each conversation, whose last message the model does not get to read.
 
+    `advance` is called with 1 after each answer and with 0 at every token, and may raise to stop.
     Raises DataError for a conversation that leaves no room in the context.
     """
     asked: list[Prompt] = []
@@ -29,7 +29,7 @@ def write(
         request = Request(messages[-2]["content"], f"conversation {number}")
         asked.append(prompts.fitted(request, ids, desk.model.config, desk.settings, seed))
     texts = []
-    for sample in sampling.samples(desk, asked, tick=tick):
+    for sample in sampling.samples(desk, asked, tick=lambda: advance(0)):
         if sample.index == 0:
             texts.append(sample.text)
             advance(1)

@@ -6,7 +6,7 @@ import json as jsonlib
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import IO, Any, cast
 
@@ -22,8 +22,7 @@ from rich.progress import (
 from rich.text import Text
 
 from llmkit.distributed.launcher import is_main_process
-
-Advance = Callable[[int], None]
+from llmkit.progress import Advance
 
 LOADING_SECONDS = 0.5
 """How long the libraries may take to load before a terminal shows it."""
@@ -66,7 +65,6 @@ class Console:
         self.silent = quiet or not is_main_process()
         stderr = cast(IO[str], _Stderr())
         self.people = RichConsole(file=stderr, highlight=False, soft_wrap=True)
-        self.on_tick: Callable[[], None] = lambda: None
         self.warnings: list[str] = [] if warnings is None else warnings
         """Every warning so far, each once; the result of the command repeats them."""
 
@@ -124,12 +122,10 @@ class Console:
             status.stop()
 
     @contextmanager
-    def watch(self, label: str, total: int, ticks: bool = True) -> Iterator[Advance]:
-        """Shows how far a piece of work is; what it yields is called with each amount done, and
-        with `ticks` calls `on_tick`, which may raise."""
-        tick = self.on_tick if ticks else lambda: None
+    def watch(self, label: str, total: int) -> Iterator[Advance]:
+        """Shows how far a piece of work is; what it yields is called with each amount done."""
         if self.silent or not self.people.is_terminal:
-            yield self._plain_watch(label, total, tick)
+            yield self._plain_watch(label, total)
             return
         with Progress(
             SpinnerColumn(),
@@ -141,21 +137,15 @@ class Console:
             transient=True,
         ) as progress:
             task = progress.add_task(label, total=total)
+            yield lambda amount: progress.advance(task, amount)
 
-            def advance(amount: int) -> None:
-                progress.advance(task, amount)
-                tick()
-
-            yield advance
-
-    def _plain_watch(self, label: str, total: int, tick: Callable[[], None]) -> Advance:
+    def _plain_watch(self, label: str, total: int) -> Advance:
         done, start = 0, time.monotonic()
         spoken = start
 
         def advance(amount: int) -> None:
             nonlocal done, spoken
             done += amount
-            tick()
             now = time.monotonic()
             if now - spoken >= PLAIN_SECONDS and 0 < done < total:
                 spoken = now

@@ -12,7 +12,8 @@ from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColum
 from rich.progress import Task as RichTask
 from rich.text import Text
 
-from llmkit.reporting.console import Advance, Console, clock, short
+from llmkit.progress import Advance
+from llmkit.reporting.console import Console, clock, short
 
 BAR = 20
 """Columns of the bar."""
@@ -62,12 +63,9 @@ class TrainingDisplay:
 
     @contextmanager
     def watch(self, label: str, total: int) -> Iterator[Advance]:
-        """Shows a piece of work between the steps, such as a validation.
-
-        It never raises for a signal as other progress does: the step before it is not saved yet.
-        """
+        """Shows a piece of work between the steps, such as a validation."""
         if self.progress is None:
-            with self.console.watch(label, total, ticks=False) as advance:
+            with self.console.watch(label, total) as advance:
                 yield advance
             return
         progress = self.progress

@@ -9,20 +9,14 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llmkit.errors import WriteError
-
-Watch = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-"""Opens a progress display (label, bytes in all) and gives the function that moves it on.
-
-That function is called at least about every second, and may raise to stop the work.
-"""
-Say = Callable[[str], None]
-"""Tells the user one line."""
+from llmkit.progress import Say as Say
+from llmkit.progress import Watch as Watch
 
 _MANIFEST = "manifest.json"
 

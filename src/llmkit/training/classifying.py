@@ -18,6 +18,7 @@ from llmkit.models import build, classifier, load, lora, number_head, pairing, t
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.classifier import Head
 from llmkit.models.control_tokens import control_tokens
+from llmkit.progress import Watch
 from llmkit.reporting.console import Console
 from llmkit.training.checkpoint import Checkpoint
 
@@ -46,7 +47,7 @@ class Inputs:
         return {**found, "tokens of the training data": ids}
 
 
-def gather(config: Config, console: Console) -> Inputs:
+def gather(config: Config, console: Console, watch: Watch) -> Inputs:
     """The data, the tokenizer and the shape of the model: all that can be wrong before weights are
     made or loaded."""
     config = _with_architecture(config)
@@ -56,7 +57,7 @@ def gather(config: Config, console: Console) -> Inputs:
         classifier.existing_config(model.name_or_path, model.revision, model.config)
     else:
         build.fill_shape(model.architecture, model.config, build.CLASSIFIER)
-    data = dataset.load(config, console.watch, console.say, console.warn, given)
+    data = dataset.load(config, watch, console.say, console.warn, given)
     _check_kind(config, data)
     tokenizer = given or _trained_tokenizer(config, data, console)
     classifier.set_padding(tokenizer)
@@ -71,7 +72,7 @@ def gather(config: Config, console: Console) -> Inputs:
     rows = (texts for table in tables for texts in table.texts)
     if found := control_tokens(tokenizer).warning(rows, "row"):
         console.warn(found)
-    encoded = _encoded(data, tokenizer, length, console)
+    encoded = _encoded(data, tokenizer, length, watch)
     data.report["lengths"] = {name: each.length_report() for name, each in encoded.items()}
     columns = data.data.model_copy(update={"max_length": length, "problem_type": data.labels.kind})
     settled = config.model_copy(update={"data": columns})
@@ -165,9 +166,9 @@ def _columns(named: Any) -> tuple[str | int, ...]:
 
 
 def _encoded(
-    data: Labelled, tokenizer: PreTrainedTokenizerFast, length: int, console: Console
+    data: Labelled, tokenizer: PreTrainedTokenizerFast, length: int, watch: Watch
 ) -> dict[str, Encoded]:
     parts = {"train": data.train, "validation": data.validation, "test": data.test}
     tables = {name: table for name, table in parts.items() if table is not None}
-    with console.watch("tokenizing", sum(map(len, tables.values()))) as advance:
+    with watch("tokenizing", sum(map(len, tables.values()))) as advance:
         return {name: table.examples(tokenizer, length, advance) for name, table in tables.items()}

@@ -22,6 +22,7 @@ from llmkit.models import chat, load, lora, pairing, tokenizer_saving
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.chat import Template
 from llmkit.models.control_tokens import control_tokens
+from llmkit.progress import Watch
 from llmkit.reporting.console import Console
 from llmkit.training import auto
 from llmkit.training.checkpoint import Checkpoint
@@ -55,7 +56,7 @@ class Inputs:
         return {f"{name} data": each.fingerprint for name, each in self.encoded.items()}
 
 
-def gather(config: Config, console: Console) -> Inputs:
+def gather(config: Config, console: Console, watch: Watch) -> Inputs:
     """The conversations, the tokenizer with its template and the shape of the model: all that can
     be wrong before weights are loaded."""
     name, revision = config.model.name_or_path, config.model.revision
@@ -66,7 +67,7 @@ def gather(config: Config, console: Console) -> Inputs:
     tokenizers.check_fit(tokenizer, shape, config)
     template, said = chat.settle(tokenizer, config.tokenizer.chat_template)
     template = replace(template, tokenizer=tokenizer_saving.kept(tokenizer, shape))
-    data = chats.load(config, console.watch, console.say, console.warn, tokenizer)
+    data = chats.load(config, watch, console.say, console.warn, tokenizer)
     console.say(said)
     rows = (each.contents for each in (*data.train, *data.validation))
     if found := control_tokens(tokenizer).warning(rows, "row"):
@@ -74,7 +75,7 @@ def gather(config: Config, console: Console) -> Inputs:
     length = _max_length(config, shape)
     parts = {"train": data.train, "validation": data.validation}
     encoded = {
-        name: _encoded(some, template, length, console) for name, some in parts.items() if some
+        name: _encoded(some, template, length, watch) for name, some in parts.items() if some
     }
     _report(data, encoded, console)
     if config.evaluation.responses and "validation" not in encoded:
@@ -149,7 +150,7 @@ def _width(encoded: dict[str, Responses], shape: PretrainedConfig) -> int:
 
 
 def _encoded(
-    some: Sequence[Conversation], template: Template, length: int, console: Console
+    some: Sequence[Conversation], template: Template, length: int, watch: Watch
 ) -> Responses:
     parted, rows = [], []
     for row, each in enumerate(some):
@@ -157,7 +158,7 @@ def _encoded(
         texts = template.examples(messages, f"{each.path} row {each.number}")
         parted += texts
         rows += [row] * len(texts)
-    with console.watch("tokenizing", len(parted)) as advance:
+    with watch("tokenizing", len(parted)) as advance:
         return responses.encode(template.tokenizer, parted, length, rows, advance)
 
 

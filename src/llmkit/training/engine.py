@@ -23,6 +23,7 @@ from llmkit.distributed.signals import StopSignal, stopped_by
 from llmkit.errors import Diverged
 from llmkit.models import dropout
 from llmkit.models.experts import Balance
+from llmkit.progress import Watch
 from llmkit.training import by_domain, feed, spikes
 from llmkit.training.checkpoint import State
 from llmkit.training.feed import Input, share
@@ -40,7 +41,6 @@ from llmkit.training.tasks import (
     on_device,
 )
 
-Watch = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 Look = Callable[[], Mapping[str, Any]]
 """A look at the model after each validation, such as a few samples; goes into metrics.jsonl."""
 
