@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llmkit.storage.cache import Watch
+from llmkit.progress import Watch
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 

@@ -47,7 +47,7 @@ def test_every_token_but_the_first_is_predicted_exactly_once(
     assert targets.tolist() == expected.tolist()
     assert (batch["targets"].flatten()[len(tokens.ids) - 1 :] == -100).all()
     assert batch["input_ids"].flatten()[: len(tokens.ids) - 1].tolist() == tokens.ids[:-1].tolist()
-    assert blocks.n_predictions == (expected != -100).sum()
+    assert blocks.count(range(len(blocks))) == (expected != -100).sum()
 
 
 @given(DOCUMENTS, st.integers(1, 12), st.sampled_from([0, 1]), st.data())
@@ -73,7 +73,6 @@ def test_positions_begin_anew_at_each_document_and_each_block(
     plain = [place % size for place in range(len(expected))]
     if "position_ids" in batch:
         assert batch["position_ids"].flatten().tolist() == expected
-        assert blocks.packed
     else:
         assert expected == plain
 
@@ -95,7 +94,6 @@ def test_without_isolation_the_stream_is_one_text() -> None:
     batch = blocks.batch([0])
     assert batch["targets"][0].tolist() == [5, 1, 0, 6, 1, -100, -100, -100]
     assert "position_ids" not in batch
-    assert not blocks.packed
 
 
 def test_a_row_that_does_not_exist_is_refused() -> None:

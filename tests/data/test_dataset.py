@@ -15,7 +15,7 @@ from llmkit.data import dataset
 from llmkit.data.dataset import Labelled
 from llmkit.data.labels import MULTI, REGRESSION, SINGLE, Labels
 from llmkit.errors import ConfigError, DataError, InputNotFound
-from llmkit.storage.cache import Watch
+from llmkit.progress import Watch
 
 Rows = list[tuple[str, str]]
 

@@ -14,7 +14,7 @@ from llmkit.config.schema import Config, DataConfig
 from llmkit.data import dataset, labels, lookalikes
 from llmkit.data.labels import MULTI, REGRESSION, SINGLE, Labels, Raw
 from llmkit.errors import ConfigError, DataError
-from llmkit.storage.cache import Watch
+from llmkit.progress import Watch
 
 
 def of(*raws: Raw, **keys: object) -> Labels:
@@ -43,7 +43,6 @@ def test_the_kind_and_the_order_of_labels_follow_from_the_data(
 ) -> None:
     found = of(*raws, **keys)
     assert (found.kind, found.names) == (kind, names)
-    assert found.id2label == dict(enumerate(names))
 
 
 def test_a_label_becomes_its_number() -> None:
@@ -56,7 +55,7 @@ def test_a_label_becomes_its_number() -> None:
 @given(st.sets(st.text(min_size=1), min_size=1))
 def test_every_label_comes_back_from_its_number(names: set[str]) -> None:
     found = of(*names, problem_type=SINGLE)
-    assert {found.id2label[int(found.encode(name))] for name in names} == names  # type: ignore[arg-type]
+    assert {found.names[int(found.encode(name))] for name in names} == names  # type: ignore[arg-type]
 
 
 def test_a_label_that_is_unknown_is_told_with_those_that_are_known() -> None:

@@ -16,11 +16,10 @@ from llmkit.data.blocks import UNSCORED, Blocks
 from llmkit.data.domains import configs, weights
 from llmkit.data.masking import MaskedBlocks, Vocabulary
 from llmkit.data.mixture import Mixture
-from llmkit.data.prepare import Prepared, data_report, prepare, prepare_domains
+from llmkit.data.prepare import Prepared, data_report, prepare_domains
 from llmkit.data.tokens import TokenFile, joined
 from llmkit.errors import ConfigError, DataError, InputNotFound
-from llmkit.models import tokenizer as tokenizers
-from llmkit.storage.cache import Watch
+from llmkit.progress import Watch
 
 
 def config(domains: dict[str, Any], **data: Any) -> Config:
@@ -36,7 +35,7 @@ def files(tmp_path: Path) -> dict[str, dict[str, Any]]:
 
 @pytest.fixture
 def prepared(files, watch: Watch) -> dict[str, Prepared]:
-    return prepare_domains(config(files, document="line"), None, tokenizers, watch, lambda _: None)
+    return prepare_domains(config(files, document="line"), None, watch, lambda _: None)
 
 
 def test_a_domain_is_read_as_it_would_be_alone(files, prepared, watch) -> None:
@@ -44,7 +43,7 @@ def test_a_domain_is_read_as_it_would_be_alone(files, prepared, watch) -> None:
     for name, domain in prepared.items():
         alone = Config.model_validate({"data": {"train_files": files[name]["files"],
                                                 "document": "line"}})  # fmt: skip
-        expected = prepare(alone, domain.tokenizer, tokenizers, watch, lambda _: None)
+        expected = prepare_domains(alone, domain.tokenizer, watch, lambda _: None)[""]
         assert expected.train.fingerprint == domain.train.fingerprint
         assert expected.validation
         assert domain.validation
@@ -57,7 +56,7 @@ def test_one_tokenizer_learns_from_all_domains_that_are_trained_on(files, prepar
     assert len(words) == len(poem) == 1
     files["words"]["weight"], files["poems"]["weight"] = 1, 0
     settings = config(files, document="line")
-    measured = prepare_domains(settings, None, tokenizers, watch, lambda _: None)
+    measured = prepare_domains(settings, None, watch, lambda _: None)
     assert len(measured["words"].tokenizer("一首诗")["input_ids"]) == 9
 
 
@@ -130,7 +129,9 @@ def with_opening(file: TokenFile, opening: int) -> TokenFile:
 def test_counts_of_all_rows_are_those_of_the_domains(prepared) -> None:
     blocks = {name: Blocks(domain.train, 16) for name, domain in prepared.items()}
     mixture = Mixture(blocks)
-    assert mixture.count(mixture.longest_first()) == sum(b.n_predictions for b in blocks.values())
+    assert mixture.count(mixture.longest_first()) == sum(
+        b.count(range(len(b))) for b in blocks.values()
+    )
     assert mixture.n_bytes == sum(b.n_bytes for b in blocks.values())
     assert "domain" not in mixture.batch([0])
 
@@ -153,18 +154,18 @@ def test_a_domain_without_text_or_files_is_named(files, tmp_path, watch) -> None
     (tmp_path / "blank.txt").write_text(" \n\n")
     blank = config({**files, "empty": {"files": str(tmp_path / "blank.txt")}}, document="line")
     with pytest.raises(DataError, match=r"data.mixture.empty.files holds no text"):
-        prepare_domains(blank, None, tokenizers, watch, print)
+        prepare_domains(blank, None, watch, print)
     missing = config({**files, "gone": {"files": str(tmp_path / "gone.txt")}})
     with pytest.raises(InputNotFound, match=r"data.mixture.gone.files: .*gone.txt does not exist"):
-        prepare_domains(missing, None, tokenizers, watch, print)
+        prepare_domains(missing, None, watch, print)
     with pytest.raises(InputNotFound, match=r"data.mixture.none.files is not given"):
-        prepare_domains(config({**files, "none": {}}), None, tokenizers, watch, print)
+        prepare_domains(config({**files, "none": {}}), None, watch, print)
 
 
 def test_a_domain_that_is_only_measured_needs_its_held_out_text_alone(files, watch) -> None:
     domains = {"words": {**files["words"], "weight": 1},
                "poems": {"validation_files": files["poems"]["files"], "weight": 0}}  # fmt: skip
-    found = prepare_domains(config(domains, document="line"), None, tokenizers, watch, print)
+    found = prepare_domains(config(domains, document="line"), None, watch, print)
     assert found["poems"].validation
     assert len(found["poems"].validation.starts) == 40
     del domains["poems"]["validation_files"]

@@ -5,14 +5,19 @@ import pytest
 
 from llmkit.config.schema import Config
 from llmkit.data import corpus
-from llmkit.data.prepare import Prepared, data_report, prepare, tokens_of
+from llmkit.data.prepare import Prepared, data_report, prepare_domains, tokens_of
 from llmkit.errors import DataError, InputNotFound
 from llmkit.models import tokenizer as tokenizers
-from llmkit.storage.cache import Watch
+from llmkit.progress import Say, Watch
 
 
 def config(seed: int = 0, **data: Any) -> Config:
     return Config.model_validate({"seed": seed, "data": data})
+
+
+def prepare(config: Config, watch: Watch, say: Say) -> Prepared:
+    """The data without a mixture."""
+    return prepare_domains(config, None, watch, say)[""]
 
 
 def decoded(prepared: Prepared) -> list[str]:
@@ -40,7 +45,7 @@ def test_raw_text_becomes_tokens_and_comes_back_exactly(
 ) -> None:
     said: list[str] = []
     settings = config(train_files=str(tmp_path / "poems.txt"), document="blank_line")
-    prepared = prepare(settings, None, tokenizers, watch, said.append)
+    prepared = prepare(settings, watch, said.append)
     assert sorted(decoded(prepared)) == sorted(poems)
     assert prepared.validation is not None
     assert len(prepared.validation.starts) >= 18
@@ -55,7 +60,7 @@ def test_a_second_run_reads_nothing_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     settings = config(train_files=str(tmp_path / "poems.txt"), document="blank_line")
-    first = prepare(settings, None, tokenizers, watch, print)
+    first = prepare(settings, watch, print)
 
     def spool(*arguments: object) -> None:
         raise AssertionError("read again")
@@ -63,7 +68,7 @@ def test_a_second_run_reads_nothing_again(
     monkeypatch.setattr(corpus, "spool", spool)
     monkeypatch.setattr(tokenizers, "train_bpe", spool)
     with caplog.at_level("INFO", logger="llmkit"):
-        second = prepare(settings, None, tokenizers, watch, print)
+        second = prepare(settings, watch, print)
     assert second.train.reused
     assert second.train.fingerprint == first.train.fingerprint
     assert second.tokenizer.get_vocab() == first.tokenizer.get_vocab()
@@ -78,16 +83,16 @@ def test_whatever_changes_the_tokens_makes_them_anew(
 ) -> None:
     path = tmp_path / "poems.txt"
     settings: dict[str, Any] = {"train_files": str(path), "document": "blank_line"}
-    prepare(config(**settings), None, tokenizers, watch, print)
+    prepare(config(**settings), watch, print)
     if text := change.pop("text", ""):
         path.write_text(path.read_text() + text)
-    assert not prepare(config(**settings | change), None, tokenizers, watch, print).train.reused
+    assert not prepare(config(**settings | change), watch, print).train.reused
 
 
 def test_what_is_held_out_trains_no_tokenizer(tmp_path: Path, watch: Watch) -> None:
     (tmp_path / "a.txt").write_text("plain words\n" * 900 + "zyxwv zyxwv\n" * 99)
     settings = config(train_files=str(tmp_path / "a.txt"), validation_fraction=0.1)
-    prepared = prepare(settings, None, tokenizers, watch, print)
+    prepared = prepare(settings, watch, print)
     assert not any("zy" in token for token in prepared.tokenizer.get_vocab())
 
 
@@ -97,7 +102,7 @@ def test_validation_files_leave_the_training_text_whole(tmp_path: Path, watch: W
     settings = config(
         train_files=str(tmp_path / "train.txt"), validation_files=str(tmp_path / "held_out.txt")
     )
-    prepared = prepare(settings, None, tokenizers, watch, print)
+    prepared = prepare(settings, watch, print)
     assert prepared.validation
     assert (prepared.train.n_bytes, prepared.validation.n_bytes) == (23 * 50, 7)
 
@@ -105,7 +110,7 @@ def test_validation_files_leave_the_training_text_whole(tmp_path: Path, watch: W
 def test_nothing_is_held_out_where_the_fraction_is_zero(tmp_path: Path, watch: Watch) -> None:
     (tmp_path / "a.txt").write_text("some words")
     settings = config(train_files=str(tmp_path / "a.txt"), validation_fraction=0)
-    assert prepare(settings, None, tokenizers, watch, print).validation is None
+    assert prepare(settings, watch, print).validation is None
 
 
 @pytest.mark.parametrize(
@@ -114,19 +119,19 @@ def test_nothing_is_held_out_where_the_fraction_is_zero(tmp_path: Path, watch: W
 def test_too_little_text_is_told(tmp_path: Path, watch: Watch, content: str, part: str) -> None:
     (tmp_path / "a.txt").write_text(content)
     with pytest.raises(DataError, match=part):
-        prepare(config(train_files=str(tmp_path / "a.txt")), None, tokenizers, watch, print)
+        prepare(config(train_files=str(tmp_path / "a.txt")), watch, print)
 
 
 def test_a_key_without_files_is_not_found(watch: Watch) -> None:
     with pytest.raises(InputNotFound, match=r"data\.train_files is not given"):
-        prepare(config(), None, tokenizers, watch, print)
+        prepare(config(), watch, print)
 
 
 def test_less_than_a_block_is_said(tmp_path: Path, watch: Watch) -> None:
     (tmp_path / "a.txt").write_text("a few words and no more than that")
     said: list[str] = []
     settings = config(train_files=str(tmp_path / "a.txt"), block_size=512)
-    prepare(settings, None, tokenizers, watch, said.append)
+    prepare(settings, watch, said.append)
     assert sum("less than one block of 512" in line for line in said) == 2
 
 
@@ -140,7 +145,7 @@ def test_what_reading_leaves_out_is_said(tmp_path: Path, watch: Watch) -> None:
         validation_fraction=0,
     )
     for _ in range(2):
-        prepare(settings, None, tokenizers, watch, said.append)
+        prepare(settings, watch, said.append)
     lines = [line for line in said if line.startswith("data.train_files")]
     assert len(lines) == 2
     assert all(
@@ -155,7 +160,6 @@ def test_any_key_can_be_tokenized_with_a_given_tokenizer(tmp_path: Path, watch: 
         config(test_files=str(tmp_path / "a.txt")),
         "test_files",
         tokenizer,
-        tokenizers,
         watch,
         print,
     )

@@ -12,7 +12,7 @@ from llmkit.data.tokens import TokenFile
 from llmkit.errors import LlmkitError, WriteError
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.tokenizer import Framing
-from llmkit.storage.cache import Watch
+from llmkit.progress import Watch
 
 TEXTS = ["Hello <|endoftext|> world\r\n\t你好 🙂", "x", "word " * 30_000, "e\u0301" * 5000]
 

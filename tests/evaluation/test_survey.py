@@ -61,7 +61,7 @@ def test_a_mixture_has_its_own_domains_and_must_hold_text_out(files, watch) -> N
         survey_mixture(mixture(files, "evaluation.domain_column=kind"), watch)
     nothing = mixture(files, "data.validation_fraction=0")
     with pytest.raises(InputNotFound, match="holds text out"):
-        held_out_domains(nothing, tokenizers.train_bpe(["text"], 300), tokenizers, watch, print)
+        held_out_domains(nothing, tokenizers.train_bpe(["text"], 300), watch, print)
 
 
 def test_a_column_that_is_not_there_is_named(tmp_path, watch) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from llmkit.errors import LlmkitError, WriteError
+from llmkit.progress import Watch
 from llmkit.storage import cache
-from llmkit.storage.cache import Watch
 
 
 def build(directory: Path) -> dict[str, Any]:

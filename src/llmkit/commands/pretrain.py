@@ -21,7 +21,7 @@ from llmkit.evaluation.unigram import unigram_figures
 from llmkit.inference import sampling
 from llmkit.models import build, load, pairing, tokenizer_saving
 from llmkit.models import tokenizer as tokenizers
-from llmkit.progress import Watch
+from llmkit.progress import Say, Watch
 from llmkit.reporting import verdicts
 from llmkit.reporting.console import Console
 from llmkit.training import auto, by_domain, masked, objectives, recipe
@@ -169,7 +169,7 @@ def _inputs(
         beside = _shape(settled, len(given), objective.ids(given))
         tokenizers.check_fit(given, beside, config)
         given = tokenizer_saving.kept(given, beside)
-    data = prepare_domains(settled, given, tokenizers, watch, console.say)
+    data = prepare_domains(settled, given, watch, console.say)
     tokenizer = next(iter(data.values())).tokenizer
     objective.take(tokenizer, settled)
     shape = _shape(settled, len(tokenizer), objective.ids(tokenizer))
@@ -282,7 +282,7 @@ def _shape(config: Config, vocab_size: int, special: dict[str, int]) -> Pretrain
 
 
 def _model(
-    config: Config, shape: PretrainedConfig, resumed: Checkpoint | None, warn: load.Say
+    config: Config, shape: PretrainedConfig, resumed: Checkpoint | None, warn: Say
 ) -> PreTrainedModel:
     """The model with the weights that the run starts or resumes with."""
     purpose = objectives.of(config).purpose

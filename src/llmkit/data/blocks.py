@@ -34,17 +34,6 @@ class Blocks:
         return -(-(len(self.tokens.ids) - 1) // self.block_size)
 
     @property
-    def n_predictions(self) -> int:
-        """Predictions scored in all blocks together."""
-        masked = len(self.tokens.starts) - 1 if self._masks_openings else 0
-        return max(0, len(self.tokens.ids) - 1 - masked)
-
-    @property
-    def packed(self) -> bool:
-        """Whether a block may hold more than one document that must not see each other."""
-        return self.isolate_documents and len(self.tokens.starts) > 1
-
-    @property
     def n_bytes(self) -> int:
         """UTF-8 bytes of the text in all blocks together."""
         return self.tokens.n_bytes

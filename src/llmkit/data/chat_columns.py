@@ -13,7 +13,7 @@ from llmkit.data.delimited import named_format
 from llmkit.data.reading import Reading
 from llmkit.data.sources import Source
 from llmkit.errors import DataError
-from llmkit.storage.cache import Say
+from llmkit.progress import Say
 
 PROMPT, RESPONSE, MESSAGES = "data.prompt_column", "data.response_column", "data.messages_column"
 

@@ -19,7 +19,7 @@ from llmkit.data.parts import Part, Place, many, told
 from llmkit.data.sources import find
 from llmkit.data.splits import Texts
 from llmkit.errors import DataError, InputNotFound
-from llmkit.storage.cache import Say, Watch
+from llmkit.progress import Say, Watch
 
 Conversations = Sequence[Conversation]
 

@@ -16,7 +16,7 @@ from llmkit.data.fingerprints import as_seen
 from llmkit.data.labels import REGRESSION, Labels
 from llmkit.data.parts import Part, gather
 from llmkit.errors import DataError, InputNotFound
-from llmkit.storage.cache import Say, Watch
+from llmkit.progress import Say, Watch
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from llmkit.config.schema import Config, DomainConfig
 from llmkit.data.text import Pair
 from llmkit.errors import ConfigError
-from llmkit.storage.cache import Watch
+from llmkit.progress import Watch
 
 
 def configs(config: Config) -> dict[str, Config]:

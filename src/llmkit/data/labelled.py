@@ -22,7 +22,7 @@ from llmkit.data.reading import Reading
 from llmkit.data.sources import Source
 from llmkit.data.tables import Table
 from llmkit.errors import DataError
-from llmkit.storage.cache import Say
+from llmkit.progress import Say
 
 TEXT, LABEL = "data.text_column", "data.label_column"
 

@@ -50,11 +50,6 @@ class Labels:
         """Whether a row belongs to exactly one class."""
         return self.kind == SINGLE
 
-    @property
-    def id2label(self) -> dict[int, str]:
-        """The names by the number of the output, as a transformers config holds them."""
-        return dict(enumerate(self.names))
-
     def encode(self, raw: Raw, where: str = "") -> int | float | list[int]:
         """A label as the number of its class, as the numbers of its classes in order, or as the
         value itself, after the kind; raises DataError for one that is none of these."""

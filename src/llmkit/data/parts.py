@@ -11,7 +11,7 @@ from llmkit.data.labelled import Counts
 from llmkit.data.labels import Raw
 from llmkit.data.sources import find
 from llmkit.data.splits import Texts, identity
-from llmkit.storage.cache import Watch
+from llmkit.progress import Watch
 
 SHOWN = 20
 """Rows that a message or a finding lists; it counts all."""

@@ -1,4 +1,4 @@
-"""From the data section of a config to token files: the one call that the commands make."""
+"""From the data section of a config to token files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
@@ -19,29 +19,16 @@ from llmkit.data.parts import many
 from llmkit.data.reading import Reading
 from llmkit.data.sources import Source
 from llmkit.data.text import Pair, Part, Text
-from llmkit.data.tokens import Framing, TokenFile
+from llmkit.data.tokens import TokenFile
 from llmkit.errors import DataError, InputNotFound
+from llmkit.models import tokenizer as tokenizers
+from llmkit.progress import Say, Watch
 from llmkit.storage import cache
 
 _log = logging.getLogger(__name__)
 
 TOKENIZER_BYTES = 100_000_000
 """Text that a tokenizer is trained on, taken evenly; more changes its merges hardly at all."""
-
-
-class Tokenizers(Protocol):
-    """What is needed of the module that makes tokenizers, `llmkit.models.tokenizer`."""
-
-    def train_bpe(
-        self, texts: Iterable[str], vocab_size: int, model_type: str
-    ) -> PreTrainedTokenizerFast: ...
-    def train_bpe_with_frame(
-        self, texts: Iterable[str], vocab_size: int, model_type: str
-    ) -> PreTrainedTokenizerFast: ...
-    def auto_vocab_size(self, n_bytes: int) -> int: ...
-    def load(self, name_or_path: str, revision: str | None = None) -> PreTrainedTokenizerFast: ...
-    def framing(self, tokenizer: PreTrainedTokenizerFast) -> Framing: ...
-    def fingerprint(self, tokenizer: PreTrainedTokenizerFast) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -54,40 +41,25 @@ class Prepared:
     tokenizer: PreTrainedTokenizerFast
 
 
-def prepare(
-    config: Config,
-    tokenizer: PreTrainedTokenizerFast | None,
-    tokenizers: Tokenizers,
-    watch: cache.Watch,
-    say: cache.Say,
-) -> Prepared:
-    """The training and validation data as token files, from the cache where it has them.
-
-    Without a tokenizer one is trained on the training part. Raises what finding, reading and
-    writing raise, and DataError where a part has too little text.
-    """
-    [prepared] = prepare_domains(config, tokenizer, tokenizers, watch, say).values()
-    return prepared
-
-
 def prepare_domains(
     config: Config,
     tokenizer: PreTrainedTokenizerFast | None,
-    tokenizers: Tokenizers,
-    watch: cache.Watch,
-    say: cache.Say,
+    watch: Watch,
+    say: Say,
 ) -> dict[str, Prepared]:
-    """The same for each domain of `data.mixture`, all with one tokenizer; data without a mixture
-    is one domain without a name.
+    """The training and validation text of each domain of `data.mixture` as token files, from the
+    cache where it has them; data without a mixture is one domain without a name.
 
-    Where no tokenizer is given, it learns from the training parts of the domains with a weight.
+    All have one tokenizer: the given one, or one trained on the training parts of the domains with
+    a weight. Raises what finding, reading and writing raise, and DataError where a part has too
+    little text.
     """
     pairs = domains.texts(config, watch)
     try:
         if tokenizer is None:
             learned = [pair for pair in pairs.values() if pair.is_learned]
-            tokenizer = _trained(learned, tokenizers, say)
-        make = _Maker(tokenizer, tokenizers, watch, say)
+            tokenizer = _trained(learned, say)
+        make = _Maker(tokenizer, watch, say)
         return {name: make.both(pair) for name, pair in pairs.items()}
     finally:
         for pair in pairs.values():
@@ -97,13 +69,12 @@ def prepare_domains(
 def held_out_domains(
     config: Config,
     tokenizer: PreTrainedTokenizerFast,
-    tokenizers: Tokenizers,
-    watch: cache.Watch,
-    say: cache.Say,
+    watch: Watch,
+    say: Say,
 ) -> dict[str, TokenFile]:
     """The held-out text of each domain of `data.mixture` that has some; InputNotFound if none."""
     pairs = domains.texts(config, watch)
-    make = _Maker(tokenizer, tokenizers, watch, say)
+    make = _Maker(tokenizer, watch, say)
     try:
         found = {name: make.held_out(pair) for name, pair in pairs.items()}
     finally:
@@ -123,19 +94,18 @@ def tokens_of(
     config: Config,
     key: str,
     tokenizer: PreTrainedTokenizerFast,
-    tokenizers: Tokenizers,
-    watch: cache.Watch,
-    say: cache.Say,
+    watch: Watch,
+    say: Say,
 ) -> TokenFile:
     """All text of one key of the data section, such as `test_files`, as a token file."""
     text = Text(config, key, watch)
     try:
-        return _Maker(tokenizer, tokenizers, watch, say).tokens(text, "all")
+        return _Maker(tokenizer, watch, say).tokens(text, "all")
     finally:
         text.close()
 
 
-def data_report(config: Config, watch: cache.Watch) -> dict[str, Any]:
+def data_report(config: Config, watch: Watch) -> dict[str, Any]:
     """What each key of the data section holds: its files, and documents, bytes and blanks in all.
 
     Raises the error of the first fault that is found.
@@ -162,9 +132,8 @@ class _Maker:
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerFast,
-        tokenizers: Tokenizers,
-        watch: cache.Watch,
-        say: cache.Say,
+        watch: Watch,
+        say: Say,
     ) -> None:
         self.tokenizer, self.watch, self.say = tokenizer, watch, say
         self.framing = tokenizers.framing(tokenizer)
@@ -222,9 +191,7 @@ _SHOWN = 5  # files that a line names
 _FEWEST = 3  # tokens: two to predict, and the one before them
 
 
-def _trained(
-    pairs: Sequence[Pair], tokenizers: Tokenizers, say: cache.Say
-) -> PreTrainedTokenizerFast:
+def _trained(pairs: Sequence[Pair], say: Say) -> PreTrainedTokenizerFast:
     """The tokenizer trained on the training parts, from the cache where it is there."""
     first = pairs[0].train
     wish, model_type = first.config.tokenizer.vocab_size, first.config.model.architecture

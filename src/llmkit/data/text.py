@@ -9,6 +9,7 @@ from llmkit.config.schema import Config
 from llmkit.data import corpus, held_out, sources, tokens
 from llmkit.data.corpus import Corpus, Documents
 from llmkit.errors import DataError, InputNotFound
+from llmkit.progress import Watch
 from llmkit.storage import cache
 
 Part = Literal["all", "train", "validation"]
@@ -17,9 +18,7 @@ Part = Literal["all", "train", "validation"]
 class Text:
     """What one key of the data section names: found and hashed at once, read at the first need."""
 
-    def __init__(
-        self, config: Config, key: str, watch: cache.Watch, name: str | None = None
-    ) -> None:
+    def __init__(self, config: Config, key: str, watch: Watch, name: str | None = None) -> None:
         """`name` is what the user calls the key, where that is not its own name."""
         self.config, self.name, self.watch = config, name or f"data.{key}", watch
         entries = getattr(config.data, key)
@@ -74,7 +73,7 @@ class Pair:
     """The text of one data set, or of one domain of several: what is learned from, and what is held
     out."""
 
-    def __init__(self, config: Config, watch: cache.Watch, domain: str = "") -> None:
+    def __init__(self, config: Config, watch: Watch, domain: str = "") -> None:
         data, named = config.data, f"data.mixture.{domain}." if domain else None
         self.train = Text(config, "train_files", watch, named and f"{named}files")
         self.train_part: Part = "all"

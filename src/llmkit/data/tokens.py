@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,8 @@ from llmkit.data.corpus import Documents
 from llmkit.data.cutting import LONGEST, NOWHERE, Rule, cut, exact_rule
 from llmkit.data.documents import Piece
 from llmkit.models.control_tokens import renamed
+from llmkit.models.tokenizer import Framing
+from llmkit.progress import Say, Watch
 from llmkit.storage import cache
 
 FORMAT = 5
@@ -38,15 +40,6 @@ _NOTES = (
     "by_source",
     "marks",
 )
-
-
-class Framing(Protocol):
-    """The ids that stand around each document."""
-
-    @property
-    def opening(self) -> int: ...
-    @property
-    def closing(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -91,8 +84,8 @@ def tokenize(
     documents: Callable[[], Documents],
     tokenizer: PreTrainedTokenizerFast,
     framing: Framing,
-    watch: cache.Watch,
-    say: cache.Say,
+    watch: Watch,
+    say: Say,
 ) -> TokenFile:
     """The token file of this name from the cache; where it has none, it is made of the documents.
 

@@ -12,7 +12,7 @@ from llmkit.evaluation import baselines, scoring
 from llmkit.evaluation.baselines import Baseline
 from llmkit.evaluation.classification import REGRESSION, Numbers
 from llmkit.evaluation.prediction import Classifier
-from llmkit.storage.cache import Watch
+from llmkit.progress import Watch
 
 BULKY = ("per_class", "confusion_matrix")
 """What a table for people has no room for."""

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from llmkit.data.blocks import UNSCORED
 from llmkit.data.packs import Packs
 from llmkit.evaluation.logits import ChosenLogits
-from llmkit.storage.cache import Watch
+from llmkit.progress import Watch
 
 TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 65536}
 """Tokens that the model reads at once, whatever the rows."""

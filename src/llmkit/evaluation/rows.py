@@ -22,7 +22,7 @@ from llmkit.evaluation.classification import THRESHOLD, Numbers
 from llmkit.evaluation.subject import Subject
 from llmkit.models.classifier import head_of, remembered_columns
 from llmkit.models.control_tokens import control_tokens
-from llmkit.storage.cache import Say, Watch
+from llmkit.progress import Say, Watch
 
 KEY = "test_files"
 """The key of the data section that names the rows."""

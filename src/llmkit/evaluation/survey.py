@@ -15,7 +15,7 @@ from llmkit.data.documents import pieces
 from llmkit.data.reading import Reading
 from llmkit.data.sources import Source
 from llmkit.errors import ConfigError
-from llmkit.storage.cache import Watch
+from llmkit.progress import Watch
 
 
 @dataclass(frozen=True)

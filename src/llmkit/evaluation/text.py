@@ -23,7 +23,6 @@ from llmkit.evaluation.subject import Subject, check_tokens, protocol
 from llmkit.evaluation.survey import Survey, survey, survey_mixture
 from llmkit.evaluation.windows import Places, ScoringProtocol, Windows
 from llmkit.models import load
-from llmkit.models import tokenizer as tokenizers
 from llmkit.progress import Say, Watch
 
 KEY = "test_files"
@@ -125,10 +124,10 @@ def is_mixture(config: Config) -> bool:
 def _text(config: Config, model: Subject, how: ScoringProtocol, watch: Watch, say: Say) -> Text:
     origins = None
     if is_mixture(config):
-        files = held_out_domains(config, model.tokenizer, tokenizers, watch, say)
+        files = held_out_domains(config, model.tokenizer, watch, say)
         tokens, origins = joined(list(files.values()))
     else:
-        tokens = tokens_of(config, KEY, model.tokenizer, tokenizers, watch, say)
+        tokens = tokens_of(config, KEY, model.tokenizer, watch, say)
     check_tokens(model, tokens)
     return Text(model, how, tokens, stretches(tokens, byte_lengths(model.tokenizer)), origins)
 

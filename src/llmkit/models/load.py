@@ -24,8 +24,7 @@ import llmkit.models.transformer  # noqa: F401 (registers our architecture)
 from llmkit.errors import ConfigError, DataError, HubUnreachable, Unsafe
 from llmkit.models import architectures, build, hub, rope
 from llmkit.models.location import check_whole, locate
-
-Say = Callable[[str], None]
+from llmkit.progress import Say
 
 _SHOWN = 6
 """Modules that a sentence lists."""

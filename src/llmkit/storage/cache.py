@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from llmkit.errors import WriteError
-from llmkit.progress import Say as Say
-from llmkit.progress import Watch as Watch
+from llmkit.progress import Say, Watch
 
 _MANIFEST = "manifest.json"
 
