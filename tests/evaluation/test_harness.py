@@ -10,7 +10,7 @@ import pytest
 from llmkit.config.load import load
 from llmkit.errors import ConfigError, InputNotFound, Unsafe
 from llmkit.evaluation import harness
-from llmkit.evaluation.subject import subjects
+from llmkit.models.pretrained import compared
 
 INSTALLED = importlib.util.find_spec("lm_eval") is not None
 needs_it = pytest.mark.skipif(not INSTALLED, reason="needs lm-evaluation-harness")
@@ -52,7 +52,7 @@ def config(model, task, *keys):
 def test_a_missing_harness_is_told_with_its_cure(one_id, task) -> None:
     asked = config(one_id, task)
     with pytest.raises(ConfigError) as fault:
-        harness.check(asked, list(subjects(asked)))
+        harness.check(asked, compared(asked))
     assert "-m pip install" in fault.value.next
     assert "[lm-eval]'" in fault.value.next
 
@@ -80,7 +80,7 @@ def test_files_and_folders_and_names_of_tasks_can_be_given(task) -> None:
 def test_a_local_task_runs_without_the_network(one_id, task, processes, tmp_path, log) -> None:
     keys = [f"evaluation.log_samples={tmp_path / 'log'}"] if log else []
     asked = config(one_id, task, *keys)
-    models = list(subjects(asked))
+    models = compared(asked)
     harness.check(asked, models)
     found = harness.measure(asked, models, processes)
     (row,) = found["tasks"]
@@ -93,4 +93,4 @@ def test_a_local_task_runs_without_the_network(one_id, task, processes, tmp_path
 def test_tasks_are_for_causal_models(bert, task) -> None:
     asked = config(bert, task)
     with pytest.raises(ConfigError, match="masked model"):
-        harness.check(asked, list(subjects(asked)))
+        harness.check(asked, compared(asked))

@@ -11,7 +11,8 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 from llmkit.config.load import load
 from llmkit.errors import ConfigError
 from llmkit.evaluation import text
-from llmkit.evaluation.subject import protocol, subjects
+from llmkit.evaluation.windows import protocol
+from llmkit.models.pretrained import compared
 
 DOCUMENTS = ["the cat sat on a mat", "and saw how far the little dog had run away from 家 until"]
 
@@ -50,7 +51,7 @@ def config(bert, tmp_path):
 def test_each_token_is_masked_alone_in_its_piece(config, bert, processes, watch, window) -> None:
     changed = config.evaluation.model_copy(update={"window": window})
     config = config.model_copy(update={"evaluation": changed})
-    found = text.measure(config, list(subjects(config)), processes, watch, lambda _: None)
+    found = text.measure(config, compared(config), processes, watch, lambda _: None)
     result = text.result(config, found)
     nll, count = by_hand(bert, DOCUMENTS, window - 2)
     assert result["tokens"] == count
@@ -58,14 +59,14 @@ def test_each_token_is_masked_alone_in_its_piece(config, bert, processes, watch,
 
 
 def test_it_is_never_called_a_perplexity(config, processes, watch) -> None:
-    found = text.measure(config, list(subjects(config)), processes, watch, lambda _: None)
+    found = text.measure(config, compared(config), processes, watch, lambda _: None)
     result = text.result(config, found)
     assert not {"nll", "perplexity", "bits_per_byte"} & {*result, *(result["interval"] or ())}
     assert "not comparable to a perplexity" in result["protocol"]["scored"]
 
 
 def test_a_window_without_room_for_text_is_refused(config) -> None:
-    (model,) = subjects(config)
+    (model,) = compared(config)
     settings = config.evaluation.model_copy(update={"window": 2})
     with pytest.raises(ConfigError, match="no room"):
         protocol(model, settings)

@@ -18,7 +18,7 @@ from transformers import (
 from llmkit.config.load import load
 from llmkit.errors import DataError
 from llmkit.evaluation import rows
-from llmkit.evaluation.subject import subjects
+from llmkit.models.pretrained import compared
 
 from .conftest import byte_level, documents
 
@@ -68,7 +68,7 @@ def measured(processes, watch):
             f"evaluation.compare_with={json.dumps(others)}", *keys,
         ]).config  # fmt: skip
         silent = lambda _: None  # noqa: E731
-        found = rows.measure(config, list(subjects(config)), processes, watch, silent, silent)
+        found = rows.measure(config, compared(config), processes, watch, silent, silent)
         return rows.result(config, found), list(rows.samples(found))
 
     return measure

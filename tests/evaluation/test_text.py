@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from llmkit.config.load import load
 from llmkit.errors import ConfigError, DataError
 from llmkit.evaluation import text
-from llmkit.evaluation.subject import check_kinds, subjects
+from llmkit.evaluation.windows import check_models
+from llmkit.models.pretrained import compared
 
 from .conftest import saved
 
@@ -35,8 +36,8 @@ def measured(processes, watch, text_file):
             f"model.name_or_path={first}", f"data.test_files={path}",
             f"evaluation.compare_with={json.dumps(others)}", *keys,
         ]).config  # fmt: skip
-        models = list(subjects(config))
-        check_kinds(models, config.evaluation)
+        models = compared(config)
+        check_models(models, config.evaluation)
         found = text.measure(config, models, processes, watch, lambda _: None)
         return text.result(config, found)
 

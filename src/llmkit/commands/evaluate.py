@@ -13,10 +13,11 @@ from llmkit.data.prepare import data_report
 from llmkit.distributed.processes import Processes, join_processes
 from llmkit.evaluation import harness, outputs, pairs, references, rows, text, trained_on
 from llmkit.evaluation.pairs import Pairs
-from llmkit.evaluation.subject import Subject, check_kinds, protocol, subjects
+from llmkit.evaluation.windows import check_models, protocol
 from llmkit.inference import loading, prompts, sampling
 from llmkit.inference.requests import Request
-from llmkit.models import load
+from llmkit.models import pretrained
+from llmkit.models.pretrained import Pretrained
 from llmkit.reporting import plots, verdicts
 from llmkit.reporting.console import Console
 
@@ -27,8 +28,9 @@ def run(config: Config, console: Console) -> dict[str, Any]:
     """Measures what the config names, writes what it asks for and returns the figures."""
     settings = config.evaluation
     outputs.check((settings.output, settings.log_samples, settings.per_token))
-    with join_processes(_precision(config), (), Path()) as processes:
-        figures, scored = _measured(config, processes, console)
+    models = pretrained.compared(config)
+    with join_processes(_precision(config, models), (), Path()) as processes:
+        figures, scored = _measured(config, models, processes, console)
         result = {"command": "evaluate", **figures}
         if processes.is_main:
             if settings.log_samples is not None:
@@ -39,15 +41,12 @@ def run(config: Config, console: Console) -> dict[str, Any]:
         return result
 
 
-def _precision(config: Config) -> str:
+def _precision(config: Config, models: Sequence[Pretrained]) -> str:
     """The precision to ask for: what measures right, and bf16 for weights that have no more."""
-    settings, model = config.evaluation, config.model
-    if settings.precision != "auto" or model.name_or_path is None:
-        return settings.precision
-    revisions = [model.revision, *(None for _ in settings.compare_with)]
-    names = (model.name_or_path, *settings.compare_with)
-    shapes = [load.load_config(*each) for each in zip(names, revisions, strict=True)]
-    return "auto" if all(load.is_stored_in_bf16(shape) for shape in shapes) else "fp32"
+    precision = config.evaluation.precision
+    if precision != "auto" or all(model.is_stored_in_bf16 for model in models):
+        return precision
+    return "fp32"
 
 
 def check(config: Config, console: Console) -> dict[str, Any]:
@@ -56,7 +55,8 @@ def check(config: Config, console: Console) -> dict[str, Any]:
     found: dict[str, Any] = {"command": "evaluate"}
     if settings.reference_column is not None:
         return {**found, "examples": len(pairs.read(config).references)}
-    models = _models(config)
+    models = pretrained.compared(config)
+    _check(config, models)
     if settings.tasks:
         return {**found, "models": [model.name for model in models], "tasks": settings.tasks}
     if models[0].kind == "classifier":
@@ -69,26 +69,24 @@ def check(config: Config, console: Console) -> dict[str, Any]:
     return {**found, "data": data_report(config, console.watch)}
 
 
-def _models(config: Config) -> list[Subject]:
-    """The models, which can be measured as the config asks, and together."""
-    models = list(subjects(config))
-    check_kinds(models, config.evaluation)
+def _check(config: Config, models: Sequence[Pretrained]) -> None:
+    """Refuses models that cannot be measured as the config asks, or not together."""
+    check_models(models, config.evaluation)
     if config.evaluation.tasks:
         harness.check(config, models)
     else:
         kind = "labels" if models[0].kind == "classifier" else "text"
         objectives.refuse_others(config, f"evaluate/{kind}")
-    return models
 
 
 def _measured(
-    config: Config, processes: Processes, console: Console
+    config: Config, models: Sequence[Pretrained], processes: Processes, console: Console
 ) -> tuple[dict[str, Any], Rows]:
     """The figures, and everything that was scored."""
     settings = config.evaluation
     if settings.reference_column is not None:
         return _written(config, processes, console)
-    models = _models(config)
+    _check(config, models)
     if settings.tasks:
         found = harness.measure(config, models, processes)
         return found, found.pop("samples")
@@ -100,15 +98,15 @@ def _measured(
     for each in measured:
         for hint in mark_hints(each.text.tokens.marks, len(each.text.tokens.starts)):
             console.warn(hint)
-        for sentence in trained_on.of_text(each.text.subject.name, each.text.tokens):
+        for sentence in trained_on.of_text(each.text.model.name, each.text.tokens):
             console.warn(sentence)
-        for sentence in verdicts.of_measured_text(each.text.subject.name, each.figures):
+        for sentence in verdicts.of_measured_text(each.text.model.name, each.figures):
             console.warn(sentence)
     return text.result(config, measured), text.samples(measured)
 
 
 def _classified(
-    config: Config, models: Sequence[Subject], processes: Processes, console: Console
+    config: Config, models: Sequence[Pretrained], processes: Processes, console: Console
 ) -> tuple[dict[str, Any], Rows]:
     """Classifiers on labelled rows; beside `output`, a picture of what is taken for what."""
     output = config.evaluation.output

@@ -19,7 +19,7 @@ from llmkit.distributed.processes import Processes
 from llmkit.distributed.signals import stop_signal
 from llmkit.evaluation.unigram import unigram_figures
 from llmkit.inference import sampling
-from llmkit.models import build, load, pairing, tokenizer_saving
+from llmkit.models import build, load, pretrained, tokenizer_saving
 from llmkit.models import tokenizer as tokenizers
 from llmkit.progress import Say, Watch
 from llmkit.reporting import verdicts
@@ -183,7 +183,8 @@ def _inputs(
 
 def _given_tokenizer(config: Config) -> PreTrainedTokenizerFast | None:
     """The tokenizer that is named, or the named model's own, if it does for the objective."""
-    given = pairing.of_config(config)
+    opened = pretrained.of_config(config)
+    given = opened.tokenizer if opened else tokenizers.named(config)
     if given is not None:
         objectives.of(config).take(given, config)
     return given

@@ -14,14 +14,14 @@ from llmkit.config import yaml12
 from llmkit.config.schema import Config
 from llmkit.distributed.processes import Processes
 from llmkit.errors import ConfigError, InputNotFound, Unsafe
-from llmkit.evaluation.subject import Subject
 from llmkit.models import load
+from llmkit.models.pretrained import Pretrained
 
 _CODE = re.compile(r"!function|unsafe_code\s*:\s*true", re.IGNORECASE)
 _BATCH = 16
 
 
-def check(config: Config, models: Sequence[Subject]) -> None:
+def check(config: Config, models: Sequence[Pretrained]) -> None:
     """Raises ConfigError where the harness is missing or a model is of another kind, and what is
     wrong with task files."""
     extras.require("lm_eval", "lm-eval", "a standard task", "evaluation.tasks")
@@ -35,7 +35,7 @@ def check(config: Config, models: Sequence[Subject]) -> None:
             )
 
 
-def measure(config: Config, models: Sequence[Subject], processes: Processes) -> dict[str, Any]:
+def measure(config: Config, models: Sequence[Pretrained], processes: Processes) -> dict[str, Any]:
     """A row for each model, task and metric, and with `log_samples` each document that was asked.
 
     What the harness prints goes to stderr.
@@ -75,18 +75,18 @@ def names_and_folders(tasks: Sequence[str]) -> tuple[list[str], list[str]]:
     return list(dict.fromkeys(names)), list(dict.fromkeys(folders))
 
 
-def _asked(config: Config, subject: Subject, processes: Processes) -> dict[str, Any]:
+def _asked(config: Config, opened: Pretrained, processes: Processes) -> dict[str, Any]:
     import lm_eval
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
     settings = config.evaluation
     names, folders = names_and_folders(settings.tasks)
-    model = load.load_causal_model(subject.name, subject.revision).eval().to(processes.device)
+    model = load.load_causal_model(opened.name, opened.revision).eval().to(processes.device)
     low = processes.precision == "bf16"
     asked = HFLM(
         pretrained=model,
-        tokenizer=subject.tokenizer,
+        tokenizer=opened.tokenizer,
         batch_size=_BATCH,
         device=str(processes.device),
         mixed_precision_dtype="bfloat16" if low else None,

@@ -19,9 +19,9 @@ from llmkit.distributed.processes import Processes
 from llmkit.errors import DataError
 from llmkit.evaluation import baselines, bootstrap, classified, prediction, scoring
 from llmkit.evaluation.classification import THRESHOLD, Numbers
-from llmkit.evaluation.subject import Subject
 from llmkit.models.classifier import head_of, remembered_columns
 from llmkit.models.control_tokens import control_tokens
+from llmkit.models.pretrained import Pretrained
 from llmkit.progress import Say, Watch
 
 KEY = "test_files"
@@ -47,7 +47,7 @@ class Measured:
 
 def measure(
     config: Config,
-    models: Sequence[Subject],
+    models: Sequence[Pretrained],
     processes: Processes,
     watch: Watch,
     say: Say,
@@ -66,7 +66,7 @@ def measure(
 
 
 def tables(
-    config: Config, models: Sequence[Subject], watch: Watch, say: Say, warn: Say
+    config: Config, models: Sequence[Pretrained], watch: Watch, say: Say, warn: Say
 ) -> list[Table]:
     """The rows as each classifier reads them, with its own labels."""
     return [_table(config, model, watch, say, warn) for model in models]
@@ -99,19 +99,19 @@ def samples(measured: Sequence[Measured]) -> Iterator[dict[str, Any]]:
             }
 
 
-def _table(config: Config, model: Subject, watch: Watch, say: Say, warn: Say) -> Table:
-    head = head_of(model.shape)
+def _table(config: Config, model: Pretrained, watch: Watch, say: Say, warn: Say) -> Table:
+    head = head_of(model.config)
     known = Labels(head.problem_type, head.names, from_file=config.data.label_names is not None)
     return dataset.load_one(_data(config, model, known, say), KEY, known, watch, say, warn)
 
 
-def _data(config: Config, model: Subject, known: Labels, say: Say) -> DataConfig:
+def _data(config: Config, model: Pretrained, known: Labels, say: Say) -> DataConfig:
     """The data section; where it names no column, with those that the classifier learned from.
 
     Raises DataError where no column can be the label: none is called so, or the one that was found
     holds none of the labels that the model knows.
     """
-    data, shape = config.data, model.shape
+    data, shape = config.data, model.config
     try:
         found = prediction.resolve_columns(
             data, shape, lambda each: labelled.settle(each, KEY, say), is_labelled=True
@@ -134,9 +134,9 @@ def _data(config: Config, model: Subject, known: Labels, say: Say) -> DataConfig
     return found
 
 
-def _no_labels(data: DataConfig, model: Subject, held: str) -> DataError:
+def _no_labels(data: DataConfig, model: Pretrained, held: str) -> DataError:
     files = ", ".join(data.test_files)
-    trained = remembered_columns(model.shape, "label_column")
+    trained = remembered_columns(model.config, "label_column")
     named = f" {', '.join(map(repr, trained))}" if trained else ""
     return DataError(
         f"{files} has no label column{named}{held}",
@@ -148,7 +148,7 @@ def _no_labels(data: DataConfig, model: Subject, held: str) -> DataError:
 
 def _measured(
     config: Config,
-    model: Subject,
+    model: Pretrained,
     table: Table,
     processes: Processes,
     watch: Watch,

@@ -19,10 +19,11 @@ from llmkit.evaluation.likelihood import Rows, Scores, score
 from llmkit.evaluation.logits import ChosenLogits
 from llmkit.evaluation.page import page, shown_tokens
 from llmkit.evaluation.stretches import Stretches, byte_lengths, stretches
-from llmkit.evaluation.subject import Subject, check_tokens, protocol
 from llmkit.evaluation.survey import Survey, survey, survey_mixture
-from llmkit.evaluation.windows import Places, ScoringProtocol, Windows
+from llmkit.evaluation.windows import Places, ScoringProtocol, Windows, check_tokens, protocol
 from llmkit.models import load
+from llmkit.models import tokenizer as tokenizers
+from llmkit.models.pretrained import Pretrained
 from llmkit.progress import Say, Watch
 
 KEY = "test_files"
@@ -36,7 +37,7 @@ LOST = 0.01
 class Text:
     """A text as one model reads it."""
 
-    subject: Subject
+    model: Pretrained
     protocol: ScoringProtocol
     tokens: TokenFile
     stretches: Stretches
@@ -55,7 +56,7 @@ class Measured:
 
 
 def measure(
-    config: Config, models: Sequence[Subject], processes: Processes, watch: Watch, say: Say
+    config: Config, models: Sequence[Pretrained], processes: Processes, watch: Watch, say: Say
 ) -> list[Measured]:
     """The models on `data.test_files`; all that can be wrong is found before weights are loaded."""
     protocols = [protocol(model, config.evaluation) for model in models]
@@ -78,7 +79,7 @@ def result(config: Config, measured: Sequence[Measured]) -> dict[str, Any]:
         found["models"] = [each.figures for each in measured]
         found["comparisons"] = [
             perplexity.comparison(
-                [one.text.subject.name, other.text.subject.name],
+                [one.text.model.name, other.text.model.name],
                 [one.scores, other.scores],
                 one.text.stretches,
                 config.seed,
@@ -98,7 +99,7 @@ def samples(measured: Sequence[Measured]) -> Iterator[dict[str, Any]]:
     """Everything that was scored: a row for each document and model."""
     for each in measured:
         for row in perplexity.by_document(each.scores, each.text.stretches, each.survey):
-            yield {"model": each.text.subject.name, **_named(each.text, row)}
+            yield {"model": each.text.model.name, **_named(each.text, row)}
 
 
 def shaded(measured: Measured) -> str:
@@ -113,7 +114,7 @@ def shaded(measured: Measured) -> str:
         f"{figures['documents']:,} documents, windows of {text.protocol.window} tokens, "
         f"stride {text.protocol.stride}, documents {text.protocol.documents}",
     ]
-    return page(text.subject.name, facts, text.tokens, measured.scores, text.subject.tokenizer)
+    return page(text.model.name, facts, text.tokens, measured.scores, text.model.tokenizer)
 
 
 def is_mixture(config: Config) -> bool:
@@ -121,8 +122,10 @@ def is_mixture(config: Config) -> bool:
     return bool(config.data.mixture) and not config.data.test_files
 
 
-def _text(config: Config, model: Subject, how: ScoringProtocol, watch: Watch, say: Say) -> Text:
+def _text(config: Config, model: Pretrained, how: ScoringProtocol, watch: Watch, say: Say) -> Text:
     origins = None
+    if model.kind == "masked":
+        tokenizers.set_frame(model.tokenizer)
     if is_mixture(config):
         files = held_out_domains(config, model.tokenizer, watch, say)
         tokens, origins = joined(list(files.values()))
@@ -135,9 +138,9 @@ def _text(config: Config, model: Subject, how: ScoringProtocol, watch: Watch, sa
 def _measured(
     config: Config, text: Text, found: Survey, processes: Processes, watch: Watch, say: Say
 ) -> Measured:
-    settings, subject = config.evaluation, text.subject
-    of_kind = load.load_masked_model if subject.kind == "masked" else load.load_causal_model
-    model = of_kind(subject.name, subject.revision, say).eval().to(processes.device)
+    settings, opened = config.evaluation, text.model
+    of_kind = load.load_masked_model if opened.kind == "masked" else load.load_causal_model
+    model = of_kind(opened.name, opened.revision, say).eval().to(processes.device)
     say(f"model: {type(model).__name__}, {model.num_parameters():,} parameters")
     started = time.monotonic()
     scores = score(
@@ -155,7 +158,7 @@ def _measured(
     timing = {"seconds": seconds, "tokens_per_second": figures["tokens"] / seconds}
     tokens = text.tokens
     kept = {"blank": tokens.blank, "undecodable": tokens.undecodable, "lost": tokens.lost}
-    named = {"model": subject.name, **_named(text, figures)}
+    named = {"model": opened.name, **_named(text, figures)}
     whole = {**named, "left_out": kept, "protocol": described, **timing}
     return Measured(text, found, scores, whole)
 
@@ -164,7 +167,7 @@ def _named(text: Text, figures: Any) -> Any:
     """Figures under the names, and with the gaps, that the model and its tokenizer ask for."""
     if text.tokens.lost >= LOST:
         figures = perplexity.without_bits(figures)
-    return perplexity.pseudo(figures) if text.subject.kind == "masked" else figures
+    return perplexity.pseudo(figures) if text.model.kind == "masked" else figures
 
 
 def _check_lost(texts: Sequence[Text], say: Say) -> None:
@@ -172,7 +175,7 @@ def _check_lost(texts: Sequence[Text], say: Say) -> None:
     for text in texts:
         if text.tokens.lost < LOST:
             continue
-        what = f"the tokenizer of {text.subject.name} loses {text.tokens.lost:.0%} of the letters"
+        what = f"the tokenizer of {text.model.name} loses {text.tokens.lost:.0%} of the letters"
         if len(texts) > 1:
             raise DataError(
                 f"{what}, so its bytes cannot be compared with another model's",
@@ -183,15 +186,15 @@ def _check_lost(texts: Sequence[Text], say: Say) -> None:
 
 
 def _rows_of(text: Text) -> Rows:
-    if text.subject.kind == "masked":
-        mask = text.subject.tokenizer.mask_token_id
+    if text.model.kind == "masked":
+        mask = text.model.tokenizer.mask_token_id
         assert mask is not None
         return masked.MaskedRows(text.tokens, text.protocol.window, mask)
     return CausalRows(Windows(text.tokens, text.protocol, text.origins))
 
 
 def _described(text: Text) -> dict[str, Any]:
-    if text.subject.kind == "masked":
+    if text.model.kind == "masked":
         return {"window": text.protocol.window, "scored": masked.SCORED, "average": masked.AVERAGE}
     return text.protocol.described()
 
@@ -201,6 +204,6 @@ def _rows(
 ) -> Iterator[dict[str, Any]]:
     """The rows of a table of each model; the model is named where there are several."""
     for each in measured:
-        name = {"model": each.text.subject.name} if len(measured) > 1 else {}
+        name = {"model": each.text.model.name} if len(measured) > 1 else {}
         for row in table(each.scores, each.text.stretches, each.survey):
             yield {**name, **_named(each.text, row)}

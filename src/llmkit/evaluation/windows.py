@@ -10,6 +10,19 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from llmkit.config.schema import EvaluationConfig
+from llmkit.data.tokens import TokenFile
+from llmkit.errors import ConfigError, DataError, UsageError
+from llmkit.models import tokenizer as tokenizers
+from llmkit.models.pretrained import Pretrained
+
+LONGEST_WINDOW = 4096
+"""Tokens of the longest window that is chosen when none is asked for."""
+
+_UNLIMITED = 1024  # window of a model without a longest context
+_FEWEST_MASKED = 3
+_FEWEST_KNOWN = 0.9  # share of a model's embeddings that another tokenizer must have ids for
+
 Places = NDArray[np.int64]
 """Places in a token stream; the token at place p + 1 is what the model predicts at place p."""
 
@@ -62,6 +75,100 @@ class ScoringProtocol:
             "scored": f"{scored}, each once",
             "average": "sum of the negative log-likelihoods / number of scored tokens",
         }
+
+
+def protocol(model: Pretrained, settings: EvaluationConfig) -> ScoringProtocol:
+    """The protocol with nothing left open; raises ConfigError where it does not fit the model."""
+    context = model.context
+    longest = min(context or _UNLIMITED, LONGEST_WINDOW)
+    window = longest if settings.window == "auto" else settings.window
+    if context is not None and window > context:
+        raise ConfigError(
+            f"a window of {window} tokens is longer than the {context} that {model.name} can see",
+            where="evaluation.window",
+            next=f"write evaluation.window={context} or less",
+        )
+    if model.kind == "masked" and window < _FEWEST_MASKED:
+        raise ConfigError(
+            f"a window of {window} tokens has no room between the two that frame a text",
+            where="evaluation.window",
+            next=f"write evaluation.window={_FEWEST_MASKED} or more",
+        )
+    fresh = window - (settings.bos == "window")
+    stride = fresh if settings.stride == "auto" else settings.stride
+    if stride > fresh:
+        raise ConfigError(
+            f"a stride of {stride} tokens leaves tokens out: a window holds {fresh} of the text",
+            where="evaluation.stride",
+            next=f"write evaluation.stride={fresh} or less",
+        )
+    return ScoringProtocol(window, stride, settings.documents, settings.bos, settings.score_end)
+
+
+def check_models(models: Sequence[Pretrained], settings: EvaluationConfig) -> None:
+    """Checks that models can be measured, and together.
+
+    Raises UsageError where there is none, and ConfigError for one that transformers cannot load,
+    whose named tokenizer does not belong to it, that is masked and has no mask token, or that is
+    of another kind than the first; and for settings that the kind does not have.
+    """
+    if not models:
+        raise UsageError(
+            "there is no model",
+            where="model.name_or_path",
+            next="--model NAME: a directory, a run directory or a hub name",
+        )
+    for model in models:
+        model.check_purpose(model.purpose)
+        _check_tokenizer(model)
+    _check_kinds(models, settings)
+
+
+def _check_tokenizer(model: Pretrained) -> None:
+    known = tokenizers.max_id(model.unchecked_tokenizer) + 1
+    fewest = _FEWEST_KNOWN * model.vocab_size
+    if model.named_tokenizer is not None and not fewest <= known <= model.vocab_size:
+        raise ConfigError(
+            f"the tokenizer {model.named_tokenizer} has {known} ids, the model {model.name} has "
+            f"{model.vocab_size} embeddings: they do not belong together",
+            where="tokenizer.name_or_path",
+            next="leave tokenizer.name_or_path out: the model's own tokenizer is used",
+        )
+    if model.kind == "masked" and model.tokenizer.mask_token_id is None:
+        raise ConfigError(
+            f"the tokenizer of {model.name} has no mask token",
+            where="tokenizer.name_or_path",
+            next="use the tokenizer that the model was trained with",
+        )
+
+
+def _check_kinds(models: Sequence[Pretrained], settings: EvaluationConfig) -> None:
+    first = models[0]
+    for model in models:
+        if model.kind != first.kind:
+            raise ConfigError(
+                f"{first.name} is a {first.kind} model and {model.name} a {model.kind} one: "
+                "no figure means the same for both",
+                where="evaluation.compare_with",
+                next="compare causal models, masked models or classifiers with their like",
+            )
+    if settings.per_token is not None and (len(models) > 1 or first.kind == "classifier"):
+        raise ConfigError(
+            "a page of shaded tokens shows one language model",
+            where="evaluation.per_token",
+            next="name one causal or masked model, or leave evaluation.per_token out",
+        )
+
+
+def check_tokens(model: Pretrained, tokens: TokenFile) -> None:
+    """Raises DataError for a text with ids that the model has no embedding for."""
+    largest = max(tokens.max_id, tokens.opening, tokens.closing)
+    if largest >= model.vocab_size:
+        raise DataError(
+            f"the tokenizer gives id {largest}, the model has {model.vocab_size} embeddings",
+            where=f"model {model.name}, tokenizer {model.tokenizer.name_or_path}",
+            next="use the tokenizer that belongs to the model: leave tokenizer.name_or_path out",
+        )
 
 
 class Spans(NamedTuple):

@@ -10,7 +10,7 @@ from llmkit.errors import ConfigError, UsageError
 from llmkit.inference import constraints, int8, rules
 from llmkit.inference.constraints import Constrain
 from llmkit.inference.writer import Desk
-from llmkit.models import load, pairing
+from llmkit.models import load, pretrained
 
 
 def shape_and_tokenizer(config: Config) -> tuple[PretrainedConfig, PreTrainedTokenizerFast]:
@@ -19,11 +19,11 @@ def shape_and_tokenizer(config: Config) -> tuple[PretrainedConfig, PreTrainedTok
     Raises UsageError where no model is named, and DataError for one that is no causal language
     model.
     """
-    name = config.model.name_or_path
-    if name is None:
+    model = pretrained.of_config(config)
+    if model is None:
         raise UsageError("there is no model", next="name one with --model")
-    shape = load.causal_config(name, config.model.revision)
-    return shape, pairing.of_model(name, config.model.revision, config.tokenizer.name_or_path)
+    model.check_causal()
+    return model.config, model.tokenizer
 
 
 def constraint(

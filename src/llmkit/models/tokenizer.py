@@ -16,7 +16,7 @@ from llmkit.config.schema import Config
 from llmkit.errors import DataError, HubUnreachable, InputNotFound, Unsafe
 from llmkit.models import hub, location
 from llmkit.models.control_tokens import control_tokens
-from llmkit.models.location import locate, model_in_run
+from llmkit.models.location import model_in_run
 from llmkit.models.tokenizer_saving import PROBE, default_config, kept, read_back
 
 END_OF_TEXT = "<|endoftext|>"
@@ -177,13 +177,9 @@ def load(name_or_path: str, revision: str | None = None) -> PreTrainedTokenizerF
 
 
 def named(config: Config) -> PreTrainedTokenizerFast | None:
-    """The tokenizer that a config names, or else the named model's own; None without either."""
-    model = config.model
-    if config.tokenizer.name_or_path is not None:
-        return load(config.tokenizer.name_or_path)
-    if model.name_or_path is not None:
-        return load(locate(model.name_or_path), model.revision)
-    return None
+    """The tokenizer that a config names; None without one."""
+    name = config.tokenizer.name_or_path
+    return None if name is None else load(name)
 
 
 def framing(tokenizer: PreTrainedTokenizerFast) -> Framing:

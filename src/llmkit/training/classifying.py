@@ -14,7 +14,7 @@ from llmkit.data.dataset import Labelled
 from llmkit.data.examples import Encoded
 from llmkit.data.labels import REGRESSION, SINGLE
 from llmkit.errors import ConfigError
-from llmkit.models import build, classifier, load, lora, number_head, pairing, tokenizer_saving
+from llmkit.models import build, classifier, load, lora, number_head, pretrained, tokenizer_saving
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.classifier import Head
 from llmkit.models.control_tokens import control_tokens
@@ -51,7 +51,8 @@ def gather(config: Config, console: Console, watch: Watch) -> Inputs:
     """The data, the tokenizer and the shape of the model: all that can be wrong before weights are
     made or loaded."""
     config = _with_architecture(config)
-    given = pairing.of_config(config)
+    opened = pretrained.of_config(config)
+    given = opened.tokenizer if opened else tokenizers.named(config)
     model = config.model
     if model.name_or_path is not None:
         classifier.existing_config(model.name_or_path, model.revision, model.config)

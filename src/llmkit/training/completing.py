@@ -18,7 +18,7 @@ from llmkit.data.packs import Packs
 from llmkit.data.parts import many, told
 from llmkit.data.responses import Responses
 from llmkit.errors import ConfigError, DataError
-from llmkit.models import chat, load, lora, pairing, tokenizer_saving
+from llmkit.models import chat, load, lora, pretrained, tokenizer_saving
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.chat import Template
 from llmkit.models.control_tokens import control_tokens
@@ -59,11 +59,10 @@ class Inputs:
 def gather(config: Config, console: Console, watch: Watch) -> Inputs:
     """The conversations, the tokenizer with its template and the shape of the model: all that can
     be wrong before weights are loaded."""
-    name, revision = config.model.name_or_path, config.model.revision
-    assert name is not None
-    shape = load.causal_config(name, revision)
-    tokenizer = pairing.of_config(config)
-    assert tokenizer is not None
+    model = pretrained.of_config(config)
+    assert model is not None
+    model.check_causal()
+    shape, tokenizer = model.config, model.tokenizer
     tokenizers.check_fit(tokenizer, shape, config)
     template, said = chat.settle(tokenizer, config.tokenizer.chat_template)
     template = replace(template, tokenizer=tokenizer_saving.kept(tokenizer, shape))

@@ -2,8 +2,8 @@ import pytest
 from tokenizers import normalizers
 
 from llmkit.errors import ConfigError
-from llmkit.models import pairing
 from llmkit.models import tokenizer as tokenizers
+from llmkit.models.pretrained import open_model
 
 TEXTS = ["the cat sat on the mat and sang to the moon. " * 20, "0123456789 words of English " * 20]
 OTHERS = ["ein ganz anderer Text, der von Katzen und Hunden handelt. " * 40]
@@ -21,7 +21,7 @@ def saved(directory, texts, change=lambda tokenizer: None):
 def test_a_tokenizer_of_the_same_size_with_other_tokens_is_refused(tmp_path) -> None:
     own, other = saved(tmp_path / "own", TEXTS), saved(tmp_path / "other", OTHERS)
     with pytest.raises(ConfigError, match="ids mean other tokens"):
-        pairing.of_model(own, None, other)
+        _ = open_model(own, None, other).tokenizer
 
 
 def test_the_same_vocabulary_that_splits_text_otherwise_is_refused(tmp_path) -> None:
@@ -30,10 +30,10 @@ def test_the_same_vocabulary_that_splits_text_otherwise_is_refused(tmp_path) -> 
 
     own, other = saved(tmp_path / "own", TEXTS), saved(tmp_path / "other", TEXTS, lower)
     with pytest.raises(ConfigError, match="splits text otherwise"):
-        pairing.of_model(own, None, other)
+        _ = open_model(own, None, other).tokenizer
 
 
 def test_a_copy_with_added_tokens_belongs_to_the_model(tmp_path) -> None:
     own = saved(tmp_path / "own", TEXTS)
     other = saved(tmp_path / "other", TEXTS, lambda each: each.add_tokens(["<|user|>"]))
-    assert len(pairing.of_model(own, None, other)) == len(pairing.of_model(own, None, None)) + 1
+    assert len(open_model(own, None, other).tokenizer) == len(open_model(own).tokenizer) + 1

@@ -1,0 +1,183 @@
+"""A pretrained model, opened once: where it is, its config and its tokenizer, without weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from typing import Literal
+
+from transformers import PretrainedConfig, PreTrainedTokenizerFast
+
+from llmkit.config.schema import Config
+from llmkit.errors import ConfigError, DataError, InputNotFound
+from llmkit.models import architectures, build, load
+from llmkit.models import tokenizer as tokenizers
+from llmkit.models.build import Purpose
+from llmkit.models.location import locate
+from llmkit.models.tokenizer_saving import PROBE
+
+Kind = Literal["causal", "masked", "classifier"]
+
+_PURPOSES: dict[Kind, Purpose] = {
+    "causal": build.LANGUAGE_MODEL,
+    "masked": build.MASKED_MODEL,
+    "classifier": build.CLASSIFIER,
+}
+_PROBES = (*PROBE.split(), PROBE, "Once upon a time there was. HELLO World 12345", "床前明月光")
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A pretrained model that was located and checked."""
+
+    name: str
+    """As the user named it."""
+    revision: str | None
+    location: str
+    """The directory that holds it, or its hub name."""
+    config: PretrainedConfig
+    """What every user of the model shares: change a copy."""
+    named_tokenizer: str | None = None
+    """Another tokenizer than its own that was named for it."""
+
+    @property
+    def kind(self) -> Kind:
+        """What the model is for, by the class that its weights were saved from."""
+        architecture = (self.config.architectures or [""])[0]
+        if "SequenceClassification" in architecture:
+            return "classifier"
+        return "masked" if architecture.endswith(("MaskedLM", "PreTraining")) else "causal"
+
+    @property
+    def purpose(self) -> Purpose:
+        """How transformers loads a model of this kind."""
+        return _PURPOSES[self.kind]
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids that the model has embeddings for."""
+        return int(self.config.get_text_config().vocab_size)
+
+    @property
+    def context(self) -> int | None:
+        """Maximum number of tokens that the model can see at once; None without a limit."""
+        positions = getattr(self.config.get_text_config(), "max_position_embeddings", None)
+        if positions is None:
+            return None
+        # RoBERTa's positions begin after its padding id; its tokenizer knows.
+        limit = self.tokenizer.model_max_length if self.kind == "masked" else positions
+        return int(min(positions, limit))
+
+    @property
+    def is_stored_in_bf16(self) -> bool:
+        """Whether the weights were saved in bf16, by the config."""
+        text = self.config.get_text_config()
+        dtype = getattr(self.config, "dtype", None) or getattr(text, "dtype", None)
+        return str(dtype).removeprefix("torch.") == "bfloat16"
+
+    @cached_property
+    def own_tokenizer(self) -> PreTrainedTokenizerFast:
+        """The tokenizer that comes with the model, loaded once."""
+        return tokenizers.load(self.location, self.revision)
+
+    @cached_property
+    def unchecked_tokenizer(self) -> PreTrainedTokenizerFast:
+        """The tokenizer that is named for the model, else its own, loaded once."""
+        if self.named_tokenizer is None:
+            return self.own_tokenizer
+        return tokenizers.load(self.named_tokenizer)
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """The same, which belongs to the model.
+
+        Raises ConfigError for one that gives text other ids than the model's own, or an id of the
+        model's vocabulary to another token. Tokens that it adds are no difference.
+        """
+        given = self.unchecked_tokenizer
+        if self.named_tokenizer is None:
+            return given
+        try:
+            own = self.own_tokenizer
+        except (DataError, InputNotFound):  # the model comes without one
+            return given
+        if difference := _difference(own, given):
+            raise ConfigError(
+                f"{self.named_tokenizer} is another tokenizer than that of {self.name}: "
+                f"{difference}, so the model would read other tokens than it was trained on",
+                where="tokenizer.name_or_path",
+                next="leave tokenizer.name_or_path out: the model's own tokenizer is used",
+            )
+        return given
+
+    def check_purpose(self, purpose: Purpose) -> None:
+        """Raises ConfigError where transformers cannot load the model for a purpose."""
+        if type(self.config) not in purpose.mapping:
+            raise ConfigError(
+                f"{self.name} is a {self.config.model_type} model, of which transformers has no "
+                f"{purpose.name}",
+                where="model.name_or_path",
+                next=f"name a model of another type, such as {purpose.common}",
+            )
+
+    def check_causal(self) -> None:
+        """Raises DataError for a model that was saved as something other than a causal language
+        model: transformers alone would give it a head of random numbers."""
+        known = architectures.known(build.LANGUAGE_MODEL.names, build.LANGUAGE_MODEL.mapping)
+        own = self.config.architectures or []
+        if self.config.model_type not in known or (own and not set(own) & set(known.values())):
+            raise DataError(
+                f"this is no causal language model but a {(own or [self.config.model_type])[0]}",
+                where=f"{self.name} (model.name_or_path)",
+                next="name a model that was trained to write text; `llmkit predict` asks a "
+                "classifier",
+            )
+
+
+def open_model(
+    name: str, revision: str | None = None, named_tokenizer: str | None = None
+) -> Pretrained:
+    """The model of a hub name, a directory or one of our runs; its tokenizer is loaded when it is
+    first needed.
+
+    Raises what `location.locate` raises, DataError for a config that makes no sense, and
+    ConfigError for a model that reads no text, or that reads one text and writes another.
+    """
+    location = locate(name)
+    return Pretrained(name, revision, location, load.load_config(name, revision), named_tokenizer)
+
+
+def of_config(config: Config) -> Pretrained | None:
+    """The model that a config names, with the tokenizer that it names; None without one."""
+    model = config.model
+    if model.name_or_path is None:
+        return None
+    return open_model(model.name_or_path, model.revision, config.tokenizer.name_or_path)
+
+
+def compared(config: Config) -> list[Pretrained]:
+    """The model that a config names, and those that it is compared with; none without one."""
+    first = of_config(config)
+    if first is None:
+        return []
+    tokenizer = config.tokenizer.name_or_path
+    return [first, *(open_model(name, None, tokenizer) for name in config.evaluation.compare_with)]
+
+
+def _difference(own: PreTrainedTokenizerFast, given: PreTrainedTokenizerFast) -> str:
+    """In what two tokenizers differ; empty where one can stand for the other."""
+    known = {id: token for token, id in own.get_vocab().items()}
+    added = own.added_tokens_decoder.keys() | given.added_tokens_decoder.keys()
+    tokens = given.get_vocab().items()
+    moved = sum(id in known and known[id] != token for token, id in tokens if id not in added)
+    if moved:
+        return f"{moved:,} of {len(known):,} ids mean other tokens"
+    ids = [
+        [each.backend_tokenizer.encode(text, add_special_tokens=False).ids for text in _PROBES]
+        for each in (own, given)
+    ]
+    if ids[0] == ids[1]:
+        return ""
+    several = len(set(chain(*ids[0])) ^ set(chain(*ids[1])))
+    return f"it splits text otherwise ({several:,} tokens differ in a short probe)"
