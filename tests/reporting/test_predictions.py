@@ -65,6 +65,37 @@ def test_predictions_may_be_written_anew_and_nothing_else_is_overwritten(tmp_pat
         predictions.check(PredictConfig(output=str(tmp_path)))
 
 
+def test_predicted_numbers_are_known_as_ours_and_labelled_rows_are_not(tmp_path) -> None:
+    given = {"problem_type": "hard", "text": "a"}
+    number = Prediction(("a",), 612.25, {}, cells=given)
+    for name in ("out.csv", "out.jsonl"):
+        settings = PredictConfig(output=str(tmp_path / name))
+        for _ in range(2):
+            predictions.check(settings)
+            write(settings, number)
+    with (tmp_path / "out.csv").open(newline="") as file:
+        assert list(csv.DictReader(file)) == [
+            {"input_problem_type": "hard", "text": "a", "label": "612.25",
+             "problem_type": "regression"}
+        ]  # fmt: skip
+    precious = tmp_path / "train.csv"
+    long = "word " * 40_000  # more than csv reads as one value
+    for text in (
+        "text,label\na,1.5\n",
+        "text,label,problem_type,by\na,1,b,c\n",
+        f"a,label,{long}\n",
+    ):
+        precious.write_text(text)
+        with pytest.raises(WriteError, match="holds no predictions"):
+            predictions.check(PredictConfig(output=str(precious)))
+
+
+def test_a_label_with_a_comma_leaves_the_file_known_as_ours(tmp_path) -> None:
+    settings = PredictConfig(output=str(tmp_path / "out.csv"))
+    write(settings, Prediction(("a",), "x, y", {"x, y": 0.75, "z": 0.25}))
+    predictions.check(settings)
+
+
 @contextmanager
 def files_of_at_most(size: int) -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

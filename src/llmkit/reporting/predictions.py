@@ -49,7 +49,7 @@ class Prediction:
 
     def as_cells(self) -> dict[str, Any]:
         """The prediction as a row of a table: the columns of the input, then label and
-        probabilities in columns of their own.
+        probabilities in columns of their own; of a number, its kind, by which the file is known.
 
         A column of the input that is called as one of the output gets `input_` before its name.
         """
@@ -57,6 +57,8 @@ class Prediction:
         texts = {f"text{n if pair else ''}": text for n, text in enumerate(self.texts, 1)}
         own = {"label": _cell(self.label)}
         own |= {f"probability_{name}": value for name, value in self.probabilities.items()}
+        if not self.probabilities:
+            own[outputs.PROBLEM_TYPE] = outputs.REGRESSION
         given = dict(self.cells) or {**self.columns, **texts}
         repeated = {
             f"input_{name}" if name in own else name: _cell(plain(value))

@@ -26,6 +26,9 @@ _CACHE_LOCK = re.compile(r"token(s|izer)-[0-9a-f]{32}\.lock")
 EVALUATION = "llmkit evaluate"
 """Names the generator of the pages that `evaluate` writes."""
 
+PROBLEM_TYPE, REGRESSION = "problem_type", "regression"
+"""The column that predicted numbers have in place of probabilities, and what it says."""
+
 _EVALUATION = re.compile(
     rf'\{{\s*"command": "evaluate"|command: evaluate\n|<!doctype html>.*content="{EVALUATION}"',
     re.IGNORECASE | re.DOTALL,
@@ -142,8 +145,13 @@ def _is_prediction(line: str) -> bool:
 
 def _has_predictions(header: str) -> bool:
     """Whether the first row of a table names the columns that `predict` adds, as its last ones."""
-    if ",label,probability_" not in header:
+    if ",label," not in header:
         return False
-    names = next(csv.reader([header]), [])
+    try:
+        names = next(csv.reader([header]), [])
+    except csv.Error:  # a line of text, longer than any name
+        return False
     after = names[names.index("label") + 1 :] if "label" in names else []
+    if after == [PROBLEM_TYPE]:
+        return True
     return bool(after) and all(name.startswith("probability_") for name in after)
