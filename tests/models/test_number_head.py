@@ -10,8 +10,10 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from llmkit.config.schema import TrainConfig
-from llmkit.evaluation import classification
-from llmkit.models import number_head
+from llmkit.evaluation import classification, prediction
+from llmkit.models import build, classifier, number_head
+from llmkit.models import tokenizer as tokenizers
+from llmkit.models.classifier import Head
 from llmkit.training.optimizer import NamedOptimizer
 from llmkit.training.tasks import Classification
 
@@ -77,6 +79,35 @@ def test_the_head_of_a_regression_keeps_its_digits_in_bf16() -> None:
     number_head.fit_head(model, np.array([2000.0, 2001.0], dtype=np.float32), is_new=True)
     with torch.autocast("cpu", torch.bfloat16):
         assert model(**BATCH).logits.dtype == torch.float32
+
+
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "llama"])
+@pytest.mark.parametrize("outputs", [("price",), ("price", "weight")])
+def test_a_finished_regression_keeps_its_digits_in_bf16(tmp_path, architecture, outputs) -> None:
+    texts = [f"{'so ' * n}good" for n in range(8)]
+    tokenizer = tokenizers.train_bpe_with_frame(texts, 300, architecture)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1}
+    config = classifier.new_config(architecture, sizes, tokenizer, 16)
+    Head("regression", outputs).describe(config, tokenizer.pad_token_id)
+    model = build.classifier(config, seed=0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() == 2:
+                weight.normal_(std=0.2)
+        if (bias := number_head.keep_digits(model).bias) is not None:
+            bias.fill_(612.3)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+
+    def said(precision: str) -> np.ndarray:
+        found = prediction.open_classifier(str(tmp_path), None, torch.device("cpu"), precision)
+        return found.outputs([(text,) for text in texts])
+
+    exact, quick = said("fp32"), said("bf16")
+    assert exact.std(axis=0).min() > 0.01
+    assert np.abs(quick - exact).max() < 0.05  # near 612 the numbers of bf16 are 4 apart
+    in_bf16 = torch.from_numpy(quick).bfloat16().float().numpy()
+    assert (quick != in_bf16).all()
 
 
 def test_labels_that_are_all_the_same_have_the_unit_one() -> None:

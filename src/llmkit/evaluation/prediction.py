@@ -22,7 +22,8 @@ from llmkit.config.schema import DataConfig
 from llmkit.data.examples import Encoded, Encoder
 from llmkit.distributed.processes import Processes
 from llmkit.errors import DataError
-from llmkit.models import load, location
+from llmkit.evaluation.classification import REGRESSION
+from llmkit.models import load, location, number_head
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.classifier import (
     Head,
@@ -105,8 +106,10 @@ def open_classifier(
     set_padding(tokenizer)
     model = load.load_classifier(name_or_path, revision).eval().to(device)
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    encoder = Encoder(tokenizer, longest_text(config, tokenizer))
-    return Classifier(model, encoder, head_of(config), precision)
+    encoder, head = Encoder(tokenizer, longest_text(config, tokenizer)), head_of(config)
+    if head.problem_type == REGRESSION:
+        number_head.keep_digits(model)
+    return Classifier(model, encoder, head, precision)
 
 
 def shared(

@@ -22,13 +22,21 @@ class NumberHead(nn.Linear):
     """The last linear layer of a regression, computed in fp32 whatever the precision around it:
     the mean of the labels would cost a bf16 number all its digits."""
 
-    unit: float
-    """The spread of the labels."""
+    unit: float = 1.0
+    """The spread of the labels that it learns; 1 for a finished one."""
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., hidden] -> [..., 1] in the unit of the labels."""
         with torch.autocast(input.device.type, enabled=False):
             return super().forward(input.float())
+
+
+def keep_digits(model: PreTrainedModel) -> NumberHead:
+    """The last linear layer of a regression, which computes in fp32 from now on."""
+    [*_, last] = _linears(model)
+    last.__class__ = NumberHead
+    assert isinstance(last, NumberHead)
+    return last
 
 
 def fit_head(model: PreTrainedModel, labels: NDArray[Any], is_new: bool) -> None:
@@ -37,11 +45,10 @@ def fit_head(model: PreTrainedModel, labels: NDArray[Any], is_new: bool) -> None
     A layer without bias (decoders have none) cannot hold the mean: it takes the root mean square
     as its unit.
     """
-    [*_, last] = _linears(model)
-    last.__class__ = NumberHead
+    last = keep_digits(model)
     mean = float(labels.mean(dtype=np.float64)) if last.bias is not None else 0.0
     unit = float(np.sqrt(np.square(labels.astype(np.float64) - mean).mean())) or 1.0
-    last.unit = unit  # type: ignore[assignment]
+    last.unit = unit
     if is_new:
         with torch.no_grad():
             last.weight.mul_(unit)
@@ -70,8 +77,9 @@ def _number_heads(model: nn.Module) -> Iterator[tuple[str, NumberHead]]:
 
 
 def _linears(model: PreTrainedModel) -> Iterator[nn.Linear]:
-    """The linear layers above the body that give one number."""
+    """The linear layers above the body that give the numbers, of which ours have one."""
     for name, module in model.named_modules():
         above = not name.startswith(f"{model.base_model_prefix}.")
-        if above and isinstance(module, nn.Linear) and module.out_features == 1:
+        count = model.config.num_labels
+        if above and isinstance(module, nn.Linear) and module.out_features == count:
             yield module
