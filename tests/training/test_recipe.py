@@ -122,6 +122,19 @@ def test_a_run_that_goes_on_keeps_what_it_was_begun_with() -> None:
     assert recipe.settle_again(Config(), recipe.settled(begun)) == begun
 
 
+@pytest.mark.parametrize(
+    ("steps", "n_validation", "every"),
+    [(50, 0, 10), (50, 16, 15), (90, 0, 18), (1000, 0, 100), (1000, 16, 100), (1000, 1600, 400)],
+)
+def test_all_validations_with_their_samples_take_a_tenth_of_the_training_at_most(
+    steps, n_validation, every
+) -> None:
+    share = auto.validation_share(n_validation, 32 * steps, steps)
+    found = auto.intervals(TrainConfig(), steps, share, seconds=100.0)["eval_steps"]
+    assert found == every
+    assert steps / found * share <= 0.1 + 1e-9
+
+
 def test_weights_decay_more_the_more_often_the_text_is_seen() -> None:
     decays = [auto.weight_decay(TrainConfig(), epochs, True) for epochs in (0.1, 1, 2, 4, 100)]
     assert decays == sorted(decays)

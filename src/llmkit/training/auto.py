@@ -29,6 +29,9 @@ VALIDATION_COST = 0.5
 """What validating an example takes of what training on it takes: a third of the operations, in
 fp32."""
 
+LOOK_COST = 1.0
+"""Steps of training that the samples after a validation take, whatever the length of the run."""
+
 MOST_LOST = 120.0
 """Seconds of training that may lie between checkpoints where validations are rare."""
 
@@ -207,9 +210,10 @@ def most_steps(train: TrainConfig, n_examples: int, batch: int) -> int | None:
     return min((limit for limit in limits if limit is not None), default=None)
 
 
-def validation_share(n_validation: int, n_trained: int) -> float:
-    """What one validation takes of the whole training, told by the numbers of examples."""
-    return VALIDATION_COST * n_validation / max(1, n_trained)
+def validation_share(n_validation: int, n_trained: int, steps: int) -> float:
+    """What one validation with its samples takes of the whole training, told by the numbers of
+    examples and steps."""
+    return VALIDATION_COST * n_validation / max(1, n_trained) + LOOK_COST / max(1, steps)
 
 
 def intervals(

@@ -82,7 +82,7 @@ def lengthened(
             "--output-dir",
         )
     seconds = total * recorded["step_seconds"]
-    share = auto.validation_share(recorded["max_eval_samples"], total * batch)
+    share = auto.validation_share(recorded["max_eval_samples"], total * batch, total)
     if minutes is not None:
         share = recorded["validation_seconds"] / max(1e-9, seconds)
     plan = state.plan.revised(state.step, total)
@@ -126,7 +126,7 @@ def measured(
     whole = probe.measuring(objective, validation, size, processes)
     held_out = _held_out(train, validation, whole, minutes)
     validating = whole * held_out / max(1, len(validation or ()))
-    taken = auto.validation_share(held_out, steps * batch)
+    taken = auto.validation_share(held_out, steps * batch, steps)
     if minutes is not None:
         taken = validating / max(1e-9, steps * per_step)
     intervals = auto.intervals(train, steps, taken, steps * per_step)
