@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -199,6 +201,32 @@ def test_training_goes_on_from_a_model_that_exists(reference, llmkit, corpus, tm
     assert done.returncode == 0, done.stderr
     first = read(run)[0]["train_loss"]
     assert first < read(reference)[0]["train_loss"]
+
+
+COUNTED = """
+import sys
+from llmkit import cli
+from llmkit.data import fingerprints
+of_tokens, made = fingerprints.of_tokens, []
+def counted(files):
+    made.append([file.fingerprint for file in files])
+    return of_tokens(files)
+fingerprints.of_tokens = counted
+assert cli.run(sys.argv[1:]) == 0
+print(len(made), len({*map(str, made)}))
+"""
+
+
+def test_training_and_held_out_text_are_each_fingerprinted_once(
+    corpus, environment, tmp_path
+) -> None:
+    sizes = tiny("train.max_steps=1", "data.validation_fraction=0.2")
+    keys = ("--text", str(corpus), LINES, *sizes, "--output-dir", str(tmp_path / "run"))
+    command = [sys.executable, "-c", COUNTED, "pretrain", *keys]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-2:] == ["2", "2"]
+    assert (tmp_path / "run" / "fingerprints.safetensors").exists()
 
 
 def test_a_dry_run_reports_and_writes_nothing(llmkit, corpus, tmp_path) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerF
 from llmkit.config.schema import Config
 from llmkit.data import domains, fingerprints, sources
 from llmkit.data.documents import mark_hints
+from llmkit.data.fingerprints import Fingerprints
 from llmkit.data.mixture import Mixture
 from llmkit.data.prepare import Prepared, data_report, prepare_domains
 from llmkit.data.tokens import TokenFile
@@ -44,17 +46,18 @@ def run(config: Config, console: Console) -> dict[str, Any]:
     with stop_signal() as stop, training.start(config, "pretrain") as processes:
         watch = stop.watched(console.watch)
         settled, data, shape = _inputs(config, processes, console, watch)
-        content = _content(data)
+        content, learned = _content(data), _learned(settled, data)
+        seen = cache(partial(fingerprints.of_tokens, learned))
         if processes.is_main:
-            for tokens in _learned(settled, data):
+            for tokens in learned:
                 for hint in mark_hints(tokens.marks, len(tokens.starts)):
                     console.warn(hint)
-            _compare(settled, data, console)
+            _compare(data, seen, console)
         with run_directory.opened(config, "pretrain") as directory:
             resumed = training.resume_point(directory, config, content, processes, console)
             model = _model(settled, shape, resumed, console.warn)
             console.say(f"model: {type(model).__name__}, {model.num_parameters():,} parameters")
-            job = _job(config, settled, data, model, resumed)
+            job = _job(config, settled, data, model, resumed, seen)
             clock = Clock(resumed.state.seconds if resumed else 0.0)
             look = partial(_look, job, console)
             session = Session(processes, console, clock, stop)
@@ -121,6 +124,7 @@ def _job(
     data: dict[str, Prepared],
     model: PreTrainedModel,
     resumed: Checkpoint | None,
+    seen: Callable[[], Fingerprints],
 ) -> training.Job:
     objective = objectives.of(config)
     examples, validation = _examples(config, data)
@@ -150,7 +154,7 @@ def _job(
         validation=validation,
         task_of_validation=partial(by_domain.measured, task_of),
         resumed=resumed,
-        seen=partial(fingerprints.of_tokens, _learned(config, data)),
+        seen=seen,
         unit=objective.unit,
         progress=progress,
         measured_first=bool(config.data.mixture and config.model.name_or_path and validation),
@@ -196,13 +200,11 @@ def _learned(config: Config, data: dict[str, Prepared]) -> list[TokenFile]:
     return [data[name].train for name in names or data]
 
 
-def _compare(config: Config, data: dict[str, Prepared], console: Console) -> None:
-    """Warns of held-out text that is trained on too."""
+def _compare(data: dict[str, Prepared], seen: Callable[[], Fingerprints], console: Console) -> None:
+    """Warns of held-out text that is trained on too; `seen` gives what is trained on."""
     held_out = {name: each.validation for name, each in data.items() if each.validation}
-    known = fingerprints.of_tokens(_learned(config, data)) if held_out else None
     for name, tokens in held_out.items():
-        assert known
-        found = fingerprints.overlap(fingerprints.of_tokens([tokens]), known)
+        found = fingerprints.overlap(fingerprints.of_tokens([tokens]), seen())
         if found.is_notable:
             console.warn(
                 f"validation data{f' of {name}' if name else ''}: {found.sentence('document')} "
