@@ -14,7 +14,6 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llmkit import extras
 from llmkit.config import load
 from llmkit.config.schema import Config, TrainConfig
 from llmkit.data import fingerprints, subset
@@ -84,9 +83,7 @@ class Job:
 
 
 def start(config: Config, command: str) -> Processes:
-    """This process among those of the run; raises ConfigError for a tracker that is not there."""
-    for name in config.report_to:
-        extras.require(name, name, f"report_to={name}", "report_to")
+    """This process among those of the run; raises ConfigError for a plan of another length."""
     auto.check_plan(config.train)
     directory = run_directory.locate(config, command)
     train = config.train
