@@ -96,10 +96,7 @@ def test_commands_do_not_import_one_another() -> None:
 
 def test_the_command_line_and_the_config_are_light() -> None:
     light = [
-        *(
-            SOURCE / f"{name}.py"
-            for name in ("cli", "request", "options", "faults", "errors", *LIGHT)
-        ),
+        *(SOURCE / f"{name}.py" for name in LIGHT),
         *(SOURCE / "config").glob("*.py"),
     ]
     named = {name.split(".")[0] for path in light for name in imports(path)}
