@@ -1,7 +1,8 @@
 """The order in which a save reaches the disk: a kill cannot show what a power loss would.
 
 From a log of system calls: what a name stands for is flushed before the name is there, and nothing
-older goes before that name is flushed itself (section 8 of the protocol in `llmkit.storage.atomic`).
+older goes before that name is flushed itself (section 8 of the protocol of
+`llmkit.storage.atomic`).
 """
 
 from __future__ import annotations
