@@ -31,7 +31,7 @@ from llmkit.data import lengths
 from llmkit.data.examples import Encoded, Encoder
 from llmkit.distributed.processes import join_processes
 from llmkit.evaluation import classification
-from llmkit.models import dropout
+from llmkit.models.kernels import dropout
 from llmkit.training import module
 from llmkit.training.tasks import SINGLE, Classification
 

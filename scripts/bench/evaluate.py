@@ -32,9 +32,9 @@ from llmkit.data.tokens import TokenFile
 from llmkit.distributed.processes import Processes, join_processes
 from llmkit.evaluation.causal import CausalRows
 from llmkit.evaluation.likelihood import score
-from llmkit.evaluation.logits import ChosenLogits
 from llmkit.evaluation.stretches import stretches
 from llmkit.evaluation.windows import ScoringProtocol, Windows
+from llmkit.models.logits import ChosenLogits
 
 Side = Callable[[], float]
 IGNORED = -100

@@ -24,10 +24,11 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerFast
 
 from llmkit.config.schema import GenerationConfig
-from llmkit.inference import int8, sampling
+from llmkit.inference import sampling
 from llmkit.inference.prompts import Prompt
 from llmkit.inference.writer import Desk
 from llmkit.models import tokenizer as tokenizers
+from llmkit.models.kernels import int8
 
 VOCABULARY, BATCH = 50257, 16
 

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from llmkit.data import responses
 from llmkit.inference import prompts
-from llmkit.models import chat, tokenizer
+from llmkit.models import chat_template, tokenizer
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared data sets")
@@ -32,7 +32,7 @@ def bpe():
 
 
 def encoded(own, wish: str, chats, length: int = 1000) -> responses.Responses:
-    template, _ = chat.settle(own, wish)
+    template, _ = chat_template.set_template(own, wish)
     return responses.encode(own, [template.examples(each, "row")[0] for each in chats], length)
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from llmkit.inference import int8
 from llmkit.inference.sample import Sample
+from llmkit.models.kernels import int8
 
 from .conftest import SHARED
 

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerFast
 from llmkit.data import responses
 from llmkit.data.examples import Encoder
 from llmkit.inference import prompts
-from llmkit.models import chat
+from llmkit.models import chat_template
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.control_tokens import control_tokens, renamed, text_only
 
@@ -164,7 +164,7 @@ def test_a_chat_without_control_tokens_in_its_words_keeps_its_ids(chatty) -> Non
 
 
 def test_a_response_may_name_the_token_that_ends_it(chatty) -> None:
-    template, _ = chat.settle(chatty, "auto")
+    template, _ = chat_template.set_template(chatty, "auto")
     [parts] = template.examples(MESSAGES, "row 1")
     encoded = responses.encode(chatty, [parts], 4096)
     scored = encoded.ids[encoded.scored]

@@ -7,7 +7,8 @@ import torch
 from transformers import PreTrainedModel
 
 from llmkit.errors import ConfigError
-from llmkit.models import build, encoders, heads
+from llmkit.models import build, packing
+from llmkit.models.logits import split_head
 
 APART = ["modernbert", "bert", "roberta", "distilbert", "electra", "transformer", "albert",
          "xlm-roberta", "eurobert", "megatron-bert"]  # fmt: skip
@@ -32,7 +33,7 @@ def small(architecture: str, **settings: object) -> PreTrainedModel:
 @torch.no_grad()
 def test_packed_documents_are_as_if_alone(architecture: str) -> None:
     model = small(architecture)
-    masks = encoders.document_masks(model)
+    masks = packing.document_masks(model)
     ids = torch.randint(3, 70, (2, LENGTH))
     lengths = [60, 1, 70, 29]  # the last is padding
     documents = torch.repeat_interleave(torch.tensor([1, 2, 3, 0]), torch.tensor(lengths))
@@ -44,14 +45,14 @@ def test_packed_documents_are_as_if_alone(architecture: str) -> None:
 @pytest.mark.parametrize("architecture", ["deberta-v2", "convbert"])
 def test_an_architecture_that_cannot_is_refused(architecture: str) -> None:
     with pytest.raises(ConfigError, match="cannot keep packed documents apart") as caught:
-        encoders.document_masks(small(architecture))
+        packing.document_masks(small(architecture))
     assert "data.isolate_documents=false" in str(caught.value.next)
 
 
 @pytest.mark.parametrize("architecture", [*APART, "deberta-v2"])
 def test_the_head_alone_gives_the_logits_and_the_gradients(architecture: str) -> None:
     model = small(architecture)
-    head = heads.split(model)
+    head = split_head(model)
     assert head is not None
     ids = torch.randint(3, 70, (2, 9))
     places = torch.tensor([[1, 4], [8, 0]])

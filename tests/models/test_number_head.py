@@ -11,7 +11,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from llmkit.config.schema import TrainConfig
 from llmkit.evaluation import classification, prediction
-from llmkit.models import build, classifier, number_head
+from llmkit.models import build, classifier
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.classifier import Head
 from llmkit.training.optimizer import NamedOptimizer
@@ -36,9 +36,9 @@ def made() -> BertForSequenceClassification:
 
 def trained(model: BertForSequenceClassification, labels: np.ndarray, steps: int) -> torch.Tensor:
     """What the model says after some steps on these labels."""
-    number_head.fit_head(model, labels, is_new=True)
+    classifier.fit_number_head(model, labels, is_new=True)
     task = Classification(
-        "regression", 1, classification.figures_from("regression"), unit=number_head.unit_of(model)
+        "regression", 1, classification.figures_from("regression"), unit=classifier.head_unit(model)
     )
     settings = TrainConfig(weight_decay=0.1, adam_beta2=0.999, head_scale=2.0)
     optimizer = NamedOptimizer(model, "adamw", settings)
@@ -68,15 +68,15 @@ def test_a_new_head_begins_at_the_mean_of_the_labels_and_its_unit_is_their_sprea
     with torch.no_grad():
         model.classifier.bias.zero_()
         model.classifier.weight.zero_()
-    number_head.fit_head(model, labels, is_new=True)
-    assert number_head.unit_of(model) == 100.0
-    assert number_head.units(model) == {"classifier.weight": 100.0, "classifier.bias": 100.0}
+    classifier.fit_number_head(model, labels, is_new=True)
+    assert classifier.head_unit(model) == 100.0
+    assert classifier.head_units(model) == {"classifier.weight": 100.0, "classifier.bias": 100.0}
     assert torch.allclose(model(**BATCH).logits, torch.tensor(200.0))
 
 
 def test_the_head_of_a_regression_keeps_its_digits_in_bf16() -> None:
     model = made()
-    number_head.fit_head(model, np.array([2000.0, 2001.0], dtype=np.float32), is_new=True)
+    classifier.fit_number_head(model, np.array([2000.0, 2001.0], dtype=np.float32), is_new=True)
     with torch.autocast("cpu", torch.bfloat16):
         assert model(**BATCH).logits.dtype == torch.float32
 
@@ -94,7 +94,7 @@ def test_a_finished_regression_keeps_its_digits_in_bf16(tmp_path, architecture, 
         for weight in model.parameters():
             if weight.dim() == 2:
                 weight.normal_(std=0.2)
-        if (bias := number_head.keep_digits(model).bias) is not None:
+        if (bias := classifier.keep_digits(model).bias) is not None:
             bias.fill_(612.3)
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
@@ -112,5 +112,5 @@ def test_a_finished_regression_keeps_its_digits_in_bf16(tmp_path, architecture, 
 
 def test_labels_that_are_all_the_same_have_the_unit_one() -> None:
     model = made()
-    number_head.fit_head(model, np.array([3.0, 3.0], dtype=np.float32), is_new=True)
-    assert number_head.unit_of(model) == 1.0
+    classifier.fit_number_head(model, np.array([3.0, 3.0], dtype=np.float32), is_new=True)
+    assert classifier.head_unit(model) == 1.0

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from llmkit.models import build, encoders, packing
+from llmkit.models import build, packing
 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 SPECIAL = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
@@ -74,7 +74,7 @@ def test_encoders_are_kept_apart_by_their_masks_alone(kind, factor) -> None:
     special = {**SPECIAL, "cls_token_id": 0, "sep_token_id": 0}
     config = build.model_config(kind, SHAPE, 61, 64, special, build.MASKED_MODEL)
     model = scaled(build.new_model(config, 0, build.MASKED_MODEL), factor)
-    masks = encoders.document_masks(model)
+    masks = packing.document_masks(model)
     documents = torch.tensor([[1] * 12 + [2] * 20])
     ids = torch.arange(20, 52)[None]
     inputs = masks.inputs(documents)

@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from llmkit.data.packs import alone, packed
 from llmkit.data.responses import Responses
-from llmkit.evaluation.logits import ChosenLogits
-from llmkit.models import build, heads, packing, rope
+from llmkit.models import build, logits, packing, rope
+from llmkit.models.logits import ChosenLogits
 from llmkit.training.tasks import Completion
 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -102,7 +102,9 @@ def test_the_loss_of_trained_rows_is_that_of_each_alone(kind, arrange) -> None:
     scored[starts[:-1]] = False
     responses = Responses(ids, scored, starts, np.array(LENGTHS), (), 0, max(LENGTHS))
     rows = arrange(responses, 0)
-    loss = Completion(heads.is_linear(model)).sums(model, rows.batch(range(len(rows))))["loss"]
+    loss = Completion(logits.has_linear_head(model)).sums(model, rows.batch(range(len(rows))))[
+        "loss"
+    ]
     expected = sum(
         torch.nn.functional.cross_entropy(by_itself(model, t)[:-1], t[1:], reduction="sum")
         for t in some

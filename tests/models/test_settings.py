@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from transformers import BertConfig, LlamaConfig, MixtralConfig
 
-from llmkit.models import build, settings
+from llmkit.models import build
 
 
 @pytest.mark.parametrize(
@@ -19,14 +18,14 @@ from llmkit.models import build, settings
     ],
 )
 def test_each_wrong_setting_is_named_with_what_to_write(given, name, said) -> None:
-    [(found, *text)] = settings.faults(LlamaConfig, given)
+    [(found, *text)] = build.settings_faults("llama", given, [build.LANGUAGE_MODEL])
     assert found == name
     assert said in " ".join(text)
 
 
 def test_a_size_that_the_heads_do_not_divide_is_refused() -> None:
-    [(name, what, instead)] = settings.faults(
-        BertConfig, {"hidden_size": 65, "num_attention_heads": 2}
+    [(name, what, instead)] = build.settings_faults(
+        "bert", {"hidden_size": 65, "num_attention_heads": 2}, [build.MASKED_MODEL]
     )
     assert name == "hidden_size"
     assert "not a multiple of the 2 attention heads" in what
@@ -36,7 +35,9 @@ def test_a_size_that_the_heads_do_not_divide_is_refused() -> None:
 @pytest.mark.parametrize("value", [0, 1, 0.5])
 def test_whole_numbers_are_floats_where_a_float_is_taken(value) -> None:
     given = {"router_aux_loss_coef": value, "hidden_size": 32}
-    assert not list(settings.faults(MixtralConfig, {"router_aux_loss_coef": value}))
+    assert not (
+        build.settings_faults("mixtral", {"router_aux_loss_coef": value}, [build.LANGUAGE_MODEL])
+    )
     config = build.model_config("mixtral", given, 50, 16, {})
     assert config.router_aux_loss_coef == float(value)
     assert isinstance(config.router_aux_loss_coef, float)

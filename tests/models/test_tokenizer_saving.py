@@ -10,7 +10,7 @@ import pytest
 from transformers import AutoConfig, AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
 
 from llmkit.errors import ConfigError
-from llmkit.models import architectures, build, tokenizer_saving
+from llmkit.models import build, tokenizer_saving
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.tokenizer_saving import PROBE
 
@@ -24,7 +24,7 @@ READ_OTHERWISE = ("qwen2", "qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text", "qwen4_
 """Model types whose tokenizer class has a rule of its own for splitting words."""
 
 PURPOSES = (build.LANGUAGE_MODEL, build.MASKED_MODEL, build.CLASSIFIER)
-ALL = sorted({kind for each in PURPOSES for kind in architectures.known(each.names, each.mapping)})
+ALL = sorted({kind for each in PURPOSES for kind in build.known_architectures(each)})
 
 Train = Callable[..., PreTrainedTokenizerFast]
 TRAINERS = pytest.mark.parametrize(

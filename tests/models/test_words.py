@@ -13,7 +13,6 @@ from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
 from llmkit.models import tokenizer as tokenizers
-from llmkit.models import words
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared data sets")
@@ -21,7 +20,7 @@ needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared 
 
 def cut(tokenizer, text: str) -> list[str]:
     """The words of a text, by the table."""
-    continues, closes = words.word_edges(tokenizer)
+    continues, closes = tokenizers.word_edges(tokenizer)
     found: list[list[int]] = []
     for number in tokenizer(text, add_special_tokens=False)["input_ids"]:
         if not found or not continues[number] or closes[found[-1][-1]]:
@@ -49,7 +48,7 @@ def test_a_mark_at_the_end_of_a_word_closes_it() -> None:
 
 def test_special_tokens_are_told() -> None:
     trained = tokenizers.train_bpe_with_frame(["a b"], 257 + 4)
-    special = words.special_tokens(trained)
+    special = tokenizers.special_tokens(trained)
     assert special.sum() == 4
     assert special[[trained.cls_token_id, trained.mask_token_id, trained.pad_token_id]].all()
 

@@ -9,7 +9,7 @@ import torch
 from torch._dynamo.utils import counters
 from transformers import PreTrainedModel
 
-from llmkit.models import build, layers
+from llmkit.models import build, logits
 from llmkit.training.module import Objective
 from llmkit.training.tasks import CausalLanguageModeling
 
@@ -22,7 +22,7 @@ def a_model(architecture: str, n_layers: int) -> PreTrainedModel:
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "mixtral", "transformer"])
 def test_layers_are_found_in_any_architecture(architecture: str) -> None:
     model = a_model(architecture, 3)
-    found = layers.of(model)
+    found = logits.layers_of(model)
     assert len(found) == 3
     assert len({type(layer) for layer in found}) == 1
     inside = sum(weight.numel() for layer in found for weight in layer.parameters())
@@ -32,7 +32,7 @@ def test_layers_are_found_in_any_architecture(architecture: str) -> None:
 def test_the_body_stands_for_layers_that_are_in_no_list() -> None:
     model = a_model("llama", 1)
     model.model.layers = torch.nn.Sequential(*model.model.layers)
-    assert layers.of(model) == [model.model]
+    assert logits.layers_of(model) == [model.model]
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")

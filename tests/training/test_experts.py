@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from llmkit.models import experts, heads
+from llmkit.models import logits, moe
 from llmkit.training import engine
 from llmkit.training.tasks import CausalLanguageModeling
 from tests.training.conftest import Rows, tiny_model
@@ -37,7 +37,7 @@ def model_of(kind: str, **settings):
 
 
 def task_of(model) -> CausalLanguageModeling:
-    return CausalLanguageModeling(100, heads.is_linear(model), experts.balance(model))
+    return CausalLanguageModeling(100, logits.has_linear_head(model), moe.balance(model))
 
 
 @pytest.fixture

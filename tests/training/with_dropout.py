@@ -10,7 +10,7 @@ from llmkit.config.schema import LoraConfig
 from llmkit.data import packs
 from llmkit.data.masking import MaskedBlocks, Vocabulary
 from llmkit.data.responses import Responses
-from llmkit.models import build, encoders, heads, lora
+from llmkit.models import build, logits, lora, packing
 from llmkit.training.masked import MaskedLanguageModeling
 from llmkit.training.tasks import CausalLanguageModeling, Completion
 from tests.data.test_blocks import token_file
@@ -40,7 +40,7 @@ def _masked() -> dict[str, Any]:
     model = build.new_model(config, 0, build.MASKED_MODEL)
     vocabulary = Vocabulary(2, 3, np.arange(VOCABULARY) < 4)
     examples = MaskedBlocks(file, 16, True, 0.3, vocabulary, seed="0")
-    task = MaskedLanguageModeling(heads.split(model), encoders.document_masks(model))
+    task = MaskedLanguageModeling(logits.split_head(model), packing.document_masks(model))
     return {"model": model, "task": task, "examples": examples}
 
 

@@ -20,7 +20,7 @@ from llmkit.evaluation.pairs import Pairs
 from llmkit.evaluation.unigram import unigram_figures
 from llmkit.inference import answers, prompts, sampling
 from llmkit.inference.writer import Desk
-from llmkit.models import build, experts, heads, load, packing
+from llmkit.models import build, load, logits, moe, packing
 from llmkit.progress import Watch
 from llmkit.reporting import verdicts
 from llmkit.reporting.console import Console
@@ -95,7 +95,7 @@ def _job(
         if rows.width is None
         else partial(order.rows_of_step, n_examples=len(rows), seed=seed)
     )
-    task = Completion(heads.is_linear(model), experts.balance(model))
+    task = Completion(logits.has_linear_head(model), moe.balance(model))
     return training.Job(
         command=COMMAND,
         requested=requested,

@@ -18,7 +18,7 @@ from llmkit.data.examples import Table
 from llmkit.data.labels import REGRESSION
 from llmkit.distributed.signals import stop_signal
 from llmkit.evaluation import classification, classified, prediction
-from llmkit.models import build, classifier, number_head
+from llmkit.models import build, classifier
 from llmkit.progress import Watch
 from llmkit.reporting import plots, verdicts
 from llmkit.reporting.console import Console
@@ -123,7 +123,7 @@ def _job(
         classification.figures_from(labels.kind),
         weights,
         config.train.label_smoothing_factor,
-        number_head.unit_of(model),
+        classifier.head_unit(model),
     )
     return training.Job(
         command=COMMAND,

@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llmkit.errors import ConfigError, DataError, HubUnreachable, InputNotFound, Unsafe
-
-SECONDS = 10.0
-"""How long the hub may take to answer."""
+from llmkit.models import hub
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,9 @@ def fingerprint(data: DataSet) -> str:
     from datasets import load_dataset_builder
 
     with _faults(data):
-        _ask(data)
+        if not Path(data.name).exists() and hub.is_silent(data.name):
+            # `datasets` would wait for ever.
+            raise ConnectionError(f"no answer in {hub.SECONDS:.0f} s")
         builder = load_dataset_builder(data.name, data.config)
         return f"{data} {builder.hash} {builder.config_id}"
 
@@ -56,19 +56,6 @@ def rows(data: DataSet) -> Iterator[dict[str, Any]]:
     with _faults(data):
         stream = load_dataset(data.name, data.config, split=data.split, streaming=True)
         yield from stream
-
-
-def _ask(data: DataSet) -> None:
-    """Raises ConnectionError where the hub is silent: the library would wait for ever."""
-    from huggingface_hub import HfApi
-
-    if Path(data.name).exists():
-        return
-    try:
-        HfApi().dataset_info(data.name, timeout=SECONDS)
-    except Exception as fault:  # any answer will do; the HTTP client has errors of its own
-        if "Timeout" in type(fault).__name__:
-            raise ConnectionError(f"no answer in {SECONDS:.0f} s") from fault
 
 
 @contextmanager

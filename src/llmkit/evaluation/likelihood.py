@@ -14,9 +14,9 @@ from torch.nn import functional
 
 from llmkit.distributed.processes import Processes
 from llmkit.errors import DataError, ResourceError
-from llmkit.evaluation.logits import ChosenLogits
 from llmkit.evaluation.stretches import Stretches
 from llmkit.evaluation.windows import Places
+from llmkit.models.logits import ChosenLogits
 from llmkit.progress import Watch
 
 CHUNK = 4096

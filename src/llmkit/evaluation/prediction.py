@@ -23,12 +23,13 @@ from llmkit.data.examples import Encoded, Encoder
 from llmkit.distributed.processes import Processes
 from llmkit.errors import DataError
 from llmkit.evaluation.classification import REGRESSION
-from llmkit.models import load, location, number_head
+from llmkit.models import load, location
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.classifier import (
     Head,
     head_of,
     is_classifier,
+    keep_digits,
     longest_text,
     remembered_columns,
     set_padding,
@@ -108,7 +109,7 @@ def open_classifier(
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     encoder, head = Encoder(tokenizer, longest_text(config, tokenizer)), head_of(config)
     if head.problem_type == REGRESSION:
-        number_head.keep_digits(model)
+        keep_digits(model)
     return Classifier(model, encoder, head, precision)
 
 

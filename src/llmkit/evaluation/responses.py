@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from llmkit.data.blocks import UNSCORED
 from llmkit.data.packs import Packs
-from llmkit.evaluation.logits import ChosenLogits
+from llmkit.models.logits import ChosenLogits
 from llmkit.progress import Watch
 
 TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 65536}

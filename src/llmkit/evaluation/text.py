@@ -16,13 +16,13 @@ from llmkit.errors import DataError
 from llmkit.evaluation import masked, perplexity
 from llmkit.evaluation.causal import CausalRows
 from llmkit.evaluation.likelihood import Rows, Scores, score
-from llmkit.evaluation.logits import ChosenLogits
 from llmkit.evaluation.page import page, shown_tokens
 from llmkit.evaluation.stretches import Stretches, byte_lengths, stretches
 from llmkit.evaluation.survey import Survey, survey, survey_mixture
 from llmkit.evaluation.windows import Places, ScoringProtocol, Windows, check_tokens, protocol
 from llmkit.models import load
 from llmkit.models import tokenizer as tokenizers
+from llmkit.models.logits import ChosenLogits
 from llmkit.models.pretrained import Pretrained
 from llmkit.progress import Say, Watch
 

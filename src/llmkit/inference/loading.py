@@ -7,10 +7,11 @@ from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from llmkit.config.schema import Config, GenerationConfig
 from llmkit.errors import ConfigError, UsageError
-from llmkit.inference import constraints, int8, rules
+from llmkit.inference import constraints, rules
 from llmkit.inference.constraints import Constrain
 from llmkit.inference.writer import Desk
 from llmkit.models import load, pretrained
+from llmkit.models.kernels import int8
 
 
 def shape_and_tokenizer(config: Config) -> tuple[PretrainedConfig, PreTrainedTokenizerFast]:

@@ -14,7 +14,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from llmkit.config.schema import GenerationConfig
 from llmkit.errors import ConfigError, DataError
 from llmkit.inference.requests import Request
-from llmkit.models import chat
+from llmkit.models import chat_template
 from llmkit.models.control_tokens import control_tokens
 from llmkit.models.tokenizer import prompt_ids
 from llmkit.reporting.predictions import plain
@@ -101,7 +101,7 @@ def chat_ids(
             next="use `llmkit generate` without --chat, or a model that was tuned to chat",
         )
     try:
-        text = chat.render(tokenizer, messages, add_generation_prompt=True)
+        text = chat_template.render_chat(tokenizer, messages, add_generation_prompt=True)
     except Exception as error:  # a template is a program: it may raise anything
         raise ConfigError(
             f"the chat template refuses the conversation: {error}", where="chat_template"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub.errors import StrictDataclassError, StrictDataclassFieldValidationError
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -18,7 +19,7 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
 )
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING, CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -28,8 +29,9 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
 )
 
+import llmkit.models.transformer  # noqa: F401 (registers our architecture)
 from llmkit.errors import ConfigError
-from llmkit.models import architectures, rope, settings
+from llmkit.models import rope
 
 DEFAULT_HIDDEN_SIZE = 256
 DEFAULT_LAYERS = 4
@@ -38,6 +40,13 @@ HEAD_SIZE = 64
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 TOP_K = "num_experts_per_tok"
 """Experts of a layer, as architectures call them, and those that a token is routed to."""
+
+Kind = type[PretrainedConfig]
+Fault = tuple[str, str, str]
+"""A setting, what is wrong with it, and what to write instead."""
+
+SIZES = ("hidden_size", "num_attention_heads", "num_key_value_heads", "num_hidden_layers")
+"""Settings that count something there must be one of, by the names that all architectures share."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,7 @@ class Purpose:
     """The Auto class of transformers."""
     names: Mapping[str, Any]
     mapping: Mapping[Any, Any]
-    """What transformers has for it; see `architectures.known`."""
+    """What transformers has for it, model type -> class and config class -> class."""
     common: str
     length_key: str
 
@@ -80,6 +89,20 @@ CLASSIFIER = Purpose(
 )
 
 
+def known_architectures(purpose: Purpose) -> dict[str, str]:
+    """Model type -> class, of all that can be built for a purpose."""
+    known = {kind: purpose.names[kind] for kind in CONFIG_MAPPING_NAMES if kind in purpose.names}
+    for kind in registered_architectures():
+        if CONFIG_MAPPING[kind] in purpose.mapping:
+            known[kind] = purpose.mapping[CONFIG_MAPPING[kind]].__name__
+    return known
+
+
+def registered_architectures() -> set[str]:
+    """The model types that are not transformers' own."""
+    return set(CONFIG_MAPPING) - set(CONFIG_MAPPING_NAMES)
+
+
 def model_config(
     architecture: str,
     asked: dict[str, Any],
@@ -104,7 +127,7 @@ def model_config(
             where="model.config.vocab_size",
             next=f"leave it out, or write at least {vocab_size}",
         )
-    positions = settings.canonical(kind, asked).get("max_position_embeddings")
+    positions = canonical_settings(kind, asked).get("max_position_embeddings")
     if positions is None:
         chosen["max_position_embeddings"] = length
     made = _made(kind, chosen)
@@ -170,7 +193,7 @@ def _built(config: PretrainedConfig, purpose: Purpose, **options: Any) -> PreTra
 
 def _made(kind: type[PretrainedConfig], chosen: dict[str, Any]) -> PretrainedConfig:
     try:
-        return kind(**settings.with_floats(kind, chosen))
+        return kind(**with_floats(kind, chosen))
     except (StrictDataclassError, ValueError, TypeError) as error:
         reason = str(error.__cause__ or error).strip().splitlines()[-1].strip()
         raise ConfigError(
@@ -179,7 +202,7 @@ def _made(kind: type[PretrainedConfig], chosen: dict[str, Any]) -> PretrainedCon
 
 
 def _config_class(architecture: str, purpose: Purpose) -> type[PretrainedConfig]:
-    known = sorted(architectures.known(purpose.names, purpose.mapping))
+    known = sorted(known_architectures(purpose))
     if architecture not in known:
         near = difflib.get_close_matches(architecture, known, n=3)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
@@ -194,21 +217,21 @@ def _config_class(architecture: str, purpose: Purpose) -> type[PretrainedConfig]
 
 def settings_faults(
     architecture: str, given: dict[str, Any], purposes: Sequence[Purpose]
-) -> list[settings.Fault]:
+) -> list[Fault]:
     """What is wrong with the settings of a new model for the first purpose that it has.
 
     Raises ConfigError for an architecture that has none of them.
     """
     for purpose in purposes[:-1]:
-        if architecture in architectures.known(purpose.names, purpose.mapping):
-            return list(settings.faults(_config_class(architecture, purpose), given))
-    return list(settings.faults(_config_class(architecture, purposes[-1]), given))
+        if architecture in known_architectures(purpose):
+            return list(_faults(_config_class(architecture, purpose), given))
+    return list(_faults(_config_class(architecture, purposes[-1]), given))
 
 
 def _refuse_faults(kind: type[PretrainedConfig], given: dict[str, Any]) -> None:
     found = [
         f"model.config.{name}: {'; '.join(filter(None, said))}"
-        for name, *said in settings.faults(kind, given)
+        for name, *said in _faults(kind, given)
     ]
     if found:
         raise ConfigError(
@@ -231,9 +254,9 @@ def fill_shape(
     """
     kind = _config_class(architecture, purpose)
     _refuse_faults(kind, asked)
-    names = settings.names(kind)
-    given = settings.canonical(kind, asked)
-    usual = settings.canonical(kind, {f.name: f.default for f in dataclasses.fields(kind)})
+    names = setting_names(kind)
+    given = canonical_settings(kind, asked)
+    usual = canonical_settings(kind, {f.name: f.default for f in dataclasses.fields(kind)})
     heads = given.get("num_attention_heads")
     hidden = given.get("hidden_size") or _divisible(hidden_size, heads or 1)
     heads = heads or _heads(hidden)
@@ -265,3 +288,81 @@ def _heads(hidden: int) -> int:
     """Heads of about HEAD_SIZE weights, an even number each where it can be."""
     most = max(1, hidden // HEAD_SIZE)
     return next((n for n in range(most, 1, -1) if hidden % (2 * n) == 0), 1)
+
+
+def setting_names(kind: Kind) -> set[str]:
+    """The settings that a config class takes."""
+    fields = {field.name for field in dataclasses.fields(kind)}
+    # A config class of a user's own may have an __init__ instead of fields.
+    return fields | set(kind.attribute_map) | set(inspect.signature(kind).parameters) - {"kwargs"}
+
+
+def canonical_settings(kind: Kind, settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings under the names that all architectures share (`n_embd` is `hidden_size`)."""
+    shared = {own: name for name, own in kind.attribute_map.items()}
+    return {shared.get(name, name): value for name, value in settings.items()}
+
+
+def with_floats(kind: Kind, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings, with whole numbers as floats where only a float is taken: 0 is one."""
+    return {
+        name: float(value) if type(value) is int and type_refusal(kind, name, value) else value
+        for name, value in settings.items()
+    }
+
+
+def type_refusal(kind: Kind, name: str, value: Any) -> str:
+    """Why the type of a setting is refused by itself; empty where it is not."""
+    try:
+        kind(**{name: value})
+    except StrictDataclassFieldValidationError as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[-1].strip()
+        return reason.replace(f"Field '{name}' ", "").partition(" (value:")[0]
+    except Exception:  # with the defaults of all others, which other settings may change
+        return ""
+    return ""
+
+
+def _faults(kind: Kind, settings: dict[str, Any]) -> Iterator[Fault]:
+    """Everything that is wrong with settings before a model is built of them."""
+    known = setting_names(kind)
+    for name, value in settings.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean `model.config.{near[0]}`?" if near else "leave it out"
+            yield name, f"{kind.model_type} has no such setting", hint
+        elif reason := type_refusal(kind, name, with_floats(kind, {name: value})[name]):
+            yield name, reason, ""
+        elif _is_no_count(kind, name, value):
+            yield name, f"should be int >= 1; got {value}", ""
+    yield from _head_faults(kind, settings)
+
+
+def _is_no_count(kind: Kind, name: str, value: Any) -> bool:
+    (shared,) = canonical_settings(kind, {name: value})
+    return shared in SIZES and value is not None and (type(value) is not int or value < 1)
+
+
+def _head_faults(kind: Kind, settings: dict[str, Any]) -> Iterator[Fault]:
+    """Sizes that cannot be divided among the heads."""
+    own = dict(zip(canonical_settings(kind, settings), settings, strict=True))
+    given = {
+        n: v for n, v in canonical_settings(kind, settings).items() if type(v) is int and v > 0
+    }
+    hidden, heads = given.get("hidden_size"), given.get("num_attention_heads")
+    groups, width = given.get("num_key_value_heads"), given.get("head_dim")
+    if hidden and heads and "head_dim" not in setting_names(kind) and hidden % heads:
+        what = f"{hidden} is not a multiple of the {heads} attention heads"
+        fewer, multiple = _divisor(hidden, heads), hidden // heads * heads or heads
+        yield own["hidden_size"], what, f"write {multiple}, or {fewer} heads"
+    if heads and groups and heads % groups:
+        what = f"the {heads} attention heads are not a multiple of {groups}"
+        yield own["num_key_value_heads"], what, f"write {_divisor(heads, groups)}"
+    wide = width or (hidden // heads if hidden and heads else 0)
+    if "head_dim" in setting_names(kind) and "rope_parameters" in setting_names(kind) and wide % 2:
+        what = f"a head of {wide} is odd, which rotary positions cannot turn"
+        yield own["head_dim" if width else "hidden_size"], what, "choose an even size of a head"
+
+
+def _divisor(whole: int, most: int) -> int:
+    return max(n for n in range(1, most + 1) if whole % n == 0)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from llmkit.config.schema import ModelConfig
 from llmkit.errors import ConfigError, InputNotFound
-from llmkit.models import architectures
+from llmkit.models import build
 
 MODULE = "llmkit_model_code"
 """What Python calls the file, so that it hides no other module."""
@@ -47,7 +47,7 @@ def register(file: Path) -> tuple[str, ...]:
             where="model.code",
             next="give a file of Python on this machine",
         )
-    before = architectures.registered()
+    before = build.registered_architectures()
     spec = importlib.util.spec_from_file_location(MODULE, file)
     if spec is None or spec.loader is None:
         raise ConfigError(f"{file.name} is no file of Python (.py)", where=f"{file} (model.code)")
@@ -57,7 +57,7 @@ def register(file: Path) -> tuple[str, ...]:
             spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         raise _fault(error, file) from error
-    names = tuple(sorted(architectures.registered() - before))
+    names = tuple(sorted(build.registered_architectures() - before))
     if not names:
         raise ConfigError(
             f"{file.name} registers no new architecture",

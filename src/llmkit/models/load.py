@@ -22,7 +22,7 @@ from transformers.models.auto.modeling_auto import (
 
 import llmkit.models.transformer  # noqa: F401 (registers our architecture)
 from llmkit.errors import ConfigError, DataError, HubUnreachable, Unsafe
-from llmkit.models import architectures, build, hub, rope
+from llmkit.models import build, hub, rope
 from llmkit.models.location import check_whole, locate
 from llmkit.progress import Say
 
@@ -111,7 +111,7 @@ def causal_config(name_or_path: str, revision: str | None = None) -> PretrainedC
     Raises DataError for another kind: transformers alone would give it a head of random numbers.
     """
     shape = load_config(name_or_path, revision)
-    known = architectures.known(build.LANGUAGE_MODEL.names, build.LANGUAGE_MODEL.mapping)
+    known = build.known_architectures(build.LANGUAGE_MODEL)
     own = shape.architectures or []
     if shape.model_type not in known or (own and not set(own) & set(known.values())):
         raise DataError(

@@ -11,7 +11,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from llmkit.config.schema import Config
 from llmkit.errors import ConfigError, DataError, InputNotFound
-from llmkit.models import architectures, build, load
+from llmkit.models import build, load
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.build import Purpose
 from llmkit.models.location import locate
@@ -124,7 +124,7 @@ class Pretrained:
     def check_causal(self) -> None:
         """Raises DataError for a model that was saved as something other than a causal language
         model: transformers alone would give it a head of random numbers."""
-        known = architectures.known(build.LANGUAGE_MODEL.names, build.LANGUAGE_MODEL.mapping)
+        known = build.known_architectures(build.LANGUAGE_MODEL)
         own = self.config.architectures or []
         if self.config.model_type not in known or (own and not set(own) & set(known.values())):
             raise DataError(

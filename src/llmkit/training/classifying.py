@@ -14,7 +14,7 @@ from llmkit.data.dataset import Labelled
 from llmkit.data.examples import Encoded
 from llmkit.data.labels import REGRESSION, SINGLE
 from llmkit.errors import ConfigError
-from llmkit.models import build, classifier, load, lora, number_head, pretrained, tokenizer_saving
+from llmkit.models import build, classifier, load, lora, pretrained, tokenizer_saving
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.classifier import Head
 from llmkit.models.control_tokens import control_tokens
@@ -98,7 +98,7 @@ def begin(inputs: Inputs, resumed: Checkpoint | None, console: Console) -> PreTr
         model = build.classifier(shape, config.seed)
     if inputs.data.labels.kind == REGRESSION:
         is_new = (resumed is None or with_lora) and not _keeps_head(config, shape)
-        number_head.fit_head(model, inputs.data.train.targets, is_new)
+        classifier.fit_number_head(model, inputs.data.train.targets, is_new)
     classifier.freeze(model, config.train.freeze)
     if with_lora:
         lora.attach(model, config.model.lora, config.seed, set(classifier.head_weights(model)))

@@ -18,9 +18,9 @@ from llmkit.data.packs import Packs
 from llmkit.data.parts import many, told
 from llmkit.data.responses import Responses
 from llmkit.errors import ConfigError, DataError
-from llmkit.models import chat, load, lora, pretrained, tokenizer_saving
+from llmkit.models import chat_template, load, lora, pretrained, tokenizer_saving
 from llmkit.models import tokenizer as tokenizers
-from llmkit.models.chat import Template
+from llmkit.models.chat_template import Template
 from llmkit.models.control_tokens import control_tokens
 from llmkit.progress import Watch
 from llmkit.reporting.console import Console
@@ -64,7 +64,7 @@ def gather(config: Config, console: Console, watch: Watch) -> Inputs:
     model.check_causal()
     shape, tokenizer = model.config, model.tokenizer
     tokenizers.check_fit(tokenizer, shape, config)
-    template, said = chat.settle(tokenizer, config.tokenizer.chat_template)
+    template, said = chat_template.set_template(tokenizer, config.tokenizer.chat_template)
     template = replace(template, tokenizer=tokenizer_saving.kept(tokenizer, shape))
     data = chats.load(config, watch, console.say, console.warn, tokenizer)
     console.say(said)

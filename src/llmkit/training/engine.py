@@ -21,8 +21,8 @@ from transformers import PreTrainedModel
 from llmkit.distributed.processes import Processes, derived_seed
 from llmkit.distributed.signals import StopSignal, stopped_by
 from llmkit.errors import Diverged
-from llmkit.models import dropout
-from llmkit.models.experts import Balance
+from llmkit.models.kernels import dropout
+from llmkit.models.moe import Balance
 from llmkit.progress import Watch
 from llmkit.training import by_domain, feed, spikes
 from llmkit.training.checkpoint import State

@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmkit.errors import Diverged, NoValidCheckpoint
-from llmkit.models import architectures, lora
+from llmkit.models import build, lora
 from llmkit.storage import atomic
 from llmkit.training import checkpoint
 from llmkit.training.tasks import Examples
@@ -59,7 +59,7 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, direc
 def loading_note(model: PreTrainedModel) -> str | None:
     """A sentence on what plain transformers needs to load the model; None where it has all."""
     kind = model.config.model_type
-    if kind not in architectures.registered():
+    if kind not in build.registered_architectures():
         return None
     return f"transformers has no architecture `{kind}`: {_first(model)} before from_pretrained"
 

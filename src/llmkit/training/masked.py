@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
-from llmkit.models.encoders import DocumentMasks
-from llmkit.models.heads import Head
+from llmkit.models.logits import Head
+from llmkit.models.packing import DocumentMasks
 from llmkit.training.tasks import IGNORED, Batch, Examples, Rows, Sums
 
 _SOME = 256  # rows that tell the share of places that are predicted

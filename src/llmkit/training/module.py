@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from llmkit.models import attention, layers
+from llmkit.models import logits
+from llmkit.models.kernels import attention
 from llmkit.training.tasks import Batch, CausalLanguageModeling, Task
 
 
 def quick(task: Task, model: PreTrainedModel, device: torch.device) -> Objective:
     """The task and the model on a device, with attention that is quick there."""
-    attention.settle(model, device)
+    attention.use_blockwise(model, device)
     return Objective(task, model.to(device))
 
 
@@ -39,7 +40,7 @@ class Objective(nn.Module):
             layer: torch.compile(
                 layer._call_impl, dynamic=dynamic, options={"fallback_random": True}
             )
-            for layer in layers.of(self.model)
+            for layer in logits.layers_of(self.model)
         }
         if isinstance(self.task, CausalLanguageModeling):
             chunk = self.task.cross_entropy.chunk  # the last one may be shorter

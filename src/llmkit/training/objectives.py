@@ -17,9 +17,9 @@ from llmkit.data.blocks import Blocks
 from llmkit.data.masking import MaskedBlocks, Vocabulary
 from llmkit.data.tokens import TokenFile
 from llmkit.errors import ConfigError
-from llmkit.models import architectures, build, encoders, experts, heads, load, packing, words
+from llmkit.models import build, load, logits, moe, packing
 from llmkit.models import tokenizer as tokenizers
-from llmkit.models.build import Purpose
+from llmkit.models.build import Purpose, known_architectures
 from llmkit.training.masked import MaskedLanguageModeling
 from llmkit.training.tasks import CausalLanguageModeling, Examples, Task
 
@@ -93,7 +93,7 @@ class Causal:
         """Makes the task for examples of so many bytes."""
         if isolated:
             packing.check_isolation(model)
-        linear, balance = heads.is_linear(model), experts.balance(model)
+        linear, balance = logits.has_linear_head(model), moe.balance(model)
         return lambda examples: CausalLanguageModeling(
             examples.n_bytes if examples else 0, linear, balance
         )
@@ -147,8 +147,8 @@ class Masked:
         vocabulary = Vocabulary(
             mask_id=tokenizer.mask_token_id,
             pad_id=tokenizer.pad_token_id,
-            special=words.special_tokens(tokenizer),
-            word_edges=words.word_edges(tokenizer) if whole else None,
+            special=tokenizers.special_tokens(tokenizer),
+            word_edges=tokenizers.word_edges(tokenizer) if whole else None,
         )
         return MaskedBlocks(
             file,
@@ -161,8 +161,8 @@ class Masked:
 
     def task_of(self, model: PreTrainedModel, isolated: bool) -> Callable[[Any], Task]:
         """Makes the same task for all examples."""
-        masks = encoders.document_masks(model) if isolated else None
-        task = MaskedLanguageModeling(heads.split(model), masks)
+        masks = packing.document_masks(model) if isolated else None
+        task = MaskedLanguageModeling(logits.split_head(model), masks)
         return lambda examples: task
 
     def rows_of_step(self, examples: Examples, seed: int) -> Callable[..., Any]:
@@ -222,20 +222,18 @@ def _of_model(shape: PretrainedConfig) -> tuple[str, ...]:
     if any(name.endswith("ForPreTraining") for name in saved):
         return ("masked",)
     kinds = {"causal": build.LANGUAGE_MODEL, "masked": build.MASKED_MODEL}
-    can = tuple(kind for kind, purpose in kinds.items() if saved & set(_known(purpose).values()))
+    known = {kind: set(known_architectures(purpose).values()) for kind, purpose in kinds.items()}
+    can = tuple(kind for kind, classes in known.items() if saved & classes)
     return can or _of_type(shape.model_type, getattr(shape, "is_decoder", None))
 
 
 def _of_type(kind: str, decodes: object) -> tuple[str, ...]:
     """The same by the architecture alone; those of BERT's kind say whether they are decoders."""
-    masked, causal = kind in _known(build.MASKED_MODEL), kind in _known(build.LANGUAGE_MODEL)
+    masked = kind in known_architectures(build.MASKED_MODEL)
+    causal = kind in known_architectures(build.LANGUAGE_MODEL)
     if masked and (not causal or decodes is False):
         return ("masked",)
     return ("causal", "masked") if masked and decodes is None else ("causal",)
-
-
-def _known(purpose: Purpose) -> dict[str, str]:
-    return architectures.known(purpose.names, purpose.mapping)
 
 
 def _default_of(setting: str, kind: str) -> object:

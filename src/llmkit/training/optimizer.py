@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from llmkit.config.schema import TrainConfig
 from llmkit.errors import ConfigError, NoValidCheckpoint
-from llmkit.models import number_head
+from llmkit.models import classifier
 from llmkit.models.classifier import head_weights
 from llmkit.training import matrices
 from llmkit.training.muon import Halves, Muon
@@ -45,7 +45,7 @@ class NamedOptimizer:
         if settings.head_scale != "auto":
             scales |= dict.fromkeys(head_weights(model), settings.head_scale)
 
-        units = number_head.units(model)
+        units = classifier.head_units(model)
 
         def grouped(names: Iterable[str]) -> list[dict[str, Any]]:
             groups: dict[tuple[float, float, float, Halves | None], list[nn.Parameter]] = {}

@@ -17,7 +17,8 @@ import torch
 from llmkit.distributed.device import wait_for
 from llmkit.distributed.failures import out_of_memory, too_large
 from llmkit.distributed.processes import Processes
-from llmkit.models import dropout, packing
+from llmkit.models import packing
+from llmkit.models.kernels import dropout
 from llmkit.training.module import Objective
 from llmkit.training.tasks import Examples, Rows, on_device
 

@@ -20,7 +20,8 @@ from llmkit.data import fingerprints, subset
 from llmkit.data.fingerprints import Fingerprints
 from llmkit.distributed import failures
 from llmkit.distributed.processes import Processes, join_processes
-from llmkit.models import dropout, experts
+from llmkit.models import moe
+from llmkit.models.kernels import dropout
 from llmkit.reporting import plots
 from llmkit.reporting.console import Console
 from llmkit.reporting.progress import TrainingDisplay, training_display
@@ -93,7 +94,7 @@ def start(config: Config, command: str) -> Processes:
 def carry_out(job: Job, session: Session, look: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
     """Trains the job from its checkpoint or from the start, exports the model to `final/`, and
     returns the figures of the run."""
-    if experts.are_unbalanced(job.model):
+    if moe.are_unbalanced(job.model):
         session.console.say(
             f"{type(job.model).__name__} routes tokens to experts without a load-balancing loss: "
             "transformers has none for it"

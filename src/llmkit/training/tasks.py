@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from llmkit.models import rope
-from llmkit.models.experts import Balance
-from llmkit.training.cross_entropy import LinearCrossEntropy
+from llmkit.models.kernels.cross_entropy import LinearCrossEntropy
+from llmkit.models.moe import Balance
 
 Batch = dict[str, Tensor]
 """Tensors that a model takes, its targets, where few places are predicted their numbers, and for
@@ -79,7 +79,7 @@ class CausalLanguageModeling:
         self, n_bytes: int, linear_head: bool = False, balance: Balance | None = None
     ) -> None:
         """`n_bytes` of text stand behind a validation set; `linear_head` says that the logits are
-        a matrix times the last hidden states, as `llmkit.models.heads` finds out; `balance` is the
+        a matrix times the last hidden states, as `llmkit.models.logits` finds out; `balance` is the
         load-balancing loss of a mixture of experts."""
         self.n_bytes, self.linear_head, self.balance = n_bytes, linear_head, balance
         self.cross_entropy = LinearCrossEntropy(IGNORED)

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from llmkit.models import build, heads
-from llmkit.training import cross_entropy
-from llmkit.training.cross_entropy import LinearCrossEntropy
+from llmkit.models import build, logits
+from llmkit.models.kernels import cross_entropy
+from llmkit.models.kernels.cross_entropy import LinearCrossEntropy
 
 IGNORED = -100
 
@@ -67,4 +67,4 @@ def test_heads_that_scale_or_cap_are_told_from_linear_ones(architecture, linear)
         shape["logits_scaling"] = 8.0
     special = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
     model = build.causal_model(build.model_config(architecture, shape, 60, 16, special), seed=0)
-    assert heads.is_linear(model) is linear
+    assert logits.has_linear_head(model) is linear

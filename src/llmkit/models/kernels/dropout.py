@@ -3,6 +3,10 @@
 Whether an element is dropped depends on a seed, on its example, on how many dropouts ran before it
 in the forward pass, and on its coordinates within the example. Micro-batches, processes, padding
 and the other rows of a batch change nothing.
+
+Replaces `functional.dropout` and `scaled_dot_product_attention` while a step is computed. Gain: no
+loss depends on the batch, in 0.86 of the time of masks drawn for a micro-batch (decision 0024). To
+delete it: seed torch's generator where `of_examples` is entered, in the engine and the probe.
 """
 
 from __future__ import annotations

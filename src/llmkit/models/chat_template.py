@@ -32,7 +32,7 @@ _ANSWER = "answer-0123456789"
 Messages = Sequence[Mapping[str, str]]
 
 
-def render(tokenizer: PreTrainedTokenizerFast, messages: Messages, **options: Any) -> str:
+def render_chat(tokenizer: PreTrainedTokenizerFast, messages: Messages, **options: Any) -> str:
     """The text of a conversation, for `ControlTokens.ids_of_rendered`: control tokens that the
     messages name are hidden in it, so that they stay text.
 
@@ -61,7 +61,7 @@ class Template:
 
     def examples(self, messages: Messages, where: str) -> list[list[str]]:
         """The text of a conversation, parted in turn into what the assistant reads and what it
-        says, the token that ends it included; control tokens are as `render` gives them.
+        says, the token that ends it included; control tokens are as `render_chat` gives them.
 
         One text, or one for each response where the template writes an earlier turn in another way
         once more is said (some drop its reasoning): a response is learned behind what is read when
@@ -95,7 +95,7 @@ class Template:
 
     def _text(self, messages: Messages, where: str, **options: Any) -> str:
         try:
-            return render(self.tokenizer, messages, **options)
+            return render_chat(self.tokenizer, messages, **options)
         except Exception as error:  # a template is a program: it may raise anything
             raise DataError(
                 f"the chat template refuses the conversation: {error}",
@@ -104,7 +104,7 @@ class Template:
             ) from error
 
 
-def settle(tokenizer: PreTrainedTokenizerFast, wish: str) -> tuple[Template, str]:
+def set_template(tokenizer: PreTrainedTokenizerFast, wish: str) -> tuple[Template, str]:
     """Gives the tokenizer the template that is wished for, and says in a line which it is.
 
     `wish` is `auto` (its own, else HEADINGS), `plain`, or the file of a template. Raises

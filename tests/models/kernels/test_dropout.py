@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from llmkit.models import dropout
+from llmkit.models.kernels import dropout
 from tests.training.conftest import tiny_model
 
 CPU = torch.device("cpu")

@@ -14,7 +14,8 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedModel
 
 from llmkit.data.blocks import Blocks
 from llmkit.distributed.processes import join_processes
-from llmkit.models import attention, build, packing
+from llmkit.models import build, packing
+from llmkit.models.kernels import attention
 from llmkit.training import probe
 from llmkit.training.module import Objective
 from llmkit.training.tasks import CausalLanguageModeling, on_device
@@ -94,7 +95,7 @@ def test_what_sees_both_sides_does_so_compiled() -> None:
 def test_what_is_not_compiled_is_computed_as_by_plain_transformers() -> None:
     model, ids = tiny_model("qwen3").train(), torch.arange(24).view(2, 12)
     expected = model(ids).logits
-    attention.settle(model, torch.device("cpu"))
+    attention.use_blockwise(model, torch.device("cpu"))
     assert model.config._attn_implementation == attention.BLOCKWISE
     assert torch.equal(model(ids).logits, expected)
 

@@ -1,7 +1,9 @@
 """Attention that trains fast on a CPU once it is compiled: products of matrices, and little else.
 
-torch's kernel for CPUs reaches a sixth of the matrix rate; plain products of a block of queries at
-a time, with all that stands between them compiled into one loop, take half of its time.
+Replaces `scaled_dot_product_attention`, whose kernel for CPUs reaches a sixth of the matrix rate,
+by plain products of a block of queries at a time, with all that stands between them compiled into
+one loop. Gain: 1.03 to 1.20 times the speed of a compiled step (decision 0006). To delete it:
+remove the call of `use_blockwise` in `training/module.py`.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ HIDDEN = -1e30
 """The score of a key that a query does not see."""
 
 
-def settle(model: PreTrainedModel, device: torch.device) -> None:
+def use_blockwise(model: PreTrainedModel, device: torch.device) -> None:
     """Has a model on a CPU compute attention block by block wherever it is compiled."""
     usual = model.config._attn_implementation == USUAL
     if device.type == "cpu" and usual and model._supports_attention_backend:

@@ -1,5 +1,9 @@
 """Cross entropy of a linear output layer that never holds all logits: memory for one chunk of
-tokens, whatever the vocabulary."""
+tokens, whatever the vocabulary.
+
+Replaces `functional.cross_entropy(hidden @ weight.T, targets, reduction="sum")`. Gain: on two cores
+half the time for a vocabulary of 8192. To delete it: write that line in `training/tasks.py`.
+"""
 
 from __future__ import annotations
 

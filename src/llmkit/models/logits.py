@@ -1,20 +1,29 @@
-"""What makes logits of a model's last hidden states: a matrix and nothing else, or whatever its
-head does on the way. Both are checked on the model itself."""
+"""The parts of a model: its layers, its body, and the head that makes logits of hidden states; and
+the logits of chosen places without those of all the others."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from llmkit.models import rope
+
 FACTOR = 1000.0
 """Small logits pass a soft cap unchanged: the check makes them large."""
 
 TOLERANCE = 1e-3
 """Largest difference of logits that rounding may cause."""
+
+ENTRIES = {"cpu": 1 << 22, "cuda": 1 << 26}
+"""Logits that exist at once, whatever the batch: on a CPU they should stay in its caches."""
+
+FEWEST_PLACES = 128
+"""Places whose logits are made at once at least: fewer would read a wide head again and again."""
 
 
 class Head:
@@ -33,7 +42,7 @@ class Head:
 
 
 @torch.no_grad()
-def split(model: PreTrainedModel) -> Head | None:
+def split_head(model: PreTrainedModel) -> Head | None:
     """The head of a model, or None where body and head apart do not give the model's logits."""
     if model.base_model_prefix not in model._modules:
         return None
@@ -66,7 +75,7 @@ class _Handing(nn.Module):
 
 
 @torch.no_grad()
-def is_linear(model: PreTrainedModel) -> bool:
+def has_linear_head(model: PreTrainedModel) -> bool:
     """Whether the output layer alone gives the model's logits from its last hidden states."""
     head = model.get_output_embeddings()
     body = model.base_model
@@ -83,3 +92,59 @@ def is_linear(model: PreTrainedModel) -> bool:
         head.weight.copy_(weight)
         model.train(training)
     return bool(torch.allclose(logits, alone, rtol=1e-4, atol=1e-5))
+
+
+class ChosenLogits:
+    """A model as its body, which gives hidden states, and its head, which makes logits of them.
+
+    The head is the model's own forward pass over a body that only hands on what it is given, so
+    whatever the model does to its logits (a transform, a scale, a soft cap) is done. Whether this
+    gives the model's logits is checked on the model; one that is made otherwise computes all of its
+    logits, and the chosen ones are taken from them.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        model.config.use_cache = False
+        self.model = model
+        self.vocab_size = int(model.config.get_text_config().vocab_size)
+        self.head = split_head(model)
+        self.is_split = self.head is not None
+
+    @property
+    def entries(self) -> int:
+        """Logits that the model's device should hold at once."""
+        return ENTRIES.get(self.model.device.type, ENTRIES["cpu"])
+
+    @property
+    def chunk(self) -> int:
+        """Places whose logits are made at once."""
+        return max(FEWEST_PLACES, self.entries // self.vocab_size)
+
+    def chunks(self, inputs: dict[str, Tensor], chosen: Tensor) -> Iterator[Tensor]:
+        """The logits [places, vocabulary] of the chosen places of a batch, some places at once.
+
+        `chosen` is bool [rows, columns], as `input_ids` are; its places come in reading order.
+        """
+        inputs = rope.placed(self.model, inputs)
+        if self.head is None:
+            yield from torch.split(self._logits(inputs)[chosen], self.chunk)
+            return
+        hidden = self.model.base_model(**inputs)[0]
+        for some in torch.split(hidden[chosen], self.chunk):
+            yield self.head(some[None])[0]
+
+    def _logits(self, inputs: dict[str, Tensor]) -> Tensor:
+        logits: Tensor = self.model(**inputs).logits
+        return logits
+
+
+def layers_of(model: PreTrainedModel) -> list[nn.Module]:
+    """The layers of a model, which stand in its outermost lists; its body where it has no list."""
+    return _listed(model) or [model.base_model]
+
+
+def _listed(module: nn.Module) -> list[nn.Module]:
+    found: list[nn.Module] = []
+    for child in module.children():
+        found += child if isinstance(child, nn.ModuleList) else _listed(child)
+    return found

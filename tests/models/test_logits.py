@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
-from llmkit.evaluation.logits import ChosenLogits
+from llmkit.models.logits import ChosenLogits
 
 SHAPE = {
     "vocab_size": 90, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
