@@ -24,9 +24,10 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerFast
 
 from llmkit.config.schema import GenerationConfig
-from llmkit.inference import sampling
+from llmkit.inference import generate
+from llmkit.inference.batching import Engine
 from llmkit.inference.prompts import Prompt
-from llmkit.inference.writer import Desk
+from llmkit.inference.sampler import Sampler
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.kernels import int8
 
@@ -45,11 +46,12 @@ def build(layers: int, width: int) -> PreTrainedModel:
 def with_llmkit(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt]
 ) -> Callable[[], int]:
-    desk = Desk(model, tokenizer, GenerationConfig(do_sample=False))
-    desk.ends = ()  # every text has the length that it was asked for
+    engine = Engine(model, tokenizer)
+    # No end tokens: every text has the length that it was asked for.
+    sampler = Sampler(GenerationConfig(do_sample=False), tokenizer, (), model.device)
 
     def run() -> int:
-        return sum(len(sample.tokens) for sample in sampling.samples(desk, prompts))
+        return sum(len(sample.tokens) for sample in generate.samples(engine, prompts, sampler))
 
     return run
 

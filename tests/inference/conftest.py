@@ -11,11 +11,11 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from llmkit.config.schema import GenerationConfig
-from llmkit.inference import prompts, sampling
+from llmkit.inference import generate, prompts
+from llmkit.inference.batching import Engine
 from llmkit.inference.prompts import Prompt
 from llmkit.inference.requests import Request
 from llmkit.inference.sample import Sample
-from llmkit.inference.writer import Desk
 from llmkit.models import build, tokenizer
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -67,8 +67,10 @@ def ask(bpe: PreTrainedTokenizerFast) -> Callable[..., list[Sample]]:
     def make(
         model: PreTrainedModel, texts: Sequence[str] = TEXTS, seed: int = 0, **settings: Any
     ) -> list[Sample]:
-        desk = Desk(model, bpe, GenerationConfig(**settings))
-        return list(sampling.samples(desk, encoded(texts, model, bpe, desk.settings, seed)))
+        chosen = GenerationConfig(**settings)
+        engine = Engine(model, bpe, chosen.micro_batch_size)
+        prompts = encoded(texts, model, bpe, chosen, seed)
+        return list(generate.samples(engine, prompts, engine.sampler(chosen)))
 
     return make
 

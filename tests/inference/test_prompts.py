@@ -9,9 +9,9 @@ from transformers import PreTrainedTokenizerFast
 from llmkit.config.schema import GenerationConfig
 from llmkit.data.documents import Piece
 from llmkit.data.tokens import Encoder
-from llmkit.inference import prompts, sampling
+from llmkit.inference import generate, prompts
+from llmkit.inference.batching import Engine
 from llmkit.inference.requests import Request
-from llmkit.inference.writer import Desk
 from llmkit.models import load
 from llmkit.models import tokenizer as tokenizers
 
@@ -68,5 +68,6 @@ def test_a_post_processor_that_closes_texts_changes_no_continuation(single) -> N
     asked = prompts.encode(
         [Request("Once upon a time", "test")], tokenizer, model.config, settings, seed=0
     )
-    (sample,) = sampling.samples(Desk(model, tokenizer, settings), asked)
+    engine = Engine(model, tokenizer)
+    (sample,) = generate.samples(engine, asked, engine.sampler(settings))
     assert list(sample.tokens) == [313, 598, 303, 1049, 1468, 267, 628, 333, 94, 1210]

@@ -15,9 +15,11 @@ from transformers import PretrainedConfig, PreTrainedTokenizerFast
 from llmkit.config import yaml12
 from llmkit.config.schema import Config, GenerationConfig
 from llmkit.errors import ConfigError, LlmkitError, WriteError
-from llmkit.inference import loading, prompts, requests, sampling, shown
+from llmkit.inference import generate, loading, prompts, requests, shown
+from llmkit.inference.batching import Engine
 from llmkit.inference.prompts import Prompt
-from llmkit.inference.writer import Desk
+from llmkit.inference.sampler import Sampler
+from llmkit.inference.sequence import Sequence
 from llmkit.reporting.console import Console
 from llmkit.storage import atomic
 
@@ -39,7 +41,8 @@ class Conversation:
     """What was said so far, and how the next answer is written."""
 
     config: Config
-    desk: Desk
+    engine: Engine
+    sampler: Sampler
     messages: list[dict[str, str]] = field(default_factory=list)
     saved: set[Path] = field(default_factory=set)
 
@@ -51,23 +54,24 @@ class Conversation:
     def prompt(self) -> Prompt:
         """The conversation as the model reads it; DataError where it is too long."""
         settings = self.config.generation
-        ids = prompts.chat_ids(self.messages, self.desk.tokenizer)
+        ids = prompts.chat_ids(self.messages, self.engine.tokenizer)
         asked = requests.Request(self.messages[-1]["content"], "the conversation")
         seed = self.config.seed if settings.seed is None else settings.seed
-        return prompts.fitted(asked, ids, self.desk.model.config, settings, seed)
+        return prompts.fitted(asked, ids, self.engine.model.config, settings, seed)
 
     def use(self, settings: GenerationConfig) -> None:
         """Writes with other settings from now on; raises ConfigError where they cannot be."""
         config = self.config.model_copy(update={"generation": settings})
         requests.check(config)
-        self.desk = Desk(self.desk.model, self.desk.tokenizer, settings)
+        self.sampler = self.engine.sampler(settings)
         self.config = config
 
 
 def run(config: Config, console: Console) -> None:
     """Answers each line of stdin until it ends; `/help` shows what else a line may be."""
     config, _, tokenizer = _prepare(config)
-    talk = Conversation(config, loading.desk(config, tokenizer))
+    engine = loading.engine(config, tokenizer)
+    talk = Conversation(config, engine, engine.sampler(config.generation))
     talk.reset()
     console.say("/help shows what there is besides talking; Ctrl-D ends")
     for line in _lines():
@@ -121,7 +125,7 @@ def _answer(text: str, talk: Conversation, console: Console) -> None:
     talk.messages.append({"role": "user", "content": text})
     heard: list[str] = []
 
-    def hear(new: str) -> None:
+    def hear(_: Sequence, new: str) -> None:
         heard.append(new)
         if not console.json:
             shown.put(new)
@@ -130,7 +134,7 @@ def _answer(text: str, talk: Conversation, console: Console) -> None:
         prompt = talk.prompt()
         if prompt.cut:
             console.warn(f"the first {prompt.cut} tokens of the conversation are not seen any more")
-        (sample,) = sampling.samples(talk.desk, [prompt], on_text=hear)
+        (sample,) = generate.samples(talk.engine, [prompt], talk.sampler, on_text=hear)
         record = sample.record()
         shown.put(json.dumps(record, ensure_ascii=False) if console.json else "")
         shown.put("\n" + ("" if console.json else shown.steps_table(record)))

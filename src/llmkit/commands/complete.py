@@ -18,8 +18,8 @@ from llmkit.distributed.signals import stop_signal
 from llmkit.evaluation import outputs, references, responses
 from llmkit.evaluation.pairs import Pairs
 from llmkit.evaluation.unigram import unigram_figures
-from llmkit.inference import answers, prompts, sampling
-from llmkit.inference.writer import Desk
+from llmkit.inference import generate, prompts
+from llmkit.inference.batching import Engine
 from llmkit.models import build, load, logits, moe, packing
 from llmkit.progress import Watch
 from llmkit.reporting import verdicts
@@ -125,7 +125,7 @@ def _sample(job: training.Job, inputs: Inputs, console: Console) -> dict[str, An
     settings = job.config.generation
     seed = job.config.seed if settings.seed is None else settings.seed
     ids = prompts.chat_ids(messages[0][:-1], inputs.tokenizer)
-    texts = sampling.continuations(job.model, job.tokenizer, ids, settings, seed)
+    texts = generate.continuations(job.model, job.tokenizer, ids, settings, seed)
     for text in texts:
         console.say(f"  sample: {messages[0][-2]['content']!r} -> {text!r}")
     return {"samples": texts}
@@ -174,9 +174,10 @@ def _answered(
     `samples.jsonl`."""
     config, settings = inputs.config, inputs.config.generation
     seed = config.seed if settings.seed is None else settings.seed
-    desk = Desk(final, inputs.tokenizer, settings)
+    engine = Engine(final, inputs.tokenizer, settings.micro_batch_size)
+    sampler = engine.sampler(settings)
     with watch("responding", len(asked)) as advance:
-        texts = answers.write(desk, _messages(asked), seed, advance)
+        texts = generate.answers(engine, _messages(asked), sampler, seed, advance)
     pairs = Pairs(
         references=[each.contents[-1] for each in asked],
         prompts=[each.contents[-2] for each in asked],

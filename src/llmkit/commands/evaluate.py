@@ -14,7 +14,7 @@ from llmkit.distributed.processes import Processes, join_processes
 from llmkit.evaluation import harness, outputs, pairs, references, rows, text, trained_on
 from llmkit.evaluation.pairs import Pairs
 from llmkit.evaluation.windows import check_models, protocol
-from llmkit.inference import loading, prompts, sampling
+from llmkit.inference import generate, loading, prompts
 from llmkit.inference.requests import Request
 from llmkit.models import pretrained
 from llmkit.models.pretrained import Pretrained
@@ -151,10 +151,11 @@ def _write(config: Config, asked: Pairs, processes: Processes, console: Console)
         for prompt, (path, number) in zip(asked.prompts, asked.places, strict=True)
     ]
     encoded = prompts.encode(items, tokenizer, shape, settings, seed)
-    desk = loading.desk(config, tokenizer, processes.device)
+    engine = loading.engine(config, tokenizer, processes.device)
+    sampler = engine.sampler(settings)
     texts = []
     with console.watch("writing", len(encoded)) as advance:
-        for sample in sampling.samples(desk, encoded):
+        for sample in generate.samples(engine, encoded, sampler):
             texts.append(sample.text)
             advance(1)
     return texts

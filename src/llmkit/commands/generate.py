@@ -19,12 +19,12 @@ from llmkit.config.schema import Config
 from llmkit.distributed.launcher import is_main_process, n_processes
 from llmkit.distributed.signals import StopSignal, stop_signal
 from llmkit.errors import ConfigError
-from llmkit.inference import loading, output, prompts, requests, sampling, shown
+from llmkit.inference import generate, loading, output, prompts, requests, shown
+from llmkit.inference.batching import Engine
 from llmkit.inference.output import Output
 from llmkit.inference.prompts import Prompt
 from llmkit.inference.requests import Requests
 from llmkit.inference.sample import Sample
-from llmkit.inference.writer import Desk
 from llmkit.models import content
 from llmkit.models.control_tokens import control_tokens
 from llmkit.reporting.console import Console
@@ -73,8 +73,8 @@ def run(config: Config, console: Console) -> dict[str, Any] | None:
         if processes is not None:
             done = int(processes.largest([done])[0])
         if done < work.n_samples:
-            desk = _desk(work, processes)
-            _write(work, desk, done, processes, results, console, stop)
+            engine = _engine(work, processes)
+            _write(work, engine, done, processes, results, console, stop)
     if config.generation.output_file is None:
         return None
     return {
@@ -117,7 +117,7 @@ def _answer(config: Config, console: Console) -> None:
     """Answers the prompts of a pipe, those together that arrived together."""
     requests.check(config)
     config = loading.resolved(config, loading.usual_device())
-    desk, number = None, 0
+    engine, number = None, 0
     seen: Counter[tuple[int, ...]] = Counter()
     opened = loading.shape_and_tokenizer(config)
     for asked in requests.groups(config):
@@ -125,8 +125,8 @@ def _answer(config: Config, console: Console) -> None:
         _tell(work, console)
         with stop_signal() as stop:
             if work.prompts:
-                desk = desk or _desk(work, None)
-                _write(work, desk, 0, None, None, console, stop)
+                engine = engine or _engine(work, None)
+                _write(work, engine, 0, None, None, console, stop)
         number += work.n_samples
 
 
@@ -154,8 +154,8 @@ def _encoded(
     return Work(config, shape, tokenizer, asked, encoded)
 
 
-def _desk(work: Work, processes: Processes | None) -> Desk:
-    return loading.desk(work.config, work.tokenizer, processes.device if processes else None)
+def _engine(work: Work, processes: Processes | None) -> Engine:
+    return loading.engine(work.config, work.tokenizer, processes.device if processes else None)
 
 
 def _tell(work: Work, console: Console) -> None:
@@ -186,7 +186,7 @@ def _warn_of_control_tokens(work: Work, console: Console) -> None:
 
 def _write(
     work: Work,
-    desk: Desk,
+    engine: Engine,
     done: int,
     processes: Processes | None,
     results: Output | None,
@@ -196,8 +196,8 @@ def _write(
     """Writes all samples but the first `done`, in order, to the results or to stdout."""
     config, before, streamed = work.config, work.before, _is_streamed(work, console)
     per_prompt = config.generation.num_return_sequences
-    batch = sampling.batch_size(config.generation)
-    window = max(1, WINDOW * batch // per_prompt) * (processes.count if processes else 1)
+    share = max(1, WINDOW * engine.batch_size // per_prompt)
+    window = share * (processes.count if processes else 1)
     first = done // per_prompt // window * window
     watch = stop.watched(console.watch if results else _unseen)
     with watch("writing", work.n_samples) as advance:
@@ -206,7 +206,13 @@ def _write(
         if streamed:
             between = shown.BETWEEN if before else ""
             shown.put(between + _opening(config, work.prompts[0].text))
-        write = partial(sampling.samples, desk, tick=tick, on_text=shown.put if streamed else None)
+        write = partial(
+            generate.samples,
+            engine,
+            sampler=engine.sampler(config.generation),
+            tick=tick,
+            on_text=(lambda _, text: shown.put(text)) if streamed else None,
+        )
         for begin in range(first, len(work.prompts), window):
             records = _of_window(work.prompts[begin : begin + window], write, processes)
             for number, record in enumerate(records, begin * per_prompt):

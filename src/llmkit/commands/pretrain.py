@@ -20,7 +20,7 @@ from llmkit.distributed import device
 from llmkit.distributed.processes import Processes
 from llmkit.distributed.signals import stop_signal
 from llmkit.evaluation.unigram import unigram_figures
-from llmkit.inference import sampling
+from llmkit.inference import generate
 from llmkit.models import build, load, pretrained, tokenizer_saving
 from llmkit.models import tokenizer as tokenizers
 from llmkit.progress import Say, Watch
@@ -335,7 +335,7 @@ def _look(job: training.Job, console: Console) -> dict[str, Any]:
     seed = job.config.seed if settings.seed is None else settings.seed
     source: Any = job.validation or job.examples
     prompt = source.tokens.ids[:PROMPT].tolist()
-    texts = sampling.continuations(job.model, job.tokenizer, prompt, settings, seed)
+    texts = generate.continuations(job.model, job.tokenizer, prompt, settings, seed)
     begin = job.tokenizer.decode(prompt, skip_special_tokens=True)
     for text in texts:
         console.say(f"  sample: {begin!r} -> {text!r}")

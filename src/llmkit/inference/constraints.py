@@ -6,7 +6,7 @@ import importlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,9 +16,22 @@ from llmkit import extras
 from llmkit.config.schema import GenerationConfig
 from llmkit.errors import ConfigError, InputNotFound
 from llmkit.inference.prompts import Prompt
-from llmkit.inference.rules import Constraint
 from llmkit.models.control_tokens import control_tokens
 from llmkit.models.tokenizer import prompt_ids
+
+
+class Constraint(Protocol):
+    """A form that one text must have; it sees every token of it."""
+
+    def allowed(self) -> Sequence[int] | Tensor:
+        """The tokens that may come next: ids, or a mask over the vocabulary."""
+
+    def take(self, token: int) -> None:
+        """Advances by a token that was allowed."""
+
+    def complete(self) -> bool:
+        """Whether nothing may follow."""
+
 
 Constrain = Callable[[Prompt], Constraint]
 """Makes a fresh constraint for a text that continues a prompt."""

@@ -7,9 +7,10 @@ from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from llmkit.config.schema import Config, GenerationConfig
 from llmkit.errors import ConfigError, UsageError
-from llmkit.inference import constraints, rules
+from llmkit.inference import constraints
+from llmkit.inference.batching import Engine
 from llmkit.inference.constraints import Constrain
-from llmkit.inference.writer import Desk
+from llmkit.inference.sampler import end_ids
 from llmkit.models import load, pretrained
 from llmkit.models.kernels import int8
 
@@ -31,7 +32,7 @@ def constraint(
     config: Config, shape: PretrainedConfig, tokenizer: PreTrainedTokenizerFast
 ) -> Constrain | None:
     """The form that the texts must have, checked as far as it can be without the model."""
-    ends = rules.end_ids(getattr(shape, "eos_token_id", None), tokenizer.eos_token_id)
+    ends = end_ids(getattr(shape, "eos_token_id", None), tokenizer.eos_token_id)
     return constraints.constrain(config.generation, tokenizer, ends)
 
 
@@ -72,9 +73,9 @@ def warning_of_precision(settings: GenerationConfig, n_texts: int) -> str | None
     )
 
 
-def desk(
+def engine(
     config: Config, tokenizer: PreTrainedTokenizerFast, device: torch.device | None = None
-) -> Desk:
+) -> Engine:
     """The model on its device, with the asked precision and weights, ready to write."""
     device = device or usual_device()
     config = resolved(config, device)
@@ -85,4 +86,4 @@ def desk(
         model = int8.quantize(model)
     elif settings.precision == "bf16":
         model = int8.to_bf16(model)
-    return Desk(model.to(device), tokenizer, settings)
+    return Engine(model.to(device), tokenizer, settings.micro_batch_size)

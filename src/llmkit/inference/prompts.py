@@ -37,6 +37,12 @@ class Prompt:
     columns: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """What the result repeats of the prompt's row."""
 
+    @property
+    def max_length(self) -> int:
+        """Maximum number of tokens of prompt and text together."""
+        length = len(self.ids) + self.max_new_tokens
+        return length if self.limit is None else min(length, self.limit)
+
     def generator(self, index: int) -> torch.Generator:
         """The random numbers of sample `index`.
 

@@ -1,4 +1,4 @@
-"""Tokens become text as they come: whole characters only, and nothing beyond a stop string."""
+"""Tokens become text: whole characters only, and nothing of a stop string."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from transformers import PreTrainedTokenizerBase
 
 CONTEXT = 16
-"""Last tokens of the prompt that the first new ones are decoded with: spaces hang on them."""
+"""Last tokens of the prompt that the first new ones are decoded with: spaces depend on them."""
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 
 
-class Transcript:
-    """The text of one sample so far; with `at_once` it is known after every token, else at the end.
+class Detokenizer:
+    """The text of one sequence so far: with `at_once` after every token, else when it is closed.
 
     Only the tokens since the last whole character are decoded anew, so a long text costs no more
     per token than a short one.
@@ -28,13 +28,13 @@ class Transcript:
         self.tokenizer, self.stop, self.at_once = tokenizer, stop, at_once
         self.text = ""
         self.stopped = False
-        self._said = 0  # characters of the text that were given out
+        self._returned = 0  # characters of the text that `new_text` has returned
         self._ids = list(prompt[-CONTEXT:])
         self._known = self._decode()
         self._new_from = len(self._ids)
 
-    def take(self, token: int) -> None:
-        """Adds a token."""
+    def append(self, token: int) -> None:
+        """Appends a token."""
         self._ids.append(token)
         if not self.at_once:
             return
@@ -52,10 +52,10 @@ class Transcript:
         if not self.stopped:
             self._append(self._decode())
 
-    def say(self, final: bool) -> str:
-        """What is new since the last call; a part that may begin a stop string waits."""
+    def new_text(self, final: bool) -> str:
+        """The text since the last call; what may be the beginning of a stop string waits."""
         end = len(self.text) if final else len(self.text) - self._held()
-        new, self._said = self.text[self._said : end], max(self._said, end)
+        new, self._returned = self.text[self._returned : end], max(self._returned, end)
         return new
 
     def _append(self, decoded: str) -> None:

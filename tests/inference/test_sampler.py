@@ -16,7 +16,7 @@ from scipy.stats import chisquare
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from llmkit.config.schema import GenerationConfig
-from llmkit.inference import draws
+from llmkit.inference import sampler
 from llmkit.inference.sample import Sample
 
 N = 2000
@@ -110,8 +110,8 @@ def test_the_second_token_is_drawn_given_the_first(
 
 @given(st.lists(st.floats(-50, 50), min_size=1, max_size=50), st.floats(0, 1, exclude_max=True))
 def test_a_draw_is_where_the_uniform_number_falls(logits: list[float], uniform: float) -> None:
-    scores = torch.tensor([[*logits, draws.RULED_OUT]])
-    token = int(draws.draw(scores, torch.tensor([uniform], dtype=torch.float64)))
+    scores = torch.tensor([[*logits, sampler.EXCLUDED]])
+    token = int(sampler.draw(scores, torch.tensor([uniform], dtype=torch.float64)))
     p = scores[0].double().softmax(-1).tolist()
     assert p[token] > 0
     below = math.fsum(p[:token])
@@ -119,8 +119,8 @@ def test_a_draw_is_where_the_uniform_number_falls(logits: list[float], uniform: 
 
 
 def test_the_largest_uniform_number_draws_a_token_that_can_come() -> None:
-    scores = torch.tensor([[0.0, 1.0, draws.RULED_OUT, draws.RULED_OUT]])
-    assert draws.draw(scores, torch.tensor([1.0], dtype=torch.float64)).tolist() == [1]
+    scores = torch.tensor([[0.0, 1.0, sampler.EXCLUDED, sampler.EXCLUDED]])
+    assert sampler.draw(scores, torch.tensor([1.0], dtype=torch.float64)).tolist() == [1]
 
 
 def test_samples_of_a_prompt_are_independent(

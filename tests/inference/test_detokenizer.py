@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from llmkit.inference.transcript import Transcript
+from llmkit.inference.detokenizer import Detokenizer
 from llmkit.models import tokenizer as tokenizers
 
 from .conftest import SHARED, TEXTS
@@ -17,24 +17,24 @@ BPE = tokenizers.train_bpe(TEXTS, 300)
 
 def pieces(
     tokenizer: PreTrainedTokenizerFast, prompt: list[int], ids: list[int], stop: tuple[str, ...]
-) -> tuple[list[str], Transcript]:
-    transcript = Transcript(tokenizer, prompt, stop)
+) -> tuple[list[str], Detokenizer]:
+    detokenizer = Detokenizer(tokenizer, prompt, stop)
     said = []
     for token in ids:
-        transcript.take(token)
-        if transcript.stopped:
+        detokenizer.append(token)
+        if detokenizer.stopped:
             break
-        said.append(transcript.say(final=False))
-    transcript.close()
-    return [*said, transcript.say(final=True)], transcript
+        said.append(detokenizer.new_text(final=False))
+    detokenizer.close()
+    return [*said, detokenizer.new_text(final=True)], detokenizer
 
 
 @given(st.text(min_size=1), st.text())
 def test_chinese_and_emoji_never_break(text: str, before: str) -> None:
     prompt = BPE.encode(before, split_special_tokens=True)
     ids = BPE.encode(text, split_special_tokens=True)
-    said, transcript = pieces(BPE, prompt, ids, ())
-    assert "".join(said) == transcript.text == text
+    said, detokenizer = pieces(BPE, prompt, ids, ())
+    assert "".join(said) == detokenizer.text == text
     if "\ufffd" not in text:
         assert all("\ufffd" not in piece for piece in said)
 
@@ -50,15 +50,15 @@ def test_text_ends_before_the_first_stop_string_and_nothing_of_it_is_said(
     text: str, stop: list[str]
 ) -> None:
     ids = [token for c in text for token in BPE.encode(c)]
-    said, transcript = pieces(BPE, [], ids, tuple(stop))
+    said, detokenizer = pieces(BPE, [], ids, tuple(stop))
     ends = [end for end in range(len(text) + 1) if any(text[:end].endswith(s) for s in stop)]
     if not ends:
-        assert transcript.text == text
+        assert detokenizer.text == text
     else:
         begun = text[: ends[0]]
-        assert transcript.text == begun[: min(begun.find(s) for s in stop if s in begun)]
-    assert transcript.stopped == bool(ends)
-    assert "".join(said) == transcript.text
+        assert detokenizer.text == begun[: min(begun.find(s) for s in stop if s in begun)]
+    assert detokenizer.stopped == bool(ends)
+    assert "".join(said) == detokenizer.text
 
 
 @pytest.mark.parametrize("name", ["models/tinystories-656k", "tokenizers/gpt2"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -18,10 +19,11 @@ from transformers import (
 
 from llmkit.config.schema import GenerationConfig
 from llmkit.errors import DataError
-from llmkit.inference import decoding, prompts, sampling
+from llmkit.inference import batching, generate, prompts
+from llmkit.inference.batching import Engine
 from llmkit.inference.requests import Request
 from llmkit.inference.sample import Sample
-from llmkit.inference.writer import Desk
+from llmkit.inference.sequence import Sequence
 
 from .conftest import SHARED, TEXTS, encoded
 
@@ -111,7 +113,8 @@ def test_greedy_stories_equal_the_golden_ids_alone_and_in_a_batch(size: int) -> 
     settings = GenerationConfig(do_sample=False, max_new_tokens=30, micro_batch_size=size)
     texts = ["Once upon a time", *TEXTS[:15]]
     asked = prompts.encode([Request(t, "") for t in texts], tokenizer, model.config, settings, 0)
-    samples = list(sampling.samples(Desk(model, tokenizer, settings), asked))
+    engine = Engine(model, tokenizer, size)
+    samples = list(generate.samples(engine, asked, engine.sampler(settings)))
     assert list(samples[0].tokens) == GOLDEN
     for sample in samples:
         assert sample.tokens == by_transformers(model, sample.prompt.ids, max_new_tokens=30)
@@ -180,15 +183,17 @@ def test_finished_texts_make_place_for_those_that_wait(
     settings = GenerationConfig(min_new_tokens=3, max_new_tokens=30)
     requests = [Request(text, "", max_new_tokens=3 + 5 * (n % 5)) for n, text in enumerate(TEXTS)]
     asked = prompts.encode(requests, bpe, llama.config, settings, 0)
-    desk = Desk(llama, bpe, settings)
-    alone = {s.prompt: s.tokens for p in asked for s in decoding.write(desk, [p], 1)}
+    engine = Engine(llama, bpe, 4)
+    sampler = engine.sampler(settings)
+    alone = {s.prompt: s.tokens for p in asked for s in generate.samples(engine, [p], sampler)}
     ticks = 0
 
     def count() -> None:
         nonlocal ticks
         ticks += 1
 
-    together = {s.prompt: s.tokens for s in decoding.write(desk, asked, 4, tick=count)}
+    samples = generate.samples(engine, asked, sampler, tick=count)
+    together = {s.prompt: s.tokens for s in samples}
     assert together == alone
     longest_batches = sum(
         max(r.max_new_tokens or 0 for r in requests[i : i + 4]) for i in (0, 4, 8, 12)
@@ -200,7 +205,7 @@ def test_memory_bounds_how_many_texts_are_written_at_once(
     llama: PreTrainedModel, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = [s.tokens for s in ask(llama, max_new_tokens=6, micro_batch_size=16)]
-    monkeypatch.setattr(decoding, "CACHE_BYTES", 1)
+    monkeypatch.setattr(batching, "CACHE_BYTES", 1)
     assert [s.tokens for s in ask(llama, max_new_tokens=6, micro_batch_size=16)] == expected
 
 
@@ -250,12 +255,16 @@ def test_weights_that_are_no_numbers_are_told(
 
 def test_streamed_text_is_the_text(llama: PreTrainedModel, bpe: PreTrainedTokenizerFast) -> None:
     settings = GenerationConfig(max_new_tokens=40, temperature=1.5, top_k=0, stop=("zq", "e"))
-    desk = Desk(llama, bpe, settings)
-    heard: list[str] = []
-    for prompt in encoded(TEXTS, llama, bpe, settings):
-        heard.clear()
-        (sample,) = decoding.write(desk, [prompt], 1, on_text=heard.append)
-        assert "".join(heard) == sample.text
+    engine = Engine(llama, bpe, 5)
+    streams: dict[Sequence, str] = defaultdict(str)
+
+    def add(sequence: Sequence, text: str) -> None:
+        streams[sequence] += text
+
+    asked = encoded(TEXTS, llama, bpe, settings)
+    samples = list(generate.samples(engine, asked, engine.sampler(settings), on_text=add))
+    streamed = {sequence.prompt: text for sequence, text in streams.items()}
+    assert {sample.prompt: sample.text for sample in samples if sample.text} == streamed
 
 
 def test_pretraining_samples_leave_mode_and_random_state_alone(
@@ -264,7 +273,7 @@ def test_pretraining_samples_leave_mode_and_random_state_alone(
     model = tiny().train()
     before = torch.get_rng_state()
     settings = GenerationConfig(num_return_sequences=2, max_new_tokens=5)
-    texts = sampling.continuations(model, bpe, list(range(1, 120)), settings, seed=0)
+    texts = generate.continuations(model, bpe, list(range(1, 120)), settings, seed=0)
     assert len(texts) == 2
     assert model.training
     assert torch.equal(torch.get_rng_state(), before)

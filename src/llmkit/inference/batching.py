@@ -1,0 +1,292 @@
+"""Continuous batching: many sequences at once, each as if it were alone; more may join any time.
+
+A prompt is computed once for all its sequences. A sequence that ends leaves its row of the batch,
+and the next one takes it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from llmkit.config.schema import GenerationConfig
+from llmkit.inference.kv_cache import KVCache
+from llmkit.inference.prompts import Prompt
+from llmkit.inference.sampler import Sampler, end_ids
+from llmkit.inference.sequence import Sequence, append_tokens
+from llmkit.models import rope
+
+AUTO_BATCH = 64
+"""Sequences of a batch where `micro_batch_size` is `auto`: nothing is measured, so that the same
+job has the same batches whenever it resumes."""
+PROMPT_TOKENS = 4096
+"""Tokens of prompts, padding included, that are computed at once."""
+CACHE_BYTES = 2 << 30
+"""Memory that keys and values may take on a CPU; on an accelerator a third of its own."""
+REFILL_SHARE = 8
+"""Rows wait until one in so many is free: a prompt alone would use the machine badly."""
+PLAIN_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
+"""Kinds of layers whose whole state is keys and values."""
+
+
+@dataclass(frozen=True)
+class Prefilled:
+    """A sequence whose prompt is computed: its row of a cache, and the logits of its first
+    token."""
+
+    sequence: Sequence
+    cache: KVCache | None
+    row: int
+    logits: Tensor
+
+
+class Engine:
+    """A model that generates any number of sequences together, each with its own settings.
+
+    `add` queues a prompt, also while others are generated; every `step` gives each sequence of the
+    running batch a token. In fp32 a sequence is the same alone and in any company.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        batch_size: int | Literal["auto"] = "auto",
+    ) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self.batch_size = AUTO_BATCH if batch_size == "auto" else batch_size
+        self._waiting: deque[list[Sequence]] = deque()
+        self._prefilled: deque[Prefilled] = deque()
+        self._batch = _Batch(_Forward(model))
+        self._fitting = self.batch_size
+        """Sequences that memory has room for."""
+
+    def sampler(self, settings: GenerationConfig) -> Sampler:
+        """The settings ready for this model; raises what `constraints.constrain` raises."""
+        own = getattr(self.model, "generation_config", None)
+        ends = own.eos_token_id if own is not None else self.model.config.eos_token_id
+        ends = end_ids(ends, self.tokenizer.eos_token_id)
+        return Sampler(settings, self.tokenizer, ends, self.model.device)
+
+    def add(self, prompt: Prompt, sampler: Sampler, is_streamed: bool = False) -> list[Sequence]:
+        """Queues the continuations of a prompt that the settings ask for, behind those that wait.
+
+        Raises ConfigError where the prompt does not go with a constraint.
+        """
+        if self.is_idle:
+            self._fitting = self.batch_size
+        settings = sampler.settings
+        count = settings.num_return_sequences if settings.do_sample else 1
+        added = [Sequence(prompt, index, sampler, is_streamed) for index in range(count)]
+        self._waiting.append(added)
+        return added
+
+    @torch.inference_mode()
+    def abort(self, sequences: Iterable[Sequence]) -> None:
+        """Ends those of the sequences that have not ended; their rows are free for others."""
+        for sequence in sequences:
+            if sequence.ended is None:
+                sequence.end("aborted")
+        left = ([each for each in group if each.ended is None] for group in self._waiting)
+        self._waiting = deque(group for group in left if group)
+        self._prefilled = deque(each for each in self._prefilled if each.sequence.ended is None)
+        self._batch.release_ended()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no sequence waits or is being generated."""
+        return not (self._waiting or self._prefilled or self._batch.sequences)
+
+    @torch.inference_mode()
+    def step(self) -> list[Sequence]:
+        """Lets waiting sequences join and gives each of the batch a token; returns all that got one
+        or ended."""
+        ended = self._admit()
+        if not self._batch.sequences:
+            return ended
+        return ended + self._batch.step(is_last=not self._waiting and not self._prefilled)
+
+    def _admit(self) -> list[Sequence]:
+        """Fills free rows of the batch; returns the sequences that ended with their first token."""
+        running = len(self._batch.sequences)
+        free = self._fitting - running
+        if not self._waiting and not self._prefilled:
+            return []
+        if running and free < max(1, self._fitting // REFILL_SHARE):
+            return []
+        if self._waiting and len(self._prefilled) < free:
+            self._prefill(free - len(self._prefilled))
+            free = max(1, self._fitting - running)
+        chosen = [self._prefilled.popleft() for _ in range(min(free, len(self._prefilled)))]
+        logits = torch.stack([each.logits for each in chosen])
+        append_tokens([each.sequence for each in chosen], logits)
+        self._batch.join([each for each in chosen if each.sequence.ended is None])
+        return [each.sequence for each in chosen if each.sequence.ended is not None]
+
+    def _prefill(self, wanted: int) -> None:
+        """Computes the next prompts, for as many sequences as are wanted or a few more."""
+        groups: list[list[Sequence]] = []
+        longest = count = 0
+        while self._waiting and count < wanted:
+            longest = max(longest, len(self._waiting[0][0].prompt.ids))
+            if groups and longest * (len(groups) + 1) > PROMPT_TOKENS:
+                break
+            groups.append(self._waiting.popleft())
+            count += len(groups[-1])
+        prompts = [group[0].prompt.ids for group in groups]
+        logits, cache = self._batch.forward.of_prompts(prompts)
+        self._prefilled += (
+            Prefilled(sequence, cache, row, logits[row])
+            for row, group in enumerate(groups)
+            for sequence in group
+        )
+        if cache is not None:
+            self._fitting = self._fitting_in_memory(cache.n_bytes_per_token)
+
+    def _fitting_in_memory(self, n_bytes_per_token: int) -> int:
+        """How many sequences have room for their keys and values, each as long as the longest."""
+        budget = CACHE_BYTES
+        if self.model.device.type == "cuda":
+            budget = torch.cuda.get_device_properties(self.model.device).total_memory // 3
+        sequences = [*self._batch.sequences, *(each.sequence for each in self._prefilled)]
+        sequences += (group[0] for group in self._waiting)
+        longest = max(sequence.prompt.max_length for sequence in sequences)
+        return max(1, min(self.batch_size, budget // (n_bytes_per_token * longest)))
+
+
+class _Batch:
+    """The running sequences, each in its row of the KV cache."""
+
+    def __init__(self, forward: _Forward) -> None:
+        self.forward = forward
+        self.cache: KVCache | None = None
+        self.rows: list[Sequence | None] = []
+
+    @property
+    def sequences(self) -> list[Sequence]:
+        """The sequences in the order of their rows."""
+        return [sequence for sequence in self.rows if sequence is not None]
+
+    def join(self, prefilled: list[Prefilled]) -> None:
+        """Takes sequences in, into free rows first."""
+        if not self.sequences:
+            self.cache, self.rows = None, []
+        rest = prefilled
+        while rest:
+            source = rest[0].cache
+            group = [each for each in rest if each.cache is source]
+            rest = [each for each in rest if each.cache is not source]
+            sources = torch.tensor([each.row for each in group])
+            free = [row for row, taken in enumerate(self.rows) if taken is None][: len(group)]
+            rows = [*free, *range(len(self.rows), len(self.rows) + len(group) - len(free))]
+            if source is not None and self.cache is None:
+                self.cache = source.copy_of(sources)
+            elif source is not None and self.cache is not None:
+                self.cache.put(torch.tensor(rows), source, sources)
+            self.rows += [None] * (max(rows) + 1 - len(self.rows))
+            for row, each in zip(rows, group, strict=True):
+                self.rows[row] = each.sequence
+
+    def step(self, is_last: bool) -> list[Sequence]:
+        """Gives each sequence a token and frees the rows of those that ended; `is_last` where
+        nobody waits for a row."""
+        sequences = self.sequences
+        append_tokens(sequences, self._logits())
+        self.release_ended()
+        if is_last and self.sequences and len(self.sequences) < len(self.rows):
+            kept = [row for row, sequence in enumerate(self.rows) if sequence is not None]
+            if self.cache is not None:
+                self.cache.keep(torch.tensor(kept))
+            self.rows = [self.rows[row] for row in kept]
+        return sequences
+
+    def release_ended(self) -> None:
+        """Frees the rows of sequences that have ended."""
+        for row, sequence in enumerate(self.rows):
+            if sequence is not None and sequence.ended is not None:
+                self.rows[row] = None
+                if self.cache is not None:
+                    self.cache.release(row)
+
+    def _logits(self) -> Tensor:
+        """The logits [sequences, vocabulary] of what follows the newest token of each."""
+        if self.cache is None:
+            return self.forward.recomputed(sequence.ids for sequence in self.sequences)
+        self._cross_border(self.cache)
+        self.cache.make_room()
+        newest = torch.tensor([[sequence.tokens[-1] if sequence else 0] for sequence in self.rows])
+        logits = self.forward(newest, self.cache.begins(), self.cache)
+        taken = [row for row, sequence in enumerate(self.rows) if sequence is not None]
+        return logits if len(taken) == len(logits) else logits[taken]
+
+    def _cross_border(self, cache: KVCache) -> None:
+        """Recomputes the sequences that have just become too long for the frequencies of short
+        ones, as transformers does: their keys were made with others."""
+        if self.forward.border is None:
+            return
+        for row, sequence in enumerate(self.rows):
+            if sequence is not None and len(sequence.ids) == self.forward.border + 1:
+                _, again = self.forward.of_prompts([sequence.ids])
+                assert again is not None
+                again.shorten(1)  # the newest token is computed with those of the others
+                cache.put(torch.tensor([row]), again, torch.tensor([0]))
+
+
+class _Forward:
+    """The forward pass of a model whose sequences begin in different columns."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.accepts = frozenset(inspect.signature(model.forward).parameters)
+        self.border = rope.border(model)
+        """Maximum number of tokens with the frequencies of a short text, see `rope.border`."""
+        kinds = set(getattr(model.config, "layer_types", None) or PLAIN_LAYERS)
+        # A model of a user's own may compute every text whole.
+        caches = model.can_generate() and model._supports_default_dynamic_cache()
+        self.has_plain_cache = kinds <= PLAIN_LAYERS and bool(caches)
+
+    def __call__(self, ids: Tensor, begins: Tensor, cache: KVCache) -> Tensor:
+        """The logits [rows, vocabulary] after the ids [rows, new columns] behind those of the
+        cache.
+
+        The columns before a row's begin are padding. Where there is none, no mask is given:
+        attention takes its fastest way then.
+        """
+        device, columns = self.model.device, torch.arange(cache.length + ids.shape[1])
+        options: dict[str, Any] = {}
+        if "logits_to_keep" in self.accepts:
+            options["logits_to_keep"] = 1
+        if "position_ids" in self.accepts:
+            positions = columns[cache.length :] - begins[:, None]
+            options["position_ids"] = positions.clamp(min=0).to(device)
+        if begins.any():
+            options["attention_mask"] = (columns >= begins[:, None]).to(device)
+        outputs = self.model(
+            input_ids=ids.to(device), past_key_values=cache, use_cache=True, **options
+        )
+        logits: Tensor = outputs.logits[:, -1]
+        return logits
+
+    def of_prompts(self, prompts: list[tuple[int, ...]]) -> tuple[Tensor, KVCache | None]:
+        """The logits [prompts, vocabulary] after each prompt, and their cache; none for a model
+        whose state is more than keys and values."""
+        if not self.has_plain_cache:
+            return self.recomputed(prompts), None
+        cache, longest = KVCache(), max(map(len, prompts))
+        begins = torch.tensor([longest - len(ids) for ids in prompts])
+        rows = torch.tensor([[0] * (longest - len(ids)) + list(ids) for ids in prompts])
+        logits = self(rows, begins, cache)
+        cache.starts = begins
+        return logits, cache
+
+    def recomputed(self, texts: Iterable[tuple[int, ...]]) -> Tensor:
+        """The logits [texts, vocabulary] after texts that are computed whole, one by one."""
+        rows = [torch.tensor([ids], device=self.model.device) for ids in texts]
+        return torch.cat([self.model(input_ids=r, use_cache=False).logits[:, -1] for r in rows])

@@ -1,0 +1,106 @@
+"""Closed lists of prompts: all their samples in order, by the engine or by beams."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Sequence as Series
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from llmkit.config.schema import GenerationConfig
+from llmkit.inference import beams
+from llmkit.inference import prompts as prompting
+from llmkit.inference.batching import Engine
+from llmkit.inference.prompts import Prompt
+from llmkit.inference.requests import Request
+from llmkit.inference.sample import Sample
+from llmkit.inference.sampler import Sampler
+from llmkit.inference.sequence import Sequence
+
+Messages = Series[Mapping[str, str]]
+
+
+def samples(
+    engine: Engine,
+    prompts: Collection[Prompt],
+    sampler: Sampler,
+    tick: Callable[[], None] = lambda: None,
+    on_text: Callable[[Sequence, str], None] | None = None,
+) -> Iterator[Sample]:
+    """The samples of each prompt, prompt by prompt and index by index, each as soon as those before
+    it are finished, from an engine that nobody else uses.
+
+    `tick` is called at every step and may raise to stop; `on_text` gets the new text of each
+    sequence while it is generated, in whole characters.
+    """
+    if sampler.settings.num_beams > 1:
+        for prompt in prompts:
+            tick()
+            yield from beams.search(engine, prompt, sampler)
+        return
+    longest_first = sorted(enumerate(prompts), key=lambda item: -len(item[1].ids))
+    is_streamed = on_text is not None
+    left: deque[Sequence] = deque()
+    try:
+        added = {place: engine.add(each, sampler, is_streamed) for place, each in longest_first}
+        left.extend(sequence for place in range(len(prompts)) for sequence in added[place])
+        while left:
+            tick()
+            for sequence in engine.step():
+                if on_text is not None and (new := sequence.new_text()):
+                    on_text(sequence, new)
+            while left and left[0].ended is not None:
+                yield left.popleft().sample()
+    finally:
+        engine.abort(left)
+
+
+def answers(
+    engine: Engine,
+    conversations: Collection[Messages],
+    sampler: Sampler,
+    seed: int,
+    advance: Callable[[int], None] = lambda n: None,
+) -> list[str]:
+    """The model's answer in place of the last message of each conversation.
+
+    `advance` is called with 1 after each answer and with 0 at every step, and may raise to stop.
+    Raises DataError for a conversation that leaves no room in the context.
+    """
+    asked: list[Prompt] = []
+    for number, messages in enumerate(conversations, 1):
+        ids = prompting.chat_ids(messages[:-1], engine.tokenizer)
+        request = Request(messages[-2]["content"], f"conversation {number}")
+        config = engine.model.config
+        asked.append(prompting.fitted(request, ids, config, sampler.settings, seed))
+    texts = []
+    for sample in samples(engine, asked, sampler, tick=lambda: advance(0)):
+        if sample.index == 0:
+            texts.append(sample.text)
+            advance(1)
+    return texts
+
+
+def continuations(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    ids: Series[int],
+    settings: GenerationConfig,
+    seed: int,
+) -> list[str]:
+    """`settings.num_return_sequences` continuations of a prompt's token ids, without the prompt.
+
+    The prompt and what follows stay within the model's positions. Random state and training mode
+    of the model are as before afterwards.
+    """
+    limit = prompting.context(model.config)
+    kept = tuple(ids if limit is None else ids[-(limit - 1) :])
+    prompt = Prompt("", kept, seed, settings.max_new_tokens, limit=limit)
+    training = model.training
+    model.eval()
+    try:
+        engine = Engine(model, tokenizer, settings.micro_batch_size)
+        return [sample.text for sample in samples(engine, [prompt], engine.sampler(settings))]
+    finally:
+        model.train(training)

@@ -1,0 +1,224 @@
+"""One sequence while it is generated: its tokens, its random numbers, and why it ends."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from llmkit.errors import DataError
+from llmkit.inference import sampler as sampling
+from llmkit.inference.detokenizer import Detokenizer
+from llmkit.inference.prompts import Prompt
+from llmkit.inference.sample import Candidate, FinishReason, Sample, Step
+from llmkit.inference.sampler import Sampler
+
+
+class Sequence:
+    """One continuation of a prompt; a streamed one decodes its text after every token."""
+
+    def __init__(
+        self, prompt: Prompt, index: int, sampler: Sampler, is_streamed: bool = False
+    ) -> None:
+        settings = sampler.settings
+        self.prompt, self.index, self.sampler = prompt, index, sampler
+        self.tokens: list[int] = []
+        self.logprob = 0.0
+        self.steps: list[Step] = []
+        self.ended: FinishReason | Literal["aborted", "non_finite"] | None = None
+        at_once = is_streamed or bool(settings.stop or settings.bad_words)
+        self.detokenizer = Detokenizer(sampler.tokenizer, prompt.ids, settings.stop, at_once)
+        self.rules = sampler.history_rules(len(prompt.ids))
+        self.constraint = sampler.constrain(prompt) if sampler.constrain else None
+        self.banned: list[int] = []
+        """Tokens that would write a bad word here."""
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """The tokens of the prompt and those generated."""
+        return (*self.prompt.ids, *self.tokens)
+
+    def new_text(self) -> str:
+        """The text that was added since the last call, in whole characters; what may be the
+        beginning of a stop string waits."""
+        return self.detokenizer.new_text(final=self.ended is not None)
+
+    def end(self, reason: FinishReason | Literal["aborted", "non_finite"]) -> None:
+        """Ends the text."""
+        self.ended = reason
+        self.detokenizer.close()
+
+    def sample(self) -> Sample:
+        """The finished sample; raises DataError where the model computed non-finite numbers."""
+        if self.ended == "non_finite":
+            raise DataError(
+                "the model computes numbers that are not finite",
+                where="model.name_or_path",
+                next="check its weights; in bf16, try generation.precision=fp32",
+            )
+        assert self.ended is not None
+        assert self.ended != "aborted"
+        return Sample(
+            prompt=self.prompt,
+            index=self.index,
+            text=self.detokenizer.text,
+            tokens=tuple(self.tokens),
+            finish_reason=self.ended,
+            logprob=self.logprob,
+            steps=tuple(self.steps),
+        )
+
+    @property
+    def is_restricted(self) -> bool:
+        """Whether its next token depends on more than the model and the distribution."""
+        return bool(self.rules or self.constraint or self.banned)
+
+    def restricted(self, scores: Tensor) -> Tensor:
+        """The logits [1, vocabulary] of the next token after this sequence's own rules."""
+        if self.rules:
+            scores = self.rules(torch.tensor([self.ids], device=scores.device), scores)
+        if self.constraint is not None:
+            scores = sampling.restrict(scores, self.constraint)
+        if self.banned:
+            scores = scores.clone()
+            scores[:, self.banned] = sampling.EXCLUDED
+        return scores
+
+    def rejects(self, token: int) -> bool:
+        """Whether a token would write a bad word; it is banned then from this place.
+
+        The text decides: a word can be spelled with many tokens, and a ban of some misses others.
+        """
+        words = self.sampler.settings.bad_words
+        if not words:
+            return False
+        written = self.detokenizer.with_next(token, before=max(map(len, words)) - 1)
+        if not any(word in written for word in words):
+            return False
+        self.banned.append(token)
+        return True
+
+    def uniform(self) -> float:
+        """The next random number of this sequence."""
+        return float(torch.rand((), generator=self._random, dtype=torch.float64))
+
+    def append(self, token: int, logprob: float) -> None:
+        """Appends a token, and ends the text where it is complete."""
+        self.banned = []
+        self.tokens.append(token)
+        self.logprob += logprob
+        if token in self.sampler.end_ids:
+            self.end("eos")
+            return
+        self.detokenizer.append(token)
+        if self.constraint is not None:
+            self.constraint.take(token)
+        if self.detokenizer.stopped or (self.constraint and self.constraint.complete()):
+            self.end("stop")
+        elif len(self.tokens) >= self.prompt.max_new_tokens:
+            self.end("length")
+        elif len(self.prompt.ids) + len(self.tokens) == self.prompt.limit:
+            self.end("context")
+
+    @cached_property
+    def _random(self) -> torch.Generator:
+        # Made when it is needed: thousands may wait.
+        return self.prompt.generator(self.index)
+
+
+class _Rows(NamedTuple):
+    """Sequences that need a token: the model's logits and log-probabilities [rows, vocabulary]."""
+
+    sequences: list[Sequence]
+    logits: Tensor
+    logprobs: Tensor
+
+    def of(self, rows: list[int]) -> _Rows:
+        """Some of the rows."""
+        return _Rows([self.sequences[row] for row in rows], self.logits[rows], self.logprobs[rows])
+
+
+def append_tokens(sequences: list[Sequence], logits: Tensor) -> None:
+    """Appends a token to each sequence by the model's logits [sequences, vocabulary], or ends it
+    where the logits are non-finite or its settings allow no token."""
+    logits = logits.float()
+    rows = _Rows(sequences, logits, logits.log_softmax(-1))
+    broken = rows.logprobs[:, 0].isnan()  # one number that is NaN spreads over its row
+    if broken.any():
+        for row in broken.nonzero().flatten().tolist():
+            sequences[row].end("non_finite")
+        rows = rows.of((~broken).nonzero().flatten().tolist())
+    while rows.sequences:
+        rows = _append_most(rows)
+
+
+def _append_most(rows: _Rows) -> _Rows:
+    """Appends a token to each sequence; those whose token is banned are returned."""
+    rows, scores = _restricted(rows)
+    if not rows.sequences:
+        return rows
+    tokens, scores = _chosen(rows.sequences, scores)
+    logprobs = rows.logprobs.gather(1, tokens[:, None]).squeeze(1).tolist()
+    rejected = []
+    for row, (sequence, token) in enumerate(zip(rows.sequences, tokens.tolist(), strict=True)):
+        if sequence.rejects(token):
+            rejected.append(row)
+            continue
+        if sequence.sampler.settings.explain:
+            sequence.steps.append(_step(sequence.sampler, token, rows.logits[row], scores[row]))
+        sequence.append(token, logprobs[row])
+    return rows.of(rejected)
+
+
+def _restricted(rows: _Rows) -> tuple[_Rows, Tensor]:
+    """The sequences that have a token left to choose, and their logits after their own rules."""
+    if not any(sequence.is_restricted for sequence in rows.sequences):
+        return rows, rows.logits
+    pairs = zip(rows.sequences, rows.logits, strict=True)
+    scores = torch.cat([sequence.restricted(row[None]) for sequence, row in pairs])
+    free = (scores > sampling.EXCLUDED).any(-1).tolist()
+    for sequence, is_free in zip(rows.sequences, free, strict=True):
+        if not is_free:
+            sequence.end("nothing_allowed")
+    if all(free):
+        return rows, scores
+    left = [row for row, is_free in enumerate(free) if is_free]
+    return rows.of(left), scores[left]
+
+
+def _chosen(sequences: list[Sequence], scores: Tensor) -> tuple[Tensor, Tensor]:
+    """A token for each row of `scores` [rows, vocabulary], and the distribution it is drawn from:
+    all rows with the same settings at once."""
+    alike: dict[tuple[float, ...], list[int]] = {}
+    for row, sequence in enumerate(sequences):
+        alike.setdefault(sequence.sampler.distribution, []).append(row)
+    if len(alike) == 1:
+        return _chosen_alike(sequences, scores)
+    tokens = torch.empty(len(sequences), dtype=torch.long, device=scores.device)
+    shaped = torch.empty_like(scores)
+    for rows in alike.values():
+        own = [sequences[row] for row in rows]
+        tokens[rows], shaped[rows] = _chosen_alike(own, scores[rows])
+    return tokens, shaped
+
+
+def _chosen_alike(sequences: list[Sequence], scores: Tensor) -> tuple[Tensor, Tensor]:
+    sampler = sequences[0].sampler
+    scores = sampler.warpers(None, scores)
+    if not sampler.settings.do_sample:
+        return scores.argmax(-1), scores
+    uniforms = torch.tensor([each.uniform() for each in sequences], dtype=torch.float64)
+    return sampling.draw(scores, uniforms.to(scores.device)), scores
+
+
+def _step(sampler: Sampler, token: int, logits: Tensor, scores: Tensor) -> Step:
+    before, after = logits.softmax(-1), scores.softmax(-1)
+
+    def candidate(id: int) -> Candidate:
+        text = sampler.tokenizer.decode([id], clean_up_tokenization_spaces=False)
+        return Candidate(id, text, float(before[id]), float(after[id]))
+
+    likeliest = before.topk(min(sampler.settings.explain, len(before))).indices.tolist()
+    return Step(candidate(token), [candidate(id) for id in likeliest])
