@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from inspect import Signature
 from typing import Annotated
 
 import typer
@@ -15,40 +16,16 @@ from llmkit.distributed import launcher
 from llmkit.errors import Interrupted, UsageError
 from llmkit.help import EPILOG, Command, Commands
 from llmkit.options import (
-    AllowCode,
+    COMMON,
+    OPTIONS,
     AppliesTo,
-    ByDocument,
-    ByDomain,
-    Chat,
-    ConfigFile,
-    Csv,
-    DryRun,
-    EvaluationText,
-    Explain,
-    Json,
     KeysJson,
-    LogSamples,
-    Model,
-    Models,
-    Output,
-    OutputDir,
-    Overrides,
-    PerToken,
-    Predictions,
-    PrintConfig,
-    Prompt,
-    PromptsFile,
-    Quiet,
-    ResultFile,
-    Rows,
-    System,
-    Tasks,
-    Text,
-    Verbose,
+    Option,
     Words,
+    parameters,
     refuse_others,
 )
-from llmkit.request import Request
+from llmkit.request import Given, Request
 
 app = typer.Typer(
     name="llmkit",
@@ -83,140 +60,22 @@ def llmkit(
         )
 
 
-@app.command(cls=Command, context_settings=LENIENT)
-def pretrain(  # noqa: PLR0913 (a command's parameters are its options)
-    ctx: typer.Context,
-    config: ConfigFile = None,
-    overrides: Overrides = None,
-    text: Text = None,
-    model: Model = None,
-    output_dir: OutputDir = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    dry_run: DryRun = False,
-    print_config: PrintConfig = False,
-    allow_code: AllowCode = False,
-) -> Request:
-    """Train a language model on raw text, from scratch or from a pretrained model."""
-    return _request(ctx, text="data.train_files")
+def _add(command: str, help: str) -> None:
+    """Adds a command whose parameters are the options declared for it."""
+
+    def asked(ctx: typer.Context, **_given: object) -> Request:
+        return _request(command, ctx)
+
+    asked.__signature__ = Signature(parameters(command))  # type: ignore[attr-defined]
+    app.command(command, cls=Command, context_settings=LENIENT, help=help)(asked)
 
 
-@app.command(cls=Command, context_settings=LENIENT)
-def finetune(  # noqa: PLR0913 (a command's parameters are its options)
-    ctx: typer.Context,
-    config: ConfigFile = None,
-    overrides: Overrides = None,
-    csv: Csv = None,
-    model: Model = None,
-    output_dir: OutputDir = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    dry_run: DryRun = False,
-    print_config: PrintConfig = False,
-    allow_code: AllowCode = False,
-) -> Request:
-    """Train a classifier on labelled rows, or a model that answers prompts."""
-    return _request(ctx, csv="data.train_files")
-
-
-@app.command(cls=Command, context_settings=LENIENT)
-def predict(  # noqa: PLR0913 (a command's parameters are its options)
-    ctx: typer.Context,
-    config: ConfigFile = None,
-    overrides: Overrides = None,
-    csv: Rows = None,
-    model: Model = None,
-    output: Predictions = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    dry_run: DryRun = False,
-    print_config: PrintConfig = False,
-    allow_code: AllowCode = False,
-) -> Request:
-    """Label rows of a file, or lines from a pipe, with a classifier."""
-    return _request(ctx, csv="data.test_files", output="predict.output")
-
-
-@app.command(cls=Command, context_settings=LENIENT)
-def generate(  # noqa: PLR0913 (a command's parameters are its options)
-    ctx: typer.Context,
-    config: ConfigFile = None,
-    overrides: Overrides = None,
-    model: Model = None,
-    prompt: Prompt = None,
-    prompts_file: PromptsFile = None,
-    output: Output = None,
-    chat: Chat = False,
-    system: System = None,
-    explain: Explain = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    dry_run: DryRun = False,
-    print_config: PrintConfig = False,
-    allow_code: AllowCode = False,
-) -> Request:
-    """Generate text from --prompt, --prompts-file, or lines from a pipe."""
-    return _request(
-        ctx,
-        prompt="generation.prompts",
-        prompts_file="generation.prompts_file",
-        output="generation.output_file",
-        chat="generation.chat",
-        system="generation.system",
-        explain="generation.explain",
-    )
-
-
-@app.command(cls=Command, context_settings=LENIENT)
-def chat(  # noqa: PLR0913 (a command's parameters are its options)
-    ctx: typer.Context,
-    config: ConfigFile = None,
-    overrides: Overrides = None,
-    model: Model = None,
-    system: System = None,
-    explain: Explain = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    dry_run: DryRun = False,
-    print_config: PrintConfig = False,
-    allow_code: AllowCode = False,
-) -> Request:
-    """Chat with an instruction-tuned model (type /help inside)."""
-    return _request(ctx, system="generation.system", explain="generation.explain")
-
-
-@app.command(cls=Command, context_settings=LENIENT)
-def evaluate(  # noqa: PLR0913 (a command's parameters are its options)
-    ctx: typer.Context,
-    config: ConfigFile = None,
-    overrides: Overrides = None,
-    model: Models = None,
-    text: EvaluationText = None,
-    csv: Csv = None,
-    tasks: Tasks = None,
-    by_document: ByDocument = False,
-    by_domain: ByDomain = False,
-    per_token: PerToken = None,
-    log_samples: LogSamples = None,
-    output: ResultFile = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    dry_run: DryRun = False,
-    print_config: PrintConfig = False,
-    allow_code: AllowCode = False,
-) -> Request:
-    """Measure perplexity on text, accuracy on labelled rows, or benchmark tasks."""
-    given = ctx.params
-    given |= {"model": model[0] if model else None, "compare_with": (model or [])[1:]}
-    switches, files = ("by_document", "by_domain"), ("per_token", "log_samples", "output")
-    keys = {name: f"evaluation.{name}" for name in ("compare_with", "tasks", *switches, *files)}
-    return _request(ctx, text="data.test_files", csv="data.test_files", **keys)
+_add("pretrain", "Train a language model on raw text, from scratch or from a pretrained model.")
+_add("finetune", "Train a classifier on labelled rows, or a model that answers prompts.")
+_add("predict", "Label the rows of a file, or lines from a pipe, with a classifier.")
+_add("generate", "Generate text from --prompt, --prompts-file, or lines from a pipe.")
+_add("chat", "Chat with an instruction-tuned model (type /help inside).")
+_add("evaluate", "Measure perplexity on text, accuracy on labelled rows, or benchmark tasks.")
 
 
 @app.command(cls=Command)
@@ -259,33 +118,31 @@ def _obey(arguments: Sequence[str], warnings: list[str]) -> int:
     return int(asked or 0)
 
 
-def _request(ctx: typer.Context, **keys: str) -> Request:
-    """The request of a command; `keys` are the config keys of the options that only it has."""
+def _request(command: str, ctx: typer.Context) -> Request:
+    """The request of a command, from the parameters that Typer has read."""
     launcher.check_environment()
-    given = ctx.params
+    given, options = ctx.params, OPTIONS[command]
     # Click fills CONFIG first, whatever it looks like; `arguments.parse` tells them apart.
     arguments = [a for a in (given["config"], *(given["overrides"] or [])) if a is not None]
     known = [flag for parameter in ctx.command.params for flag in parameter.opts]
     known += ctx.help_option_names
-    keys = {"model": "model.name_or_path", "output_dir": "output_dir", **keys}
-    own = {name: key for name, key in keys.items() if name in given and name != "compare_with"}
-    flags = {key: f"--{name.replace('_', '-')}" for name, key in reversed(own.items())}
-    refuse_others(str(ctx.info_name), arguments, known, flags)
-    options = [
-        (f"--{name.replace('_', '-')}", key, value, _place(ctx, name, arguments))
-        for name, key in keys.items()
-        if (value := given.get(name)) not in (None, False, [], ())
-    ]
-    common = ("json", "quiet", "verbose", "dry_run", "print_config", "allow_code")
-    switches = {flag: given[flag] for flag in common}
-    return Request(str(ctx.info_name), arguments, options, **switches)
+    refuse_others(command, arguments, known, {each.key: each.flag for each in reversed(options)})
+    chosen: list[Given] = []
+    for option in options:
+        value, place = given[option.name], _place(ctx, option, arguments)
+        if option.key == "model.name_or_path" and isinstance(value, list) and value:
+            value, others = value[0], value[1:]
+            if others:
+                chosen.append((option.flag, "evaluation.compare_with", others, place))
+        if value not in (None, False, [], ()):
+            chosen.append((option.flag, option.key, value, place))
+    return Request(command, arguments, chosen, **{each.name: given[each.name] for each in COMMON})
 
 
-def _place(ctx: typer.Context, name: str, arguments: Sequence[str]) -> int:
+def _place(ctx: typer.Context, option: Option, arguments: Sequence[str]) -> int:
     """How many of the KEY=VALUE arguments come before an option, where it is given last."""
     raw = ctx.find_root().obj
-    name = "model" if name == "compare_with" else name
-    flags = next(each.opts for each in ctx.command.params if each.name == name)
+    flags = option.flags.split()
     places = [place for place, word in enumerate(raw) if word.partition("=")[0] in flags]
     before = raw[: places[-1]] if places else raw
     return sum(is_override(word) and word in arguments for word in before)

@@ -1,11 +1,13 @@
-"""The options of the commands, as Typer reads them, and what to say of any other."""
+"""The options of the commands, each declared once, and the answer to any other."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from inspect import Parameter
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,107 +16,188 @@ from llmkit.errors import UsageError
 if TYPE_CHECKING:
     from llmkit.config.suggestions import Setting
 
-ConfigFile = Annotated[
-    str | None, typer.Argument(metavar="CONFIG", help="A YAML file.", show_default=False)
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(
+TEXT = str | None
+TEXTS = list[str] | None
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option, and the config key that it stands for; the switches of all commands have none."""
+
+    flags: str
+    """`--name`, and other flags for the same."""
+    help: str
+    metavar: str | None = None
+    key: str = ""
+    kind: Any = bool
+
+    @property
+    def flag(self) -> str:
+        """The flag that messages name."""
+        return self.flags.split()[0]
+
+    @property
+    def name(self) -> str:
+        """The name of the parameter."""
+        return self.flag.removeprefix("--").replace("-", "_")
+
+    def parameter(self) -> Parameter:
+        """The option as Typer reads it from a signature."""
+        declared = typer.Option(*self.flags.split(), metavar=self.metavar, help=self.help)
+        return _parameter(self.name, self.kind, declared, False if self.kind is bool else None)
+
+
+MODEL = Option(
+    "--model", "Hub name, model directory or run directory.", "NAME", "model.name_or_path", TEXT
+)
+MODELS = Option(
+    "--model", "Model to evaluate; repeat to compare several.", "NAME", "model.name_or_path", TEXTS
+)
+OUTPUT_DIR = Option("--output-dir -o", "The run directory.", "DIR", "output_dir", TEXT)
+SYSTEM = Option("--system", "System message of the chat.", "TEXT", "generation.system", TEXT)
+EXPLAIN = Option(
+    "--explain",
+    "Show the N most likely tokens at each step.",
+    "N",
+    "generation.explain",
+    int | None,
+)
+
+COMMON = (
+    Option("--json", "Print the result, or the error, as JSON."),
+    Option("--quiet", "Only show warnings and errors."),
+    Option("--verbose", "Also show cached files and the libraries' logs."),
+    Option("--dry-run", "Check everything, but load no weights and write nothing."),
+    Option("--print-config", "Print every key with its value and origin."),
+    Option("--allow-code", "Run the Python file that model.code names."),
+)
+"""The switches of every command that takes a config."""
+
+OPTIONS: dict[str, tuple[Option, ...]] = {
+    "pretrain": (
+        Option(
+            "--text --data",
+            "Text file, directory or glob; repeatable.",
+            "PATH",
+            "data.train_files",
+            TEXTS,
+        ),
+        MODEL,
+        OUTPUT_DIR,
+    ),
+    "finetune": (
+        Option(
+            "--csv --data",
+            "Rows: CSV, TSV, JSONL or Parquet; repeatable.",
+            "PATH",
+            "data.train_files",
+            TEXTS,
+        ),
+        MODEL,
+        OUTPUT_DIR,
+    ),
+    "predict": (
+        Option(
+            "--csv --data",
+            "Rows to label: CSV, JSONL, Parquet or text; repeatable.",
+            "PATH",
+            "data.test_files",
+            TEXTS,
+        ),
+        MODEL,
+        Option("--output -o", "Write labels here: .jsonl or .csv.", "FILE", "predict.output", TEXT),
+    ),
+    "generate": (
+        MODEL,
+        Option("--prompt", "Text to continue; repeatable.", "TEXT", "generation.prompts", TEXTS),
+        Option(
+            "--prompts-file",
+            "File of prompts: lines, JSONL, or a table's column.",
+            "PATH",
+            "generation.prompts_file",
+            TEXT,
+        ),
+        Option(
+            "--output -o",
+            "Write JSON lines here; rerun to continue where it stopped.",
+            "FILE",
+            "generation.output_file",
+            TEXT,
+        ),
+        Option("--chat", "Apply the model's chat template to prompts.", key="generation.chat"),
+        SYSTEM,
+        EXPLAIN,
+    ),
+    "chat": (MODEL, SYSTEM, EXPLAIN),
+    "evaluate": (
+        MODELS,
+        Option("--text", "Text to score; repeatable.", "PATH", "data.test_files", TEXTS),
+        Option(
+            "--csv --data",
+            "Rows: CSV, TSV, JSONL or Parquet; repeatable.",
+            "PATH",
+            "data.test_files",
+            TEXTS,
+        ),
+        Option(
+            "--tasks",
+            "Task of lm-evaluation-harness, or a file that defines one; repeatable.",
+            "NAME",
+            "evaluation.tasks",
+            TEXTS,
+        ),
+        Option("--by-document", "Report each document.", key="evaluation.by_document"),
+        Option(
+            "--by-domain",
+            "Report each file, or each value of a column.",
+            key="evaluation.by_domain",
+        ),
+        Option(
+            "--per-token",
+            "Write a web page that shades tokens by loss.",
+            "FILE",
+            "evaluation.per_token",
+            TEXT,
+        ),
+        Option(
+            "--log-samples",
+            "Write every scored sample as JSON lines.",
+            "FILE",
+            "evaluation.log_samples",
+            TEXT,
+        ),
+        Option(
+            "--output -o",
+            "Write results here (.json, otherwise plain text).",
+            "FILE",
+            "evaluation.output",
+            TEXT,
+        ),
+    ),
+}
+"""The options of each command that stand for keys."""
+
+
+def parameters(command: str) -> list[Parameter]:
+    """The parameters of a command: its context, CONFIG, KEY=VALUE and its options."""
+    config = typer.Argument(metavar="CONFIG", help="A YAML file.", show_default=False)
+    overrides = typer.Argument(
         metavar="KEY=VALUE",
         help="Override a key of the file: train.learning_rate=3e-4",
         show_default=False,
-    ),
-]
-Text = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--text", "--data", metavar="PATH", help="Text file, directory or glob; repeatable."
-    ),
-]
-EvaluationText = Annotated[
-    list[str] | None, typer.Option("--text", metavar="PATH", help="Text to score; repeatable.")
-]
-Model = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="Hub name, model directory or run directory."),
-]
-Prompt = Annotated[
-    list[str] | None, typer.Option(metavar="TEXT", help="Text to continue; repeatable.")
-]
-PromptsFile = Annotated[
-    str | None,
-    typer.Option(metavar="PATH", help="File of prompts: lines, JSONL, or a table's column."),
-]
-Output = Annotated[
-    str | None,
-    typer.Option(
-        "--output", "-o", metavar="FILE", help="Write JSON lines here; rerun to continue the job."
-    ),
-]
-Chat = Annotated[bool, typer.Option("--chat", help="Apply the model's chat template to prompts.")]
-System = Annotated[str | None, typer.Option(metavar="TEXT", help="System message of the chat.")]
-Explain = Annotated[
-    int | None, typer.Option(metavar="N", help="Show the N most likely tokens at each step.")
-]
-Models = Annotated[
-    list[str] | None,
-    typer.Option("--model", metavar="NAME", help="Model to evaluate; repeat to compare several."),
-]
-Csv = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--csv", "--data", metavar="PATH", help="Rows: CSV, TSV, JSONL or Parquet; repeatable."
-    ),
-]
-Rows = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--csv", "--data", metavar="PATH", help="Rows to label: CSV, JSONL, Parquet or text."
-    ),
-]
-Predictions = Annotated[
-    str | None,
-    typer.Option("--output", "-o", metavar="FILE", help="Write labels here: .jsonl or .csv."),
-]
-Tasks = Annotated[
-    list[str] | None,
-    typer.Option(metavar="NAME", help="Task of lm-evaluation-harness, or a file that defines one."),
-]
-ByDocument = Annotated[bool, typer.Option("--by-document", help="Report each document.")]
-ByDomain = Annotated[
-    bool, typer.Option("--by-domain", help="Report each file, or each value of a column.")
-]
-PerToken = Annotated[
-    str | None,
-    typer.Option(metavar="FILE", help="Write a web page that shades tokens by loss."),
-]
-LogSamples = Annotated[
-    str | None, typer.Option(metavar="FILE", help="Write every scored sample as JSON lines.")
-]
-ResultFile = Annotated[
-    str | None,
-    typer.Option(
-        "--output", "-o", metavar="FILE", help="Write results here (.json, otherwise plain text)."
-    ),
-]
-OutputDir = Annotated[
-    str | None, typer.Option("--output-dir", "-o", metavar="DIR", help="The run directory.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print the result, or the error, as JSON.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Only show warnings and errors.")]
-Verbose = Annotated[
-    bool, typer.Option("--verbose", help="Also show cached files and what libraries log.")
-]
-DryRun = Annotated[
-    bool,
-    typer.Option("--dry-run", help="Check everything, but load no weights and write nothing."),
-]
-PrintConfig = Annotated[
-    bool, typer.Option("--print-config", help="Print every key with its value and origin.")
-]
-AllowCode = Annotated[
-    bool, typer.Option("--allow-code", help="Run the Python file that model.code names.")
-]
+    )
+    return [
+        Parameter("ctx", Parameter.KEYWORD_ONLY, annotation=typer.Context),
+        _parameter("config", TEXT, config, None),
+        _parameter("overrides", TEXTS, overrides, None),
+        *(option.parameter() for option in (*OPTIONS[command], *COMMON)),
+    ]
+
+
+def _parameter(name: str, kind: Any, declared: Any, default: Any) -> Parameter:
+    annotation = Annotated[kind, declared]
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
 
 Words = Annotated[
     list[str] | None,
