@@ -1,4 +1,4 @@
-"""What the arguments of a command are: a YAML file, data, or KEY=VALUE."""
+"""Sorts the arguments of a command into CONFIG, data and KEY=VALUE."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ DATA = {
     "evaluate": ("--text", "data.test_files"),
     "generate": ("--prompts-file", "generation.prompts_file"),
 }
-"""The option and the key of the data of each command."""
+"""The option and the config key for the data of each command."""
 
 HEAD = 1 << 16
-"""Bytes that tell a config from data."""
+"""Number of bytes read to distinguish a config from data."""
 
 _KEY = re.compile(rb"""["']?[A-Za-z_][\w.-]*["']?\s*:(\s|$)|[}\]#]|---|\.\.\.""")
 
@@ -39,8 +39,8 @@ class Arguments:
 def parse(command: str, arguments: Sequence[str]) -> Arguments:
     """Sorts the arguments: data is recognised by its name and its content.
 
-    Raises UsageError for arguments that make no sense together, and InputNotFound for a directory
-    or a missing file where CONFIG stands.
+    Raises UsageError for arguments that cannot be combined, and InputNotFound where CONFIG is a
+    directory or a missing file.
     """
     given = Arguments()
     config: Path | None = None
@@ -59,7 +59,7 @@ def parse(command: str, arguments: Sequence[str]) -> Arguments:
 
 
 def is_data(argument: str) -> bool:
-    """Whether an argument names a table or a text, and not a YAML file."""
+    """Whether an argument names a table or text rather than a YAML file."""
     from llmkit.data.sources import SUFFIXES
 
     name = argument.lower()
@@ -70,12 +70,12 @@ def is_data(argument: str) -> bool:
 
 
 def _reads_as_config(path: Path) -> bool:
-    """Whether a file whose suffix says nothing holds keys, by its beginning."""
+    """Whether a file with an unknown suffix starts like a config."""
     try:
         with path.open("rb") as file:
             head = file.read(HEAD)
     except OSError:
-        return True  # reading the config says what is wrong
+        return True  # reading it as a config reports the error
     if head.lstrip().startswith(b"{"):
         return _is_object(head)
     lines = head.removeprefix(b"\xef\xbb\xbf").splitlines()
@@ -84,7 +84,7 @@ def _reads_as_config(path: Path) -> bool:
 
 
 def _is_object(text: bytes) -> bool:
-    """Whether a text is one JSON object over several lines, or one alone: no JSON lines."""
+    """Whether a text is a single JSON object rather than JSON lines."""
     first = text.split(b"\n", 1)
     try:
         json.loads(first[0])
@@ -103,7 +103,7 @@ def _neither(command: str, argument: str) -> UsageError:
     option = DATA.get(command, ("", ""))[0]
     return UsageError(
         f"`{argument}` is neither CONFIG, which comes first, nor KEY=VALUE",
-        next=f"data is given as `{option} A {option} B`, or as a quoted glob"
+        next=f"pass data as `{option} A {option} B`, or as a quoted glob"
         if option
         else "write KEY=VALUE, such as `seed=1`",
     )
@@ -120,15 +120,15 @@ def _check_config(command: str, path: Path) -> None:
 
 
 def _instead(command: str, path: Path) -> str:
-    """What to type where something other than a config takes its place."""
+    """What to type when CONFIG is something else."""
     option = DATA.get(command, ("",))[0]
     if (path / "config.json").exists() or (path / "run.json").exists():
-        return f"name a model with `--model {path}`"
+        return f"pass a model with `--model {path}`"
     if path.is_dir() and command != "generate" and option:
-        return f"name data with `{option} {path}`"
+        return f"pass data with `{option} {path}`"
     advice = "CONFIG is a YAML file with lines such as `train.max_steps: 100`"
     if command == "generate" and " " in str(path):
-        return f"{advice}; a text to continue is given with `--prompt`"
+        return f"{advice}; pass a text to continue with `--prompt`"
     if command in ("generate", "chat"):
-        return f"{advice}; a model is given with `--model {path}`"
-    return f"{advice}; data is given with `{option} PATH`"
+        return f"{advice}; pass a model with `--model {path}`"
+    return f"{advice}; pass data with `{option} PATH`"

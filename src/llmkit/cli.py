@@ -1,5 +1,4 @@
-"""The command line: arguments in, an exit code out. Only what reads arguments is imported, so that
-help is instant."""
+"""The command line: arguments in, exit code out. Imports nothing heavy, so that help is instant."""
 
 from __future__ import annotations
 
@@ -37,7 +36,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-# An option of another tool, such as --lr, comes in as an argument and is answered with our key.
+# Options of other tools, such as --lr, arrive as arguments and are answered with our key.
 LENIENT = {"ignore_unknown_options": True}
 
 
@@ -48,15 +47,16 @@ def llmkit(
 ) -> None:
     """Pretrain, fine-tune, evaluate and sample Hugging Face language models.
 
-    A command takes a YAML file, KEY=VALUE pairs that override it, and options.
+    Each command takes an optional YAML config, KEY=VALUE pairs that override it, and
+    options.
     """
     if version:
         print(f"llmkit {__version__}")
         raise typer.Exit
     if ctx.invoked_subcommand is None:
         raise UsageError(
-            "no command was given",
-            next="`llmkit --help` lists them; a first run: `llmkit pretrain --text corpus.txt`",
+            "no command given",
+            next="`llmkit --help` lists the commands; try `llmkit pretrain --text corpus.txt`",
         )
 
 
@@ -66,8 +66,9 @@ def _add(command: str, help: str) -> None:
     def asked(ctx: typer.Context, **_given: object) -> Request:
         return _request(command, ctx)
 
+    asked.__name__, asked.__doc__ = command, help
     asked.__signature__ = Signature(parameters(command))  # type: ignore[attr-defined]
-    app.command(command, cls=Command, context_settings=LENIENT, help=help)(asked)
+    app.command(cls=Command, context_settings=LENIENT)(asked)
 
 
 _add("pretrain", "Train a language model on raw text, from scratch or from a pretrained model.")
@@ -84,7 +85,7 @@ def keys(
     applies_to: AppliesTo = None,
     json: KeysJson = False,
 ) -> None:
-    """List the keys of a config: type, default, meaning, and the commands they apply to."""
+    """List config keys with type, default, meaning and the commands they apply to."""
     from llmkit.config import reference
 
     with faults.of_stdout():
@@ -102,27 +103,27 @@ def main() -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Does what the arguments ask and gives the exit code."""
+    """Runs the command that the arguments name and returns the exit code."""
     warnings: list[str] = []
     return faults.exit_code(lambda: _obey(arguments, warnings), "--json" in arguments, warnings)
 
 
 def _obey(arguments: Sequence[str], warnings: list[str]) -> int:
-    # Typer only reads the arguments; the work is done outside it, where it catches nothing.
+    # Typer only parses the arguments; the command runs outside it, where it catches nothing.
     asked = app(arguments, prog_name="llmkit", standalone_mode=False, obj=arguments)
     if isinstance(asked, Request):
         asked.carry_out(warnings)
         return 0
-    if asked == Interrupted.exit_code:  # what Typer makes of Ctrl-C
+    if asked == Interrupted.exit_code:  # Typer's result after Ctrl-C
         raise KeyboardInterrupt
     return int(asked or 0)
 
 
 def _request(command: str, ctx: typer.Context) -> Request:
-    """The request of a command, from the parameters that Typer has read."""
+    """The request of a command, from the parameters that Typer parsed."""
     launcher.check_environment()
     given, options = ctx.params, OPTIONS[command]
-    # Click fills CONFIG first, whatever it looks like; `arguments.parse` tells them apart.
+    # Click fills CONFIG first, whatever it looks like; `arguments.parse` sorts them out.
     arguments = [a for a in (given["config"], *(given["overrides"] or [])) if a is not None]
     known = [flag for parameter in ctx.command.params for flag in parameter.opts]
     known += ctx.help_option_names
@@ -140,7 +141,7 @@ def _request(command: str, ctx: typer.Context) -> Request:
 
 
 def _place(ctx: typer.Context, option: Option, arguments: Sequence[str]) -> int:
-    """How many of the KEY=VALUE arguments come before an option, where it is given last."""
+    """How many KEY=VALUE arguments come before the last occurrence of an option."""
     raw = ctx.find_root().obj
     flags = option.flags.split()
     places = [place for place, word in enumerate(raw) if word.partition("=")[0] in flags]

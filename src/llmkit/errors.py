@@ -1,18 +1,18 @@
-"""Every fault that a user or a machine can cause, each with the exit code that scripts rely on.
+"""Every error that a user or a machine can cause, with the exit codes that scripts rely on.
 
 LlmkitError
-├── UsageError           2   the command line makes no sense
-├── DataError           65   the input was read, and is not what it should be
+├── UsageError           2   the command line is invalid
+├── DataError           65   the input was read and is invalid
 ├── InputNotFound       66   the input is missing or empty
-├── HubUnreachable      69   a hub name was given and the hub does not answer
+├── HubUnreachable      69   a hub name was given and the hub does not respond
 ├── ResourceError       71   out of memory, or a process of the run was lost
 ├── WriteError          73   the output cannot be written
-├── Stopped             75   a signal came; everything is saved; run again to resume
-├── NoValidCheckpoint   76   checkpoints exist and none can be trusted
+├── Stopped             75   stopped by a signal; everything is saved; run again to resume
+├── NoValidCheckpoint   76   checkpoints exist but none is intact
 ├── Unsafe              77   refused: it would run code or leave its directory
-├── ConfigError         78   the config is wrong, or does not fit the checkpoint
-├── Diverged            79   the loss is no longer a number
-├── RunBusy             80   another process holds the run directory
+├── ConfigError         78   the config is invalid, or does not match the checkpoint
+├── Diverged            79   the loss is NaN or infinite
+├── RunBusy             80   another process uses the run directory
 └── Interrupted        130   Ctrl-C
 """
 
@@ -22,15 +22,14 @@ from typing import Any, ClassVar
 
 
 class LlmkitError(Exception):
-    """A fault in four parts: what, where, what was kept, if anything was at stake, and what to do
-    next."""
+    """An error in four parts: what happened, where, what was kept, and what to do next."""
 
     exit_code: ClassVar[int] = 1
     name: ClassVar[str] = "internal"
     rank: int | None = None
-    """The process of the run that has met the fault alone; None where all have."""
+    """The rank that raised the error; None if every rank did."""
     alone = False
-    """Whether every process reports the fault, whatever its rank."""
+    """Whether every rank reports the error itself."""
 
     def __init__(self, what: str, *, where: str = "", kept: str = "", next: str = "") -> None:
         super().__init__(what)
@@ -39,11 +38,11 @@ class LlmkitError(Exception):
         self.kept = kept
         self.next = next
         self.found: dict[str, Any] = {}
-        """What the command had found out before, such as the report of its data."""
+        """Results from before the error, such as the data report."""
 
     def __str__(self) -> str:
-        """The message as it stands on stderr."""
-        alone = "" if self.rank is None else f" (process {self.rank} of the run)"
+        """The message for stderr."""
+        alone = "" if self.rank is None else f" (rank {self.rank})"
         lines = [f"error[{self.name}]: {self.what}{alone}"]
         for part in ("where", "kept", "next"):
             if text := getattr(self, part):
@@ -51,19 +50,19 @@ class LlmkitError(Exception):
         return "\n".join(lines)
 
     def described(self) -> dict[str, Any]:
-        """The same for programs: `code` is the exit code, `kind` the name; parts may be empty."""
+        """The same as JSON: `code` is the exit code, `kind` the name; parts may be empty."""
         parts = {part: getattr(self, part) for part in ("what", "where", "kept", "next")}
         return {"code": self.exit_code, "kind": self.name, **parts}
 
 
 class UsageError(LlmkitError):
-    """The command line makes no sense."""
+    """The command line is invalid."""
 
     exit_code, name = 2, "usage"
 
 
 class DataError(LlmkitError):
-    """The input was read, and is not what it should be."""
+    """The input was read and is invalid."""
 
     exit_code, name = 65, "bad-data"
 
@@ -75,7 +74,7 @@ class InputNotFound(LlmkitError):
 
 
 class HubUnreachable(LlmkitError):
-    """A hub name was given and the hub does not answer."""
+    """A hub name was given and the hub does not respond."""
 
     exit_code, name = 69, "hub-unreachable"
 
@@ -93,13 +92,13 @@ class WriteError(LlmkitError):
 
 
 class Stopped(LlmkitError):
-    """A signal came; everything is saved; run the same command again to resume."""
+    """Stopped by a signal; everything is saved; run the same command again to resume."""
 
     exit_code, name = 75, "stopped"
 
 
 class NoValidCheckpoint(LlmkitError):
-    """Checkpoints exist and none can be trusted, or the one that was named cannot."""
+    """Checkpoints exist but none is intact, or the requested one is not."""
 
     exit_code, name = 76, "no-valid-checkpoint"
 
@@ -111,19 +110,19 @@ class Unsafe(LlmkitError):
 
 
 class ConfigError(LlmkitError):
-    """The config is wrong, or does not fit the checkpoint."""
+    """The config is invalid, or does not match the checkpoint."""
 
     exit_code, name = 78, "bad-config"
 
 
 class Diverged(LlmkitError):
-    """The loss or its gradient is no longer a number."""
+    """The loss or its gradient is NaN or infinite."""
 
     exit_code, name = 79, "diverged"
 
 
 class RunBusy(LlmkitError):
-    """Another process holds the run directory."""
+    """Another process uses the run directory."""
 
     exit_code, name = 80, "run-busy"
 

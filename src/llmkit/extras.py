@@ -1,4 +1,4 @@
-"""Packages that only some runs need: whether they are installed, and how to install them."""
+"""Optional packages: whether one is installed, and the command that installs it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from llmkit.errors import ConfigError
 
 
 def require(package: str, extra: str, purpose: str, where: str) -> None:
-    """Raises ConfigError, without loading anything, where a package is not installed.
+    """Raises ConfigError if a package is not installed; imports nothing.
 
-    `purpose` begins the sentence, such as "report_to=wandb"; `where` is the key that asks for it.
+    `purpose` is the subject of the message, such as "report_to=wandb"; `where` is the config key.
     """
     if importlib.util.find_spec(package) is None:
         raise ConfigError(
@@ -23,7 +23,7 @@ def require(package: str, extra: str, purpose: str, where: str) -> None:
 
 
 def command(extra: str) -> str:
-    """The command that installs an extra beside this installation."""
+    """The command that installs an extra into this environment."""
     clone = Path(__file__).parents[2]
     source = (
         f"-e '{clone}[{extra}]'" if (clone / "pyproject.toml").exists() else f"'llmkit[{extra}]'"

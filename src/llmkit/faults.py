@@ -1,4 +1,4 @@
-"""The one place where a fault becomes a message on stderr and an exit code."""
+"""Turns errors into messages on stderr and exit codes."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ from llmkit.errors import (
 )
 
 MOST_SHOWN = 300
-"""Characters of an unexpected message that are shown; the rest is in the log."""
+"""Number of characters shown of an unexpected message; the log holds all of it."""
 
 NOTHING_SAVED = "nothing was saved yet"
-"""What is kept of a command that was stopped before its work began."""
+"""What is kept of a command that stopped before its work began."""
 
 CLOSED_PIPE = 141
-"""Exit code when the reader of stdout has gone: 128 + SIGPIPE, as the shell has it."""
+"""Exit code after a broken pipe: 128 + SIGPIPE, as in a shell."""
 
 
 def exit_code(work: Callable[[], int], json: bool = False, warnings: Sequence[str] = ()) -> int:
-    """The exit code of a piece of work, after its fault, if it has one, was reported on stderr.
+    """Calls `work` and returns its exit code; an error is reported on stderr.
 
-    With `json` it is also printed on stdout, as one JSON object with the warnings so far.
+    With `json` the error is also printed on stdout, as a JSON object with the warnings so far.
     """
     try:
         return work()
@@ -63,14 +63,16 @@ def exit_code(work: Callable[[], int], json: bool = False, warnings: Sequence[st
 
 
 class Ended(BaseException):
-    """A signal to stop where nothing is at stake."""
+    """A signal stopped a command that has nothing to save."""
 
 
 def end_by_signals() -> None:
-    """Lets SIGTERM, SIGUSR1 and SIGHUP end this process as Ctrl-C does; a run that has something to
-    save watches for them itself. One that is ignored, as by nohup, stays so.
+    """Makes SIGTERM, SIGUSR1 and SIGHUP end this process as Ctrl-C does.
 
-    Each is noted, since a library may make an error of its own of what is raised.
+    A run with something to save installs its own handlers. Ignored signals, as under nohup, stay
+    ignored.
+
+    Each signal is recorded, since a library may replace the exception by one of its own.
     """
 
     def end(number: int, _frame: FrameType | None) -> None:
@@ -97,7 +99,7 @@ def _acknowledge() -> None:
 
 
 def _end_at_once(json: bool) -> None:
-    fault = Interrupted("stopped at once by a second Ctrl-C", kept="what was saved before")
+    fault = Interrupted("stopped at once by a second Ctrl-C", kept="everything saved before")
     _say(f"{_SHOW_CURSOR if sys.stderr.isatty() else ''}{fault}")
     if json:
         _print_object(fault, ())
@@ -108,20 +110,22 @@ _SHOW_CURSOR = "\x1b[?25h"  # progress bars hide it
 
 @contextlib.contextmanager
 def of_stdout() -> Iterator[None]:
-    """Makes a WriteError of a stdout that cannot be written; a reader that has gone is let by."""
+    """Raises WriteError where stdout cannot be written; a broken pipe passes through."""
     try:
         yield
     except BrokenPipeError:
         raise
     except OSError as error:
         _abandon(sys.stdout)
-        kept = "everything; only the result could not be printed"
+        kept = "everything except the printed result"
         raise WriteError(f"cannot write to stdout: {error.strerror}", kept=kept) from None
 
 
 def open_streams() -> None:
-    """Opens standard streams that are closed, on /dev/null: files that the run opens would else
-    take their place, and get what others print. What is printed is UTF-8 in every locale."""
+    """Opens closed standard streams on /dev/null, and makes output UTF-8 in every locale.
+
+    A file that the run opens would otherwise take the number of a closed stream, and receive what
+    other code prints."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
@@ -132,8 +136,7 @@ def open_streams() -> None:
 
 
 def flush_stderr() -> None:
-    """Gives up what stderr still holds and does not take, which the interpreter would make an exit
-    code of its own."""
+    """Discards stderr that cannot be flushed: Python would otherwise exit with 120."""
     try:
         sys.stderr.flush()
     except (OSError, ValueError, AttributeError):
@@ -141,13 +144,13 @@ def flush_stderr() -> None:
 
 
 def _abandon(stream: TextIO) -> None:
-    """Lets the interpreter's last flush of a stream go nowhere."""
+    """Redirects a stream to /dev/null, so that Python's last flush succeeds."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _as_fault(error: BaseException) -> LlmkitError:
-    """The fault of ours that anything raised stands for."""
+    """The llmkit error for any exception."""
     number = signals.state.received
     match error:
         case LlmkitError():
@@ -160,7 +163,7 @@ def _as_fault(error: BaseException) -> LlmkitError:
             return _out_of_memory()
         case Exception() if _is_out_of_memory(error):
             return _out_of_memory()
-        case _ if number:  # a library that was interrupted raises errors of its own
+        case _ if number:  # an interrupted library raises errors of its own
             return stopped(KeyboardInterrupt() if number == signal.SIGINT else _ended_by(number))
         case OSError() if error.errno is not None:
             return _of_system(error)
@@ -170,7 +173,7 @@ def _as_fault(error: BaseException) -> LlmkitError:
 
 
 def stopped(fault: KeyboardInterrupt | Ended, kept: str = NOTHING_SAVED) -> LlmkitError:
-    """The fault that a command stopped by a signal ends with."""
+    """The error of a command that a signal stopped."""
     advice = "run the same command again"
     if isinstance(fault, Ended):
         return Stopped(f"stopped by {fault}", kept=kept, next=advice)
@@ -182,32 +185,32 @@ def _ended_by(number: int) -> Ended:
 
 
 def _is_out_of_memory(fault: Exception) -> bool:
-    said = str(fault)
-    # A library for which there is no room; where it is not allowed, the reason follows.
-    no_room = said.endswith("failed to map segment from shared object")
+    message = str(fault)
+    # No memory to map a library; if mapping is forbidden, the message continues with the reason.
+    no_room = message.endswith("failed to map segment from shared object")
     signs = ("out of memory", "allocate memory", "can't start new thread")
-    return no_room or any(sign in said for sign in signs)
+    return no_room or any(sign in message for sign in signs)
 
 
 def _out_of_memory() -> ResourceError:
     return ResourceError(
         "out of memory",
-        kept="what was saved before",
+        kept="everything saved before",
         next="a smaller batch (train.micro_batch_size changes no result), a smaller model, or a "
         "machine with more memory",
     )
 
 
 def _of_system(error: OSError) -> LlmkitError:
-    """The fault that an error of the operating system stands for: a file, a disk or a limit."""
-    said, path = error.strerror or str(error), str(error.filename or "")
+    """The llmkit error for an operating system error: a file, a disk or a limit."""
+    reason, path = error.strerror or str(error), str(error.filename or "")
     if error.errno in (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM):
         advice = "raise the limits of the process (`ulimit -a` shows them)"
-        return ResourceError(f"a limit of the system was reached: {said}", where=path, next=advice)
+        return ResourceError(f"reached a limit of the system: {reason}", where=path, next=advice)
     if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO):
         advice = "check the path, and that nothing removes it while llmkit runs"
-        return InputNotFound(f"cannot read a file: {said}", where=path, next=advice)
-    what = f"the system refuses a file: {said}"
+        return InputNotFound(f"cannot read a file: {reason}", where=path, next=advice)
+    what = f"cannot access a file: {reason}"
     return WriteError(what, where=path, next="check permissions and free space")
 
 
@@ -218,9 +221,9 @@ def _usage(fault: typer.TyperException) -> UsageError:
 
 
 def _tell(fault: LlmkitError) -> None:
-    """Reports a fault once for all processes of a run; a bug is reported by every one, as the
-    others may never learn of it."""
-    # Imported here: rich is only loaded when something is said.
+    """Prints an error once per run; every rank prints its own bugs, since the others may not see
+    them."""
+    # Imported here, so that rich loads only when there is something to print.
     from llmkit.reporting.console import printable
 
     bug = fault.exit_code == LlmkitError.exit_code
@@ -229,36 +232,36 @@ def _tell(fault: LlmkitError) -> None:
 
 
 def _print_object(fault: LlmkitError, warnings: Sequence[str]) -> None:
-    """Prints a fault on stdout, once for all processes of a run."""
+    """Prints an error as JSON on stdout, once per run."""
     if not is_main_process() and not fault.alone:
         return
     shown = {"error": fault.described(), **fault.found, "warnings": list(warnings)}
     text = jsonlib.dumps(shown, ensure_ascii=False, default=str)
     try:
-        # A lone surrogate, from a name that is not UTF-8, becomes an escape of JSON.
+        # Lone surrogates, from names that are not UTF-8, become JSON escapes.
         print(text.encode("utf-8", "backslashreplace").decode(), flush=True)
     except (OSError, ValueError, AttributeError):
         _abandon(sys.stdout)
 
 
 def _bug(error: BaseException) -> LlmkitError:
-    """A fault that is ours, with its traceback in a file."""
+    """The error for a bug of llmkit, with the traceback in a file."""
     if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-        raise error  # PanicException is what a library in Rust ends with
+        raise error  # PanicException comes from libraries in Rust
     details = "".join(traceback.format_exception(error))
     path = "" if os.environ.get("LLMKIT_DEBUG") == "1" else _written(details)
     if not path:
         _say(details)
     return LlmkitError(
-        f"a bug of llmkit: {type(error).__name__}: {str(error)[:MOST_SHOWN]}",
+        f"a bug in llmkit: {type(error).__name__}: {str(error)[:MOST_SHOWN]}",
         where=path or "above",
-        kept="every checkpoint that was saved",
-        next="report it with its traceback; to resume, run the same command again",
+        kept="every saved checkpoint",
+        next="report it with the traceback; to resume, run the same command again",
     )
 
 
 def _written(details: str) -> str:
-    """The path of a new file that holds the details, or nothing where none can be written."""
+    """The path of a new file with the details; empty if it cannot be written."""
     origin = f"llmkit {__version__}, Python {platform.python_version()}, {sys.argv}\n\n"
     with contextlib.suppress(OSError):
         handle, path = tempfile.mkstemp(prefix="llmkit-", suffix=".log", text=True)

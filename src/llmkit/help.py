@@ -14,7 +14,7 @@ GROUPS = {
     "Use": ("generate", "chat", "predict"),
     "Measure": ("evaluate",),
 }
-"""The commands by what they are for; any other is listed under `Help`."""
+"""The commands by purpose; any other is listed under `Help`."""
 
 FIRST = {
     "pretrain": "llmkit pretrain --text corpus.txt",
@@ -24,7 +24,7 @@ FIRST = {
     "predict": "llmkit predict --model runs/mine --csv new.csv --output labels.csv",
     "evaluate": "llmkit evaluate --model runs/mine --text test.txt",
 }
-"""The command line to begin with, for each command."""
+"""An example of each command."""
 
 EPILOG = "\n".join(
     (
@@ -33,16 +33,17 @@ EPILOG = "\n".join(
         *(f"  {line}" for line in FIRST.values() if "chat" not in line),
         "",
         "\b",
-        "`llmkit COMMAND --help` lists the options of a command,",
-        "`llmkit keys [WORD]` its keys with their meaning,",
-        "`llmkit COMMAND --print-config` their values.",
+        "More help:",
+        "  llmkit COMMAND --help          the options of a command",
+        "  llmkit keys [WORD]             what each config key means",
+        "  llmkit COMMAND --print-config  the value of every key",
     )
 )
 
 USE = "`llmkit generate` to continue texts, `llmkit predict` to label rows"
 
 ELSEWHERE = {
-    "train": "`llmkit pretrain` to train on raw text, `llmkit finetune` for labelled rows or chats",
+    "train": "`llmkit pretrain` for raw text, `llmkit finetune` for labelled rows or chats",
     "fit": "`llmkit finetune` for labelled rows, `llmkit pretrain` for raw text",
     "sft": "`llmkit finetune train.objective=completion --csv chats.jsonl`",
     "tune": "`llmkit finetune --csv rows.csv --model MODEL`",
@@ -57,16 +58,16 @@ ELSEWHERE = {
     "run": USE,
     "classify": "`llmkit predict --model runs/mine --csv new.csv`",
     "talk": "`llmkit chat --model runs/mine`",
-    "resume": "the command that started the run: given again, it resumes from the last checkpoint",
-    "continue": "the command that started the run: given again, it resumes where it stopped",
+    "resume": "the command that started the run: run it again to resume from the last checkpoint",
+    "continue": "the command that started the run: run it again to resume where it stopped",
     "compare": "`llmkit evaluate --model runs/a --model runs/b --text test.txt`",
-    "runs": "`ls runs`; each run directory has its figures in metrics.jsonl and loss.png",
-    "list": "`ls runs`; each run directory has its figures in metrics.jsonl and loss.png",
-    "plot": "loss.png in the run directory, drawn at the end of each run",
+    "runs": "`ls runs`; metrics.jsonl and loss.png in each run directory hold its figures",
+    "list": "`ls runs`; metrics.jsonl and loss.png in each run directory hold its figures",
+    "plot": "every run draws loss.png in its run directory",
     "report": "loss.png, metrics.jsonl and evaluation.json in the run directory, or "
     "`llmkit evaluate --model runs/mine --output report.txt`",
-    "info": "`llmkit --version` for the version, a run's run.json for its facts",
-    "env": "`llmkit --version` for the version, a run's run.json for its facts",
+    "info": "`llmkit --version` for the version, run.json in the run directory for the rest",
+    "env": "`llmkit --version` for the version, run.json in the run directory for the rest",
     "version": "`llmkit --version`",
     "init": "`llmkit pretrain --print-config > run.yaml`, then change what you need",
     "config": "`llmkit keys` for every key, `llmkit pretrain --print-config` for their values",
@@ -79,22 +80,22 @@ ELSEWHERE = {
     "export": "runs/mine/final is a Hugging Face model already; "
     "`optimum-cli export onnx --model runs/mine/final onnx/` converts it",
     "convert": "runs/mine/final is a Hugging Face model already",
-    "merge": "runs/mine/final holds the whole model: updates of LoRA are merged into it",
+    "merge": "nothing to do: LoRA updates are already merged into runs/mine/final",
     "push": "`hf upload NAME runs/mine/final` uploads the model",
     "upload": "`hf upload NAME runs/mine/final` uploads the model",
-    "download": "`--model OWNER/NAME` downloads the model when it is first used",
-    "tokenize": "`llmkit pretrain --text corpus.txt`, which trains a tokenizer if none is named",
+    "download": "nothing to do: `--model OWNER/NAME` downloads a model on first use",
+    "tokenize": "`llmkit pretrain --text corpus.txt`, which also trains a tokenizer",
     "prepare": "`llmkit pretrain --text corpus.txt --dry-run`, which checks the data",
     "preprocess": "`llmkit pretrain --text corpus.txt --dry-run`, which checks the data",
-    "clean": "`llmkit finetune --csv rows.csv --dry-run`, which reports faults of the data",
+    "clean": "`llmkit finetune --csv rows.csv --dry-run`, which reports problems in the data",
     "launch": "`torchrun --nproc-per-node N -m llmkit COMMAND ...`",
     "help": "`llmkit --help`",
 }
-"""Commands of other tools, and what to use here."""
+"""Commands of other tools, and what to use instead."""
 
 
 class Command(TyperCommand):
-    """A command whose help has no types of Python, and an example."""
+    """A command whose help shows an example, and no Python types."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Writes arguments, options and an example into the help."""
@@ -102,7 +103,7 @@ class Command(TyperCommand):
             params = [each for each in self.get_params(ctx) if each.param_type_name == kind]
             records = [record for each in params if (record := each.get_help_record(ctx))]
             with formatter.section(title):
-                formatter.write_dl([(name.partition(" <")[0], said) for name, said in records])
+                formatter.write_dl([(name.partition(" <")[0], text) for name, text in records])
         if example := FIRST.get(str(self.name)):
             with formatter.section("Example"):
                 formatter.write_text(example)

@@ -1,4 +1,4 @@
-"""The options of the commands, each declared once, and the answer to any other."""
+"""The options of the commands, each declared once, and the answer to unknown ones."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ TEXTS = list[str] | None
 
 @dataclass(frozen=True)
 class Option:
-    """An option, and the config key that it stands for; the switches of all commands have none."""
+    """An option, and the config key that it sets; the common switches set none."""
 
     flags: str
-    """`--name`, and other flags for the same."""
+    """`--name` and its aliases, separated by spaces."""
     help: str
     metavar: str | None = None
     key: str = ""
@@ -33,7 +33,7 @@ class Option:
 
     @property
     def flag(self) -> str:
-        """The flag that messages name."""
+        """The flag to show in messages."""
         return self.flags.split()[0]
 
     @property
@@ -53,7 +53,7 @@ MODEL = Option(
 MODELS = Option(
     "--model", "Model to evaluate; repeat to compare several.", "NAME", "model.name_or_path", TEXTS
 )
-OUTPUT_DIR = Option("--output-dir -o", "The run directory.", "DIR", "output_dir", TEXT)
+OUTPUT_DIR = Option("--output-dir -o", "Run directory.", "DIR", "output_dir", TEXT)
 SYSTEM = Option("--system", "System message of the chat.", "TEXT", "generation.system", TEXT)
 EXPLAIN = Option(
     "--explain",
@@ -68,8 +68,8 @@ COMMON = (
     Option("--quiet", "Only show warnings and errors."),
     Option("--verbose", "Also show cached files and the libraries' logs."),
     Option("--dry-run", "Check everything, but load no weights and write nothing."),
-    Option("--print-config", "Print every key with its value and origin."),
-    Option("--allow-code", "Run the Python file that model.code names."),
+    Option("--print-config", "Print every config key with its value and origin."),
+    Option("--allow-code", "Allow the Python file in model.code to run."),
 )
 """The switches of every command that takes a config."""
 
@@ -88,7 +88,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
     "finetune": (
         Option(
             "--csv --data",
-            "Rows: CSV, TSV, JSONL or Parquet; repeatable.",
+            "Rows as CSV, TSV, JSONL or Parquet; repeatable.",
             "PATH",
             "data.train_files",
             TEXTS,
@@ -99,20 +99,26 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
     "predict": (
         Option(
             "--csv --data",
-            "Rows to label: CSV, JSONL, Parquet or text; repeatable.",
+            "Rows to label, as CSV, JSONL, Parquet or text; repeatable.",
             "PATH",
             "data.test_files",
             TEXTS,
         ),
         MODEL,
-        Option("--output -o", "Write labels here: .jsonl or .csv.", "FILE", "predict.output", TEXT),
+        Option(
+            "--output -o",
+            "Write predictions here (.jsonl or .csv).",
+            "FILE",
+            "predict.output",
+            TEXT,
+        ),
     ),
     "generate": (
         MODEL,
         Option("--prompt", "Text to continue; repeatable.", "TEXT", "generation.prompts", TEXTS),
         Option(
             "--prompts-file",
-            "File of prompts: lines, JSONL, or a table's column.",
+            "File of prompts: text lines, JSONL, or a table.",
             "PATH",
             "generation.prompts_file",
             TEXT,
@@ -134,27 +140,27 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         Option("--text", "Text to score; repeatable.", "PATH", "data.test_files", TEXTS),
         Option(
             "--csv --data",
-            "Rows: CSV, TSV, JSONL or Parquet; repeatable.",
+            "Rows as CSV, TSV, JSONL or Parquet; repeatable.",
             "PATH",
             "data.test_files",
             TEXTS,
         ),
         Option(
             "--tasks",
-            "Task of lm-evaluation-harness, or a file that defines one; repeatable.",
+            "Task of lm-evaluation-harness, or a task file; repeatable.",
             "NAME",
             "evaluation.tasks",
             TEXTS,
         ),
-        Option("--by-document", "Report each document.", key="evaluation.by_document"),
+        Option("--by-document", "Report figures for each document.", key="evaluation.by_document"),
         Option(
             "--by-domain",
-            "Report each file, or each value of a column.",
+            "Report figures for each file, or value of a column.",
             key="evaluation.by_domain",
         ),
         Option(
             "--per-token",
-            "Write a web page that shades tokens by loss.",
+            "Write a web page that shades each token by its loss.",
             "FILE",
             "evaluation.per_token",
             TEXT,
@@ -175,15 +181,15 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         ),
     ),
 }
-"""The options of each command that stand for keys."""
+"""The options of each command that set config keys."""
 
 
 def parameters(command: str) -> list[Parameter]:
     """The parameters of a command: its context, CONFIG, KEY=VALUE and its options."""
-    config = typer.Argument(metavar="CONFIG", help="A YAML file.", show_default=False)
+    config = typer.Argument(metavar="CONFIG", help="YAML config file.", show_default=False)
     overrides = typer.Argument(
         metavar="KEY=VALUE",
-        help="Override a key of the file: train.learning_rate=3e-4",
+        help="Set a config key: train.learning_rate=3e-4",
         show_default=False,
     )
     return [
@@ -203,25 +209,27 @@ Words = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="WORD",
-        help="Part of a name or of a meaning, or another tool's name for a key.",
+        help="Part of a key's name or meaning, or its name in another tool.",
         show_default=False,
     ),
 ]
 AppliesTo = Annotated[
     str | None,
     typer.Option(
-        "--for", metavar="COMMAND", help="Keys of one command or task: finetune/completion."
+        "--for",
+        metavar="COMMAND",
+        help="Only keys of a command or task, such as finetune/completion.",
     ),
 ]
-KeysJson = Annotated[bool, typer.Option("--json", help="Print the keys as JSON.")]
+KeysJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def refuse_others(
     command: str, arguments: Sequence[str], known: Sequence[str], options: Mapping[str, str]
 ) -> None:
-    """Raises UsageError for options that are none of ours, with what to write instead.
+    """Raises UsageError for unknown options, with what to write instead.
 
-    `known` are the flags of the command, `options` those that stand for a key, by the key.
+    `known` holds the flags of the command; `options` maps config keys to their flags.
     """
     unknown: dict[str, str] = {}
     for argument, following in pairwise([*arguments, "-"]):
@@ -241,8 +249,8 @@ def refuse_others(
         flag: Setting(tuple(flag.lstrip("-").split(".")), value, jobs, writing, given)
         for flag, value in unknown.items()
     }
-    said = [f"{flag}: {_instead(flag, setting, known)}" for flag, setting in settings.items()]
-    raise UsageError("there is no such option", where="\n       ".join(said))
+    lines = [f"{flag}: {_instead(flag, setting, known)}" for flag, setting in settings.items()]
+    raise UsageError("no such option", where="\n       ".join(lines))
 
 
 def _instead(flag: str, setting: Setting, known: Sequence[str]) -> str:
@@ -252,5 +260,5 @@ def _instead(flag: str, setting: Setting, known: Sequence[str]) -> str:
         return f"did you mean `{near[0]}`?"
     options = ", ".join(each for each in known if each.startswith("--"))
     return suggestions.known(setting) or (
-        f"the options are {options}; any key can be set with KEY=VALUE: `llmkit keys` lists them"
+        f"the options are {options}; KEY=VALUE sets any config key, and `llmkit keys` lists them"
     )

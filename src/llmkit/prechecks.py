@@ -1,4 +1,4 @@
-"""What a command lacks, refused before the libraries are loaded, which takes seconds."""
+"""Checks of input, model, packages and output that run before the libraries load."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def check_code(config: Config, allowed: bool) -> None:
     """Raises Unsafe for a config that names code, unless the command line allows it to run."""
     if config.model.code is not None and not allowed:
         raise Unsafe(
-            f"the config asks for code to be run ({config.model.code})",
+            f"the config asks to run Python code ({config.model.code})",
             where="model.code",
-            next="read the file, then add --allow-code to the command line",
+            next="read the file first; then add --allow-code to the command line",
         )
 
 
 def check(command: str, config: Config, console: Console, faults: Faults) -> None:
-    """Adds to the faults of the config what the command would raise later for input, model,
-    package or output, and raises them all at once."""
+    """Finds the faults of input, model, packages and output that the command would raise later, and
+    raises them together with those of the config."""
     _check_model(command, config, faults)
     _check_files(command, config, console, faults)
     _check_named(command, config, faults)
@@ -58,7 +58,8 @@ def check(command: str, config: Config, console: Console, faults: Faults) -> Non
 
 
 def _check_text(config: Config) -> None:
-    """Bytes that are not UTF-8 come in as lone surrogates, which no tokenizer takes."""
+    """Refuses arguments that are not UTF-8: Python gives them lone surrogates, which no tokenizer
+    accepts."""
     for path, value in load.leaves(config.model_dump()):
         name = ".".join(path)
         for text in value if isinstance(value, list | tuple) else [value]:
@@ -66,7 +67,7 @@ def _check_text(config: Config) -> None:
                 raise DataError(
                     "the text is not UTF-8",
                     where=f"{name}: {text.encode('utf-8', 'surrogateescape')!r}",
-                    next="type it in a UTF-8 terminal, or put it into a file",
+                    next="use a UTF-8 terminal, or put the text into a file",
                 )
 
 
@@ -92,7 +93,7 @@ def _check_input(command: str, config: Config) -> None:
             return
         case _:
             return
-    raise InputNotFound(f"{key} is not given", where=key, next=f"`{FIRST[command]}`")
+    raise InputNotFound(f"{key} is not given", where=key, next=f"try `{FIRST[command]}`")
 
 
 def _check_prompts(config: Config) -> None:
@@ -101,13 +102,13 @@ def _check_prompts(config: Config) -> None:
         sys.stdin.isatty() or _is_empty(sys.stdin)
     ):
         raise UsageError(
-            "there is no prompt",
-            next='give one with --prompt "...", a file with --prompts-file, or lines in a pipe',
+            "no prompt given",
+            next='use --prompt "..." or --prompts-file, or pipe lines',
         )
 
 
 def _is_empty(stdin: Any) -> bool:
-    """Whether a pipe or file has ended before its first byte; one that still waits is not."""
+    """Whether a pipe or file ended before its first byte; an open pipe is not empty."""
     try:
         ready = select.select([stdin], [], [], 0)[0]
         return bool(ready) and not stdin.buffer.peek(1)
@@ -136,9 +137,9 @@ def _check_need_of_model(command: str, config: Config) -> None:
     name = config.model.name_or_path
     if name is None and objectives.jobs(command, config) == {"finetune/completion"}:
         raise ConfigError(
-            "responses are learned by a pretrained model, and none is named",
+            "train.objective=completion needs a pretrained model",
             where="model.name_or_path",
-            next="name a causal language model with --model, such as a run of `llmkit pretrain`",
+            next="pass a causal language model with --model, such as a run of `llmkit pretrain`",
         )
     needed = command in ("generate", "chat", "predict")
     needed |= command == "evaluate" and config.evaluation.reference_column is None
@@ -146,28 +147,28 @@ def _check_need_of_model(command: str, config: Config) -> None:
         raise UsageError(
             f"`llmkit {command}` needs a model",
             where="model.name_or_path",
-            next=f"name a directory, a run directory or a hub model: `{FIRST[command]}`",
+            next=f"pass a run directory, a model directory or a hub name: `{FIRST[command]}`",
         )
 
 
 def _check_template(name: str) -> None:
-    """Raises ConfigError for a directory whose model continues text and does not answer."""
+    """Raises ConfigError for a directory whose model has no chat template."""
     from llmkit.models import location
 
     place = Path(location.locate(name))
     if place.is_dir() and not location.has_chat_template(place):
         raise ConfigError(
-            f"{name} continues text and does not answer: it has no chat template",
+            f"{name} has no chat template: it continues text and cannot chat",
             where=str(place),
-            next=f'continue a text with `llmkit generate --model {name} --prompt "..."`; to teach '
-            f"it to answer: `llmkit finetune train.objective=completion --model {name} "
+            next=f'to continue a text: `llmkit generate --model {name} --prompt "..."`; to teach '
+            f"it to chat: `llmkit finetune train.objective=completion --model {name} "
             "--csv chats.jsonl`",
         )
 
 
 def _check_files(command: str, config: Config, console: Console, faults: Faults) -> None:
-    """Adds files that the command would read and that are not there; reports what directories hold
-    that is not read."""
+    """Adds missing input files to the faults, and reports the files in directories that are
+    skipped."""
     from llmkit.data import sources
 
     named = {f"data.{key}": getattr(config.data, key) for key in FILES_OF.get(command, ())}
@@ -188,7 +189,7 @@ def _check_files(command: str, config: Config, console: Console, faults: Faults)
 
 
 def _check_named(command: str, config: Config, faults: Faults) -> None:
-    """Adds single files that keys name and that are not there."""
+    """Adds the other missing files that keys name to the faults."""
     data, generation, template = config.data, config.generation, config.tokenizer.chat_template
     named = {
         "data.label_names": data.label_names,
@@ -208,7 +209,7 @@ def _check_file(path: Path, key: str) -> None:
         return
     near = [str(found) for found in paths.near(path) if found.is_file()]
     raise InputNotFound(
-        f"there is no file {str(path)!r}",
+        f"{str(path)!r} does not exist",
         where=key,
         next=f"did you mean {' or '.join(near)}?" if near else "name a file that exists",
     )
@@ -233,8 +234,9 @@ def _check_extras(command: str, config: Config, faults: Faults) -> None:
 
 
 def _check_settings(command: str, config: Config, faults: Faults) -> None:
-    """Adds settings that the config class of a new model does not take. Only then transformers is
-    loaded, which every run with such settings needs anyway."""
+    """Adds settings that the config class of a new model does not accept.
+
+    This loads transformers, but only where `model.config` is set and the run needs it anyway."""
     model, jobs = config.model, objectives.jobs(command, config)
     key = keys.keys()["model", "config"]
     if not (model.config and key.jobs & jobs) or model.name_or_path or model.code:
@@ -250,9 +252,9 @@ def _check_settings(command: str, config: Config, faults: Faults) -> None:
     architecture = model.architecture
     if architecture == "auto":
         architecture = "qwen3" if several[0] is build.LANGUAGE_MODEL else "modernbert"
-    with suppress(ConfigError):  # an architecture that does not fit is refused later, with reasons
-        for name, *said in build.settings_faults(architecture, model.config, several):
-            faults.add_of_key(f"model.config.{name}", *said)
+    with suppress(ConfigError):  # an unsuitable architecture is refused later, with reasons
+        for name, *parts in build.settings_faults(architecture, model.config, several):
+            faults.add_of_key(f"model.config.{name}", *parts)
 
 
 def _check_output(command: str, config: Config) -> None:

@@ -1,6 +1,6 @@
-"""What a command line asks for, done: config, checks that need no library, then the command.
+"""Carries out a command: reads the config, runs the early checks, then calls the command.
 
-The libraries are imported last, so that a wrong config or a missing file is reported at once.
+The libraries load last, so that a wrong config or a missing file is reported at once.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from llmkit.reporting.console import Console
 
 Given = tuple[str, str, Any, int]
-"""An option that stands for a key: its flag, the key, the value, and how many KEY=VALUE arguments
+"""An option that sets a config key: its flag, the key, the value, and how many KEY=VALUE arguments
 come before it."""
 
 
@@ -51,7 +51,7 @@ class Request:
     allow_code: bool
 
     def carry_out(self, warnings: list[str]) -> None:
-        """Does the work and prints its result; raises what `llmkit.faults` reports.
+        """Runs the command and prints its result; raises the errors that `llmkit.faults` reports.
 
         Every warning is added to `warnings`.
         """
@@ -77,16 +77,16 @@ class Request:
             self._work(objectives.recipe(self.command, config), config, console)
 
     def _check_given(self, given: Arguments, options: Sequence[Option]) -> None:
-        """Raises UsageError where nothing is given."""
+        """Raises UsageError for a command without arguments."""
         if not (given.config or given.overrides or options or self.print_config):
             raise UsageError(
                 f"`llmkit {self.command}` needs {_NEEDS.get(self.command, 'a model and input')}",
-                next=f"try `{FIRST[self.command]}`, or give a CONFIG; "
+                next=f"try `{FIRST[self.command]}`, or pass a CONFIG; "
                 f"`llmkit {self.command} --help` lists the options",
             )
 
     def _config(self, given: Arguments, options: Sequence[Option], wrong: Faults) -> Config | None:
-        """The config as far as it is valid, or None where it was only to be printed."""
+        """The valid part of the config, or None after `--print-config`."""
         from llmkit.config.load import as_yaml, read
 
         resolved = read(self.command, given.config, given.overrides, options, wrong)
@@ -120,7 +120,7 @@ class Request:
 
 
 def _let_libraries_speak() -> None:
-    """Shows on stderr what llmkit and the libraries log."""
+    """Shows the logs of llmkit and its libraries on stderr."""
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "info")
 
@@ -129,7 +129,7 @@ _NEEDS = {"pretrain": "text", "finetune": "labelled rows, or prompts with respon
 
 
 def _with_data(command: str, options: Sequence[Given], data: Sequence[str]) -> list[Option]:
-    """The options, and the data that was given without one."""
+    """The options, with data that was passed without one added."""
     from llmkit.config.load import Option
 
     given = [Option(*each) for each in options]
@@ -142,7 +142,9 @@ def _with_data(command: str, options: Sequence[Given], data: Sequence[str]) -> l
     if command != "generate":
         return [*rest, Option(flag, key, named)]
     if len(named) > 1:
-        raise UsageError("prompts come from one file", where=", ".join(named), next="name one")
+        raise UsageError(
+            "only one file of prompts is read", where=", ".join(named), next="pass one"
+        )
     return [*rest, Option(flag, key, named[0])]
 
 
@@ -152,7 +154,7 @@ def _listed(value: str | int | Sequence[str]) -> list[str]:
 
 @contextmanager
 def _stops(command: str, config: Config) -> Iterator[None]:
-    """Says in the fault of a command that was stopped what it has saved."""
+    """Adds what was saved to the error of a command that was stopped."""
     try:
         yield
     except (KeyboardInterrupt, faults.Ended) as fault:
@@ -163,7 +165,7 @@ def _stops(command: str, config: Config) -> Iterator[None]:
 
 
 def _saved(command: str, config: Config) -> str:
-    """What stands on the disk of a command that was stopped."""
+    """What a stopped command has saved on disk."""
     from llmkit.inference import output
     from llmkit.reporting import unfinished
     from llmkit.training import directory
@@ -189,10 +191,10 @@ def _saved(command: str, config: Config) -> str:
 
 
 def _imported(name: str) -> Any:
-    """The module of a recipe. What comes in with it is no garbage, and looking for some each time
-    that as much is new would take a fifth of the time."""
+    """The module of a recipe. The garbage collector finds nothing during imports and
+    costs a fifth of their time, so it is off."""
     module = f"llmkit.commands.{name}"
-    if module in sys.modules:  # frozen again, the garbage of an earlier run would stay
+    if module in sys.modules:  # freezing again would keep the garbage of an earlier run
         return sys.modules[module]
     gc.disable()
     try:

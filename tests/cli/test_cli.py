@@ -124,7 +124,7 @@ def test_a_command_that_writes_text_needs_no_file_that_its_config_trained_on(
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        ([], 2, "`llmkit --help` lists them"),
+        ([], 2, "`llmkit --help` lists the commands"),
         (["pretrian"], 2, "did you mean `llmkit pretrain`?"),
         (["pretrain"], 2, "llmkit pretrain --text corpus.txt"),
         (["pretrain", "--text"], 2, "requires an argument"),

@@ -28,7 +28,7 @@ def test_a_bug_leaves_its_traceback_in_a_file(
     out, err = capsys.readouterr()
     (report,) = tmp_path.iterdir()
     assert out == ""
-    assert "error[internal]: a bug of llmkit: ZeroDivisionError" in err
+    assert "error[internal]: a bug in llmkit: ZeroDivisionError" in err
     assert str(report) in err
     assert "\x1b" not in err
     assert "Traceback" not in err

@@ -142,7 +142,7 @@ def test_of_several_processes_only_the_first_prints_the_object(
         (["evaluate", "--text", "corpus"], 2, "needs a model"),
         (["evaluate", "--model", "runs/shake"], 66, "data.test_files is not given"),
         (["finetune", "seed=1"], 66, "llmkit finetune --csv reviews.csv"),
-        (["generate", "--model", "runs/shake"], 2, "there is no prompt"),
+        (["generate", "--model", "runs/shake"], 2, "no prompt given"),
         (["generate", "--model", "runs/shake", "--prompts-file", "none.txt"], 66, "none.txt"),
         (["pretrain", "--text", "corpus", "report_to=wandb"], 78, "[wandb]'"),
         (["evaluate", "--model", "runs/shake", "--tasks", "any"], 78, "[lm-eval]'"),

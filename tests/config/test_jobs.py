@@ -39,19 +39,19 @@ def refusal(command: str, *overrides: str) -> str:
         ("finetune evaluation.output=x", "write `output_dir=x`"),
         ("generate train.micro_batch_size=4", "write `generation.micro_batch_size=4`"),
         ("evaluate train.micro_batch_size=4", "write `evaluation.batch_tokens`"),
-        ("finetune generation.temperature=3", "leave it out"),
-        ("predict seed=1", "leave it out"),
-        ("generate train.max_steps=1", "leave it out"),
-        ("generate model.config.hidden_size=1", "leave it out"),
-        ("evaluate tokenizer.vocab_size=300", "leave it out"),
-        ("finetune data.prompt_column=q", "it goes with `train.objective=completion`"),
+        ("finetune generation.temperature=3", "remove it"),
+        ("predict seed=1", "remove it"),
+        ("generate train.max_steps=1", "remove it"),
+        ("generate model.config.hidden_size=1", "remove it"),
+        ("evaluate tokenizer.vocab_size=300", "remove it"),
+        ("finetune data.prompt_column=q", "it needs `train.objective=completion`"),
         (
             "finetune train.objective=completion train.class_weights=balanced",
-            "it goes with `train.objective=classification`",
+            "it needs `train.objective=classification`",
         ),
         (
             "pretrain train.objective=causal train.mask_probability=0.2",
-            "it goes with `train.objective=masked`",
+            "it needs `train.objective=masked`",
         ),
         (
             "finetune train.objective=completion data.label_column=a",
@@ -59,9 +59,9 @@ def refusal(command: str, *overrides: str) -> str:
         ),
         (
             "evaluate evaluation.prompt_column=a",
-            "it goes with `evaluation.reference_column=COLUMN`",
+            "it needs `evaluation.reference_column=COLUMN`",
         ),
-        ("evaluate evaluation.reference_column=a evaluation.stride=3", "leave it out"),
+        ("evaluate evaluation.reference_column=a evaluation.stride=3", "remove it"),
     ],
 )
 def test_a_key_that_does_not_apply_is_refused_with_the_one_that_is_meant(
@@ -159,7 +159,7 @@ def test_the_list_of_keys_fits_a_narrow_terminal(
     ("arguments", "said"),
     [
         (["temprature"], "did you mean `llmkit keys temperature`?"),
-        (["zork"], "`llmkit keys` lists them all"),
+        (["zork"], "`llmkit keys` lists all keys"),
         (["--for", "sums"], "finetune/completion"),
     ],
 )

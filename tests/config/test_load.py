@@ -100,7 +100,7 @@ def test_all_faults_are_told_at_once_in_the_order_of_the_input(tmp_path: Path) -
         "run.yaml:4: train.lr: no such key; write `train.learning_rate: 3e-4`",
         "run.yaml:5: seed: should be int >= 0; got -1",
         "argument train.compile=maybe: train.compile: should be bool or `auto`; got maybe",
-        f"argument zork=1: zork: no such key; the config takes {', '.join(Config.model_fields)}",
+        f"argument zork=1: zork: no such key; the keys are {', '.join(Config.model_fields)}",
     ]
 
 
@@ -128,12 +128,12 @@ def test_all_faults_are_told_at_once_in_the_order_of_the_input(tmp_path: Path) -
         ("resume: true", "write `resume: auto`"),
         ("seed: {a: 1}", "should be int >= 0; got {a: 1}"),
         ("seed: {}", "should be int >= 0; got {}"),
-        ("train: 5", "takes keys, such as `train.objective`"),
-        ("train: []", "takes keys, such as `train.objective`"),
-        ("seed: 1\nseed: 2", "run.yaml:2: seed: stands in line 1 too; keep one"),
+        ("train: 5", "is a section; set one of its keys, such as `train.objective`"),
+        ("train: []", "is a section; set one of its keys, such as `train.objective`"),
+        ("seed: 1\nseed: 2", "run.yaml:2: seed: also appears in line 1; keep one"),
         ("train.compile: true\ntrain: {compile: true}", "is given twice (run.yaml:1); keep one"),
         ("model: {nam_or_path: x}", "did you mean `model.name_or_path: x`?"),
-        ("data: {zork: x}", "`data` takes train_files, validation_files"),
+        ("data: {zork: x}", "the keys of `data` are train_files, validation_files"),
         ("<<: {seed: 1}", "no such key"),
         ("trainer: {max_steps: 5}", "write `train.max_steps: 5`"),
     ],
@@ -152,7 +152,7 @@ def test_a_fault_says_what_to_write(tmp_path: Path, text: str, said: str) -> Non
         ("block-size=64", "write `data.block_size=64`"),
         ("name_or_path=x", "write `model.name_or_path=x` or `tokenizer.name_or_path=x`"),
         ("train.max_step=5", "did you mean `train.max_steps=5`?"),
-        ("seed=", "has no value; for none, write `seed=null`"),
+        ("seed=", "has no value; to unset it, write `seed=null`"),
         ("output_dir=a: b", "write `'output_dir=\"a: b\"'`"),
         ("train.max_steps={a: 1}", "got {a: 1}"),
         ("seed=!!python/object:os.system x", "tags are not read"),
@@ -189,7 +189,7 @@ def test_two_options_for_the_same_files_are_refused(tmp_path: Path) -> None:
     key = "data.train_files"
     options = (Option("--text", key, ("a",)), Option("--csv", key, ("b",)))
     (line,) = faults(tmp_path, "", options=options)
-    assert line == "option --csv: data.train_files: is given by --text too; keep one"
+    assert line == "option --csv: data.train_files: is also set by --text; keep one"
 
 
 def test_an_option_without_a_value_is_refused(tmp_path: Path) -> None:

@@ -70,9 +70,8 @@ def test_weights_that_are_all_zero_are_refused(tmp_path: Path) -> None:
 
 def test_a_domain_is_keys_not_a_value(tmp_path: Path) -> None:
     message = said(tmp_path, "data:\n  mixture:\n    novels: novels.txt\n")
-    assert "run.yaml:3: data.mixture.novels: takes keys, such as `data.mixture.novels.files`" in (
-        message
-    )
+    such = "is a section; set one of its keys, such as `data.mixture.novels.files`"
+    assert f"run.yaml:3: data.mixture.novels: {such}" in message
 
 
 def test_a_domain_that_is_only_named_counts(tmp_path: Path) -> None:

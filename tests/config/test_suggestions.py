@@ -70,15 +70,15 @@ def test_no_name_of_the_table_stands_twice_or_is_one_of_ours() -> None:
         ("output-dir", "x", "write `output_dir: x`"),
         ("bf16", "true", "write `train.precision: bf16`"),
         ("bf16", "false", "write `train.precision: fp32`"),
-        ("bf16", "maybe", "leave it out"),
+        ("bf16", "maybe", "remove it"),
         ("train.scheduler", "wsd", "write `train.lr_scheduler_type: warmup_stable_decay`"),
         ("optim", "adamw_torch", "write `train.optimizer: adamw`"),
         ("precision", "bf16-mixed", "write `train.precision: bf16`"),
         ("resume_from_checkpoint", "true", "write `resume: auto`"),
         ("evaluation_strategy", "steps", "such as `train.eval_steps: 100`"),
-        ("overwrite_output_dir", "true", "`resume: never` starts anew"),
+        ("overwrite_output_dir", "true", "`resume: never` starts a new run"),
         ("trust_remote_code", "true", "never runs code"),
-        ("do_train", "true", "the command says what is done"),
+        ("do_train", "true", "the command decides that"),
         ("no_cuda", "true", "CUDA_VISIBLE_DEVICES"),
         ("LR", "1", "write `train.learning_rate: 1`"),
     ],
@@ -97,19 +97,19 @@ def test_names_of_other_tools_are_answered_with_ours(name: str, text: str, said:
         ("generate", "load_in_8bit", "true", "write `generation.weights: int8`"),
         ("generate", "batch_size", "4", "write `generation.micro_batch_size: 4`"),
         ("generate", "epochs", "3", "is a key of pretrain, finetune, not of generate"),
-        ("generate", "eval_strategy", "steps", "leave it out: it means nothing for generate"),
+        ("generate", "eval_strategy", "steps", "remove it: generate has no use for it"),
         ("generate", "out", "a.jsonl", "write `generation.output_file: a.jsonl`"),
         ("generate", "file", "a.txt", "write `generation.prompts_file: a.txt`"),
         ("finetune/classification", "max_seq_length", "64", "write `data.max_length: 64`"),
         ("finetune/completion", "max_seq_length", "64", "write `data.max_length: 64`"),
         ("pretrain", "max_seq_length", "64", "write `data.block_size: 64`"),
         ("evaluate/text", "max_seq_length", "64", "write `evaluation.window: 64`"),
-        ("evaluate/labels", "max_seq_length", "64", "leave it out"),
+        ("evaluate/labels", "max_seq_length", "64", "remove it"),
         ("evaluate/labels", "dtype", "float32", "write `evaluation.precision: fp32`"),
         ("evaluate/text", "batch_size", "4", "write `evaluation.batch_tokens`"),
         ("evaluate/text", "dataset", "a", "write `data.test_files: a`"),
         ("predict", "dataset", "a", "write `data.test_files: a`"),
-        ("predict", "batch_size", "4", "leave it out"),
+        ("predict", "batch_size", "4", "remove it"),
         ("predict", "output_dir", "a", "write `predict.output: a`"),
         ("finetune/completion", "dataset", "a", "write `data.train_files: a`"),
         ("finetune/classification", "temperture", "1", "`generation.temperature` is a key of"),
@@ -185,7 +185,7 @@ def test_a_whole_config_of_another_tool_is_answered_key_by_key() -> None:
         load("pretrain", None, [f"{name}={text}" for name, text in theirs.items()])
     lines = caught.value.where.split("\n")
     assert len(lines) == len(theirs)
-    assert all("write" in line or "leave it out" in line for line in lines)
+    assert all("write" in line or "remove it" in line for line in lines)
 
 
 def test_resolve_is_what_the_table_is_read_with() -> None:

@@ -108,7 +108,7 @@ def test_a_process_that_hangs_is_given_up_after_the_time_that_the_config_says(
 def test_data_that_one_process_cannot_read_are_told_by_it(trials: Server) -> None:
     zero, one = ends(pair(trials, function="train", keywords={"bad_row": 7}))
     assert (zero.code, one.code) == (71, 65), (zero.err, one.err)
-    assert "row 7 is bad (process 1 of the run)" in one.err
+    assert "row 7 is bad (rank 1)" in one.err
     assert "another process of the run was lost" in zero.err
 
 

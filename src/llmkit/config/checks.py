@@ -1,5 +1,4 @@
-"""What is wrong with a config: faults, reported together with their places, and the keys that
-contradict one another."""
+"""Checks of a config: collects all faults with their places, and finds contradicting keys."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ MAX_FAULTS_SHOWN = 20
 
 @dataclass(frozen=True, order=True)
 class Place:
-    """Where something was given; the file comes before the command line."""
+    """Where a value was given; places in the file sort before the command line."""
 
     on_command_line: bool
     number: int
@@ -25,48 +24,48 @@ class Place:
 
     @property
     def source(self) -> str:
-        """The place as the origin of a value."""
+        """The origin of the value, as `--print-config` shows it."""
         return "command line" if self.on_command_line else self.text
 
 
 NOWHERE = Place(True, 0, "config")
-"""The place of what was not given."""
+"""The place of a value that was not given."""
 
 
 @dataclass
 class Faults:
-    """What is wrong, in the order of the input."""
+    """The faults of a config, to be raised together."""
 
     command: str
     places: dict[KeyPath, Place] = field(default_factory=dict)
-    """Where each key was given."""
+    """The place of each given key."""
     found: list[tuple[Place, str]] = field(default_factory=list)
     raised: list[tuple[Place, str, LlmkitError]] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        """Whether there are any."""
+        """Whether there is any fault."""
         return bool(self.found or self.raised)
 
-    def add(self, place: Place, name: str, *said: str) -> None:
-        """Adds a fault of the config."""
-        self.found.append((place, f"{place.text}: {name}: {'; '.join(filter(None, said))}"))
+    def add(self, place: Place, name: str, *parts: str) -> None:
+        """Adds a fault: what is wrong, and what to write instead."""
+        self.found.append((place, f"{place.text}: {name}: {'; '.join(filter(None, parts))}"))
 
-    def add_of_key(self, name: str, *said: str) -> None:
-        """The same where only the key is known."""
-        self.add(place_of(name, self.places), name, *said)
+    def add_of_key(self, name: str, *parts: str) -> None:
+        """Adds a fault of a key, wherever that was given."""
+        self.add(place_of(name, self.places), name, *parts)
 
     @contextmanager
     def collected(self, name: str) -> Iterator[None]:
-        """Adds what is raised inside as a fault of a key, and goes on after it."""
+        """Catches an LlmkitError from the block and adds it as a fault of a key."""
         try:
             yield
         except LlmkitError as fault:
             self.raised.append((place_of(name, self.places), name, fault))
 
     def check(self) -> None:
-        """Raises the only fault as it is, or a ConfigError that lists all of them.
+        """Raises a single fault unchanged, or one ConfigError that lists all of them.
 
-        Several that are of one kind, such as missing files, are raised as that kind.
+        Faults of one class, such as missing files, are raised as that class.
         """
         if not self:
             return
@@ -82,10 +81,10 @@ class Faults:
         if len(lines) > MAX_FAULTS_SHOWN:
             shown.append(f"and {len(lines) - MAX_FAULTS_SHOWN} more")
         raise kind(
-            f"the config has {len(lines)} faults" if len(lines) > 1 else "the config has a fault",
+            f"invalid config: {len(lines)} faults" if len(lines) > 1 else "invalid config",
             where="\n       ".join(shown),
-            next=f"correct this; `llmkit keys` explains every key, and `llmkit {self.command} "
-            "--print-config` shows their values",
+            next=f"`llmkit keys` explains all keys, `llmkit {self.command} --print-config` shows "
+            "their values",
         )
 
     @staticmethod
@@ -97,7 +96,7 @@ class Faults:
 
 
 def place_of(name: str, places: Mapping[KeyPath, Place]) -> Place:
-    """Where a key was given: itself, the nearest key above it, or the first below it."""
+    """The place of a key, else of the nearest key above it or the first below it."""
     path = tuple(name.split("."))
     for depth in range(len(path), 0, -1):
         if path[:depth] in places:
@@ -111,7 +110,7 @@ Conflict = tuple[str, str, str]
 
 
 def conflicts(config: Config, jobs: Collection[str]) -> Iterator[Conflict]:
-    """Everything that does not go together in a config, for what its command may do."""
+    """The contradictions in a config, for the jobs that its command may do."""
     commands = {job.partition("/")[0] for job in jobs}
     if commands & {"pretrain", "finetune"}:
         yield from _of_validation(config, jobs)
@@ -124,28 +123,28 @@ def conflicts(config: Config, jobs: Collection[str]) -> Iterator[Conflict]:
 
 
 def of_generation(settings: GenerationConfig, is_chat: bool) -> Iterator[Conflict]:
-    """Generation settings that contradict one another."""
+    """The contradictions among generation settings."""
     given = [name for name in ("choices", "regex", "json_schema") if getattr(settings, name)]
     if settings.system is not None and not (settings.chat or is_chat):
         yield "generation.system", "needs a chat", "add `--chat`"
     if len(given) > 1:
-        yield f"generation.{given[1]}", f"does not go with generation.{given[0]}", "keep one"
+        yield f"generation.{given[1]}", f"cannot be combined with generation.{given[0]}", "keep one"
     if settings.min_new_tokens > settings.max_new_tokens:
         yield "generation.min_new_tokens", "is above generation.max_new_tokens", "lower it"
     if settings.num_beams > 1:
         yield from _of_beams(settings, given)
     elif settings.num_return_sequences > 1 and not settings.do_sample:
-        what = "are all the same without sampling"
+        what = "gives equal texts without sampling"
         yield "generation.num_return_sequences", what, "set do_sample or num_beams"
 
 
 def _of_beams(settings: GenerationConfig, given: list[str]) -> Iterator[Conflict]:
     for name in [*given, *(["bad_words"] if settings.bad_words else [])]:
-        yield f"generation.{name}", "cannot be searched with beams", "leave num_beams out"
+        yield f"generation.{name}", "does not work with beam search", "remove num_beams"
     if settings.num_return_sequences > settings.num_beams:
         yield "generation.num_return_sequences", "is above generation.num_beams", "raise num_beams"
     if settings.explain:
-        yield "generation.explain", "shows single steps, which beams do not have", "leave one out"
+        yield "generation.explain", "does not work with beam search", "remove one of them"
 
 
 def _of_validation(config: Config, jobs: Collection[str]) -> Iterator[Conflict]:
@@ -153,16 +152,16 @@ def _of_validation(config: Config, jobs: Collection[str]) -> Iterator[Conflict]:
     metric, _, domain = train.metric_for_best_model.partition("/")
     known = metrics(jobs, data.problem_type)
     if metric not in (*known, "auto"):
-        yield "train.metric_for_best_model", f"{metric!r} is no metric", _one_of(known)
+        yield "train.metric_for_best_model", f"{metric!r} is not a metric here", _one_of(known)
     elif domain and domain not in data.mixture:
-        what = f"{domain!r} is no domain of data.mixture"
+        what = f"{domain!r} is not a domain of data.mixture"
         yield "train.metric_for_best_model", what, _one_of(data.mixture or known)
     nothing = data.validation_fraction == 0 and not (data.validation_files or data.mixture)
     if train.early_stopping_patience is not None and nothing:
         yield (
             "train.early_stopping_patience",
             "needs validation data",
-            "give data.validation_files, or leave out data.validation_fraction=0",
+            "set data.validation_files, or remove data.validation_fraction=0",
         )
 
 
@@ -170,16 +169,20 @@ def _of_finetuning(config: Config, jobs: Collection[str]) -> Iterator[Conflict]:
     lora, train, model = config.model.lora, config.train, config.model
     if lora.r is None and lora != LoraConfig():
         other = next(name for name in LoraConfig.model_fields if name in lora.model_fields_set)
-        yield f"model.lora.{other}", "needs a rank", "write model.lora.r=8, or leave it out"
+        yield f"model.lora.{other}", "needs a rank", "write model.lora.r=8, or remove it"
     if "finetune/completion" in jobs:
         return
     if lora.r is not None and train.freeze != "none":
-        yield "train.freeze", "does not go with model.lora, which freezes the body", "keep one"
+        yield (
+            "train.freeze",
+            "cannot be combined with model.lora, which freezes the body",
+            "keep one",
+        )
     if lora.r is None and train.freeze == "body" and model.name_or_path is None:
         yield (
             "train.freeze",
-            "would never train a body of random weights",
-            "name a pretrained model in model.name_or_path, or leave train.freeze out",
+            "would leave a body of random weights untrained",
+            "set model.name_or_path to a pretrained model, or remove train.freeze",
         )
 
 
@@ -189,7 +192,7 @@ def _of_windows(config: Config) -> Iterator[Conflict]:
         return
     fresh = settings.window - (settings.bos == "window")
     if settings.stride > fresh:
-        what = f"of {settings.stride} tokens skips tokens: a window holds {fresh} of the text"
+        what = f"of {settings.stride} tokens would skip text: a window holds {fresh} tokens of it"
         yield "evaluation.stride", what, f"write {fresh} or less"
 
 

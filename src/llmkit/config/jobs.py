@@ -1,4 +1,4 @@
-"""Jobs: the commands and their tasks, which keys apply to them, and which metrics they report."""
+"""Jobs: commands and their tasks, the keys that apply to each, and the metrics it reports."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ TASKS: Mapping[str, tuple[str, ...]] = {
     "chat": (),
     "evaluate": ("text", "labels", "references", "tasks"),
 }
-"""The commands that take a config, and the tasks of those that have several."""
+"""The commands that take a config, and the tasks of each command with more than one."""
 
 
 class For:
-    """Annotates a key, or all keys of a section, with the jobs that it applies to.
+    """Annotates a key, or a whole section, with the jobs that it applies to.
 
     A job is a command, such as `pretrain`, or one task of it, such as `pretrain/masked`. A key
     without an annotation applies where its section does.
@@ -27,9 +27,9 @@ class For:
 
 
 def jobs_of(name: str) -> tuple[str, ...]:
-    """The jobs that a name stands for: one task, or all of a command.
+    """The jobs of a name: one task, or all tasks of a command.
 
-    Raises ValueError for a name that is neither.
+    Raises ValueError for other names.
     """
     command, slash, task = name.partition("/")
     if command not in TASKS or (slash and task not in TASKS[command]):
@@ -43,7 +43,7 @@ EVERY_JOB = frozenset(job for command in TASKS for job in jobs_of(command))
 
 
 def shortest_names(jobs: Collection[str]) -> list[str]:
-    """The jobs under the fewest names: a command where all of its tasks are among them."""
+    """The jobs, with all tasks of a command shortened to its name."""
     return [name for command in TASKS for name in _of_command(command, jobs)]
 
 
@@ -82,7 +82,7 @@ _METRICS = {
 
 
 def metrics(jobs: Collection[str], problem_type: str) -> list[str]:
-    """The metrics of validation that any of the jobs may report."""
+    """The validation metrics that any of the jobs may report."""
     return list(dict.fromkeys(_metrics_of(jobs, problem_type)))
 
 

@@ -1,4 +1,4 @@
-"""Every dotted key of the schema, in words: what the messages and the documentation are made of."""
+"""Every dotted key of the schema, described for messages and documentation."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from llmkit.config.types import Section
 from llmkit.config.yaml12 import KeyPath, dump
 
 NAME = "NAME"
-"""Stands in the path of a key for a name of the user's own: `data.mixture.NAME.files`."""
+"""Placeholder for a name that the user chooses: `data.mixture.NAME.files`."""
 
 
 @dataclass(frozen=True)
 class Key:
-    """One key: what it takes (in words), its default, what it means, and where it applies."""
+    """One key: its type in words, default, meaning and jobs."""
 
     path: KeyPath
     takes: str
@@ -27,9 +27,9 @@ class Key:
     default: Any
     meaning: str
     jobs: frozenset[str]
-    """The commands and tasks that it applies to, as in `llmkit.config.jobs`."""
+    """The jobs that it applies to: see `llmkit.config.jobs`."""
     is_open: bool
-    """Any key may stand under it: `model.config.hidden_size`."""
+    """Whether it accepts any keys below it: `model.config.hidden_size`."""
 
     @property
     def name(self) -> str:
@@ -38,24 +38,24 @@ class Key:
 
     @property
     def scope(self) -> str:
-        """The commands and tasks that it applies to, in words."""
+        """The commands and tasks that it applies to, as prose."""
         return in_words(self.jobs)
 
 
 @cache
 def keys() -> dict[KeyPath, Key]:
-    """Every key that holds a value, in the order of the schema."""
+    """Every key with a value, in the order of the schema."""
     return {key.path: key for key in _keys_of(Config, (), frozenset())}
 
 
 @cache
 def sections() -> frozenset[KeyPath]:
-    """The paths that hold keys and no value: `train`, `data`, ...; the config itself is ()."""
+    """The paths of sections: `train`, `data`, ...; the config itself is ()."""
     return frozenset(path[:depth] for path in keys() for depth in range(len(path)))
 
 
 def general(path: KeyPath) -> KeyPath:
-    """The path with NAME where the user has given a name."""
+    """The path with NAME in place of names that the user chose."""
     for depth in range(len(path)):
         if (*path[:depth], NAME) in sections():
             path = (*path[:depth], NAME, *path[depth + 1 :])
@@ -73,7 +73,7 @@ def owner(path: KeyPath) -> Key | None:
 
 
 def value_at(config: Config, path: KeyPath) -> Any:
-    """The value that a config holds at a path."""
+    """The value of a config at a path."""
     value: Any = config.model_dump()
     for part in path:
         value = value[part]
@@ -87,8 +87,8 @@ def named(leaf: str) -> list[Key]:
 
 
 def nearest(path: KeyPath, jobs: Collection[str] = EVERY_JOB) -> Key | None:
-    """The key that was probably meant, by its whole name, its section, or its last part; of those
-    that apply to one of the jobs."""
+    """The key that a misspelled path probably means, among the keys of the jobs: compares the whole
+    name, then the names in its section, then the last part."""
     apply = [key for key in keys().values() if key.jobs & set(jobs)]
     fixed = [key for key in apply if NAME not in key.path]
     names = {key.name: key for key in fixed}
@@ -139,8 +139,7 @@ _TYPES = {"integer": "int", "number": "float", "boolean": "bool", "string": "str
 
 
 def _words(schema: dict[str, Any]) -> list[str]:
-    """The types and values that a JSON schema accepts, each as Python's own documentation would
-    name it."""
+    """The types and values that a JSON schema accepts, named as in Python's documentation."""
     if "anyOf" in schema:
         return [words for option in schema["anyOf"] for words in _words(option)]
     if choices := _choices(schema):
@@ -158,7 +157,7 @@ def _either(words: list[str]) -> str:
 
 
 def _bounds(schema: dict[str, Any]) -> str:
-    """The range of a number: ` >= 1`, or ` in [0, 1)` where it has two ends."""
+    """The range of a number: ` >= 1`, or ` in [0, 1)` if bounded on both sides."""
     low = schema.get("minimum", schema.get("exclusiveMinimum"))
     high = schema.get("maximum", schema.get("exclusiveMaximum"))
     if low is not None and high is not None:

@@ -1,4 +1,4 @@
-"""Defaults, a YAML file and the command line become one config, or one list of all their faults."""
+"""Loads a config from defaults, a YAML file and the command line, and writes it as YAML."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from llmkit.config.yaml12 import KeyPath, dump
 from llmkit.errors import UsageError
 
 MAY_BE_EMPTY = {"generation.prompts"}
-"""Keys whose option may be an empty text: a model can begin by itself."""
+"""Keys whose option may be empty: a model can generate from an empty prompt."""
 
 
 @dataclass(frozen=True)
@@ -32,18 +32,18 @@ class Resolved:
 
 @dataclass(frozen=True)
 class Option:
-    """An option that stands for a key, such as `--model X`; its value is taken as it is."""
+    """An option that sets a key, such as `--model X`; its value is not parsed as YAML."""
 
     flag: str
     key: str
     value: str | int | Sequence[str]
     after: int = sys.maxsize
-    """How many KEY=VALUE arguments come before it: of one key, the last value counts."""
+    """How many KEY=VALUE arguments come before it: the last value of a key wins."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One value that was given for one key."""
+    """A value given for a key."""
 
     path: KeyPath
     value: Any
@@ -57,7 +57,7 @@ class Setting:
 
     @property
     def writing(self) -> Writing:
-        """How a correction is written in this place."""
+        """How to write a correction in this place."""
         return Writing(self.place.on_command_line)
 
 
@@ -66,8 +66,8 @@ def load(
 ) -> Resolved:
     """The config of a command: defaults, then the YAML file, then KEY=VALUE and options.
 
-    Raises ConfigError with every fault at once, each with its place and what to write instead,
-    UsageError for an override without `=`, and InputNotFound for a missing file.
+    Raises ConfigError with all faults, their places and what to write instead, UsageError for an
+    override without `=`, and InputNotFound for a missing file.
     """
     faults = Faults(command)
     found = read(command, path, overrides, options, faults)
@@ -82,7 +82,7 @@ def read(
     options: Sequence[Option],
     faults: Faults,
 ) -> Resolved:
-    """The same, with the faults added to `faults`; the config holds the values that have none."""
+    """The same as `load`, but adds the faults to `faults` and leaves invalid values out."""
     from_file = _from_file(path, faults) if path else []
     from_line = _from_line(overrides, options, faults)
     known, unknown = _known([*from_file, *from_line], faults)
@@ -100,7 +100,7 @@ def read(
 
 
 def leaves(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
-    """The values of a nested mapping with their paths; a key of ours is never taken apart."""
+    """The values of a nested mapping with their paths; the value of a key is kept whole."""
     owner = keys.owner(path)
     closed = owner is not None and not owner.is_open
     if not isinstance(value, dict) or closed or (not value and path not in keys.sections()):
@@ -113,7 +113,7 @@ def leaves(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
 def as_yaml(config: Config, sources: Mapping[str, str] | None = None) -> str:
     """The config as YAML that reads back as the same config.
 
-    With `sources`, each value says in a comment where it came from.
+    With `sources`, a comment after each value gives its origin.
     """
     lines: list[tuple[str, str]] = []
     above: tuple[str, ...] = ()
@@ -133,11 +133,11 @@ def _from_file(path: Path, faults: Faults) -> list[Setting]:
     for repeat in document.repeats:
         place = Place(False, repeat.line, f"{path}:{repeat.line}")
         faults.add(
-            place, ".".join(repeat.path), f"stands in line {repeat.first_line} too; keep one"
+            place, ".".join(repeat.path), f"also appears in line {repeat.first_line}; keep one"
         )
     settings = []
     for top, below in document.value.items():
-        # At the top, `train.max_steps: 5` means what it means on the command line.
+        # A dotted key at the top level means the same as on the command line.
         parts = tuple(top.split("."))
         for inner, value in leaves(below, parts):
             mark = document.marks[(top, *inner[len(parts) :])]
@@ -164,17 +164,17 @@ def _from_line(
 
 
 def _refuse_rivals(options: Sequence[Option], faults: Faults) -> None:
-    """Refuses two options for the same files: neither was meant to give way."""
+    """Refuses two options for the same key: it is unclear which one was meant."""
     first: dict[str, Option] = {}
     for option in options:
         before = first.setdefault(option.key, option)
         if before is not option:
             place = Place(True, option.after, f"option {option.flag}")
-            faults.add(place, option.key, f"is given by {before.flag} too; keep one")
+            faults.add(place, option.key, f"is also set by {before.flag}; keep one")
 
 
 def _give(settings: dict[KeyPath, Setting], *later: Setting) -> None:
-    """Adds settings; one of the same key, or of a key that it holds, gives way."""
+    """Adds settings; each replaces earlier ones of the same key or of keys below it."""
     for setting in later:
         depth = len(setting.path)
         for path in [path for path in settings if path[:depth] == setting.path]:
@@ -199,16 +199,16 @@ def _from_argument(argument: str, place: Place, faults: Faults) -> list[Setting]
         )
     path = tuple(name.split("."))
     try:
-        # A lone | or > opens a block in YAML; on a line of its own it is a separator.
+        # A lone | or > would open a block in YAML; here it can only be a separator.
         value = text if text in ("|", ">") else yaml12.parse(text)
     except ValueError as error:
         if text and "\0" not in text and _takes_text(path):
             return [Setting(path, text, text, place)]
         quoted = Writing(True)(name, dump(text))
-        faults.add(place, name, str(error), f"as text, write {quoted}")
+        faults.add(place, name, str(error), f"to pass text, write {quoted}")
         return []
     if not text.strip():
-        faults.add(place, name, "has no value", f"for none, write `{name}=null`")
+        faults.add(place, name, "has no value", f"to unset it, write `{name}=null`")
         return []
     return [
         Setting(inner, item, text if inner == path else dump(item), place)
@@ -217,7 +217,7 @@ def _from_argument(argument: str, place: Place, faults: Faults) -> list[Setting]
 
 
 def _takes_text(path: KeyPath) -> bool:
-    """Whether a value that is no YAML, such as a lone comma, can only be meant as text."""
+    """Whether a value that is not YAML, such as a lone comma, must be text."""
     key = keys.owner(path)
     return key is not None and key.path == path and key.takes.startswith("str")
 
@@ -233,16 +233,18 @@ def _refuse_repeats(settings: Sequence[Setting], faults: Faults) -> None:
 
 
 def _known(settings: Sequence[Setting], faults: Faults) -> tuple[list[Setting], list[Setting]]:
-    """The settings of keys that exist, and the others."""
+    """The settings with known keys, and those with unknown keys."""
     known, unknown = [], []
     for setting in settings:
         if keys.general(setting.path) in keys.sections():
             _check_section(setting, faults)
             if setting.path not in keys.sections():
-                known.append(replace(setting, value={}))  # a name of the user's own counts
+                known.append(
+                    replace(setting, value={})
+                )  # an empty section with a chosen name counts
         elif keys.owner(setting.path):
             if _holds_nul(setting.value):
-                faults.add(setting.place, setting.name, "holds a NUL, which no path or text has")
+                faults.add(setting.place, setting.name, "contains a NUL character")
             known.append(setting)
         else:
             unknown.append(setting)
@@ -252,17 +254,17 @@ def _known(settings: Sequence[Setting], faults: Faults) -> tuple[list[Setting], 
 def _advise(
     unknown: Sequence[Setting], jobs: Collection[str], given: Mapping[str, str], faults: Faults
 ) -> None:
-    """Notes keys that do not exist, with what to write instead.
+    """Adds unknown keys to the faults, with what to write instead for the first ones.
 
-    Looking for what was meant takes time; a file of data has thousands of such keys.
+    Finding the intended key takes time, and a data file has thousands of such keys.
     """
     given = {name.replace("-", "_"): text for name, text in given.items()}
     for number, each in enumerate(unknown):
-        said = ""
+        advice = ""
         if number < MAX_FAULTS_SHOWN:
             asked = suggestions.Setting(each.path, each.text, jobs, each.writing, given)
-            said = suggestions.for_key(asked)
-        faults.add(each.place, each.name, "no such key", said)
+            advice = suggestions.for_key(asked)
+        faults.add(each.place, each.name, "no such key", advice)
 
 
 def _holds_nul(value: Any) -> bool:
@@ -273,7 +275,7 @@ def _holds_nul(value: Any) -> bool:
 
 
 def _check_scope(jobs: frozenset[str], settings: Sequence[Setting], faults: Faults) -> None:
-    """Refuses what was given on the command line and does not apply; a file may be shared."""
+    """Refuses keys on the command line that do not apply; a YAML file may be shared by commands."""
     for setting in settings:
         key = keys.owner(setting.path)
         if setting.place.on_command_line and key is not None and not key.jobs & jobs:
@@ -287,11 +289,13 @@ def _check_section(setting: Setting, faults: Faults) -> None:
         above = keys.general(setting.path)
         inside = next(k for k in keys.keys().values() if k.path[: len(above)] == above)
         such = ".".join((*setting.path, *inside.path[len(above) :]))
-        faults.add(setting.place, setting.name, f"takes keys, such as `{such}`")
+        faults.add(
+            setting.place, setting.name, f"is a section; set one of its keys, such as `{such}`"
+        )
 
 
 def _validated(settings: Sequence[Setting], faults: Faults) -> Config:
-    """The config of the settings that are valid; what is wrong with the others is noted."""
+    """The config of the valid settings; adds the faults of the others."""
     given = {setting.path: setting for setting in settings}
     while True:
         nested: dict[str, Any] = {}
@@ -310,7 +314,7 @@ def _validated(settings: Sequence[Setting], faults: Faults) -> Config:
 def _refused(
     error: ValidationError, given: Mapping[KeyPath, Setting], faults: Faults
 ) -> set[KeyPath]:
-    """Notes what is wrong with values, and gives the paths of those settings."""
+    """Adds the faults of invalid values, and returns the paths of their settings."""
     refused: set[KeyPath] = set()
     for fault in error.errors(include_url=False, include_context=False):
         place = tuple(map(str, fault["loc"]))
@@ -318,20 +322,20 @@ def _refused(
         if fault["type"] == RULE:
             faults.add_of_key(".".join(path or place), fault["msg"])
         elif path not in refused:
-            _tell(place, path, fault["msg"], given, faults)
+            _add_fault(place, path, fault["msg"], given, faults)
         below = [each for each in given if each[: len(place)] == place]
         refused |= {path} if path else set(below)
     return refused
 
 
-def _tell(
+def _add_fault(
     place: KeyPath,
     path: KeyPath,
     message: str,
     settings: Mapping[KeyPath, Setting],
     faults: Faults,
 ) -> None:
-    """Notes what is wrong with one value, once for all the alternatives that refused it."""
+    """Adds the fault of one value, once for all types that it was tried as."""
     key = keys.owner(path)
     if key is None:
         faults.add(NOWHERE, ".".join(place) or "all keys", message)
@@ -358,6 +362,6 @@ def _sources(config: Config, settings: Sequence[Setting]) -> dict[str, str]:
 
 
 def _shared(one: tuple[str, ...], other: tuple[str, ...]) -> int:
-    """How many first parts two paths have in common."""
+    """The length of the common prefix of two paths."""
     pairs = zip(one, other, strict=False)
     return next((depth for depth, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))

@@ -1,4 +1,4 @@
-"""What a command does by its config: which task, and which recipe goes with it."""
+"""The task and the recipe that a config selects for a command."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def recipe(command: str, config: Config) -> str:
 
 
 def jobs(command: str, config: Config) -> frozenset[str]:
-    """What a command may turn out to do by its config; several jobs where the model decides."""
+    """The jobs that a config selects for a command; several where the model decides."""
     if command == "evaluate":
         return frozenset(_of_evaluate(config))
     objective = config.train.objective

@@ -1,4 +1,4 @@
-"""The names that other tools have for our keys, and what to write instead.
+"""The keys of other tools, and what to write instead.
 
 From transformers' TrainingArguments with run_clm and run_classification, nanoGPT and nanochat,
 LitGPT, Axolotl, LLaMA-Factory and TRL. Names are compared in lower case with `_` for `-`.
@@ -77,9 +77,9 @@ RENAMED = {
     "label_col": "data.label_column",
     "target_column": "data.label_column",
     "sep": "data.delimiter",
-    # of text: what a row is cut to, or what its counterpart elsewhere is
+    # lengths
     **dict.fromkeys(_LENGTHS, "data.max_length"),
-    # how long
+    # duration
     "max_iters": "train.max_steps",
     "max_train_steps": "train.max_steps",
     "num_iterations": "train.max_steps",
@@ -120,7 +120,7 @@ RENAMED = {
     "gradient_clipping": "train.max_grad_norm",
     "gradient_clip_val": "train.max_grad_norm",
     "max_norm": "train.max_grad_norm",
-    # how it runs
+    # precision, logging and checkpoints
     "dtype": "train.precision",
     "torch_dtype": "train.precision",
     "mixed_precision": "train.precision",
@@ -177,13 +177,13 @@ RENAMED = {
     "system_message": "generation.system",
     "logprobs": "generation.explain",
 }
-"""A name of theirs that means a key of ours."""
+"""Their key: our key."""
 
 DATA = (
     "dataset datasets dataset_name data_path text texts csv files file data_file data_files "
     "input_file input inputs in_file"
 ).split()
-"""Names for the data of a command, whatever it does with it."""
+"""Their keys for the data of any command."""
 
 DATA_KEYS = {
     "pretrain": "data.train_files",
@@ -192,7 +192,7 @@ DATA_KEYS = {
     "evaluate": "data.test_files",
     "generate": "generation.prompts_file",
 }
-"""The key that those names mean, by command."""
+"""Our key for that data, by command."""
 
 _PRECISION = (
     "train.precision",
@@ -224,7 +224,7 @@ VALUES: dict[str, dict[str, str]] = {
     "report_to": {"none": "[]", "all": "[tensorboard, wandb]"},
     "model.name_or_path": {"scratch": "null"},
 }
-"""A value of theirs that means a value of ours, by our key."""
+"""Their value: our value, by our key."""
 
 SWITCHES = {
     "bf16": {"true": "train.precision: bf16", "false": "train.precision: fp32"},
@@ -243,16 +243,16 @@ SWITCHES = {
     "wandb_log": {"true": "report_to: wandb", "false": "report_to: []"},
     "use_wandb": {"true": "report_to: wandb", "false": "report_to: []"},
 }
-"""A switch of theirs that is a value of ours."""
+"""Their switch: our key and value."""
 
-_ONE_THING = "leave it out: the command says what is done"
-_ON_WITH_STEPS = "leave it out: a number of steps is enough, such as `{}: 100`"
-_DEVICE = "leave it out: llmkit uses the devices that it sees; CUDA_VISIBLE_DEVICES hides some"
-_LAUNCH = "leave it out: start with `torchrun` or `accelerate launch -m llmkit`, which set it"
-_ADAPTER = "leave it out: `model.lora.r: 8` trains low-rank updates, and only they are"
-_RESPONSES = "leave it out: `train.objective: completion` learns responses only"
-_QUANTIZED = "leave it out: weights are trained in fp32"
-_WANDB = "leave it out: write `report_to: wandb` and set WANDB_PROJECT or WANDB_NAME"
+_ONE_THING = "remove it: the command decides that"
+_ON_WITH_STEPS = "remove it: a number of steps is enough, such as `{}: 100`"
+_DEVICE = "remove it: llmkit uses all visible devices; CUDA_VISIBLE_DEVICES selects them"
+_LAUNCH = "remove it: start with `torchrun` or `accelerate launch -m llmkit`, which set it"
+_ADAPTER = "remove it: `model.lora.r: 8` trains low-rank updates only"
+_RESPONSES = "remove it: `train.objective: completion` trains on responses only"
+_QUANTIZED = "remove it: weights are trained in fp32"
+_WANDB = "remove it: write `report_to: wandb` and set WANDB_PROJECT or WANDB_NAME"
 _SIZE = (
     "write `model.config.hidden_size` and `model.config.num_hidden_layers`; by default the size "
     "suits the text"
@@ -278,46 +278,46 @@ ABSENT = {
     **dict.fromkeys(("adapter", "finetuning_type", "use_peft", "peft_type"), _ADAPTER),
     **dict.fromkeys(("load_in_4bit", "quantization_config"), _QUANTIZED),
     **dict.fromkeys(("wandb_project", "wandb_run_name", "wandb_name", "wandb_entity"), _WANDB),
-    "trust_remote_code": "leave it out: llmkit never runs code that comes with a model",
-    "overwrite_output_dir": "leave it out: `resume: never` starts anew, and nothing is overwritten",
-    "overwrite_cache": "leave it out: the cache goes by content and is never stale",
-    "preprocessing_num_workers": "leave it out: all cores are used",
-    "dataloader_num_workers": "leave it out: blocks come from a memory map and need no workers",
-    "num_workers": "leave it out: blocks come from a memory map and need no workers",
-    "per_device_eval_batch_size": "leave it out: measurements fit themselves to the memory",
-    "eval_batch_size": "leave it out: measurements fit themselves to the memory",
-    "eval_iters": "leave it out: the whole validation data is measured",
-    "eval_accumulation_steps": "leave it out: measurements fit themselves to the memory",
-    "auto_find_batch_size": "leave it out: `train.micro_batch_size: auto` is the default",
-    "greater_is_better": "leave it out: it follows from `train.metric_for_best_model`",
+    "trust_remote_code": "remove it: llmkit never runs code that comes with a model",
+    "overwrite_output_dir": "remove it: `resume: never` starts a new run; nothing is overwritten",
+    "overwrite_cache": "remove it: the cache is keyed by content and never stale",
+    "preprocessing_num_workers": "remove it: all cores are used",
+    "dataloader_num_workers": "remove it: blocks come from a memory map and need no workers",
+    "num_workers": "remove it: blocks come from a memory map and need no workers",
+    "per_device_eval_batch_size": "remove it: evaluation picks a batch size that fits the memory",
+    "eval_batch_size": "remove it: evaluation picks a batch size that fits the memory",
+    "eval_iters": "remove it: validation uses all held-out data",
+    "eval_accumulation_steps": "remove it: evaluation picks a batch size that fits the memory",
+    "auto_find_batch_size": "remove it: `train.micro_batch_size: auto` is the default",
+    "greater_is_better": "remove it: it follows from `train.metric_for_best_model`",
     "validation_split_percentage": "write `data.validation_fraction`, a share such as 0.05",
-    "min_lr": "leave it out: the schedule ends at zero",
-    "lr_decay_iters": "leave it out: the schedule ends with the run",
-    "lr_scheduler_kwargs": "leave it out: the schedule needs no more than its type",
-    "data_seed": "leave it out: `seed` also orders the data",
-    "push_to_hub": "leave it out: llmkit uploads nothing; `final/` can be uploaded as it is",
-    "hub_model_id": "leave it out: llmkit uploads nothing; `final/` can be uploaded as it is",
-    "logging_dir": "leave it out: logs go into the run directory",
-    "cache_dir": "leave it out: HF_HOME and LLMKIT_CACHE say where caches are",
-    "token": "leave it out: HF_TOKEN or `hf auth login` holds it",
-    "use_auth_token": "leave it out: HF_TOKEN or `hf auth login` holds it",
-    "use_fast_tokenizer": "leave it out: only fast tokenizers are used",
-    "tf32": "leave it out: fp32 trains in TF32 on a GPU that has it, and bf16 is faster",
-    "flash_attention": "leave it out: the fastest attention that torch has is used",
-    "attn_implementation": "leave it out: the fastest attention that torch has is used",
-    "streaming": "leave it out: text is always read as a stream",
-    "always_save_checkpoint": "leave it out: checkpoints are always saved",
+    "min_lr": "remove it: the schedule ends at zero",
+    "lr_decay_iters": "remove it: the schedule ends with the run",
+    "lr_scheduler_kwargs": "remove it: the schedule needs only its type",
+    "data_seed": "remove it: `seed` also orders the data",
+    "push_to_hub": "remove it: llmkit uploads nothing; `hf upload NAME RUN/final` does",
+    "hub_model_id": "remove it: llmkit uploads nothing; `hf upload NAME RUN/final` does",
+    "logging_dir": "remove it: logs are written to the run directory",
+    "cache_dir": "remove it: HF_HOME and LLMKIT_CACHE set the cache directories",
+    "token": "remove it: HF_TOKEN or `hf auth login` holds it",
+    "use_auth_token": "remove it: HF_TOKEN or `hf auth login` holds it",
+    "use_fast_tokenizer": "remove it: only fast tokenizers are used",
+    "tf32": "remove it: fp32 uses TF32 on GPUs that support it, and bf16 is faster",
+    "flash_attention": "remove it: llmkit uses the fastest attention of torch",
+    "attn_implementation": "remove it: llmkit uses the fastest attention of torch",
+    "streaming": "remove it: text is always read as a stream",
+    "always_save_checkpoint": "remove it: checkpoints are always saved",
     **dict.fromkeys(("model_size", "size", "n_params", "num_parameters"), _SIZE),
     "max_time": "write `train.max_minutes`, in minutes",
     "max_tokens_seen": "write `train.max_steps`, tokens divided by those of one step",
     "max_train_samples": "write `train.max_steps` to train on less",
-    "plot_loss": "leave it out: the curve is always drawn, as `loss.png`",
+    "plot_loss": "remove it: every run draws `loss.png`",
     "template": "write `tokenizer.chat_template`: a Jinja file, `plain`, or `auto`",
     **dict.fromkeys(
         ("train_on_inputs", "train_on_prompt", "mask_prompt", "completion_only_loss"), _RESPONSES
     ),
 }
-"""A name of theirs that has no key here, and why it needs none."""
+"""Their keys without a counterpart, and why none is needed."""
 
 ACCUMULATION = (
     "gradient_accumulation_steps",
@@ -325,7 +325,7 @@ ACCUMULATION = (
     "accumulate_grad_batches",
     "grad_accum_steps",
 )
-"""How many times a step of theirs adds up gradients."""
+"""Their keys for gradient accumulation."""
 
 PER_DEVICE = (
     "per_device_train_batch_size",
@@ -336,7 +336,7 @@ PER_DEVICE = (
     "batch_size",
     "micro_batch_size",
 )
-"""Sequences that one device computes at once: with the accumulation, a factor of our batch."""
+"""Their keys for the sequences that one device computes at once."""
 
 _OUTPUT = ("output_dir", "predict.output", "evaluation.output", "generation.output_file")
 
@@ -360,10 +360,10 @@ COUNTERPARTS: dict[str, tuple[str, ...]] = {
     "data.response_column": ("evaluation.reference_column", "data.label_column"),
     "evaluation.reference_column": ("data.response_column", "data.label_column"),
 }
-"""The keys that mean for other commands and tasks what a key means for its own."""
+"""Keys with the same meaning for other commands and tasks."""
 
 IN_OTHER_UNITS = {"evaluation.batch_tokens"}
-"""Counterparts that take another value: tokens instead of sequences."""
+"""Counterparts in another unit: tokens instead of sequences."""
 
 CHOOSES = {
     "pretrain/causal": ("train.objective", "causal"),
@@ -373,4 +373,4 @@ CHOOSES = {
     "evaluate/references": ("evaluation.reference_column", "COLUMN"),
     "evaluate/tasks": ("evaluation.tasks", "TASK"),
 }
-"""The key and value that choose a task of a command."""
+"""The key and value that select a task of a command."""

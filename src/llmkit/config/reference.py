@@ -1,4 +1,4 @@
-"""The reference of keys: `llmkit keys`, the tables of the documentation and the JSON schema."""
+"""The reference of keys: `llmkit keys`, the tables in the documentation and the JSON schema."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from llmkit.config.yaml12 import dump
 from llmkit.errors import UsageError
 
 WIDEST = 100
-"""Columns beyond which text is hard to read."""
+"""Longer lines are hard to read."""
 
 
 def listed(words: Sequence[str], scope: str | None, as_json: bool) -> str:
-    """The keys that have all of the words in their name or meaning and apply to a command or task.
+    """The keys whose name or meaning contains all words and that apply to a command or task.
 
-    Raises UsageError where there are none, and for a command or task that there is not.
+    Raises UsageError if there are none, and for an unknown command or task.
     """
     found = [key for key in _of_scope(scope) if all(_matches(key, word) for word in words)]
     if as_json:
@@ -30,7 +30,7 @@ def listed(words: Sequence[str], scope: str | None, as_json: bool) -> str:
     if not found:
         raise UsageError(
             f"no key matches {' '.join(words)}",
-            next=_nearest(words) or "`llmkit keys` lists them all",
+            next=_nearest(words) or "`llmkit keys` lists all keys",
         )
     width = min(WIDEST, shutil.get_terminal_size().columns)
     return "\n".join(_paragraph(key, width) for key in found)
@@ -51,7 +51,7 @@ def _of_scope(scope: str | None) -> list[Key]:
 
 
 def _full(scope: str) -> str:
-    """A task with its command, where it was given alone: `completion`."""
+    """A task with its command: `completion` is `finetune/completion`."""
     known = (job for job in sorted(jobs.EVERY_JOB) if job.partition("/")[2] == scope)
     return next(known, scope)
 
@@ -59,8 +59,8 @@ def _full(scope: str) -> str:
 def _matches(key: Key, word: str) -> bool:
     plain = word.lower().lstrip("-").replace("-", "_")
     meant = other_tools.RENAMED.get(plain.rpartition(".")[2])
-    said = f"{key.name} {key.meaning}".lower()
-    return plain in said or word.lower() in said or key.name == meant
+    text = f"{key.name} {key.meaning}".lower()
+    return plain in text or word.lower() in text or key.name == meant
 
 
 def _nearest(words: Sequence[str]) -> str:
@@ -90,12 +90,12 @@ def _paragraph(key: Key, width: int) -> str:
 
 
 README_SECTIONS = ("model", "train")
-"""The sections of a config that the README shows; the rest is in configs/README.md."""
+"""The sections in the README's table; configs/README.md has all."""
 
 
 def key_table(sections: Collection[str] = ()) -> str:
-    """Every key with its type, default, scope and meaning, as a Markdown table; with `sections`,
-    only theirs and the top-level keys."""
+    """A Markdown table of keys with type, default, scope and meaning; with `sections`, only of
+    their keys and the top-level ones."""
     rows = [
         f"| `{key.name}` | {key.takes} | `{dump(key.default)}` | {key.scope} | {key.meaning} |"
         for key in keys.keys().values()
@@ -108,7 +108,7 @@ def key_table(sections: Collection[str] = ()) -> str:
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema of a config file, for editors; descriptions end with where a key applies."""
+    """The JSON Schema of a config file, for editors; each description ends with the key's scope."""
     schema = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **Config.model_json_schema(),
@@ -123,7 +123,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def _below(schema: dict[str, Any], node: dict[str, Any], part: str) -> dict[str, Any]:
-    """The schema of one part of a key's path, inside that of the parts before it."""
+    """The schema of a key's next path part, inside the schema of the parts before it."""
     if "$ref" in node:
         node = schema["$defs"][node["$ref"].rpartition("/")[2]]
     found: dict[str, Any] = node["additionalProperties" if part == keys.NAME else "properties"]

@@ -1,4 +1,4 @@
-"""What to write instead of a key or a value that the config cannot take."""
+"""Suggests what to write instead of an unknown key or an invalid value."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _SWITCH_WORDS = {"yes": True, "on": True, "no": False, "off": False}
 
 @dataclass(frozen=True)
 class Writing:
-    """How a key and its value are written where the fault stands."""
+    """Writes a key and its value as the place of the fault requires."""
 
     on_command_line: bool
     options: Mapping[str, str] = field(default_factory=dict)
-    """The option that stands for a key, where options are to be written."""
+    """The options that set keys, where options are preferred."""
 
     def __call__(self, name: str, text: str) -> str:
         """The key with its value, ready to be copied."""
@@ -42,16 +42,16 @@ class Writing:
 
 @dataclass(frozen=True)
 class Setting:
-    """What was given for a name, and where: all that advice depends on."""
+    """A name that was given, with its value and context: all that a suggestion depends on."""
 
     path: KeyPath
     text: str
     """The value as it was written."""
     jobs: Collection[str]
-    """What the command may do, as in `llmkit.config.jobs`."""
+    """The jobs that the command may do: see `llmkit.config.jobs`."""
     writing: Writing
     given: Mapping[str, str]
-    """The texts of everything that was given, by the last part of its name."""
+    """The values of all settings, by the last part of their names."""
 
     @property
     def leaf(self) -> str:
@@ -60,12 +60,12 @@ class Setting:
 
 
 def for_key(setting: Setting) -> str:
-    """What to write for a key that is not one of ours, or else the keys that there are."""
+    """What to write instead of an unknown key; else the keys that exist in its section."""
     return known(setting) or _neighbours(setting.path)
 
 
 def known(setting: Setting) -> str:
-    """The same for a key that is known elsewhere or is like one of ours; empty for any other."""
+    """The same for a key of another tool or a misspelled one; empty for any other."""
     path, leaf = setting.path, setting.leaf
     if keys.general(path) != path:
         return _in_named_section((*path[:-1], leaf), setting.text, setting.writing)
@@ -76,10 +76,10 @@ def known(setting: Setting) -> str:
     if leaf in other_tools.SWITCHES:
         pair = other_tools.SWITCHES[leaf].get(setting.text.lower(), "")
         key, _, text = pair.partition(": ")
-        return _meant(key, text, setting) if pair else "leave it out"
+        return _meant(key, text, setting) if pair else "remove it"
     if leaf in other_tools.DATA:
         key = other_tools.DATA_KEYS.get(min(setting.jobs).partition("/")[0], "")
-        return f"write {setting.writing(key, setting.text)}" if key else "leave it out"
+        return f"write {setting.writing(key, setting.text)}" if key else "remove it"
     if name := other_tools.RENAMED.get(leaf):
         return _meant(name, _translated(name, setting.text), setting)
     if sentence := other_tools.ABSENT.get(leaf):
@@ -91,7 +91,7 @@ def known(setting: Setting) -> str:
 
 
 def _ours(ours: Sequence[Key], setting: Setting) -> str:
-    """What to write for the last part of our own keys: those of them that apply."""
+    """The full names of keys with this last part, of those that apply."""
     applying = [key for key in ours if key.jobs & set(setting.jobs)]
     if not applying:
         return _meant(ours[0].name, _translated(ours[0].name, setting.text), setting)
@@ -100,8 +100,7 @@ def _ours(ours: Sequence[Key], setting: Setting) -> str:
 
 
 def _meant(name: str, text: str, setting: Setting) -> str:
-    """What to write for a key of ours that was meant, or for its counterpart where it does not
-    apply."""
+    """What to write for an intended key, or for its counterpart where it does not apply."""
     key = keys.owner(tuple(name.split(".")))
     assert key is not None
     if key.jobs & set(setting.jobs):
@@ -116,32 +115,31 @@ _NAMED = re.compile(r"`([a-z_.]+)[:=`]")
 
 
 def _unless_elsewhere(sentence: str, jobs: Collection[str]) -> str:
-    """A sentence about keys, unless all that it names belong to other commands."""
+    """A sentence about keys; a shorter one if all of those keys belong to other commands."""
     named = [keys.owner(tuple(name.split("."))) for name in _NAMED.findall(sentence)]
     ours = [key for key in named if key is not None]
     if ours and not any(key.jobs & set(jobs) for key in ours):
-        return f"leave it out: it means nothing for {in_words(jobs)}"
+        return f"remove it: {in_words(jobs)} has no use for it"
     return sentence
 
 
 def not_for(key: Key, jobs: Collection[str]) -> str:
-    """Says that a key does not apply to what is done."""
+    """The statement that a key does not apply to the jobs."""
     return f"is a key of {key.scope}, not of {in_words(jobs)}"
 
 
 def for_misplaced(key: Key, jobs: Collection[str], text: str, writing: Writing) -> str:
-    """What to write instead of a key that does not apply to any of the jobs, with its value where
-    that fits."""
+    """What to write instead of a key that does not apply, with its value where it fits."""
     commands, own = ({job.partition("/")[0] for job in some} for some in (jobs, key.jobs))
     chosen = other_tools.CHOOSES.get(min(key.jobs))
     if own == commands and chosen:
-        return f"it goes with {writing(*chosen)}; otherwise leave it out"
+        return f"it needs {writing(*chosen)}; otherwise remove it"
     for name in other_tools.COUNTERPARTS.get(key.name, ()):
         path = tuple(name.split("."))
         if keys.keys()[path].jobs & set(jobs):
             keeps = name not in other_tools.IN_OTHER_UNITS and _fits(path, text)
             return f"write {writing(name, text)}" if keeps else f"write `{name}`"
-    return "leave it out"
+    return "remove it"
 
 
 def _fits(path: KeyPath, text: str) -> bool:
@@ -152,7 +150,7 @@ def _fits(path: KeyPath, text: str) -> bool:
 
 
 def for_value(key: Key, path: KeyPath, value: Any, text: str, writing: Writing) -> str:
-    """The value that was probably meant, always one that the key takes; or why there is none."""
+    """The valid value that was probably meant, or why there is none."""
     for candidate in _candidates(key, value, text):
         if is_valid(path, candidate):
             return f"write {writing('.'.join(path), dump(candidate))}"
@@ -161,7 +159,7 @@ def for_value(key: Key, path: KeyPath, value: Any, text: str, writing: Writing) 
 
 
 def is_valid(path: KeyPath, value: Any) -> bool:
-    """Whether a key takes a value, all else being default."""
+    """Whether a value is valid for a key, with defaults for all others."""
     for part in reversed(path):
         value = {part: value}
     try:
@@ -172,7 +170,7 @@ def is_valid(path: KeyPath, value: Any) -> bool:
 
 
 def _in_named_section(path: KeyPath, text: str, writing: Writing) -> str:
-    """The same for a key under a name that the user has given."""
+    """What to write for an unknown key under a name that the user chose."""
     if path[-1] in ("train_files", "train_file", *other_tools.DATA):
         path = (*path[:-1], "files")
     near = keys.nearest(path)
@@ -184,8 +182,8 @@ def _translated(name: str, text: str) -> str:
 
 
 def _batch(setting: Setting) -> str:
-    """The batch of a step, which others give as per device x accumulated x processes; where nothing
-    is trained, what a device computes at once."""
+    """What to write for a batch size: the product of theirs per device, their accumulation and the
+    number of processes; without training, what one device computes at once."""
     if not keys.keys()["train", "global_batch_size"].jobs & set(setting.jobs):
         return _meant("train.micro_batch_size", setting.text, setting)
     if setting.path[:-1] == ("generation",):
@@ -202,7 +200,7 @@ def _batch(setting: Setting) -> str:
 
 
 def _count(setting: Setting, names: tuple[str, ...]) -> int | None:
-    """The number that was given under one of the names: of the setting itself first."""
+    """The number given under one of the names; that of the setting comes first."""
     own = [setting.text] if setting.leaf in names else []
     texts = [*own, *(setting.given[name] for name in names if name in setting.given)]
     return next((int(text) for text in texts if text.isdecimal()), None)
@@ -216,7 +214,7 @@ def _neighbours(path: KeyPath) -> str:
         for key in keys.keys().values()
         if key.path[: len(above)] == above
     }
-    where = f"`{'.'.join(path[:-1])}` takes" if above else "the config takes"
+    where = f"the keys of `{'.'.join(path[:-1])}` are" if above else "the keys are"
     return f"{where} {', '.join(parts)}"
 
 
@@ -236,7 +234,7 @@ def _candidates(key: Key, value: Any, text: str) -> Iterator[Any]:
 
 
 def _readings(text: str) -> Iterator[Any]:
-    """What a text may mean as a number or a switch: `1_000`, `1,000`, `5%`, `yes`."""
+    """What text may mean as a number or a switch: `1_000`, `1,000`, `5%`, `yes`."""
     number = text.replace("_", "").replace(",", "").strip()
     for reading in (number, number.removesuffix("%")):
         try:

@@ -1,4 +1,4 @@
-"""What the value of a key may be, and what a section of keys is."""
+"""The types of config values, and the base class of config sections."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Auto = Literal["auto"]
 """`auto`: llmkit measures or chooses, prints the choice with its reason, and records it."""
 
 RULE = "rule"
-"""The type of an error whose message says by itself what is wrong."""
+"""The type of errors whose message is complete."""
 
 
 def rule(message: str) -> PydanticCustomError:
-    """The error of a rule that is broken; braces in a message would be taken for fields."""
+    """The error for a broken rule; the message is a field, since pydantic formats braces."""
     return PydanticCustomError(RULE, "{message}", {"message": message})
 
 
@@ -28,21 +28,21 @@ Whole = Annotated[int, Field(strict=True, ge=0)]
 
 
 def several(value: Any) -> Any:
-    """One text as a list of one; all else as it is."""
+    """A string as a list of one; other values unchanged."""
     return [value] if isinstance(value, str) else value
 
 
 def tab(value: Any) -> Any:
-    """The character that `tab` stands for; all else as it is."""
+    """The tab character for `tab`; other values unchanged."""
     return "\t" if value in ("tab", "\\t") else value
 
 
 LARGEST = 1e30
-"""Arithmetic with larger numbers overflows in 32 bits."""
+"""Larger numbers overflow in fp32 arithmetic."""
 
 
 def in_reach(value: float) -> float:
-    """The number itself; raises ValueError for one that 32-bit arithmetic cannot work with."""
+    """The number unchanged; raises ValueError if it would overflow in fp32 arithmetic."""
     if abs(value) > LARGEST:
         raise ValueError("it overflows in 32 bits")
     return value
@@ -63,7 +63,7 @@ _VARIABLE = re.compile(r"\$(?:\{([A-Za-z_]\w*)\}|([A-Za-z_]\w*))")
 def expand(path: str) -> str:
     """A path with `~`, `$NAME` and `${NAME}` replaced as a shell would.
 
-    A name that exists as it stands is kept. Raises ValueError for a variable that is not set.
+    An existing file of that literal name wins. Raises ValueError for a variable that is not set.
     """
     if path.startswith("hub:") or os.path.lexists(path):
         return path
@@ -89,7 +89,7 @@ def _known_encoding(name: str) -> str:
         pass
     near = difflib.get_close_matches(name.lower(), COMMON_ENCODINGS, n=1)
     hint = f"did you mean {near[0]}?" if near else "write one that Python knows, such as latin-1"
-    raise rule(f"{name!r} is no encoding of text; {hint}")
+    raise rule(f"{name!r} is not a text encoding; {hint}")
 
 
 FilePath = Annotated[str, AfterValidator(_expanded)]
@@ -113,7 +113,7 @@ Names = Annotated[
 
 
 Column = str | Whole
-"""A column of a table, by its name, or by its number from 0."""
+"""A column of a table, by name or by number from 0."""
 Columns = Annotated[tuple[Column, ...], Field(strict=False, min_length=1)]
 Delimiter = Annotated[
     str, BeforeValidator(tab, json_schema_input_type=str), Field(pattern=r"^[^\r\n\"]$")
@@ -135,11 +135,11 @@ Trackers = Annotated[
 
 
 Revision = Annotated[tuple[Whole, ...], Field(strict=False, min_length=2, max_length=2)]
-"""From a step on, the number of steps in all."""
+"""A step, and the total number of steps planned from it on."""
 
 
 class Section(BaseModel):
-    """A part of the config: frozen, strict, and without room for unknown keys."""
+    """A section of the config: frozen, strict, and closed to unknown keys."""
 
     model_config = ConfigDict(
         strict=True, frozen=True, extra="forbid", use_attribute_docstrings=True

@@ -1,7 +1,7 @@
-"""YAML by the core rules of its version 1.2, with the place of every key.
+"""YAML 1.2 with the core schema, and the line of every key.
 
 PyYAML reads YAML 1.1, where `3e-4` is text, `no` is false, `010` is eight, and a repeated key wins
-in silence. Only its composer is used here: it yields nodes, and no object is ever built from a tag.
+silently. Only its composer is used here: it yields nodes, and no object is ever built from a tag.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ KeyPath = tuple[str, ...]
 
 _CONFIG_IS_YAML = (
     "CONFIG is a YAML file with lines such as `train.max_steps: 100`; "
-    "text to train on is given with `--text PATH`"
+    "pass text to train on with `--text PATH`"
 )
 _HOW_TO_WRITE = (
     "indent with spaces, put a space after each `key:`, and quote text that holds `: ` or ` #` "
@@ -46,7 +46,7 @@ _PLAIN = re.compile(r"[\w./][\w./+*@%^-]*(:[\w./+-]+)*", re.ASCII)
 
 @dataclass(frozen=True)
 class Mark:
-    """Where a key stands, and its value as it was written there."""
+    """The line of a key, and its value as written there."""
 
     line: int
     text: str
@@ -54,7 +54,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Repeat:
-    """A key that stands twice in one mapping."""
+    """A key that appears twice in one mapping."""
 
     path: KeyPath
     line: int
@@ -63,7 +63,7 @@ class Repeat:
 
 @dataclass(frozen=True)
 class Document:
-    """What a YAML file says: its values, the mark of each key, and the keys that stand twice."""
+    """The content of a YAML file: its values, the mark of each key, and repeated keys."""
 
     value: dict[str, Any]
     marks: dict[KeyPath, Mark]
@@ -71,7 +71,7 @@ class Document:
 
 
 class _RefusedError(Exception):
-    """What is wrong in a text, in which line (from 1), and what to do."""
+    """What is wrong, in which line (from 1), and what to do next."""
 
     def __init__(self, what: str, line: int, next: str) -> None:
         super().__init__(what)
@@ -79,10 +79,10 @@ class _RefusedError(Exception):
 
 
 def read(path: Path) -> Document:
-    """Reads a file that holds one mapping; its keys are text, as in JSON.
+    """Reads a file with one mapping; its keys are strings, as in JSON.
 
-    Raises InputNotFound for a missing file or a directory, and ConfigError for everything that is
-    not plain YAML: tags, aliases, several documents, more than MAX_BYTES, MAX_VALUES or MAX_DEPTH.
+    Raises InputNotFound for a missing file or a directory, and ConfigError for everything but
+    plain YAML: tags, aliases, several documents, more than MAX_BYTES, MAX_VALUES or MAX_DEPTH.
     """
     text = _text_of(path)
     reader = _Reader()
@@ -97,21 +97,21 @@ def read(path: Path) -> Document:
 
 
 def parse(text: str) -> Any:
-    """The value that a line of YAML stands for; raises ValueError with a readable reason."""
+    """The value of a line of YAML; raises ValueError with a readable reason."""
     reader = _Reader()
     try:
         value = reader.document(text)
     except _RefusedError as fault:
         raise ValueError(f"{fault.what}; {fault.next}") from None
     if reader.repeats:
-        raise ValueError(f"the key `{reader.repeats[0].path[-1]}` stands twice; keep one")
+        raise ValueError(f"the key `{reader.repeats[0].path[-1]}` appears twice; keep one")
     if "#" in text[reader.end :]:
         raise ValueError("`#` begins a comment in YAML; quote the value to keep it")
     return value
 
 
 def resolve(text: str) -> Any:
-    """The value of unquoted text; raises ValueError for a whole number beyond 64 bits."""
+    """The value of unquoted text; raises ValueError for an integer beyond 64 bits."""
     if _NULL.fullmatch(text):
         return None
     if _TRUE.fullmatch(text):
@@ -128,7 +128,7 @@ def resolve(text: str) -> Any:
 
 
 def dump(value: Any) -> str:
-    """A value on one line that YAML 1.2, and 1.1 too, reads back as the same value."""
+    """A value on one line that both YAML 1.2 and YAML 1.1 read back as the same value."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -173,7 +173,7 @@ def _missing(path: Path) -> InputNotFound:
         names = []
     near = difflib.get_close_matches(path.name, names, n=1)
     hint = f"did you mean `{path.parent / near[0]}`?" if near else _CONFIG_IS_YAML
-    return InputNotFound("there is no such config file", where=str(path), next=hint)
+    return InputNotFound("the config file does not exist", where=str(path), next=hint)
 
 
 class _Composer(yaml.SafeLoader):
@@ -186,17 +186,17 @@ class _Composer(yaml.SafeLoader):
         event = self.peek_event()  # type: ignore[no-untyped-call]
         self.values += 1
         if isinstance(event, yaml.AliasEvent):
-            advice = f"write the value out, or quote it where it is text: '*{event.anchor}'"
+            advice = f"write the value out, or quote it if it is text: '*{event.anchor}'"
             raise _RefusedError(f"aliases are not read: `*{event.anchor}`", _line(event), advice)
         if tag := getattr(event, "tag", None):
-            advice = "remove the tag, or quote the value where it is text"
+            advice = "remove the tag, or quote the value if it is text"
             raise _RefusedError(f"tags are not read: `{tag[:60]}`", _line(event), advice)
         if self.depth > MAX_DEPTH:
             what = f"nested deeper than {MAX_DEPTH} levels"
-            raise _RefusedError(what, _line(event), "no key of llmkit lies so deep")
+            raise _RefusedError(what, _line(event), "no key of llmkit is nested that deep")
         if self.values > MAX_VALUES:
             what = f"more than {MAX_VALUES:,} values"
-            raise _RefusedError(what, _line(event), "data belongs in files of its own")
+            raise _RefusedError(what, _line(event), "keep data in separate files")
         self.depth += 1
         node = super().compose_node(parent, index)
         self.depth -= 1
@@ -265,7 +265,7 @@ def _scalar(node: yaml.ScalarNode) -> Any:
     except UnicodeEncodeError:
         raise _RefusedError("half a surrogate pair", _line(node), "write the character") from None
     except ValueError as error:
-        raise _RefusedError(str(error), _line(node), "quote it where it is text") from None
+        raise _RefusedError(str(error), _line(node), "quote it if it is text") from None
 
 
 def _not_yaml(error: yaml.MarkedYAMLError) -> _RefusedError:
@@ -281,7 +281,7 @@ def _whole(text: str) -> int:
     else:
         number = int(text) if len(text) <= 20 else 1 << 64
     if not -(1 << 63) <= number < 1 << 63:
-        raise ValueError("the whole number does not fit 64 bits")
+        raise ValueError("the integer does not fit in 64 bits")
     return number
 
 
@@ -303,7 +303,7 @@ def _dump_text(text: str) -> str:
 
 
 def _is_text(text: str) -> bool:
-    """Whether text that is not quoted stays text, by the rules of YAML 1.2 and of 1.1."""
+    """Whether unquoted text remains text under the rules of both YAML 1.2 and 1.1."""
     old_rules = yaml.SafeLoader.yaml_implicit_resolvers.get(text[0], [])
     new_rules = (_NULL, _TRUE, _FALSE, _WHOLE, _FLOAT, _INFINITE, _NAN)
     return not (

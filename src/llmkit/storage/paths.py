@@ -1,4 +1,4 @@
-"""Names that a user gave for files: which of them are paths, and which file a typo meant."""
+"""File names from users: which are paths, and which file a typo meant."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 
 def looks_like_path(name: str) -> bool:
-    """Whether a name can only be a path, and not that of a model or data set on the hub.
+    """Whether a name must be a path rather than a model or data set on the hub.
 
-    OWNER/NAME is a path where something called OWNER lies in the current directory, and under
-    `runs`, where our own runs stand.
+    OWNER/NAME is a path if the current directory holds OWNER, and always under `runs`, the default
+    place of run directories.
     """
     if name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1:
         return True
@@ -20,9 +20,9 @@ def looks_like_path(name: str) -> bool:
 
 
 def near(path: Path) -> list[Path]:
-    """Existing paths that a path which does not exist may have meant, the likeliest first.
+    """Existing paths that a missing path may have meant, the most likely first.
 
-    Every part may be misspelled; where one is like nothing, the answer ends before it.
+    Every part may be misspelled; the search ends before a part that nothing resembles.
     """
     candidates = [Path(path.anchor)]
     for part in path.parts[bool(path.anchor) :]:
@@ -34,7 +34,7 @@ def near(path: Path) -> list[Path]:
 
 
 def _named(folder: Path, name: str) -> list[Path]:
-    """What is called so in a folder, or else almost so."""
+    """The entry of a folder with this name, or those with similar names."""
     if os.path.lexists(folder / name):
         return [folder / name]
     try:
