@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from llmkit.errors import ConfigError, DataError, HubUnreachable, InputNotFound, Unsafe
-from llmkit.models import hub
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,9 @@ def fingerprint(data: DataSet) -> str:
     from datasets import load_dataset_builder
 
     with _faults(data):
+        # Imported here: huggingface_hub takes long, and most data comes from files.
+        from llmkit.models import hub
+
         if not Path(data.name).exists() and hub.is_silent(data.name):
             # `datasets` would wait for ever.
             raise ConnectionError(f"no answer in {hub.SECONDS:.0f} s")
