@@ -22,7 +22,8 @@ from turns import Round
 from llmkit.data import packs
 from llmkit.data.packs import Packs
 from llmkit.data.responses import Responses
-from llmkit.training.tasks import CausalLanguageModeling, Completion
+from llmkit.training.tasks.causal import CausalLoss
+from llmkit.training.tasks.completion import CompletionLoss
 
 
 def rows(share: float) -> Packs:
@@ -45,9 +46,9 @@ def main() -> None:
     asked = parser.parse_args()
     half = rows(0.5)
     everything = replace(half, scored=rows(1.0).scored)
-    causal = CausalLanguageModeling(1, linear_head=True)
+    causal = CausalLoss(1, linear_head=True)
     sides: dict[str, Round] = {
-        "completion": llmkit(half, Completion(linear_head=True), asked.compiled),
+        "completion": llmkit(half, CompletionLoss(linear_head=True), asked.compiled),
         "causal": llmkit(everything, causal, asked.compiled),
     }
     found = turns.take(sides, asked.rounds, asked.steps, BATCH * BLOCK)

@@ -25,7 +25,7 @@ from llmkit.data.blocks import Blocks
 from llmkit.data.masking import MaskedBlocks, Vocabulary
 from llmkit.data.tokens import TokenFile
 from llmkit.models import build, logits, packing
-from llmkit.training.masked import MaskedLanguageModeling
+from llmkit.training.tasks.masked import MaskedLoss
 
 OPENING, CLOSING, MASK, PAD = range(4)
 TOKENS = 1_000_000
@@ -69,7 +69,7 @@ def masked(asked: argparse.Namespace) -> Round:
     file = tokens(asked.packed)
     examples = MaskedBlocks(file, BLOCK, True, asked.probability, vocabulary, seed="0")
     own = model(build.MASKED_MODEL)
-    task = MaskedLanguageModeling(logits.split_head(own), packing.document_masks(own))
+    task = MaskedLoss(logits.split_head(own), packing.document_masks(own))
     draw = partial(
         order.occurrences_of_step, n_examples=len(examples), global_batch_size=BATCH, seed=0
     )

@@ -40,7 +40,7 @@ from llmkit.distributed.processes import join_processes
 from llmkit.distributed.signals import StopSignal
 from llmkit.reporting.console import Console
 from llmkit.reporting.progress import TrainingDisplay
-from llmkit.training import auto, engine, module, probe, utilization
+from llmkit.training import engine, module, probe, utilization
 from llmkit.training.budget import Clock
 from llmkit.training.checkpoint import State
 from llmkit.training.module import Objective
@@ -48,7 +48,9 @@ from llmkit.training.optimizer import NamedOptimizer
 from llmkit.training.record import Record
 from llmkit.training.schedule import Plan, Revision
 from llmkit.training.settings import Settings
-from llmkit.training.tasks import CausalLanguageModeling, Examples, Rows, Task
+from llmkit.training.tasks import defaults
+from llmkit.training.tasks.causal import CausalLoss
+from llmkit.training.tasks.task import Examples, Loss, Rows
 
 VOCABULARY, BLOCK, BATCH = 8192, 256, 16
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -121,16 +123,16 @@ def bare(stream: Stream) -> Round:
 
 def llmkit(
     stream: Examples,
-    task: Task | None = None,
+    loss: Loss | None = None,
     compiled: bool = True,
     rows_of_step: Callable[[int], Rows] = lambda step: list(range(BATCH)),
     own: PreTrainedModel | None = None,
 ) -> Round:
     """The engine as `llmkit pretrain` sets it up."""
-    own, task = (own or model()).train(), task or CausalLanguageModeling(1, linear_head=True)
+    own, loss = (own or model()).train(), loss or CausalLoss(1, linear_head=True)
     directory = Path(tempfile.mkdtemp())
     processes = join_processes("bf16", (), directory)
-    objective = module.quick(task, own, processes.device)
+    objective = module.quick(loss, own, processes.device)
     size, _ = probe.fit(objective, stream, BATCH, None, processes)
     if compiled:
         objective.compile_layers()
@@ -141,11 +143,11 @@ def llmkit(
         max_nonfinite_steps=5,
         logging_steps=never, eval_steps=never, save_steps=never, save_total_limit=2,
     )  # fmt: skip
-    optimizer = NamedOptimizer(own, "adamw", auto.pretraining(TrainConfig(weight_decay=0.1)))
+    optimizer = NamedOptimizer(own, "adamw", defaults.pretraining(TrainConfig(weight_decay=0.1)))
     work = engine.Work(
-        task=task, model=own, objective=objective, distributed=objective, optimizer=optimizer,
+        objective=objective, optimizer=optimizer,
         examples=stream, rows_of_step=rows_of_step, validation=None,
-        validation_task=task, settings=settings, processes=processes,
+        validation_loss=loss, settings=settings, processes=processes,
     )  # fmt: skip
     record = Record(
         directory=directory, settings=settings, processes=processes,
@@ -192,7 +194,7 @@ def trainer(stream: Stream, bf16: bool) -> Round:
 
 def operations_per_token(vocabulary: int) -> float:
     """What training asks for each token, attention included."""
-    objective = Objective(CausalLanguageModeling(1, linear_head=True), model(vocabulary))
+    objective = Objective(CausalLoss(1, linear_head=True), model(vocabulary))
     return utilization.operations(objective, Stream(vocabulary), DEVICE)
 
 

@@ -18,7 +18,7 @@ from llmkit.errors import DataError, WriteError
 from llmkit.training import checkpoint
 from llmkit.training.checkpoint import Checkpoint, State
 from llmkit.training.schedule import Plan, Revision
-from llmkit.training.tasks import Batch
+from llmkit.training.tasks.task import Batch
 from tests.training import conftest as training
 from tests.training import with_dropout
 from tests.training.conftest import Rows, Trial

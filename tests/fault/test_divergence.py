@@ -18,14 +18,14 @@ from llmkit.errors import Diverged, Stopped
 from llmkit.training import checkpoint, export, spikes
 from llmkit.training.checkpoint import State
 from llmkit.training.schedule import Plan, Revision
-from llmkit.training.tasks import CausalLanguageModeling
+from llmkit.training.tasks.causal import CausalLoss
 from tests.training.conftest import Trial, tiny_model
 
 STEPS, POISONED = 48, 40
 """Steps of a run, and the number of the one whose rows are nonsense to the model."""
 
 
-class Poisoned(CausalLanguageModeling):
+class Poisoned(CausalLoss):
     """Predicts well but for the rows of one step, whose loss is ten times as high."""
 
     def __init__(self, poisoned: int = POISONED) -> None:

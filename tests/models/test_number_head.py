@@ -15,7 +15,7 @@ from llmkit.models import build, classifier
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.classifier import Head
 from llmkit.training.optimizer import NamedOptimizer
-from llmkit.training.tasks import Classification
+from llmkit.training.tasks.classification_loss import ClassificationLoss
 
 LABELS = np.linspace(-1, 2, 24, dtype=np.float32)
 BATCH = {
@@ -37,7 +37,7 @@ def made() -> BertForSequenceClassification:
 def trained(model: BertForSequenceClassification, labels: np.ndarray, steps: int) -> torch.Tensor:
     """What the model says after some steps on these labels."""
     classifier.fit_number_head(model, labels, is_new=True)
-    task = Classification(
+    task = ClassificationLoss(
         "regression", 1, classification.figures_from("regression"), unit=classifier.head_unit(model)
     )
     settings = TrainConfig(weight_decay=0.1, adam_beta2=0.999, head_scale=2.0)

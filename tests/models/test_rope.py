@@ -13,7 +13,7 @@ from llmkit.data.packs import alone, packed
 from llmkit.data.responses import Responses
 from llmkit.models import build, logits, packing, rope
 from llmkit.models.logits import ChosenLogits
-from llmkit.training.tasks import Completion
+from llmkit.training.tasks.completion import CompletionLoss
 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 SPECIAL = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
@@ -102,7 +102,7 @@ def test_the_loss_of_trained_rows_is_that_of_each_alone(kind, arrange) -> None:
     scored[starts[:-1]] = False
     responses = Responses(ids, scored, starts, np.array(LENGTHS), (), 0, max(LENGTHS))
     rows = arrange(responses, 0)
-    loss = Completion(logits.has_linear_head(model)).sums(model, rows.batch(range(len(rows))))[
+    loss = CompletionLoss(logits.has_linear_head(model)).sums(model, rows.batch(range(len(rows))))[
         "loss"
     ]
     expected = sum(

@@ -19,7 +19,7 @@ from llmkit.distributed.signals import StopSignal
 from llmkit.models import build
 from llmkit.reporting.console import Console
 from llmkit.reporting.progress import TrainingDisplay
-from llmkit.training import auto, engine
+from llmkit.training import engine
 from llmkit.training.budget import Clock
 from llmkit.training.checkpoint import State
 from llmkit.training.module import Objective
@@ -27,7 +27,9 @@ from llmkit.training.optimizer import NamedOptimizer
 from llmkit.training.record import Record
 from llmkit.training.schedule import Plan, Revision
 from llmkit.training.settings import Settings
-from llmkit.training.tasks import Batch, CausalLanguageModeling
+from llmkit.training.tasks import defaults
+from llmkit.training.tasks.causal import CausalLoss
+from llmkit.training.tasks.task import Batch
 
 VOCABULARY, BLOCK = 61, 12
 
@@ -85,7 +87,7 @@ class Trial:
     loss_spike: str = "warn"
     examples: Rows = field(default_factory=lambda: Rows(40))
     validation: Rows | None = field(default_factory=lambda: Rows(5, seed=9))
-    task: Any = field(default_factory=lambda: CausalLanguageModeling(n_bytes=100))
+    task: Any = field(default_factory=lambda: CausalLoss(n_bytes=100))
     stop: StopSignal = field(default_factory=StopSignal)
     look: Callable[[], dict[str, Any]] = dict
 
@@ -99,7 +101,7 @@ class Trial:
             save_steps=self.save_steps, save_total_limit=2, loss_spike=self.loss_spike,
         )  # fmt: skip
         processes = join_processes(self.precision, (), self.directory)
-        train = auto.pretraining(TrainConfig(weight_decay=0.1))
+        train = defaults.pretraining(TrainConfig(weight_decay=0.1))
         self.named = NamedOptimizer(self.model, self.optimizer, train)
         if tensors:
             self.named.load_state(tensors)
@@ -107,7 +109,7 @@ class Trial:
         if self.compiled:
             objective.compile_layers()
         work = engine.Work(
-            self.task, self.model, objective, processes.distribute(objective), self.named,
+            objective, self.named,
             self.examples,
             lambda step: [(step * self.batch + i) % 40 for i in range(self.batch)],
             self.validation, self.task, settings, processes,

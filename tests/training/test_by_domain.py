@@ -14,12 +14,13 @@ from llmkit.distributed.processes import join_processes
 from llmkit.reporting.console import Console
 from llmkit.reporting.progress import TrainingDisplay
 from llmkit.training.budget import Clock
-from llmkit.training.by_domain import ByDomain, names_of_figures, readable, report
 from llmkit.training.checkpoint import State
 from llmkit.training.record import Record
 from llmkit.training.schedule import Plan, Revision
 from llmkit.training.settings import Settings
-from llmkit.training.tasks import Batch, CausalLanguageModeling
+from llmkit.training.tasks.by_domain import ByDomain, names_of_figures, readable, report
+from llmkit.training.tasks.causal import CausalLoss
+from llmkit.training.tasks.task import Batch
 
 from .conftest import Rows, tiny_model
 
@@ -38,8 +39,8 @@ class Mixed(Rows):
 def by_domain(examples: Rows) -> ByDomain:
     parts = {"a": range(5), "b": range(5, 13)}
     return ByDomain(
-        CausalLanguageModeling(sum(BYTES.values())),
-        {name: CausalLanguageModeling(n_bytes) for name, n_bytes in BYTES.items()},
+        CausalLoss(sum(BYTES.values())),
+        {name: CausalLoss(n_bytes) for name, n_bytes in BYTES.items()},
         [examples.count(rows) for rows in parts.values()],
     )
 
@@ -59,7 +60,7 @@ def test_each_domain_gets_the_figures_that_it_has_alone(size: int) -> None:
     found = task.figures(sums, examples.count(range(13)))
     plain, n_all = Rows(13), 0
     for rows, (name, n_bytes) in zip((range(5), range(5, 13)), BYTES.items(), strict=True):
-        alone = CausalLanguageModeling(n_bytes)
+        alone = CausalLoss(n_bytes)
         with torch.no_grad():
             own = {k: v.numpy() for k, v in alone.sums(model, plain.batch(rows)).items()}
         expected = alone.figures(own, plain.count(rows))

@@ -29,7 +29,7 @@ from llmkit.models import build
 from llmkit.models.classifier import Head
 from llmkit.reporting.console import Console
 from llmkit.reporting.progress import TrainingDisplay
-from llmkit.training import auto, checkpoint, engine
+from llmkit.training import checkpoint, engine
 from llmkit.training.budget import Clock
 from llmkit.training.checkpoint import State
 from llmkit.training.module import Objective
@@ -37,7 +37,8 @@ from llmkit.training.optimizer import NamedOptimizer, depths
 from llmkit.training.record import Record
 from llmkit.training.schedule import Plan, Revision
 from llmkit.training.settings import Settings
-from llmkit.training.tasks import Classification, balanced_weights
+from llmkit.training.tasks import defaults
+from llmkit.training.tasks.classification_loss import ClassificationLoss, balanced_weights
 
 N, CLASSES, VOCABULARY = 50, 3, 40
 BATCH = 8
@@ -66,9 +67,9 @@ def small(kind: str = SINGLE, seed: int = 0, **settings: Any) -> PreTrainedModel
     return build.classifier(Head(kind, names).describe(config, 0), seed)
 
 
-def task(kind: str = SINGLE, **settings: Any) -> Classification:
+def task(kind: str = SINGLE, **settings: Any) -> ClassificationLoss:
     n_classes = 1 if kind == REGRESSION else CLASSES
-    return Classification(kind, n_classes, classification.figures_from(kind), **settings)
+    return ClassificationLoss(kind, n_classes, classification.figures_from(kind), **settings)
 
 
 @dataclasses.dataclass
@@ -81,7 +82,7 @@ class Trial:
     precision: str = "fp32"
     steps: int = 12
     model: PreTrainedModel | None = None
-    task: Classification | None = None
+    task: ClassificationLoss | None = None
     changes: dict[str, Any] = dataclasses.field(default_factory=dict)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     stop: StopSignal = dataclasses.field(default_factory=StopSignal)
@@ -92,7 +93,7 @@ class Trial:
         settings = dataclasses.replace(SETTINGS, micro_batch_size=self.micro_batch, **self.changes)
         self.model = self.model or small(self.kind)
         processes = join_processes(self.precision, (), self.directory)
-        train = auto.finetuning(self.train, N, 32, "all", "f1_macro")
+        train = defaults.finetuning(self.train, N, 32, "all", "f1_macro")
         self.named = NamedOptimizer(self.model, "adamw", train)
         if tensors:
             self.named.load_state(tensors)
@@ -111,7 +112,7 @@ class Trial:
 
         self.named.parts[0].register_step_post_hook(moved)
         work = engine.Work(
-            own, self.model, objective, processes.distribute(objective), self.named, data, rows,
+            objective, self.named, data, rows,
             examples(self.kind, 21, seed=9), own, settings, processes,
         )  # fmt: skip
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -324,11 +325,11 @@ def test_the_best_is_saved_when_it_is_to_be_kept_whatever_the_intervals(trial) -
 def test_a_figure_that_validation_does_not_give_is_refused() -> None:
     train = TrainConfig(metric_for_best_model="acuracy")
     with pytest.raises(ConfigError, match="no 'acuracy'") as caught:
-        auto.check_best(train, ("loss", "accuracy"), validated=True)
+        defaults.check_best(train, ("loss", "accuracy"), validated=True)
     assert "accuracy" in caught.value.next
     train = TrainConfig(metric_for_best_model="loss", early_stopping_patience=1)
     with pytest.raises(ConfigError, match="early stopping needs validation data"):
-        auto.check_best(train, ("loss",), validated=False)
+        defaults.check_best(train, ("loss",), validated=False)
 
 
 def test_each_layer_learns_slower_than_the_one_above(trial) -> None:
@@ -364,7 +365,7 @@ def test_a_head_learns_at_a_rate_of_its_own(trial: Callable[..., Trial]) -> None
 
 def test_only_a_new_head_on_an_old_body_learns_faster() -> None:
     scales = {
-        part: auto.finetuning(TrainConfig(), 1000, 384, part, "loss").head_scale
+        part: defaults.finetuning(TrainConfig(), 1000, 384, part, "loss").head_scale
         for part in ("all", "again", "new", "lora", "head")
     }
     assert scales.pop("all") == 5.0
@@ -372,17 +373,17 @@ def test_only_a_new_head_on_an_old_body_learns_faster() -> None:
 
 
 def test_auto_takes_the_settings_that_classifiers_are_known_to_like() -> None:
-    known = auto.finetuning(TrainConfig(), 1000, 768, "all", "f1_macro")
+    known = defaults.finetuning(TrainConfig(), 1000, 768, "all", "f1_macro")
     assert known.learning_rate == pytest.approx(1e-4)
     assert (known.num_train_epochs, known.global_batch_size, known.eval_steps) == (3.0, 32, 32)
     assert (known.weight_decay, known.adam_beta2, known.optimizer) == (0.01, 0.999, "adamw")
     rates = {
-        part: auto.finetuning(TrainConfig(), 1000, 384, part, "loss").learning_rate
+        part: defaults.finetuning(TrainConfig(), 1000, 384, part, "loss").learning_rate
         for part in ("all", "new", "lora", "head")
     }
     assert rates["all"] == pytest.approx(2e-4)
     assert min(rates, key=rates.__getitem__) == "all"
     own = TrainConfig(max_steps=7, learning_rate=1e-3, global_batch_size=4)
-    settled = auto.finetuning(own, 1000, 384, "all", "loss")
+    settled = defaults.finetuning(own, 1000, 384, "all", "loss")
     assert (settled.num_train_epochs, settled.learning_rate) == (None, 1e-3)
     assert settled.eval_steps == 250

@@ -11,8 +11,9 @@ import torch
 from llmkit.config.schema import TrainConfig
 from llmkit.data import packs
 from llmkit.data.responses import Responses
-from llmkit.training import auto, feed
-from llmkit.training.tasks import Completion
+from llmkit.training import feed
+from llmkit.training.tasks import defaults
+from llmkit.training.tasks.completion import CompletionLoss
 
 from .conftest import VOCABULARY, tiny_model
 
@@ -32,7 +33,7 @@ def test_chosen_places_give_the_loss_and_gradients_of_all(architecture) -> None:
     found = []
     for linear in (True, False):
         model = tiny_model(architecture).eval()
-        sums = Completion(linear).sums(model, rows().batch([0, 3, -1]))
+        sums = CompletionLoss(linear).sums(model, rows().batch([0, 3, -1]))
         sums["objective"].backward()
         found.append((sums["loss"].detach(), [p.grad for p in model.parameters()]))
     (one, gradients), (other, expected) = found
@@ -44,7 +45,7 @@ def test_chosen_places_give_the_loss_and_gradients_of_all(architecture) -> None:
 @pytest.mark.parametrize("linear", [True, False])
 def test_a_batch_without_a_prediction_has_no_loss_and_moves_nothing(linear) -> None:
     model = tiny_model()
-    sums = Completion(linear).sums(model, rows().batch([-1, -1]))
+    sums = CompletionLoss(linear).sums(model, rows().batch([-1, -1]))
     sums["objective"].backward()
     assert sums["loss"] == 0
     assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
@@ -54,22 +55,22 @@ def test_a_batch_without_a_prediction_has_no_loss_and_moves_nothing(linear) -> N
 def test_the_micro_batch_changes_no_loss(size) -> None:
     examples = rows()
     model = tiny_model()
-    task = Completion(linear_head=True)
+    task = CompletionLoss(linear_head=True)
     whole = task.sums(model.eval(), examples.batch(range(8)))
     parts = [task.sums(model, examples.batch(part)) for part in feed.share(8, size, 0, 1)]
     assert sum(p["loss"].item() for p in parts) == pytest.approx(whole["loss"].item(), rel=1e-6)
 
 
 def test_figures_are_per_token_of_the_responses() -> None:
-    found = Completion().figures({"loss": np.array(6.0)}, 4)
+    found = CompletionLoss().figures({"loss": np.array(6.0)}, 4)
     assert found == {"loss": 1.5, "perplexity": pytest.approx(math.exp(1.5))}
 
 
 def test_a_small_data_set_has_steps_enough_and_the_output_layer_no_rate_of_its_own() -> None:
-    few = auto.completing(TrainConfig(), 60, 100, 4096, lora=False, device="cpu")
+    few = defaults.completing(TrainConfig(), 60, 100, 4096, lora=False, device="cpu")
     assert (few.global_batch_size, few.eval_steps) == (3, 20)
     assert few.head_scale == 1.0
-    many = auto.completing(TrainConfig(), 100_000, 512, 1024, lora=True, device="cpu")
+    many = defaults.completing(TrainConfig(), 100_000, 512, 1024, lora=True, device="cpu")
     assert many.global_batch_size == 50
     assert many.learning_rate > few.learning_rate
     assert many.metric_for_best_model == "loss"

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from llmkit.errors import Diverged, Interrupted, Stopped, WriteError
 from llmkit.training import checkpoint, feed
-from llmkit.training.tasks import CausalLanguageModeling
+from llmkit.training.tasks.causal import CausalLoss
 
 from . import with_dropout
 from .conftest import tiny_model
@@ -128,7 +128,7 @@ def test_no_operation_of_a_step_waits_for_the_device_but_what_the_model_has(
 ) -> None:
     found = []
     for steps in (2, 12):
-        task = CausalLanguageModeling(n_bytes=1, linear_head=True)
+        task = CausalLoss(n_bytes=1, linear_head=True)
         run = trial(
             str(steps), steps=steps, optimizer=optimizer, task=task, micro_batch=3,
             validation=None, eval_steps=100,
@@ -167,7 +167,7 @@ def stop_at(trial, step: int) -> None:
     """Lets the stop signal come while step `step` is being computed."""
     task, calls = trial.task, {"n": 0}
 
-    class Watched(CausalLanguageModeling):
+    class Watched(CausalLoss):
         def sums(self, model, batch):
             if model.training:
                 calls["n"] += 1
@@ -198,7 +198,7 @@ def test_validation_counts_every_token_once_whatever_the_micro_batch(trial) -> N
 
 
 def test_a_step_that_is_no_number_is_refused_before_weights_move(trial) -> None:
-    class Poisoned(CausalLanguageModeling):
+    class Poisoned(CausalLoss):
         calls = 0
 
         def sums(self, model, batch):
@@ -220,7 +220,7 @@ def test_a_step_that_is_no_number_is_refused_before_weights_move(trial) -> None:
 
 
 def test_too_many_refused_steps_end_the_run_with_everything_kept(trial) -> None:
-    class Broken(CausalLanguageModeling):
+    class Broken(CausalLoss):
         def sums(self, model, batch):
             sums = super().sums(model, batch)
             factor = math.nan if model.training else 1.0
@@ -248,7 +248,7 @@ def test_a_signal_saves_within_a_step(trial, number, fault) -> None:
 
 
 def test_a_signal_during_validation_reports_nothing_half_measured(trial) -> None:
-    class Slow(CausalLanguageModeling):
+    class Slow(CausalLoss):
         def sums(self, model, batch):
             if not model.training:
                 run.stop.handle(signal.SIGTERM, None)

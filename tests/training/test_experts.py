@@ -10,7 +10,7 @@ from torch import nn
 
 from llmkit.models import logits, moe
 from llmkit.training import engine
-from llmkit.training.tasks import CausalLanguageModeling
+from llmkit.training.tasks.causal import CausalLoss
 from tests.training.conftest import Rows, tiny_model
 
 KINDS = ["mixtral", "qwen3_moe"]
@@ -36,8 +36,8 @@ def model_of(kind: str, **settings):
     return model
 
 
-def task_of(model) -> CausalLanguageModeling:
-    return CausalLanguageModeling(100, logits.has_linear_head(model), moe.balance(model))
+def task_of(model) -> CausalLoss:
+    return CausalLoss(100, logits.has_linear_head(model), moe.balance(model))
 
 
 @pytest.fixture

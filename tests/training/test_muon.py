@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from llmkit.config.schema import TrainConfig
-from llmkit.training import auto, matrices
+from llmkit.training import matrices
 from llmkit.training.muon import Halves, Muon, orthogonal
 from llmkit.training.optimizer import NamedOptimizer
+from llmkit.training.tasks import defaults
 from tests.training.conftest import tiny_model
 
 SHAPES = [(16, 16), (16, 16), (40, 16), (16, 40), (16, 40)]
@@ -145,7 +146,7 @@ def test_each_matrix_of_a_stack_moves_as_it_would_alone(shape, halves, parts) ->
 def test_muon_moves_experts_and_adamw_the_router() -> None:
     model = tiny_model("qwen3_moe", num_experts=4)
     adamw, muon = NamedOptimizer(
-        model, "muon", auto.pretraining(TrainConfig(weight_decay=0.1))
+        model, "muon", defaults.pretraining(TrainConfig(weight_decay=0.1))
     ).parts
     names = {id(weight): name for name, weight in model.named_parameters()}
     by_muon = {names[id(w)]: g for g in muon.param_groups for w in g["params"]}

@@ -11,8 +11,9 @@ from llmkit.data import packs
 from llmkit.data.masking import MaskedBlocks, Vocabulary
 from llmkit.data.responses import Responses
 from llmkit.models import build, logits, lora, packing
-from llmkit.training.masked import MaskedLanguageModeling
-from llmkit.training.tasks import CausalLanguageModeling, Completion
+from llmkit.training.tasks.causal import CausalLoss
+from llmkit.training.tasks.completion import CompletionLoss
+from llmkit.training.tasks.masked import MaskedLoss
 from tests.data.test_blocks import token_file
 from tests.training import test_classification as classification
 from tests.training.conftest import BLOCK, VOCABULARY, tiny_model
@@ -28,7 +29,7 @@ def parts(objective: str) -> dict[str, Any]:
 
 
 def _causal() -> dict[str, Any]:
-    return {"model": tiny_model("gpt2"), "task": CausalLanguageModeling(100, linear_head=True)}
+    return {"model": tiny_model("gpt2"), "task": CausalLoss(100, linear_head=True)}
 
 
 def _masked() -> dict[str, Any]:
@@ -40,7 +41,7 @@ def _masked() -> dict[str, Any]:
     model = build.new_model(config, 0, build.MASKED_MODEL)
     vocabulary = Vocabulary(2, 3, np.arange(VOCABULARY) < 4)
     examples = MaskedBlocks(file, 16, True, 0.3, vocabulary, seed="0")
-    task = MaskedLanguageModeling(logits.split_head(model), packing.document_masks(model))
+    task = MaskedLoss(logits.split_head(model), packing.document_masks(model))
     return {"model": model, "task": task, "examples": examples}
 
 
@@ -53,13 +54,13 @@ def _classification() -> dict[str, Any]:
 def _completion() -> dict[str, Any]:
     """Packed, so that conversations of one row do not see each other."""
     model = tiny_model("transformer", **OWN)
-    return {"model": model, "task": Completion(linear_head=True), "examples": _conversations()}
+    return {"model": model, "task": CompletionLoss(linear_head=True), "examples": _conversations()}
 
 
 def _lora() -> dict[str, Any]:
     model = tiny_model("llama", attention_dropout=0.1)
     lora.attach(model, LoraConfig(r=4, dropout=0.1), seed=0)
-    return {"model": model, "task": Completion(linear_head=True), "examples": _conversations()}
+    return {"model": model, "task": CompletionLoss(linear_head=True), "examples": _conversations()}
 
 
 def _conversations() -> packs.Packs:

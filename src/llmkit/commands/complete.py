@@ -33,7 +33,7 @@ from llmkit.training.budget import Clock
 from llmkit.training.checkpoint import Checkpoint
 from llmkit.training.completing import Inputs
 from llmkit.training.session import Session
-from llmkit.training.tasks import Completion
+from llmkit.training.tasks.completion import CompletionLoss
 
 COMMAND = "finetune"
 
@@ -95,7 +95,7 @@ def _job(
         if rows.width is None
         else partial(order.rows_of_step, n_examples=len(rows), seed=seed)
     )
-    task = Completion(logits.has_linear_head(model), moe.balance(model))
+    loss = CompletionLoss(logits.has_linear_head(model), moe.balance(model))
     return training.Job(
         command=COMMAND,
         requested=requested,
@@ -105,12 +105,12 @@ def _job(
         model=model,
         tokenizer=inputs.tokenizer,
         from_scratch=False,
-        task=task,
+        loss=loss,
         examples=rows,
         tokens_per_example=int(rows.lengths.mean()),
         rows_of_step=rows_of_step,
         validation=inputs.packs.get("validation"),
-        task_of_validation=lambda validation: task,
+        loss_of_validation=lambda validation: loss,
         resumed=resumed,
         seen=partial(
             fingerprints.of_rows, [each.opening for each in inputs.data.train], inputs.tokenizer
@@ -157,7 +157,7 @@ def _measured(
 def _judged(job: training.Job, figures: dict[str, Any], console: Console) -> dict[str, Any]:
     """The baseline beside the figures; warns where they show that little was learned."""
     assert job.validation is not None
-    unigram = unigram_figures(job.task.figures, job.examples, job.validation)
+    unigram = unigram_figures(job.loss.figures, job.examples, job.validation)
     for text in verdicts.of_language_model(figures["validation"], unigram, figures["train_loss"]):
         console.warn(text)
     return {"baseline": {"unigram": unigram}}

@@ -24,14 +24,15 @@ from llmkit.reporting import plots, verdicts
 from llmkit.reporting.console import Console
 from llmkit.reporting.data_report import readable
 from llmkit.storage import atomic
-from llmkit.training import auto, classifying
+from llmkit.training import classifying
 from llmkit.training import directory as run_directory
 from llmkit.training import run as training
 from llmkit.training.budget import Clock
 from llmkit.training.checkpoint import Checkpoint
 from llmkit.training.classifying import Inputs
 from llmkit.training.session import Session
-from llmkit.training.tasks import Classification, balanced_weights
+from llmkit.training.tasks import defaults
+from llmkit.training.tasks.classification_loss import ClassificationLoss, balanced_weights
 
 COMMAND = "finetune"
 
@@ -103,9 +104,9 @@ def _settled(inputs: Inputs) -> Inputs:
         trained = "again" if kept else "all"
     metric = "loss" if kind == REGRESSION else "f1_macro"
     hidden = int(inputs.shape.get_text_config().hidden_size)
-    train = auto.finetuning(config.train, len(inputs.data.train), hidden, trained, metric)
+    train = defaults.finetuning(config.train, len(inputs.data.train), hidden, trained, metric)
     figures = ("loss", *classification.names_of_figures(kind))
-    auto.check_best(train, figures, validated=inputs.data.validation is not None)
+    defaults.check_best(train, figures, validated=inputs.data.validation is not None)
     return replace(inputs, config=config.model_copy(update={"train": train}))
 
 
@@ -117,7 +118,7 @@ def _job(
     weights = None
     if config.train.class_weights == "balanced":
         weights = balanced_weights(labels.kind, train.targets, len(labels))
-    task = Classification(
+    loss = ClassificationLoss(
         labels.kind,
         len(labels),
         classification.figures_from(labels.kind),
@@ -134,12 +135,12 @@ def _job(
         model=model,
         tokenizer=inputs.tokenizer,
         from_scratch=config.model.name_or_path is None,
-        task=task,
+        loss=loss,
         examples=train,
         tokens_per_example=int(np.median(train.lengths)),
         rows_of_step=partial(lengths.rows_of_step, lengths=train.lengths, seed=config.seed),
         validation=inputs.encoded.get("validation"),
-        task_of_validation=lambda validation: task,
+        loss_of_validation=lambda validation: loss,
         resumed=resumed,
         seen=partial(fingerprints.of_rows, inputs.data.train.texts, inputs.tokenizer),
         unit="examples",

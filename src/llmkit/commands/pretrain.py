@@ -26,15 +26,16 @@ from llmkit.models import tokenizer as tokenizers
 from llmkit.progress import Say, Watch
 from llmkit.reporting import verdicts
 from llmkit.reporting.console import Console
-from llmkit.training import auto, by_domain, masked, objectives, recipe
 from llmkit.training import directory as run_directory
+from llmkit.training import objectives
 from llmkit.training import run as training
 from llmkit.training.budget import Clock, readable
 from llmkit.training.checkpoint import Checkpoint
-from llmkit.training.masked import MaskedLanguageModeling
-from llmkit.training.recipe import Recipe
 from llmkit.training.session import Session
-from llmkit.training.tasks import Examples
+from llmkit.training.tasks import by_domain, defaults, masked, sizing
+from llmkit.training.tasks.masked import MaskedLoss
+from llmkit.training.tasks.sizing import Recipe
+from llmkit.training.tasks.task import Examples
 
 PROMPT = 16
 """Tokens of held-out text that each sample continues."""
@@ -82,7 +83,7 @@ def _judged(job: training.Job, figures: dict[str, Any], console: Console) -> dic
             console.warn(text)
     if job.validation is None or not figures["validation"]:
         return {}
-    unigram = unigram_figures(by_domain.whole(job.task).figures, job.examples, job.validation)
+    unigram = unigram_figures(by_domain.whole(job.loss).figures, job.examples, job.validation)
     for text in verdicts.of_language_model(figures["validation"], unigram, figures["train_loss"]):
         console.warn(text)
     return {"baseline": {"unigram": unigram}}
@@ -128,15 +129,15 @@ def _job(
 ) -> training.Job:
     objective = objectives.of(config)
     examples, validation = _examples(config, data)
-    task_of = objective.task_of(model, _is_packed(config, data))
-    task = by_domain.measured(task_of, validation)
+    loss_of = objective.loss_of(model, _is_packed(config, data))
+    loss = by_domain.measured(loss_of, validation)
     rows_of_step = objective.rows_of_step(examples, config.seed)
     progress = None
     if isinstance(examples, Mixture):
         rows_of_step = partial(examples.rows_of_step, seed=config.seed)
         progress = partial(by_domain.progress, examples)
     if config.model.name_or_path is None and isinstance(objective, objectives.Causal):
-        train = auto.bounded(config.train, len(examples))
+        train = defaults.bounded(config.train, len(examples))
         config = config.model_copy(update={"train": train})
     return training.Job(
         command="pretrain",
@@ -147,12 +148,12 @@ def _job(
         model=model,
         tokenizer=next(iter(data.values())).tokenizer,
         from_scratch=config.model.name_or_path is None,
-        task=task,
+        loss=loss,
         examples=examples,
         tokens_per_example=examples.block_size,
         rows_of_step=rows_of_step,
         validation=validation,
-        task_of_validation=partial(by_domain.measured, task_of),
+        loss_of_validation=partial(by_domain.measured, loss_of),
         resumed=resumed,
         seen=seen,
         unit=objective.unit,
@@ -227,13 +228,13 @@ def _settle(config: Config, processes: Processes, console: Console) -> Config:
     """The config with each `auto` that is resolved before the data is read: by the text, and by the
     machine where minutes are given. A resumed run keeps what it began with."""
     requested, config = config, objectives.settled(config)
-    objective, train = objectives.of(config), auto.pretraining(config.train)
+    objective, train = objectives.of(config), defaults.pretraining(config.train)
     parts = domains.configs(config)
     validated = config.data.validation_fraction != 0 or any(
         part.data.validation_files for part in parts.values()
     )
     names = list(config.data.mixture)
-    auto.check_best(train, by_domain.names_of_figures(objective.figures, names), validated)
+    defaults.check_best(train, by_domain.names_of_figures(objective.figures, names), validated)
     config = config.model_copy(update={"train": train})
     found = [
         source
@@ -243,17 +244,17 @@ def _settle(config: Config, processes: Processes, console: Console) -> Config:
     n_bytes = sum(source.n_bytes for source in found)
     because = f"for {n_bytes:,} bytes of text"
     if (earlier := run_directory.settled(requested, "pretrain")) is not None:
-        return recipe.settle_again(config, earlier)
+        return sizing.settle_again(config, earlier)
     if config.model.name_or_path is not None:
         device = processes.device.type
-        settled = recipe.settle_existing(config, n_bytes, device, objective.purpose)
+        settled = sizing.settle_existing(config, n_bytes, device, objective.purpose)
         because += f" and {readable(train.max_minutes)} on a {device}" if train.max_minutes else ""
     else:
         chosen, limited = _recipe(n_bytes, train.max_minutes, processes)
         vocabulary = tokenizers.auto_vocab_size(n_bytes)
-        settled = recipe.settle_new(config, chosen, vocabulary, objective.purpose)
+        settled = sizing.settle_new(config, chosen, vocabulary, objective.purpose)
         because += limited
-    if said := recipe.explained(config, settled, because):
+    if said := sizing.explained(config, settled, because):
         console.say(said)
     return settled
 
@@ -261,10 +262,10 @@ def _settle(config: Config, processes: Processes, console: Console) -> Config:
 def _recipe(n_bytes: int, minutes: float | None, processes: Processes) -> tuple[Recipe, str]:
     """What suits a new model for so much text, and what else it goes by than the text."""
     if minutes is None:
-        return recipe.for_text(n_bytes), ""
+        return sizing.for_text(n_bytes), ""
     measured = device.matrix_rate(processes.device, processes.precision)
     rate = processes.largest([measured])[0] * processes.count
-    return recipe.for_minutes(n_bytes, minutes, rate), (
+    return sizing.for_minutes(n_bytes, minutes, rate), (
         f" and {readable(minutes)} at the {rate / 1e9:,.0f} GFLOP/s that this machine has now"
     )
 
@@ -324,10 +325,10 @@ def _examples(config: Config, data: dict[str, Prepared]) -> tuple[Any, Examples 
 
 def _look(job: training.Job, console: Console) -> dict[str, Any]:
     """A few continuations of held-out text, or a few of its hidden tokens, shown and noted."""
-    task = by_domain.whole(job.task)
-    if isinstance(task, MaskedLanguageModeling):
+    loss = by_domain.whole(job.loss)
+    if isinstance(loss, MaskedLoss):
         batch = (job.validation or job.examples).batch([0])
-        texts = masked.filled(task, job.model, job.tokenizer, batch)
+        texts = masked.filled(loss, job.model, job.tokenizer, batch)
         for text in texts:
             console.say(f"  sample [said / hidden]: {text}")
         return {"samples": texts}

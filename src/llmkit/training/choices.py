@@ -18,12 +18,13 @@ from llmkit.distributed import device
 from llmkit.distributed.processes import Processes
 from llmkit.errors import ConfigError
 from llmkit.reporting.console import clock as duration
-from llmkit.training import auto, budget, probe, utilization
+from llmkit.training import budget, probe, utilization
 from llmkit.training.budget import Clock
 from llmkit.training.checkpoint import State
 from llmkit.training.module import Objective
 from llmkit.training.session import Session
-from llmkit.training.tasks import Examples
+from llmkit.training.tasks import defaults
+from llmkit.training.tasks.task import Examples
 
 
 def environment() -> dict[str, Any]:
@@ -66,7 +67,7 @@ def lengthened(
 
     Raises ConfigError where the run has done more than it is given.
     """
-    most = auto.most_steps(train, n_examples, batch)
+    most = defaults.most_steps(train, n_examples, batch)
     total, minutes = most, _minutes(train)
     if minutes is not None:
         left = max(0.0, 60 * minutes - clock.seconds())
@@ -82,13 +83,13 @@ def lengthened(
             "--output-dir",
         )
     seconds = total * recorded["step_seconds"]
-    share = auto.validation_share(recorded["max_eval_samples"], total * batch, total)
+    share = defaults.validation_share(recorded["max_eval_samples"], total * batch, total)
     if minutes is not None:
         share = recorded["validation_seconds"] / max(1e-9, seconds)
     plan = state.plan.revised(state.step, total)
     return {
         **recorded,
-        **auto.intervals(train, total, share, seconds),
+        **defaults.intervals(train, total, share, seconds),
         "epochs": total * batch / n_examples,
         "plan": [[revision.step, revision.total_steps] for revision in plan.revisions],
     }
@@ -112,7 +113,7 @@ def measured(
     attention, quickest = probe.attention(objective, examples, size, processes)
     seconds = min(seconds, quickest)
     rounds = math.ceil(share / size)
-    most = auto.most_steps(train, len(examples), batch)
+    most = defaults.most_steps(train, len(examples), batch)
     steps = _steps(train, most, seconds * rounds, session.clock)
     compiling, reason = train.compile is True, "as asked"
     if train.compile == "auto":
@@ -126,10 +127,10 @@ def measured(
     whole = probe.measuring(objective, validation, size, processes)
     held_out = _held_out(train, validation, whole, minutes)
     validating = whole * held_out / max(1, len(validation or ()))
-    taken = auto.validation_share(held_out, steps * batch, steps)
+    taken = defaults.validation_share(held_out, steps * batch, steps)
     if minutes is not None:
         taken = validating / max(1e-9, steps * per_step)
-    intervals = auto.intervals(train, steps, taken, steps * per_step)
+    intervals = defaults.intervals(train, steps, taken, steps * per_step)
     numbers = {"steps": steps, "compile": int(compiling), "max_eval_samples": held_out}
     agreed = _agreed({**numbers, **intervals}, processes)
     steps, compiling = agreed.pop("steps"), bool(agreed.pop("compile"))

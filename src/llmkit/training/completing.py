@@ -24,8 +24,8 @@ from llmkit.models.chat_template import Template
 from llmkit.models.control_tokens import control_tokens
 from llmkit.progress import Watch
 from llmkit.reporting.console import Console
-from llmkit.training import auto
 from llmkit.training.checkpoint import Checkpoint
+from llmkit.training.tasks import defaults
 
 LENGTH = 2048
 """Most tokens of a conversation where the model sets no limit."""
@@ -199,7 +199,7 @@ def _arranged(inputs: Inputs, width: int | None) -> Inputs:
         for name, each in inputs.encoded.items()
     }
     config, hidden = inputs.config, int(inputs.shape.get_text_config().hidden_size)
-    train = auto.completing(
+    train = defaults.completing(
         config.train,
         len(rows["train"]),
         int(rows["train"].lengths.mean()) if width is None else width,
@@ -207,5 +207,5 @@ def _arranged(inputs: Inputs, width: int | None) -> Inputs:
         config.model.lora.r is not None,
         "cuda" if torch.cuda.is_available() else "cpu",
     )
-    auto.check_best(train, jobs.RESPONSE_METRICS, validated="validation" in rows)
+    defaults.check_best(train, jobs.RESPONSE_METRICS, validated="validation" in rows)
     return replace(inputs, config=config.model_copy(update={"train": train}), packs=rows)

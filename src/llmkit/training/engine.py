@@ -1,4 +1,4 @@
-"""The one engine: every weight that llmkit trains is moved here, whatever the task.
+"""The one engine: every weight that llmkit trains is moved here, whatever the loss.
 
 One optimizer step, in order: which examples (a pure function of seed and step), the global count of
 predictions, micro-batches whose summed loss is divided by that count, clipping, refusal of what is
@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,9 +23,8 @@ from llmkit.distributed.processes import Processes, derived_seed
 from llmkit.distributed.signals import StopSignal, stopped_by
 from llmkit.errors import Diverged
 from llmkit.models.kernels import dropout
-from llmkit.models.moe import Balance
 from llmkit.progress import Watch
-from llmkit.training import by_domain, feed, spikes
+from llmkit.training import feed, spikes
 from llmkit.training.checkpoint import State
 from llmkit.training.feed import Input, share
 from llmkit.training.module import Objective
@@ -32,14 +32,7 @@ from llmkit.training.optimizer import NamedOptimizer
 from llmkit.training.record import Record
 from llmkit.training.schedule import rate
 from llmkit.training.settings import Settings
-from llmkit.training.tasks import (
-    Batch,
-    CausalLanguageModeling,
-    Examples,
-    Rows,
-    Task,
-    on_device,
-)
+from llmkit.training.tasks.task import Batch, Examples, Loss, Rows, on_device
 
 Look = Callable[[], Mapping[str, Any]]
 """A look at the model after each validation, such as a few samples; goes into metrics.jsonl."""
@@ -49,25 +42,31 @@ Look = Callable[[], Mapping[str, Any]]
 class Work:
     """What a run trains, on what, and how."""
 
-    task: Task
-    model: PreTrainedModel
     objective: Objective
-    distributed: nn.Module
-    """The objective with gradients averaged over processes (itself, where there is one)."""
+    """The model with its loss."""
     optimizer: NamedOptimizer
     examples: Examples
     rows_of_step: Callable[[int], Rows]
     """Rows of the examples that form a step, over all processes: a pure function."""
     validation: Examples | None
-    validation_task: Task
+    validation_loss: Loss
     settings: Settings
     processes: Processes
 
     @property
-    def balance(self) -> Balance | None:
-        """The load-balancing loss of a mixture of experts."""
-        task = by_domain.whole(self.task)
-        return task.balance if isinstance(task, CausalLanguageModeling) else None
+    def loss(self) -> Loss:
+        """What is minimised."""
+        return self.objective.loss
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model that is trained."""
+        return self.objective.model
+
+    @cached_property
+    def distributed(self) -> nn.Module:
+        """The objective with gradients averaged over processes (itself, where there is one)."""
+        return self.processes.distribute(self.objective)
 
 
 def train(work: Work, state: State, record: Record, stop: StopSignal, look: Look) -> State:
@@ -80,7 +79,7 @@ def train(work: Work, state: State, record: Record, stop: StopSignal, look: Look
     """
     settings = work.settings
     with feed.ahead(
-        work.task, work.examples, work.rows_of_step, settings.micro_batch_size, work.processes
+        work.loss, work.examples, work.rows_of_step, settings.micro_batch_size, work.processes
     ) as input_of:
         while True:
             state, signal_number, due = _agree(work, state, record, stop)
@@ -147,7 +146,7 @@ class Gradients(NamedTuple):
 
 def _gradients(work: Work, step: int, given: Input) -> Gradients:
     """Leaves the clipped gradients of a step in the weights."""
-    settings, processes, balance = work.settings, work.processes, work.balance
+    settings, processes, balance = work.settings, work.processes, work.loss.balance
     sums = torch.zeros(2, dtype=torch.float64, device=processes.device)
     routed = _routed(work, step, given)
     for index, (batch, masks) in enumerate(_batches(work, step, given)):
@@ -178,14 +177,12 @@ def _routed(work: Work, step: int, given: Input) -> Tensor | None:
     """The tokens of the step that are routed to each expert, over all processes: the load-balancing
     loss of a micro-batch needs them. They cost a forward pass without logits; none where a process
     has one micro-batch, which counts its own."""
-    task = by_domain.whole(work.task)
-    one = len(given.micro_batches) == 1
-    if not isinstance(task, CausalLanguageModeling) or task.balance is None or one:
+    if work.loss.balance is None or len(given.micro_batches) == 1:
         return None
     counts: list[Tensor] = []
     for batch, masks in _batches(work, step, given):
         with masks, work.objective.compiled(), work.processes.in_training():
-            counts.append(task.routed(work.model, batch))
+            counts.append(work.loss.routed(work.model, batch))
     return work.processes.sum(torch.stack(counts).sum(0))
 
 
@@ -232,7 +229,7 @@ def _trouble(state: State, settings: Settings) -> tuple[str, str] | None:
 def measure(
     work: Work, examples: Examples, watch: Watch, stop: StopSignal
 ) -> dict[str, float] | None:
-    """The task's figures over all examples, each counted once, in fp32 and without dropout.
+    """The figures over all examples, each counted once, in fp32 and without dropout.
 
     fp32, so that plain transformers gives the same figures for the saved model. Memory does not
     grow with the number of examples. None when a signal came: nothing half-measured is reported.
@@ -257,7 +254,7 @@ def measure(
     finally:
         work.model.train()
     sums = {key: processes.sum(value).cpu().numpy() for key, value in totals.items()}
-    return work.validation_task.figures(sums, examples.count(rows))
+    return work.validation_loss.figures(sums, examples.count(rows))
 
 
 def _agree(work: Work, state: State, record: Record, stop: StopSignal) -> tuple[State, int, bool]:

@@ -11,7 +11,7 @@ from llmkit.errors import Diverged, NoValidCheckpoint
 from llmkit.models import build, lora
 from llmkit.storage import atomic
 from llmkit.training import checkpoint
-from llmkit.training.tasks import Examples
+from llmkit.training.tasks.task import Examples
 
 FINAL = "final"
 """The finished model, in the run directory."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmkit.distributed.processes import Processes
-from llmkit.training.tasks import Batch, Examples, Rows, Task
+from llmkit.training.tasks.task import Batch, Examples, Loss, Rows
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Input:
 
 @contextmanager
 def ahead(
-    task: Task,
+    loss: Loss,
     examples: Examples,
     rows_of_step: Callable[[int], Rows],
     micro_batch_size: int,
@@ -48,7 +48,7 @@ def ahead(
         batches = [examples.batch(chosen[part]) for part in slots]
         if pinned:
             batches = [{name: x.pin_memory() for name, x in batch.items()} for batch in batches]
-        weight = task.weight(examples, rows)
+        weight = loss.weight(examples, rows)
         return Input(rows, examples.count(rows), weight, slots, batches)
 
     waiting: dict[int, Future[Input]] = {}

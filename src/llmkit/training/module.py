@@ -1,4 +1,4 @@
-"""A task and a model as one module, made quick: attention, and what of it is compiled."""
+"""A model with its loss as one module, made quick: attention, and what of it is compiled."""
 
 from __future__ import annotations
 
@@ -12,39 +12,40 @@ from transformers import PreTrainedModel
 
 from llmkit.models import logits
 from llmkit.models.kernels import attention
-from llmkit.training.tasks import Batch, CausalLanguageModeling, Task
+from llmkit.training.tasks.task import Batch, Loss
 
 
-def quick(task: Task, model: PreTrainedModel, device: torch.device) -> Objective:
-    """The task and the model on a device, with attention that is quick there."""
+def quick(loss: Loss, model: PreTrainedModel, device: torch.device) -> Objective:
+    """The model with its loss on a device, with attention that is quick there."""
     attention.use_blockwise(model, device)
-    return Objective(task, model.to(device))
+    return Objective(loss, model.to(device))
 
 
 class Objective(nn.Module):
-    """A task and a model as one module, so that distributing takes in the loss."""
+    """A model with its loss as one module, so that distributing takes in the loss."""
 
-    def __init__(self, task: Task, model: nn.Module) -> None:
+    model: Any
+
+    def __init__(self, loss: Loss, model: nn.Module) -> None:
         super().__init__()
-        self.task, self.model = task, model
+        self.loss, self.model = loss, model
         self._compiled: dict[nn.Module, Callable[..., Any]] = {}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The task's sums over the batch."""
-        return self.task.sums(self.model, batch)
+        """The loss's sums over the batch."""
+        return self.loss.sums(self.model, batch)
 
     def compile_layers(self, dynamic: bool = False) -> None:
         """Has `compiled` run compiled layers, which are alike: what is compiled for one serves all,
-        in half the time that the whole model takes; and the loss of a linear head."""
+        in half the time that the whole model takes; and parts of the loss."""
         self._compiled = {
             layer: torch.compile(
                 layer._call_impl, dynamic=dynamic, options={"fallback_random": True}
             )
             for layer in logits.layers_of(self.model)
         }
-        if isinstance(self.task, CausalLanguageModeling):
-            chunk = self.task.cross_entropy.chunk  # the last one may be shorter
-            self._compiled[chunk] = torch.compile(chunk._call_impl, dynamic=None)
+        for part in self.loss.compilable:  # the last call may have a shorter input
+            self._compiled[part] = torch.compile(part._call_impl, dynamic=None)
 
     def compile_nothing(self) -> None:
         """Undoes `compile_layers`."""

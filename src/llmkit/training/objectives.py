@@ -20,8 +20,9 @@ from llmkit.errors import ConfigError
 from llmkit.models import build, load, logits, moe, packing
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.build import Purpose, known_architectures
-from llmkit.training.masked import MaskedLanguageModeling
-from llmkit.training.tasks import CausalLanguageModeling, Examples, Task
+from llmkit.training.tasks.causal import CausalLoss
+from llmkit.training.tasks.masked import MaskedLoss
+from llmkit.training.tasks.task import Examples, Loss
 
 MODERN = {"modernbert": 0.3, "nomic_bert": 0.3, "transformer": 0.3}
 """Shares of tokens that are hidden in the training of models after BERT (Wettig et al. 2023, arXiv
@@ -61,8 +62,8 @@ class Objective(Protocol):
     ) -> Any:
         """The examples of a token file."""
 
-    def task_of(self, model: PreTrainedModel, isolated: bool) -> Callable[[Any], Task]:
-        """Makes the task that measures given examples."""
+    def loss_of(self, model: PreTrainedModel, isolated: bool) -> Callable[[Any], Loss]:
+        """Makes the loss that measures given examples."""
 
     def rows_of_step(self, examples: Examples, seed: int) -> Callable[..., Any]:
         """Which rows form a step."""
@@ -89,14 +90,12 @@ class Causal:
         """Blocks, the same for training and validation."""
         return Blocks(file, _block_size(config), config.data.isolate_documents)
 
-    def task_of(self, model: PreTrainedModel, isolated: bool) -> Callable[[Any], Task]:
-        """Makes the task for examples of so many bytes."""
+    def loss_of(self, model: PreTrainedModel, isolated: bool) -> Callable[[Any], Loss]:
+        """Makes the loss for examples of so many bytes."""
         if isolated:
             packing.check_isolation(model)
         linear, balance = logits.has_linear_head(model), moe.balance(model)
-        return lambda examples: CausalLanguageModeling(
-            examples.n_bytes if examples else 0, linear, balance
-        )
+        return lambda examples: CausalLoss(examples.n_bytes if examples else 0, linear, balance)
 
     def rows_of_step(self, examples: Examples, seed: int) -> Callable[..., Any]:
         """Every example once in each epoch."""
@@ -159,11 +158,11 @@ class Masked:
             seed="validation" if held_out else f"training/{config.seed}",
         )
 
-    def task_of(self, model: PreTrainedModel, isolated: bool) -> Callable[[Any], Task]:
-        """Makes the same task for all examples."""
+    def loss_of(self, model: PreTrainedModel, isolated: bool) -> Callable[[Any], Loss]:
+        """Makes the same loss for all examples."""
         masks = packing.document_masks(model) if isolated else None
-        task = MaskedLanguageModeling(logits.split_head(model), masks)
-        return lambda examples: task
+        loss = MaskedLoss(logits.split_head(model), masks)
+        return lambda examples: loss
 
     def rows_of_step(self, examples: Examples, seed: int) -> Callable[..., Any]:
         """Every example once in each epoch, each time as another occurrence."""

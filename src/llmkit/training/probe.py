@@ -20,7 +20,7 @@ from llmkit.distributed.processes import Processes
 from llmkit.models import packing
 from llmkit.models.kernels import dropout
 from llmkit.training.module import Objective
-from llmkit.training.tasks import Examples, Rows, on_device
+from llmkit.training.tasks.task import Examples, Rows, on_device
 
 CPU_TOKENS = 2048
 """On a CPU larger micro-batches leave its cache: they are up to a tenth slower."""

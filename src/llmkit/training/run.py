@@ -26,17 +26,7 @@ from llmkit.reporting import plots
 from llmkit.reporting.console import Console
 from llmkit.reporting.progress import TrainingDisplay, training_display
 from llmkit.storage import atomic, jsonl
-from llmkit.training import (
-    auto,
-    checkpoint,
-    choices,
-    engine,
-    export,
-    identity,
-    module,
-    probe,
-    recipe,
-)
+from llmkit.training import checkpoint, choices, engine, export, identity, module, probe
 from llmkit.training import directory as run_directory
 from llmkit.training.budget import FEW_STEPS, Budget, Clock, minutes_needed, too_few
 from llmkit.training.checkpoint import Checkpoint, State
@@ -45,7 +35,8 @@ from llmkit.training.record import Record
 from llmkit.training.schedule import Plan, Revision
 from llmkit.training.session import Session
 from llmkit.training.settings import Settings
-from llmkit.training.tasks import Examples, Task
+from llmkit.training.tasks import defaults, sizing
+from llmkit.training.tasks.task import Examples, Loss
 
 
 @dataclass(frozen=True)
@@ -63,14 +54,14 @@ class Job:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     from_scratch: bool
-    task: Task
+    loss: Loss
     examples: Examples
     tokens_per_example: int
     rows_of_step: Callable[..., Any]
     """(step, global_batch_size=, limit=) -> rows of the examples."""
     validation: Examples | None
-    task_of_validation: Callable[[Any], Task]
-    """Makes the task that measures these validation examples, or some of them."""
+    loss_of_validation: Callable[[Any], Loss]
+    """Makes the loss that measures these validation examples, or some of them."""
     resumed: Checkpoint | None
     seen: Callable[[], Fingerprints]
     """Gives the fingerprints of what is trained on."""
@@ -85,7 +76,7 @@ class Job:
 
 def start(config: Config, command: str) -> Processes:
     """This process among those of the run; raises ConfigError for a plan of another length."""
-    auto.check_plan(config.train)
+    defaults.check_plan(config.train)
     directory = run_directory.locate(config, command)
     train = config.train
     return join_processes(train.precision, config.report_to, directory, train.ddp_timeout)
@@ -189,28 +180,25 @@ def _work(job: Job, session: Session) -> tuple[engine.Work, dict[str, Any]]:
             f"what {model.config.model_type} drops depends on the micro-batch size and the number "
             "of processes: keep both for the same numbers, or set its dropout to 0"
         )
-    objective = module.quick(job.task, model, processes.device)
+    objective = module.quick(job.loss, model, processes.device)
     hidden = int(model.config.hidden_size)
-    batch = auto.global_batch_size(
+    batch = defaults.global_batch_size(
         train, len(job.examples), job.tokens_per_example, hidden, processes.device.type
     )
     chosen = _choices(job, objective, batch, session)
-    settings = auto.settings(train, job.config.seed, batch, hidden, job.from_scratch, chosen)
+    settings = defaults.settings(train, job.config.seed, batch, hidden, job.from_scratch, chosen)
     decayed = train.model_copy(update={"weight_decay": settings.weight_decay})
     if chosen["compile"]:
         objective.compile_layers(dynamic=probe.lengths_differ(job.examples))
-    limit = auto.examples_to_see(train, len(job.examples))
+    limit = defaults.examples_to_see(train, len(job.examples))
     validation = job.validation and subset.drawn(job.validation, chosen["max_eval_samples"])
     work = engine.Work(
-        task=job.task,
-        model=model,
         objective=objective,
-        distributed=processes.distribute(objective),
-        optimizer=NamedOptimizer(model, auto.optimizer(train, job.from_scratch), decayed),
+        optimizer=NamedOptimizer(model, defaults.optimizer(train, job.from_scratch), decayed),
         examples=job.examples,
         rows_of_step=partial(job.rows_of_step, global_batch_size=batch, limit=limit),
         validation=validation,
-        validation_task=job.task_of_validation(validation),
+        validation_loss=job.loss_of_validation(validation),
         settings=settings,
         processes=processes,
     )
@@ -222,14 +210,14 @@ def _choices(job: Job, objective: module.Objective, batch: int, session: Session
     planned anew where it is given another length."""
     train, model = job.config.train, job.model
     if job.resumed is None:
-        auto.check_plan(train, auto.most_steps(train, len(job.examples), batch))
+        defaults.check_plan(train, defaults.most_steps(train, len(job.examples), batch))
         chosen = choices.measured(train, objective, job.examples, job.validation, batch, session)
         if chosen["plan"][0][1] == train.max_steps != job.requested.train.max_steps:
             session.console.say(
                 "auto: the steps end before the minutes do: "
                 "a text that is read more often is learned by heart"
             )
-        decay = auto.weight_decay(train, chosen["epochs"], job.from_scratch)
+        decay = defaults.weight_decay(train, chosen["epochs"], job.from_scratch)
         return {**chosen, "weight_decay": decay}
     chosen = choices.kept(job.resumed.identity["choices"], train, session)
     if chosen["attention"] != model.config._attn_implementation:
@@ -254,7 +242,7 @@ def _record(
     state: State,
 ) -> Record:
     train, batch = job.config.train, work.settings.global_batch_size
-    seen = {"global_batch_size": batch, "limit": auto.examples_to_see(train, len(job.examples))}
+    seen = {"global_batch_size": batch, "limit": defaults.examples_to_see(train, len(job.examples))}
     record = Record(
         directory=job.directory,
         settings=work.settings,
@@ -272,7 +260,7 @@ def _record(
         unit=job.unit,
         full_rate=chosen["full_rate"],
         budget=_budget(train, clock, state, chosen),
-        most_steps=auto.most_steps(train, len(job.examples), batch),
+        most_steps=defaults.most_steps(train, len(job.examples), batch),
         track=work.processes.track if job.config.report_to else None,
         progress=partial(job.progress, **seen) if job.progress else None,
     )
@@ -349,7 +337,7 @@ def _resolved(job: Job, work: engine.Work, chosen: Mapping[str, Any]) -> Config:
         names.get(key, key): value for key, value in asdict(work.settings).items() if key != "seed"
     }
     values |= {key: chosen[key] for key in ("precision", "compile")}
-    values["optimizer"] = auto.optimizer(job.config.train, job.from_scratch)
+    values["optimizer"] = defaults.optimizer(job.config.train, job.from_scratch)
     if work.validation is not None:
         values["max_eval_samples"] = len(work.validation)
     return job.config.model_copy(update={"train": job.config.train.model_copy(update=values)})
@@ -370,7 +358,7 @@ def _write_down(job: Job, resolved: Config, plan: Plan, chosen: Mapping[str, Any
         "command": job.command,
         "arguments": sys.argv[1:],
         "content": dict(job.content),
-        "settled": recipe.settled(job.config),
+        "settled": sizing.settled(job.config),
         "plan": [[r.step, r.total_steps] for r in plan.revisions],
         "lengthened": chosen.get("lengthened", []),
         "environment": choices.environment(),

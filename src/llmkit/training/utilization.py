@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from llmkit.training.module import Objective
-from llmkit.training.tasks import Examples, on_device
+from llmkit.training.tasks.task import Examples, on_device
 
 Shape = tuple[int, ...]
 

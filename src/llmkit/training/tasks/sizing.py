@@ -15,7 +15,7 @@ from llmkit.config.schema import Config
 from llmkit.errors import ConfigError
 from llmkit.models import build, load
 from llmkit.models.build import Purpose
-from llmkit.training import auto
+from llmkit.training.tasks import defaults
 
 USABLE_SHARE = 0.4
 """Share of a machine's matrix rate that small models reach in training."""
@@ -169,7 +169,7 @@ def settle_existing(
         )
     tokens = round(n_bytes / BYTES_PER_TOKEN)
     hidden = int(shape.get_text_config().hidden_size)
-    batch = auto.global_batch_size(config.train, -(-tokens // block), block, hidden, device)
+    batch = defaults.global_batch_size(config.train, -(-tokens // block), block, hidden, device)
     return _with(config, {"data": {"block_size": block}, "train": {"global_batch_size": batch}})
 
 

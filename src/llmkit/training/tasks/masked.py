@@ -1,4 +1,4 @@
-"""The objective of a masked language model: the hidden tokens from those on both sides."""
+"""Masked language modelling: hidden tokens from those on both sides."""
 
 from __future__ import annotations
 
@@ -11,23 +11,19 @@ from transformers import PreTrainedTokenizerBase
 
 from llmkit.models.logits import Head
 from llmkit.models.packing import DocumentMasks
-from llmkit.training.tasks import IGNORED, Batch, Examples, Rows, Sums
+from llmkit.training.tasks.task import IGNORED, Batch, Examples, Loss, Sums
 
 _SOME = 256  # rows that tell the share of places that are predicted
 _SHOWN, _AROUND = 4, 6  # hidden tokens that are shown, and tokens on each side of one
 
 
-class MaskedLanguageModeling:
+class MaskedLoss(Loss):
     """Each hidden token from all others of its document (Devlin et al. 2019, arXiv 1810.04805)."""
 
     def __init__(self, head: Head | None, masks: DocumentMasks | None) -> None:
         """`head` makes logits of the predicted places alone, where a model can be parted so;
         `masks` keep the documents of a row apart."""
         self.head, self.masks = head, masks
-
-    def weight(self, examples: Examples, rows: Rows) -> float:
-        """Every hidden token weighs the same."""
-        return examples.count(rows)
 
     def sums(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Cross entropy in nats, and for validation how many were predicted right."""
@@ -70,14 +66,14 @@ def share(examples: Examples) -> float:
 
 @torch.no_grad()
 def filled(
-    task: MaskedLanguageModeling, model: Any, tokenizer: PreTrainedTokenizerBase, batch: Batch
+    loss: MaskedLoss, model: Any, tokenizer: PreTrainedTokenizerBase, batch: Batch
 ) -> list[str]:
     """A few hidden tokens of one row with what stands around them, each as
     `... [what the model says / what was there] ...`."""
     training = model.training
     model.eval()
     try:
-        said = task.logits(model, {key: value.to(model.device) for key, value in batch.items()})
+        said = loss.logits(model, {key: value.to(model.device) for key, value in batch.items()})
     finally:
         model.train(training)
     places, targets = batch["places"][0].tolist(), batch["targets"][0].tolist()

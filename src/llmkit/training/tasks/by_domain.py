@@ -12,27 +12,28 @@ from torch import Tensor, nn
 
 from llmkit.data.mixture import Mixture
 from llmkit.storage import jsonl
-from llmkit.training.tasks import Batch, Examples, Rows, Sums, Task
+from llmkit.training.tasks.task import Batch, Examples, Loss, Rows, Sums
 
 BY_DOMAIN = "/"
 """Parts the name of a figure from its domain, as in `validation_loss/novels`."""
 
 
-class ByDomain:
-    """A task that is measured on each domain of a mixture too, and trained as it is."""
+class ByDomain(Loss):
+    """A loss that is measured on each domain of a mixture too, and trained as it is."""
 
     def __init__(
-        self, whole: Task, domains: Mapping[str, Task], predictions: Sequence[int]
+        self, whole: Loss, domains: Mapping[str, Loss], predictions: Sequence[int]
     ) -> None:
-        """`domains` are the tasks whose figures each domain gets, for so many predictions."""
+        """`domains` are the losses whose figures each domain gets, for so many predictions."""
         self.whole, self.domains, self.predictions = whole, dict(domains), predictions
+        self.balance, self.compilable = whole.balance, whole.compilable
 
     def weight(self, examples: Examples, rows: Rows) -> float:
-        """As the task weighs them."""
+        """As the whole weighs them."""
         return self.whole.weight(examples, rows)
 
     def sums(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """The task's sums; of a batch that tells its domains, [domains, ..] of each sum."""
+        """The sums of the whole; of a batch that tells its domains, [domains, ..] of each sum."""
         if "domain" not in batch:
             return self.whole.sums(model, batch)
         domain = batch["domain"]  # [rows]
@@ -46,30 +47,34 @@ class ByDomain:
                 sums[name][number] = value
         return sums
 
+    def routed(self, model: nn.Module, batch: Batch) -> Tensor:
+        """As the whole routes them."""
+        return self.whole.routed(model, batch)
+
     def figures(self, sums: Sums, predictions: int) -> dict[str, float]:
         """The figures of all domains together, then those of each."""
         both = {name: np.asarray(value.sum(axis=0)) for name, value in sums.items()}
         found = self.whole.figures(both, predictions)
-        for number, (name, task) in enumerate(self.domains.items()):
+        for number, (name, loss) in enumerate(self.domains.items()):
             own = {key: np.asarray(value[number]) for key, value in sums.items()}
-            figures = task.figures(own, self.predictions[number])
+            figures = loss.figures(own, self.predictions[number])
             found |= {f"{key}{BY_DOMAIN}{name}": value for key, value in figures.items()}
         return found
 
 
-def measured(task_of: Callable[[Any], Task], validation: Examples | None) -> Task:
-    """The task for these validation examples; of a mixture it is measured by domain too."""
-    whole = task_of(validation)
+def measured(loss_of: Callable[[Any], Loss], validation: Examples | None) -> Loss:
+    """The loss for these validation examples; of a mixture it is measured by domain too."""
+    whole = loss_of(validation)
     if not isinstance(validation, Mixture):
         return whole
     parts = validation.domains
     counts = [part.count(range(len(part))) for part in parts.values()]
-    return ByDomain(whole, {name: task_of(part) for name, part in parts.items()}, counts)
+    return ByDomain(whole, {name: loss_of(part) for name, part in parts.items()}, counts)
 
 
-def whole(task: Task) -> Task:
-    """The task without its domains."""
-    return task.whole if isinstance(task, ByDomain) else task
+def whole(loss: Loss) -> Loss:
+    """The loss without its domains."""
+    return loss.whole if isinstance(loss, ByDomain) else loss
 
 
 def names_of_figures(figures: Sequence[str], domains: Sequence[str]) -> list[str]:

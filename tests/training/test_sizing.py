@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from llmkit.config.schema import Config, TrainConfig
-from llmkit.training import auto, recipe
+from llmkit.training.tasks import defaults, sizing
 
 LAPTOP, WORKSTATION, ACCELERATOR = 4e11, 4e13, 7e14
 BYTES = [20_000, 1_000_000, 10_000_000, 100_000_000, 1_000_000_000]
@@ -16,7 +16,7 @@ MINUTES = [0.5, 1, 5, 10, 60, 600]
 
 @pytest.mark.parametrize(("n_bytes", "minutes"), list(itertools.product(BYTES, MINUTES)))
 def test_every_text_and_time_gets_a_sensible_model(n_bytes: int, minutes: float) -> None:
-    chosen = recipe.for_minutes(n_bytes, minutes, LAPTOP)
+    chosen = sizing.for_minutes(n_bytes, minutes, LAPTOP)
     assert chosen.hidden_size % 64 == 0
     assert chosen.tokens_per_step >= chosen.block_size
     assert chosen.layer_parameters <= max(4e5, 12 * n_bytes / 3)
@@ -27,10 +27,10 @@ def test_every_text_and_time_gets_a_sensible_model(n_bytes: int, minutes: float)
 
 @pytest.mark.parametrize("n_bytes", BYTES)
 def test_more_time_or_a_faster_machine_never_means_a_smaller_model(n_bytes: int) -> None:
-    sizes = [recipe.for_minutes(n_bytes, minutes, LAPTOP).layer_parameters for minutes in MINUTES]
+    sizes = [sizing.for_minutes(n_bytes, minutes, LAPTOP).layer_parameters for minutes in MINUTES]
     assert sizes == sorted(sizes)
     sizes = [
-        recipe.for_minutes(n_bytes, 10, rate).layer_parameters
+        sizing.for_minutes(n_bytes, 10, rate).layer_parameters
         for rate in (LAPTOP, WORKSTATION, ACCELERATOR)
     ]
     assert sizes == sorted(sizes)
@@ -43,7 +43,7 @@ HOURS = 12
 @pytest.mark.parametrize("n_bytes", TEXTS)
 def test_one_pass_over_a_text_has_steps_enough_and_ends_within_hours(n_bytes: int) -> None:
     """Two cores take up to some hundred megabytes, one GPU ten gigabytes."""
-    chosen = recipe.for_text(n_bytes)
+    chosen = sizing.for_text(n_bytes)
     tokens = n_bytes / 3.3
     assert chosen.tokens_per_step >= chosen.block_size
     assert tokens / chosen.tokens_per_step > 80
@@ -53,18 +53,18 @@ def test_one_pass_over_a_text_has_steps_enough_and_ends_within_hours(n_bytes: in
 
 
 def test_more_text_never_means_a_smaller_model_or_step() -> None:
-    chosen = [recipe.for_text(n_bytes) for n_bytes in TEXTS]
+    chosen = [sizing.for_text(n_bytes) for n_bytes in TEXTS]
     assert [each.layer_parameters for each in chosen] == sorted(e.layer_parameters for e in chosen)
     assert [each.tokens_per_step for each in chosen] == sorted(e.tokens_per_step for e in chosen)
-    assert recipe.for_text(0).tokens_per_step == 64
+    assert sizing.for_text(0).tokens_per_step == 64
 
 
 def test_a_pretrained_models_batch_goes_by_the_text_and_by_the_device_in_minutes_alone() -> None:
     free, timed = TrainConfig(), TrainConfig(max_minutes=5)
-    of = [auto.global_batch_size(free, 10**5, 512, 768, device) for device in ("cpu", "cuda")]
+    of = [defaults.global_batch_size(free, 10**5, 512, 768, device) for device in ("cpu", "cuda")]
     assert of == [48, 48]
-    assert auto.global_batch_size(free, 100, 512, 768, "cuda") == 12
-    of = [auto.global_batch_size(timed, 10**5, 512, 768, device) for device in ("cpu", "cuda")]
+    assert defaults.global_batch_size(free, 100, 512, 768, "cuda") == 12
+    of = [defaults.global_batch_size(timed, 10**5, 512, 768, device) for device in ("cpu", "cuda")]
     assert of == [12, 192]
 
 
@@ -82,7 +82,7 @@ def test_minutes_are_not_spent_on_a_text_that_is_known_by_heart(
     settings: dict[str, float], n_examples: int, expected: int | None
 ) -> None:
     train = TrainConfig(global_batch_size=8, **settings)
-    assert auto.bounded(train, n_examples).max_steps == expected
+    assert defaults.bounded(train, n_examples).max_steps == expected
 
 
 def test_what_the_user_sets_stays() -> None:
@@ -94,8 +94,8 @@ def test_what_the_user_sets_stays() -> None:
             "train": {"global_batch_size": 7},
         }
     )
-    chosen = recipe.for_minutes(10**6, 5, LAPTOP)
-    settled = recipe.settle_new(config, chosen, vocab_size=2048)
+    chosen = sizing.for_minutes(10**6, 5, LAPTOP)
+    settled = sizing.settle_new(config, chosen, vocab_size=2048)
     assert settled.model.architecture == "gpt2"
     assert settled.model.config["n_layer"] == 3
     assert "num_hidden_layers" not in settled.model.config
@@ -107,19 +107,19 @@ def test_what_the_user_sets_stays() -> None:
 def test_only_what_was_chosen_is_said() -> None:
     given = {"model": {"config": {"hidden_size": 64, "num_hidden_layers": 1}}}
     config = Config.model_validate({**given, "train": {"global_batch_size": 7}})
-    settled = recipe.settle_new(config, recipe.for_text(10**7), vocab_size=2048)
-    said = recipe.explained(config, settled, "for 10 bytes of text")
+    settled = sizing.settle_new(config, sizing.for_text(10**7), vocab_size=2048)
+    said = sizing.explained(config, settled, "for 10 bytes of text")
     assert said == (
         "auto: model.architecture=qwen3, data.block_size=256, tokenizer.vocab_size=2048 "
         "(for 10 bytes of text)"
     )
-    assert recipe.explained(settled, settled, "for 10 bytes of text") == ""
+    assert sizing.explained(settled, settled, "for 10 bytes of text") == ""
 
 
 def test_a_run_that_goes_on_keeps_what_it_was_begun_with() -> None:
-    small = recipe.for_text(10**6)
-    begun = recipe.settle_new(Config(), small, vocab_size=512)
-    assert recipe.settle_again(Config(), recipe.settled(begun)) == begun
+    small = sizing.for_text(10**6)
+    begun = sizing.settle_new(Config(), small, vocab_size=512)
+    assert sizing.settle_again(Config(), sizing.settled(begun)) == begun
 
 
 @pytest.mark.parametrize(
@@ -129,15 +129,15 @@ def test_a_run_that_goes_on_keeps_what_it_was_begun_with() -> None:
 def test_all_validations_with_their_samples_take_a_tenth_of_the_training_at_most(
     steps, n_validation, every
 ) -> None:
-    share = auto.validation_share(n_validation, 32 * steps, steps)
-    found = auto.intervals(TrainConfig(), steps, share, seconds=100.0)["eval_steps"]
+    share = defaults.validation_share(n_validation, 32 * steps, steps)
+    found = defaults.intervals(TrainConfig(), steps, share, seconds=100.0)["eval_steps"]
     assert found == every
     assert steps / found * share <= 0.1 + 1e-9
 
 
 def test_weights_decay_more_the_more_often_the_text_is_seen() -> None:
-    decays = [auto.weight_decay(TrainConfig(), epochs, True) for epochs in (0.1, 1, 2, 4, 100)]
+    decays = [defaults.weight_decay(TrainConfig(), epochs, True) for epochs in (0.1, 1, 2, 4, 100)]
     assert decays == sorted(decays)
     assert (decays[0], decays[-1]) == (0.1, 2.0)
-    assert auto.weight_decay(TrainConfig(), 100, from_scratch=False) == 0.1
-    assert auto.weight_decay(TrainConfig(weight_decay=0.3), 100, from_scratch=True) == 0.3
+    assert defaults.weight_decay(TrainConfig(), 100, from_scratch=False) == 0.1
+    assert defaults.weight_decay(TrainConfig(weight_decay=0.3), 100, from_scratch=True) == 0.3

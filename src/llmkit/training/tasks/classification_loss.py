@@ -1,0 +1,148 @@
+"""The loss of classifiers: one label, several labels, or a number for each text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from llmkit.data.labels import MULTI, SINGLE
+from llmkit.training.tasks.task import (
+    IGNORED,
+    Batch,
+    Examples,
+    LabelledExamples,
+    Loss,
+    Rows,
+    Sums,
+    summed_cross_entropy,
+)
+
+Parts = tuple[dict[str, Tensor], Callable[[], dict[str, Tensor]]]
+"""Objective and loss, and what makes the counts that validation needs."""
+
+
+@dataclass(frozen=True)
+class ClassificationLoss(Loss):
+    """One label, several labels, or a number for each text.
+
+    The loss that is reported is plain, in nats or squared units, so that runs compare; weights of
+    classes and smoothed labels are in the objective alone. Of several labels each text's loss is
+    the mean over them.
+    """
+
+    kind: str
+    """transformers' `problem_type`."""
+    n_classes: int
+    figures_of: Callable[[Sums], dict[str, float]]
+    """Makes the figures from the counts; see `llmkit.evaluation.classification`."""
+    class_weights: NDArray[np.float32] | None = None
+    """[classes]; of several labels, the weight of each where a text has it."""
+    label_smoothing: float = 0.0
+    unit: float = 1.0
+    """What the errors of a regression are measured in while it learns."""
+
+    def weight(self, examples: Examples, rows: Rows) -> float:
+        """Examples, each weighing what its class weighs, as torch's weighted mean has it."""
+        if self.class_weights is None or self.kind != SINGLE:
+            return examples.count(rows)
+        chosen = np.asarray(rows)
+        labels = cast(LabelledExamples, examples).targets[chosen[chosen >= 0]]
+        return float(self.class_weights[labels].sum(dtype=np.float64))
+
+    def sums(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Objective and loss, and for validation the counts that `figures_of` takes."""
+        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        logits = model(**inputs).logits.float()  # [batch, classes]
+        kinds = {SINGLE: self._single_label, MULTI: self._multi_label}
+        each = kinds.get(self.kind, self._regression)
+        sums, counts = each(logits, batch["labels"])
+        return sums if model.training else {**sums, **counts()}
+
+    def figures(self, sums: Sums, predictions: int) -> dict[str, float]:
+        """The mean loss of an example, and the figures of the counts."""
+        loss = float(sums["loss"]) / max(1, predictions)
+        return {"loss": loss, **self.figures_of(sums)}
+
+    def _single_label(self, logits: Tensor, labels: Tensor) -> Parts:
+        loss = summed_cross_entropy(logits, labels)
+        objective = loss
+        if self.class_weights is not None or self.label_smoothing:
+            weights = _like(self.class_weights, logits)
+            objective = summed_cross_entropy(logits, labels, weights, self.label_smoothing)
+
+        def counts() -> dict[str, Tensor]:
+            scored = (labels != IGNORED)[:, None]
+            actual = functional.one_hot(labels.clamp(min=0), self.n_classes) * scored
+            predicted = functional.one_hot(logits.argmax(1), self.n_classes) * scored
+            return _counted(actual, predicted)
+
+        return {"objective": objective, "loss": loss}, counts
+
+    def _multi_label(self, logits: Tensor, labels: Tensor) -> Parts:
+        scored = ~labels[:, :1].isnan()  # [batch, 1]
+        actual = torch.where(scored, labels, 0.0)
+        smoothed = actual * (1 - self.label_smoothing) + self.label_smoothing / 2
+
+        def entropy(targets: Tensor, weights: Tensor | None) -> Tensor:
+            each = functional.binary_cross_entropy_with_logits(
+                logits, targets, pos_weight=weights, reduction="none"
+            )
+            return (each.mean(1, keepdim=True) * scored).sum()
+
+        def counts() -> dict[str, Tensor]:
+            predicted = (logits >= 0) & scored
+            exact = ((predicted == actual.bool()).all(1, keepdim=True) & scored).sum()
+            return {**_counted(actual, predicted), "exact": exact, "rows": scored.sum()}
+
+        loss, weights = entropy(actual, None), _like(self.class_weights, logits)
+        changed = weights is not None or self.label_smoothing
+        objective = entropy(smoothed, weights) if changed else loss
+        return {"objective": objective, "loss": loss}, counts
+
+    def _regression(self, outputs: Tensor, labels: Tensor) -> Parts:
+        scored = ~labels.isnan()
+        x, y = outputs[:, 0] * scored, torch.where(scored, labels, 0.0)
+        distance = x - y
+        loss = (distance**2).sum()
+
+        def counts() -> dict[str, Tensor]:
+            a, b = x.double(), y.double()
+            return {
+                "rows": scored.sum(), "x": a.sum(), "y": b.sum(),
+                "xx": (a * a).sum(), "yy": (b * b).sum(), "xy": (a * b).sum(),
+                "squared": (distance.double() ** 2).sum(), "absolute": distance.abs().sum(),
+            }  # fmt: skip
+
+        return {"objective": loss / self.unit**2, "loss": loss}, counts
+
+
+def balanced_weights(kind: str, targets: NDArray[Any], n_classes: int) -> NDArray[np.float32]:
+    """Weights that make classes count alike: examples / (classes x examples of the class); of
+    several labels, examples without the label / examples with it."""
+    if kind == MULTI:
+        having = targets.sum(0)
+        weights = (len(targets) - having) / np.maximum(1, having)
+    else:
+        counts = np.bincount(targets, minlength=n_classes)
+        weights = len(targets) / (n_classes * np.maximum(1, counts))
+    return np.asarray(weights, dtype=np.float32)
+
+
+def _counted(actual: Tensor, predicted: Tensor) -> dict[str, Tensor]:
+    actual, predicted = actual.bool(), predicted.bool()
+    return {
+        "hits": (actual & predicted).sum(0),
+        "predicted": predicted.sum(0),
+        "actual": actual.sum(0),
+    }
+
+
+def _like(weights: NDArray[np.float32] | None, logits: Tensor) -> Tensor | None:
+    return None if weights is None else torch.from_numpy(weights).to(logits.device)
