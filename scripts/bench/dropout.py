@@ -31,7 +31,7 @@ from llmkit.data import lengths
 from llmkit.data.examples import Encoded, Encoder
 from llmkit.data.labels import SINGLE
 from llmkit.distributed.processes import join_processes
-from llmkit.evaluation import classification
+from llmkit.evaluation import label_metrics
 from llmkit.models.kernels import dropout
 from llmkit.training import module
 from llmkit.training.tasks.classification_loss import ClassificationLoss
@@ -52,7 +52,7 @@ def main() -> None:
     processes = join_processes("fp32" if given.fp32 else "bf16", (), Path())
     examples, n_classes = _examples(given.data / "train.csv", given.model)
     model = AutoModelForSequenceClassification.from_pretrained(given.model, num_labels=n_classes)
-    task = ClassificationLoss(SINGLE, n_classes, classification.figures_from(SINGLE))
+    task = ClassificationLoss(SINGLE, n_classes, label_metrics.figures_from(SINGLE))
     objective = module.quick(task, model.train(), processes.device)
     seconds = dict.fromkeys(SIDES, 0.0)
     for step in range(given.batches):

@@ -30,8 +30,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from llmkit.data.tokens import TokenFile
 from llmkit.distributed.processes import Processes, join_processes
-from llmkit.evaluation.causal import CausalRows
 from llmkit.evaluation.likelihood import score
+from llmkit.evaluation.scored_rows import CausalRows
 from llmkit.evaluation.stretches import stretches
 from llmkit.evaluation.windows import ScoringProtocol, Windows
 from llmkit.models.logits import ChosenLogits

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from llmkit.data.labels import MULTI, REGRESSION, SINGLE
 from llmkit.evaluation import baselines
-from llmkit.evaluation.classification import MULTI, REGRESSION, SINGLE
 
 GOOD, BAD = ["good film", "a good day", "good, very good"], ["bad film", "a bad day", "so bad"]
 TEXTS = [*GOOD, *BAD, "good again"]
@@ -14,8 +14,8 @@ LABELS = np.array([1, 1, 1, 0, 0, 0, 1])
 
 
 def score(kind: str, labels: np.ndarray, n_classes: int) -> dict:
-    fitted = baselines.fit(kind, TEXTS, labels)
-    return baselines.score(fitted, kind, n_classes, TEXTS, labels)
+    fitted = baselines.fit_baselines(kind, TEXTS, labels)
+    return baselines.score_baselines(fitted, kind, n_classes, TEXTS, labels)
 
 
 def test_the_majority_is_the_commonest_label() -> None:
@@ -44,5 +44,5 @@ def test_numbers_are_predicted_by_the_mean_and_by_ridge_regression() -> None:
 def test_words_of_one_character_count_so_that_chinese_has_words() -> None:
     texts = ["好 片", "坏 片", "好 书", "坏 书"]
     labels = np.array([1, 0, 1, 0])
-    fitted = baselines.fit(SINGLE, texts, labels)
-    assert baselines.score(fitted, SINGLE, 2, texts, labels)["tfidf"]["accuracy"] == 1.0
+    fitted = baselines.fit_baselines(SINGLE, texts, labels)
+    assert baselines.score_baselines(fitted, SINGLE, 2, texts, labels)["tfidf"]["accuracy"] == 1.0

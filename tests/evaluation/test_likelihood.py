@@ -14,8 +14,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llmkit.errors import ResourceError
-from llmkit.evaluation.causal import CausalRows
 from llmkit.evaluation.likelihood import CHUNK, score
+from llmkit.evaluation.scored_rows import CausalRows
 from llmkit.evaluation.stretches import stretches
 from llmkit.evaluation.windows import ScoringProtocol, Windows
 from llmkit.models.logits import ChosenLogits

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from llmkit.evaluation.unigram import measure_unigram
+from llmkit.evaluation.baselines import measure_unigram
 
 
 class Targets:

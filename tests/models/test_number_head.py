@@ -10,7 +10,8 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from llmkit.config.schema import TrainConfig
-from llmkit.evaluation import classification, prediction
+from llmkit.evaluation import label_metrics
+from llmkit.inference import classify
 from llmkit.models import build, classifier
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.classifier import Head
@@ -38,7 +39,7 @@ def trained(model: BertForSequenceClassification, labels: np.ndarray, steps: int
     """What the model says after some steps on these labels."""
     classifier.fit_number_head(model, labels, is_new=True)
     task = ClassificationLoss(
-        "regression", 1, classification.figures_from("regression"), unit=classifier.head_unit(model)
+        "regression", 1, label_metrics.figures_from("regression"), unit=classifier.head_unit(model)
     )
     settings = TrainConfig(weight_decay=0.1, adam_beta2=0.999, head_scale=2.0)
     optimizer = NamedOptimizer(model, "adamw", settings)
@@ -100,7 +101,7 @@ def test_a_finished_regression_keeps_its_digits_in_bf16(tmp_path, architecture, 
     tokenizer.save_pretrained(tmp_path)
 
     def said(precision: str) -> np.ndarray:
-        found = prediction.open_classifier(str(tmp_path), None, torch.device("cpu"), precision)
+        found = classify.open_classifier(str(tmp_path), None, torch.device("cpu"), precision)
         return found.outputs([(text,) for text in texts])
 
     exact, quick = said("fp32"), said("bf16")

@@ -20,11 +20,11 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from llmkit.config.schema import TrainConfig
 from llmkit.data import lengths
 from llmkit.data.examples import Encoded
+from llmkit.data.labels import MULTI, REGRESSION, SINGLE
 from llmkit.distributed.processes import join_processes
 from llmkit.distributed.signals import StopSignal
 from llmkit.errors import ConfigError, Stopped
-from llmkit.evaluation import classification
-from llmkit.evaluation.classification import MULTI, REGRESSION, SINGLE
+from llmkit.evaluation import label_metrics
 from llmkit.models import build
 from llmkit.models.classifier import Head
 from llmkit.reporting.console import Console
@@ -69,7 +69,7 @@ def small(kind: str = SINGLE, seed: int = 0, **settings: Any) -> PreTrainedModel
 
 def task(kind: str = SINGLE, **settings: Any) -> ClassificationLoss:
     n_classes = 1 if kind == REGRESSION else CLASSES
-    return ClassificationLoss(kind, n_classes, classification.figures_from(kind), **settings)
+    return ClassificationLoss(kind, n_classes, label_metrics.figures_from(kind), **settings)
 
 
 @dataclasses.dataclass

@@ -15,9 +15,10 @@ from llmkit.config.schema import Config
 from llmkit.data import fingerprints, lengths, order
 from llmkit.data.conversations import Conversation
 from llmkit.distributed.signals import stop_signal
-from llmkit.evaluation import outputs, references, responses
+from llmkit.evaluation import outputs, references
+from llmkit.evaluation.baselines import unigram_figures
 from llmkit.evaluation.pairs import Pairs
-from llmkit.evaluation.unigram import unigram_figures
+from llmkit.evaluation.scored_rows import measure_responses
 from llmkit.inference import generate, prompts
 from llmkit.inference.batching import Engine
 from llmkit.models import build, load, logits, moe, packing
@@ -142,7 +143,7 @@ def _measured(
     of its own as are asked for; everything goes to `evaluation.json`."""
     directory = Path(figures["run_dir"])
     final = load.load_causal_model(figures["model_dir"]).to(device).eval()
-    measured = responses.measure(final, inputs.packs["validation"], watch)
+    measured = measure_responses(final, inputs.packs["validation"], watch)
     if asked := _answerable(inputs, console):
         measured["answers"] = _answered(inputs, final, asked, directory, watch)
     text = json.dumps({"validation": measured}, ensure_ascii=False, indent=1)

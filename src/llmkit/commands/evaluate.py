@@ -11,7 +11,7 @@ from llmkit.config.schema import Config
 from llmkit.data.documents import mark_hints
 from llmkit.data.prepare import data_report
 from llmkit.distributed.processes import Processes, join_processes
-from llmkit.evaluation import harness, outputs, pairs, references, rows, text, trained_on
+from llmkit.evaluation import classifiers, harness, outputs, pairs, references, text, trained_on
 from llmkit.evaluation.pairs import Pairs
 from llmkit.evaluation.windows import check_models, protocol
 from llmkit.inference import generate, loading, prompts
@@ -60,7 +60,9 @@ def check(config: Config, console: Console) -> dict[str, Any]:
     if settings.tasks:
         return {**found, "models": [model.name for model in models], "tasks": settings.tasks}
     if models[0].kind == "classifier":
-        tables = rows.tables(config, models, console.watch, console.say, console.warn)
+        tables = classifiers.labelled_tables(
+            config, models, console.watch, console.say, console.warn
+        )
         return {**found, "examples": len(tables[0]), "labels": list(tables[0].labels.names)}
     found["models"] = [
         {"model": model.name, "kind": model.kind, **protocol(model, settings).described()}
@@ -110,7 +112,9 @@ def _classified(
 ) -> tuple[dict[str, Any], Rows]:
     """Classifiers on labelled rows; beside `output`, a picture of what is taken for what."""
     output = config.evaluation.output
-    measured = rows.measure(config, models, processes, console.watch, console.say, console.warn)
+    measured = classifiers.measure_classifiers(
+        config, models, processes, console.watch, console.say, console.warn
+    )
     for each, model in zip(measured, models, strict=True):
         for sentence in trained_on.of_rows(each.name, each.table.texts, model.tokenizer):
             console.warn(sentence)
@@ -122,7 +126,7 @@ def _classified(
         names = measured[0].table.labels.names
         plots.confusion_matrix(matrix, names, picture, measured[0].name)
         console.say(f"confusion matrix: {picture}")
-    return rows.result(config, measured), rows.samples(measured)
+    return classifiers.classifier_result(config, measured), classifiers.classifier_samples(measured)
 
 
 def _written(config: Config, processes: Processes, console: Console) -> tuple[dict[str, Any], Rows]:

@@ -17,7 +17,8 @@ from llmkit.data import fingerprints, lengths
 from llmkit.data.examples import Table
 from llmkit.data.labels import REGRESSION
 from llmkit.distributed.signals import stop_signal
-from llmkit.evaluation import classification, classified, prediction
+from llmkit.evaluation import classifiers, label_metrics
+from llmkit.inference import classify
 from llmkit.models import build, classifier
 from llmkit.progress import Watch
 from llmkit.reporting import plots, verdicts
@@ -105,7 +106,7 @@ def _settled(inputs: Inputs) -> Inputs:
     metric = "loss" if kind == REGRESSION else "f1_macro"
     hidden = int(inputs.shape.get_text_config().hidden_size)
     train = defaults.finetuning(config.train, len(inputs.data.train), hidden, trained, metric)
-    figures = ("loss", *classification.names_of_figures(kind))
+    figures = ("loss", *label_metrics.names_of_figures(kind))
     defaults.check_best(train, figures, validated=inputs.data.validation is not None)
     return replace(inputs, config=config.model_copy(update={"train": train}))
 
@@ -121,7 +122,7 @@ def _job(
     loss = ClassificationLoss(
         labels.kind,
         len(labels),
-        classification.figures_from(labels.kind),
+        label_metrics.figures_from(labels.kind),
         weights,
         config.train.label_smoothing_factor,
         classifier.head_unit(model),
@@ -157,22 +158,22 @@ def _measured(
     """The finished model, read back from `final/`, and the baselines on validation and test data;
     everything goes to `evaluation.json`."""
     data, seed = inputs.data, inputs.config.seed
-    final = prediction.open_classifier(figures["model_dir"], None, device, "fp32")
-    fitted = classified.fit_baselines(data.train, console.say)
+    final = classify.open_classifier(figures["model_dir"], None, device, "fp32")
+    fitted = classifiers.fitted_baselines(data.train, console.say)
     tables: dict[str, Table | None] = {"validation": data.validation, "test": data.test}
     directory = Path(figures["run_dir"])
     measured, pictures = {}, {}
     for name, table in tables.items():
         if table is None:
             continue
-        measured[name] = classified.measure(final, table, fitted, seed, watch)
+        measured[name] = classifiers.measure_trained(final, table, fitted, seed, watch)
         if matrix := measured[name].get("confusion_matrix"):
             picture = directory / f"confusion_matrix_{name}.png"
             plots.confusion_matrix(matrix, data.labels.names, picture, f"{directory.name}, {name}")
             pictures[f"confusion_matrix_{name}"] = str(picture)
     text = json.dumps(measured, ensure_ascii=False, indent=1)
     atomic.replace_text(directory / "evaluation.json", text + "\n")
-    shown = {name: classified.summary(found) for name, found in measured.items()}
+    shown = {name: classifiers.without_bulky(found) for name, found in measured.items()}
     validation = shown.pop("validation", {})
     baseline = validation.pop("baseline", {})
     return {"validation": validation, "baseline": baseline, **shown, "pictures": pictures}

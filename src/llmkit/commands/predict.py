@@ -21,7 +21,7 @@ from llmkit.data.sources import Source
 from llmkit.distributed.launcher import is_main_process
 from llmkit.distributed.processes import join_processes
 from llmkit.errors import InputNotFound, UsageError
-from llmkit.evaluation import labelling, prediction
+from llmkit.inference import classify
 from llmkit.models import classifier, content
 from llmkit.reporting import predictions
 from llmkit.reporting.console import Console
@@ -44,7 +44,7 @@ def run(config: Config, console: Console) -> dict[str, Any] | None:
         console.watch("labelling", _size(config.data)) as advance,
     ):
         data, windows = _windows(config, shape, pipe, console.say, advance)
-        model = prediction.open_classifier(
+        model = classify.open_classifier(
             name, config.model.revision, processes.device, processes.precision
         )
         console.say(f"model: {name}, {len(model.head.names)} labels, {model.precision}")
@@ -52,8 +52,8 @@ def run(config: Config, console: Console) -> dict[str, Any] | None:
         made_with = _made_with(config, data, processes.precision)
         with _writer(config, made_with, console) as writer:
             before = int(processes.largest([writer.rows if writer else 0])[0])
-            rest = labelling.after(windows, before)
-            for window in labelling.label(model, rest, config.predict.columns, processes):
+            rest = classify.skip_rows(windows, before)
+            for window in classify.classify_rows(model, rest, config.predict.columns, processes):
                 if writer:
                     writer.write(window)
     if named := model.encoder.named.warning("row"):
@@ -132,7 +132,7 @@ def _classifier(config: Config) -> tuple[str, PretrainedConfig]:
             where="model.name_or_path",
             next="`llmkit predict --model RUN`, the run directory of `llmkit finetune`",
         )
-    return name, prediction.classifier_config(name, config.model.revision)
+    return name, classify.classifier_config(name, config.model.revision)
 
 
 @contextmanager
@@ -165,11 +165,11 @@ def _windows(
 ) -> tuple[DataConfig, Iterator[list[Row]]]:
     """The data section with its columns, and the rows as they are labelled together."""
     if pipe is None:
-        data = prediction.resolve_columns(
+        data = classify.resolve_columns(
             config.data, shape, lambda each: labelled.settle(each, KEY, say, False)
         )
-        rows = labelling.check_first(_rows(data, advance), config.predict.columns)
-        return data, labelling.windows(rows)
+        rows = classify.check_first_row(_rows(data, advance), config.predict.columns)
+        return data, classify.row_windows(rows)
     groups = labelled.arriving(pipe)
     first = next(groups, None)
     if first is None:
@@ -177,12 +177,12 @@ def _windows(
     source = Source(Path(piped.NAME), pipe.format, "", 0, 0)
     data = config.data
     if pipe.format == "jsonl":
-        data = prediction.resolve_columns(
+        data = classify.resolve_columns(
             data, shape, lambda each: labelled.settle_by(each, first, source, say, False)
         )
     else:
         data = data.model_copy(update={"text_column": 0})
-        prediction.check_number_of_texts(shape, 0, piped.NAME)
+        classify.check_number_of_texts(shape, 0, piped.NAME)
     tables = chain([first], groups)
     counts = labelled.Counts()
     return data, (

@@ -19,7 +19,7 @@ from llmkit.data.tokens import TokenFile
 from llmkit.distributed import device
 from llmkit.distributed.processes import Processes
 from llmkit.distributed.signals import stop_signal
-from llmkit.evaluation.unigram import unigram_figures
+from llmkit.evaluation.baselines import unigram_figures
 from llmkit.inference import generate
 from llmkit.models import build, load, pretrained, tokenizer_saving
 from llmkit.models import tokenizer as tokenizers

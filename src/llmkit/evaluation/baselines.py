@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
-from llmkit.evaluation import classification as metrics
-from llmkit.evaluation.classification import MULTI, REGRESSION, SINGLE, Numbers
+from llmkit.data.blocks import UNSCORED
+from llmkit.data.labels import MULTI, REGRESSION, SINGLE
+from llmkit.evaluation import label_metrics
+from llmkit.inference.classify import THRESHOLD, Numbers
+
+MOST_TOKENS = 4_000_000
+"""Tokens of the training text that frequencies are counted on; more would not move them."""
+
+_ROWS_AT_ONCE = 256
 
 Texts = Sequence[str]
 
@@ -28,7 +38,7 @@ class Majority:
         if kind == SINGLE:
             self.label = np.asarray(np.bincount(labels).argmax())
         elif kind == MULTI:
-            self.label = labels.mean(0) >= metrics.THRESHOLD
+            self.label = labels.mean(0) >= THRESHOLD
         else:
             self.label = np.asarray(labels.mean())
 
@@ -59,7 +69,7 @@ class TfidfRegression:
         return predicted
 
 
-def fit(kind: str, texts: Texts, labels: Numbers) -> dict[str, Baseline]:
+def fit_baselines(kind: str, texts: Texts, labels: Numbers) -> dict[str, Baseline]:
     """The baselines, fitted to the training texts and their encoded labels."""
     return {
         "majority": Majority(kind, labels),
@@ -67,7 +77,7 @@ def fit(kind: str, texts: Texts, labels: Numbers) -> dict[str, Baseline]:
     }
 
 
-def score(
+def score_baselines(
     baselines: dict[str, Baseline], kind: str, n_classes: int, texts: Texts, labels: Numbers
 ) -> dict[str, dict[str, float]]:
     """The figures of each baseline on the same examples as the model's."""
@@ -90,12 +100,62 @@ def _regression(kind: str) -> Any:
 
 def _figures(kind: str, n_classes: int, predicted: Numbers, labels: Numbers) -> dict[str, float]:
     if kind == SINGLE:
-        return metrics.single_label(metrics.count_labels(labels, predicted, n_classes))
+        return label_metrics.single_label(label_metrics.count_labels(labels, predicted, n_classes))
     if kind == MULTI:
-        return metrics.multi_label(metrics.count_label_sets(labels, predicted))
+        return label_metrics.multi_label(label_metrics.count_label_sets(labels, predicted))
     distance = predicted - labels
     return {
         "mse": float((distance**2).mean()),
         "mae": float(np.abs(distance).mean()),
-        "pearson": metrics.pearson(predicted, labels),
+        "pearson": label_metrics.pearson(predicted, labels),
     }
+
+
+class Examples(Protocol):
+    """What is needed of a set of examples with `targets`."""
+
+    def __len__(self) -> int: ...
+    def batch(self, rows: NDArray[np.int64]) -> dict[str, torch.Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Unigram:
+    """How well the frequencies predict a set of examples."""
+
+    nll: float
+    """Negative log-likelihood in nats, summed over the predictions."""
+    hits: int
+    """Predictions that are the most frequent token."""
+    predictions: int
+
+
+def measure_unigram(train: Examples, measured: Examples) -> Unigram:
+    """The targets of `measured` under the frequencies of those of `train`.
+
+    Each token is counted once more than it occurs, so that none is impossible; of a long training
+    text, rows at even distances are counted.
+    """
+    wanted = np.concatenate(list(_targets(measured, np.arange(len(measured)))))
+    width = max(1, train.batch(np.zeros(1, np.int64))["targets"].numel())
+    every = max(1, len(train) * width // MOST_TOKENS)
+    seen = np.concatenate(list(_targets(train, np.arange(0, len(train), every))))
+    size = 1 + int(max(seen.max(initial=0), wanted.max(initial=0)))
+    frequency = np.bincount(seen, minlength=size) + 1.0
+    surprise = -np.log(frequency / frequency.sum())
+    hits = int((wanted == frequency.argmax()).sum())
+    return Unigram(float(surprise[wanted].sum()), hits, len(wanted))
+
+
+def unigram_figures(
+    figures_of: Callable[[Any, int], dict[str, float]], train: Examples, measured: Examples
+) -> dict[str, float]:
+    """What `figures_of` makes of the unigram model's sums: the figures that a model is given."""
+    found = measure_unigram(train, measured)
+    sums = {"loss": np.asarray(found.nll), "hits": np.asarray(found.hits)}
+    return figures_of(sums, found.predictions)
+
+
+def _targets(examples: Examples, rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    for first in range(0, len(rows), _ROWS_AT_ONCE):
+        targets = examples.batch(rows[first : first + _ROWS_AT_ONCE])["targets"].numpy()
+        yield targets[targets != UNSCORED]

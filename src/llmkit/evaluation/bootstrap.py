@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,3 +37,13 @@ def interval(values: NDArray[np.float64]) -> tuple[float, float]:
     """The central 95% of resampled values."""
     low, high = np.quantile(values, ((1 - LEVEL) / 2, (1 + LEVEL) / 2)).tolist()
     return low, high
+
+
+def figure_intervals(
+    figures: Callable[[NDArray[Any]], Mapping[str, float]], n_rows: int, seed: int
+) -> dict[str, tuple[float, float]]:
+    """The intervals (Efron 1979, percentiles) of what `figures` makes of the numbers of drawn rows,
+    for figures that are no sums over rows."""
+    generator = np.random.default_rng(seed)
+    drawn = [figures(generator.integers(n_rows, size=n_rows)) for _ in range(RESAMPLES)]
+    return {name: interval(np.array([each[name] for each in drawn])) for name in drawn[0]}

@@ -13,10 +13,10 @@ from llmkit.data.prepare import held_out_domains, tokens_of
 from llmkit.data.tokens import TokenFile, joined
 from llmkit.distributed.processes import Processes
 from llmkit.errors import DataError
-from llmkit.evaluation import masked, perplexity
-from llmkit.evaluation.causal import CausalRows
+from llmkit.evaluation import perplexity
 from llmkit.evaluation.likelihood import Rows, Scores, score
 from llmkit.evaluation.page import page, shown_tokens
+from llmkit.evaluation.scored_rows import MASKED_AVERAGE, MASKED_SCORED, CausalRows, MaskedRows
 from llmkit.evaluation.stretches import Stretches, byte_lengths, stretches
 from llmkit.evaluation.survey import Survey, survey, survey_mixture
 from llmkit.evaluation.windows import Places, ScoringProtocol, Windows, check_tokens, protocol
@@ -189,13 +189,13 @@ def _rows_of(text: Text) -> Rows:
     if text.model.kind == "masked":
         mask = text.model.tokenizer.mask_token_id
         assert mask is not None
-        return masked.MaskedRows(text.tokens, text.protocol.window, mask)
+        return MaskedRows(text.tokens, text.protocol.window, mask)
     return CausalRows(Windows(text.tokens, text.protocol, text.origins))
 
 
 def _described(text: Text) -> dict[str, Any]:
     if text.model.kind == "masked":
-        return {"window": text.protocol.window, "scored": masked.SCORED, "average": masked.AVERAGE}
+        return {"window": text.protocol.window, "scored": MASKED_SCORED, "average": MASKED_AVERAGE}
     return text.protocol.described()
 
 

@@ -10,30 +10,32 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from scipy import special
 
 from llmkit.config import jobs
-
-SINGLE, MULTI, REGRESSION = (
-    "single_label_classification",
-    "multi_label_classification",
-    "regression",
-)
-"""The kinds of problem, by transformers' names."""
-
-THRESHOLD = 0.5
-"""Probability from which a label of a multi-label problem is given."""
+from llmkit.data.labels import MULTI, REGRESSION, SINGLE
+from llmkit.evaluation import bootstrap
+from llmkit.inference.classify import THRESHOLD, Numbers, probabilities
 
 BINS = 15
 """Bins of the calibration error (Guo et al. 2017, arXiv 1706.04599)."""
 
-RESAMPLES = 1000
-"""Bootstrap samples behind a confidence interval."""
-
-Numbers = NDArray[Any]
 Counts = Mapping[str, Numbers]
 """`hits`, `predicted` and `actual` per class, and `exact` rows of `rows` for multi-label; for
 regression the sums of `x` (outputs), `y` (labels), their products, and their distances."""
+
+
+def score_labels(
+    kind: str, outputs: Numbers, labels: Numbers, names: Sequence[str], seed: int = 0
+) -> dict[str, Any]:
+    """Every figure of a kind of problem, with 95% bootstrap intervals of the main ones.
+
+    `outputs` are a model's logits [n, classes], or [n] numbers of a regression; `labels` [n] or,
+    for multi-label, [n, classes].
+    """
+    scored = {SINGLE: _single_label, MULTI: _multi_label}.get(kind, _regression)
+    found = scored(outputs.astype(np.float64), labels, names, seed)
+    return {"examples": len(labels), **{k: v for k, v in found.items() if v is not None}}
 
 
 def figures_from(kind: str) -> Callable[[Counts], dict[str, float]]:
@@ -92,8 +94,10 @@ def per_class(counts: Counts, names: Sequence[str]) -> dict[str, dict[str, float
 
 def confusion_matrix(labels: Numbers, predicted: Numbers, n_classes: int) -> Numbers:
     """[actual, predicted] -> number of examples."""
-    cells = np.bincount(labels * n_classes + predicted, minlength=n_classes**2)
-    return cells.reshape(n_classes, n_classes)
+    from sklearn import metrics
+
+    matrix: Numbers = metrics.confusion_matrix(labels, predicted, labels=range(n_classes))
+    return matrix
 
 
 def count_labels(labels: Numbers, predicted: Numbers, n_classes: int) -> dict[str, Numbers]:
@@ -121,12 +125,10 @@ def count_label_sets(labels: Numbers, predicted: Numbers) -> dict[str, Numbers]:
 def roc_auc(scores: Numbers, positive: Numbers) -> float | None:
     """Probability that a positive example scores above a negative one, ties counting half; None
     where there are not both kinds."""
-    n_positive = int(positive.sum())
-    n_negative = len(positive) - n_positive
-    if not n_positive or not n_negative:
-        return None
-    above = average_ranks(scores)[positive.astype(bool)].sum() - n_positive * (n_positive + 1) / 2
-    return float(above / (n_positive * n_negative))
+    from sklearn import metrics
+
+    has_both = 0 < int(positive.sum()) < len(positive)
+    return float(metrics.roc_auc_score(positive, scores)) if has_both else None
 
 
 def calibration_error(confidence: Numbers, correct: Numbers) -> float:
@@ -138,32 +140,15 @@ def calibration_error(confidence: Numbers, correct: Numbers) -> float:
 
 def spearman(x: Numbers, y: Numbers) -> float:
     """Pearson's correlation of the ranks, equal values sharing theirs."""
-    return pearson(average_ranks(x), average_ranks(y))
+    from scipy import stats
+
+    return pearson(stats.rankdata(x), stats.rankdata(y))
 
 
 def pearson(x: Numbers, y: Numbers) -> float:
-    """Pearson's correlation; 0 where one of them does not vary."""
+    """Pearson's correlation; 0 where one of them does not vary, of which scipy gives NaN."""
     x, y = x - x.mean(), y - y.mean()
     return _ratio(x @ y, np.sqrt((x @ x) * (y @ y)))
-
-
-def average_ranks(values: Numbers) -> Numbers:
-    """Ranks from 1, equal values sharing the mean of theirs."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return ((last - counts + 1 + last) / 2)[inverse]
-
-
-def interval(
-    figures: Callable[[Numbers], Mapping[str, float]], n_rows: int, seed: int
-) -> dict[str, tuple[float, float]]:
-    """95% bootstrap intervals (Efron 1979, percentiles) of what `figures` makes of row numbers."""
-    generator = np.random.default_rng(seed)
-    drawn = [figures(generator.integers(n_rows, size=n_rows)) for _ in range(RESAMPLES)]
-    return {
-        name: tuple(np.percentile([each[name] for each in drawn], (2.5, 97.5)).tolist())
-        for name in drawn[0]
-    }
 
 
 def _f1(counts: Counts) -> dict[str, float]:
@@ -181,3 +166,86 @@ def _f1(counts: Counts) -> dict[str, float]:
 
 def _ratio(part: Any, whole: Any) -> float:
     return float(part / whole) if whole else 0.0
+
+
+def _single_label(
+    logits: Numbers, labels: Numbers, names: Sequence[str], seed: int
+) -> dict[str, Any]:
+    n_classes = len(names)
+    log_probability = special.log_softmax(logits, axis=1)
+    predicted = logits.argmax(1)
+    confidence = np.exp(log_probability.max(1))
+    counts = count_labels(labels, predicted, n_classes)
+
+    def main_figures(rows: Numbers) -> dict[str, float]:
+        found = single_label(count_labels(labels[rows], predicted[rows], n_classes))
+        return {name: found[name] for name in ("accuracy", "f1_macro")}
+
+    return {
+        "loss": float(-log_probability[np.arange(len(labels)), labels].mean()),
+        **single_label(counts),
+        "roc_auc": _mean_auc(np.exp(log_probability), _one_hot(labels, n_classes), n_classes == 2),
+        "calibration_error": calibration_error(confidence, predicted == labels),
+        "intervals": bootstrap.figure_intervals(main_figures, len(labels), seed),
+        "per_class": per_class(counts, names),
+        "confusion_matrix": confusion_matrix(labels, predicted, n_classes).tolist(),
+    }
+
+
+def _multi_label(
+    logits: Numbers, labels: Numbers, names: Sequence[str], seed: int
+) -> dict[str, Any]:
+    # log(1 + exp(x)) - xy is the cross entropy of a sigmoid, without its overflow.
+    loss = np.logaddexp(0, logits) - logits * labels
+    probability = probabilities(MULTI, logits)
+    predicted = probability >= THRESHOLD
+    counts = count_label_sets(labels, predicted)
+
+    def main_figures(rows: Numbers) -> dict[str, float]:
+        found = multi_label(count_label_sets(labels[rows], predicted[rows]))
+        return {name: found[name] for name in ("accuracy", "f1_macro", "f1_micro")}
+
+    return {
+        "loss": float(loss.mean()),
+        **multi_label(counts),
+        "threshold": THRESHOLD,
+        "roc_auc": _mean_auc(probability, labels, False),
+        "intervals": bootstrap.figure_intervals(main_figures, len(labels), seed),
+        "per_class": per_class(counts, names),
+    }
+
+
+def _regression(
+    outputs: Numbers, labels: Numbers, _names: Sequence[str], seed: int
+) -> dict[str, Any]:
+    x, y = outputs.reshape(-1), labels.astype(np.float64)
+
+    def main_figures(rows: Numbers) -> dict[str, float]:
+        distance = x[rows] - y[rows]
+        return {
+            "mse": float((distance**2).mean()),
+            "mae": float(np.abs(distance).mean()),
+            "pearson": pearson(x[rows], y[rows]),
+        }
+
+    found = main_figures(np.arange(len(y)))
+    return {
+        "loss": found["mse"],
+        **found,
+        "spearman": spearman(x, y),
+        "intervals": bootstrap.figure_intervals(main_figures, len(y), seed),
+    }
+
+
+def _mean_auc(scores: Numbers, positive: Numbers, is_binary: bool) -> float | None:
+    """The area under the curve of the second of two classes, else the mean of each class against
+    the rest; None where a class has no example, or all."""
+    classes = [1] if is_binary else range(positive.shape[1])
+    areas = [roc_auc(scores[:, c], positive[:, c]) for c in classes]
+    known = [area for area in areas if area is not None]
+    return float(np.mean(known)) if len(known) == len(areas) else None
+
+
+def _one_hot(labels: Numbers, n_classes: int) -> Numbers:
+    marks: Numbers = labels[:, None] == np.arange(n_classes)
+    return marks

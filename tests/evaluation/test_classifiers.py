@@ -17,7 +17,7 @@ from transformers import (
 
 from llmkit.config.load import load
 from llmkit.errors import DataError
-from llmkit.evaluation import rows
+from llmkit.evaluation import classifiers
 from llmkit.models.pretrained import compared
 
 from .conftest import byte_level, documents
@@ -68,8 +68,12 @@ def measured(processes, watch):
             f"evaluation.compare_with={json.dumps(others)}", *keys,
         ]).config  # fmt: skip
         silent = lambda _: None  # noqa: E731
-        found = rows.measure(config, compared(config), processes, watch, silent, silent)
-        return rows.result(config, found), list(rows.samples(found))
+        found = classifiers.measure_classifiers(
+            config, compared(config), processes, watch, silent, silent
+        )
+        return classifiers.classifier_result(config, found), list(
+            classifiers.classifier_samples(found)
+        )
 
     return measure
 

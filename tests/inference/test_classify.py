@@ -11,8 +11,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from llmkit.data.labelled import Row
 from llmkit.errors import DataError
-from llmkit.evaluation import labelling, prediction
-from llmkit.evaluation.prediction import Classifier
+from llmkit.inference import classify
+from llmkit.inference.classify import Classifier
 from llmkit.models import build, classifier
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.classifier import Head
@@ -39,7 +39,7 @@ def saved(request, tmp_path_factory):
 
 
 def opened(directory, precision: str = "fp32") -> Classifier:
-    return prediction.open_classifier(str(directory), None, torch.device("cpu"), precision)
+    return classify.open_classifier(str(directory), None, torch.device("cpu"), precision)
 
 
 def test_logits_are_those_of_plain_transformers_text_by_text(saved) -> None:
@@ -71,7 +71,7 @@ def test_bf16_gives_nearly_the_same_and_nothing_is_nan(saved) -> None:
 
 def test_lengths_are_padded_by_a_sixteenth_at_most() -> None:
     lengths = np.arange(1, 3000)
-    padded = prediction.padded_lengths(lengths)
+    padded = classify.padded_lengths(lengths)
     assert (padded >= lengths).all()
     assert (padded <= np.ceil(lengths * 17 / 16)).all()
     assert len(np.unique(padded)) < 16 * 12
@@ -89,10 +89,10 @@ def row(number: int, **extra: str) -> Row:
 
 
 def test_predictions_come_in_the_order_of_the_rows_over_all_windows(saved, monkeypatch) -> None:
-    monkeypatch.setattr(labelling, "WINDOW_ROWS", 16)
+    monkeypatch.setattr(classify, "WINDOW_ROWS", 16)
     model = opened(saved)
     rows = [row(number, id=str(number)) for number in range(50)]
-    windows = list(labelling.label(model, labelling.windows(rows), ["id"]))
+    windows = list(classify.classify_rows(model, classify.row_windows(rows), ["id"]))
     assert [len(window) for window in windows] == [16, 16, 16, 2]
     found = [each for window in windows for each in window]
     assert [each.columns["id"] for each in found] == [str(number) for number in range(50)]
@@ -103,23 +103,23 @@ def test_predictions_come_in_the_order_of_the_rows_over_all_windows(saved, monke
 
 
 def test_windows_are_bounded_by_characters_too() -> None:
-    rows = (Row(n, "f", ("x" * (labelling.WINDOW_CHARACTERS // 2),), None, {}) for n in range(5))
-    assert [len(window) for window in labelling.windows(rows)] == [2, 2, 1]
+    rows = (Row(n, "f", ("x" * (classify.WINDOW_CHARACTERS // 2),), None, {}) for n in range(5))
+    assert [len(window) for window in classify.row_windows(rows)] == [2, 2, 1]
 
 
 def test_of_several_labels_those_from_one_half_are_given() -> None:
     head = Head("multi_label_classification", ("a", "b", "c"))
-    found = labelling.predict(head, row(1), np.array([0.5, 0.2, 0.9]), [])
+    found = classify.prediction_of(head, row(1), np.array([0.5, 0.2, 0.9]), [])
     assert found.label == ["a", "c"]
 
 
 def test_a_regression_gives_a_number() -> None:
-    found = labelling.predict(Head("regression", ("score",)), row(1), np.array([2.5]), [])
+    found = classify.prediction_of(Head("regression", ("score",)), row(1), np.array([2.5]), [])
     assert (found.label, found.probabilities) == (2.5, {})
 
 
 def test_a_column_that_is_not_there_is_told_before_the_first_prediction() -> None:
     with pytest.raises(DataError, match="no column 'nr'") as caught:
-        labelling.check_first(iter([row(1, id="7")]), ["nr"])
+        classify.check_first_row(iter([row(1, id="7")]), ["nr"])
     assert "row 1" in caught.value.where
     assert "id" in caught.value.next

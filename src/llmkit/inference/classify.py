@@ -7,22 +7,25 @@ shape too, since the last bits of a matrix product depend on it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import special
 from torch.nn import functional
 from transformers import PretrainedConfig, PreTrainedModel
 
 from llmkit.config.schema import DataConfig
 from llmkit.data.examples import Encoded, Encoder
+from llmkit.data.labelled import Row
+from llmkit.data.labels import MULTI, REGRESSION, SINGLE
 from llmkit.distributed.processes import Processes
 from llmkit.errors import DataError
-from llmkit.evaluation.classification import REGRESSION
 from llmkit.models import load, location
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.classifier import (
@@ -34,12 +37,23 @@ from llmkit.models.classifier import (
     remembered_columns,
     set_padding,
 )
+from llmkit.reporting.predictions import DIGITS, Prediction
+
+THRESHOLD = 0.5
+"""Probability from which a label of a multi-label problem is given."""
 
 BATCH_TOKENS = {"cpu": 1024, "cuda": 32768}
 """Tokens of one batch: enough to keep the device busy."""
 
 STEPS_PER_OCTAVE = 16
 """Lengths between one power of two and the next that texts are padded to."""
+
+WINDOW_ROWS, WINDOW_CHARACTERS = 8192, 8 << 20
+"""Rows that are sorted by length together: as many, or as long in all."""
+
+ALL = "*"
+
+Numbers = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -113,7 +127,7 @@ def open_classifier(
     return Classifier(model, encoder, head, precision)
 
 
-def shared(
+def shared_outputs(
     classifier: Classifier,
     texts: Sequence[tuple[str, ...]],
     processes: Processes | None,
@@ -129,6 +143,94 @@ def shared(
         whole[first:last] = torch.from_numpy(classifier.outputs(texts[first:last], advance))
     found: NDArray[np.float64] = processes.sum(whole.to(processes.device)).cpu().numpy()
     return found
+
+
+def probabilities(kind: str, outputs: Numbers) -> Numbers:
+    """The probability of each label from logits [n, classes]: softmax, or for multi-label a sigmoid
+    each; the numbers of a regression stay as they are. In float64."""
+    outputs = outputs.astype(np.float64)
+    each = {SINGLE: lambda logits: special.softmax(logits, axis=1), MULTI: special.expit}
+    return each[kind](outputs) if kind in each else outputs
+
+
+def classify_rows(
+    classifier: Classifier,
+    windows: Iterable[Sequence[Row]],
+    columns: Sequence[str],
+    processes: Processes | None = None,
+) -> Iterator[list[Prediction]]:
+    """Predictions for the rows in their order, a window at a time; `columns` are repeated.
+
+    Several processes share each window, and each gets all predictions. Raises DataError for columns
+    that a row does not have.
+    """
+    for window in windows:
+        outputs = shared_outputs(classifier, [row.texts for row in window], processes)
+        chances = probabilities(classifier.head.problem_type, outputs)
+        yield [
+            prediction_of(classifier.head, row, values, columns)
+            for row, values in zip(window, chances, strict=True)
+        ]
+
+
+def prediction_of(head: Head, row: Row, values: Numbers, columns: Sequence[str]) -> Prediction:
+    """What the head's values for a row say."""
+    rounded = [round(value, DIGITS) for value in values.tolist()]
+    repeated = _repeated(row, columns)
+    kept = {**row.named, **repeated}
+    given = (repeated, {name: kept[name] for name in row.order if name in kept})
+    if head.problem_type == REGRESSION:
+        return Prediction(row.texts, rounded[0], {}, *given)
+    chances = dict(zip(head.names, rounded, strict=True))
+    if head.problem_type == MULTI:
+        likely = zip(head.names, values, strict=True)
+        label = [name for name, value in likely if value >= THRESHOLD]
+        return Prediction(row.texts, label, chances, *given)
+    return Prediction(row.texts, head.names[int(np.argmax(values))], chances, *given)
+
+
+def row_windows(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """The rows in windows of bounded size, so that any number of them takes bounded memory."""
+    window: list[Row] = []
+    characters = 0
+    for row in rows:
+        window.append(row)
+        characters += sum(map(len, row.texts)) + len(str(row.extra))
+        if len(window) == WINDOW_ROWS or characters >= WINDOW_CHARACTERS:
+            yield window
+            window, characters = [], 0
+    if window:
+        yield window
+
+
+def skip_rows(windows: Iterable[list[Row]], rows: int) -> Iterator[list[Row]]:
+    """What follows so many rows, in windows."""
+    for window in windows:
+        if kept := window[rows:]:
+            yield kept
+        rows = max(0, rows - len(window))
+
+
+def check_first_row(rows: Iterator[Row], columns: Sequence[str]) -> Iterator[Row]:
+    """The same rows, after a look at the first: whether it can be read, and has the columns."""
+    first = next(rows, None)
+    if first is None:
+        return iter(())
+    _repeated(first, columns)
+    return chain([first], rows)
+
+
+def _repeated(row: Row, columns: Sequence[str]) -> dict[str, Any]:
+    if ALL in columns:
+        return row.extra
+    for name in columns:
+        if name not in row.extra:
+            raise DataError(
+                f"there is no column {name!r} besides the text",
+                where=f"predict.columns; {row.path} row {row.number}",
+                next=f"write some of {', '.join(row.extra) or 'none: there is no other column'}",
+            )
+    return {name: row.extra[name] for name in columns}
 
 
 def resolve_columns(

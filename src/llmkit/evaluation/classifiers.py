@@ -1,9 +1,10 @@
-"""Finished classifiers on labelled rows: all figures, the worst mistakes, and how they compare."""
+"""Classifiers on labelled rows: all figures, beside those of baselines; the worst mistakes; and how
+several compare."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -17,8 +18,11 @@ from llmkit.data.examples import Table
 from llmkit.data.labels import MULTI, REGRESSION, SINGLE, Labels
 from llmkit.distributed.processes import Processes
 from llmkit.errors import DataError
-from llmkit.evaluation import baselines, bootstrap, classified, prediction, scoring
-from llmkit.evaluation.classification import THRESHOLD, Numbers
+from llmkit.evaluation import bootstrap
+from llmkit.evaluation.baselines import Baseline, Majority, fit_baselines, score_baselines
+from llmkit.evaluation.label_metrics import score_labels
+from llmkit.inference import classify
+from llmkit.inference.classify import THRESHOLD, Classifier, Numbers, probabilities
 from llmkit.models.classifier import head_of, remembered_columns
 from llmkit.models.control_tokens import control_tokens
 from llmkit.models.pretrained import Pretrained
@@ -30,12 +34,15 @@ KEY = "test_files"
 _FIRST_ROWS = 1000
 """Rows whose labels tell whether a column holds any that the model knows."""
 
+BULKY = ("per_class", "confusion_matrix")
+"""What a table for people has no room for."""
+
 LONGEST_SHOWN = 200
 """Characters of a text that is shown as a mistake."""
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredClassifier:
     """One classifier on the rows."""
 
     name: str
@@ -45,34 +52,34 @@ class Measured:
     figures: dict[str, Any]
 
 
-def measure(
+def measure_classifiers(
     config: Config,
     models: Sequence[Pretrained],
     processes: Processes,
     watch: Watch,
     say: Say,
     warn: Say,
-) -> list[Measured]:
+) -> list[MeasuredClassifier]:
     """The classifiers on `data.test_files`; rows and labels are checked before weights are loaded.
 
     Labels are matched by name. The baselines are fitted to `data.train_files`; without them there
     is only the majority of the rows themselves.
     """
-    found = tables(config, models, watch, say, warn)
+    found = labelled_tables(config, models, watch, say, warn)
     return [
         _measured(config, model, table, processes, watch, say, warn)
         for model, table in zip(models, found, strict=True)
     ]
 
 
-def tables(
+def labelled_tables(
     config: Config, models: Sequence[Pretrained], watch: Watch, say: Say, warn: Say
 ) -> list[Table]:
     """The rows as each classifier reads them, with its own labels."""
     return [_table(config, model, watch, say, warn) for model in models]
 
 
-def result(config: Config, measured: Sequence[Measured]) -> dict[str, Any]:
+def classifier_result(config: Config, measured: Sequence[MeasuredClassifier]) -> dict[str, Any]:
     """The figures of one classifier, or of several with their comparisons, and the mistakes."""
     found: dict[str, Any] = {}
     if len(measured) == 1:
@@ -86,17 +93,58 @@ def result(config: Config, measured: Sequence[Measured]) -> dict[str, Any]:
     return found
 
 
-def samples(measured: Sequence[Measured]) -> Iterator[dict[str, Any]]:
+def classifier_samples(measured: Sequence[MeasuredClassifier]) -> Iterator[dict[str, Any]]:
     """Every row with its label, what was said of it, and the probability of each label."""
     for each in measured:
         kind, names = each.table.labels.kind, each.table.labels.names
-        for row, values in enumerate(scoring.probabilities(kind, each.outputs).tolist()):
+        for row, values in enumerate(probabilities(kind, each.outputs).tolist()):
             yield {
                 "model": each.name,
                 **_row(each, row),
                 "text": _text(each.table, row),
                 "probabilities": dict(zip(names, values, strict=True)),
             }
+
+
+def measure_trained(
+    classifier: Classifier,
+    table: Table,
+    fitted: Mapping[str, Baseline],
+    seed: int,
+    watch: Watch,
+) -> dict[str, Any]:
+    """Every figure of the classifier on the table, and under `baseline` those of the baselines."""
+    kind, names = table.labels.kind, table.labels.names
+    with watch("measuring", len(table)) as advance:
+        outputs = classifier.outputs(table.texts, advance)
+    targets = encoded_targets(table)
+    figures = score_labels(kind, outputs, targets, names, seed)
+    texts = joined_texts(table)
+    beside = score_baselines(dict(fitted), kind, len(names), texts, targets)
+    return {**figures, "baseline": beside}
+
+
+def fitted_baselines(table: Table, say: Callable[[str], None]) -> dict[str, Baseline]:
+    """The baselines, fitted to a training table."""
+    say(f"fitting the baselines to {len(table):,} rows: majority, and TF-IDF with regression")
+    return fit_baselines(table.labels.kind, joined_texts(table), encoded_targets(table))
+
+
+def encoded_targets(table: Table) -> Numbers:
+    """The labels as metrics and baselines take them."""
+    if table.labels.kind == REGRESSION:
+        return table.targets.astype(np.float64)
+    return table.targets.astype(np.int64)
+
+
+def joined_texts(table: Table) -> list[str]:
+    """Each row as one text: of a pair, the two in a line each."""
+    return ["\n".join(texts) for texts in table.texts]
+
+
+def without_bulky(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures without those for each class."""
+    return {name: value for name, value in figures.items() if name not in BULKY}
 
 
 def _table(config: Config, model: Pretrained, watch: Watch, say: Say, warn: Say) -> Table:
@@ -113,7 +161,7 @@ def _data(config: Config, model: Pretrained, known: Labels, say: Say) -> DataCon
     """
     data, shape = config.data, model.config
     try:
-        found = prediction.resolve_columns(
+        found = classify.resolve_columns(
             data, shape, lambda each: labelled.settle(each, KEY, say), is_labelled=True
         )
         rows = islice(labelled.read(found, KEY, extra=False), _FIRST_ROWS)
@@ -122,7 +170,7 @@ def _data(config: Config, model: Pretrained, known: Labels, say: Say) -> DataCon
         if data.label_column is not None:
             raise
         # Texts that cannot be found either are the first thing to mend.
-        prediction.resolve_columns(
+        classify.resolve_columns(
             data, shape, lambda each: labelled.settle(each, KEY, lambda text: None, False)
         )
         raise _no_labels(data, model, "") from fault
@@ -154,9 +202,9 @@ def _measured(
     watch: Watch,
     say: Say,
     warn: Say,
-) -> Measured:
+) -> MeasuredClassifier:
     kind, names = table.labels.kind, table.labels.names
-    classifier = prediction.open_classifier(
+    classifier = classify.open_classifier(
         model.name, model.revision, processes.device, processes.precision
     )
     started = time.monotonic()
@@ -164,8 +212,8 @@ def _measured(
     if named := control_tokens(model.tokenizer).warning(table.texts, "row"):
         warn(named)
     seconds = time.monotonic() - started
-    figures = scoring.score(kind, outputs, classified.encoded_targets(table), names, config.seed)
-    return Measured(model.name, table, outputs, {
+    figures = score_labels(kind, outputs, encoded_targets(table), names, config.seed)
+    return MeasuredClassifier(model.name, table, outputs, {
         "model": model.name,
         **figures,
         "baseline": _baselines(
@@ -177,26 +225,22 @@ def _measured(
     })  # fmt: skip
 
 
-def _outputs(
-    classifier: prediction.Classifier, table: Table, processes: Processes, watch: Watch
-) -> Numbers:
+def _outputs(classifier: Classifier, table: Table, processes: Processes, watch: Watch) -> Numbers:
     """What the classifier says of all rows; several processes share them."""
     with watch("measuring", len(table) // processes.count) as advance:
-        return prediction.shared(classifier, table.texts, processes, advance)
+        return classify.shared_outputs(classifier, table.texts, processes, advance)
 
 
 def _baselines(data: DataConfig, table: Table, watch: Watch, say: Say) -> dict[str, Any]:
-    kind, targets = table.labels.kind, classified.encoded_targets(table)
-    fitted: dict[str, baselines.Baseline] = {
-        "majority_of_these_rows": baselines.Majority(kind, targets)
-    }
+    kind, targets = table.labels.kind, encoded_targets(table)
+    fitted: dict[str, Baseline] = {"majority_of_these_rows": Majority(kind, targets)}
     if data.train_files:
         train = dataset.load_one(data, "train_files", table.labels, watch, say, say)
-        fitted = classified.fit_baselines(train, say)
-    return baselines.score(fitted, kind, len(table.labels), classified.joined_texts(table), targets)
+        fitted = fitted_baselines(train, say)
+    return score_baselines(fitted, kind, len(table.labels), joined_texts(table), targets)
 
 
-def _worst(measured: Measured, most: int) -> Iterator[dict[str, Any]]:
+def _worst(measured: MeasuredClassifier, most: int) -> Iterator[dict[str, Any]]:
     """The mistakes that the classifier was surest of."""
     losses = _losses(measured)
     losses[_right(measured)] = -np.inf
@@ -207,7 +251,7 @@ def _worst(measured: Measured, most: int) -> Iterator[dict[str, Any]]:
             yield {**_row(measured, row), "loss": float(losses[row]), "text": cut}
 
 
-def _comparisons(measured: Sequence[Measured], seed: int) -> Iterator[dict[str, Any]]:
+def _comparisons(measured: Sequence[MeasuredClassifier], seed: int) -> Iterator[dict[str, Any]]:
     """Differences in accuracy with their paired intervals."""
     if measured[0].table.labels.kind == REGRESSION:
         return
@@ -225,35 +269,35 @@ def _comparisons(measured: Sequence[Measured], seed: int) -> Iterator[dict[str, 
         }
 
 
-def _right(measured: Measured) -> Numbers:
+def _right(measured: MeasuredClassifier) -> Numbers:
     """[rows], whether everything said of a row is right; a number never quite is."""
     table, outputs = measured.table, measured.outputs
     if table.labels.kind == SINGLE:
         return np.asarray(outputs.argmax(1) == table.targets)
     if table.labels.kind == MULTI:
-        said = scoring.probabilities(MULTI, outputs) >= THRESHOLD
+        said = probabilities(MULTI, outputs) >= THRESHOLD
         return np.asarray((said == table.targets.astype(bool)).all(1))
     return np.zeros(len(table), dtype=bool)
 
 
-def _losses(measured: Measured) -> Numbers:
+def _losses(measured: MeasuredClassifier) -> Numbers:
     """[rows], the loss of each row: cross entropy, or the squared error."""
     table, outputs = measured.table, measured.outputs
     if table.labels.kind == REGRESSION:
         return np.asarray((outputs[:, 0] - table.targets) ** 2)
     if table.labels.kind == MULTI:
         return np.asarray((np.logaddexp(0, outputs) - outputs * table.targets).mean(1))
-    probability = scoring.probabilities(SINGLE, outputs)
+    probability = probabilities(SINGLE, outputs)
     tiny = np.finfo(np.float64).tiny
     chosen = probability[np.arange(len(table)), table.targets]
     return np.asarray(-np.log(np.maximum(chosen, tiny)))
 
 
-def _row(measured: Measured, row: int) -> dict[str, Any]:
+def _row(measured: MeasuredClassifier, row: int) -> dict[str, Any]:
     """Where a row stands, its label and what was said of it."""
     table = measured.table
     file, number = table.places[row]
-    values = scoring.probabilities(table.labels.kind, measured.outputs[row : row + 1])[0]
+    values = probabilities(table.labels.kind, measured.outputs[row : row + 1])[0]
     label, said = _names(table, table.targets[row]), _said(table, values)
     return {"file": file, "row": number, "label": label, "predicted": said}
 

@@ -1,0 +1,165 @@
+"""The rows that a model is scored on: windows of a token stream, tokens masked one at a time, and
+responses that it has not learned."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from llmkit.data.blocks import UNSCORED
+from llmkit.data.packs import Packs
+from llmkit.evaluation.likelihood import Batch
+from llmkit.evaluation.windows import Places, Spans, Tokens, Windows
+from llmkit.models.logits import ChosenLogits
+from llmkit.progress import Watch
+
+MASKED_SCORED = (
+    "every token of the text, each masked alone and predicted from those on both sides: "
+    "pseudo-log-likelihood (Salazar et al. 2020), not comparable to a perplexity"
+)
+MASKED_AVERAGE = "sum of the negative pseudo-log-likelihoods / number of tokens"
+
+TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 65536}
+"""Tokens that the model reads at once, whatever the rows."""
+
+
+@dataclass(frozen=True)
+class CausalRows:
+    """Each row is a window; what stands after its end is never seen by what is before."""
+
+    windows: Windows
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def lengths(self, numbers: Places) -> Places:
+        """Tokens in each of the rows."""
+        spans = self.windows.spans(numbers)
+        return spans.stop - spans.start + self._added(spans)
+
+    def batch(self, numbers: Places) -> Batch:
+        """These rows, padded to the longest."""
+        tokens, spans = self.windows.tokens, self.windows.spans(numbers)
+        added = self._added(spans)
+        columns = np.arange(int((spans.stop - spans.start + added).max()))
+        places = spans.start[:, None] + columns - added[:, None]  # [rows, width]
+        inside = places < spans.stop[:, None]
+        ids = np.full(places.shape, tokens.closing, dtype=np.int64)
+        ids[inside] = tokens.ids[places[inside]]
+        ids[added > 0, 0] = tokens.opening
+        chosen = inside & (places >= spans.first[:, None])
+        chosen[chosen] = self.windows.scored(places[chosen])
+        scored = places[chosen]
+        return Batch(
+            inputs={"input_ids": torch.from_numpy(ids), "real": torch.from_numpy(inside)},
+            chosen=torch.from_numpy(chosen),
+            targets=torch.from_numpy(tokens.ids[scored + 1].astype(np.int64)),
+            places=scored,
+        )
+
+    def _added(self, spans: Spans) -> Places:
+        """1 where the opening token is put before a window that does not begin with it."""
+        wanted = self.windows.protocol.bos == "window"
+        return np.where(spans.opened, 0, int(wanted))
+
+
+@dataclass(frozen=True)
+class MaskedRows:
+    """Row n has the n-th token of the text masked, in the piece of its document that it is in.
+
+    The sum is the pseudo-log-likelihood (Salazar et al. 2020, arXiv 1910.14659). It compares masked
+    models with one another; it is no probability of the text, and never comparable to a causal
+    model's perplexity.
+
+    A document longer than `window` is cut into pieces of equal length; each piece stands between
+    the opening and the closing token of the tokenizer.
+    """
+
+    tokens: Tokens
+    window: int
+    mask: int
+    """The id of the mask token."""
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def lengths(self, numbers: Places) -> Places:
+        """Tokens in each of the rows."""
+        begin, end, _ = self._pieces(numbers)
+        return end - begin + 2
+
+    def batch(self, numbers: Places) -> Batch:
+        """These rows, padded to the longest."""
+        begin, end, target = self._pieces(numbers)
+        columns = np.arange(int((end - begin).max()) + 2)
+        sources = begin[:, None] - 1 + columns  # [rows, width], in the token stream
+        last = (end - begin)[:, None] + 1
+        ids = self.tokens.ids[np.minimum(sources, end[:, None])].astype(np.int64)
+        ids[:, 0] = self.tokens.opening
+        ids = np.where(columns == last, self.tokens.closing, ids)
+        chosen = sources == target[:, None]
+        targets = ids[chosen]
+        ids[chosen] = self.mask
+        return Batch(
+            inputs={
+                "input_ids": torch.from_numpy(ids),
+                "attention_mask": torch.from_numpy((columns <= last).astype(np.int64)),
+            },
+            chosen=torch.from_numpy(chosen),
+            targets=torch.from_numpy(targets),
+            places=target - 1,
+        )
+
+    @cached_property
+    def _ends(self) -> Places:
+        """The number of text tokens up to the end of each document."""
+        starts = np.append(self.tokens.starts, len(self.tokens.ids))
+        framing = np.full(len(self.tokens.starts), 2)
+        if self.tokens.opening == self.tokens.closing:
+            framing[:-1] = 1
+        return np.cumsum(np.diff(starts) - framing)
+
+    def _pieces(self, numbers: Places) -> tuple[Places, Places, Places]:
+        """Where the piece of each row begins and ends in the stream, and what is masked in it."""
+        document = np.searchsorted(self._ends, numbers, side="right")
+        before = np.where(document > 0, self._ends[document - 1], 0)
+        length = self._ends[document] - before
+        count = -(-length // (self.window - 2))
+        inside = numbers - before
+        piece = inside * count // length
+        first = self.tokens.starts[document] + 1
+        begin, end = first + -(-piece * length // count), first + -(-(piece + 1) * length // count)
+        return begin, end, first + inside
+
+
+@torch.no_grad()
+def measure_responses(model: PreTrainedModel, packs: Packs, watch: Watch) -> dict[str, Any]:
+    """Mean loss of the tokens of responses in nats, perplexity, and how many were scored."""
+    chosen, device = ChosenLogits(model.eval()), model.device
+    order = np.asarray(packs.longest_first())
+    size = max(1, TOKENS_AT_ONCE.get(device.type, 4096) // int(packs.lengths.max()))
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    with watch("measuring responses", len(packs)) as advance:
+        for first in range(0, len(order), size):
+            rows = order[first : first + size]
+            batch = {name: value.to(device) for name, value in packs.batch(rows).items()}
+            targets, _ = batch.pop("targets"), batch.pop("places")
+            scored = targets != UNSCORED
+            parts = torch.split(targets[scored], chosen.chunk)
+            for logits, wanted in zip(chosen.chunks(batch, scored), parts, strict=True):
+                total += functional.cross_entropy(logits.float(), wanted, reduction="sum").double()
+            advance(len(rows))
+    loss = total.item() / packs.n_predictions
+    return {
+        "loss": loss,
+        "perplexity": math.exp(min(loss, 700.0)),
+        "tokens": packs.n_predictions,
+        "conversations": len(packs.starts) - 1,
+    }
