@@ -25,6 +25,7 @@ from llmkit.data import labelled, prepare
 from llmkit.errors import LlmkitError
 from llmkit.models import load
 from llmkit.models import tokenizer as tokenizers
+from llmkit.models.pretrained import open_model
 from llmkit.storage import jsonl
 from llmkit.training import checkpoint
 
@@ -260,7 +261,7 @@ def test_files_of_a_model_of_any_bytes(
     shutil.rmtree(model, ignore_errors=True)
     shutil.copytree(harmless, model)
     (model / name).write_bytes(content)
-    only_our_faults(lambda: load.load_causal_model(str(model)))
+    only_our_faults(lambda: load.load_model(open_model(str(model))))
     only_our_faults(lambda: tokenizers.load(str(model)))
 
 
@@ -282,7 +283,7 @@ def test_a_model_config_of_any_values(
     shutil.copytree(harmless, model)
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**config, **changes}))
-    only_our_faults(lambda: load.load_causal_model(str(model)))
+    only_our_faults(lambda: load.load_model(open_model(str(model))))
 
 
 PLACES = st.sampled_from(

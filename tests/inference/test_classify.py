@@ -16,6 +16,7 @@ from llmkit.inference.classify import Classifier
 from llmkit.models import build, classifier
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.classifier import Head
+from llmkit.models.pretrained import open_model
 
 SENTENCE = "the cat sat on a mat and saw how far the little dog had run away from home"
 TEXTS = [" ".join(itertools.islice(itertools.cycle(SENTENCE.split()), n % 23)) for n in range(90)]
@@ -39,7 +40,7 @@ def saved(request, tmp_path_factory):
 
 
 def opened(directory, precision: str = "fp32") -> Classifier:
-    return classify.open_classifier(str(directory), None, torch.device("cpu"), precision)
+    return classify.open_classifier(open_model(str(directory)), torch.device("cpu"), precision)
 
 
 def test_logits_are_those_of_plain_transformers_text_by_text(saved) -> None:

@@ -19,6 +19,7 @@ from llmkit.errors import ConfigError, DataError
 from llmkit.models import build, classifier, load, tokenizer_saving
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.classifier import Head
+from llmkit.models.pretrained import open_model
 
 ENCODERS = ("bert", "roberta", "deberta-v2", "modernbert", "distilbert", "electra")
 ARCHITECTURES = (*ENCODERS, "gpt2", "llama", "qwen3")
@@ -74,9 +75,9 @@ def test_a_head_of_the_same_labels_is_kept_and_any_other_is_new(
     before = model.state_dict()
     head = set(classifier.head_weights(model))
     for names, seed in ((("x", "y", "z"), 1), (("p", "q", "r"), 1), (("p", "q"), 1)):
-        config = classifier.existing_config(str(tmp_path), None, {})
+        config = classifier.existing_config(open_model(str(tmp_path)), {})
         config = Head(HEAD.problem_type, names).describe(config, tokenizer.pad_token_id)
-        again = [classifier.load_body(str(tmp_path), None, config, seed) for _ in range(2)]
+        again = [classifier.load_body(open_model(str(tmp_path)), config, seed) for _ in range(2)]
         for name, weight in again[0].state_dict().items():
             assert torch.equal(weight, again[1].state_dict()[name]), name
             if name not in head or names == HEAD.names:
@@ -96,15 +97,15 @@ def test_a_language_model_gets_a_head_and_a_pooler(tokenizer, tmp_path) -> None:
     )
     masked = BertForMaskedLM(config)
     masked.save_pretrained(tmp_path)
-    shape = HEAD.describe(classifier.existing_config(str(tmp_path), None, {}), 0)
-    model = classifier.load_body(str(tmp_path), None, shape, seed=0)
+    shape = HEAD.describe(classifier.existing_config(open_model(str(tmp_path)), {}), 0)
+    model = classifier.load_body(open_model(str(tmp_path)), shape, seed=0)
     for name, weight in masked.bert.state_dict().items():
         assert torch.equal(model.bert.state_dict()[name], weight)
     weights = load_file(tmp_path / "model.safetensors")
     del weights["bert.encoder.layer.1.output.dense.weight"]
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(DataError, match=r"missing .* bert\.encoder\.layer\.1\.output\.dense"):
-        classifier.load_body(str(tmp_path), None, shape, seed=0)
+        classifier.load_body(open_model(str(tmp_path)), shape, seed=0)
 
 
 def test_a_finished_classifier_must_have_its_head(tokenizer, tmp_path) -> None:
@@ -114,7 +115,7 @@ def test_a_finished_classifier_must_have_its_head(tokenizer, tmp_path) -> None:
     del weights["classifier.weight"]
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(DataError, match=r"classifier\.weight"):
-        load.load_classifier(str(tmp_path))
+        load.load_model(open_model(str(tmp_path)), build.CLASSIFIER)
 
 
 def test_padding_is_a_token_that_exists(tokenizer) -> None:
@@ -130,11 +131,11 @@ def test_padding_is_a_token_that_exists(tokenizer) -> None:
 
 def test_of_a_model_that_exists_only_the_dropout_can_be_set(tokenizer, tmp_path) -> None:
     small("bert", tokenizer).save_pretrained(tmp_path)
-    config = classifier.existing_config(str(tmp_path), None, {"hidden_dropout_prob": 0.3})
+    config = classifier.existing_config(open_model(str(tmp_path)), {"hidden_dropout_prob": 0.3})
     assert config.hidden_dropout_prob == 0.3
     for name in ("hidden_size", "classifier_drop"):
         with pytest.raises(ConfigError, match="only the dropout") as caught:
-            classifier.existing_config(str(tmp_path), None, {name: 64})
+            classifier.existing_config(open_model(str(tmp_path)), {name: 64})
         assert "hidden_dropout_prob" in caught.value.next
 
 

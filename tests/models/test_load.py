@@ -9,8 +9,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForMaskedLM,
     BertForPreTraining,
     BertForTokenClassification,
     PreTrainedModel,
@@ -18,6 +16,7 @@ from transformers import (
 
 from llmkit.errors import DataError
 from llmkit.models import build, classifier, load
+from llmkit.models.pretrained import open_model
 
 SPECIAL = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 IDS = torch.arange(3, 13)[None]
@@ -66,26 +65,27 @@ def test_of_tied_weights_a_file_may_hold_either(kind, dropped, shards, tmp_path)
     purpose = MODELS[kind]
     model = made(kind, purpose, tie_word_embeddings=True)
     place = stored(model, tmp_path, names_of_tied(model)[dropped], shards)
-    again = load.load_model(purpose.auto, place).eval()
+    opened = open_model(place)
+    again = load.load_model(opened, purpose).eval()
     assert torch.equal(again(input_ids=IDS).logits, model(input_ids=IDS).logits)
-    config = classifier.existing_config(place, None, {})
+    config = classifier.existing_config(opened, {})
     classifier.Head("single_label_classification", ("a", "b")).describe(config, 0)
-    loaded = classifier.load_body(place, None, config, seed=0).eval()
+    loaded = classifier.load_body(opened, config, seed=0).eval()
     assert torch.equal(loaded.base_model(input_ids=IDS)[0], model.base_model(input_ids=IDS)[0])
     loaded.save_pretrained(tmp_path / "saved")
-    saved = load.load_classifier(str(tmp_path / "saved")).eval()
+    saved = load.load_model(open_model(str(tmp_path / "saved")), build.CLASSIFIER).eval()
     assert torch.equal(saved(input_ids=IDS).logits, loaded(input_ids=IDS).logits)
 
 
 def test_weights_that_are_not_tied_do_not_stand_for_each_other(tmp_path: Path) -> None:
     model = made("llama", build.LANGUAGE_MODEL, tie_word_embeddings=False)
-    place = stored(model, tmp_path, "model.embed_tokens.weight")
-    config = classifier.existing_config(place, None, {})
+    opened = open_model(stored(model, tmp_path, "model.embed_tokens.weight"))
+    config = classifier.existing_config(opened, {})
     classifier.Head("single_label_classification", ("a", "b")).describe(config, 0)
     with pytest.raises(DataError, match="embed_tokens"):
-        classifier.load_body(place, None, config, seed=0)
+        classifier.load_body(opened, config, seed=0)
     with pytest.raises(DataError, match="embed_tokens"):
-        load.load_causal_model(place)
+        load.load_model(opened)
 
 
 class Listener:
@@ -106,7 +106,7 @@ def test_a_head_that_is_dropped_is_named(tmp_path: Path) -> None:
     config = made("bert", build.MASKED_MODEL).config
     BertForPreTraining(config).save_pretrained(tmp_path)
     said: list[str] = []
-    load.load_model(AutoModelForMaskedLM, str(tmp_path), say=said.append)
+    load.load_model(open_model(str(tmp_path)), say=said.append)
     [line] = said
     assert "not used" in line
     assert "cls.seq_relationship" in line
@@ -117,7 +117,7 @@ def test_a_whole_model_is_loaded_without_a_word(tmp_path: Path) -> None:
     model = made("llama", build.LANGUAGE_MODEL, tie_word_embeddings=True)
     model.save_pretrained(tmp_path)
     said: list[str] = []
-    load.load_model(AutoModelForCausalLM, str(tmp_path), say=said.append)
+    load.load_model(open_model(str(tmp_path)), say=said.append)
     assert said == []
 
 
@@ -129,10 +129,11 @@ def test_the_head_of_another_task_is_replaced_and_named(names, tmp_path: Path) -
     with torch.no_grad():
         before.classifier.weight.fill_(7.0)
     before.save_pretrained(tmp_path)
-    shape = classifier.existing_config(str(tmp_path), None, {})
+    opened = open_model(str(tmp_path))
+    shape = classifier.existing_config(opened, {})
     classifier.Head("single_label_classification", names).describe(shape, 0)
     told = Listener()
-    model = classifier.load_body(str(tmp_path), None, shape, seed=0, told=told)
+    model = classifier.load_body(opened, shape, seed=0, told=told)
     assert float(model.classifier.weight.detach().abs().max()) < 1
     [line] = told.warned
     assert "BertForTokenClassification" in line
@@ -142,10 +143,11 @@ def test_the_head_of_another_task_is_replaced_and_named(names, tmp_path: Path) -
 def test_a_new_head_on_a_language_model_is_named(tmp_path: Path) -> None:
     model = made("llama", build.LANGUAGE_MODEL, tie_word_embeddings=False)
     model.save_pretrained(tmp_path)
-    shape = classifier.existing_config(str(tmp_path), None, {})
+    opened = open_model(str(tmp_path))
+    shape = classifier.existing_config(opened, {})
     classifier.Head("single_label_classification", ("a", "b")).describe(shape, 0)
     told = Listener()
-    classifier.load_body(str(tmp_path), None, shape, seed=0, told=told)
+    classifier.load_body(opened, shape, seed=0, told=told)
     assert told.warned == []
     assert any(line.startswith("new weights") and "score" in line for line in told.said)
     assert any("not used: lm_head" in line for line in told.said)
@@ -154,5 +156,4 @@ def test_a_new_head_on_a_language_model_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_the_precision_of_stored_weights_is_known(dtype: torch.dtype, tmp_path: Path) -> None:
     made("llama", build.LANGUAGE_MODEL).to(dtype).save_pretrained(tmp_path)
-    shape = load.load_config(str(tmp_path))
-    assert load.is_stored_in_bf16(shape) == (dtype is torch.bfloat16)
+    assert open_model(str(tmp_path)).is_stored_in_bf16 == (dtype is torch.bfloat16)

@@ -10,8 +10,9 @@ import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llmkit.errors import ConfigError, DataError, LlmkitError
-from llmkit.models import build, load
+from llmkit.models import build
 from llmkit.models import tokenizer as tokenizers
+from llmkit.models.pretrained import open_model
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,13 @@ def edited(whole: Path, directory: Path, file: str, changes: dict[str, Any]) -> 
     return str(directory)
 
 
+def built(name: str) -> None:
+    """Opens a causal language model and builds one of its config."""
+    opened = open_model(name)
+    opened.check_causal()
+    build.causal_model(opened.config, seed=0)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -58,7 +66,7 @@ def test_a_config_that_makes_no_sense_is_a_fault_of_the_model_and_no_bug(
 ) -> None:
     name = edited(whole, tmp_path, "config.json", changes)
     with pytest.raises(LlmkitError) as fault:
-        build.causal_model(load.causal_config(name), seed=0)
+        built(name)
     assert fault.value.exit_code in (DataError.exit_code, ConfigError.exit_code)
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from llmkit.config import yaml12
 from llmkit.config.schema import Config, GenerationConfig
@@ -20,6 +19,7 @@ from llmkit.inference.batching import Engine
 from llmkit.inference.prompts import Prompt
 from llmkit.inference.sampler import Sampler
 from llmkit.inference.sequence import Sequence
+from llmkit.models.pretrained import Pretrained
 from llmkit.reporting.console import Console
 from llmkit.storage import atomic
 
@@ -56,8 +56,9 @@ class Conversation:
         settings = self.config.generation
         ids = prompts.chat_ids(self.messages, self.engine.tokenizer)
         asked = requests.Request(self.messages[-1]["content"], "the conversation")
-        seed = self.config.seed if settings.seed is None else settings.seed
-        return prompts.fitted(asked, ids, self.engine.model.config, settings, seed)
+        return prompts.fitted(
+            asked, ids, self.engine.model.config, settings, self.config.sampling_seed
+        )
 
     def use(self, settings: GenerationConfig) -> None:
         """Writes with other settings from now on; raises ConfigError where they cannot be."""
@@ -69,8 +70,8 @@ class Conversation:
 
 def run(config: Config, console: Console) -> None:
     """Answers each line of stdin until it ends; `/help` shows what else a line may be."""
-    config, _, tokenizer = _prepare(config)
-    engine = loading.engine(config, tokenizer)
+    config, model = _prepare(config)
+    engine = loading.engine(config, model)
     talk = Conversation(config, engine, engine.sampler(config.generation))
     talk.reset()
     console.say("/help shows what there is besides talking; Ctrl-D ends")
@@ -86,21 +87,20 @@ def run(config: Config, console: Console) -> None:
 
 def check(config: Config, console: Console) -> dict[str, Any]:
     """Checks settings, the model's shape and its chat template, without weights."""
-    _, shape, _ = _prepare(config)
+    shape = _prepare(config)[1].config
     return {"command": "chat", "model": shape.model_type, "context": prompts.context(shape)}
 
 
-def _prepare(config: Config) -> tuple[Config, PretrainedConfig, PreTrainedTokenizerFast]:
-    """The config of a conversation and what is known of its model; refuses one that does not
-    chat."""
+def _prepare(config: Config) -> tuple[Config, Pretrained]:
+    """The config of a conversation, and its model without weights, which can chat."""
     one = {"chat": True, "num_return_sequences": 1, "num_beams": 1}
     settings = config.generation.model_copy(update=one)
     config = config.model_copy(update={"generation": settings})
     requests.check(config)
-    shape, tokenizer = loading.shape_and_tokenizer(config)
-    prompts.chat_ids([{"role": "user", "content": "?"}], tokenizer)
-    loading.constraint(config, shape, tokenizer)
-    return config, shape, tokenizer
+    model = loading.opened(config)
+    prompts.chat_ids([{"role": "user", "content": "?"}], model.tokenizer)
+    loading.constraint(config, model)
+    return config, model
 
 
 def _lines() -> Iterator[str]:

@@ -22,6 +22,7 @@ from llmkit.evaluation.scored_rows import measure_responses
 from llmkit.inference import generate, prompts
 from llmkit.inference.batching import Engine
 from llmkit.models import build, load, logits, moe, packing
+from llmkit.models.pretrained import open_model
 from llmkit.progress import Watch
 from llmkit.reporting import verdicts
 from llmkit.reporting.console import Console
@@ -142,7 +143,7 @@ def _measured(
     """The finished model, read back from `final/`, on the responses that were held out, and as many
     of its own as are asked for; everything goes to `evaluation.json`."""
     directory = Path(figures["run_dir"])
-    final = load.load_causal_model(figures["model_dir"]).to(device).eval()
+    final = load.load_model(open_model(figures["model_dir"])).to(device).eval()
     measured = measure_responses(final, inputs.packs["validation"], watch)
     if asked := _answerable(inputs, console):
         measured["answers"] = _answered(inputs, final, asked, directory, watch)

@@ -87,7 +87,7 @@ def _measured(
     """The figures, and everything that was scored."""
     settings = config.evaluation
     if settings.reference_column is not None:
-        return _written(config, processes, console)
+        return _written(config, models, processes, console)
     _check(config, models)
     if settings.tasks:
         found = harness.measure(config, models, processes)
@@ -129,34 +129,42 @@ def _classified(
     return classifiers.classifier_result(config, measured), classifiers.classifier_samples(measured)
 
 
-def _written(config: Config, processes: Processes, console: Console) -> tuple[dict[str, Any], Rows]:
+def _written(
+    config: Config, models: Sequence[Pretrained], processes: Processes, console: Console
+) -> tuple[dict[str, Any], Rows]:
     """Texts against references; where there are only prompts, the model writes the texts."""
     asked, config = pairs.read(config), loading.resolved(config, processes.device)
     made = {} if asked.predictions else {"generation": config.generation.model_dump(mode="json")}
-    predictions = asked.predictions or _write(config, asked, processes, console)
+    predictions = asked.predictions or _write(config, models, asked, processes, console)
     figures = references.score(predictions, asked.references, config.seed)
     figures["protocol"] = {"words": references.WORDS, **made}
     return figures, references.samples(asked, predictions)
 
 
-def _write(config: Config, asked: Pairs, processes: Processes, console: Console) -> list[str]:
+def _write(
+    config: Config,
+    models: Sequence[Pretrained],
+    asked: Pairs,
+    processes: Processes,
+    console: Console,
+) -> list[str]:
     """One text for each prompt, by the settings of `generation`."""
     config = config.model_copy(
         update={"generation": config.generation.model_copy(update={"num_return_sequences": 1})}
     )
-    settings = config.generation
-    seed = config.seed if settings.seed is None else settings.seed
-    shape, tokenizer = loading.shape_and_tokenizer(config)
+    model = loading.checked(next(iter(models), None))
     asked_before = [(prompt,) for prompt in asked.prompts]
-    for sentence in trained_on.of_rows(str(config.model.name_or_path), asked_before, tokenizer):
+    for sentence in trained_on.of_rows(model.name, asked_before, model.tokenizer):
         console.warn(sentence)
     items = [
         Request(prompt, f"{path} row {number}")
         for prompt, (path, number) in zip(asked.prompts, asked.places, strict=True)
     ]
-    encoded = prompts.encode(items, tokenizer, shape, settings, seed)
-    engine = loading.engine(config, tokenizer, processes.device)
-    sampler = engine.sampler(settings)
+    encoded = prompts.encode(
+        items, model.tokenizer, model.config, config.generation, config.sampling_seed
+    )
+    engine = loading.engine(config, model, processes.device)
+    sampler = engine.sampler(config.generation)
     texts = []
     with console.watch("writing", len(encoded)) as advance:
         for sample in generate.samples(engine, encoded, sampler):

@@ -20,6 +20,7 @@ from llmkit.distributed.signals import stop_signal
 from llmkit.evaluation import classifiers, label_metrics
 from llmkit.inference import classify
 from llmkit.models import build, classifier
+from llmkit.models.pretrained import open_model
 from llmkit.progress import Watch
 from llmkit.reporting import plots, verdicts
 from llmkit.reporting.console import Console
@@ -101,7 +102,7 @@ def _settled(inputs: Inputs) -> Inputs:
     elif config.train.freeze == "body":
         trained = "head"
     else:
-        kept = classifier.keeps_head(model.name_or_path, model.revision, inputs.shape)
+        kept = classifier.keeps_head(open_model(model.name_or_path, model.revision), inputs.shape)
         trained = "again" if kept else "all"
     metric = "loss" if kind == REGRESSION else "f1_macro"
     hidden = int(inputs.shape.get_text_config().hidden_size)
@@ -158,7 +159,7 @@ def _measured(
     """The finished model, read back from `final/`, and the baselines on validation and test data;
     everything goes to `evaluation.json`."""
     data, seed = inputs.data, inputs.config.seed
-    final = classify.open_classifier(figures["model_dir"], None, device, "fp32")
+    final = classify.open_classifier(open_model(figures["model_dir"]), device, "fp32")
     fitted = classifiers.fitted_baselines(data.train, console.say)
     tables: dict[str, Table | None] = {"validation": data.validation, "test": data.test}
     directory = Path(figures["run_dir"])

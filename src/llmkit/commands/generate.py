@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from llmkit.config.schema import Config
 from llmkit.distributed.launcher import is_main_process, n_processes
@@ -27,6 +26,8 @@ from llmkit.inference.requests import Requests
 from llmkit.inference.sample import Sample
 from llmkit.models import content
 from llmkit.models.control_tokens import control_tokens
+from llmkit.models.location import locate
+from llmkit.models.pretrained import Pretrained
 from llmkit.reporting.console import Console
 
 if TYPE_CHECKING:
@@ -47,8 +48,7 @@ class Work:
     """Everything that is known before weights are loaded."""
 
     config: Config
-    shape: PretrainedConfig
-    tokenizer: PreTrainedTokenizerFast
+    model: Pretrained
     requests: Requests
     prompts: Sequence[Prompt]
     before: int = 0
@@ -93,14 +93,14 @@ def check(config: Config, console: Console) -> dict[str, Any]:
     work = _prepare(config)
     _tell(work, console)
     if config.generation.output_file is not None:
-        output.check(Path(config.generation.output_file), _identity(work.config))
+        output.check(Path(config.generation.output_file), _identity(work))
     return {
         "command": "generate",
         "prompts": len(work.prompts),
         "blank_lines": work.requests.blank,
         "prompts_cut": sum(prompt.cut > 0 for prompt in work.prompts),
         "longest_prompt": max(len(prompt.ids) for prompt in work.prompts),
-        "context": prompts.context(work.shape),
+        "context": prompts.context(work.model.config),
         "samples": work.n_samples,
         "precision": work.config.generation.precision,
     }
@@ -119,7 +119,7 @@ def _answer(config: Config, console: Console) -> None:
     config = loading.resolved(config, loading.usual_device())
     engine, number = None, 0
     seen: Counter[tuple[int, ...]] = Counter()
-    opened = loading.shape_and_tokenizer(config)
+    opened = loading.opened(config)
     for asked in requests.groups(config):
         work = replace(_encoded(config, asked, opened, seen), before=number)
         _tell(work, console)
@@ -135,27 +135,23 @@ def _prepare(config: Config) -> Work:
     requests.check(config)
     config = loading.resolved(config, loading.usual_device())
     asked = requests.read(config)
-    return _encoded(config, asked, loading.shape_and_tokenizer(config), Counter())
+    return _encoded(config, asked, loading.opened(config), Counter())
 
 
 def _encoded(
-    config: Config,
-    asked: Requests,
-    opened: tuple[PretrainedConfig, PreTrainedTokenizerFast],
-    seen: Counter[tuple[int, ...]],
+    config: Config, asked: Requests, model: Pretrained, seen: Counter[tuple[int, ...]]
 ) -> Work:
-    shape, tokenizer = opened
-    settings = config.generation
-    seed = config.seed if settings.seed is None else settings.seed
-    encoded = prompts.encode(asked.items, tokenizer, shape, settings, seed, seen)
-    if constrain := loading.constraint(config, shape, tokenizer):
+    encoded = prompts.encode(
+        asked.items, model.tokenizer, model.config, config.generation, config.sampling_seed, seen
+    )
+    if constrain := loading.constraint(config, model):
         for prompt in encoded:
             constrain(prompt)
-    return Work(config, shape, tokenizer, asked, encoded)
+    return Work(config, model, asked, encoded)
 
 
 def _engine(work: Work, processes: Processes | None) -> Engine:
-    return loading.engine(work.config, work.tokenizer, processes.device if processes else None)
+    return loading.engine(work.config, work.model, processes.device if processes else None)
 
 
 def _tell(work: Work, console: Console) -> None:
@@ -179,7 +175,7 @@ def _warn_of_control_tokens(work: Work, console: Console) -> None:
     if not settings.split_special_tokens and not settings.chat:
         return
     texts = ((prompt.text,) for prompt in work.prompts)
-    if found := control_tokens(work.tokenizer).warning(texts, "prompt"):
+    if found := control_tokens(work.model.tokenizer).warning(texts, "prompt"):
         advice = "; generation.split_special_tokens=false reads it as the token"
         console.warn(found + ("" if settings.chat else advice))
 
@@ -283,7 +279,7 @@ def _output(work: Work) -> Iterator[Output | None]:
     if path is None or not is_main_process():
         yield None
         return
-    with output.opened(Path(path), _identity(work.config)) as results:
+    with output.opened(Path(path), _identity(work)) as results:
         per_prompt = work.config.generation.num_return_sequences
         for number, record in enumerate(results.done):
             place, index = divmod(number, per_prompt)
@@ -299,16 +295,14 @@ def _output(work: Work) -> Iterator[Output | None]:
         yield results
 
 
-def _identity(config: Config) -> Record:
+def _identity(work: Work) -> Record:
     """What the samples hang on besides their prompts."""
-    settings = config.generation.model_dump(mode="json")
+    config, settings = work.config, work.config.generation.model_dump(mode="json")
     kept = {f"generation.{key}": value for key, value in settings.items() if key not in FREE}
-    seed = config.seed if config.generation.seed is None else config.generation.seed
-    names = {"model": config.model.name_or_path, "tokenizer": config.tokenizer.name_or_path}
-    held = {
-        key: name and content.identity(name, config.model.revision) for key, name in names.items()
-    }
-    return {**kept, "generation.seed": seed, **held}
+    tokenizer = config.tokenizer.name_or_path
+    places = {"model": work.model.location, "tokenizer": tokenizer and locate(tokenizer)}
+    held = {key: at and content.identity(at, work.model.revision) for key, at in places.items()}
+    return {**kept, "generation.seed": config.sampling_seed, **held}
 
 
 def _processes() -> AbstractContextManager[Processes | None]:

@@ -10,8 +10,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from transformers import PretrainedConfig
-
 from llmkit.config.schema import Config, DataConfig
 from llmkit.data import labelled, piped, sources
 from llmkit.data.labelled import Row
@@ -22,7 +20,9 @@ from llmkit.distributed.launcher import is_main_process
 from llmkit.distributed.processes import join_processes
 from llmkit.errors import InputNotFound, UsageError
 from llmkit.inference import classify
-from llmkit.models import classifier, content
+from llmkit.models import content, pretrained
+from llmkit.models.classifier import head_of
+from llmkit.models.pretrained import Pretrained
 from llmkit.reporting import predictions
 from llmkit.reporting.console import Console
 
@@ -36,20 +36,18 @@ def run(config: Config, console: Console) -> dict[str, Any] | None:
     the main one writes.
     """
     started = time.monotonic()
-    name, shape = _classifier(config)
+    opened = _classifier(config)
     predictions.check(config.predict)
     with (
         _input(config) as (config, pipe),
         join_processes(config.predict.precision, (), Path()) as processes,
         console.watch("labelling", _size(config.data)) as advance,
     ):
-        data, windows = _windows(config, shape, pipe, console.say, advance)
-        model = classify.open_classifier(
-            name, config.model.revision, processes.device, processes.precision
-        )
-        console.say(f"model: {name}, {len(model.head.names)} labels, {model.precision}")
+        data, windows = _windows(config, opened, pipe, console.say, advance)
+        model = classify.open_classifier(opened, processes.device, processes.precision)
+        console.say(f"model: {opened.name}, {len(model.head.names)} labels, {model.precision}")
         began = time.monotonic()
-        made_with = _made_with(config, data, processes.precision)
+        made_with = _made_with(config, opened, data, processes.precision)
         with _writer(config, made_with, console) as writer:
             before = int(processes.largest([writer.rows if writer else 0])[0])
             rest = classify.skip_rows(windows, before)
@@ -67,13 +65,13 @@ def run(config: Config, console: Console) -> dict[str, Any] | None:
 
 def check(config: Config, console: Console) -> dict[str, Any]:
     """Checks model, output and every row, without weights and without writing."""
-    name, shape = _classifier(config)
+    opened = _classifier(config)
     predictions.check(config.predict)
-    found = {"command": COMMAND, "model": name, "labels": list(classifier.head_of(shape).names)}
+    found = {"command": COMMAND, "model": opened.name, "labels": list(head_of(opened.config).names)}
     if not config.data.test_files:
         return found
     with console.watch("reading", _size(config.data)) as advance:
-        data, windows = _windows(config, shape, None, console.say, advance)
+        data, windows = _windows(config, opened, None, console.say, advance)
         return {**found, "text_column": data.text_column, "rows": sum(map(len, windows))}
 
 
@@ -123,16 +121,17 @@ def _summary(
     }
 
 
-def _classifier(config: Config) -> tuple[str, PretrainedConfig]:
-    """The name and the config of the classifier."""
-    name = config.model.name_or_path
-    if name is None:
+def _classifier(config: Config) -> Pretrained:
+    """The classifier, without its weights."""
+    opened = pretrained.of_config(config)
+    if opened is None:
         raise UsageError(
             "predict needs a classifier",
             where="model.name_or_path",
             next="`llmkit predict --model RUN`, the run directory of `llmkit finetune`",
         )
-    return name, classify.classifier_config(name, config.model.revision)
+    classify.check_classifier(opened)
+    return opened
 
 
 @contextmanager
@@ -158,7 +157,7 @@ def _input(config: Config) -> Iterator[tuple[Config, Pipe | None]]:
 
 def _windows(
     config: Config,
-    shape: PretrainedConfig,
+    opened: Pretrained,
     pipe: Pipe | None,
     say: Callable[[str], None],
     advance: Callable[[int], None],
@@ -166,7 +165,7 @@ def _windows(
     """The data section with its columns, and the rows as they are labelled together."""
     if pipe is None:
         data = classify.resolve_columns(
-            config.data, shape, lambda each: labelled.settle(each, KEY, say, False)
+            config.data, opened.config, lambda each: labelled.settle(each, KEY, say, False)
         )
         rows = classify.check_first_row(_rows(data, advance), config.predict.columns)
         return data, classify.row_windows(rows)
@@ -178,11 +177,11 @@ def _windows(
     data = config.data
     if pipe.format == "jsonl":
         data = classify.resolve_columns(
-            data, shape, lambda each: labelled.settle_by(each, first, source, say, False)
+            data, opened.config, lambda each: labelled.settle_by(each, first, source, say, False)
         )
     else:
         data = data.model_copy(update={"text_column": 0})
-        classify.check_number_of_texts(shape, 0, piped.NAME)
+        classify.check_number_of_texts(opened.config, 0, piped.NAME)
     tables = chain([first], groups)
     counts = labelled.Counts()
     return data, (
@@ -190,15 +189,16 @@ def _windows(
     )
 
 
-def _made_with(config: Config, data: DataConfig, precision: str) -> dict[str, Any]:
+def _made_with(
+    config: Config, opened: Pretrained, data: DataConfig, precision: str
+) -> dict[str, Any]:
     """What the predictions in a file hang on; nothing for a pipe, which never comes again."""
     if config.predict.output is None or not data.test_files:
         return {}
-    assert config.model.name_or_path is not None
     found = sources.find(data.test_files, f"data.{KEY}")
     settings = config.predict.model_dump(mode="json", exclude={"output", "precision"})
     return {
-        "model": content.identity(config.model.name_or_path, config.model.revision),
+        "model": content.identity(opened.location, opened.revision),
         "rows": sources.fingerprint(found, lambda n_bytes: None),
         "data": data.model_dump(mode="json", exclude={"test_files"}),
         "predict": {**settings, "precision": precision},

@@ -23,6 +23,7 @@ from llmkit.evaluation.baselines import unigram_figures
 from llmkit.inference import generate
 from llmkit.models import build, load, pretrained, tokenizer_saving
 from llmkit.models import tokenizer as tokenizers
+from llmkit.models.pretrained import open_model
 from llmkit.progress import Say, Watch
 from llmkit.reporting import verdicts
 from llmkit.reporting.console import Console
@@ -281,7 +282,9 @@ def _shape(config: Config, vocab_size: int, special: dict[str, int]) -> Pretrain
     assert isinstance(block, int)
     purpose = objectives.of(config).purpose
     if model.name_or_path is not None:
-        return load.config_for(purpose, model.name_or_path, model.revision)
+        opened = open_model(model.name_or_path, model.revision)
+        opened.check_purpose(purpose)
+        return opened.config
     return build.model_config(model.architecture, model.config, vocab_size, block, special, purpose)
 
 
@@ -291,10 +294,10 @@ def _model(
     """The model with the weights that the run starts or resumes with."""
     purpose = objectives.of(config).purpose
     if resumed is not None:
-        return load.load_model(purpose.auto, str(resumed.directory))
+        return load.load_model(open_model(str(resumed.directory)), purpose)
     if config.model.name_or_path is not None:
         name, revision = config.model.name_or_path, config.model.revision
-        return load.load_model(purpose.auto, name, revision, say=warn)
+        return load.load_model(open_model(name, revision), purpose, say=warn)
     return build.new_model(shape, config.seed, purpose)
 
 

@@ -338,6 +338,11 @@ class Config(Section):
     _typed: frozenset[tuple[str, ...]] = PrivateAttr(frozenset())
     """The paths of the values that were given on the command line."""
 
+    @property
+    def sampling_seed(self) -> int:
+        """The seed that texts are written with: that of `generation`, else the run's."""
+        return self.seed if self.generation.seed is None else self.generation.seed
+
 
 def _checked_mixture(
     mixture: dict[str, DomainConfig], data: Mapping[str, Any]

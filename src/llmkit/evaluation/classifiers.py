@@ -204,9 +204,7 @@ def _measured(
     warn: Say,
 ) -> MeasuredClassifier:
     kind, names = table.labels.kind, table.labels.names
-    classifier = classify.open_classifier(
-        model.name, model.revision, processes.device, processes.precision
-    )
+    classifier = classify.open_classifier(model, processes.device, processes.precision)
     started = time.monotonic()
     outputs = _outputs(classifier, table, processes, watch)
     if named := control_tokens(model.tokenizer).warning(table.texts, "row"):

@@ -82,7 +82,7 @@ def _asked(config: Config, opened: Pretrained, processes: Processes) -> dict[str
 
     settings = config.evaluation
     names, folders = names_and_folders(settings.tasks)
-    model = load.load_causal_model(opened.name, opened.revision).eval().to(processes.device)
+    model = load.load_model(opened).eval().to(processes.device)
     low = processes.precision == "bf16"
     asked = HFLM(
         pretrained=model,

@@ -139,8 +139,7 @@ def _measured(
     config: Config, text: Text, found: Survey, processes: Processes, watch: Watch, say: Say
 ) -> Measured:
     settings, opened = config.evaluation, text.model
-    of_kind = load.load_masked_model if opened.kind == "masked" else load.load_causal_model
-    model = of_kind(opened.name, opened.revision, say).eval().to(processes.device)
+    model = load.load_model(opened, say=say).eval().to(processes.device)
     say(f"model: {type(model).__name__}, {model.num_parameters():,} parameters")
     started = time.monotonic()
     scores = score(

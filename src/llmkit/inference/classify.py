@@ -26,8 +26,7 @@ from llmkit.data.labelled import Row
 from llmkit.data.labels import MULTI, REGRESSION, SINGLE
 from llmkit.distributed.processes import Processes
 from llmkit.errors import DataError
-from llmkit.models import load, location
-from llmkit.models import tokenizer as tokenizers
+from llmkit.models import build, load
 from llmkit.models.classifier import (
     Head,
     head_of,
@@ -37,6 +36,7 @@ from llmkit.models.classifier import (
     remembered_columns,
     set_padding,
 )
+from llmkit.models.pretrained import Pretrained
 from llmkit.reporting.predictions import DIGITS, Prediction
 
 THRESHOLD = 0.5
@@ -99,27 +99,23 @@ class Classifier:
                 yield batch, length
 
 
-def classifier_config(name_or_path: str, revision: str | None) -> PretrainedConfig:
-    """The config of a classifier, without its weights; raises DataError for another model."""
-    config = load.load_config(name_or_path, revision)
-    if not is_classifier(config):
-        kind = (config.architectures or ["model without a head"])[0]
+def check_classifier(pretrained: Pretrained) -> None:
+    """Raises DataError for a model that is no classifier."""
+    if not is_classifier(pretrained.config):
+        kind = (pretrained.config.architectures or ["model without a head"])[0]
         raise DataError(
             f"the model is a {kind}, and no classifier",
-            where=f"model.name_or_path={name_or_path}",
+            where=f"model.name_or_path={pretrained.name}",
             next="give the run directory of `llmkit finetune`, or another sequence classifier",
         )
-    return config
 
 
-def open_classifier(
-    name_or_path: str, revision: str | None, device: torch.device, precision: str
-) -> Classifier:
-    """The classifier of a directory, a run or a hub name; raises DataError for another model."""
-    config = classifier_config(name_or_path, revision)
-    tokenizer = tokenizers.load(location.locate(name_or_path), revision)
+def open_classifier(pretrained: Pretrained, device: torch.device, precision: str) -> Classifier:
+    """The classifier with its weights, which reads texts as its own tokenizer does."""
+    check_classifier(pretrained)
+    config, tokenizer = pretrained.config, pretrained.own_tokenizer
     set_padding(tokenizer)
-    model = load.load_classifier(name_or_path, revision).eval().to(device)
+    model = load.load_model(pretrained, build.CLASSIFIER).eval().to(device)
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     encoder, head = Encoder(tokenizer, longest_text(config, tokenizer)), head_of(config)
     if head.problem_type == REGRESSION:

@@ -1,9 +1,8 @@
-"""The model that writes: its shape and tokenizer first, so that faults cost no weights."""
+"""The model that writes: its config and tokenizer first, so that faults cost no weights."""
 
 from __future__ import annotations
 
 import torch
-from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from llmkit.config.schema import Config, GenerationConfig
 from llmkit.errors import ConfigError, UsageError
@@ -11,29 +10,32 @@ from llmkit.inference import constraints
 from llmkit.inference.batching import Engine
 from llmkit.inference.constraints import Constrain
 from llmkit.inference.sampler import end_ids
-from llmkit.models import load, pretrained
+from llmkit.models import build, load, pretrained
 from llmkit.models.kernels import int8
+from llmkit.models.pretrained import Pretrained
 
 
-def shape_and_tokenizer(config: Config) -> tuple[PretrainedConfig, PreTrainedTokenizerFast]:
-    """What is known of the model without its weights.
+def opened(config: Config) -> Pretrained:
+    """The named model, without its weights, which can write; raises what `checked` does."""
+    return checked(pretrained.of_config(config))
+
+
+def checked(model: Pretrained | None) -> Pretrained:
+    """A model that can write.
 
     Raises UsageError where no model is named, and DataError for one that is no causal language
     model.
     """
-    model = pretrained.of_config(config)
     if model is None:
         raise UsageError("there is no model", next="name one with --model")
     model.check_causal()
-    return model.config, model.tokenizer
+    return model
 
 
-def constraint(
-    config: Config, shape: PretrainedConfig, tokenizer: PreTrainedTokenizerFast
-) -> Constrain | None:
+def constraint(config: Config, model: Pretrained) -> Constrain | None:
     """The form that the texts must have, checked as far as it can be without the model."""
-    ends = end_ids(getattr(shape, "eos_token_id", None), tokenizer.eos_token_id)
-    return constraints.constrain(config.generation, tokenizer, ends)
+    ends = end_ids(getattr(model.config, "eos_token_id", None), model.tokenizer.eos_token_id)
+    return constraints.constrain(config.generation, model.tokenizer, ends)
 
 
 def usual_device() -> torch.device:
@@ -73,17 +75,13 @@ def warning_of_precision(settings: GenerationConfig, n_texts: int) -> str | None
     )
 
 
-def engine(
-    config: Config, tokenizer: PreTrainedTokenizerFast, device: torch.device | None = None
-) -> Engine:
+def engine(config: Config, opened: Pretrained, device: torch.device | None = None) -> Engine:
     """The model on its device, with the asked precision and weights, ready to write."""
     device = device or usual_device()
-    config = resolved(config, device)
-    settings = config.generation
-    assert config.model.name_or_path is not None
-    model = load.load_causal_model(config.model.name_or_path, config.model.revision).eval()
+    settings = resolved(config, device).generation
+    model = load.load_model(opened, build.LANGUAGE_MODEL).eval()
     if settings.weights == "int8":
         model = int8.quantize(model)
     elif settings.precision == "bf16":
         model = int8.to_bf16(model)
-    return Engine(model.to(device), tokenizer, settings.micro_batch_size)
+    return Engine(model.to(device), opened.tokenizer, settings.micro_batch_size)

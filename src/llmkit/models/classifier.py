@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -20,6 +21,7 @@ from transformers import (
 
 from llmkit.errors import ConfigError, DataError
 from llmkit.models import build, load
+from llmkit.models.pretrained import Pretrained
 
 LENGTH = 512
 """Most tokens of a text where neither model nor tokenizer sets a limit."""
@@ -110,14 +112,13 @@ def _place(part: list[int], whole: list[int]) -> int | None:
     return next((n for n in places if whole[n : n + len(part)] == part), None)
 
 
-def existing_config(
-    name_or_path: str, revision: str | None, settings: dict[str, Any]
-) -> PretrainedConfig:
-    """The config of a model that exists, with another dropout if `settings` say so.
+def existing_config(pretrained: Pretrained, settings: dict[str, Any]) -> PretrainedConfig:
+    """A copy of the config of a pretrained model, with another dropout if `settings` say so.
 
     Raises ConfigError for settings that would change what the weights mean.
     """
-    config = load.config_for(build.CLASSIFIER, name_or_path, revision)
+    pretrained.check_purpose(build.CLASSIFIER)
+    config = copy.deepcopy(pretrained.config)
     for name, value in settings.items():
         if "drop" not in name or not hasattr(config, name):
             known = [n for n in config.to_dict() if "drop" in n]
@@ -162,13 +163,9 @@ def longest_text(config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast) -
 
 
 def load_body(
-    name_or_path: str,
-    revision: str | None,
-    config: PretrainedConfig,
-    seed: int,
-    told: Told | None = None,
+    pretrained: Pretrained, config: PretrainedConfig, seed: int, told: Told | None = None
 ) -> PreTrainedModel:
-    """A model that exists with the head that `config` describes, in fp32.
+    """A pretrained model with the head that `config` describes, in fp32.
 
     A head of the same labels is kept, any other is new, and the same for the same seed; `told`
     gets a sentence on it. Raises DataError when weights below the head are missing.
@@ -177,26 +174,25 @@ def load_body(
         new = set(head_weights(AutoModelForSequenceClassification.from_config(config)))
     torch.manual_seed(seed)
     model = load.load_model(
-        AutoModelForSequenceClassification,
-        name_or_path,
-        revision,
+        pretrained,
+        build.CLASSIFIER,
         new.__contains__,
         told.say if told else lambda text: None,
         config=config,
         ignore_mismatched_sizes=True,
     )
-    before = load.load_config(name_or_path, revision)
+    before = pretrained.config
     other = before.architectures[0] if _has_task_head(before) else None
-    if other and not keeps_head(name_or_path, revision, config):
+    if other and not keeps_head(pretrained, config):
         _renew_head(model, seed)
         if told:
             told.warn(f"the head of the {other} is replaced by a new one: it has other labels")
     return model
 
 
-def keeps_head(name_or_path: str, revision: str | None, config: PretrainedConfig) -> bool:
+def keeps_head(pretrained: Pretrained, config: PretrainedConfig) -> bool:
     """Whether `load_body` gives the head that the model has, since it means what `config` does."""
-    before = load.load_config(name_or_path, revision)
+    before = pretrained.config
     return is_classifier(before) and head_of(before) == head_of(config)
 
 

@@ -5,19 +5,17 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from llmkit.models import location
 from llmkit.storage import atomic
 
 _SUFFIXES = (".safetensors", ".json", ".jinja")
 
 
-def identity(name: str, revision: str | None) -> str:
+def identity(location: str, revision: str | None) -> str:
     """The sha256 of a directory's weights, shapes and tokenizer; for a model of the hub, its name
     and revision."""
-    place = location.locate(name)
-    if not Path(place).is_dir():
-        return f"{place} {revision or ''}".strip()
-    whole, directory = hashlib.sha256(), Path(place)
+    whole, directory = hashlib.sha256(), Path(location)
+    if not directory.is_dir():
+        return f"{location} {revision or ''}".strip()
     files = [path for suffix in _SUFFIXES for path in directory.glob(f"*{suffix}")]
     for path in sorted(files):
         if path.name != atomic.MANIFEST:

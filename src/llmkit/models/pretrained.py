@@ -7,11 +7,12 @@ from functools import cached_property
 from itertools import chain
 from typing import Literal
 
-from transformers import PretrainedConfig, PreTrainedTokenizerFast
+from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerFast
 
+import llmkit.models.transformer  # noqa: F401 (registers our architecture)
 from llmkit.config.schema import Config
 from llmkit.errors import ConfigError, DataError, InputNotFound
-from llmkit.models import build, load
+from llmkit.models import build, hub
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.build import Purpose
 from llmkit.models.location import locate
@@ -24,6 +25,9 @@ _PURPOSES: dict[Kind, Purpose] = {
     "masked": build.MASKED_MODEL,
     "classifier": build.CLASSIFIER,
 }
+_COUNTS = ("vocab_size", "hidden_size", "num_hidden_layers", "max_position_embeddings")
+"""What every config counts, under these names for most models."""
+
 _PROBES = (*PROBE.split(), PROBE, "Once upon a time there was. HELLO World 12345", "床前明月光")
 
 
@@ -79,7 +83,7 @@ class Pretrained:
     @cached_property
     def own_tokenizer(self) -> PreTrainedTokenizerFast:
         """The tokenizer that comes with the model, loaded once."""
-        return tokenizers.load(self.location, self.revision)
+        return tokenizers.load(self.location, self.revision, self.config)
 
     @cached_property
     def unchecked_tokenizer(self) -> PreTrainedTokenizerFast:
@@ -145,7 +149,22 @@ def open_model(
     ConfigError for a model that reads no text, or that reads one text and writes another.
     """
     location = locate(name)
-    return Pretrained(name, revision, location, load.load_config(name, revision), named_tokenizer)
+    config: PretrainedConfig = hub.fetch(AutoConfig, location, revision)
+    _check_values(config, name)
+    if config.is_encoder_decoder:
+        raise ConfigError(
+            f"{name} reads one text and writes another ({config.model_type}): it is "
+            "neither a causal model nor a masked model nor a classifier",
+            where="model.name_or_path",
+            next="name a causal model, a masked model or a classifier",
+        )
+    if not hasattr(config.get_text_config(), "vocab_size"):
+        raise ConfigError(
+            f"{name} is a {config.model_type} model, which reads no text",
+            where="model.name_or_path",
+            next="name a causal model, a masked model or a classifier of text",
+        )
+    return Pretrained(name, revision, location, config, named_tokenizer)
 
 
 def of_config(config: Config) -> Pretrained | None:
@@ -163,6 +182,27 @@ def compared(config: Config) -> list[Pretrained]:
         return []
     tokenizer = config.tokenizer.name_or_path
     return [first, *(open_model(name, None, tokenizer) for name in config.evaluation.compare_with)]
+
+
+def _check_values(config: PretrainedConfig, name: str) -> None:
+    """Raises DataError for values that no model can have, which would fail anywhere later."""
+    own = config.architectures
+    faults = []
+    if own is not None and not (isinstance(own, list) and all(isinstance(a, str) for a in own)):
+        faults.append(f"architectures is {own!r}, not a list of names")
+    text = config.get_text_config()
+    if not isinstance(text, PretrainedConfig):
+        faults.append("text_config is not the config of a model")
+    for key in _COUNTS:
+        value = getattr(text, key, None)
+        if value is not None and not (isinstance(value, int) and value > 0):
+            faults.append(f"{key} is {value!r}, not an integer above 0")
+    if faults:
+        raise DataError(
+            f"the config of the model makes no sense: {'; '.join(faults)}",
+            where=f"{name} (config.json)",
+            next="check that the directory is whole",
+        )
 
 
 def _difference(own: PreTrainedTokenizerFast, given: PreTrainedTokenizerFast) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -145,8 +145,12 @@ def auto_vocab_size(n_bytes: int) -> int:
     return _LARGEST_VOCABULARY
 
 
-def load(name_or_path: str, revision: str | None = None) -> PreTrainedTokenizerFast:
+def load(
+    name_or_path: str, revision: str | None = None, config: PretrainedConfig | None = None
+) -> PreTrainedTokenizerFast:
     """The tokenizer of a directory, a run or a hub name; only a directory that exists is local.
+
+    `config` is that of the model it comes with, where that is known and checked.
 
     Raises InputNotFound, HubUnreachable, DataError for one without a fast form, and Unsafe for one
     that would run code.
@@ -155,10 +159,11 @@ def load(name_or_path: str, revision: str | None = None) -> PreTrainedTokenizerF
     local = path.is_dir()
     if local:
         path = model_in_run(path)
-        _refuse_code(path)
+        _refuse_code(path, ("tokenizer_config.json", *([] if config else ["config.json"])))
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             str(path) if local else name_or_path,
+            config=config,
             revision=revision,
             trust_remote_code=False,
             local_files_only=local or not hub.answers(name_or_path, revision),
@@ -304,8 +309,8 @@ def check_fit(tokenizer: PreTrainedTokenizerFast, shape: PretrainedConfig, confi
         )
 
 
-def _refuse_code(path: Path) -> None:
-    for name in ("tokenizer_config.json", "config.json"):
+def _refuse_code(path: Path, names: Sequence[str]) -> None:
+    for name in names:
         try:
             settings = json.loads((path / name).read_text(encoding="utf-8"))
         except FileNotFoundError:

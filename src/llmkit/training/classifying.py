@@ -18,6 +18,7 @@ from llmkit.models import build, classifier, load, lora, pretrained, tokenizer_s
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.classifier import Head
 from llmkit.models.control_tokens import control_tokens
+from llmkit.models.pretrained import open_model
 from llmkit.progress import Watch
 from llmkit.reporting.console import Console
 from llmkit.training.checkpoint import Checkpoint
@@ -54,8 +55,8 @@ def gather(config: Config, console: Console, watch: Watch) -> Inputs:
     opened = pretrained.of_config(config)
     given = opened.tokenizer if opened else tokenizers.named(config)
     model = config.model
-    if model.name_or_path is not None:
-        classifier.existing_config(model.name_or_path, model.revision, model.config)
+    if opened is not None:
+        classifier.existing_config(opened, model.config)
     else:
         build.fill_shape(model.architecture, model.config, build.CLASSIFIER)
     data = dataset.load(config, watch, console.say, console.warn, given)
@@ -82,7 +83,7 @@ def gather(config: Config, console: Console, watch: Watch) -> Inputs:
 
 def _keeps_head(config: Config, shape: PretrainedConfig) -> bool:
     name, revision = config.model.name_or_path, config.model.revision
-    return name is not None and classifier.keeps_head(name, revision, shape)
+    return name is not None and classifier.keeps_head(open_model(name, revision), shape)
 
 
 def begin(inputs: Inputs, resumed: Checkpoint | None, console: Console) -> PreTrainedModel:
@@ -91,9 +92,9 @@ def begin(inputs: Inputs, resumed: Checkpoint | None, console: Console) -> PreTr
     name, revision = config.model.name_or_path, config.model.revision
     with_lora = config.model.lora.r is not None
     if resumed is not None and not with_lora:
-        model = load.load_classifier(str(resumed.directory))
+        model = load.load_model(open_model(str(resumed.directory)), build.CLASSIFIER)
     elif name is not None:
-        model = classifier.load_body(name, revision, shape, config.seed, console)
+        model = classifier.load_body(open_model(name, revision), shape, config.seed, console)
     else:
         model = build.classifier(shape, config.seed)
     if inputs.data.labels.kind == REGRESSION:
@@ -146,7 +147,8 @@ def _shape(
         length = classifier.LENGTH if wish == "auto" else wish
         shape = classifier.new_config(model.architecture, model.config, tokenizer, length)
     else:
-        shape = classifier.existing_config(model.name_or_path, model.revision, model.config)
+        opened = open_model(model.name_or_path, model.revision)
+        shape = classifier.existing_config(opened, model.config)
     most = classifier.longest_text(shape, tokenizer)
     if wish != "auto" and wish > most:
         raise ConfigError(

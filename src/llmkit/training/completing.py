@@ -22,6 +22,7 @@ from llmkit.models import chat_template, load, lora, pretrained, tokenizer_savin
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.chat_template import Template
 from llmkit.models.control_tokens import control_tokens
+from llmkit.models.pretrained import open_model
 from llmkit.progress import Watch
 from llmkit.reporting.console import Console
 from llmkit.training.checkpoint import Checkpoint
@@ -102,11 +103,11 @@ def begin(inputs: Inputs, resumed: Checkpoint | None, console: Console) -> PreTr
     config = inputs.config
     with_lora = config.model.lora.r is not None
     if resumed is not None and not with_lora:
-        model = load.load_causal_model(str(resumed.directory))
+        model = load.load_model(open_model(str(resumed.directory)))
     else:
         assert config.model.name_or_path is not None
         name, revision = config.model.name_or_path, config.model.revision
-        model = load.load_causal_model(name, revision, console.warn)
+        model = load.load_model(open_model(name, revision), say=console.warn)
     own = model.generation_config.eos_token_id
     ends = own if isinstance(own, list) else [] if own is None else [own]
     model.generation_config.eos_token_id = list(dict.fromkeys([*ends, inputs.template.end_id]))

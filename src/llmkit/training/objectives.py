@@ -17,9 +17,10 @@ from llmkit.data.blocks import Blocks
 from llmkit.data.masking import MaskedBlocks, Vocabulary
 from llmkit.data.tokens import TokenFile
 from llmkit.errors import ConfigError
-from llmkit.models import build, load, logits, moe, packing
+from llmkit.models import build, logits, moe, packing
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.build import Purpose, known_architectures
+from llmkit.models.pretrained import open_model
 from llmkit.training.tasks.causal import CausalLoss
 from llmkit.training.tasks.masked import MaskedLoss
 from llmkit.training.tasks.task import Examples, Loss
@@ -205,7 +206,7 @@ def _abilities(config: Config) -> tuple[str, tuple[str, ...]]:
     """The type of the model, and the objectives that it can learn, the likeliest first."""
     model = config.model
     if model.name_or_path is not None:
-        shape = load.load_config(model.name_or_path, model.revision)
+        shape = open_model(model.name_or_path, model.revision).config
         return shape.model_type, _of_model(shape)
     if model.architecture == "auto":
         return "auto", ("causal", "masked")

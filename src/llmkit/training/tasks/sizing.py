@@ -13,8 +13,9 @@ from typing import Any
 
 from llmkit.config.schema import Config
 from llmkit.errors import ConfigError
-from llmkit.models import build, load
+from llmkit.models import build
 from llmkit.models.build import Purpose
+from llmkit.models.pretrained import open_model
 from llmkit.training.tasks import defaults
 
 USABLE_SHARE = 0.4
@@ -156,7 +157,9 @@ def settle_existing(
             next="leave model.config or model.name_or_path out",
         )
     assert model.name_or_path is not None
-    shape = load.config_for(purpose, model.name_or_path, model.revision)
+    opened = open_model(model.name_or_path, model.revision)
+    opened.check_purpose(purpose)
+    shape = opened.config
     positions = getattr(shape, "max_position_embeddings", None) or USUAL_BLOCK
     if purpose is not build.LANGUAGE_MODEL:
         positions -= build.unused_positions(shape, purpose)
