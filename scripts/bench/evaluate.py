@@ -32,7 +32,7 @@ from llmkit.data.tokens import TokenFile
 from llmkit.distributed.processes import Processes, join_processes
 from llmkit.evaluation.likelihood import score
 from llmkit.evaluation.scored_rows import CausalRows
-from llmkit.evaluation.stretches import stretches
+from llmkit.evaluation.segments import segments_of
 from llmkit.evaluation.windows import ScoringProtocol, Windows
 from llmkit.models.logits import ChosenLogits
 
@@ -75,7 +75,7 @@ def text(lengths: list[int], vocabulary: int) -> TokenFile:
 def with_llmkit(model: PreTrainedModel, case: Case, processes: Processes) -> Side:
     logits = ChosenLogits(model)
     rows = CausalRows(Windows(case.tokens, case.protocol))
-    parts = stretches(case.tokens, np.full(logits.vocab_size, 4))
+    parts = segments_of(case.tokens, np.full(logits.vocab_size, 4))
     return lambda: float(score(logits, rows, parts, processes, None, unwatched).nll.sum())
 
 

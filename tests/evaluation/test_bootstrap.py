@@ -27,13 +27,13 @@ def test_columns_are_drawn_together() -> None:
     assert other == pytest.approx(2 * one)
 
 
-def test_two_sets_of_as_many_stretches_are_paired() -> None:
+def test_two_sets_of_as_many_segments_are_paired() -> None:
     hard = np.random.default_rng(0).random((50, 1)) * 100
     drawn = bootstrap.resample(hard, 0) - bootstrap.resample(hard + 1, 0)
     assert drawn == pytest.approx(-50)
 
 
-def test_very_many_stretches_are_drawn_in_runs_that_lose_none() -> None:
+def test_very_many_segments_are_drawn_in_runs_that_lose_none() -> None:
     values = np.ones((bootstrap.MOST_UNITS * 2 + 777, 1))
     drawn = bootstrap.resample(values, 0)
     assert drawn.mean() == pytest.approx(len(values), rel=1e-3)

@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from llmkit.errors import ResourceError
 from llmkit.evaluation.likelihood import CHUNK, score
 from llmkit.evaluation.scored_rows import CausalRows
-from llmkit.evaluation.stretches import stretches
+from llmkit.evaluation.segments import segments_of
 from llmkit.evaluation.windows import ScoringProtocol, Windows
 from llmkit.models.logits import ChosenLogits
 
@@ -61,7 +61,7 @@ def model():
 
 
 def rows_of(lengths, window=16, stride=16, documents="separate"):
-    """Documents of these lengths, and the stretches they form."""
+    """Documents of these lengths, and the segments they form."""
     ids = np.random.default_rng(0).integers(1, VOCABULARY, sum(lengths) + len(lengths) + 1)
     starts = np.cumsum([0, *(length + 1 for length in lengths)])
     ids[starts] = 0
@@ -71,7 +71,7 @@ def rows_of(lengths, window=16, stride=16, documents="separate"):
         n_bytes=int(sizes.sum()), opening=0, closing=0,
     )  # fmt: skip
     rows = CausalRows(Windows(tokens, ScoringProtocol(window, stride, documents, "document", True)))
-    return rows, stretches(tokens, np.ones(VOCABULARY, np.int64))
+    return rows, segments_of(tokens, np.ones(VOCABULARY, np.int64))
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -76,11 +76,14 @@ def held_out_domains(
     pairs = domains.texts(config, watch)
     make = _Maker(tokenizer, watch, say)
     try:
-        found = {name: make.held_out(pair) for name, pair in pairs.items()}
+        kept = {
+            name: make.counted(pair.held_out, pair.held_out_part)
+            for name, pair in pairs.items()
+            if pair.held_out
+        }
     finally:
         for pair in pairs.values():
             pair.close()
-    kept = {name: tokens for name, tokens in found.items() if tokens}
     if not kept:
         raise InputNotFound(
             "no domain of data.mixture holds text out",
@@ -100,7 +103,7 @@ def tokens_of(
     """All text of one key of the data section, such as `test_files`, as a token file."""
     text = Text(config, key, watch)
     try:
-        return _Maker(tokenizer, watch, say).tokens(text, "all")
+        return _Maker(tokenizer, watch, say).counted(text, "all")
     finally:
         text.close()
 
@@ -146,6 +149,14 @@ class _Maker:
 
     def held_out(self, pair: Pair) -> TokenFile | None:
         return self.tokens(pair.held_out, pair.held_out_part) if pair.held_out else None
+
+    def counted(self, text: Text, part: Part) -> TokenFile:
+        """The same as `tokens`, with the number of characters, which older token files lack."""
+        made = self.tokens(text, part)
+        if made.characters is None:
+            pieces = text.part(part).pieces()
+            made = replace(made, characters=sum(len(piece.text) for piece in pieces))
+        return made
 
     def tokens(self, text: Text, part: Part) -> TokenFile:
         def documents() -> Documents:

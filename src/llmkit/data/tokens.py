@@ -77,6 +77,8 @@ class TokenFile:
     """Marks between documents that the sources hold as text: how often, and as whole lines."""
     reused: bool = False
     path: Path | None = None
+    characters: int | None = None
+    """Characters of all text; None in a file that was written before they were counted."""
 
 
 def tokenize(
@@ -151,8 +153,9 @@ class Encoder:
 
     def _batch(self, parts: Sequence[Piece], inside: bool) -> _Batch:
         n_bytes = sum(len(part.text.encode()) for part in parts)
+        characters = sum(len(part.text) for part in parts)
         last = [part.last for part in parts]
-        return _Batch(self.encode(parts, inside), last, inside, n_bytes)
+        return _Batch(self.encode(parts, inside), last, inside, n_bytes, characters)
 
     def _lost(self, texts: Sequence[str]) -> float:
         """The share of letters and digits that are gone when the texts are encoded and decoded."""
@@ -184,6 +187,7 @@ def joined(files: Sequence[TokenFile]) -> tuple[TokenFile, NDArray[np.int64]]:
         lost=sum(f.lost * f.n_bytes for f in files) / max(1, sum(f.n_bytes for f in files)),
         fingerprint=cache.key(*(file.fingerprint for file in files)),
         path=None,
+        characters=None,
     )
     return whole, begins
 
@@ -216,6 +220,7 @@ class _Batch:
     inside: bool
     """Whether the first part continues a document."""
     n_bytes: int
+    characters: int
 
 
 class _Stream:
@@ -254,12 +259,14 @@ def _write(
     advance: Callable[[int], None],
 ) -> dict[str, Any]:
     """Write the files of an entry, and return its notes."""
+    characters = 0
     stream = _Stream(framing, np.dtype(np.uint16 if encoder.highest < 1 << 16 else np.uint32))
     with (directory / "ids").open("wb") as ids, (directory / "starts").open("wb") as starts:
         for batch in encoder.batches(documents.pieces()):
             tokens, begun = stream.add(batch)
             ids.write(tokens.data)
             starts.write(begun.tobytes())
+            characters += batch.characters
             advance(batch.n_bytes)
     with (directory / "document_bytes").open("wb") as sizes:
         for some in documents.sizes():
@@ -276,6 +283,7 @@ def _write(
         "by_source": documents.by_source(),
         "marks": documents.corpus.marks,
         "cuts": encoder.rule.pattern,
+        "derived": {"characters": characters},
     }
 
 
@@ -291,4 +299,5 @@ def _opened(entry: cache.Entry) -> TokenFile:
         fingerprint=entry.fingerprint,
         reused=entry.reused,
         path=entry.path,
+        characters=entry.info.get("characters"),
     )

@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 RESAMPLES = 1000
 LEVEL = 0.95
 MOST_UNITS = 10_000
-"""More stretches than this are resampled in runs of neighbours."""
+"""More segments than this are resampled in runs of neighbours."""
 
 _AT_ONCE = 50
 
 
 def resample(sums: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
-    """The totals [RESAMPLES, figures] of stretches [stretches, figures] drawn with replacement.
+    """The totals [RESAMPLES, figures] of segments [segments, figures] drawn with replacement.
 
-    The draws hang on the seed and the number of stretches only: the totals of two models on the
-    same stretches are paired (Efron & Tibshirani 1993, chapter 8).
+    The draws hang on the seed and the number of segments only: the totals of two models on the
+    same segments are paired (Efron & Tibshirani 1993, chapter 8).
     """
     if len(sums) > MOST_UNITS:
         sums = np.add.reduceat(sums, np.arange(MOST_UNITS) * len(sums) // MOST_UNITS)

@@ -1,4 +1,4 @@
-"""How likely a model finds each token: sums of negative log-likelihoods over stretches of text."""
+"""How likely a model finds each token: sums of negative log-likelihoods over segments of text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from llmkit.distributed.processes import Processes
 from llmkit.errors import DataError, ResourceError
-from llmkit.evaluation.stretches import Stretches
+from llmkit.evaluation.segments import Segments
 from llmkit.evaluation.windows import Places
 from llmkit.models.logits import ChosenLogits
 from llmkit.progress import Watch
@@ -67,9 +67,9 @@ class Scores:
     """What is kept of a measurement."""
 
     nll: NDArray[np.float64]
-    """[stretches], the summed negative log-likelihoods in nats."""
+    """[segments], the summed negative log-likelihoods in nats."""
     tokens: NDArray[np.int64]
-    """[stretches], the scored tokens."""
+    """[segments], the scored tokens."""
     frequency: NDArray[np.int64]
     """[vocabulary], how often each id was scored."""
     shown: NDArray[np.float64]
@@ -78,15 +78,15 @@ class Scores:
     """[places], the likeliest id at each of the first places."""
 
     @classmethod
-    def empty(cls, stretches: int, vocabulary: int, show: int) -> Scores:
+    def empty(cls, segments: int, vocabulary: int, show: int) -> Scores:
         """Those of no token."""
-        counts = (np.zeros(size, np.int64) for size in (stretches, vocabulary, show))
+        counts = (np.zeros(size, np.int64) for size in (segments, vocabulary, show))
         tokens, frequency, guesses = counts
-        return cls(np.zeros(stretches), tokens, frequency, np.full(show, -1.0), guesses)
+        return cls(np.zeros(segments), tokens, frequency, np.full(show, -1.0), guesses)
 
-    def add(self, found: Found, stretches: Stretches) -> None:
+    def add(self, found: Found, segments: Segments) -> None:
         """Takes in what a batch gave."""
-        where = stretches.of(found.places)
+        where = segments.of(found.places)
         np.add.at(self.nll, where, found.nll)
         np.add.at(self.tokens, where, 1)
         np.add.at(self.frequency, found.targets, 1)
@@ -106,7 +106,7 @@ class Scores:
 def score(
     logits: ChosenLogits,
     rows: Rows,
-    stretches: Stretches,
+    segments: Segments,
     processes: Processes,
     batch_tokens: int | None,
     watch: Watch,
@@ -118,11 +118,11 @@ def score(
     Raises DataError where the model gives no finite probability, ResourceError where one row does
     not fit the device.
     """
-    scores = Scores.empty(len(stretches.begins), logits.vocab_size, show)
+    scores = Scores.empty(len(segments.begins), logits.vocab_size, show)
     with watch("scoring", len(rows)) as advance:
         for numbers in _shares(rows, logits, processes, batch_tokens):
             for found in _scored(logits, rows, numbers, processes, guess=show > 0):
-                scores.add(found, stretches)
+                scores.add(found, segments)
             advance(min(len(numbers) * processes.count, len(rows)))
     scores = scores.over_all(processes)
     _check(scores)
@@ -207,7 +207,7 @@ def _check(scores: Scores) -> None:
     if not np.isfinite(scores.nll).all():
         bad = int((~np.isfinite(scores.nll)).sum())
         raise DataError(
-            f"the model gives probabilities that are no numbers, in {bad} stretches of the text",
+            f"the model gives probabilities that are no numbers, in {bad} segments of the text",
             where="model.name_or_path",
             next="evaluation.precision=fp32 if it was bf16; else the weights are damaged",
         )

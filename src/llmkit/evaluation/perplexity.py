@@ -11,21 +11,20 @@ from numpy.typing import NDArray
 
 from llmkit.evaluation import bootstrap
 from llmkit.evaluation.likelihood import Scores
-from llmkit.evaluation.stretches import Stretches
-from llmkit.evaluation.survey import Survey
+from llmkit.evaluation.segments import Segments, Survey
 
 _PSEUDO = ("nll", "perplexity", "bits_per_byte", "bits_per_character")
 
-FEWEST_STRETCHES = 5
-"""Fewer stretches of text give no confidence interval."""
+FEWEST_SEGMENTS = 5
+"""Fewer segments of text give no confidence interval."""
 
 
-def figures(scores: Scores, stretches: Stretches, survey: Survey, seed: int) -> dict[str, Any]:
+def figures(scores: Scores, segments: Segments, survey: Survey, seed: int) -> dict[str, Any]:
     """The figures of the whole text; every mean is a sum divided once."""
     nll, tokens = float(scores.nll.sum()), int(scores.tokens.sum())
-    n_bytes = round(stretches.n_bytes.sum())
+    n_bytes = round(segments.n_bytes.sum())
     return {
-        "documents": len(stretches.of_document),
+        "documents": len(segments.of_document),
         "tokens": tokens,
         "bytes": n_bytes,
         "characters": survey.characters,
@@ -33,7 +32,7 @@ def figures(scores: Scores, stretches: Stretches, survey: Survey, seed: int) -> 
         "perplexity": perplexity(nll, tokens),
         "bits_per_byte": bits(nll) / n_bytes,
         "bits_per_character": bits(nll) / survey.characters,
-        "interval": _interval(scores, stretches, seed),
+        "interval": _interval(scores, segments, seed),
         "baseline": _unigram(scores, n_bytes),
     }
 
@@ -50,9 +49,9 @@ def without_bits(found: Any) -> Any:
     return _changed(found, lambda name, value: (name, None if "bits_per" in name else value))
 
 
-def by_document(scores: Scores, stretches: Stretches, survey: Survey) -> list[dict[str, Any]]:
+def by_document(scores: Scores, segments: Segments, survey: Survey) -> list[dict[str, Any]]:
     """A row for each document, in the order of the text."""
-    sums = stretches.by_document(_sums(scores, stretches)).tolist()
+    sums = segments.by_document(_sums(scores, segments)).tolist()
     domains = [survey.domains[number] for number in survey.domain_of_document]
     return [
         {"document": number, "domain": domain, **_row(*row)}
@@ -60,9 +59,9 @@ def by_document(scores: Scores, stretches: Stretches, survey: Survey) -> list[di
     ]
 
 
-def by_domain(scores: Scores, stretches: Stretches, survey: Survey) -> list[dict[str, Any]]:
+def by_domain(scores: Scores, segments: Segments, survey: Survey) -> list[dict[str, Any]]:
     """A row for each domain."""
-    sums = stretches.by_document(_sums(scores, stretches))
+    sums = segments.by_document(_sums(scores, segments))
     domain = np.asarray(survey.domain_of_document)
     whole = np.zeros((len(survey.domains), sums.shape[1]))
     np.add.at(whole, domain, sums)
@@ -74,16 +73,16 @@ def by_domain(scores: Scores, stretches: Stretches, survey: Survey) -> list[dict
 
 
 def comparison(
-    names: Sequence[str], scores: Sequence[Scores], stretches: Stretches, seed: int
+    names: Sequence[str], scores: Sequence[Scores], segments: Segments, seed: int
 ) -> dict[str, Any]:
     """The difference of two models in bits per byte on the same bytes, with its paired interval.
 
     `better` names the model that the interval favours, or nobody where it holds zero.
     """
-    nll = np.stack([each.nll for each in scores], axis=1)  # [stretches, 2]
-    sums = np.column_stack([nll, stretches.n_bytes])
+    nll = np.stack([each.nll for each in scores], axis=1)  # [segments, 2]
+    sums = np.column_stack([nll, segments.n_bytes])
     low, high = None, None
-    if len(sums) >= FEWEST_STRETCHES:
+    if len(sums) >= FEWEST_SEGMENTS:
         drawn = bootstrap.resample(sums, seed)
         low, high = bootstrap.interval(bits(drawn[:, 0] - drawn[:, 1]) / drawn[:, 2])
     first, second, n_bytes = sums.sum(0).tolist()
@@ -119,8 +118,8 @@ def _changed(found: Any, change: Callable[[str, Any], tuple[str, Any]]) -> Any:
     return dict(change(name, _changed(value, change)) for name, value in found.items())
 
 
-def _sums(scores: Scores, stretches: Stretches) -> NDArray[np.float64]:
-    return np.column_stack([scores.nll, scores.tokens, stretches.n_bytes])
+def _sums(scores: Scores, segments: Segments) -> NDArray[np.float64]:
+    return np.column_stack([scores.nll, scores.tokens, segments.n_bytes])
 
 
 def _row(nll: float, tokens: float, n_bytes: float) -> dict[str, Any]:
@@ -133,15 +132,15 @@ def _row(nll: float, tokens: float, n_bytes: float) -> dict[str, Any]:
     }
 
 
-def _interval(scores: Scores, stretches: Stretches, seed: int) -> dict[str, Any] | None:
-    if len(stretches.begins) < FEWEST_STRETCHES:
+def _interval(scores: Scores, segments: Segments, seed: int) -> dict[str, Any] | None:
+    if len(segments.begins) < FEWEST_SEGMENTS:
         return None
-    nll, tokens, n_bytes = bootstrap.resample(_sums(scores, stretches), seed).T
+    nll, tokens, n_bytes = bootstrap.resample(_sums(scores, segments), seed).T
     return {
         "level": bootstrap.LEVEL,
         "perplexity": list(bootstrap.interval(np.exp(np.minimum(nll / tokens, 700.0)))),
         "bits_per_byte": list(bootstrap.interval(bits(nll) / n_bytes)),
-        "over": f"{len(stretches.begins)} {stretches.kind}, {bootstrap.RESAMPLES} resamples",
+        "over": f"{len(segments.begins)} {segments.kind}, {bootstrap.RESAMPLES} resamples",
     }
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
 from llmkit.config.schema import Config
+from llmkit.data import sources
 from llmkit.data.prepare import held_out_domains, tokens_of
 from llmkit.data.tokens import TokenFile, joined
 from llmkit.distributed.processes import Processes
@@ -17,8 +18,14 @@ from llmkit.evaluation import perplexity
 from llmkit.evaluation.likelihood import Rows, Scores, score
 from llmkit.evaluation.page import page, shown_tokens
 from llmkit.evaluation.scored_rows import MASKED_AVERAGE, MASKED_SCORED, CausalRows, MaskedRows
-from llmkit.evaluation.stretches import Stretches, byte_lengths, stretches
-from llmkit.evaluation.survey import Survey, survey, survey_mixture
+from llmkit.evaluation.segments import (
+    Segments,
+    Survey,
+    byte_lengths,
+    segments_of,
+    survey_files,
+    survey_mixture,
+)
 from llmkit.evaluation.windows import Places, ScoringProtocol, Windows, check_tokens, protocol
 from llmkit.models import load
 from llmkit.models import tokenizer as tokenizers
@@ -40,9 +47,11 @@ class Text:
     model: Pretrained
     protocol: ScoringProtocol
     tokens: TokenFile
-    stretches: Stretches
+    segments: Segments
     origins: Places | None = None
     """Where each domain of a mixture begins."""
+    domains: Mapping[str, TokenFile] = field(default_factory=dict)
+    """The text of each domain of a mixture."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +74,11 @@ def measure(
     ]
     _check_lost(texts, say)
     if is_mixture(config):
-        found = survey_mixture(config, watch)
+        found = survey_mixture(config, texts[0].domains)
     else:
-        found = survey(config.data, KEY, config.evaluation.domain_column, watch)
+        files = sources.find(config.data.test_files, f"data.{KEY}")
+        column = config.evaluation.domain_column
+        found = survey_files(texts[0].tokens, files, config.data, column)
     return [_measured(config, text, found, processes, watch, say) for text in texts]
 
 
@@ -81,7 +92,7 @@ def result(config: Config, measured: Sequence[Measured]) -> dict[str, Any]:
             perplexity.comparison(
                 [one.text.model.name, other.text.model.name],
                 [one.scores, other.scores],
-                one.text.stretches,
+                one.text.segments,
                 config.seed,
             )
             for one, other in combinations(measured, 2)
@@ -98,7 +109,7 @@ def result(config: Config, measured: Sequence[Measured]) -> dict[str, Any]:
 def samples(measured: Sequence[Measured]) -> Iterator[dict[str, Any]]:
     """Everything that was scored: a row for each document and model."""
     for each in measured:
-        for row in perplexity.by_document(each.scores, each.text.stretches, each.survey):
+        for row in perplexity.by_document(each.scores, each.text.segments, each.survey):
             yield {"model": each.text.model.name, **_named(each.text, row)}
 
 
@@ -123,7 +134,7 @@ def is_mixture(config: Config) -> bool:
 
 
 def _text(config: Config, model: Pretrained, how: ScoringProtocol, watch: Watch, say: Say) -> Text:
-    origins = None
+    origins, files = None, dict[str, TokenFile]()
     if model.kind == "masked":
         tokenizers.set_frame(model.tokenizer)
     if is_mixture(config):
@@ -132,7 +143,9 @@ def _text(config: Config, model: Pretrained, how: ScoringProtocol, watch: Watch,
     else:
         tokens = tokens_of(config, KEY, model.tokenizer, watch, say)
     check_tokens(model, tokens)
-    return Text(model, how, tokens, stretches(tokens, byte_lengths(model.tokenizer)), origins)
+    return Text(
+        model, how, tokens, segments_of(tokens, byte_lengths(model.tokenizer)), origins, files
+    )
 
 
 def _measured(
@@ -145,14 +158,14 @@ def _measured(
     scores = score(
         ChosenLogits(model),
         _rows_of(text),
-        text.stretches,
+        text.segments,
         processes,
         None if settings.batch_tokens == "auto" else settings.batch_tokens,
         watch,
         shown_tokens(text.tokens) if settings.per_token is not None else 0,
     )
     seconds = time.monotonic() - started
-    figures = perplexity.figures(scores, text.stretches, found, config.seed)
+    figures = perplexity.figures(scores, text.segments, found, config.seed)
     described = {**_described(text), "precision": processes.precision}
     timing = {"seconds": seconds, "tokens_per_second": figures["tokens"] / seconds}
     tokens = text.tokens
@@ -199,10 +212,10 @@ def _described(text: Text) -> dict[str, Any]:
 
 
 def _rows(
-    table: Callable[[Scores, Stretches, Survey], list[dict[str, Any]]], measured: Sequence[Measured]
+    table: Callable[[Scores, Segments, Survey], list[dict[str, Any]]], measured: Sequence[Measured]
 ) -> Iterator[dict[str, Any]]:
     """The rows of a table of each model; the model is named where there are several."""
     for each in measured:
         name = {"model": each.text.model.name} if len(measured) > 1 else {}
-        for row in table(each.scores, each.text.stretches, each.survey):
+        for row in table(each.scores, each.text.segments, each.survey):
             yield {**name, **_named(each.text, row)}

@@ -61,6 +61,8 @@ def open_or_build(
 ) -> Entry:
     """The entry of this name; `build` fills its directory, and returns notes, where there is none.
 
+    What the notes hold under `derived` follows from the rest: it is no part of the fingerprint, so
+    that entries written without it are the same. It joins the notes when the entry is opened.
     Processes that want the same entry at once build it once. An entry that is damaged is set aside
     and built anew. Raises WriteError where the cache cannot be written.
     """
@@ -112,9 +114,12 @@ def _open(path: Path) -> tuple[Entry | None, str]:
                 return None, f"{name} has not {told['bytes']} bytes"
             if _digest(path / name) != told["sha256"]:
                 return None, f"{name} has another sha256"
+        derived = manifest.get("derived", {})
         if manifest["fingerprint"] != key(files, manifest["info"]):
             return None, f"{_MANIFEST} was changed"
-        return Entry(path, manifest["info"], manifest["fingerprint"], reused=True), ""
+        if manifest.get("derived_fingerprint", key({})) != key(derived):
+            return None, f"{_MANIFEST} was changed"
+        return Entry(path, manifest["info"] | derived, manifest["fingerprint"], reused=True), ""
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as fault:
         return None, f"{type(fault).__name__}: {fault}"
 
@@ -127,11 +132,18 @@ def _build(path: Path, build: Callable[[Path], dict[str, Any]]) -> None:
     temporary.mkdir()
     try:
         info = build(temporary)
+        derived = info.pop("derived", {})
         files = {
             file.name: {"bytes": file.stat().st_size, "sha256": _digest(file)}
             for file in sorted(temporary.iterdir())
         }
-        manifest = {"fingerprint": key(files, info), "info": info, "files": files}
+        manifest = {
+            "fingerprint": key(files, info),
+            "info": info,
+            "files": files,
+            "derived": derived,
+            "derived_fingerprint": key(derived),
+        }
         (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
         for file in (*temporary.iterdir(), temporary):
             _sync(file)

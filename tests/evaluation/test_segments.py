@@ -1,4 +1,4 @@
-"""Stretches are the same bytes of the text for every tokenizer."""
+"""Segments are the same bytes of the text for every tokenizer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmkit.evaluation.stretches import byte_lengths, stretches
+from llmkit.evaluation.segments import byte_lengths, segments_of
 
 from .conftest import byte_level, documents
 
@@ -38,10 +38,10 @@ def test_lengths_of_a_byte_level_tokenizer_are_exact(text) -> None:
 TOKENIZERS = [byte_level(size) for size in (320, 260)]
 
 
-def test_many_documents_are_the_stretches() -> None:
+def test_many_documents_are_the_segments() -> None:
     texts = documents(40)
     tokens = stream(texts, TOKENIZERS[0])
-    found = stretches(tokens, byte_lengths(TOKENIZERS[0]))
+    found = segments_of(tokens, byte_lengths(TOKENIZERS[0]))
     assert found.kind == "documents"
     assert (found.n_bytes == tokens.document_bytes).all()
     assert (found.by_document(found.n_bytes) == tokens.document_bytes).all()
@@ -51,7 +51,7 @@ def test_many_documents_are_the_stretches() -> None:
 def test_few_documents_are_cut_into_blocks_of_like_size(tokenizer) -> None:
     texts = ["the cat sat on a mat " * 300, "a", "far away 家 " * 500]
     tokens = stream(texts, tokenizer)
-    found = stretches(tokens, byte_lengths(tokenizer))
+    found = segments_of(tokens, byte_lengths(tokenizer))
     assert found.kind == "blocks"
     assert found.by_document(found.n_bytes) == pytest.approx(tokens.document_bytes)
     # What the blocks' tokens hold is what the blocks are said to hold, to within a token.
@@ -63,17 +63,17 @@ def test_few_documents_are_cut_into_blocks_of_like_size(tokenizer) -> None:
         assert abs(held - size) <= longest
 
 
-def test_every_tokenizer_has_the_same_stretches() -> None:
+def test_every_tokenizer_has_the_same_segments() -> None:
     texts = ["the cat sat on a mat " * 300, "far away 家 " * 500]
-    one, other = (stretches(stream(texts, each), byte_lengths(each)) for each in TOKENIZERS)
+    one, other = (segments_of(stream(texts, each), byte_lengths(each)) for each in TOKENIZERS)
     assert (one.n_bytes == other.n_bytes).all()
     assert len(one.begins) == len(other.begins)
     assert not np.array_equal(one.begins, other.begins)
 
 
-def test_each_place_belongs_to_the_stretch_that_it_is_in() -> None:
+def test_each_place_belongs_to_the_segment_that_it_is_in() -> None:
     tokens = stream(documents(40), TOKENIZERS[0])
-    found = stretches(tokens, byte_lengths(TOKENIZERS[0]))
+    found = segments_of(tokens, byte_lengths(TOKENIZERS[0]))
     places = np.arange(len(tokens.ids) - 1)
     expected = [max(n for n, start in enumerate(tokens.starts) if start <= p) for p in places]
     assert found.of(places).tolist() == expected
