@@ -261,7 +261,7 @@ def test_weights_that_are_no_numbers_give_no_figure(measured, one_id, tmp_path) 
     ("keys", "said"),
     [
         (("evaluation.window=33",), "33 tokens is longer than the 32"),
-        (("evaluation.window=8", "evaluation.stride=9"), "of 9 tokens skips tokens"),
+        (("evaluation.window=8", "evaluation.stride=9"), "of 9 tokens would skip text"),
         (("evaluation.bos=window", "evaluation.stride=32"), "a window holds 31"),
     ],
 )
