@@ -1,7 +1,7 @@
-"""An architecture of one's own: attention and feed-forward side by side, as in GPT-J.
+"""Your own architecture: attention and feed-forward in parallel, as in GPT-J.
 
-It is llmkit's Transformer with another layer, registered as transformers' own models are. Whatever
-transformers can build and save will do: a config, a model, and the two lines at the end.
+It is llmkit's Transformer with another layer, registered like the models of transformers. Any model
+that transformers can build and save works: a config, a model, and the two lines at the end.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from llmkit.models.transformer.model import TransformerLayer
 
 @strict
 class ParallelConfig(TransformerConfig):
-    """The settings of a Transformer under a name of its own."""
+    """The settings of a Transformer with a new model type."""
 
     model_type = "parallel"
 
@@ -37,7 +37,7 @@ class ParallelLayer(TransformerLayer):
 
 
 class ParallelForCausalLM(TransformerForCausalLM):
-    """Each token from those before it."""
+    """Predicts each token from those before it."""
 
     config_class = ParallelConfig
 

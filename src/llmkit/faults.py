@@ -72,7 +72,7 @@ def end_by_signals() -> None:
     A run with something to save installs its own handlers. Ignored signals, as under nohup, stay
     ignored.
 
-    Each signal is recorded, since a library may replace the exception by one of its own.
+    Each signal is recorded, since a library may replace the exception by another.
     """
 
     def end(number: int, _frame: FrameType | None) -> None:

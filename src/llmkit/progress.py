@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 Say = Callable[[str], None]
-"""Prints one line for people."""
+"""Prints one human-readable line."""
 Advance = Callable[[int], None]
 """Called with each amount of work that is done."""
 Watch = Callable[[str, int], AbstractContextManager[Advance]]

@@ -99,7 +99,7 @@ def test_all_faults_are_told_at_once_in_the_order_of_the_input(tmp_path: Path) -
         "run.yaml:3: train.max_steps: should be int >= 0 or `null`; got x",
         "run.yaml:4: train.lr: no such key; write `train.learning_rate: 3e-4`",
         "run.yaml:5: seed: should be int >= 0; got -1",
-        "argument train.compile=maybe: train.compile: should be bool or `auto`; got maybe",
+        "argument train.compile=maybe: train.compile: should be `auto` or bool; got maybe",
         f"argument zork=1: zork: no such key; the keys are {', '.join(Config.model_fields)}",
     ]
 
@@ -116,9 +116,9 @@ def test_all_faults_are_told_at_once_in_the_order_of_the_input(tmp_path: Path) -
         ("train: {compile: yes}", "write `train.compile: true`"),
         ("train: {compile: off}", "write `train.compile: false`"),
         ("train: {adam_epsilon: true}", "should be float >= 0; got true"),
-        ("train: {learning_rate: .nan}", "should be float > 0 or `auto`; got .nan"),
+        ("train: {learning_rate: .nan}", "should be `auto` or float > 0; got .nan"),
         ("train: {max_minutes: .inf}", "should be float > 0 or `null`; got .inf"),
-        ("train: {warmup_steps: 1.5}", "should be int >= 0, float in [0, 1) or `auto`"),
+        ("train: {warmup_steps: 1.5}", "should be `auto`, int >= 0 or float in [0, 1)"),
         ("train: {lr_scheduler_type: cosin}", "write `train.lr_scheduler_type: cosine`"),
         ("train: {lr_scheduler_type: wsd}", "write `train.lr_scheduler_type: warmup_stable_decay`"),
         ("train: {precision: fp16}", "write `train.precision: bf16`"),

@@ -15,6 +15,8 @@ from llmkit.config.load import as_yaml, load
 from llmkit.config.schema import Config
 
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
+PATHS = st.text(st.characters(codec="utf-8", exclude_characters="\0$~"), max_size=20)
+"""Paths in which nothing is expanded."""
 WHOLE = st.integers(-(2**63), 2**63 - 1)
 FREE = st.recursive(
     st.none()
@@ -27,10 +29,10 @@ FREE = st.recursive(
 )
 CONFIGS: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
     {
-        "output_dir": st.none() | TEXTS,
+        "output_dir": st.none() | PATHS,
         "seed": st.integers(0, 2**63 - 1),
         "model": st.fixed_dictionaries({"config": st.dictionaries(TEXTS, FREE, max_size=3)}),
-        "data": st.fixed_dictionaries({"train_files": st.lists(TEXTS, max_size=3).map(tuple)}),
+        "data": st.fixed_dictionaries({"train_files": st.lists(PATHS, max_size=3).map(tuple)}),
         "train": st.fixed_dictionaries(
             {"learning_rate": st.just("auto") | st.floats(1e-300, 1e30), "compile": st.booleans()}
         ),
@@ -82,11 +84,11 @@ def test_every_key_of_the_schema_is_documented() -> None:
 
 def test_the_words_of_a_key_are_those_of_its_type() -> None:
     words = {key.name: key.takes for key in keys.keys().values()}
-    assert words["train.learning_rate"] == "float > 0 or `auto`"
-    assert words["train.micro_batch_size"] == "int >= 1 or `auto`"
+    assert words["train.learning_rate"] == "`auto` or float > 0"
+    assert words["train.micro_batch_size"] == "`auto` or int >= 1"
     assert words["train.adam_beta1"] == "float in [0, 1)"
     assert words["train.precision"] == "`auto`, `fp32` or `bf16`"
-    assert words["data.train_files"] == "str or list of str"
+    assert words["data.train_files"] == "path or list of paths"
     assert words["train.plan"] == "list of list of int >= 0"
 
 

@@ -11,9 +11,9 @@ from llmkit.config.types import (
     Auto,
     Count,
     FilePath,
-    Files,
     Finite,
     Names,
+    NamesOrPaths,
     Positive,
     Section,
     Share,
@@ -32,9 +32,9 @@ _MODELS = For("evaluate/text", "evaluate/labels", "evaluate/tasks")
 class GenerationConfig(Section):
     """How text is sampled: by `generate` and `chat`, and as samples during training.
 
-    What changes the probabilities is applied in the order of the keys, from `repetition_penalty`
-    to `typical_p`, which is transformers' own; a form (`choices`, `regex`, `json_schema`) comes
-    before the temperature.
+    Settings that change probabilities apply in the order of the keys from `repetition_penalty` to
+    `typical_p`, as in transformers; a form (`choices`, `regex`, `json_schema`) applies before the
+    temperature.
     """
 
     max_new_tokens: Count = 64
@@ -42,21 +42,21 @@ class GenerationConfig(Section):
     min_new_tokens: Whole = 0
     """Minimum number of new tokens."""
     do_sample: bool = True
-    """Sample tokens by their probability; `false` always takes the most likely one."""
+    """Sample tokens; `false` always takes the most likely one."""
     repetition_penalty: Positive = 1.0
-    """Above 1, tokens that occur in the prompt or the text become less likely."""
+    """Above 1, tokens that occur in the prompt or the generated text become less likely."""
     frequency_penalty: Finite = 0.0
-    """Subtracted from a token's logit for each time that it was generated."""
+    """Subtracted from a token's logit for each time it was generated."""
     presence_penalty: Finite = 0.0
     """Subtracted once from the logit of every token that was generated."""
     no_repeat_ngram_size: Whole = 0
-    """No sequence of this many tokens occurs twice; 0 allows all."""
+    """No n-gram of this many tokens occurs twice; 0 disables this."""
     bad_words: Texts = ()
     """Strings that are never generated, however they are tokenized."""
     temperature: Positive = 0.8
     """Below 1, probabilities become sharper; above 1, flatter."""
     top_k: Whole = 50
-    """Sample from this many most likely tokens only; 0 samples from all."""
+    """Sample only from this many most likely tokens; 0 samples from all."""
     top_p: Share = 1.0
     """Nucleus sampling: keep the most likely tokens up to this total probability."""
     min_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0
@@ -68,15 +68,15 @@ class GenerationConfig(Section):
     num_beams: Annotated[
         Count, For("generate", "evaluate/references", "pretrain", "finetune/completion")
     ] = 1
-    """Number of beams; above 1, beam search by transformers instead of sampling."""
+    """Number of beams; above 1, beam search of transformers instead of sampling."""
     stop: Texts = ()
-    """Strings that end the text; they are not part of it."""
+    """Strings that end the text; not included in it."""
     choices: Annotated[Texts, _TALK] = ()
     """The text is one of these strings."""
     regex: Annotated[str | None, _TALK] = None
-    """Regular expression that the text matches; needs the extra `grammar`."""
+    """Regular expression that the text matches; requires the extra `grammar`."""
     json_schema: Annotated[FilePath | None, _TALK] = None
-    """File of a JSON schema that the text satisfies; needs the extra `grammar`."""
+    """File with a JSON schema that the text satisfies; requires the extra `grammar`."""
     seed: Whole | None = None
     """Seed of sampling; `seed` by default."""
     prompts: Annotated[Names, For("generate")] = ()
@@ -91,33 +91,33 @@ class GenerationConfig(Section):
     system: Annotated[str | None, _INFERENCE] = None
     """System message of a chat."""
     split_special_tokens: Annotated[bool, For("generate", "evaluate/references")] = True
-    """Read the names of control tokens in a prompt, such as `</s>`, as text; with `false` they are
-    the tokens. A chat template places its own either way."""
+    """Read names of control tokens in a prompt, such as `</s>`, as text; with `false`, as the
+    tokens. A chat template inserts its own either way."""
     truncate_prompt: Annotated[bool, For(*_INFERENCE.jobs, "finetune/completion")] = False
     """Cut prompts that exceed the context from the left instead of refusing them."""
     explain: Annotated[Whole, _TALK] = 0
     """Show this many of the most likely tokens at each step."""
     micro_batch_size: Annotated[Count | Auto, _ANSWERS] = "auto"
-    """Maximum number of texts that one device writes at once; in fp32 it changes no text."""
+    """Maximum number of texts that one device generates at once; does not change texts in fp32."""
     precision: Annotated[Literal["auto", "fp32", "bf16"], _INFERENCE] = "auto"
-    """Arithmetic; `auto` is bf16 on an accelerator and fp32 on a CPU. In fp32 a text of a seed is
-    the same alone and in any batch; in bf16 it may differ."""
+    """Precision; `auto` is bf16 on an accelerator and fp32 on a CPU. In fp32 a seed gives the same
+    text alone and in any batch; in bf16 texts may differ."""
     weights: Annotated[Literal["full", "int8"], _INFERENCE] = "full"
     """`int8` keeps one byte per weight: faster and slightly less exact; CPU only."""
 
 
 class PredictConfig(Section):
-    """How `predict` reads and writes."""
+    """How `predict` computes and writes labels."""
 
     output: FilePath | None = None
     """File for the predictions, `.jsonl` or `.csv`; stdout by default."""
     format: Literal["auto", "jsonl", "csv"] = "auto"
-    """Format of the predictions; `auto` follows the file name, and is `jsonl` on stdout."""
+    """Format of the predictions; `auto` follows the file name, with `jsonl` on stdout."""
     columns: Names = ("*",)
-    """Input columns to repeat in the output beside the text; `*` is all, `[]` none."""
+    """Input columns to repeat in the output besides the text; `*` is all, `[]` none."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic; `auto` is bf16 where the hardware supports it, for speed: probabilities differ
-    from those of `evaluate` by about 0.01, so a label near the border may too. fp32 gives the
+    """Precision; `auto` is bf16 where the hardware supports it, for speed: probabilities differ
+    from those of `evaluate` by about 0.01, so close labels may differ too. fp32 gives the
     probabilities of `evaluate` and of plain transformers."""
 
 
@@ -125,49 +125,50 @@ class EvaluationConfig(Section):
     """What `evaluate` measures, and how."""
 
     window: Annotated[Annotated[int, Field(strict=True, ge=2)] | Auto, _TEXT] = "auto"
-    """Context in tokens; `auto` is the model's own, at most 4096."""
+    """Context in tokens; `auto` is the model's maximum, at most 4096."""
     stride: Annotated[Count | Auto, _TEXT] = "auto"
-    """Tokens between the starts of two windows; `auto` is the window: no overlap. Less gives each
-    token more context."""
+    """Number of tokens between the starts of windows; `auto` is the window, without overlap. A
+    smaller stride gives each token more context."""
     documents: Annotated[Literal["packed", "separate", "joined"], _TEXT] = "packed"
-    """`packed`: windows hold several documents, as in pretraining, which do not see one another;
-    `separate`: each document starts a window; `joined`: all documents are one text."""
+    """`packed`: windows hold several documents, isolated as in pretraining; `separate`: each
+    document starts a window; `joined`: all documents are one text."""
     bos: Annotated[Literal["document", "window"], _TEXT] = "document"
-    """Place the opening token before each document or before each window."""
+    """Whether to insert the opening token before each document or before each window."""
     score_end: Annotated[bool, _TEXT] = True
     """Score the end-of-document token too, as in pretraining."""
     batch_tokens: Annotated[Count | Auto, _TEXT] = "auto"
-    """Tokens that one device reads at once; changes no result."""
+    """Number of tokens that one device computes at once; changes no result."""
     precision: Annotated[Literal["auto", "fp32", "bf16"], _MODELS] = "auto"
-    """Arithmetic; `auto` is fp32, which gives the figures of training and of plain transformers,
-    and bf16 for weights that are stored in bf16, where the hardware supports it."""
-    compare_with: Annotated[Files, _MODELS] = ()
-    """More models, measured on the same data and compared in pairs."""
+    """Precision; `auto` is fp32, which gives the figures of training and of plain transformers, and
+    bf16 for weights stored in bf16, where the hardware supports it."""
+    compare_with: Annotated[NamesOrPaths, _MODELS] = ()
+    """More models, evaluated on the same data and compared in pairs."""
     by_document: Annotated[bool, _TEXT] = False
-    """Report each document in a row of a table."""
+    """Report each document in a table row."""
     by_domain: Annotated[bool, _TEXT] = False
-    """Report each domain in a row of a table: each file, or each value of `domain_column`. The
-    domains of `data.mixture`, measured on their held-out text without test files, always are."""
+    """Report each domain in a table row: each file, or each value of `domain_column`. The domains
+    of `data.mixture`, evaluated on their held-out text if there are no test files, are always
+    reported."""
     domain_column: Annotated[str | Whole | None, _TEXT] = None
     """Column of the domain, by name or by number from 0."""
     per_token: Annotated[FilePath | None, _TEXT] = None
-    """File for a web page that shades each token by its surprise."""
+    """File for a web page that shades each token by its loss."""
     log_samples: FilePath | None = None
     """File for every scored sample, as JSON lines."""
     output: FilePath | None = None
     """File for the results: JSON if it ends in `.json`, otherwise plain text."""
     prompt_column: Annotated[str | Whole | None, _REFERENCES] = None
-    """Column of prompts; the model's continuations are compared with `reference_column`."""
+    """Column of prompts; generated continuations are compared with `reference_column`."""
     prediction_column: Annotated[str | Whole | None, _REFERENCES] = None
-    """Column of texts that were generated before."""
+    """Column of previously generated texts."""
     reference_column: Annotated[str | Whole | None, _REFERENCES] = None
     """Column of reference texts; with it, `evaluate` compares texts."""
     responses: Annotated[Whole, For("finetune/completion")] = 0
-    """Held-out prompts that the finished model answers; the answers are compared with the
+    """Number of held-out prompts that the final model answers, for comparison with their
     responses."""
     worst: Annotated[Whole, For("evaluate/labels")] = 10
-    """Number of worst mistakes to show with their text."""
-    tasks: Annotated[Files, For("evaluate/tasks")] = ()
+    """Number of the worst mistakes to show with their text."""
+    tasks: Annotated[NamesOrPaths, For("evaluate/tasks")] = ()
     """Tasks of lm-evaluation-harness: names, or files and directories of task definitions."""
     task_limit: Annotated[Count | None, For("evaluate/tasks")] = None
     """Number of examples of each task; all by default."""

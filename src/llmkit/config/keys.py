@@ -145,14 +145,17 @@ def _words(schema: dict[str, Any]) -> list[str]:
     if choices := _choices(schema):
         return [f"`{choice}`" for choice in choices]
     if schema["type"] == "array":
-        return [f"list of {_either(_words(schema['items']))}"]
+        items = _either(_words(schema["items"]))
+        return [f"list of {'paths' if items == 'path' else items}"]
     if schema["type"] == "object":
         return ["mapping"]
+    if schema.get("format") == "path":
+        return ["path"]
     return [_TYPES[schema["type"]] + _bounds(schema)]
 
 
 def _either(words: list[str]) -> str:
-    *most, last = words
+    *most, last = sorted(words, key=lambda word: word != "`auto`")
     return f"{', '.join(most)} or {last}" if most else last
 
 

@@ -219,7 +219,8 @@ def _from_argument(argument: str, place: Place, faults: Faults) -> list[Setting]
 def _takes_text(path: KeyPath) -> bool:
     """Whether a value that is not YAML, such as a lone comma, must be text."""
     key = keys.owner(path)
-    return key is not None and key.path == path and key.takes.startswith("str")
+    types = set() if key is None else set(key.takes.replace(",", "").split())
+    return key is not None and key.path == path and bool(types & {"str", "path"})
 
 
 def _refuse_repeats(settings: Sequence[Setting], faults: Faults) -> None:

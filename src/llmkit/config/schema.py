@@ -1,8 +1,8 @@
-"""Every key that a config may hold: its type, its default, what it means and where it applies.
+"""The config schema: type, default, meaning and scope of every key.
 
-The field docstrings are the documentation, and `For` names the commands and tasks that a key
-applies to (of a section, unless a key has its own): the tables, the JSON schema, `llmkit keys`
-and the error messages are made from them.
+The docstring of a field documents its key, and `For` names the commands and tasks that the key, or
+its section, applies to. The key tables, the JSON schema, `llmkit keys` and error messages are
+generated from them.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from llmkit.config.types import (
     FilePath,
     Files,
     Fraction,
+    NameOrPath,
     Positive,
     Rate,
     Revision,
@@ -47,14 +48,14 @@ CLASSIFIER = For("finetune/classification")
 COMPLETION = For("finetune/completion")
 LABELS = For("finetune/classification", "evaluate/labels")
 TABLES = For("pretrain", "finetune", "predict", "generate", "evaluate")
-"""Where files of text or rows are read."""
+"""The commands that read files of text or rows."""
 
 
 class LoraConfig(Section):
     """Low-rank updates that are trained beside the frozen weights of a pretrained model."""
 
     r: Count | None = None
-    """Rank of the updates (Hu et al. 2021); without it all weights are trained."""
+    """Rank of the low-rank updates (Hu et al. 2021); by default all weights are trained."""
     alpha: Positive | Auto = "auto"
     """The updates are scaled by alpha / r; `auto` is twice the rank."""
     dropout: Fraction = 0.0
@@ -73,18 +74,17 @@ class LoraConfig(Section):
 class ModelConfig(Section):
     """The model: a pretrained one, or a new one of any transformers architecture."""
 
-    name_or_path: Annotated[FilePath | None, EVERYWHERE] = None
-    """Hub name, directory or run directory of a pretrained model; without it a new model is
+    name_or_path: Annotated[NameOrPath | None, EVERYWHERE] = None
+    """Hub name, directory or run directory of a pretrained model; by default a new model is
     built."""
     revision: Annotated[str | None, EVERYWHERE] = None
     """Branch, tag or commit of a model on the hub."""
     architecture: Annotated[str, NEW_MODEL] = "auto"
-    """Model type of transformers to build if `name_or_path` is not given. `auto` is `qwen3`, or
-    `llama` where the text calls for a very small model, for a causal model, and `modernbert` for a
-    masked model or a classifier."""
+    """Model type of transformers for a new model. `auto` is `qwen3` for a causal model, or `llama`
+    if the text calls for a very small one, and `modernbert` for a masked model or a classifier."""
     config: Annotated[dict[str, Any], NEW_MODEL] = Field(default_factory=dict)
-    """Settings of the transformers config class (`hidden_size`, `num_hidden_layers`, ...). Of a
-    pretrained model, `finetune` can set the dropout."""
+    """Settings of the transformers config class (`hidden_size`, `num_hidden_layers`, ...). For a
+    pretrained model, `finetune` accepts its dropout settings."""
     code: Annotated[FilePath | None, EVERYWHERE] = None
     """Python file that registers your own architecture; runs only with `--allow-code`."""
     lora: Annotated[LoraConfig, For("finetune")] = LoraConfig()
@@ -93,14 +93,14 @@ class ModelConfig(Section):
 class TokenizerConfig(Section):
     """The tokenizer: an existing one, or a byte-level BPE trained on the training text."""
 
-    name_or_path: Annotated[FilePath | None, NOT_PREDICT] = None
-    """Hub name or directory; by default the pretrained model's own, and for a new model one is
-    trained."""
+    name_or_path: Annotated[NameOrPath | None, NOT_PREDICT] = None
+    """Hub name or directory; by default the pretrained model's tokenizer, or a new one that is
+    trained for a new model."""
     vocab_size: Annotated[Annotated[int, Field(strict=True, ge=257)] | Auto, NEW_MODEL] = "auto"
     """Vocabulary size of a new tokenizer; `auto` depends on the amount of text."""
-    chat_template: Annotated[FilePath, COMPLETION] = "auto"
-    """How conversations are written for the model: a Jinja file, `plain` (prompt and response as
-    they are), or `auto`: the tokenizer's own, otherwise one with headings."""
+    chat_template: Annotated[NameOrPath, COMPLETION] = "auto"
+    """How conversations are formatted: a Jinja file, `plain` (prompt and response unchanged), or
+    `auto`: the tokenizer's own template, otherwise one with headings."""
 
 
 class DomainConfig(Section):
@@ -109,10 +109,11 @@ class DomainConfig(Section):
     files: Files = ()
     """Text of the domain: files, directories, globs, or hub data sets."""
     validation_files: Files = ()
-    """Held-out text of the domain; without it a part of its text is held out."""
+    """Held-out text of the domain; by default a part of its text is held out."""
     weight: Rate | Auto = "auto"
-    """The domain's share of the training examples is its weight over the sum of all; one of weight
-    0 is only measured. `auto`, for all or none, goes by size: see `data.mixture_temperature`."""
+    """The domain's share of the training examples is its weight divided by the sum of all weights;
+    a domain of weight 0 is only evaluated. `auto`, for all domains or none, weights by size: see
+    `data.mixture_temperature`."""
 
 
 class DataConfig(Section):
@@ -123,7 +124,7 @@ class DataConfig(Section):
     validation_files: Annotated[Files, TRAINING] = ()
     """Held-out data; by default a part of the training data is held out."""
     test_files: Annotated[Files, For("finetune/classification", "predict", "evaluate")] = ()
-    """Data to predict or to measure on; of a classifier that is finetuned, measured at the end."""
+    """Data to predict or evaluate; `finetune` evaluates a classifier on it at the end."""
     mixture: Annotated[dict[str, DomainConfig], For("pretrain", "evaluate/text")] = Field(
         default_factory=dict
     )
@@ -131,16 +132,16 @@ class DataConfig(Section):
     mixture_temperature: Annotated[
         float, Field(ge=1, allow_inf_nan=False), For("pretrain", "evaluate/text")
     ] = 1.0
-    """Domains without weights are drawn in proportion to tokens ^ (1 / temperature): 1 draws all
-    texts equally often, a large number all domains."""
+    """Domains without weights are sampled in proportion to tokens ^ (1 / temperature): 1 samples
+    all texts equally often, a large number all domains."""
     validation_fraction: Annotated[
         Fraction | Auto, For("pretrain", "finetune", "evaluate/text")
     ] = "auto"
-    """Fraction of the training data to hold out; `auto` is 0.1, of text at most 2 MB."""
+    """Fraction of the training data to hold out; `auto` is 0.1, for text at most 2 MB."""
     format: Annotated[
         Literal["auto", "txt", "jsonl", "csv", "tsv", "parquet", "label_text", "fasttext"], TABLES
     ] = "auto"
-    """Format of the files; `auto` recognises their content, and otherwise follows their names."""
+    """Format of the files; `auto` recognises it by content, otherwise by file name."""
     delimiter: Annotated[Delimiter | Auto, TABLES] = "auto"
     """Field separator of CSV and TSV files, such as `;` or `tab`; `auto` detects it."""
     header: Annotated[bool | Auto, TABLES] = "auto"
@@ -152,41 +153,42 @@ class DataConfig(Section):
             "evaluate/labels",
         ),
     ] = None  # fmt: skip
-    """Column of the text, by name or by number from 0. Of two, a classifier reads a pair; more are
-    joined by a space. By default detected where only one column is possible."""
+    """Column of the text, by name or by number from 0. Two columns are a text pair for a
+    classifier; more are joined by a space. By default detected if only one column is possible."""
     label_column: Annotated[Column | Columns | None, LABELS] = None
     """Column of the label, by name or by number from 0; white space around labels is removed.
-    Several columns of 0 and 1 are one label each."""
+    With several columns of 0 and 1, each is one label."""
     label_separator: Annotated[Annotated[str, Field(min_length=1)] | None, LABELS] = None
     """Separator of several labels in one field, such as `,`; a row may have none."""
     label_names: Annotated[FilePath | None, LABELS] = None
-    """File with the name of label 0 in its first line, of label 1 in its second, and so on."""
+    """File with label names: label 0 in the first line, label 1 in the second, and so on."""
     prompt_column: Annotated[Column | Columns | None, COMPLETION] = None
     """Column of the prompt, by name or by number from 0; several are joined by a blank line. By
-    default detected by a usual name."""
+    default detected by common names."""
     response_column: Annotated[Column | None, COMPLETION] = None
     """Column of the response to the prompt, by name or by number from 0."""
     messages_column: Annotated[Column | None, COMPLETION] = None
-    """Column of whole conversations instead: lists of messages, each with `role` and `content`."""
+    """Column of conversations, instead of prompts and responses: lists of messages, each with
+    `role` and `content`."""
     problem_type: Annotated[
         Literal["auto", "single_label_classification", "multi_label_classification", "regression"],
         LABELS,
     ] = "auto"
-    """Kind of label; `auto` is detected from the labels."""
+    """Kind of label; `auto` detects it from the labels."""
     max_length: Annotated[Annotated[int, Field(strict=True, ge=3)] | Auto, For("finetune")] = "auto"
-    """Maximum number of tokens of a text or conversation; the rest is cut. `auto` is what the model
-    can read."""
+    """Maximum number of tokens of a text or conversation; longer ones are truncated. `auto` is the
+    maximum length of the model."""
     allow: Annotated[Faults, LABELS] = ()
     """Data problems to tolerate instead of stopping."""
     document: Annotated[Literal["file", "line", "blank_line"], For("pretrain", "evaluate/text")] = (
         "file"
     )
-    """What one document of a plain text file is; in tables each row is a document."""
+    """What counts as one document in plain text files; in tables, each row is a document."""
     document_separator: Annotated[
         Annotated[str, Field(min_length=1)] | None, For("pretrain", "evaluate/text")
     ] = None
     """String between the documents of plain text files, such as `</s>`, instead of `document`;
-    it is matched exactly and belongs to no document."""
+    it is matched exactly and removed."""
     encoding: Annotated[Encoding, TABLES] = "utf-8"
     """Encoding of text files."""
     errors: Annotated[Literal["strict", "replace", "ignore"], TABLES] = "strict"
@@ -196,7 +198,7 @@ class DataConfig(Section):
     ] = "auto"
     """Number of tokens in one training sequence."""
     isolate_documents: Annotated[bool, For("pretrain")] = True
-    """Documents packed into one block do not see one another."""
+    """Documents packed into one block do not attend to one another."""
 
     @field_validator("mixture")
     @classmethod
@@ -209,7 +211,7 @@ class DataConfig(Section):
     @classmethod
     def _check_separator(cls, separator: str | None, info: ValidationInfo) -> str | None:
         if separator is not None and info.data.get("document", "file") != "file":
-            raise ValueError("separates documents itself: leave data.document out")
+            raise ValueError("cannot be combined with data.document; remove one")
         return separator
 
     @field_validator("mixture_temperature")
@@ -222,31 +224,31 @@ class TrainConfig(Section):
     """How the weights are trained."""
 
     objective: Literal["auto", "causal", "masked", "classification", "completion"] = "auto"
-    """What is learned. To pretrain: each token from those before it (`causal`) or hidden tokens
-    from those around them (`masked`); `auto` follows the model. To finetune: a label
-    (`classification`, which is `auto`) or the response to a prompt (`completion`)."""
+    """What to learn. `pretrain`: each token from those before it (`causal`), or masked tokens from
+    those around them (`masked`); `auto` follows the model. `finetune`: a label (`classification`,
+    the default) or the response to a prompt (`completion`)."""
     mask_probability: Annotated[Annotated[float, Field(gt=0, lt=1)] | Auto, MASKED] = "auto"
-    """Fraction of the tokens that a masked model has to predict; `auto` is 0.15, and 0.3 for models
-    after BERT, such as ModernBERT."""
+    """Fraction of tokens to mask and predict; `auto` is 0.15, and 0.3 for models after BERT, such
+    as ModernBERT."""
     whole_word_masking: Annotated[bool, MASKED] = False
     """Mask whole words instead of tokens."""
     max_steps: Whole | None = None
     """Stop after this many optimizer steps."""
     num_train_epochs: Positive | None = None
-    """Stop after this many passes over the training data, which may be a fraction. Of a mixture,
-    one pass is as many examples as its domains with a weight hold together."""
+    """Stop after this many passes over the training data; may be a fraction. For a mixture, one
+    pass is as many examples as all domains with a weight contain."""
     max_minutes: Positive | None = None
-    """Stop after this many minutes in all; the schedule is planned to end with them. Without
-    another limit, a new causal model reads its text at most four times."""
+    """Stop after this many minutes in total; the schedule is planned to end with them. Without
+    another limit, a new causal model stops after four epochs."""
     plan: tuple[Revision, ...] = Field(default=(), strict=False)
-    """Recorded plan of a time-limited run, `[step, total steps]` each: it is followed instead of
-    the clock, and gives the same weights again."""
+    """Recorded plan of a time-limited run, a list of `[step, total steps]`; following it instead of
+    the clock reproduces the weights."""
     global_batch_size: Count | Auto = "auto"
     """Sequences per optimizer step over all processes."""
     micro_batch_size: Count | Auto = "auto"
     """Sequences that one device computes at once; changes no result."""
     optimizer: Literal["auto", "adamw", "muon"] = "auto"
-    """`muon` for the hidden matrices with AdamW for the rest, or AdamW for all."""
+    """`muon` uses Muon for hidden matrices and AdamW for the rest; `adamw` uses AdamW for all."""
     learning_rate: Positive | Auto = "auto"
     """Peak learning rate of the schedule."""
     lr_scheduler_type: Literal["auto", "constant", "linear", "cosine", "warmup_stable_decay"] = (
@@ -257,7 +259,7 @@ class TrainConfig(Section):
     """Steps of linear warm-up; a number below 1 is a fraction of all steps."""
     weight_decay: Rate | Auto = "auto"
     """Decoupled weight decay of matrices; biases and norms get none. `auto` is 0.01 to finetune,
-    0.1 to pretrain, and up to 2 the more often new weights see the same text."""
+    0.1 to pretrain, and up to 2 as new weights see the same text more often."""
     adam_beta1: Fraction = 0.9
     """Decay rate of AdamW's first moment."""
     adam_beta2: Fraction | Auto = "auto"
@@ -272,39 +274,39 @@ class TrainConfig(Section):
     """What to do when a step's loss is more than six standard deviations above the previous 128:
     `warn`, `skip` the update, or `stop`."""
     ddp_timeout: Count = 1800
-    """Seconds that a process waits for the others before the run ends."""
+    """Seconds that a process waits for the other ranks before the run fails."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of the forward and backward pass; weights are always kept in fp32. On a GPU, fp32
-    multiplies matrices in TF32 while it trains; validation is in true fp32."""
+    """Precision of the forward and backward pass; weights are always kept in fp32. On a GPU, fp32
+    uses TF32 matrix products for training, and true fp32 for validation."""
     compile: bool | Auto = "auto"
-    """torch.compile; `auto` uses it where it saves more time than it takes."""
+    """Whether to use torch.compile; `auto` uses it if it saves more time than it takes."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
     logging_steps: Count | Auto = "auto"
-    """Steps between two reports of the training loss."""
+    """Number of steps between reports of the training loss."""
     eval_steps: Count | Auto = "auto"
-    """Steps between two validations."""
+    """Number of steps between validations."""
     max_eval_samples: Count | Auto = "auto"
-    """Number of validation examples to measure in training, drawn once at random; `auto` is all, or
-    as many as take a tenth of `max_minutes`."""
+    """Number of validation examples to use during training, sampled once; `auto` is all, or as many
+    as take a tenth of `max_minutes`."""
     save_steps: Count | Auto = "auto"
-    """Steps between two checkpoints."""
+    """Number of steps between checkpoints."""
     save_total_limit: Annotated[int, Field(strict=True, ge=2)] = 2
     """Number of newest checkpoints to keep; the best one is kept as well."""
     metric_for_best_model: str = "auto"
-    """Metric used to choose the best checkpoint; of one domain of a mixture, such as `loss/novels`.
+    """Metric used to choose the best checkpoint; `loss/novels` is that of one domain of a mixture.
     `auto` is `f1_macro` for a classifier and `loss` otherwise."""
     load_best_model_at_end: bool | Auto = "auto"
-    """Whether `final/` is the best checkpoint or the last; `auto` is `true` to finetune, and to
-    pretrain for more than one epoch."""
+    """Whether `final/` is the best checkpoint instead of the last; `auto` is `true` for `finetune`,
+    and for `pretrain` with more than one epoch."""
     early_stopping_patience: Count | None = None
     """Stop after this many consecutive validations without a new best."""
     class_weights: Annotated[Literal["none", "balanced"], CLASSIFIER] = "none"
-    """`balanced` weighs each class by the inverse of its frequency."""
+    """`balanced` weights each class by the inverse of its frequency."""
     label_smoothing_factor: Annotated[Fraction, CLASSIFIER] = 0.0
     """Fraction of each label that is spread over all labels."""
     freeze: Annotated[Literal["none", "embeddings", "body"], CLASSIFIER] = "none"
-    """Weights that are not trained; `body` is everything but the classification head."""
+    """Weights to freeze; `body` is everything but the classification head."""
     layer_decay: Annotated[Annotated[float, Field(gt=0, le=1)], CLASSIFIER] = 1.0
     """Factor on the learning rate from each layer to the one below."""
     head_scale: Annotated[Positive | Auto, CLASSIFIER] = "auto"
@@ -316,14 +318,14 @@ class Config(Section):
     """The whole config of a command."""
 
     output_dir: Annotated[FilePath | None, TRAINING] = None
-    """The run directory; by default `runs/` and a name made from the command and its config."""
+    """Run directory; by default `runs/` and a name derived from the command and config."""
     seed: Annotated[Whole, NOT_PREDICT] = 0
     """Seed of weights, order of examples, dropout and sampling."""
-    resume: Annotated[FilePath, TRAINING] = "auto"
-    """`auto` resumes from the newest intact checkpoint, `never` starts a new run; or a
-    checkpoint."""
+    resume: Annotated[NameOrPath, TRAINING] = "auto"
+    """`auto` resumes from the newest intact checkpoint, `never` starts a new run; a path resumes
+    from that checkpoint."""
     report_to: Annotated[Trackers, TRAINING] = ()
-    """Trackers to report to besides the run directory: `tensorboard`, `wandb`."""
+    """Trackers to log to besides the run directory: `tensorboard`, `wandb`."""
     model: ModelConfig = ModelConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     data: DataConfig = DataConfig()
@@ -336,7 +338,7 @@ class Config(Section):
     evaluation: Annotated[EvaluationConfig, For("evaluate")] = EvaluationConfig()
 
     _typed: frozenset[tuple[str, ...]] = PrivateAttr(frozenset())
-    """The paths of the values that were given on the command line."""
+    """The paths of values from the command line."""
 
     @property
     def sampling_seed(self) -> int:
@@ -347,10 +349,8 @@ class Config(Section):
 def _checked_mixture(
     mixture: dict[str, DomainConfig], data: Mapping[str, Any]
 ) -> dict[str, DomainConfig]:
-    """The mixture; raises what pydantic takes where names, weights or other data do not go with it.
-
-    `data` holds the keys of the data section that come before it.
-    """
+    """The mixture unchanged; raises an error for pydantic if its names, weights or other data keys
+    are invalid. `data` holds the keys of the data section before it."""
     weights = {name: domain.weight for name, domain in mixture.items()}
     left_open = [name for name, weight in weights.items() if weight == "auto"]
     for name in mixture:
@@ -358,17 +358,17 @@ def _checked_mixture(
             raise rule(f"the name {name!r} of a domain should be letters, digits, - and _")
     for key in ("train_files", "validation_files"):
         if mixture and data.get(key):
-            raise rule(f"does not go with data.{key}; leave one out, or make that a domain")
+            raise rule(f"cannot be combined with data.{key}; remove one, or make that a domain")
     if left_open and len(left_open) < len(mixture):
-        raise rule(f"{', '.join(left_open)} has no weight; give one to every domain or to none")
+        raise rule(f"{', '.join(left_open)} has no weight; set weights for all domains or for none")
     if mixture and not left_open and not any(weights.values()):
-        raise rule(f"all weights are 0 ({', '.join(mixture)}); give one domain a weight above 0")
+        raise rule(f"all weights are 0 ({', '.join(mixture)}); set one above 0")
     return mixture
 
 
 def _checked_temperature(temperature: float, data: Mapping[str, Any]) -> float:
-    """The temperature; raises what pydantic takes where there is nothing that it could scale."""
+    """The temperature unchanged; raises an error for pydantic if all domains have weights."""
     mixture: Mapping[str, DomainConfig] = data.get("mixture", {})
     if temperature != 1 and any(domain.weight != "auto" for domain in mixture.values()):
-        raise rule("is for domains without weights; leave it out, or the weights")
+        raise rule("applies to domains without weights; remove it, or the weights")
     return temperature

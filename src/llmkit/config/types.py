@@ -92,8 +92,10 @@ def _known_encoding(name: str) -> str:
     raise rule(f"{name!r} is not a text encoding; {hint}")
 
 
-FilePath = Annotated[str, AfterValidator(_expanded)]
-"""The path of a file or directory, or a name that may be one."""
+NameOrPath = Annotated[str, AfterValidator(_expanded)]
+"""A name, such as that of a model on the hub, or a path."""
+FilePath = Annotated[NameOrPath, Field(json_schema_extra={"format": "path"})]
+"""The path of a file or directory."""
 Encoding = Annotated[str, AfterValidator(_known_encoding)]
 Texts = Annotated[
     tuple[Annotated[str, Field(min_length=1)], ...],
@@ -102,6 +104,11 @@ Texts = Annotated[
 ]
 Files = Annotated[
     tuple[FilePath, ...],
+    BeforeValidator(several, json_schema_input_type=FilePath | tuple[FilePath, ...]),
+    Field(strict=False),
+]
+NamesOrPaths = Annotated[
+    tuple[NameOrPath, ...],
     BeforeValidator(several, json_schema_input_type=str | tuple[str, ...]),
     Field(strict=False),
 ]
