@@ -259,8 +259,8 @@ def _check_settings(command: str, config: Config, faults: Faults) -> None:
 
 def _check_output(command: str, config: Config) -> None:
     from llmkit.evaluation import outputs
-    from llmkit.inference import output
     from llmkit.reporting import predictions
+    from llmkit.storage import resumable
     from llmkit.training import directory
 
     settings = config.evaluation
@@ -275,4 +275,4 @@ def _check_output(command: str, config: Config) -> None:
     if command in checks:
         checks[command]()
     if command == "generate" and config.generation.output_file is not None:
-        output.check_place(Path(config.generation.output_file))
+        resumable.check_ours(Path(config.generation.output_file))

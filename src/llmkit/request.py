@@ -166,8 +166,7 @@ def _stops(command: str, config: Config) -> Iterator[None]:
 
 def _saved(command: str, config: Config) -> str:
     """What a stopped command has saved on disk."""
-    from llmkit.inference import output
-    from llmkit.reporting import unfinished
+    from llmkit.storage import resumable
     from llmkit.training import directory
 
     try:
@@ -176,13 +175,13 @@ def _saved(command: str, config: Config) -> str:
             steps = sorted((found / "checkpoints").glob("step-*"))
             return f"checkpoint {steps[-1]}" if steps else faults.NOTHING_SAVED
         if command == "predict" and config.predict.output is not None:
-            parts = unfinished.parts_of(Path(config.predict.output))
+            parts = resumable.parts_of(Path(config.predict.output))
             return f"the predictions so far, in {parts}" if parts.exists() else faults.NOTHING_SAVED
         if command == "generate" and config.generation.output_file is not None:
             results = Path(config.generation.output_file)
             return (
                 f"the samples so far, in {results}"
-                if output.lines(results)
+                if resumable.count_lines(results)
                 else faults.NOTHING_SAVED
             )
     except (OSError, LlmkitError):

@@ -14,8 +14,9 @@ import pytest
 
 from llmkit.config.schema import PredictConfig
 from llmkit.errors import RunBusy, WriteError
-from llmkit.reporting import predictions, unfinished
+from llmkit.reporting import predictions
 from llmkit.reporting.predictions import Prediction
+from llmkit.storage import resumable
 
 SPAM = Prediction(("Win, now\n",), "spam", {"ham": 0.25, "spam": 0.75}, {"id": "7", "label": "x"})
 PAIR = Prediction(("a", "b"), ["x"], {"x": 0.5, "y": 0.1})
@@ -161,7 +162,7 @@ def test_a_damaged_note_is_no_note(tmp_path, note) -> None:
     path = tmp_path / "out.jsonl"
     with pytest.raises(KeyboardInterrupt):
         broken_off(path, {"model": "a"}, PAIR, PAIR)
-    unfinished.note_of(path).write_text(note)
+    resumable.note_of(path).write_text(note)
     write(PredictConfig(output=str(path)), SPAM)
     assert len(path.read_text().splitlines()) == 1
 

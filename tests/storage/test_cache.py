@@ -1,3 +1,5 @@
+import hashlib
+import json
 import multiprocessing
 import os
 import signal
@@ -57,6 +59,45 @@ def test_a_damaged_entry_is_set_aside_and_built_anew(
     assert "damaged" in said[0]
     assert len([each for each in contents(own_cache) if each.startswith(".corrupt-name-")]) == 1
     assert cache.open_or_build("name", never, watch, print).reused
+
+
+def earlier_entry(path: Path) -> str:
+    """Makes an entry as llmkit did before its manifests were those of `atomic`; its fingerprint."""
+    path.mkdir(parents=True)
+    info = build(path)
+    files = {
+        each.name: {
+            "bytes": each.stat().st_size,
+            "sha256": hashlib.sha256(each.read_bytes()).hexdigest(),
+        }
+        for each in sorted(path.iterdir())
+    }
+    fingerprint = hashlib.sha256(json.dumps([files, info]).encode()).hexdigest()[:32]
+    manifest = {"fingerprint": fingerprint, "info": info, "files": files}
+    (path / "manifest.json").write_text(json.dumps(manifest, indent=2))
+    return fingerprint
+
+
+def test_an_entry_of_an_earlier_llmkit_is_used_and_is_what_would_be_built_now(
+    own_cache: Path, watch: Watch
+) -> None:
+    fingerprint = earlier_entry(own_cache / "name")
+    earlier = cache.open_or_build("name", never, watch, print)
+    now = cache.open_or_build("other", build, watch, print)
+    assert earlier.fingerprint == now.fingerprint == fingerprint
+    assert earlier.info == now.info
+
+
+@pytest.mark.parametrize("name", ["ids", "manifest.json"])
+def test_a_damaged_entry_of_an_earlier_llmkit_is_built_again(
+    own_cache: Path, watch: Watch, name: str
+) -> None:
+    earlier_entry(own_cache / "name")
+    path = own_cache / "name" / name
+    path.write_bytes(path.read_bytes().replace(b"3", b"4") + b" " * (name == "ids"))
+    said: list[str] = []
+    assert not cache.open_or_build("name", build, watch, said.append).reused
+    assert "damaged" in said[0]
 
 
 def test_a_build_that_fails_leaves_nothing(own_cache: Path, watch: Watch) -> None:

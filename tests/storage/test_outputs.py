@@ -12,10 +12,9 @@ from llmkit.config.schema import PredictConfig
 from llmkit.data import sources
 from llmkit.errors import InputNotFound
 from llmkit.evaluation import outputs as evaluations
-from llmkit.inference import output as generations
 from llmkit.reporting import predictions
 from llmkit.reporting.predictions import Prediction
-from llmkit.storage import atomic, cache
+from llmkit.storage import atomic, cache, resumable
 
 RECORD = json.dumps({"command": "finetune", "arguments": [], "environment": {}})
 
@@ -85,7 +84,7 @@ def test_a_model_of_a_run_and_the_cache_are_not_data(
 
 def test_results_are_not_data(corpus: Path) -> None:
     before = found(corpus)
-    with generations.opened(corpus / "said.jsonl", {"model": "m"}) as written:
+    with resumable.open_lines(corpus / "said.jsonl", {"model": "m"}) as written:
         written.add({"prompt": "a", "text": "b"})
     rows = [Prediction(("long " * 90000,), "y", {"y": 0.9, "z": 0.1}, {"id": 3})]
     for name in ("labels.jsonl", "labels.csv"):

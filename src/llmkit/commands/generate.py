@@ -18,9 +18,8 @@ from llmkit.config.schema import Config
 from llmkit.distributed.launcher import is_main_process, n_processes
 from llmkit.distributed.signals import StopSignal, stop_signal
 from llmkit.errors import ConfigError
-from llmkit.inference import generate, loading, output, prompts, requests, shown
+from llmkit.inference import generate, loading, prompts, requests, shown
 from llmkit.inference.batching import Engine
-from llmkit.inference.output import Output
 from llmkit.inference.prompts import Prompt
 from llmkit.inference.requests import Requests
 from llmkit.inference.sample import Sample
@@ -29,6 +28,8 @@ from llmkit.models.control_tokens import control_tokens
 from llmkit.models.location import locate
 from llmkit.models.pretrained import Pretrained
 from llmkit.reporting.console import Console
+from llmkit.storage import resumable
+from llmkit.storage.resumable import Lines
 
 if TYPE_CHECKING:
     from llmkit.distributed.processes import Processes
@@ -93,7 +94,7 @@ def check(config: Config, console: Console) -> dict[str, Any]:
     work = _prepare(config)
     _tell(work, console)
     if config.generation.output_file is not None:
-        output.check(Path(config.generation.output_file), _identity(work))
+        resumable.check_settings(Path(config.generation.output_file), _identity(work))
     return {
         "command": "generate",
         "prompts": len(work.prompts),
@@ -185,7 +186,7 @@ def _write(
     engine: Engine,
     done: int,
     processes: Processes | None,
-    results: Output | None,
+    results: Lines | None,
     console: Console,
     stop: StopSignal,
 ) -> None:
@@ -245,7 +246,7 @@ def _gathered(records: Sequence[Record], processes: Processes) -> list[list[Reco
 
 
 def _put(
-    record: Record, number: int, config: Config, results: Output | None, console: Console
+    record: Record, number: int, config: Config, results: Lines | None, console: Console
 ) -> None:
     """Hands over one sample: to the results, as a JSON line, or as text for people."""
     if not is_main_process():
@@ -273,13 +274,13 @@ def _is_streamed(work: Work, console: Console) -> bool:
 
 
 @contextmanager
-def _output(work: Work) -> Iterator[Output | None]:
+def _output(work: Work) -> Iterator[Lines | None]:
     """The file of results, if one is asked for: this process's to write, and of these prompts."""
     path = work.config.generation.output_file
     if path is None or not is_main_process():
         yield None
         return
-    with output.opened(Path(path), _identity(work)) as results:
+    with resumable.open_lines(Path(path), _identity(work)) as results:
         per_prompt = work.config.generation.num_return_sequences
         for number, record in enumerate(results.done):
             place, index = divmod(number, per_prompt)

@@ -16,9 +16,8 @@ from typing import Any
 
 from llmkit.config.schema import PredictConfig
 from llmkit.errors import WriteError
-from llmkit.reporting import unfinished
-from llmkit.reporting.unfinished import Parts
-from llmkit.storage import atomic, outputs
+from llmkit.storage import atomic, outputs, resumable
+from llmkit.storage.resumable import Parts
 
 DIGITS = 6
 """Decimals of a probability."""
@@ -97,7 +96,7 @@ class Writer:
         self.unsure = 0
         """Predictions whose label has a probability below UNSURE."""
         if parts and self.rows:
-            self._recall(unfinished.parts_of(parts.path))
+            self._recall(resumable.parts_of(parts.path))
 
     def summary(self) -> dict[str, Any]:
         """How often each label was given, and how many predictions are unsure."""
@@ -168,8 +167,7 @@ def opened(
     if settings.output is None:
         yield Writer(format_of(settings))
         return
-    atomic.make_directory(Path(settings.output).parent)
-    with unfinished.opened(Path(settings.output), made_with, say) as parts:
+    with resumable.open_parts(Path(settings.output), made_with, say) as parts:
         yield Writer(format_of(settings), parts)
 
 

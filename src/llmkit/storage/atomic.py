@@ -33,8 +33,9 @@ class DamagedError(Exception):
 def commit(target: Path, fill: Callable[[Path], None], facts: Mapping[str, Any]) -> None:
     """Makes `target` with the files that `fill` writes into the directory it is given.
 
-    `facts` go into the manifest. What stood there before is given up only when the new directory
-    is whole. Raises WriteError when the disk does not take it; nothing is left behind then.
+    `facts` go into the manifest, as they are when `fill` is done. What stood there before is given
+    up only when the new directory is whole. Raises WriteError when the disk does not take it;
+    nothing is left behind then.
     """
     partial = target.with_name(f".tmp-{target.name}-{os.getpid()}")
     try:
@@ -58,9 +59,14 @@ def verify(directory: Path, wanted: Callable[[str], bool] = lambda name: True) -
     """The facts of a directory whose wanted files are undamaged; raises DamagedError, Unsafe for a
     manifest that names files outside of it, NoValidCheckpoint for one of a newer llmkit."""
     manifest = read_manifest(directory)
-    for name, expected in manifest["files"].items():
-        if not wanted(name):
-            continue
+    verify_files(directory, {n: file for n, file in manifest["files"].items() if wanted(n)})
+    return manifest
+
+
+def verify_files(directory: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raises DamagedError where a file has not the `size` and the `sha256` that its entry says, and
+    Unsafe for a file outside of the directory."""
+    for name, expected in files.items():
         if not SAFE_NAME.fullmatch(name) or (directory / name).is_symlink():
             raise Unsafe(
                 f"the manifest names a file outside of its directory: {name!r}",
@@ -68,7 +74,6 @@ def verify(directory: Path, wanted: Callable[[str], bool] = lambda name: True) -
                 next="remove this directory",
             )
         _verify_file(directory / name, expected)
-    return manifest
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
@@ -121,9 +126,9 @@ def set_aside(directory: Path) -> Path:
     raise WriteError("there are too many damaged directories here", where=str(directory.parent))
 
 
-def clean(parent: Path) -> None:
-    """Removes what killed processes have left half-done."""
-    for leftover in [*parent.glob(".tmp-*"), *parent.glob(".trash-*")]:
+def clean(parent: Path, prefix: str = "") -> None:
+    """Removes what killed processes have left half-done of directories whose name begins so."""
+    for leftover in [*parent.glob(f".tmp-{prefix}*"), *parent.glob(f".trash-{prefix}*")]:
         shutil.rmtree(leftover, ignore_errors=True)
 
 

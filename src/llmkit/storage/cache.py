@@ -1,23 +1,23 @@
-"""Directories that are built once, whole or not at all, and trusted only after a look inside."""
+"""Directories that are built once, and used again only if they are undamaged."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llmkit.errors import WriteError
+from llmkit.errors import LlmkitError, WriteError
 from llmkit.progress import Say, Watch
+from llmkit.storage import atomic
+from llmkit.storage.lock import try_lock
 
-_MANIFEST = "manifest.json"
+_ADVICE = "make room, or set LLMKIT_CACHE to a directory with room that can be written"
 
 
 @dataclass(frozen=True)
@@ -63,126 +63,96 @@ def open_or_build(
 
     What the notes hold under `derived` follows from the rest: it is no part of the fingerprint, so
     that entries written without it are the same. It joins the notes when the entry is opened.
+
     Processes that want the same entry at once build it once. An entry that is damaged is set aside
-    and built anew. Raises WriteError where the cache cannot be written.
+    and built again. Raises WriteError where the cache cannot be written.
     """
     path = directory() / name
     entry, _ = _open(path)
     if entry:
         return entry
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path.with_name(f"{name}.lock"), watch):
+    with _locked(path, watch):
         entry, damage = _open(path)
         if entry:
             return entry
+        info: dict[str, Any] = {}
         with writing(path):
             if damage:
-                aside = path.with_name(f".corrupt-{name}-{time.time_ns()}")
-                path.rename(aside)
-                say(f"cache: {name} is damaged ({damage}); set aside as {aside.name}, built anew")
-            _build(path, build)
+                aside = atomic.set_aside(path)
+                say(f"cache: {name} is damaged ({damage}); set aside as {aside.name}, built again")
+            atomic.clean(path.parent, f"{name}-")
+            atomic.commit(path, lambda partial: info.update(build(partial)), {"info": info})
     entry, damage = _open(path)
     if not entry:
         raise WriteError(f"{path} does not read back as it was written: {damage}", where=str(path))
-    return Entry(entry.path, entry.info, entry.fingerprint, reused=False)
+    return replace(entry, reused=False)
+
+
+def _open(path: Path) -> tuple[Entry | None, str]:
+    """The entry if it is undamaged; else None, and the damage of what stands there."""
+    if not path.is_dir():
+        return None, ""
+    try:
+        manifest = _older_manifest(path)
+        if manifest is None:
+            manifest = atomic.verify(path)
+        else:
+            atomic.verify_files(path, manifest["files"])
+        files, info = manifest["files"], dict(manifest["info"])
+        derived = info.pop("derived", {})
+        return Entry(path, info | derived, _fingerprint(files, info), reused=True), ""
+    except (atomic.DamagedError, KeyError) as damage:
+        return None, str(damage)
+    except LlmkitError as fault:
+        return None, fault.what
+
+
+def _older_manifest(path: Path) -> dict[str, Any] | None:
+    """The manifest of an entry that an earlier llmkit built, if it is one and undamaged."""
+    try:
+        older = json.loads((path / atomic.MANIFEST).read_text(encoding="utf-8"))
+        files = {
+            name: {"size": file["bytes"], "sha256": file["sha256"]}
+            for name, file in older["files"].items()
+        }
+        whole = older["fingerprint"] == _fingerprint(files, older["info"])
+        return {"info": older["info"], "files": files} if whole else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+
+
+def _fingerprint(files: Mapping[str, Mapping[str, Any]], info: Mapping[str, Any]) -> str:
+    held = {n: {"bytes": file["size"], "sha256": file["sha256"]} for n, file in files.items()}
+    return key(held, info)
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn a failure to write into WriteError."""
+    """Raises WriteError, with the variable that moves the cache, where it cannot be written."""
     try:
         yield
-    except OSError as fault:
+    except OSError as error:
         raise WriteError(
-            f"cannot write to the cache: {fault.strerror or fault}",
-            where=str(fault.filename or path),
-            kept="nothing half written was left behind",
-            next="make room, or set LLMKIT_CACHE to a directory with room that can be written",
-        ) from fault
-
-
-def _open(path: Path) -> tuple[Entry | None, str]:
-    """The entry if it is whole; else None, and what is wrong with what stands there."""
-    if not path.is_dir():
-        return None, ""
-    try:
-        manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
-        files = manifest["files"]
-        for name, told in files.items():
-            if (path / name).stat().st_size != told["bytes"]:
-                return None, f"{name} has not {told['bytes']} bytes"
-            if _digest(path / name) != told["sha256"]:
-                return None, f"{name} has another sha256"
-        derived = manifest.get("derived", {})
-        if manifest["fingerprint"] != key(files, manifest["info"]):
-            return None, f"{_MANIFEST} was changed"
-        if manifest.get("derived_fingerprint", key({})) != key(derived):
-            return None, f"{_MANIFEST} was changed"
-        return Entry(path, manifest["info"] | derived, manifest["fingerprint"], reused=True), ""
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as fault:
-        return None, f"{type(fault).__name__}: {fault}"
-
-
-def _build(path: Path, build: Callable[[Path], dict[str, Any]]) -> None:
-    # The lock is held: what another build of this entry left behind is nobody's.
-    for leftover in path.parent.glob(f".tmp-{path.name}-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
-    temporary.mkdir()
-    try:
-        info = build(temporary)
-        derived = info.pop("derived", {})
-        files = {
-            file.name: {"bytes": file.stat().st_size, "sha256": _digest(file)}
-            for file in sorted(temporary.iterdir())
-        }
-        manifest = {
-            "fingerprint": key(files, info),
-            "info": info,
-            "files": files,
-            "derived": derived,
-            "derived_fingerprint": key(derived),
-        }
-        (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-        for file in (*temporary.iterdir(), temporary):
-            _sync(file)
-        temporary.rename(path)
-        _sync(path.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+            f"cannot write to the cache: {error.strerror or error}",
+            where=str(error.filename or path),
+            kept="nothing half-written is left",
+            next=_ADVICE,
+        ) from error
+    except WriteError as fault:
+        fault.next = _ADVICE
+        raise
 
 
 @contextmanager
 def _locked(path: Path, watch: Watch) -> Iterator[None]:
-    """Hold the lock of this file; the system frees it when the process ends, however it ends."""
+    """Holds the lock of an entry; waits while another process has it."""
     with writing(path):
-        file = path.open("a")
+        atomic.make_directory(path.parent)
+        file = path.with_name(f"{path.name}.lock").open("a")
     with file:
-        if not _try_lock(file.fileno()):
+        if not try_lock(file):
             with watch("waiting for another process that prepares the same data", 0) as advance:
-                while not _try_lock(file.fileno()):
+                while not try_lock(file):
                     time.sleep(0.1)
                     advance(0)
         yield
-
-
-def _try_lock(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

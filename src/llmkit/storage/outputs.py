@@ -16,10 +16,9 @@ from pathlib import Path
 
 from llmkit.errors import NoValidCheckpoint, WriteError
 from llmkit.storage import atomic, cache
+from llmkit.storage.resumable import SETTINGS, settings_of
 
 RUN, CONFIG, CHECKPOINTS, METRICS = "run.json", "config.yaml", "checkpoints", "metrics.jsonl"
-SETTINGS = ".settings.json"
-"""Ends the name of the file beside generated text that says what it was made with."""
 
 _CACHE_LOCK = re.compile(r"token(s|izer)-[0-9a-f]{32}\.lock")
 
@@ -127,7 +126,7 @@ def _is_result(name: str, size: int, changed: int) -> bool:
     path = Path(name)
     if name.endswith(SETTINGS):
         return path.with_name(path.name.removesuffix(SETTINGS)).is_file()
-    if path.with_name(path.name + SETTINGS).is_file():
+    if settings_of(path).is_file():
         return True
     return holds_predictions(path) or holds_evaluation(path)
 

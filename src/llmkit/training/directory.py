@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from llmkit.config.schema import Config
 from llmkit.distributed.launcher import is_main_process
 from llmkit.errors import RunBusy, WriteError
 from llmkit.storage import atomic
+from llmkit.storage.lock import try_lock
+from llmkit.storage.outputs import RUN
 from llmkit.training import identity
 
-LOCK, RUN = ".lock", "run.json"
+LOCK = ".lock"
 OURS = {
     LOCK,
     RUN,
@@ -87,7 +88,14 @@ def held(directory: Path) -> Iterator[None]:
     except OSError as error:
         raise atomic.cannot_write(error, directory) from error
     with file:
-        _lock(file, directory)
+        if not try_lock(file):
+            file.seek(0)
+            raise RunBusy(
+                f"the run directory is in use by {file.read().strip() or 'another process'}",
+                where=str(directory),
+                kept="the other run, untouched",
+                next="wait for it, stop it, or choose another output_dir",
+            )
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
@@ -104,19 +112,6 @@ def _command(record: Path) -> str:
             where=str(record),
             kept="the run, untouched",
             next='put it back; {"command": "pretrain"} or the like is enough to resume',
-        ) from error
-
-
-def _lock(file: IO[str], directory: Path) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.seek(0)
-        raise RunBusy(
-            f"the run directory is in use by {file.read().strip() or 'another process'}",
-            where=str(directory),
-            kept="the other run, untouched",
-            next="wait for it, stop it, or choose another output_dir",
         ) from error
 
 
