@@ -95,11 +95,15 @@ def keys(
 def main() -> None:
     """Runs the command line of this process and ends it with the exit code."""
     faults.end_by_signals()
-    faults.open_streams()
-    faults.acknowledge_signals("--json" in sys.argv)
-    code = run(sys.argv[1:])
+    code = faults.exit_code(_run_here, "--json" in sys.argv)
     faults.flush_stderr()
     sys.exit(code)
+
+
+def _run_here() -> int:
+    faults.open_streams()
+    faults.acknowledge_signals("--json" in sys.argv)
+    return run(sys.argv[1:])
 
 
 def run(arguments: Sequence[str]) -> int:
