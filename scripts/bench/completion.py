@@ -1,7 +1,7 @@
-"""Learning responses beside learning every token: the same engine, model, rows and batch.
+"""Training on responses compared with training on every token: same engine, model, rows and batch.
 
-Random conversations of 20 to 120 tokens, of which half are predicted, packed into rows of 256 whose
-conversations do not see each other; the causal side predicts all of their tokens. The sides take
+Random conversations of 20 to 120 tokens, half of them predicted, are packed into rows of 256 and
+isolated from each other; the causal side predicts all of their tokens. The sides take
 turns in one process. Prints one JSON line: tokens read per second of each side (median over
 rounds), and the ratio.
 

@@ -1,8 +1,8 @@
-"""What dropout costs a step of fine-tuning: MiniLM on banking77, batches of 32 by length.
+"""The cost of dropout in a step of fine-tuning: MiniLM on banking77, batches of 32 by length.
 
-Sides: `examples` has llmkit's masks, which belong to examples; `batch` the masks that llmkit drew
-for a whole micro-batch before, 16 bits an element, with torch's own inside attention; `torch` has
-torch's alone. The sides take turns at each batch, and its fastest round counts.
+Sides: `examples` uses llmkit's masks, which belong to examples; `batch` draws masks for a whole
+micro-batch, as llmkit used to, with 16 bits per element and torch's dropout inside attention;
+`torch` uses only torch's dropout. The sides take turns at each batch; the fastest round counts.
 Prints one JSON line: milliseconds forward and backward, and the ratios of `examples` to the others.
 
     .venv/bin/python scripts/bench/dropout.py DATA MODEL [--rounds 9] [--batches 12] [--fp32]

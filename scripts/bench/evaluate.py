@@ -3,11 +3,11 @@
     python scripts/bench/evaluate.py [--layers 4] [--width 256] [--vocabulary 8192] [--window 256]
                                      [--tokens 65536] [--rounds 3] [--threads N]
 
-The loop is that of transformers' documentation: one window at a time, the loss of the model itself.
+The loop is the one in transformers' documentation: one window at a time, with the model's own loss.
 Three texts: one document in windows without overlap, the same with a stride of half a window, and
-documents of 8 to 128 tokens each by itself. The sides take turns in one process, after one round
-that is not counted. Prints one JSON object: median tokens per second, ratios, and by how much the
-summed losses in fp32 differ, which is at most 1e-5 of them.
+separate documents of 8 to 128 tokens. The sides take turns in one process, after one warm-up round.
+Prints one JSON object: median tokens per second, ratios, and the relative difference of the summed
+losses in fp32, which is at most 1e-5.
 """
 
 from __future__ import annotations

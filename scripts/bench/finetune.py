@@ -1,8 +1,8 @@
-"""Fine-tuning and predicting: llmkit beside transformers.Trainer, on banking77 with MiniLM.
+"""Fine-tuning and predicting: llmkit compared with transformers.Trainer, on banking77 with MiniLM.
 
 Sides: `script` is Trainer as run_classification.py sets it up (padding to 128 tokens, fp32);
-`by_hand` pads to the batch and computes in bf16; `grouped` draws batches by length besides. Each
-side is a process of its own, they take turns, and every figure is the median over the rounds.
+`by_hand` pads to the batch and computes in bf16; `grouped` also batches by length. The
+sides run in separate processes and take turns; every figure is the median over the rounds.
 Prints one JSON line: examples/s of training and of predicting, and the ratios of llmkit to each.
 
     .venv/bin/python scripts/bench/finetune.py DATA MODEL [--rounds 3] [--examples 3200]

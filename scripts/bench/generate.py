@@ -1,12 +1,11 @@
-"""Compare how fast llmkit and transformers' generate write, with random weights of GPT-2's shape.
+"""Compare the speed of llmkit and transformers' generate, with a GPT-2 of random weights.
 
     python scripts/bench/generate.py [--layers 12] [--width 768] [--tokens 64] [--prompts 256]
                                      [--rounds 3] [--threads N]
 
 One stream: a prompt of 32 tokens, greedy, in fp32, bf16 and with int8 weights. Many: prompts of 4
-to 64 tokens that ask for 8 to twice `--tokens` new ones each; transformers takes them in batches of
-16, in order of length, each up to its longest text. The sides take turns in one process, after
-one round that is not counted. Prints one JSON object: median tokens per second, and ratios.
+to 64 tokens, each with 8 to twice `--tokens` new tokens; transformers gets batches of 16 sorted by
+length, each up to its longest text. The sides take turns in one process, after one warm-up round. Prints one JSON object: median tokens per second, and ratios.
 """
 
 from __future__ import annotations

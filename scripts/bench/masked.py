@@ -1,8 +1,8 @@
-"""Masked pretraining beside causal pretraining: the same engine, shape, text and batch.
+"""Masked pretraining compared with causal pretraining: same engine, model size, text and batch.
 
 llmkit's Transformer (6 layers, 384 wide, vocabulary 8192) on blocks of 256, 16 sequences a step,
-bf16, AdamW; rows are drawn and masked as `llmkit pretrain` does it. With `--packed` the text is
-documents of 20 to 400 tokens that do not see each other. The sides take turns in one process.
+bf16, AdamW; rows are sampled and masked as in `llmkit pretrain`. With `--packed` the text consists
+of isolated documents of 20 to 400 tokens. The sides take turns in one process.
 Prints one JSON line: tokens read per second of each side (median over rounds), and the ratio.
 
     .venv/bin/python scripts/bench/masked.py [--rounds 9] [--steps 3] [--packed] [--compiled]
@@ -47,7 +47,7 @@ def tokens(packed: bool) -> TokenFile:
 
 
 def model(purpose: build.Purpose) -> PreTrainedModel:
-    """The same shape for both."""
+    """The same model size for both."""
     shape = {"hidden_size": 384, "num_hidden_layers": 6}
     special = {"pad_token_id": PAD}
     config = build.model_config("transformer", shape, VOCABULARY, BLOCK, special, purpose)

@@ -1,7 +1,8 @@
-"""Bits per byte on a held-out text after the same minutes, everything included: llmkit as it comes,
-beside transformers.Trainer with a GPT-2-like model of 13.8M weights (6 layers, 384 wide, byte-level
-BPE of 8192, blocks of 256), AdamW 1e-3 decaying linearly over the steps that fit, which three steps
-tell. Prints one JSON line.
+"""Bits per byte on held-out text after the same number of minutes, everything included.
+
+Compares llmkit with default settings and transformers.Trainer with a GPT-2-like model of 13.8M
+weights (6 layers, 384 wide, byte-level BPE of 8192, blocks of 256), AdamW at 1e-3 decaying linearly
+over the steps that fit, estimated from three steps. Prints one JSON line.
 
     .venv/bin/python scripts/bench/minutes.py TEXT HELD_OUT [--minutes 5] [--bf16] [--batch 8]
 """
@@ -23,14 +24,14 @@ from transformers import GPT2Config, GPT2LMHeadModel, PrinterCallback, Trainer, 
 
 VOCABULARY, BLOCK = 8192, 256
 IMPORTS = 5.0
-"""Seconds that this script is older than its clock, libraries and all."""
+"""Seconds from the start of this process to the start of the clock, imports included."""
 
 WARM, TIMED = 1, 3
-"""Steps whose time is not and is taken."""
+"""Number of warm-up steps and of timed steps."""
 
 
 def trainer(text: Path, held_out: Path, minutes: float, bf16: bool, batch: int) -> dict[str, float]:
-    """The same minutes spent by Trainer, tokenizer and judging included."""
+    """Trainer for the same number of minutes, tokenizer and evaluation included."""
     end = time.perf_counter() + 60 * minutes - IMPORTS
     bpe = ByteLevelBPETokenizer()
     bpe.train([str(text)], vocab_size=VOCABULARY, special_tokens=["<|endoftext|>"])
@@ -86,8 +87,10 @@ def main() -> None:
     parser.add_argument("text", type=Path)
     parser.add_argument("held_out", type=Path)
     parser.add_argument("--minutes", type=float, default=5)
-    parser.add_argument("--bf16", action="store_true", help="for Trainer")
-    parser.add_argument("--batch", type=int, default=8, help="of Trainer; 8 is its own default")
+    parser.add_argument("--bf16", action="store_true", help="train with bf16 in Trainer")
+    parser.add_argument(
+        "--batch", type=int, default=8, help="batch size of Trainer (its default: 8)"
+    )
     asked = parser.parse_args()
     theirs = trainer(asked.text, asked.held_out, asked.minutes, asked.bf16, asked.batch)
     ours = llmkit(asked.text, asked.minutes, f"data.validation_files={asked.held_out}")

@@ -1,7 +1,7 @@
-"""Training speed on a mixture of three domains beside plain text, all else the same.
+"""Training speed on a mixture of three domains compared with plain text.
 
 The llama of `train.py` (6 layers, 384 wide, vocabulary 8192), blocks of 256, 16 sequences a step;
-rows are drawn as `llmkit pretrain` draws them, from token files of a million random tokens. The
+rows are sampled as in `llmkit pretrain`, from token files of a million random tokens. The
 sides take turns in one process, so that a busy machine is busy for both. Prints one JSON line:
 tokens/s of each side (median over rounds) and the ratio.
 

@@ -1,12 +1,12 @@
-"""How long one waits: `llmkit --help` beside litgpt's, refusals of what is missing (`refused_*`),
-and the first step of a run beside importing torch and transformers: by name alone (`imports`), or
-with the class of a model (`model_class`), which transformers imports only when it is asked for.
+"""Start-up times: `llmkit --help` compared with litgpt's, refusals of missing input (`refused_*`), and
+the first step of a run compared with importing torch and transformers, by name alone (`imports`) or
+with a model class (`model_class`), which transformers imports lazily.
 
     .venv/bin/python scripts/bench/startup.py TEXT [--rounds 5] [--litgpt COMMAND]
 
 The run is `llmkit pretrain --text TEXT train.max_minutes=0.5` with an empty cache, so that its
 tokenizer is trained and the text tokenised before the first step; `again` is the same with the text
-in the cache. Each is a process of its own, they take turns. Prints one JSON line: seconds (median
+in the cache. The processes take turns. Prints one JSON line: seconds (median
 over the rounds) and ratios.
 """
 
@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 BEGINS = " at once; precision "
-"""Said when all is settled and the first step is next."""
+"""Printed when every `auto` is resolved, before the first step."""
 
 IMPORTS = "import torch, transformers"
 MODEL_CLASS = "import torch; from transformers import LlamaForCausalLM"
@@ -37,11 +37,11 @@ REFUSALS = {
     "refused_model": ("generate", "--model", "runs/no-such-run", "--prompt", "a"),
     "refused_prompt": ("generate", "--model", "runs/no-such-run"),
 }
-"""Command lines that lack something, by what it is."""
+"""Command lines with missing input, by what is missing."""
 
 
 def whole(*command: str, code: int = 0) -> float:
-    """Seconds of a command from start to end; `code` 1 stands for any failure."""
+    """Seconds of a command from start to end; `code` 1 accepts any failure."""
     begin = time.perf_counter()
     done = subprocess.run(command, check=False, capture_output=True, stdin=subprocess.DEVNULL)
     seconds = time.perf_counter() - begin
@@ -51,7 +51,7 @@ def whole(*command: str, code: int = 0) -> float:
 
 
 def refusal(arguments: Sequence[str]) -> Callable[[], float]:
-    """The seconds of a command that is refused."""
+    """Seconds until a command is refused."""
     return lambda: whole(sys.executable, "-m", "llmkit", *arguments, code=1)
 
 

@@ -1,10 +1,10 @@
-"""Compare llmkit's way from a text file to token blocks with that of datasets.map and grouping.
+"""Compare llmkit with datasets.map and grouping, from a text file to token blocks.
 
     python scripts/bench/tokenizing.py FILE [--tokenizer DIRECTORY] [--rounds N] [--megabytes N]
 
-Each side runs in a process of its own, in turn, with an empty cache; the file is repeated up to the
-given size. Prints one JSON line: the median seconds and peak memory of each side, and their ratio.
-Imports and loading the tokenizer are not timed. Without a tokenizer one is trained first.
+The sides run in separate processes, in turn, with an empty cache; the file is repeated up to the
+given size. Prints one JSON line: median seconds and peak memory of each side, and their ratio. The
+time excludes imports and loading the tokenizer. Without `--tokenizer`, one is trained first.
 """
 
 from __future__ import annotations

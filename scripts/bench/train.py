@@ -1,10 +1,10 @@
-"""Training speed: llmkit's engine beside a bare hand-written loop and transformers.Trainer.
+"""Training speed: llmkit's engine, a bare hand-written loop and transformers.Trainer.
 
 The same llama (6 layers, 384 wide, vocabulary 8192: 13.8 million parameters), block 256, 16
-sequences a step, bf16, AdamW; and litgpt beside them, where a Python that has it is named. Each
-side is a process of its own, and they take turns. Prints one JSON line: tokens/s of each side
-(median over rounds) and ratios to llmkit; the machine's matrix rate, measured before and behind,
-and the share of it that llmkit reaches; the most memory that each side held.
+sequences a step, bf16, AdamW; `--litgpt` adds litgpt. The sides run in separate processes and take
+turns. Prints one JSON line: tokens/s of each side (median over rounds) and ratios to llmkit; the
+machine's matrix rate, measured before and after, and llmkit's share of it; peak memory of each
+side.
 
     .venv/bin/python scripts/bench/train.py [--rounds 5] [--steps 6] [--sides llmkit,bare,...]
         [--vocabulary 8192] [--litgpt PYTHON]
@@ -93,7 +93,7 @@ def wait() -> None:
 
 
 def bare(stream: Stream) -> Round:
-    """What one would write by hand for this model alone."""
+    """A loop written by hand for this model only."""
     own = model(stream.vocabulary)
     decay = [p for p in own.parameters() if p.ndim >= 2]
     plain = [p for p in own.parameters() if p.ndim < 2]
@@ -193,7 +193,7 @@ def trainer(stream: Stream, bf16: bool) -> Round:
 
 
 def operations_per_token(vocabulary: int) -> float:
-    """What training asks for each token, attention included."""
+    """Training FLOP per token, attention included."""
     objective = Objective(CausalLoss(1, linear_head=True), model(vocabulary))
     return utilization.operations(objective, Stream(vocabulary), DEVICE)
 
@@ -230,7 +230,7 @@ def main() -> None:
 
 
 def side(name: str, vocabulary: int) -> Round:
-    """One of the sides, for this process alone."""
+    """One of the sides, for a separate process."""
     if name == "llmkit":
         device.keep_freed_memory()  # before torch allocates
         return llmkit(Stream(vocabulary), own=model(vocabulary))

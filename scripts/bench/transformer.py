@@ -1,4 +1,4 @@
-"""Speed of llmkit's Transformer beside transformers' GPT-2 of the same shape: forward and backward.
+"""Speed of llmkit's Transformer and transformers' GPT-2 of the same size: forward and backward.
 
 Both have the same weights (6 layers, 384 wide, vocabulary 8192, block 256) and give the same
 logits. The sides take turns in one process, so that a busy machine is busy for both. Prints one
@@ -38,7 +38,7 @@ def gpt2(asked: argparse.Namespace) -> GPT2LMHeadModel:
 
 
 def round_of(model: PreTrainedModel, ids: torch.Tensor, compiled: bool) -> Round:
-    """Computes loss and gradients, and moves no weights."""
+    """Computes loss and gradients without updating weights."""
     model = model.to(DEVICE).train()
 
     def loss_of(ids: torch.Tensor) -> torch.Tensor:

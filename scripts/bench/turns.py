@@ -1,4 +1,4 @@
-"""The sides of a benchmark take turns in one run, so that a busy machine is busy for all."""
+"""Lets the sides of a benchmark take turns, so that other load affects all of them alike."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import Any
 import torch
 
 Round = Callable[[int], float]
-"""Trains so many steps and returns the seconds that they took."""
+"""Trains this many steps and returns the seconds they took."""
 
 
 class Process:
-    """A side in a process of its own, as its users run it, that waits while it has no turn."""
+    """A side in a separate process, as its users run it, that waits for its turn."""
 
     def __init__(self, command: Sequence[str]) -> None:
         pipe = subprocess.PIPE
@@ -29,7 +29,7 @@ class Process:
         self.asking, self.answers = side.stdin, side.stdout
         self.answers.readline()  # it has started, and leaves the machine to others
         self.peak_bytes = 0
-        """The most memory that it held so far: of the accelerator where there is one."""
+        """Peak memory so far, of the accelerator if there is one."""
 
     def __call__(self, steps: int) -> float:
         print(steps, file=self.asking, flush=True)
