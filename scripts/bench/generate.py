@@ -5,7 +5,8 @@
 
 One stream: a prompt of 32 tokens, greedy, in fp32, bf16 and with int8 weights. Many: prompts of 4
 to 64 tokens, each with 8 to twice `--tokens` new tokens; transformers gets batches of 16 sorted by
-length, each up to its longest text. The sides take turns in one process, after one warm-up round. Prints one JSON object: median tokens per second, and ratios.
+length, each up to its longest text. The sides take turns in one process, after one warm-up round.
+Prints one JSON object: median tokens per second, and ratios.
 """
 
 from __future__ import annotations

@@ -88,9 +88,7 @@ def main() -> None:
     parser.add_argument("held_out", type=Path)
     parser.add_argument("--minutes", type=float, default=5)
     parser.add_argument("--bf16", action="store_true", help="train with bf16 in Trainer")
-    parser.add_argument(
-        "--batch", type=int, default=8, help="batch size of Trainer (its default: 8)"
-    )
+    parser.add_argument("--batch", type=int, default=8, help="batch size of Trainer")
     asked = parser.parse_args()
     theirs = trainer(asked.text, asked.held_out, asked.minutes, asked.bf16, asked.batch)
     ours = llmkit(asked.text, asked.minutes, f"data.validation_files={asked.held_out}")
