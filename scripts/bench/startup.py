@@ -1,6 +1,6 @@
 """Start-up times: `llmkit --help` compared with litgpt's, refusals of missing input (`refused_*`),
-and the first step of a run compared with importing torch and transformers, by name alone (`imports`) or
-with a model class (`model_class`), which transformers imports lazily.
+and the first step of a run compared with importing torch and transformers, by name alone
+(`imports`) or with a model class (`model_class`), which transformers imports lazily.
 
     .venv/bin/python scripts/bench/startup.py TEXT [--rounds 5] [--litgpt COMMAND]
 

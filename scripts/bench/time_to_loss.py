@@ -1,6 +1,6 @@
 """Time to 2.72 bits per byte on the last tenth of a text: llmkit with default settings, compared
-with a character-level loop in nanoGPT's documented CPU setting (4 layers, 128 wide, context 64, batch
-12, AdamW 1e-3, 2,000 steps, no dropout). Prints one JSON line.
+with a character-level loop in nanoGPT's documented CPU setting (4 layers, 128 wide, context 64,
+batch 12, AdamW 1e-3, 2,000 steps, no dropout). Prints one JSON line.
 
     .venv/bin/python scripts/bench/time_to_loss.py shakespeare.txt [--minutes 0.2]
 """
