@@ -10,8 +10,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
+from llmkit.data.tokens import TokenFile
 from llmkit.evaluation.likelihood import Scores
-from llmkit.evaluation.windows import Tokens
 from llmkit.storage.outputs import EVALUATION
 
 MOST_TOKENS = 20_000
@@ -39,7 +39,7 @@ b:hover{outline:1px solid var(--ink)}
 def page(
     title: str,
     facts: Sequence[str],
-    tokens: Tokens,
+    tokens: TokenFile,
     scores: Scores,
     tokenizer: PreTrainedTokenizerFast,
 ) -> str:
@@ -69,12 +69,14 @@ def page(
     )
 
 
-def shown_tokens(tokens: Tokens) -> int:
+def shown_tokens(tokens: TokenFile) -> int:
     """How many tokens of a text its page shows."""
     return min(MOST_TOKENS, len(tokens.ids) - 1)
 
 
-def _articles(tokens: Tokens, scores: Scores, tokenizer: PreTrainedTokenizerFast) -> Iterator[str]:
+def _articles(
+    tokens: TokenFile, scores: Scores, tokenizer: PreTrainedTokenizerFast
+) -> Iterator[str]:
     count = len(scores.shown)
     bounds = [*tokens.starts[tokens.starts < count].tolist(), count]
     for number, (start, end) in enumerate(pairwise(bounds), 1):
@@ -110,7 +112,7 @@ def _span(
     text: str,
     nll: float,
     guess: int,
-    tokens: Tokens,
+    tokens: TokenFile,
     tokenizer: PreTrainedTokenizerFast,
 ) -> str:
     token = str(tokenizer.convert_ids_to_tokens(id))

@@ -15,8 +15,9 @@ from transformers import PreTrainedModel
 
 from llmkit.data.blocks import UNSCORED
 from llmkit.data.packs import Packs
+from llmkit.data.tokens import TokenFile
 from llmkit.evaluation.likelihood import Batch
-from llmkit.evaluation.windows import Places, Spans, Tokens, Windows
+from llmkit.evaluation.windows import Places, Spans, Windows
 from llmkit.models.logits import ChosenLogits
 from llmkit.progress import Watch
 
@@ -82,7 +83,7 @@ class MaskedRows:
     the opening and the closing token of the tokenizer.
     """
 
-    tokens: Tokens
+    tokens: TokenFile
     window: int
     mask: int
     """The id of the mask token."""

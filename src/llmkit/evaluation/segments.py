@@ -26,7 +26,7 @@ from llmkit.data.reading import Reading
 from llmkit.data.sources import Source
 from llmkit.data.tokens import TokenFile
 from llmkit.errors import ConfigError
-from llmkit.evaluation.windows import Places, Tokens
+from llmkit.evaluation.windows import Places
 
 ENOUGH_DOCUMENTS = 30
 """From this many documents on, they are the segments; fewer are cut into blocks."""
@@ -61,7 +61,7 @@ class Segments:
         return np.add.reduceat(values, self.of_document, axis=0)
 
 
-def segments_of(tokens: Tokens, lengths: NDArray[np.int64]) -> Segments:
+def segments_of(tokens: TokenFile, lengths: NDArray[np.int64]) -> Segments:
     """The documents, or blocks of the documents where there are few.
 
     `lengths` are the bytes of each id, as `byte_lengths` gives them.
@@ -159,7 +159,7 @@ def _values(source: Source, data: DataConfig, column: str | int) -> Iterator[str
 
 
 def _borders(
-    tokens: Tokens, start: int, end: int, lengths: NDArray[np.int64], count: int
+    tokens: TokenFile, start: int, end: int, lengths: NDArray[np.int64], count: int
 ) -> list[int]:
     """The first places of all blocks of a document but the first."""
     if count == 1:
@@ -180,7 +180,7 @@ def _borders(
 
 
 def _parts(
-    tokens: Tokens, start: int, end: int, lengths: NDArray[np.int64]
+    tokens: TokenFile, start: int, end: int, lengths: NDArray[np.int64]
 ) -> Iterator[NDArray[np.int64]]:
     """The bytes of a document's tokens after its opening, a part at a time."""
     for offset in range(start + 1, end, _PART):

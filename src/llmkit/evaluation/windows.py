@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,23 +31,6 @@ _DOCUMENTS = {
     "separate": "each sees only itself and begins a window",
     "joined": "one long text, closing tokens included",
 }
-
-
-class Tokens(Protocol):
-    """What is needed of a token file, `llmkit.data.tokens.TokenFile`."""
-
-    @property
-    def ids(self) -> NDArray[np.unsignedinteger[Any]]: ...
-    @property
-    def starts(self) -> NDArray[np.int64]: ...
-    @property
-    def document_bytes(self) -> NDArray[np.int64]: ...
-    @property
-    def n_bytes(self) -> int: ...
-    @property
-    def opening(self) -> int: ...
-    @property
-    def closing(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -190,7 +173,7 @@ class Windows:
     context where the text has them.
     """
 
-    tokens: Tokens
+    tokens: TokenFile
     protocol: ScoringProtocol
     origins: Places | None = None
     """Places where windows are counted anew, the first of them 0; only there, if not given."""
