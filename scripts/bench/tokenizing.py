@@ -30,7 +30,8 @@ BLOCK = 1024
 def with_llmkit(text: Path, tokenizer: Path, cache: Path) -> Callable[[], int]:
     from llmkit.config.schema import Config
     from llmkit.data.blocks import Blocks
-    from llmkit.data.prepare import prepare
+    from llmkit.data.prepare import prepare_domains
+    from llmkit.data.sources import Sources
     from llmkit.models import tokenizer as tokenizers
 
     @contextmanager
@@ -43,7 +44,9 @@ def with_llmkit(text: Path, tokenizer: Path, cache: Path) -> Callable[[], int]:
     loaded = tokenizers.load(str(tokenizer))
 
     def run() -> int:
-        prepared = prepare(config, loaded, tokenizers, watch, lambda line: None)
+        [prepared] = prepare_domains(
+            config, Sources(config), loaded, watch, lambda line: None
+        ).values()
         return len(Blocks(prepared.train, BLOCK))
 
     return run

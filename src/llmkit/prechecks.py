@@ -13,18 +13,20 @@ from llmkit import extras
 from llmkit.config import keys, load, objectives
 from llmkit.config.checks import Faults
 from llmkit.config.schema import Config
+from llmkit.data.sources import Sources
 from llmkit.errors import ConfigError, DataError, InputNotFound, Unsafe, UsageError
 from llmkit.help import FIRST
 from llmkit.reporting.console import Console
 from llmkit.storage import paths
 
 FILES_OF = {
-    "pretrain": ("train_files", "validation_files"),
-    "finetune": ("train_files", "validation_files", "test_files"),
-    "predict": ("test_files",),
-    "evaluate": ("test_files",),
+    "pretrain": ("data.train_files", "data.validation_files"),
+    "finetune": ("data.train_files", "data.validation_files", "data.test_files"),
+    "predict": ("data.test_files",),
+    "evaluate": ("data.test_files",),
+    "generate": ("generation.prompts_file",),
 }
-"""Keys of the data section whose files a command reads."""
+"""Keys whose files a command reads."""
 
 FREE_TEXT = ("generation.prompts", "generation.system", "generation.stop")
 """Keys that hold text for the model."""
@@ -40,11 +42,11 @@ def check_code(config: Config, allowed: bool) -> None:
         )
 
 
-def check(command: str, config: Config, console: Console, faults: Faults) -> None:
+def check(command: str, config: Config, sources: Sources, console: Console, faults: Faults) -> None:
     """Finds the faults of input, model, packages and output that the command would raise later, and
     raises them together with those of the config."""
     _check_model(command, config, faults)
-    _check_files(command, config, console, faults)
+    _check_files(command, config, sources, console, faults)
     _check_named(command, config, faults)
     _check_extras(command, config, faults)
     with faults.collected("output_dir"):
@@ -166,24 +168,18 @@ def _check_template(name: str) -> None:
         )
 
 
-def _check_files(command: str, config: Config, console: Console, faults: Faults) -> None:
+def _check_files(
+    command: str, config: Config, sources: Sources, console: Console, faults: Faults
+) -> None:
     """Adds missing input files to the faults, and reports the files in directories that are
     skipped."""
-    from llmkit.data import sources
-
-    named = {f"data.{key}": getattr(config.data, key) for key in FILES_OF.get(command, ())}
+    named = list(FILES_OF.get(command, ()))
     if command == "pretrain":
-        for name, domain in config.data.mixture.items():
-            named[f"data.mixture.{name}.files"] = domain.files
-            named[f"data.mixture.{name}.validation_files"] = domain.validation_files
-    if command == "generate" and config.generation.prompts_file is not None:
-        named["generation.prompts_file"] = (config.generation.prompts_file,)
-    for key, entries in named.items():
-        if not entries:
-            continue
+        for name in config.data.mixture:
+            named += [f"data.mixture.{name}.files", f"data.mixture.{name}.validation_files"]
+    for key in named:
         with faults.collected(key):
-            sources.find(entries, key)
-            sentence, is_most = sources.skipped(entries)
+            sentence, is_most = sources.skipped(key)
             if sentence:
                 (console.warn if is_most else console.say)(f"{key}: {sentence}")
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from llmkit.config.checks import Faults
     from llmkit.config.load import Option
     from llmkit.config.schema import Config
+    from llmkit.data.sources import Sources
     from llmkit.reporting.console import Console
 
 Given = tuple[str, str, Any, int]
@@ -66,6 +67,7 @@ class Request:
             return
         from llmkit import prechecks
         from llmkit.config import objectives
+        from llmkit.data.sources import Sources
         from llmkit.reporting.console import Console
 
         console = Console(self.json, self.quiet, warnings)
@@ -73,8 +75,9 @@ class Request:
             console.say(f"data: {', '.join(given.data)} (as {DATA[self.command][0]})")
         with _stops(self.command, config):
             prechecks.check_code(config, self.allow_code)
-            prechecks.check(self.command, config, console, wrong)
-            self._work(objectives.recipe(self.command, config), config, console)
+            sources = Sources(config)
+            prechecks.check(self.command, config, sources, console, wrong)
+            self._work(objectives.recipe(self.command, config), config, sources, console)
 
     def _check_given(self, given: Arguments, options: Sequence[Option]) -> None:
         """Raises UsageError for a command without arguments."""
@@ -98,7 +101,7 @@ class Request:
         _print(shown if self.json else as_yaml(resolved.config, resolved.sources))
         return None
 
-    def _work(self, name: str, config: Config, console: Console) -> None:
+    def _work(self, name: str, config: Config, sources: Sources, console: Console) -> None:
         if self.verbose:
             _let_libraries_speak()
         signals.state.conversation = self.command == "chat"
@@ -110,7 +113,7 @@ class Request:
             recipe = _imported(name)
         work = recipe.check if self.dry_run else recipe.run
         try:
-            result: dict[str, Any] | None = work(config, console)
+            result: dict[str, Any] | None = work(config, sources, console)
         except LlmkitError as fault:
             fault.found = fault.found if self.dry_run else {}
             raise

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from llmkit.config.schema import Config
 from llmkit.data import chats, conversations
+from llmkit.data.sources import Sources
 from llmkit.errors import DataError
 
 MESSAGES = [
@@ -32,7 +33,7 @@ def load(path: Path, said: list[str] | None = None, **data) -> chats.Chats:
     keys = {"train_files": [str(path)], "validation_fraction": 0.0, **data}
     config = Config.model_validate({"data": keys})
     told = said if said is not None else []
-    return chats.load(config, watch, told.append, told.append)
+    return chats.load_conversations(config, Sources(config), watch, told.append, told.append)
 
 
 def said_in(found: chats.Chats) -> list[tuple[tuple[str, str], ...]]:

@@ -11,9 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llmkit.config.schema import Config
-from llmkit.data import dataset
+from llmkit.data import dataset, labelled
 from llmkit.data.dataset import Labelled
 from llmkit.data.labels import MULTI, REGRESSION, SINGLE, Labels
+from llmkit.data.sources import Sources
 from llmkit.errors import ConfigError, DataError, InputNotFound
 from llmkit.progress import Watch
 
@@ -44,7 +45,9 @@ class Files:
             if key.endswith("_files")
         }
         config = Config.model_validate({"seed": seed, "data": {**keys, **files}})
-        return dataset.load(config, self.watch, self.said.append, self.warned.append)
+        return dataset.load_labelled(
+            config, Sources(config), self.watch, self.said.append, self.warned.append
+        )
 
     def fault(self, train: Rows, **keys: Any) -> DataError:
         with pytest.raises(DataError) as fault:
@@ -202,10 +205,11 @@ def test_data_that_teaches_nothing_is_refused(files: Files, train: Rows, part: s
 def test_an_empty_file_is_not_found(files: Files) -> None:
     (files.folder / "empty.csv").touch()
     config = {"data": {"train_files": str(files.folder / "empty.csv")}}
+    settings = Config.model_validate(config)
     with pytest.raises(InputNotFound):
-        dataset.load(Config.model_validate(config), files.watch, print, print)
+        dataset.load_labelled(settings, Sources(settings), files.watch, print, print)
     with pytest.raises(InputNotFound, match="train_files is not given"):
-        dataset.load(Config(), files.watch, print, print)
+        dataset.load_labelled(Config(), Sources(Config()), files.watch, print, print)
 
 
 def test_a_label_of_every_row_points_to_a_wrong_column(files: Files) -> None:
@@ -220,7 +224,7 @@ def test_numbers_with_fractions_are_a_regression(files: Files) -> None:
     assert found.report["values"] == {"min": 0.0, "max": 24.75, "mean": 12.375}
     assert found.report["classes"] == {}
     assert found.validation
-    assert found.labels.id2label == {0: "label"}
+    assert found.labels.names == ("label",)
     assert len(found.validation) == 10
     assert np.ptp(found.validation.targets) > 15
     fault = files.fault([*rows, ("x", "much")], problem_type="regression")
@@ -244,14 +248,14 @@ def test_labels_that_differ_in_their_spelling_are_warned_of(files: Files) -> Non
 
 def test_rows_are_read_with_the_labels_that_a_model_knows(files: Files) -> None:
     path = files.write("test", [("x", "b"), ("y", "a"), ("z", "c")])
-    data = Config.model_validate({"data": {"test_files": path}}).data
+    config = Config.model_validate({"data": {"test_files": path}})
+    found = Sources(config).of("data.test_files")
     known = Labels(SINGLE, ("a", "b"))
 
     def load(**keys: Any) -> Any:
+        data = labelled.resolve_label_columns(found, config.data, print)
         changed = data.model_copy(update=keys)
-        return dataset.load_one(
-            changed, "test_files", known, files.watch, print, files.warned.append
-        )
+        return dataset.load_known(found, changed, "test", known, files.watch, files.warned.append)
 
     with pytest.raises(DataError, match="labels that the model does not know: 'c'"):
         load()
@@ -282,8 +286,9 @@ def test_the_quirks_of_real_sets_are_found(
         key: str(shared / "classify" / value) if key.endswith("_files") else value
         for key, value in keys.items()
     }
-    found = dataset.load(
-        Config.model_validate({"data": paths}), watch, lambda text: None, lambda text: None
+    config = Config.model_validate({"data": paths})
+    found = dataset.load_labelled(
+        config, Sources(config), watch, lambda text: None, lambda text: None
     )
     assert found.report["rows"] == rows
     assert found.report["duplicates"]["count"] == repeated
@@ -308,7 +313,9 @@ def test_goemotions_is_read_with_the_names_of_its_labels(shared: Path, watch: Wa
         "label_names": str(folder / "labels.txt"),
     }
     config = Config.model_validate({"data": data})
-    found = dataset.load(config, watch, lambda text: None, lambda text: None)
+    found = dataset.load_labelled(
+        config, Sources(config), watch, lambda text: None, lambda text: None
+    )
     assert found.labels.names[16] == "grief"
     assert found.report["classes"]["grief"] == 77
     assert [found.report["splits"][name]["rows"] for name in ("train", "validation", "test")] == [
@@ -356,7 +363,9 @@ def test_whatever_stands_in_a_file_is_read_or_refused_in_words(
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
     config = Config.model_validate({"data": {"train_files": str(path), **keys}})
     with contextlib.suppress(DataError, InputNotFound, ConfigError):
-        found = dataset.load(config, watch, lambda text: None, lambda text: None)
+        found = dataset.load_labelled(
+            config, Sources(config), watch, lambda text: None, lambda text: None
+        )
         json.dumps(found.report)
         assert len(found.train) + len(found.validation or ()) > 0
 
@@ -381,10 +390,19 @@ def test_a_file_without_rows_is_named_alone_and_among_several(
     nothing.write_text(content, encoding="utf-8")
     config = Config.model_validate({"data": {"train_files": [str(nothing)]}})
     with pytest.raises((DataError, InputNotFound)) as fault:
-        dataset.load(config, watch, files.said.append, files.warned.append)
+        dataset.load_labelled(
+            config, Sources(config), watch, files.said.append, files.warned.append
+        )
     assert "a_nothing.csv" in fault.value.where
     files.write("b", PLAIN)
     config = Config.model_validate({"data": {"train_files": [str(tmp_path)]}})
-    assert len(dataset.load(config, watch, files.said.append, files.warned.append).train) == 18
+    assert (
+        len(
+            dataset.load_labelled(
+                config, Sources(config), watch, files.said.append, files.warned.append
+            ).train
+        )
+        == 18
+    )
     assert any("1 file of data.train_files without a row" in each for each in files.warned)
     assert any("a_nothing.csv" in each for each in files.warned)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from llmkit.config.schema import DataConfig
 from llmkit.data import labelled
-from llmkit.data.labelled import Counts, Row
+from llmkit.data.labelled import Counts, Row, resolve_label_columns
+from llmkit.data.sources import Source, find
 from llmkit.errors import DataError
 
 
@@ -20,10 +21,15 @@ def config(path: Path | str, **keys: object) -> DataConfig:
     return DataConfig.model_validate({"train_files": str(path), **keys})
 
 
+def found(*paths: Path | str) -> list[Source]:
+    return [source for path in paths for source in find([str(path)], "data.train_files")]
+
+
 def read(path: Path | str, *, labelled_: bool = True, **keys: object) -> list[Row]:
-    """The rows of a file, its columns settled."""
-    data = labelled.settle(config(path, **keys), "train_files", lambda text: None, labelled_)
-    return list(labelled.read(data, "train_files", labelled=labelled_))
+    """The rows of a file, its columns resolved."""
+    files = found(path)
+    data = resolve_label_columns(files, config(path, **keys), lambda text: None, labelled_)
+    return list(labelled.read_rows(files, data, labelled=labelled_))
 
 
 def pairs(rows: list[Row]) -> list[tuple[object, object]]:
@@ -224,21 +230,22 @@ def test_lines_that_give_no_clue_are_refused(tmp_path: Path) -> None:
 def test_a_short_file_has_the_format_of_the_first(tmp_path: Path) -> None:
     train = written(tmp_path / "train.all", "1 a\n0 b\n1 c\n0 d\n")
     test = written(tmp_path / "test.all", "1 hello you\n0 dear me\n")
-    data = config(train, test_files=str(test))
-    settled = labelled.settle(data, "train_files", lambda text: None)
-    rows = list(labelled.read(settled, "test_files"))
+    data = resolve_label_columns(found(train, test), config(train), lambda text: None)
+    rows = list(labelled.read_rows(found(test), data))
     assert pairs(rows) == [(("hello you",), "1"), (("dear me",), "0")]
 
 
 def test_a_guess_is_said_and_what_is_given_is_not(tmp_path: Path) -> None:
     path = written(tmp_path / "a.csv", "label,text\nx,a\ny,b\n")
     said: list[str] = []
-    labelled.settle(config(path), "train_files", said.append)
+    resolve_label_columns(found(path), config(path), said.append)
     assert len(said) == 1
     assert "data.text_column=text, data.label_column=label" in said[0]
-    labelled.settle(config(path, text_column="text", label_column=0), "train_files", said.append)
+    by_name = config(path, text_column="text", label_column=0)
+    resolve_label_columns(found(path), by_name, said.append)
     assert len(said) == 1
-    labelled.settle(config(path, text_column=1, label_column=0), "train_files", said.append)
+    by_number = config(path, text_column=1, label_column=0)
+    resolve_label_columns(found(path), by_number, said.append)
     assert "found data.header=true; the columns are 0 'label', 1 'text'" in said[1]
 
 
@@ -273,7 +280,7 @@ def test_empty_lines_between_rows_are_no_rows_and_are_counted(tmp_path: Path) ->
     path = written(tmp_path / "a.csv", "text,label\n\na,x\n\n\nb,y\n\n")
     data = config(path, text_column="text", label_column="label")
     counts = Counts()
-    rows = list(labelled.read(data, "train_files", counts=counts))
+    rows = list(labelled.read_rows(found(path), data, counts=counts))
     assert [(row.number, row.label) for row in rows] == [(1, "x"), (2, "y")]
     assert counts.blank_lines == 4
 
@@ -326,6 +333,6 @@ def test_reading_holds_only_a_few_rows(tmp_path: Path, monkeypatch: pytest.Monke
     path = written(tmp_path / "a.csv", "text,label\n" + "some text,x\n" * 100_000)
     data = config(path, text_column="text", label_column="label")
     told: list[int] = []
-    rows: Iterator[Row] = labelled.read(data, "train_files", advance=told.append)
+    rows: Iterator[Row] = labelled.read_rows(found(path), data, advance=told.append)
     next(rows)
     assert sum(told) < path.stat().st_size // 2

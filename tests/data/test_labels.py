@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from llmkit.config.schema import Config, DataConfig
 from llmkit.data import dataset, labels, lookalikes
 from llmkit.data.labels import MULTI, REGRESSION, SINGLE, Labels, Raw
+from llmkit.data.sources import Sources
 from llmkit.errors import ConfigError, DataError
 from llmkit.progress import Watch
 
@@ -120,7 +121,9 @@ def loaded(path: Path, watch: Watch, **data: object) -> tuple[Labels, list[int],
     warnings: list[str] = []
     given = {"train_files": [str(path)], "validation_fraction": 0, "allow": ["one_row_classes"]}
     config = Config.model_validate({"data": {**given, **data}})
-    found = dataset.load(config, watch, lambda text: None, warnings.append)
+    found = dataset.load_labelled(
+        config, Sources(config), watch, lambda text: None, warnings.append
+    )
     return found.labels, found.train.targets.sum(0).astype(int).tolist(), warnings
 
 

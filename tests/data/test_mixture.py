@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import PreTrainedTokenizerFast
 
 from llmkit.config.schema import Config
 from llmkit.data.blocks import UNSCORED, Blocks
-from llmkit.data.domains import configs, weights
+from llmkit.data.domains import keys_by_domain, weights
 from llmkit.data.masking import MaskedBlocks, Vocabulary
 from llmkit.data.mixture import Mixture
 from llmkit.data.prepare import Prepared, data_report, prepare_domains
+from llmkit.data.sources import Sources
 from llmkit.data.tokens import TokenFile, joined
 from llmkit.errors import ConfigError, DataError, InputNotFound
 from llmkit.progress import Watch
@@ -33,9 +35,15 @@ def files(tmp_path: Path) -> dict[str, dict[str, Any]]:
     return {name: {"files": str(tmp_path / f"{name}.txt")} for name in ("words", "poems")}
 
 
+def prepare(
+    config: Config, watch: Watch, tokenizer: PreTrainedTokenizerFast | None = None
+) -> dict[str, Prepared]:
+    return prepare_domains(config, Sources(config), tokenizer, watch, lambda _: None)
+
+
 @pytest.fixture
 def prepared(files, watch: Watch) -> dict[str, Prepared]:
-    return prepare_domains(config(files, document="line"), None, watch, lambda _: None)
+    return prepare(config(files, document="line"), watch)
 
 
 def test_a_domain_is_read_as_it_would_be_alone(files, prepared, watch) -> None:
@@ -43,7 +51,7 @@ def test_a_domain_is_read_as_it_would_be_alone(files, prepared, watch) -> None:
     for name, domain in prepared.items():
         alone = Config.model_validate({"data": {"train_files": files[name]["files"],
                                                 "document": "line"}})  # fmt: skip
-        expected = prepare_domains(alone, domain.tokenizer, watch, lambda _: None)[""]
+        expected = prepare(alone, watch, domain.tokenizer)[""]
         assert expected.train.fingerprint == domain.train.fingerprint
         assert expected.validation
         assert domain.validation
@@ -56,7 +64,7 @@ def test_one_tokenizer_learns_from_all_domains_that_are_trained_on(files, prepar
     assert len(words) == len(poem) == 1
     files["words"]["weight"], files["poems"]["weight"] = 1, 0
     settings = config(files, document="line")
-    measured = prepare_domains(settings, None, watch, lambda _: None)
+    measured = prepare(settings, watch)
     assert len(measured["words"].tokenizer("一首诗")["input_ids"]) == 9
 
 
@@ -154,28 +162,29 @@ def test_a_domain_without_text_or_files_is_named(files, tmp_path, watch) -> None
     (tmp_path / "blank.txt").write_text(" \n\n")
     blank = config({**files, "empty": {"files": str(tmp_path / "blank.txt")}}, document="line")
     with pytest.raises(DataError, match=r"data.mixture.empty.files holds no text"):
-        prepare_domains(blank, None, watch, print)
+        prepare(blank, watch)
     missing = config({**files, "gone": {"files": str(tmp_path / "gone.txt")}})
     with pytest.raises(InputNotFound, match=r"data.mixture.gone.files: .*gone.txt does not exist"):
-        prepare_domains(missing, None, watch, print)
+        prepare(missing, watch)
     with pytest.raises(InputNotFound, match=r"data.mixture.none.files is not given"):
-        prepare_domains(config({**files, "none": {}}), None, watch, print)
+        prepare(config({**files, "none": {}}), watch)
 
 
 def test_a_domain_that_is_only_measured_needs_its_held_out_text_alone(files, watch) -> None:
     domains = {"words": {**files["words"], "weight": 1},
                "poems": {"validation_files": files["poems"]["files"], "weight": 0}}  # fmt: skip
-    found = prepare_domains(config(domains, document="line"), None, watch, print)
+    found = prepare(config(domains, document="line"), watch)
     assert found["poems"].validation
     assert len(found["poems"].validation.starts) == 40
     del domains["poems"]["validation_files"]
     domains["poems"]["files"] = files["poems"]["files"]
     with pytest.raises(ConfigError, match="poems would not be used"):
-        configs(config(domains, validation_fraction=0))
+        keys_by_domain(config(domains, validation_fraction=0))
 
 
 def test_the_report_tells_of_every_domain(files, watch) -> None:
-    report = data_report(config(files, document="line"), watch)
+    settings = config(files, document="line")
+    report = data_report(settings, Sources(settings), watch)
     assert {key: found["documents"] for key, found in report.items()} == {
         "mixture.words.files": 300,
         "mixture.poems.files": 40,

@@ -6,6 +6,7 @@ import pytest
 from llmkit.config.schema import Config
 from llmkit.data import corpus
 from llmkit.data.prepare import Prepared, data_report, prepare_domains, tokens_of
+from llmkit.data.sources import Sources
 from llmkit.errors import DataError, InputNotFound
 from llmkit.models import tokenizer as tokenizers
 from llmkit.progress import Say, Watch
@@ -17,7 +18,7 @@ def config(seed: int = 0, **data: Any) -> Config:
 
 def prepare(config: Config, watch: Watch, say: Say) -> Prepared:
     """The data without a mixture."""
-    return prepare_domains(config, None, watch, say)[""]
+    return prepare_domains(config, Sources(config), None, watch, say)[""]
 
 
 def decoded(prepared: Prepared) -> list[str]:
@@ -156,13 +157,8 @@ def test_what_reading_leaves_out_is_said(tmp_path: Path, watch: Watch) -> None:
 def test_any_key_can_be_tokenized_with_a_given_tokenizer(tmp_path: Path, watch: Watch) -> None:
     (tmp_path / "a.txt").write_text("one two")
     tokenizer = tokenizers.train_bpe(["one two"], 300)
-    made = tokens_of(
-        config(test_files=str(tmp_path / "a.txt")),
-        "test_files",
-        tokenizer,
-        watch,
-        print,
-    )
+    settings, key = config(test_files=str(tmp_path / "a.txt")), "data.test_files"
+    made = tokens_of(Sources(settings).of(key), key, settings, tokenizer, watch, print)
     assert tokenizer.decode(made.ids) == "<|endoftext|>one two<|endoftext|>"
 
 
@@ -172,10 +168,10 @@ def test_the_report_reads_everything_and_writes_nothing(
     (tmp_path / "a.csv").write_text("text\none\n\ntwo\n")
     (tmp_path / "b.txt").write_text("three")
     settings = config(train_files=[str(tmp_path / "a.csv"), str(tmp_path / "b.txt")])
-    report = data_report(settings, watch)["train_files"]
+    report = data_report(settings, Sources(settings), watch)["train_files"]
     assert (report["documents"], report["blank"], report["text_bytes"]) == (3, 1, 11)
     assert [file["format"] for file in report["files"]] == ["csv", "txt"]
     assert not own_cache.exists()
     (tmp_path / "a.csv").write_text('text\none\n"two\n')
     with pytest.raises(DataError):
-        data_report(settings, watch)
+        data_report(settings, Sources(settings), watch)

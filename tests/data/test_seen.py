@@ -9,6 +9,7 @@ from tokenizers import normalizers
 from llmkit.config.schema import Config
 from llmkit.data import chats, dataset
 from llmkit.data.fingerprints import as_seen, of_rows, overlap
+from llmkit.data.sources import Sources
 from llmkit.models import tokenizer as tokenizers
 
 TEXTS = [
@@ -62,13 +63,17 @@ def test_labelled_rows_that_read_the_same_are_duplicates_conflicts_and_leaks(
     }
     config = Config.model_validate({"data": files})
     warned: list[str] = []
-    found = dataset.load(config, watch, lambda text: None, warned.append, uncased)
+    found = dataset.load_labelled(
+        config, Sources(config), watch, lambda text: None, warned.append, uncased
+    )
     assert found.report["duplicates"]["count_stripped"] == 2
     assert found.report["overlap"]["count_stripped"] == 1
     assert found.report["conflicts"]["count"] == 1
     assert any("as the model reads it" in text for text in warned)
     assert any(TEXTS[0] in row["text"] for row in found.report["conflicts"]["rows"])
-    plainly = dataset.load(config, watch, lambda text: None, lambda text: None)
+    plainly = dataset.load_labelled(
+        config, Sources(config), watch, lambda text: None, lambda text: None
+    )
     assert plainly.report["duplicates"]["count_stripped"] == 0
 
 
@@ -76,7 +81,9 @@ def test_rows_that_read_the_same_are_held_out_together(tmp_path, watch, uncased)
     rows = [(each, "ab"[i % 2]) for i in range(40) for each in (f"Text {i}", f"text {i}")]
     path = written(tmp_path / "train.csv", ("text", "label"), rows)
     config = Config.model_validate({"data": {"train_files": path}})
-    found = dataset.load(config, watch, lambda text: None, lambda text: None, uncased)
+    found = dataset.load_labelled(
+        config, Sources(config), watch, lambda text: None, lambda text: None, uncased
+    )
     assert found.validation is not None
     held = {texts[0].lower() for texts in found.validation.texts}
     assert len(found.validation) == 2 * len(held)
@@ -89,7 +96,9 @@ def test_chats_whose_prompts_read_the_same_are_reported_and_stay_together(
     rows = [(each, f"{i}") for i in range(30) for each in (f"Say {i}", f"say {i}")]
     path = written(tmp_path / "train.csv", ("prompt", "response"), rows)
     config = Config.model_validate({"data": {"train_files": path}})
-    found = chats.load(config, watch, lambda text: None, lambda text: None, uncased)
+    found = chats.load_conversations(
+        config, Sources(config), watch, lambda text: None, lambda text: None, uncased
+    )
     assert found.report["duplicates"]["count_stripped"] == 30
     held = {each.opening[0].lower() for each in found.validation}
     assert held

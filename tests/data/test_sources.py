@@ -1,10 +1,15 @@
 import gzip
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from llmkit.config.schema import Config
 from llmkit.data import sources
+from llmkit.data.sources import Sources
 from llmkit.errors import ConfigError, DataError, InputNotFound
 
 
@@ -21,6 +26,11 @@ def found(*entries: object) -> list[str]:
 def fingerprint(*entries: object) -> str:
     whole = sources.find([str(entry) for entry in entries], "data.train_files")
     return sources.fingerprint(whole, lambda n_bytes: None)
+
+
+def skipped(*entries: str) -> tuple[str, bool]:
+    config = Config.model_validate({"data": {"train_files": list(entries)}})
+    return Sources(config).skipped("data.train_files")
 
 
 def test_a_directory_gives_its_text_sorted_and_no_hidden_files(tmp_path: Path) -> None:
@@ -88,14 +98,14 @@ def test_a_sliver_of_text_does_not_hide_the_prose_beside_it(tmp_path: Path) -> N
     for name in "abc":
         written(tmp_path / f"{name}.md", "word " * 3000)
     assert len(found(tmp_path)) == 4
-    assert sources.skipped([str(tmp_path)]) == ("", False)
+    assert skipped(str(tmp_path)) == ("", False)
 
 
 def test_prose_is_never_read_beside_tables(tmp_path: Path) -> None:
     table = written(tmp_path / "train.csv", "text,label\na,b\n")
     written(tmp_path / "README.md", "word " * 3000)
     assert found(tmp_path) == [str(table)]
-    sentence, is_most = sources.skipped([str(tmp_path)])
+    sentence, is_most = skipped(str(tmp_path))
     assert is_most
     assert "1 of 2 files are read; skipped are 1 .md (README.md), 15,000 of 15,015" in sentence
 
@@ -104,7 +114,7 @@ def test_what_a_directory_holds_beside_its_text_is_counted_by_suffix(tmp_path: P
     written(tmp_path / "a.txt", "word " * 3000)
     for name in ("b.md", "c.md", "d.pdf", "LICENSE"):
         written(tmp_path / name)
-    sentence, is_most = sources.skipped([str(tmp_path), str(tmp_path / "a.txt"), "hub:x"])
+    sentence, is_most = skipped(str(tmp_path), str(tmp_path / "a.txt"), "hub:x")
     assert not is_most
     assert "1 of 5 files are read" in sentence
     assert "2 .md, 1 without suffix, 1 .pdf (LICENSE, b.md, c.md, ...)" in sentence
@@ -152,3 +162,51 @@ def test_a_file_that_changes_after_it_was_found_is_noticed(tmp_path: Path) -> No
 def test_a_hub_name_of_another_form_is_a_config_error() -> None:
     with pytest.raises(ConfigError, match="hub:NAME"):
         found("hub:a:b:c")
+
+
+COUNTED = """
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+
+folder, *line = sys.argv[1:]
+seen = Counter()
+
+
+def count(event, arguments):
+    if event in ("os.scandir", "open") and str(arguments[0]).startswith(folder):
+        seen[f"{event} {Path(str(arguments[0])).name}"] += 1
+
+
+from llmkit import cli
+from llmkit.data import sources
+
+sources.find([folder], "data.train_files")  # what is no result of ours is remembered
+sys.addaudithook(count)
+sources.find([folder], "data.train_files")
+once = dict(seen)
+seen.clear()
+code = cli.run(line)
+print(json.dumps([code, once, dict(seen)]), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "row"),
+    [("pretrain", "all.txt", "text {}"), ("finetune", "all.csv", "text {},{}")],
+)
+def test_a_command_finds_its_files_once(tmp_path: Path, command: str, name: str, row: str) -> None:
+    rows = [row.format(number, number % 2) for number in range(40)]
+    written(tmp_path / "data" / name, "\n".join(["text,label", *rows]))
+    line = [command, f"data.train_files={tmp_path / 'data'}", f"output_dir={tmp_path / 'run'}"]
+    done = subprocess.run(
+        [sys.executable, "-c", COUNTED, str(tmp_path / "data"), *line, "--dry-run", "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    code, once, all_told = json.loads(done.stderr.splitlines()[-1])
+    assert code == 0
+    assert once["os.scandir data"]
+    assert all_told == once

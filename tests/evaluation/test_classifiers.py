@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from llmkit.config.load import load
+from llmkit.data.sources import Sources
 from llmkit.errors import DataError
 from llmkit.evaluation import classifiers
 from llmkit.models.pretrained import compared
@@ -69,7 +70,7 @@ def measured(processes, watch):
         ]).config  # fmt: skip
         silent = lambda _: None  # noqa: E731
         found = classifiers.measure_classifiers(
-            config, compared(config), processes, watch, silent, silent
+            config, Sources(config), compared(config), processes, watch, silent, silent
         )
         return classifiers.classifier_result(config, found), list(
             classifiers.classifier_samples(found)

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from llmkit.config.load import load
+from llmkit.data.sources import Sources
 from llmkit.errors import ConfigError
 from llmkit.evaluation import text
 from llmkit.evaluation.windows import protocol
@@ -51,7 +52,9 @@ def config(bert, tmp_path):
 def test_each_token_is_masked_alone_in_its_piece(config, bert, processes, watch, window) -> None:
     changed = config.evaluation.model_copy(update={"window": window})
     config = config.model_copy(update={"evaluation": changed})
-    found = text.measure(config, compared(config), processes, watch, lambda _: None)
+    found = text.measure(
+        config, Sources(config), compared(config), processes, watch, lambda _: None
+    )
     result = text.result(config, found)
     nll, count = by_hand(bert, DOCUMENTS, window - 2)
     assert result["tokens"] == count
@@ -59,7 +62,9 @@ def test_each_token_is_masked_alone_in_its_piece(config, bert, processes, watch,
 
 
 def test_it_is_never_called_a_perplexity(config, processes, watch) -> None:
-    found = text.measure(config, compared(config), processes, watch, lambda _: None)
+    found = text.measure(
+        config, Sources(config), compared(config), processes, watch, lambda _: None
+    )
     result = text.result(config, found)
     assert not {"nll", "perplexity", "bits_per_byte"} & {*result, *(result["interval"] or ())}
     assert "not comparable to a perplexity" in result["protocol"]["scored"]

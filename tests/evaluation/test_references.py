@@ -12,8 +12,11 @@ from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
 from llmkit.config.load import load
+from llmkit.config.schema import Config
+from llmkit.data.sources import Sources
 from llmkit.errors import ConfigError, DataError
-from llmkit.evaluation import pairs, references
+from llmkit.evaluation import references
+from llmkit.evaluation.pairs import Pairs, read_pairs
 
 ENGLISH = (
     ["The cat sat on the mat.", "It's raining, isn't it?", "nothing alike", "same text"],
@@ -93,10 +96,14 @@ def config(path, **columns):
     return load("evaluate", None, [f"data.test_files={path}", *keys]).config
 
 
+def read(config: Config) -> Pairs:
+    return read_pairs(Sources(config).of("data.test_files"), config)
+
+
 def test_pairs_are_read_in_order_with_their_places(tmp_path) -> None:
     path = tmp_path / "pairs.csv"
     path.write_text('question,answer,wanted\nWhy?,"a,\nb",c\nHow?,,d\n')
-    found = pairs.read(config(path, prompt="question", prediction="answer", reference="wanted"))
+    found = read(config(path, prompt="question", prediction="answer", reference="wanted"))
     assert found.prompts == ["Why?", "How?"]
     assert found.predictions == ["a,\nb", ""]
     assert found.references == ["c", "d"]
@@ -107,18 +114,18 @@ def test_rows_without_a_reference_are_named(tmp_path) -> None:
     path = tmp_path / "pairs.jsonl"
     path.write_text('{"p": "x", "r": "y"}\n{"p": "x", "r": " "}\n')
     with pytest.raises(DataError, match="reference of data row 2 is empty"):
-        pairs.read(config(path, prediction="p", reference="r"))
+        read(config(path, prediction="p", reference="r"))
 
 
 def test_a_missing_column_is_named_with_those_that_are_there(tmp_path) -> None:
     path = tmp_path / "pairs.jsonl"
     path.write_text('{"p": "x", "r": "y"}\n')
     with pytest.raises(DataError, match="'q'") as fault:
-        pairs.read(config(path, prediction="q", reference="r"))
+        read(config(path, prediction="q", reference="r"))
     assert "evaluation.prediction_column" in fault.value.where
     assert "'p'" in fault.value.next
 
 
 def test_a_reference_alone_is_refused(tmp_path) -> None:
     with pytest.raises(ConfigError, match="something to be compared with"):
-        pairs.read(config(tmp_path / "any", reference="r"))
+        read_pairs([], config(tmp_path / "any", reference="r"))

@@ -8,26 +8,27 @@ import pytest
 
 from llmkit.config.load import load
 from llmkit.config.schema import Config
-from llmkit.data import sources
 from llmkit.data.prepare import held_out_domains, tokens_of
+from llmkit.data.sources import Sources
 from llmkit.errors import ConfigError, DataError, InputNotFound
 from llmkit.evaluation.segments import Survey, survey_files, survey_mixture
 from llmkit.models import tokenizer as tokenizers
+from llmkit.progress import Watch
 
-KEY = "test_files"
+KEY = "data.test_files"
 TOKENIZER = tokenizers.train_bpe(["text"], 300)
 
 
 def config_of(*paths, **keys) -> Config:
     named = [f"data.{key}={value}" for key, value in keys.items()]
-    return load("evaluate", None, [f"data.{KEY}=[{', '.join(map(str, paths))}]", *named]).config
+    return load("evaluate", None, [f"{KEY}=[{', '.join(map(str, paths))}]", *named]).config
 
 
 @pytest.fixture
 def survey(watch):
     def survey(config: Config, column: str | None = None) -> Survey:
-        found = sources.find(config.data.test_files, KEY)
-        tokens = tokens_of(config, KEY, TOKENIZER, watch, print)
+        found = Sources(config).of(KEY)
+        tokens = tokens_of(found, KEY, config, TOKENIZER, watch, print)
         return survey_files(tokens, found, config.data, column)
 
     return survey
@@ -57,8 +58,8 @@ def test_a_file_without_text_is_no_domain(files, survey) -> None:
 
 def test_characters_and_files_are_known_without_reading_the_text(files, watch) -> None:
     config = config_of(*files)
-    found = sources.find(config.data.test_files, KEY)
-    tokens = tokens_of(config, KEY, TOKENIZER, watch, print)
+    found = Sources(config).of(KEY)
+    tokens = tokens_of(found, KEY, config, TOKENIZER, watch, print)
     for path in files:
         path.unlink()
     assert survey_files(tokens, found, config.data, None).characters == len(
@@ -68,7 +69,7 @@ def test_characters_and_files_are_known_without_reading_the_text(files, watch) -
 
 def test_a_token_file_without_characters_is_the_same_and_its_text_is_counted(files, watch) -> None:
     config = config_of(*files)
-    new = tokens_of(config, KEY, TOKENIZER, watch, print)
+    new = tokens_of(Sources(config).of(KEY), KEY, config, TOKENIZER, watch, print)
     manifest = new.path / "manifest.json"
     written = json.loads(manifest.read_text())["manifest"]
     info = {name: value for name, value in written["info"].items() if name != "derived"}
@@ -78,7 +79,7 @@ def test_a_token_file_without_characters_is_the_same_and_its_text_is_counted(fil
     }
     earlier = {"fingerprint": new.fingerprint, "info": info, "files": held}
     manifest.write_text(json.dumps(earlier))
-    old = tokens_of(config, KEY, TOKENIZER, watch, print)
+    old = tokens_of(Sources(config).of(KEY), KEY, config, TOKENIZER, watch, print)
     assert old.reused
     assert (old.characters, old.fingerprint) == (new.characters, new.fingerprint)
 
@@ -96,9 +97,15 @@ def mixture(files, *overrides: str) -> Config:
     return load("evaluate", None, [*named, "data.document=line", *overrides]).config
 
 
+def surveyed(config: Config, watch: Watch) -> Survey:
+    return survey_mixture(config, Sources(config), watch)
+
+
 def test_the_domains_of_a_mixture_are_surveyed_by_what_they_hold_out(files, watch) -> None:
     def held_out(config: Config) -> Survey:
-        return survey_mixture(config, held_out_domains(config, TOKENIZER, watch, print))
+        return survey_mixture(
+            config, held_out_domains(config, Sources(config), TOKENIZER, watch, print)
+        )
 
     found = held_out(mixture(files, "data.validation_fraction=0.9"))
     assert found.domains == ("a", "b")
@@ -115,7 +122,7 @@ def test_a_mixture_has_its_own_domains_and_must_hold_text_out(files, watch) -> N
         survey_mixture(mixture(files, "evaluation.domain_column=kind"), {})
     nothing = mixture(files, "data.validation_fraction=0")
     with pytest.raises(InputNotFound, match="holds text out"):
-        held_out_domains(nothing, TOKENIZER, watch, print)
+        held_out_domains(nothing, Sources(nothing), TOKENIZER, watch, print)
 
 
 def test_a_column_that_is_not_there_is_named(tmp_path, survey) -> None:

@@ -16,6 +16,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from llmkit.config.load import load
+from llmkit.data.sources import Sources
 from llmkit.errors import ConfigError, DataError
 from llmkit.evaluation import text
 from llmkit.evaluation.windows import check_models
@@ -38,7 +39,7 @@ def measured(processes, watch, text_file):
         ]).config  # fmt: skip
         models = compared(config)
         check_models(models, config.evaluation)
-        found = text.measure(config, models, processes, watch, lambda _: None)
+        found = text.measure(config, Sources(config), models, processes, watch, lambda _: None)
         return text.result(config, found)
 
     return measure

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from llmkit.config.load import load as load_config
 from llmkit.config.schema import Config
 from llmkit.data import labelled, prepare
+from llmkit.data.sources import Sources
 from llmkit.errors import LlmkitError
 from llmkit.models import load
 from llmkit.models import tokenizer as tokenizers
@@ -106,7 +107,7 @@ def test_text_of_any_bytes(
     whole = PACKED[packed](content)
     path.write_bytes(whole[: len(whole) - torn])
     config = Config.model_validate({"data": {"train_files": str(path)}})
-    only_our_faults(lambda: prepare.data_report(config, watch))
+    only_our_faults(lambda: prepare.data_report(config, Sources(config), watch))
 
 
 @pytest.mark.parametrize("suffix", ["txt", "jsonl", "csv", "tsv", "parquet"])
@@ -120,8 +121,9 @@ def test_labelled_rows_of_any_bytes(suffix: str, content: bytes, tmp_path: Path)
     config = Config.model_validate({"data": {"train_files": str(path)}})
 
     def read() -> None:
-        data = labelled.settle(config.data, "train_files", lambda text: None)
-        list(labelled.read(data, "train_files", labelled=True))
+        found = Sources(config).of("data.train_files")
+        data = labelled.resolve_label_columns(found, config.data, lambda text: None)
+        list(labelled.read_rows(found, data, labelled=True))
 
     only_our_faults(read)
 
@@ -140,7 +142,7 @@ def test_a_parquet_file_with_flipped_bits(flips: list[tuple[int, int]], tmp_path
         content[place % len(content)] ^= change
     path.write_bytes(content)
     config = Config.model_validate({"data": {"train_files": str(path)}})
-    only_our_faults(lambda: prepare.data_report(config, watch))
+    only_our_faults(lambda: prepare.data_report(config, Sources(config), watch))
 
 
 @pytest.fixture(scope="module")

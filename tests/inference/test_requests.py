@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from llmkit.config.schema import Config, GenerationConfig
+from llmkit.data.sources import Sources
 from llmkit.errors import ConfigError, DataError, InputNotFound, UsageError
 from llmkit.inference import requests
 
@@ -20,19 +21,23 @@ def config(**settings: Any) -> Config:
     return Config(generation=GenerationConfig(**settings))
 
 
+def read(config: Config, stdin: BinaryIO | None = None) -> requests.Requests:
+    return requests.read_requests(config, Sources(config), stdin)
+
+
 def texts(found: requests.Requests) -> list[str]:
     return [request.prompt for request in found.items]
 
 
 def test_a_pipe_holds_a_prompt_in_each_line_and_blank_ones_are_counted() -> None:
-    found = requests.read(config(), io.BytesIO("\ufeffa\n\n 你好 \r\nlast".encode()))
+    found = read(config(), io.BytesIO("\ufeffa\n\n 你好 \r\nlast".encode()))
     assert texts(found) == ["a", " 你好 ", "last"]
     assert found.blank == 1
 
 
 def test_a_line_that_is_no_utf8_is_named() -> None:
     with pytest.raises(DataError) as fault:
-        requests.read(config(), io.BytesIO(b"good\nbad \xff\n"))
+        read(config(), io.BytesIO(b"good\nbad \xff\n"))
     assert fault.value.where == "stdin:2"
 
 
@@ -50,7 +55,7 @@ def test_a_file_holds_prompts_as_lines_rows_or_objects(
 ) -> None:
     path = tmp_path / name
     path.write_text(content)
-    assert texts(requests.read(config(prompts_file=str(path)))) == expected
+    assert texts(read(config(prompts_file=str(path)))) == expected
 
 
 @pytest.mark.parametrize("column", ["prompt", "text", "body"])
@@ -75,7 +80,7 @@ def test_prompts_are_read_by_column_and_keep_the_rest_of_their_rows(
     data = {"text_column": column} if column == "body" else {}
     given = {} if piped else {"prompts_file": str(path)}
     asked = Config.model_validate({"generation": given, "data": data})
-    found = requests.read(asked, io.BytesIO(path.read_bytes()) if piped else None)
+    found = read(asked, io.BytesIO(path.read_bytes()) if piped else None)
     assert texts(found) == [row[column] for row in rows]
     assert [int(each.extra["id"]) for each in found.items] == [0, 1, 2, 3, 4]
 
@@ -85,14 +90,14 @@ def test_prompts_of_a_pipe_are_handed_on_as_they_arrive() -> None:
         def read1(self, size: int = -1) -> bytes:
             return self.readline()
 
-    found = requests.groups(config(), Slow(b"one\ntwo\n\nthree\n"))
+    found = requests.groups(config(), Sources(config()), Slow(b"one\ntwo\n\nthree\n"))
     assert [texts(group) for group in found] == [["one"], ["two"], [], ["three"]]
 
 
 def test_a_line_may_have_a_seed_and_a_length_of_its_own(tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     path.write_text(json.dumps({"prompt": "x", "seed": 7, "max_new_tokens": 3}))
-    (request,) = requests.read(config(prompts_file=str(path))).items
+    (request,) = read(config(prompts_file=str(path))).items
     assert (request.seed, request.max_new_tokens) == (7, 3)
 
 
@@ -111,17 +116,17 @@ def test_a_bad_line_is_refused_with_its_number(line: str, said: str, tmp_path: P
     path = tmp_path / "p.jsonl"
     path.write_text('{"prompt": "good"}\n\n' + line + "\n")
     with pytest.raises(DataError, match=said) as fault:
-        requests.read(config(prompts_file=str(path)))
+        read(config(prompts_file=str(path)))
     assert fault.value.where == f"{path}:3"
 
 
 def test_no_prompt_at_all_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputNotFound):
-        requests.read(config(), io.BytesIO(b"\n\n"))
+        read(config(), io.BytesIO(b"\n\n"))
     with pytest.raises(InputNotFound):
-        requests.read(config(prompts_file=str(tmp_path / "none.txt")))
+        read(config(prompts_file=str(tmp_path / "none.txt")))
     with pytest.raises(UsageError):
-        requests.read(config(prompts=("a",), prompts_file="b.txt"))
+        read(config(prompts=("a",), prompts_file="b.txt"))
 
 
 @pytest.mark.parametrize(

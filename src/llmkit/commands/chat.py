@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from llmkit.config import yaml12
 from llmkit.config.schema import Config, GenerationConfig
+from llmkit.data.sources import Sources
 from llmkit.errors import ConfigError, LlmkitError, WriteError
 from llmkit.inference import generate, loading, prompts, requests, shown
 from llmkit.inference.batching import Engine
@@ -68,7 +69,7 @@ class Conversation:
         self.config = config
 
 
-def run(config: Config, console: Console) -> None:
+def run(config: Config, sources: Sources, console: Console) -> None:
     """Answers each line of stdin until it ends; `/help` shows what else a line may be."""
     config, model = _prepare(config)
     engine = loading.engine(config, model)
@@ -85,7 +86,7 @@ def run(config: Config, console: Console) -> None:
             console.say(str(fault))
 
 
-def check(config: Config, console: Console) -> dict[str, Any]:
+def check(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
     """Checks settings, the model's shape and its chat template, without weights."""
     shape = _prepare(config)[1].config
     return {"command": "chat", "model": shape.model_type, "context": prompts.context(shape)}

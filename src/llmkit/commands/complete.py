@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from llmkit.config.schema import Config
 from llmkit.data import fingerprints, lengths, order
 from llmkit.data.conversations import Conversation
+from llmkit.data.sources import Sources
 from llmkit.distributed.signals import stop_signal
 from llmkit.evaluation import outputs, references
 from llmkit.evaluation.baselines import unigram_figures
@@ -40,13 +41,13 @@ from llmkit.training.tasks.completion import CompletionLoss
 COMMAND = "finetune"
 
 
-def run(config: Config, console: Console) -> dict[str, Any]:
+def run(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
     """Trains the model, or goes on training it, measures what it makes of held-out prompts, and
     returns the figures of the run."""
     run_directory.check(config, COMMAND)
     with stop_signal() as stop, training.start(config, COMMAND) as processes:
         watch = stop.watched(console.watch)
-        inputs = completing.gather(config, console, watch)
+        inputs = completing.gather(config, sources, console, watch)
         with run_directory.opened(config, COMMAND) as directory:
             resumed = training.resume_point(directory, config, inputs.content, processes, console)
             model = completing.begin(inputs, resumed, console)
@@ -69,10 +70,10 @@ def run(config: Config, console: Console) -> dict[str, Any]:
             return {**figures, "seconds": round(clock.seconds(), 3)}
 
 
-def check(config: Config, console: Console) -> dict[str, Any]:
+def check(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
     """Checks all that a run needs, without weights and without writing, and says what it found."""
     run_directory.check(config, COMMAND)
-    inputs = completing.gather(config, console, console.watch)
+    inputs = completing.gather(config, sources, console, console.watch)
     with torch.device("meta"):
         parameters = build.causal_model(inputs.shape, seed=0).num_parameters()
     report = {

@@ -10,6 +10,7 @@ from llmkit.config import objectives
 from llmkit.config.schema import Config
 from llmkit.data.documents import mark_hints
 from llmkit.data.prepare import data_report
+from llmkit.data.sources import Sources
 from llmkit.distributed.processes import Processes, join_processes
 from llmkit.evaluation import classifiers, harness, outputs, pairs, references, text, trained_on
 from llmkit.evaluation.pairs import Pairs
@@ -24,13 +25,13 @@ from llmkit.reporting.console import Console
 Rows = Iterable[Mapping[str, Any]]
 
 
-def run(config: Config, console: Console) -> dict[str, Any]:
+def run(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
     """Measures what the config names, writes what it asks for and returns the figures."""
     settings = config.evaluation
     outputs.check((settings.output, settings.log_samples, settings.per_token))
     models = pretrained.compared(config)
     with join_processes(_precision(config, models), (), Path()) as processes:
-        figures, scored = _measured(config, models, processes, console)
+        figures, scored = _measured(config, sources, models, processes, console)
         result = {"command": "evaluate", **figures}
         if processes.is_main:
             if settings.log_samples is not None:
@@ -49,26 +50,28 @@ def _precision(config: Config, models: Sequence[Pretrained]) -> str:
     return "fp32"
 
 
-def check(config: Config, console: Console) -> dict[str, Any]:
+def check(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
     """Checks all that a run needs, without weights and without writing, and says what it found."""
     settings = config.evaluation
     found: dict[str, Any] = {"command": "evaluate"}
     if settings.reference_column is not None:
-        return {**found, "examples": len(pairs.read(config).references)}
+        asked = pairs.read_pairs(sources.of("data.test_files"), config)
+        return {**found, "examples": len(asked.references)}
     models = pretrained.compared(config)
     _check(config, models)
     if settings.tasks:
         return {**found, "models": [model.name for model in models], "tasks": settings.tasks}
     if models[0].kind == "classifier":
         tables = classifiers.labelled_tables(
-            config, models, console.watch, console.say, console.warn
+            config, sources, models, console.watch, console.say, console.warn
         )
-        return {**found, "examples": len(tables[0]), "labels": list(tables[0].labels.names)}
+        test = tables[0].test
+        return {**found, "examples": len(test), "labels": list(test.labels.names)}
     found["models"] = [
         {"model": model.name, "kind": model.kind, **protocol(model, settings).described()}
         for model in models
     ]
-    return {**found, "data": data_report(config, console.watch)}
+    return {**found, "data": data_report(config, sources, console.watch)}
 
 
 def _check(config: Config, models: Sequence[Pretrained]) -> None:
@@ -82,19 +85,23 @@ def _check(config: Config, models: Sequence[Pretrained]) -> None:
 
 
 def _measured(
-    config: Config, models: Sequence[Pretrained], processes: Processes, console: Console
+    config: Config,
+    sources: Sources,
+    models: Sequence[Pretrained],
+    processes: Processes,
+    console: Console,
 ) -> tuple[dict[str, Any], Rows]:
     """The figures, and everything that was scored."""
     settings = config.evaluation
     if settings.reference_column is not None:
-        return _written(config, models, processes, console)
+        return _written(config, sources, models, processes, console)
     _check(config, models)
     if settings.tasks:
         found = harness.measure(config, models, processes)
         return found, found.pop("samples")
     if models[0].kind == "classifier":
-        return _classified(config, models, processes, console)
-    measured = text.measure(config, models, processes, console.watch, console.say)
+        return _classified(config, sources, models, processes, console)
+    measured = text.measure(config, sources, models, processes, console.watch, console.say)
     if settings.per_token is not None and processes.is_main:
         outputs.write_text(Path(settings.per_token), text.shaded(measured[0]))
     for each in measured:
@@ -108,12 +115,16 @@ def _measured(
 
 
 def _classified(
-    config: Config, models: Sequence[Pretrained], processes: Processes, console: Console
+    config: Config,
+    sources: Sources,
+    models: Sequence[Pretrained],
+    processes: Processes,
+    console: Console,
 ) -> tuple[dict[str, Any], Rows]:
     """Classifiers on labelled rows; beside `output`, a picture of what is taken for what."""
     output = config.evaluation.output
     measured = classifiers.measure_classifiers(
-        config, models, processes, console.watch, console.say, console.warn
+        config, sources, models, processes, console.watch, console.say, console.warn
     )
     for each, model in zip(measured, models, strict=True):
         for sentence in trained_on.of_rows(each.name, each.table.texts, model.tokenizer):
@@ -130,10 +141,15 @@ def _classified(
 
 
 def _written(
-    config: Config, models: Sequence[Pretrained], processes: Processes, console: Console
+    config: Config,
+    sources: Sources,
+    models: Sequence[Pretrained],
+    processes: Processes,
+    console: Console,
 ) -> tuple[dict[str, Any], Rows]:
     """Texts against references; where there are only prompts, the model writes the texts."""
-    asked, config = pairs.read(config), loading.resolved(config, processes.device)
+    asked = pairs.read_pairs(sources.of("data.test_files"), config)
+    config = loading.resolved(config, processes.device)
     made = {} if asked.predictions else {"generation": config.generation.model_dump(mode="json")}
     predictions = asked.predictions or _write(config, models, asked, processes, console)
     figures = references.score(predictions, asked.references, config.seed)

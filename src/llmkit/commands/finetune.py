@@ -16,6 +16,7 @@ from llmkit.config.schema import Config
 from llmkit.data import fingerprints, lengths
 from llmkit.data.examples import Table
 from llmkit.data.labels import REGRESSION
+from llmkit.data.sources import Sources
 from llmkit.distributed.signals import stop_signal
 from llmkit.evaluation import classifiers, label_metrics
 from llmkit.inference import classify
@@ -39,13 +40,13 @@ from llmkit.training.tasks.classification_loss import ClassificationLoss, balanc
 COMMAND = "finetune"
 
 
-def run(config: Config, console: Console) -> dict[str, Any]:
+def run(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
     """Trains the classifier, or goes on training it, measures it beside its baselines, and returns
     the figures of the run."""
     run_directory.check(config, COMMAND)
     with stop_signal() as stop, training.start(config, COMMAND) as processes:
         watch = stop.watched(console.watch)
-        inputs = _settled(classifying.gather(config, console, watch))
+        inputs = _settled(classifying.gather(config, sources, console, watch))
         with run_directory.opened(config, COMMAND) as directory:
             resumed = training.resume_point(directory, config, inputs.content, processes, console)
             model = classifying.begin(inputs, resumed, console)
@@ -74,10 +75,10 @@ def _judge(job: training.Job, figures: dict[str, Any], console: Console) -> None
                 console.warn(text)
 
 
-def check(config: Config, console: Console) -> dict[str, Any]:
+def check(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
     """Checks all that a run needs, without weights and without writing, and says what it found."""
     run_directory.check(config, COMMAND)
-    inputs = _settled(classifying.gather(config, console, console.watch))
+    inputs = _settled(classifying.gather(config, sources, console, console.watch))
     with torch.device("meta"):
         parameters = build.classifier(inputs.shape, seed=0).num_parameters()
     report = {

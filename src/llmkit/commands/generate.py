@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from llmkit.config.schema import Config
+from llmkit.data.sources import Sources
 from llmkit.distributed.launcher import is_main_process, n_processes
 from llmkit.distributed.signals import StopSignal, stop_signal
 from llmkit.errors import ConfigError
@@ -61,13 +62,13 @@ class Work:
         return len(self.prompts) * self.config.generation.num_return_sequences
 
 
-def run(config: Config, console: Console) -> dict[str, Any] | None:
+def run(config: Config, sources: Sources, console: Console) -> dict[str, Any] | None:
     """Writes the samples to stdout, or to `generation.output_file` and returns the figures."""
     started = time.monotonic()
     if _is_answered_line_by_line(config):
-        _answer(config, console)
+        _answer(config, sources, console)
         return None
-    work = _prepare(config)
+    work = _prepare(config, sources)
     _tell(work, console)
     with stop_signal() as stop, _processes() as processes, _output(work) as results:
         done = len(results.done) if results else 0
@@ -89,9 +90,9 @@ def run(config: Config, console: Console) -> dict[str, Any] | None:
     }
 
 
-def check(config: Config, console: Console) -> dict[str, Any]:
+def check(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
     """Checks prompts, settings and the model's shape, without weights and without writing."""
-    work = _prepare(config)
+    work = _prepare(config, sources)
     _tell(work, console)
     if config.generation.output_file is not None:
         resumable.check_settings(Path(config.generation.output_file), _identity(work))
@@ -114,14 +115,14 @@ def _is_answered_line_by_line(config: Config) -> bool:
     return not named and settings.output_file is None
 
 
-def _answer(config: Config, console: Console) -> None:
+def _answer(config: Config, sources: Sources, console: Console) -> None:
     """Answers the prompts of a pipe, those together that arrived together."""
     requests.check(config)
     config = loading.resolved(config, loading.usual_device())
     engine, number = None, 0
     seen: Counter[tuple[int, ...]] = Counter()
     opened = loading.opened(config)
-    for asked in requests.groups(config):
+    for asked in requests.groups(config, sources):
         work = replace(_encoded(config, asked, opened, seen), before=number)
         _tell(work, console)
         with stop_signal() as stop:
@@ -131,11 +132,11 @@ def _answer(config: Config, console: Console) -> None:
         number += work.n_samples
 
 
-def _prepare(config: Config) -> Work:
+def _prepare(config: Config, sources: Sources) -> Work:
     """The prompts as the model will read them; refuses all that can be wrong without weights."""
     requests.check(config)
     config = loading.resolved(config, loading.usual_device())
-    asked = requests.read(config)
+    asked = requests.read_requests(config, sources)
     return _encoded(config, asked, loading.opened(config), Counter())
 
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from llmkit.config.schema import Config, DataConfig
-from llmkit.data import labelled, piped, sources
+from llmkit.data import labelled, piped
 from llmkit.data.labelled import Row
 from llmkit.data.parts import many
 from llmkit.data.piped import Pipe
-from llmkit.data.sources import Source
+from llmkit.data.sources import Source, Sources, fingerprint
 from llmkit.distributed.launcher import is_main_process
 from llmkit.distributed.processes import join_processes
 from llmkit.errors import InputNotFound, UsageError
@@ -26,10 +26,10 @@ from llmkit.models.pretrained import Pretrained
 from llmkit.reporting import predictions
 from llmkit.reporting.console import Console
 
-COMMAND, KEY = "predict", "test_files"
+COMMAND, KEY = "predict", "data.test_files"
 
 
-def run(config: Config, console: Console) -> dict[str, Any] | None:
+def run(config: Config, sources: Sources, console: Console) -> dict[str, Any] | None:
     """Labels every row, in order: into a file, or onto stdout, where nothing else is printed.
 
     Each line of a pipe is answered when it arrives. Several processes share the rows of a file, and
@@ -39,15 +39,15 @@ def run(config: Config, console: Console) -> dict[str, Any] | None:
     opened = _classifier(config)
     predictions.check(config.predict)
     with (
-        _input(config) as (config, pipe),
+        _input(config, sources) as (config, found, pipe),
         join_processes(config.predict.precision, (), Path()) as processes,
-        console.watch("labelling", _size(config.data)) as advance,
+        console.watch("labelling", _size(found)) as advance,
     ):
-        data, windows = _windows(config, opened, pipe, console.say, advance)
+        data, windows = _windows(config, found, opened, pipe, console.say, advance)
         model = classify.open_classifier(opened, processes.device, processes.precision)
         console.say(f"model: {opened.name}, {len(model.head.names)} labels, {model.precision}")
         began = time.monotonic()
-        made_with = _made_with(config, opened, data, processes.precision)
+        made_with = _made_with(config, opened, found, data, processes.precision)
         with _writer(config, made_with, console) as writer:
             before = int(processes.largest([writer.rows if writer else 0])[0])
             rest = classify.skip_rows(windows, before)
@@ -63,16 +63,17 @@ def run(config: Config, console: Console) -> dict[str, Any] | None:
     )
 
 
-def check(config: Config, console: Console) -> dict[str, Any]:
+def check(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
     """Checks model, output and every row, without weights and without writing."""
     opened = _classifier(config)
     predictions.check(config.predict)
-    found = {"command": COMMAND, "model": opened.name, "labels": list(head_of(opened.config).names)}
-    if not config.data.test_files:
-        return found
-    with console.watch("reading", _size(config.data)) as advance:
-        data, windows = _windows(config, opened, None, console.say, advance)
-        return {**found, "text_column": data.text_column, "rows": sum(map(len, windows))}
+    labels = list(head_of(opened.config).names)
+    report = {"command": COMMAND, "model": opened.name, "labels": labels}
+    if not (found := sources.of(KEY)):
+        return report
+    with console.watch("reading", _size(found)) as advance:
+        data, windows = _windows(config, found, opened, None, console.say, advance)
+        return {**report, "text_column": data.text_column, "rows": sum(map(len, windows))}
 
 
 @contextmanager
@@ -135,10 +136,12 @@ def _classifier(config: Config) -> Pretrained:
 
 
 @contextmanager
-def _input(config: Config) -> Iterator[tuple[Config, Pipe | None]]:
+def _input(
+    config: Config, sources: Sources
+) -> Iterator[tuple[Config, Sequence[Source], Pipe | None]]:
     """The config with the files to label, or the pipe whose lines are the rows."""
-    if config.data.test_files:
-        yield config, None
+    if found := sources.of(KEY):
+        yield config, found, None
         return
     if sys.stdin.isatty():
         raise UsageError(
@@ -148,15 +151,17 @@ def _input(config: Config) -> Iterator[tuple[Config, Pipe | None]]:
     piped.refuse_sharing("--csv FILE")
     pipe = Pipe(sys.stdin.buffer, config.data)
     if pipe.is_lines:
-        yield config, pipe
+        yield config, [], pipe
         return
     with pipe.as_file() as (path, data):
         data = data.model_copy(update={"test_files": (str(path),)})
-        yield config.model_copy(update={"data": data}), None
+        config = config.model_copy(update={"data": data})
+        yield config, Sources(config).of(KEY), None
 
 
 def _windows(
     config: Config,
+    found: Sequence[Source],
     opened: Pretrained,
     pipe: Pipe | None,
     say: Callable[[str], None],
@@ -165,9 +170,11 @@ def _windows(
     """The data section with its columns, and the rows as they are labelled together."""
     if pipe is None:
         data = classify.resolve_columns(
-            config.data, opened.config, lambda each: labelled.settle(each, KEY, say, False)
+            config.data,
+            opened.config,
+            lambda each: labelled.resolve_label_columns(found, each, say, False),
         )
-        rows = classify.check_first_row(_rows(data, advance), config.predict.columns)
+        rows = classify.check_first_row(_rows(found, data, advance), config.predict.columns)
         return data, classify.row_windows(rows)
     groups = labelled.arriving(pipe)
     first = next(groups, None)
@@ -177,7 +184,9 @@ def _windows(
     data = config.data
     if pipe.format == "jsonl":
         data = classify.resolve_columns(
-            data, opened.config, lambda each: labelled.settle_by(each, first, source, say, False)
+            data,
+            opened.config,
+            lambda each: labelled.resolve_by_table(each, first, source, say, False, False),
         )
     else:
         data = data.model_copy(update={"text_column": 0})
@@ -190,31 +199,30 @@ def _windows(
 
 
 def _made_with(
-    config: Config, opened: Pretrained, data: DataConfig, precision: str
+    config: Config, opened: Pretrained, found: Sequence[Source], data: DataConfig, precision: str
 ) -> dict[str, Any]:
     """What the predictions in a file hang on; nothing for a pipe, which never comes again."""
     if config.predict.output is None or not data.test_files:
         return {}
-    found = sources.find(data.test_files, f"data.{KEY}")
     settings = config.predict.model_dump(mode="json", exclude={"output", "precision"})
     return {
         "model": content.identity(opened.location, opened.revision),
-        "rows": sources.fingerprint(found, lambda n_bytes: None),
+        "rows": fingerprint(found, lambda n_bytes: None),
         "data": data.model_dump(mode="json", exclude={"test_files"}),
         "predict": {**settings, "precision": precision},
     }
 
 
-def _size(data: DataConfig) -> int:
-    if not data.test_files:
-        return 0
-    return sum(source.n_bytes for source in sources.find(data.test_files, f"data.{KEY}"))
+def _size(found: Sequence[Source]) -> int:
+    return sum(source.n_bytes for source in found)
 
 
-def _rows(data: DataConfig, advance: Callable[[int], None]) -> Iterator[Row]:
+def _rows(
+    found: Sequence[Source], data: DataConfig, advance: Callable[[int], None]
+) -> Iterator[Row]:
     number = 0
-    for row in labelled.read(data, KEY, labelled=False, advance=advance):
+    for row in labelled.read_rows(found, data, labelled=False, advance=advance):
         number += 1
         yield row
     if not number:
-        raise InputNotFound(f"data.{KEY} holds no row", where=", ".join(data.test_files))
+        raise InputNotFound(f"{KEY} holds no row", where=", ".join(data.test_files))

@@ -10,11 +10,12 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from llmkit.config.schema import Config
-from llmkit.data import domains, fingerprints, sources
+from llmkit.data import domains, fingerprints
 from llmkit.data.documents import mark_hints
 from llmkit.data.fingerprints import Fingerprints
 from llmkit.data.mixture import Mixture
 from llmkit.data.prepare import Prepared, data_report, prepare_domains
+from llmkit.data.sources import Sources
 from llmkit.data.tokens import TokenFile
 from llmkit.distributed import device
 from llmkit.distributed.processes import Processes
@@ -42,12 +43,12 @@ PROMPT = 16
 """Tokens of held-out text that each sample continues."""
 
 
-def run(config: Config, console: Console) -> dict[str, Any]:
+def run(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
     """Trains the model, or goes on training it, and returns the figures of the run."""
     run_directory.check(config, "pretrain")
     with stop_signal() as stop, training.start(config, "pretrain") as processes:
         watch = stop.watched(console.watch)
-        settled, data, shape = _inputs(config, processes, console, watch)
+        settled, data, shape = _inputs(config, sources, processes, console, watch)
         content, learned = _content(data), _learned(settled, data)
         seen = cache(partial(fingerprints.of_tokens, learned))
         if processes.is_main:
@@ -90,13 +91,13 @@ def _judged(job: training.Job, figures: dict[str, Any], console: Console) -> dic
     return {"baseline": {"unigram": unigram}}
 
 
-def check(config: Config, console: Console) -> dict[str, Any]:
+def check(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
     """Checks all that a run needs, without weights and without writing, and says what it found."""
     run_directory.check(config, "pretrain")
     with training.start(config, "pretrain") as processes:
-        settled = _settle(config, processes, console)
+        settled = _settle(config, sources, processes, console)
         given = _given_tokenizer(settled)
-        report = data_report(settled, console.watch)
+        report = data_report(settled, sources, console.watch)
         size = len(given) if given else settled.tokenizer.vocab_size
         assert isinstance(size, int)
         shape = _shape(settled, size, special={})
@@ -164,18 +165,18 @@ def _job(
 
 
 def _inputs(
-    config: Config, processes: Processes, console: Console, watch: Watch
+    config: Config, sources: Sources, processes: Processes, console: Console, watch: Watch
 ) -> tuple[Config, dict[str, Prepared], PretrainedConfig]:
     """The config with its data-dependent settings, the data of each domain, and the shape of the
     model: all that can be wrong before weights are made or loaded."""
-    settled = _settle(config, processes, console)
+    settled = _settle(config, sources, processes, console)
     objective = objectives.of(settled)
     given = _given_tokenizer(settled)
     if given is not None:
         beside = _shape(settled, len(given), objective.ids(given))
         tokenizers.check_fit(given, beside, config)
         given = tokenizer_saving.kept(given, beside)
-    data = prepare_domains(settled, given, watch, console.say)
+    data = prepare_domains(settled, sources, given, watch, console.say)
     tokenizer = next(iter(data.values())).tokenizer
     objective.take(tokenizer, settled)
     shape = _shape(settled, len(tokenizer), objective.ids(tokenizer))
@@ -225,24 +226,19 @@ def _content(data: dict[str, Prepared]) -> dict[str, str]:
     return content
 
 
-def _settle(config: Config, processes: Processes, console: Console) -> Config:
+def _settle(config: Config, sources: Sources, processes: Processes, console: Console) -> Config:
     """The config with each `auto` that is resolved before the data is read: by the text, and by the
     machine where minutes are given. A resumed run keeps what it began with."""
     requested, config = config, objectives.settled(config)
     objective, train = objectives.of(config), defaults.pretraining(config.train)
-    parts = domains.configs(config)
+    keys = domains.keys_by_domain(config).values()
     validated = config.data.validation_fraction != 0 or any(
-        part.data.validation_files for part in parts.values()
+        sources.of(held_out) for _, held_out in keys
     )
     names = list(config.data.mixture)
     defaults.check_best(train, by_domain.names_of_figures(objective.figures, names), validated)
     config = config.model_copy(update={"train": train})
-    found = [
-        source
-        for name, part in parts.items()
-        for source in sources.find(part.data.train_files, _key_of(name))
-    ]
-    n_bytes = sum(source.n_bytes for source in found)
+    n_bytes = sum(source.n_bytes for learned, _ in keys for source in sources.of(learned))
     because = f"for {n_bytes:,} bytes of text"
     if (earlier := run_directory.settled(requested, "pretrain")) is not None:
         return sizing.settle_again(config, earlier)
@@ -269,11 +265,6 @@ def _recipe(n_bytes: int, minutes: float | None, processes: Processes) -> tuple[
     return sizing.for_minutes(n_bytes, minutes, rate), (
         f" and {readable(minutes)} at the {rate / 1e9:,.0f} GFLOP/s that this machine has now"
     )
-
-
-def _key_of(domain: str) -> str:
-    """The key that names the training text of a domain."""
-    return f"data.mixture.{domain}.files" if domain else "data.train_files"
 
 
 def _shape(config: Config, vocab_size: int, special: dict[str, int]) -> PretrainedConfig:

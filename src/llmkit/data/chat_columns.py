@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from llmkit.config.schema import DataConfig
 from llmkit.config.yaml12 import dump
-from llmkit.data import sources, tables
+from llmkit.data import tables
 from llmkit.data.columns import Columns, Numbers
 from llmkit.data.delimited import named_format
 from llmkit.data.reading import Reading
@@ -24,14 +24,14 @@ _TASK = ("instruction", "input")
 """What to do, and what to do it with: two columns that are one prompt."""
 
 
-def settle(data: DataConfig, key: str, say: Say) -> DataConfig:
-    """The data section with the columns of a key's tables spelled out.
+def resolve_chat_columns(found: Sequence[Source], data: DataConfig, say: Say) -> DataConfig:
+    """The data section with the columns of the tables spelled out.
 
     Columns that are not given are guessed by the first table if only one can be meant, and the
-    guess is said. Raises DataError with the columns that exist where that is not so.
+    guess is reported. Raises DataError with the columns that exist where that is not so.
     """
     data = _with_header(data)
-    for source in sources.find(getattr(data, key), f"data.{key}"):
+    for source in found:
         columns = _columns(source, data)
         if not len(columns):
             continue

@@ -16,7 +16,7 @@ from llmkit.data.fingerprints import as_seen
 from llmkit.data.labelled import Counts
 from llmkit.data.look import Findings
 from llmkit.data.parts import Part, Place, many, told
-from llmkit.data.sources import find
+from llmkit.data.sources import Source, Sources
 from llmkit.data.splits import Texts
 from llmkit.errors import DataError, InputNotFound
 from llmkit.progress import Say, Watch
@@ -37,8 +37,9 @@ class Chats:
     """The look at the data, as JSON has it."""
 
 
-def load(
+def load_conversations(
     config: Config,
+    sources: Sources,
     watch: Watch,
     say: Say,
     warn: Say,
@@ -50,16 +51,17 @@ def load(
     Guesses are said, odd rows are warned of. Raises what reading raises, and DataError for empty
     responses.
     """
-    if not config.data.train_files:
+    train = sources.of("data.train_files")
+    if not train:
         raise InputNotFound(
             "data.train_files is not given",
             where="data.train_files",
             next="data.train_files=FILE, a directory, a glob, or hub:NAME",
         )
-    data = chat_columns.settle(config.data, "train_files", say)
-    names = ["train"] + (["validation"] if data.validation_files else [])
-    counts = {name: Counts() for name in names}
-    parts = {name: _read(data, name, counts[name], watch) for name in names}
+    data = chat_columns.resolve_chat_columns(train, config.data, say)
+    found = {"train": train, "validation": sources.of("data.validation_files")}
+    counts = {name: Counts() for name, some in found.items() if some}
+    parts = {name: _read(found[name], data, name, counts[name], watch) for name in counts}
     report = _report(parts, counts, tokenizer)
     for warning in report["warnings"]:
         warn(warning)
@@ -78,16 +80,17 @@ def load(
     return Chats(data, parts["train"], parts["validation"], report)
 
 
-def _read(data: DataConfig, name: str, counts: Counts, watch: Watch) -> list[Conversation]:
+def _read(
+    found: Sequence[Source], data: DataConfig, name: str, counts: Counts, watch: Watch
+) -> list[Conversation]:
     """All conversations of one part; raises DataError where there are none, or empty responses."""
     key = f"data.{name}_files"
-    size = sum(source.n_bytes for source in find(getattr(data, f"{name}_files"), key))
-    with watch(f"reading {key}", size) as advance:
-        found = list(conversations.read(data, f"{name}_files", advance, counts))
-    if not found:
-        files = ", ".join(str(source.path) for source in find(getattr(data, f"{name}_files"), key))
+    with watch(f"reading {key}", sum(source.n_bytes for source in found)) as advance:
+        read = list(conversations.read_conversations(found, data, advance, counts))
+    if not read:
+        files = ", ".join(str(source.path) for source in found)
         raise DataError(f"{key} has no rows", where=files, next="name files with rows")
-    empty = [each for each in found if any(not text.strip() for text in each.responses)]
+    empty = [each for each in read if any(not text.strip() for text in each.responses)]
     if empty:
         rows = many(len(empty), "row")
         raise DataError(
@@ -95,7 +98,7 @@ def _read(data: DataConfig, name: str, counts: Counts, watch: Watch) -> list[Con
             where=told(map(_place, empty)),
             next="give them a response, or take them out",
         )
-    return found
+    return read
 
 
 def _split(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from llmkit.data.columns import Columns, Numbers
 from llmkit.data.delimited import Record
 from llmkit.data.labelled import Counts
 from llmkit.data.reading import Reading
+from llmkit.data.sources import Source
 from llmkit.data.tables import Table
 from llmkit.errors import DataError
 
@@ -54,15 +55,15 @@ class Conversation:
         return tuple(each.content for each in self.messages if each.role == ASSISTANT)
 
 
-def read(
-    data: DataConfig, key: str, advance: Callable[[int], None], counts: Counts
+def read_conversations(
+    found: Iterable[Source], data: DataConfig, advance: Callable[[int], None], counts: Counts
 ) -> Iterator[Conversation]:
-    """The conversations of what a key of the data section names, whose columns are settled.
+    """The conversations of tables whose columns are resolved.
 
     Raises DataError with file and row for what is broken, a role that is not known, and messages
     that do not end with the assistant's.
     """
-    for source in sources.find(getattr(data, key), f"data.{key}"):
+    for source in found:
         reading = Reading(data, advance)
         table = tables.open_table(source, reading)
         if len(table.columns):

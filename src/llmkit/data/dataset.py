@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,8 @@ from llmkit.data import labelled, labels, look, soundness, splits
 from llmkit.data.examples import Table, targets
 from llmkit.data.fingerprints import as_seen
 from llmkit.data.labels import REGRESSION, Labels
-from llmkit.data.parts import Part, gather
+from llmkit.data.parts import Part, read_part
+from llmkit.data.sources import Source, Sources
 from llmkit.errors import DataError, InputNotFound
 from llmkit.progress import Say, Watch
 
@@ -34,8 +37,9 @@ class Labelled:
     """The look at the data, as JSON has it."""
 
 
-def load(
+def load_labelled(
     config: Config,
+    sources: Sources,
     watch: Watch,
     say: Say,
     warn: Say,
@@ -47,15 +51,17 @@ def load(
     said, odd rows are warned of. Raises what reading raises, and DataError for data
     that would spoil the model and is not allowed by `data.allow`.
     """
-    if not config.data.train_files:
+    names = ("train", "validation", "test")
+    found = {name: some for name in names if (some := sources.of(f"data.{name}_files"))}
+    if "train" not in found:
         raise InputNotFound(
             "data.train_files is not given",
             where="data.train_files",
             next="data.train_files=FILE, a directory, a glob, or hub:NAME",
         )
-    data = labelled.settle(config.data, "train_files", say)
-    names = [name for name in ("train", "validation", "test") if getattr(data, f"{name}_files")]
-    parts = {name: gather(data, name, watch) for name in names}
+    everything = list(chain.from_iterable(found.values()))
+    data = labelled.resolve_label_columns(everything, config.data, say)
+    parts = {name: read_part(some, data, name, watch) for name, some in found.items()}
     for part in parts.values():
         soundness.check_rows(part)
         part.seen = as_seen(part.texts, tokenizer)
@@ -92,14 +98,16 @@ def load(
     )
 
 
-def load_one(data: DataConfig, key: str, known: Labels, watch: Watch, say: Say, warn: Say) -> Table:
-    """The rows of one key, such as `test_files`, with the labels that a model knows.
+def load_known(
+    found: Sequence[Source], data: DataConfig, name: str, known: Labels, watch: Watch, warn: Say
+) -> Table:
+    """The rows of a part, such as `test`, whose columns are resolved, with the labels that a model
+    knows.
 
     Raises what reading raises, and DataError for labels that are unknown unless `data.allow` has
     `unseen_labels`; such rows, and blank ones, are left out and warned of.
     """
-    name = key.removesuffix("_files")
-    part = gather(labelled.settle(data, key, say), name, watch)
+    part = read_part(found, data, name, watch)
     soundness.check_rows(part)
     if known.kind != REGRESSION:
         _name_marks(part, known)

@@ -1,41 +1,130 @@
-"""What the domains of a config come to: the text of each, its weight and its share."""
+"""The text of a config: of one key, or of each domain of a mixture with its weight and share."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Literal
 
 from llmkit.config.schema import Config, DomainConfig
-from llmkit.data.text import Pair
-from llmkit.errors import ConfigError
+from llmkit.data import corpus, held_out, sources, tokens
+from llmkit.data.corpus import Corpus, Documents
+from llmkit.data.sources import Source, Sources
+from llmkit.errors import ConfigError, DataError, InputNotFound
 from llmkit.progress import Watch
+from llmkit.storage import cache
+
+Split = Literal["all", "train", "validation"]
 
 
-def configs(config: Config) -> dict[str, Config]:
-    """The config of each domain as if it were the only data, or the config itself, without a name,
-    where there is no mixture. A domain that is only measured needs no more than files to measure.
+class RawText:
+    """The text of one key of the config: hashed at once, read at the first need."""
+
+    def __init__(self, found: Sequence[Source], key: str, config: Config, watch: Watch) -> None:
+        self.config, self.name, self.watch, self.found = config, key, watch, found
+        if not found:
+            raise InputNotFound(
+                f"{self.name} is not given",
+                where=self.name,
+                next=f"{self.name}=FILE, a directory, a glob, or hub:NAME",
+            )
+        self.n_bytes = sum(source.n_bytes for source in self.found)
+        with watch("looking for prepared data", self.n_bytes) as advance:
+            self.fingerprint = sources.fingerprint(self.found, advance)
+
+    def key(self, part: Split) -> list[object]:
+        """What decides which text a part holds."""
+        data = self.config.data
+        table = [data.format, data.delimiter, data.header, data.text_column]
+        how = [*table, data.document, data.document_separator, data.encoding, data.errors]
+        split = [] if part == "all" else [data.validation_fraction, self.config.seed]
+        return [tokens.FORMAT, self.fingerprint, how, part, split]
+
+    def part(self, part: Split) -> Documents:
+        """The documents of a part."""
+        if part == "all":
+            return corpus.everything(self._corpus)
+        return self._split[part == "validation"]
+
+    def close(self) -> None:
+        """Give up what was read."""
+        if "_corpus" in self.__dict__:
+            self._corpus.close()
+
+    @cached_property
+    def _corpus(self) -> Corpus:
+        with self.watch("reading", self.n_bytes) as advance:
+            read = corpus.spool(self.found, self.config.data, cache.directory(), advance)
+        if not read.n_documents:
+            raise DataError(
+                f"{self.name} holds no text: all {read.blank:,} documents are blank",
+                where=", ".join(str(source.path) for source in self.found[:3]),
+                next="name files that hold text",
+            )
+        return read
+
+    @cached_property
+    def _split(self) -> tuple[Documents, Documents]:
+        return held_out.split(self._corpus, self.config.data.validation_fraction, self.config.seed)
+
+
+class DomainText:
+    """The text of one data set, or of one domain of several: what is learned from, and what is held
+    out."""
+
+    def __init__(
+        self,
+        key: str,
+        held_out_key: str,
+        domain: str,
+        config: Config,
+        sources: Sources,
+        watch: Watch,
+    ) -> None:
+        self.train = RawText(sources.of(key), key, config, watch)
+        self.train_part: Split = "all"
+        self.held_out: RawText | None = None
+        self.held_out_part: Split = "all"
+        if found := sources.of(held_out_key):
+            self.held_out = RawText(found, held_out_key, config, watch)
+        elif config.data.validation_fraction != 0:
+            self.held_out = self.train
+            self.train_part, self.held_out_part = "train", "validation"
+        self.is_learned = not domain or config.data.mixture[domain].weight != 0
+
+    def close(self) -> None:
+        """Give up what was read."""
+        self.train.close()
+        if self.held_out:
+            self.held_out.close()
+
+
+def keys_by_domain(config: Config) -> dict[str, tuple[str, str]]:
+    """The keys of the training and of the validation text of each domain; of data without a
+    mixture, under no name. A domain that is only measured needs no more than files to measure.
 
     Raises ConfigError for a domain that would be neither trained on nor measured.
     """
-
-    def alone(name: str, domain: DomainConfig) -> Config:
-        held_out = domain.validation_files or config.data.validation_fraction != 0
-        if domain.weight == 0 and not held_out:
+    keys = {}
+    for name, domain in config.data.mixture.items():
+        if domain.weight == 0 and not (domain.validation_files or config.data.validation_fraction):
             raise ConfigError(
                 f"the domain {name} would not be used: it has no weight, and nothing is held out",
                 where=f"data.mixture.{name}.weight, data.validation_fraction",
                 next=f"leave it out, give it a weight, or data.mixture.{name}.validation_files",
             )
-        files = domain.files or (domain.validation_files if domain.weight == 0 else ())
-        own = {"train_files": files, "validation_files": domain.validation_files}
-        return config.model_copy(update={"data": config.data.model_copy(update=own)})
-
-    domains = config.data.mixture
-    return {name: alone(name, domain) for name, domain in domains.items()} or {"": config}
+        files, held_out = (f"data.mixture.{name}.{key}" for key in ("files", "validation_files"))
+        only_measured = domain.weight == 0 and domain.validation_files and not domain.files
+        keys[name] = (held_out if only_measured else files), held_out
+    return keys or {"": ("data.train_files", "data.validation_files")}
 
 
-def texts(config: Config, watch: Watch) -> dict[str, Pair]:
+def domain_texts(config: Config, sources: Sources, watch: Watch) -> dict[str, DomainText]:
     """The text of each domain; of data without a mixture, under no name."""
-    return {name: Pair(own, watch, name) for name, own in configs(config).items()}
+    return {
+        name: DomainText(*keys, name, config, sources, watch)
+        for name, keys in keys_by_domain(config).items()
+    }
 
 
 def weights(

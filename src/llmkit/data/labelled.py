@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -60,24 +60,24 @@ class Counts:
     """Bytes that were replaced or ignored."""
 
 
-def read(
+def read_rows(
+    found: Iterable[Source],
     data: DataConfig,
-    key: str,
     *,
     labelled: bool = True,
     extra: bool = True,
     advance: Callable[[int], None] = lambda n_bytes: None,
     counts: Counts | None = None,
 ) -> Iterator[Row]:
-    """The rows of what a key of the data section names, such as `test_files`, in bounded memory.
+    """The rows of labelled tables, in bounded memory.
 
-    The columns are those that `settle` gave. Where rows need not be `labelled`, a line of a plain
-    text file is a text, every label is None, and all columns but the text are extra. Of two text
-    columns a row has the texts as a pair, of more joined by a space. Raises DataError with file and
-    row for what is broken, and for columns that are not there.
+    The columns are those that `resolve_label_columns` gave. Where rows need not be `labelled`, a
+    line of a plain text file is a text, every label is None, and all columns but the text are
+    extra. Of two text columns a row has the texts as a pair, of more joined by a space. Raises
+    DataError with file and row for what is broken, and for columns that are not there.
     """
     counts = counts or Counts()
-    for source in sources.find(getattr(data, key), f"data.{key}"):
+    for source in found:
         reading = Reading(data, advance)
         table = tables.open_table(source, reading, labelled)
         if len(table.columns):
@@ -105,21 +105,25 @@ def _arrived(format: str, text: str, number: int, where: str) -> Record:
     return Record(number, where, json_rows.parsed(text, where) if text.strip() else None)
 
 
-def settle(data: DataConfig, key: str, say: Say, labelled: bool = True) -> DataConfig:
+def resolve_label_columns(
+    found: Sequence[Source], data: DataConfig, say: Say, labelled: bool = True
+) -> DataConfig:
     """The data section with the columns spelled out, and whether the tables have a header.
 
-    Columns that are not given are guessed by the first table of the key if only one can be meant,
-    and the guess is said. Raises DataError with the columns that exist where that is not so.
+    Columns that are not given are guessed by the first table if only one can be meant, and the
+    guess is reported. Raises DataError with the columns that exist where that is not so.
     """
-    for source in sources.find(getattr(data, key), f"data.{key}"):
+    # A file that is too short to show its format has that of the first where no name tells one.
+    all_plain = all(source.format == "txt" for source in found)
+    for source in found:
         table = tables.open_table(source, Reading(data, lambda n_bytes: None), labelled)
         if len(table.columns):
-            return settle_by(data, table, source, say, labelled)
+            return resolve_by_table(data, table, source, say, labelled, all_plain)
     return data
 
 
-def settle_by(
-    data: DataConfig, table: Table, source: Source, say: Say, labelled: bool
+def resolve_by_table(
+    data: DataConfig, table: Table, source: Source, say: Say, labelled: bool, all_plain: bool
 ) -> DataConfig:
     """The data section with the columns spelled out by one table."""
     columns, where = table.columns, str(source.path)
@@ -142,7 +146,7 @@ def settle_by(
             said["header"] = settled["header"]
     if table.format != delimited.named_format(source, data):
         said["format"] = table.format
-        if _all_plain(data):
+        if all_plain:
             settled["format"] = table.format
     if said:
         told = ", ".join(f"data.{k}={dump(v)}" for k, v in said.items())
@@ -153,14 +157,6 @@ def settle_by(
 def _by_name(data: DataConfig) -> bool:
     """Whether a column is named, so that there must be a header."""
     return any(isinstance(each, str) for each in delimited.wanted(data))
-
-
-def _all_plain(data: DataConfig) -> bool:
-    """Whether no file tells its format by its name: one that is too short to show it has that of
-    the first."""
-    keys = ("train_files", "validation_files", "test_files")
-    entries = [entry for key in keys for entry in getattr(data, key)]
-    return all(source.format == "txt" for source in sources.find(entries, "data"))
 
 
 def rows_of(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from llmkit.config.schema import DataConfig
 from llmkit.data import labelled
 from llmkit.data.labelled import Counts
 from llmkit.data.labels import Raw
-from llmkit.data.sources import find
+from llmkit.data.sources import Source
 from llmkit.data.splits import Texts, identity
 from llmkit.progress import Watch
 
@@ -51,15 +51,14 @@ class Part:
         return len(self.texts) + len(self.blank)
 
 
-def gather(data: DataConfig, name: str, watch: Watch) -> Part:
+def read_part(found: Sequence[Source], data: DataConfig, name: str, watch: Watch) -> Part:
     """All rows of one key, read into memory; raises what reading raises."""
     part, known = Part(name), dict[Raw, Raw]()
-    found = find(getattr(data, f"{name}_files"), part.key)
     part.files = {str(source.path): 0 for source in found}
     size = sum(source.n_bytes for source in found)
     with watch(f"reading {part.key}", size) as advance:
-        for row in labelled.read(
-            data, f"{name}_files", extra=False, advance=advance, counts=part.counts
+        for row in labelled.read_rows(
+            found, data, extra=False, advance=advance, counts=part.counts
         ):
             place = (row.path, row.number)
             part.files[row.path] += 1

@@ -12,13 +12,13 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from llmkit.config.schema import Config, DataConfig
-from llmkit.data import domains, sources, tokens
+from llmkit.data import domains, tokens
 from llmkit.data.corpus import Documents
 from llmkit.data.documents import pieces
+from llmkit.data.domains import DomainText, RawText, Split
 from llmkit.data.parts import many
 from llmkit.data.reading import Reading
-from llmkit.data.sources import Source
-from llmkit.data.text import Pair, Part, Text
+from llmkit.data.sources import Source, Sources
 from llmkit.data.tokens import TokenFile
 from llmkit.errors import DataError, InputNotFound
 from llmkit.models import tokenizer as tokenizers
@@ -43,6 +43,7 @@ class Prepared:
 
 def prepare_domains(
     config: Config,
+    sources: Sources,
     tokenizer: PreTrainedTokenizerFast | None,
     watch: Watch,
     say: Say,
@@ -54,7 +55,7 @@ def prepare_domains(
     a weight. Raises what finding, reading and writing raise, and DataError where a part has too
     little text.
     """
-    pairs = domains.texts(config, watch)
+    pairs = domains.domain_texts(config, sources, watch)
     try:
         if tokenizer is None:
             learned = [pair for pair in pairs.values() if pair.is_learned]
@@ -68,12 +69,13 @@ def prepare_domains(
 
 def held_out_domains(
     config: Config,
+    sources: Sources,
     tokenizer: PreTrainedTokenizerFast,
     watch: Watch,
     say: Say,
 ) -> dict[str, TokenFile]:
     """The held-out text of each domain of `data.mixture` that has some; InputNotFound if none."""
-    pairs = domains.texts(config, watch)
+    pairs = domains.domain_texts(config, sources, watch)
     make = _Maker(tokenizer, watch, say)
     try:
         kept = {
@@ -94,33 +96,32 @@ def held_out_domains(
 
 
 def tokens_of(
-    config: Config,
+    found: Sequence[Source],
     key: str,
+    config: Config,
     tokenizer: PreTrainedTokenizerFast,
     watch: Watch,
     say: Say,
 ) -> TokenFile:
-    """All text of one key of the data section, such as `test_files`, as a token file."""
-    text = Text(config, key, watch)
+    """All text of the sources of a key, such as `data.test_files`, as a token file."""
+    text = RawText(found, key, config, watch)
     try:
         return _Maker(tokenizer, watch, say).counted(text, "all")
     finally:
         text.close()
 
 
-def data_report(config: Config, watch: Watch) -> dict[str, Any]:
+def data_report(config: Config, sources: Sources, watch: Watch) -> dict[str, Any]:
     """What each key of the data section holds: its files, and documents, bytes and blanks in all.
 
     Raises the error of the first fault that is found.
     """
-    wanted = {key: getattr(config.data, key) for key in _KEYS}
-    for name, domain in config.data.mixture.items():
-        wanted[f"mixture.{name}.files"] = domain.files
-        wanted[f"mixture.{name}.validation_files"] = domain.validation_files
+    wanted = ["train_files", "validation_files", "test_files"]
+    for name in config.data.mixture:
+        wanted += [f"mixture.{name}.files", f"mixture.{name}.validation_files"]
     report = {}
-    for key, entries in wanted.items():
-        if entries:
-            found = sources.find(entries, f"data.{key}")
+    for key in wanted:
+        if found := sources.of(f"data.{key}"):
             with watch(f"reading data.{key}", sum(each.n_bytes for each in found)) as advance:
                 files = [_file_report(source, config.data, advance) for source in found]
             names = ("documents", "blank", "text_bytes", "undecodable")
@@ -142,15 +143,15 @@ class _Maker:
         self.framing = tokenizers.framing(tokenizer)
         self.fingerprint = tokenizers.fingerprint(tokenizer)
 
-    def both(self, pair: Pair) -> Prepared:
+    def both(self, pair: DomainText) -> Prepared:
         return Prepared(
             self.tokens(pair.train, pair.train_part), self.held_out(pair), self.tokenizer
         )
 
-    def held_out(self, pair: Pair) -> TokenFile | None:
+    def held_out(self, pair: DomainText) -> TokenFile | None:
         return self.tokens(pair.held_out, pair.held_out_part) if pair.held_out else None
 
-    def counted(self, text: Text, part: Part) -> TokenFile:
+    def counted(self, text: RawText, part: Split) -> TokenFile:
         """The same as `tokens`, with the number of characters, which older token files lack."""
         made = self.tokens(text, part)
         if made.characters is None:
@@ -158,7 +159,7 @@ class _Maker:
             made = replace(made, characters=sum(len(piece.text) for piece in pieces))
         return made
 
-    def tokens(self, text: Text, part: Part) -> TokenFile:
+    def tokens(self, text: RawText, part: Split) -> TokenFile:
         def documents() -> Documents:
             chosen = text.part(part)
             if not chosen.n_documents:
@@ -172,7 +173,7 @@ class _Maker:
         self._tell(made, text, part)
         return made
 
-    def _tell(self, made: TokenFile, text: Text, part: Part) -> None:
+    def _tell(self, made: TokenFile, text: RawText, part: Split) -> None:
         label = text.name if part == "all" else f"{text.name} ({part} part)"
         n_text = len(made.ids) - len(made.starts)
         facts = [
@@ -196,13 +197,12 @@ class _Maker:
             self.say(f"{label}: less than one block of {block_size} tokens; the block is padded")
 
 
-_KEYS = ("train_files", "validation_files", "test_files")
 _LOST = 0.01  # share of the text that a tokenizer may not know before it is said
 _SHOWN = 5  # files that a line names
 _FEWEST = 3  # tokens: two to predict, and the one before them
 
 
-def _trained(pairs: Sequence[Pair], say: Say) -> PreTrainedTokenizerFast:
+def _trained(pairs: Sequence[DomainText], say: Say) -> PreTrainedTokenizerFast:
     """The tokenizer trained on the training parts, from the cache where it is there."""
     first = pairs[0].train
     wish, model_type = first.config.tokenizer.vocab_size, first.config.model.architecture
@@ -245,7 +245,7 @@ def _told(texts: Iterable[str], advance: Callable[[int], None]) -> Iterable[str]
         yield text
 
 
-def _held_out(made: TokenFile, text: Text) -> str:
+def _held_out(made: TokenFile, text: RawText) -> str:
     """Which files the held-out text comes from."""
     cut = sum(segments for _, _, segments in made.by_source)
     whole = sum(documents for _, documents, _ in made.by_source) - cut
@@ -258,7 +258,7 @@ def _held_out(made: TokenFile, text: Text) -> str:
     return f"held out: {' and '.join(parts)}, from {of}: {shown}{more}"
 
 
-def _too_little(name: str, part: Part, n_tokens: int) -> DataError:
+def _too_little(name: str, part: Split, n_tokens: int) -> DataError:
     return DataError(
         f"too little text for {'validation' if part == 'validation' else name}: {n_tokens} tokens, "
         f"at least {_FEWEST} are needed",

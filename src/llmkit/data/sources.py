@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
+from llmkit.config.schema import Config
 from llmkit.data import formats, hub
 from llmkit.data.formats import COMPRESSIONS, NAMES
 from llmkit.errors import DataError, InputNotFound
@@ -35,6 +35,9 @@ SLIVER = 0.1
 
 _NAMED = 3
 
+Folders = dict[Path, list[Path]]
+"""Directories that were searched, with all their files."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -54,7 +57,39 @@ class Source:
     line_end: str = "\n"
 
 
-def find(entries: Sequence[str], key: str) -> list[Source]:
+class Sources:
+    """The sources of each key of a config: found when a key is first asked for, and never again."""
+
+    def __init__(self, config: Config) -> None:
+        data, prompts = config.data, config.generation.prompts_file
+        self._entries: dict[str, Sequence[str]] = {
+            "data.train_files": data.train_files,
+            "data.validation_files": data.validation_files,
+            "data.test_files": data.test_files,
+            "generation.prompts_file": () if prompts is None else (prompts,),
+        }
+        for name, domain in data.mixture.items():
+            self._entries[f"data.mixture.{name}.files"] = domain.files
+            self._entries[f"data.mixture.{name}.validation_files"] = domain.validation_files
+        self._found: dict[str, list[Source]] = {}
+        self._folders: dict[str, Folders] = {}
+
+    def of(self, key: str) -> list[Source]:
+        """The sources of a key such as `data.train_files`, as `find` gives them; none where it is
+        not given."""
+        if key not in self._found and self._entries[key]:
+            self._folders[key] = {}
+            self._found[key] = find(self._entries[key], key, self._folders[key])
+        return self._found.get(key, [])
+
+    def skipped(self, key: str) -> tuple[str, bool]:
+        """What the directories of a key hold that is not read, in a sentence, and whether it is
+        most of them by far; empty where everything is read."""
+        self.of(key)
+        return _skipped(self._folders.get(key, {}))
+
+
+def find(entries: Sequence[str], key: str, folders: Folders | None = None) -> list[Source]:
     """The sources that the entries of a config key mean, sorted, each file once.
 
     An entry is a file, a directory (searched for SUFFIXES, without hidden files; where these are a
@@ -62,15 +97,16 @@ def find(entries: Sequence[str], key: str) -> list[Source]:
     `hub:NAME[:CONFIG][@SPLIT]`. A file that is named, or matched by a glob, may have any suffix:
     `formats` recognises what it holds. Directories and globs skip what llmkit has written, such as
     runs. Raises InputNotFound where an entry means nothing, and DataError for a file that holds
-    neither text nor rows.
+    neither text nor rows. Each directory is noted in `folders` with its files, read or not.
     """
+    folders = {} if folders is None else folders
     paths: dict[str, Path] = {}
     sets: dict[str, Source] = {}
     for entry in entries:
         if entry.startswith("hub:"):
             sets[entry] = Source(hub.parse(entry, key), "hub", "", 0, 0)
         else:
-            paths.update((os.path.realpath(path), path) for path in _expand(entry, key))
+            paths.update((os.path.realpath(path), path) for path in _expand(entry, key, folders))
     files = [_source(path) for path in sorted(paths.values())]
     if not sets and not any(source.n_bytes for source in files):
         raise InputNotFound(
@@ -81,14 +117,9 @@ def find(entries: Sequence[str], key: str) -> list[Source]:
     return files + [sets[entry] for entry in sorted(sets)]
 
 
-def skipped(entries: Sequence[str]) -> tuple[str, bool]:
-    """What the directories among the entries hold that is not read, in a sentence, and whether it
-    is most of them by far; empty where everything is read."""
+def _skipped(folders: Folders) -> tuple[str, bool]:
     said, most = [], False
-    for path in (Path(entry).expanduser() for entry in entries if not entry.startswith("hub:")):
-        if not path.is_dir():
-            continue
-        files = list(outputs.walk(path))
+    for path, files in folders.items():
         read = _chosen(files)
         if left := sorted({*files} - {*read}):
             size, whole = _size(left), _size(files)
@@ -125,7 +156,10 @@ def fingerprint(sources: Sequence[Source], advance: Callable[[int], None]) -> st
 
 def check_unchanged(source: Source) -> None:
     """Raise DataError if the file is not what it was when it was found."""
-    if not isinstance(source.path, hub.DataSet) and _source(source.path) != source:
+    if isinstance(source.path, hub.DataSet):
+        return
+    status = _status(source.path)
+    if (status.st_size, status.st_mtime_ns) != (source.n_bytes, source.modified):
         raise DataError(
             f"{source.path} changed while it was read",
             where=str(source.path),
@@ -133,10 +167,11 @@ def check_unchanged(source: Source) -> None:
         )
 
 
-def _expand(entry: str, key: str) -> list[Path]:
+def _expand(entry: str, key: str, folders: Folders) -> list[Path]:
     path = Path(entry).expanduser()
     if path.is_dir():
-        return _search(path, entry, key)
+        folders[path] = list(outputs.walk(path))
+        return _search(path, folders[path], entry, key)
     if path.exists():
         return [path]
     if not glob.has_magic(entry):
@@ -155,8 +190,7 @@ def _expand(entry: str, key: str) -> list[Path]:
     )
 
 
-def _search(directory: Path, entry: str, key: str) -> list[Path]:
-    files = list(outputs.walk(directory))
+def _search(directory: Path, files: Sequence[Path], entry: str, key: str) -> list[Path]:
     if known := _chosen(files):
         return known
     if outputs.is_output_directory(directory):
@@ -217,29 +251,28 @@ def _missing(path: Path, entry: str, key: str) -> InputNotFound:
 
 
 def _source(path: Path) -> Source:
-    try:
-        status = path.stat()
-    except OSError as fault:
-        raise InputNotFound(f"{path} cannot be read: {fault.strerror}", where=str(path)) from fault
+    status = _status(path)
     if not path.is_file():
         raise InputNotFound(
             f"{path} is not a regular file, and text is read more than once",
             where=str(path),
             next="write its content to a file first",
         )
-    size, modified = status.st_size, status.st_mtime_ns
-    found = _recognised(path, size, modified)
-    return Source(path, found.format, found.compression, size, modified, *found[2:])
-
-
-@lru_cache(maxsize=1 << 16)
-def _recognised(path: Path, size: int, modified: int) -> formats.Recognised:
-    """What a file of this state holds. A command looks for its files several times."""
     try:
         with path.open("rb", buffering=0) as file:
-            return formats.recognise(file.read(formats.HEAD), str(path))
+            found = formats.recognise(file.read(formats.HEAD), str(path))
     except OSError as fault:
         raise _unreadable(path, fault) from fault
+    return Source(
+        path, found.format, found.compression, status.st_size, status.st_mtime_ns, *found[2:]
+    )
+
+
+def _status(path: Path) -> os.stat_result:
+    try:
+        return path.stat()
+    except OSError as fault:
+        raise InputNotFound(f"{path} cannot be read: {fault.strerror}", where=str(path)) from fault
 
 
 def _unreadable(path: Path, fault: OSError) -> InputNotFound:

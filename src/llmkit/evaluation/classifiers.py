@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from llmkit.data import dataset, labelled, labels
 from llmkit.data.columns import LABEL_NAMES
 from llmkit.data.examples import Table
 from llmkit.data.labels import MULTI, REGRESSION, SINGLE, Labels
+from llmkit.data.sources import Source, Sources
 from llmkit.distributed.processes import Processes
 from llmkit.errors import DataError
 from llmkit.evaluation import bootstrap
@@ -28,8 +29,8 @@ from llmkit.models.control_tokens import control_tokens
 from llmkit.models.pretrained import Pretrained
 from llmkit.progress import Say, Watch
 
-KEY = "test_files"
-"""The key of the data section that names the rows."""
+KEY = "data.test_files"
+"""The key that names the rows."""
 
 _FIRST_ROWS = 1000
 """Rows whose labels tell whether a column holds any that the model knows."""
@@ -52,8 +53,17 @@ class MeasuredClassifier:
     figures: dict[str, Any]
 
 
+class LabelledTables(NamedTuple):
+    """The rows as one classifier reads them, with its own labels."""
+
+    test: Table
+    train: Table | None
+    """What the baselines are fitted to, where it is given."""
+
+
 def measure_classifiers(
     config: Config,
+    sources: Sources,
     models: Sequence[Pretrained],
     processes: Processes,
     watch: Watch,
@@ -65,18 +75,23 @@ def measure_classifiers(
     Labels are matched by name. The baselines are fitted to `data.train_files`; without them there
     is only the majority of the rows themselves.
     """
-    found = labelled_tables(config, models, watch, say, warn)
+    found = labelled_tables(config, sources, models, watch, say, warn)
     return [
-        _measured(config, model, table, processes, watch, say, warn)
-        for model, table in zip(models, found, strict=True)
+        _measured(config, model, tables, processes, watch, say, warn)
+        for model, tables in zip(models, found, strict=True)
     ]
 
 
 def labelled_tables(
-    config: Config, models: Sequence[Pretrained], watch: Watch, say: Say, warn: Say
-) -> list[Table]:
+    config: Config,
+    sources: Sources,
+    models: Sequence[Pretrained],
+    watch: Watch,
+    say: Say,
+    warn: Say,
+) -> list[LabelledTables]:
     """The rows as each classifier reads them, with its own labels."""
-    return [_table(config, model, watch, say, warn) for model in models]
+    return [_tables(config, sources, model, watch, say, warn) for model in models]
 
 
 def classifier_result(config: Config, measured: Sequence[MeasuredClassifier]) -> dict[str, Any]:
@@ -147,13 +162,23 @@ def without_bulky(figures: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in figures.items() if name not in BULKY}
 
 
-def _table(config: Config, model: Pretrained, watch: Watch, say: Say, warn: Say) -> Table:
+def _tables(
+    config: Config, sources: Sources, model: Pretrained, watch: Watch, say: Say, warn: Say
+) -> LabelledTables:
     head = head_of(model.config)
     known = Labels(head.problem_type, head.names, from_file=config.data.label_names is not None)
-    return dataset.load_one(_data(config, model, known, say), KEY, known, watch, say, warn)
+    found, learned, train = sources.of(KEY), sources.of("data.train_files"), None
+    data = _data(found, config, model, known, say)
+    test = dataset.load_known(found, data, "test", known, watch, warn)
+    if learned:
+        data = labelled.resolve_label_columns(learned, data, say)
+        train = dataset.load_known(learned, data, "train", known, watch, say)
+    return LabelledTables(test, train)
 
 
-def _data(config: Config, model: Pretrained, known: Labels, say: Say) -> DataConfig:
+def _data(
+    found: Sequence[Source], config: Config, model: Pretrained, known: Labels, say: Say
+) -> DataConfig:
     """The data section; where it names no column, with those that the classifier learned from.
 
     Raises DataError where no column can be the label: none is called so, or the one that was found
@@ -161,25 +186,30 @@ def _data(config: Config, model: Pretrained, known: Labels, say: Say) -> DataCon
     """
     data, shape = config.data, model.config
     try:
-        found = classify.resolve_columns(
-            data, shape, lambda each: labelled.settle(each, KEY, say), is_labelled=True
+        resolved = classify.resolve_columns(
+            data,
+            shape,
+            lambda each: labelled.resolve_label_columns(found, each, say),
+            is_labelled=True,
         )
-        rows = islice(labelled.read(found, KEY, extra=False), _FIRST_ROWS)
+        rows = islice(labelled.read_rows(found, resolved, extra=False), _FIRST_ROWS)
         raws = [row.label for row in rows if row.label is not None]
     except DataError as fault:
         if data.label_column is not None:
             raise
         # Texts that cannot be found either are the first thing to mend.
         classify.resolve_columns(
-            data, shape, lambda each: labelled.settle(each, KEY, lambda text: None, False)
+            data,
+            shape,
+            lambda each: labelled.resolve_label_columns(found, each, lambda text: None, False),
         )
         raise _no_labels(data, model, "") from fault
     meant = remembered_columns(shape, "label_column")
-    guessed = data.label_column is None and found.label_column not in (*meant, *LABEL_NAMES)
+    guessed = data.label_column is None and resolved.label_column not in (*meant, *LABEL_NAMES)
     if guessed and raws and all(map(known.unknown, raws)):
-        held = f": {found.label_column!r} holds {labels.listed(map(str, raws), 3)}"
+        held = f": {resolved.label_column!r} holds {labels.listed(map(str, raws), 3)}"
         raise _no_labels(data, model, f"{held}, and the model knows {labels.listed(known.names)}")
-    return found
+    return resolved
 
 
 def _no_labels(data: DataConfig, model: Pretrained, held: str) -> DataError:
@@ -197,12 +227,13 @@ def _no_labels(data: DataConfig, model: Pretrained, held: str) -> DataError:
 def _measured(
     config: Config,
     model: Pretrained,
-    table: Table,
+    tables: LabelledTables,
     processes: Processes,
     watch: Watch,
     say: Say,
     warn: Say,
 ) -> MeasuredClassifier:
+    table = tables.test
     kind, names = table.labels.kind, table.labels.names
     classifier = classify.open_classifier(model, processes.device, processes.precision)
     started = time.monotonic()
@@ -214,9 +245,7 @@ def _measured(
     return MeasuredClassifier(model.name, table, outputs, {
         "model": model.name,
         **figures,
-        "baseline": _baselines(
-            _data(config, model, table.labels, lambda text: None), table, watch, say
-        ),
+        "baseline": _baselines(table, tables.train, say),
         "protocol": {"problem_type": kind, "precision": processes.precision},
         "seconds": seconds,
         "examples_per_second": len(table) / seconds,
@@ -229,11 +258,10 @@ def _outputs(classifier: Classifier, table: Table, processes: Processes, watch: 
         return classify.shared_outputs(classifier, table.texts, processes, advance)
 
 
-def _baselines(data: DataConfig, table: Table, watch: Watch, say: Say) -> dict[str, Any]:
+def _baselines(table: Table, train: Table | None, say: Say) -> dict[str, Any]:
     kind, targets = table.labels.kind, encoded_targets(table)
     fitted: dict[str, Baseline] = {"majority_of_these_rows": Majority(kind, targets)}
-    if data.train_files:
-        train = dataset.load_one(data, "train_files", table.labels, watch, say, say)
+    if train is not None:
         fitted = fitted_baselines(train, say)
     return score_baselines(fitted, kind, len(table.labels), joined_texts(table), targets)
 

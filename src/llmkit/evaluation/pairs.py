@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from llmkit.config.schema import Config, DataConfig
-from llmkit.data import sources, tables
+from llmkit.data import tables
 from llmkit.data.delimited import named_format
 from llmkit.data.reading import Reading
 from llmkit.data.sources import Source
@@ -28,8 +28,8 @@ class Pairs:
     """The file of each row, and its number there, counted from 1."""
 
 
-def read(config: Config) -> Pairs:
-    """The rows of `data.test_files`.
+def read_pairs(found: Sequence[Source], config: Config) -> Pairs:
+    """The rows of tables with references.
 
     Raises ConfigError where no column of predictions or prompts is named, and DataError for a row
     without a reference and for what reading finds.
@@ -44,8 +44,8 @@ def read(config: Config) -> Pairs:
     names = ("reference", "prompt", "prediction")
     named = {name: getattr(settings, f"{name}_column") for name in names}
     columns: dict[str, _Column] = {k: v for k, v in named.items() if v is not None}
-    found, data = Pairs(), _with_header(config.data, columns)
-    for source in sources.find(data.test_files, "data.test_files"):
+    pairs, data = Pairs(), _with_header(config.data, columns)
+    for source in found:
         for number, where, texts in _rows(source, data, columns):
             if not texts["reference"].strip():
                 raise DataError(
@@ -53,12 +53,12 @@ def read(config: Config) -> Pairs:
                     where=where,
                     next="give it a reference, or take the row out",
                 )
-            found.places.append((str(source.path), number))
+            pairs.places.append((str(source.path), number))
             for name, text in texts.items():
-                getattr(found, f"{name}s").append(text)
-    if not found.references:
+                getattr(pairs, f"{name}s").append(text)
+    if not pairs.references:
         raise DataError("there are no rows", where="data.test_files", next="name files with rows")
-    return found
+    return pairs
 
 
 def _with_header(data: DataConfig, columns: dict[str, _Column]) -> DataConfig:

@@ -9,8 +9,8 @@ from itertools import combinations
 from typing import Any
 
 from llmkit.config.schema import Config
-from llmkit.data import sources
 from llmkit.data.prepare import held_out_domains, tokens_of
+from llmkit.data.sources import Sources
 from llmkit.data.tokens import TokenFile, joined
 from llmkit.distributed.processes import Processes
 from llmkit.errors import DataError
@@ -33,8 +33,8 @@ from llmkit.models.logits import ChosenLogits
 from llmkit.models.pretrained import Pretrained
 from llmkit.progress import Say, Watch
 
-KEY = "test_files"
-"""The key of the data section that names the text."""
+KEY = "data.test_files"
+"""The key that names the text."""
 
 LOST = 0.01
 """Share of the letters and digits that a tokenizer may lose before bytes mean nothing."""
@@ -65,20 +65,25 @@ class Measured:
 
 
 def measure(
-    config: Config, models: Sequence[Pretrained], processes: Processes, watch: Watch, say: Say
+    config: Config,
+    sources: Sources,
+    models: Sequence[Pretrained],
+    processes: Processes,
+    watch: Watch,
+    say: Say,
 ) -> list[Measured]:
     """The models on `data.test_files`; all that can be wrong is found before weights are loaded."""
     protocols = [protocol(model, config.evaluation) for model in models]
     texts = [
-        _text(config, model, how, watch, say) for model, how in zip(models, protocols, strict=True)
+        _text(config, sources, model, how, watch, say)
+        for model, how in zip(models, protocols, strict=True)
     ]
     _check_lost(texts, say)
     if is_mixture(config):
         found = survey_mixture(config, texts[0].domains)
     else:
-        files = sources.find(config.data.test_files, f"data.{KEY}")
         column = config.evaluation.domain_column
-        found = survey_files(texts[0].tokens, files, config.data, column)
+        found = survey_files(texts[0].tokens, sources.of(KEY), config.data, column)
     return [_measured(config, text, found, processes, watch, say) for text in texts]
 
 
@@ -133,15 +138,22 @@ def is_mixture(config: Config) -> bool:
     return bool(config.data.mixture) and not config.data.test_files
 
 
-def _text(config: Config, model: Pretrained, how: ScoringProtocol, watch: Watch, say: Say) -> Text:
+def _text(
+    config: Config,
+    sources: Sources,
+    model: Pretrained,
+    how: ScoringProtocol,
+    watch: Watch,
+    say: Say,
+) -> Text:
     origins, files = None, dict[str, TokenFile]()
     if model.kind == "masked":
         tokenizers.set_frame(model.tokenizer)
     if is_mixture(config):
-        files = held_out_domains(config, model.tokenizer, watch, say)
+        files = held_out_domains(config, sources, model.tokenizer, watch, say)
         tokens, origins = joined(list(files.values()))
     else:
-        tokens = tokens_of(config, KEY, model.tokenizer, watch, say)
+        tokens = tokens_of(sources.of(KEY), KEY, config, model.tokenizer, watch, say)
     check_tokens(model, tokens)
     return Text(
         model, how, tokens, segments_of(tokens, byte_lengths(model.tokenizer)), origins, files
@@ -191,7 +203,7 @@ def _check_lost(texts: Sequence[Text], say: Say) -> None:
         if len(texts) > 1:
             raise DataError(
                 f"{what}, so its bytes cannot be compared with another model's",
-                where=f"data.{KEY}",
+                where=KEY,
                 next="compare models that know the script of the text",
             )
         say(f"{what}: bits per byte mean nothing and are left out")

@@ -14,6 +14,7 @@ from llmkit.errors import ConfigError, DataError, InputNotFound, UsageError
 if TYPE_CHECKING:
     from llmkit.data.columns import Columns
     from llmkit.data.delimited import Record
+    from llmkit.data.sources import Source, Sources
     from llmkit.data.tables import Table
 
 OWN: dict[str, type] = {"system": str, "seed": int, "max_new_tokens": int}
@@ -42,14 +43,14 @@ class Requests:
     blank: int = 0
 
 
-def read(config: Config, stdin: BinaryIO | None = None) -> Requests:
+def read_requests(config: Config, sources: Sources, stdin: BinaryIO | None = None) -> Requests:
     """All prompts that `groups` gives."""
-    several = list(groups(config, stdin))
+    several = list(groups(config, sources, stdin))
     items = [item for group in several for item in group.items]
     return Requests(items, sum(group.blank for group in several))
 
 
-def groups(config: Config, stdin: BinaryIO | None = None) -> Iterator[Requests]:
+def groups(config: Config, sources: Sources, stdin: BinaryIO | None = None) -> Iterator[Requests]:
     """The prompts of `generation.prompts`, else of `generation.prompts_file`, else of a pipe; of a
     pipe those together that arrived together.
 
@@ -66,7 +67,8 @@ def groups(config: Config, stdin: BinaryIO | None = None) -> Iterator[Requests]:
     if settings.prompts:
         yield Requests([Request(text, "--prompt") for text in settings.prompts])
     elif settings.prompts_file is not None:
-        yield from _some(iter([_of_file(settings.prompts_file, config)]), settings.prompts_file)
+        found = sources.of("generation.prompts_file")
+        yield from _some(iter([_of_file(found, config)]), settings.prompts_file)
     else:
         yield from _some(_of_pipe(config, stdin), "stdin")
 
@@ -92,6 +94,7 @@ def _some(several: Iterator[Requests], source: str) -> Iterator[Requests]:
 def _of_pipe(config: Config, stdin: BinaryIO | None) -> Iterator[Requests]:
     # Imported here: what reads tables takes longer to load than a short prompt to answer.
     from llmkit.data import labelled, piped
+    from llmkit.data.sources import find
 
     stdin = stdin or sys.stdin.buffer
     if stdin.isatty():
@@ -103,7 +106,8 @@ def _of_pipe(config: Config, stdin: BinaryIO | None) -> Iterator[Requests]:
     pipe = piped.Pipe(stdin, config.data)
     if not pipe.is_lines:
         with pipe.as_file() as (path, data):
-            yield _of_file(str(path), config.model_copy(update={"data": data}))
+            config = config.model_copy(update={"data": data})
+            yield _of_file(find([str(path)], "generation.prompts_file"), config)
         return
     column = None
     for table in labelled.arriving(pipe):
@@ -111,15 +115,18 @@ def _of_pipe(config: Config, stdin: BinaryIO | None) -> Iterator[Requests]:
         yield _of_table(table, column)
 
 
-def _of_file(path: str, config: Config) -> Requests:
-    from llmkit.data import reading, sources, tables
+def _of_file(found: Sequence[Source], config: Config) -> Requests:
+    from llmkit.data import reading, tables
 
-    key = "generation.prompts_file"
-    found = sources.find([path], key)
     if len(found) != 1:
-        raise UsageError(f"{path} is {len(found)} files", where=key, next="name one file")
-    table = tables.open_table(found[0], reading.Reading(config.data, lambda amount: None))
-    return _of_table(table, _prompt_columns(table.columns, config, path))
+        raise UsageError(
+            f"{config.generation.prompts_file} is {len(found)} files",
+            where="generation.prompts_file",
+            next="name one file",
+        )
+    [source] = found
+    table = tables.open_table(source, reading.Reading(config.data, lambda amount: None))
+    return _of_table(table, _prompt_columns(table.columns, config, str(source.path)))
 
 
 def _prompt_columns(columns: Columns, config: Config, where: str) -> list[int]:

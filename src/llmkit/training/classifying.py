@@ -13,6 +13,7 @@ from llmkit.data import dataset
 from llmkit.data.dataset import Labelled
 from llmkit.data.examples import Encoded
 from llmkit.data.labels import REGRESSION, SINGLE
+from llmkit.data.sources import Sources
 from llmkit.errors import ConfigError
 from llmkit.models import build, classifier, load, lora, pretrained, tokenizer_saving
 from llmkit.models import tokenizer as tokenizers
@@ -48,7 +49,7 @@ class Inputs:
         return {**found, "tokens of the training data": ids}
 
 
-def gather(config: Config, console: Console, watch: Watch) -> Inputs:
+def gather(config: Config, sources: Sources, console: Console, watch: Watch) -> Inputs:
     """The data, the tokenizer and the shape of the model: all that can be wrong before weights are
     made or loaded."""
     config = _with_architecture(config)
@@ -59,7 +60,7 @@ def gather(config: Config, console: Console, watch: Watch) -> Inputs:
         classifier.existing_config(opened, model.config)
     else:
         build.fill_shape(model.architecture, model.config, build.CLASSIFIER)
-    data = dataset.load(config, watch, console.say, console.warn, given)
+    data = dataset.load_labelled(config, sources, watch, console.say, console.warn, given)
     _check_kind(config, data)
     tokenizer = given or _trained_tokenizer(config, data, console)
     classifier.set_padding(tokenizer)

@@ -17,6 +17,7 @@ from llmkit.data.conversations import Conversation
 from llmkit.data.packs import Packs
 from llmkit.data.parts import many, told
 from llmkit.data.responses import Responses
+from llmkit.data.sources import Sources
 from llmkit.errors import ConfigError, DataError
 from llmkit.models import chat_template, load, lora, pretrained, tokenizer_saving
 from llmkit.models import tokenizer as tokenizers
@@ -57,7 +58,7 @@ class Inputs:
         return {f"{name} data": each.fingerprint for name, each in self.encoded.items()}
 
 
-def gather(config: Config, console: Console, watch: Watch) -> Inputs:
+def gather(config: Config, sources: Sources, console: Console, watch: Watch) -> Inputs:
     """The conversations, the tokenizer with its template and the shape of the model: all that can
     be wrong before weights are loaded."""
     model = pretrained.of_config(config)
@@ -67,7 +68,7 @@ def gather(config: Config, console: Console, watch: Watch) -> Inputs:
     tokenizers.check_fit(tokenizer, shape, config)
     template, said = chat_template.set_template(tokenizer, config.tokenizer.chat_template)
     template = replace(template, tokenizer=tokenizer_saving.kept(tokenizer, shape))
-    data = chats.load(config, watch, console.say, console.warn, tokenizer)
+    data = chats.load_conversations(config, sources, watch, console.say, console.warn, tokenizer)
     console.say(said)
     rows = (each.contents for each in (*data.train, *data.validation))
     if found := control_tokens(tokenizer).warning(rows, "row"):
