@@ -193,5 +193,5 @@ def test_marks_between_documents_are_counted_and_the_key_named(size: int) -> Non
 
 
 def test_a_separator_and_another_kind_of_document_exclude_each_other() -> None:
-    with pytest.raises(ValueError, match=r"leave data\.document out"):
+    with pytest.raises(ValueError, match=r"cannot be combined with data\.document"):
         DataConfig.model_validate({"document": "line", "document_separator": "x"})
