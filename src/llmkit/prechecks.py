@@ -124,15 +124,15 @@ def _check_model(command: str, config: Config, faults: Faults) -> None:
     name = config.model.name_or_path
     with faults.collected("model.name_or_path"):
         if name is not None:
-            location.locate(name)
+            place = Path(location.locate(name))
             if command == "chat" and config.tokenizer.name_or_path is None:
-                _check_template(name)
+                _check_template(name, place)
     with faults.collected("evaluation.compare_with"):
         for each in config.evaluation.compare_with if command == "evaluate" else ():
             location.locate(each)
     with faults.collected("tokenizer.name_or_path"):
         if config.tokenizer.name_or_path is not None:
-            location.check_tokenizer(config.tokenizer.name_or_path)
+            location.locate_tokenizer(config.tokenizer.name_or_path)
 
 
 def _check_need_of_model(command: str, config: Config) -> None:
@@ -153,11 +153,10 @@ def _check_need_of_model(command: str, config: Config) -> None:
         )
 
 
-def _check_template(name: str) -> None:
+def _check_template(name: str, place: Path) -> None:
     """Raises ConfigError for a directory whose model has no chat template."""
     from llmkit.models import location
 
-    place = Path(location.locate(name))
     if place.is_dir() and not location.has_chat_template(place):
         raise ConfigError(
             f"{name} has no chat template: it continues text and cannot chat",

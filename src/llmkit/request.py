@@ -169,13 +169,13 @@ def _stops(command: str, config: Config) -> Iterator[None]:
 
 def _saved(command: str, config: Config) -> str:
     """What a stopped command has saved on disk."""
-    from llmkit.storage import resumable
+    from llmkit.storage import outputs, resumable
     from llmkit.training import directory
 
     try:
         if command in ("pretrain", "finetune"):
             found = directory.locate(config, command)
-            steps = sorted((found / "checkpoints").glob("step-*"))
+            steps = outputs.checkpoints(found / outputs.CHECKPOINTS)
             return f"checkpoint {steps[-1]}" if steps else faults.NOTHING_SAVED
         if command == "predict" and config.predict.output is not None:
             parts = resumable.parts_of(Path(config.predict.output))

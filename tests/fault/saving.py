@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from llmkit.storage import outputs
 from llmkit.training import checkpoint
 
 from . import subjects
@@ -83,8 +84,7 @@ class Saves:
         assert found is not None
         assert found.state.step >= self.acknowledged
         assert subjects.is_right(found)
-        left = {path.name for path in self.root.iterdir()}
-        assert all(checkpoint.STEP_NAME.fullmatch(name) for name in left), left
+        assert sorted(self.root.iterdir()) == outputs.checkpoints(self.root)
 
     def finish(self) -> None:
         """Saves again without a fault: the checkpoints of steps 2 and 3 stand, and nothing else."""

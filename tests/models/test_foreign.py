@@ -90,7 +90,7 @@ def test_a_file_is_named_for_what_it_is(tmp_path: Path, name, content: bytes, wh
 
 
 def test_the_directory_of_checkpoints_names_its_run(tmp_path: Path) -> None:
-    run = holding(tmp_path / "run", "checkpoints/step-10/config.json", "run.json")
+    run = holding(tmp_path / "run", "checkpoints/step-0000000010/config.json", "run.json")
     fault = refused(run / "checkpoints")
     assert str(run) in fault.next
 

@@ -26,7 +26,7 @@ from llmkit.inference.requests import Requests
 from llmkit.inference.sample import Sample
 from llmkit.models import content
 from llmkit.models.control_tokens import control_tokens
-from llmkit.models.location import locate
+from llmkit.models.location import locate_tokenizer
 from llmkit.models.pretrained import Pretrained
 from llmkit.reporting.console import Console
 from llmkit.storage import resumable
@@ -302,7 +302,7 @@ def _identity(work: Work) -> Record:
     config, settings = work.config, work.config.generation.model_dump(mode="json")
     kept = {f"generation.{key}": value for key, value in settings.items() if key not in FREE}
     tokenizer = config.tokenizer.name_or_path
-    places = {"model": work.model.location, "tokenizer": tokenizer and locate(tokenizer)}
+    places = {"model": work.model.location, "tokenizer": tokenizer and locate_tokenizer(tokenizer)}
     held = {key: at and content.identity(at, work.model.revision) for key, at in places.items()}
     return {**kept, "generation.seed": config.sampling_seed, **held}
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from llmkit.errors import InputNotFound, LlmkitError, Unsafe
+from llmkit.storage import outputs
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
@@ -78,8 +79,8 @@ def _pipeline(path: Path) -> LlmkitError | None:
     snapshots = sorted((path / "snapshots").glob("*"))
     if (path / "refs").is_dir() and snapshots:
         return _no_model(path, f"{path} is a folder of the hub's cache", f"name {snapshots[-1]}")
-    steps = sorted(path.glob("step-*"))
-    if path.name == "checkpoints" and steps:
+    steps = outputs.checkpoints(path)
+    if path.name == outputs.CHECKPOINTS and steps:
         where = f"name the run, {path.parent}, or one of them, such as {steps[-1]}"
         return _no_model(path, f"{path} holds the checkpoints of a run", where)
     return None

@@ -9,7 +9,7 @@ from typing import Any
 
 from llmkit.errors import DataError, InputNotFound, LlmkitError, NoValidCheckpoint, Unsafe
 from llmkit.models import foreign
-from llmkit.storage import atomic, paths
+from llmkit.storage import atomic, outputs, paths
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
@@ -45,14 +45,16 @@ def _missing(path: Path, name: str) -> LlmkitError:
     )
 
 
-def check_tokenizer(name_or_path: str) -> Path:
-    """The directory of a tokenizer, or its hub name as a path.
+def locate_tokenizer(name_or_path: str) -> str:
+    """The directory that holds a tokenizer, or its hub name; a run stands for its model.
 
     Raises InputNotFound for a path that is not a directory.
     """
     path = Path(name_or_path).expanduser()
-    if path.is_dir() or not paths.looks_like_path(name_or_path):
-        return path
+    if path.is_dir():
+        return str(model_in_run(path))
+    if not paths.looks_like_path(name_or_path):
+        return name_or_path
     near = [str(found) for found in paths.near(path) if found.is_dir()]
     raise InputNotFound(
         f"{name_or_path} is not a directory with a tokenizer",
@@ -143,9 +145,7 @@ def model_in_run(path: Path) -> Path:
         return path
     if (path / "final").is_dir():
         return path / "final"
-    steps = sorted(
-        d for d in (path / "checkpoints").glob("step-*") if re.fullmatch(r"step-\d+", d.name)
-    )
+    steps = outputs.checkpoints(path / outputs.CHECKPOINTS)
     if not steps:
         raise NoValidCheckpoint(
             "the run has no model yet", where=str(path), next="let it train on first"

@@ -20,7 +20,6 @@ from llmkit.config.schema import Config
 from llmkit.errors import DataError, HubUnreachable, InputNotFound, Unsafe
 from llmkit.models import hub, location
 from llmkit.models.control_tokens import control_tokens
-from llmkit.models.location import model_in_run
 from llmkit.models.tokenizer_saving import PROBE, default_config, kept, read_back
 
 END_OF_TEXT = "<|endoftext|>"
@@ -155,14 +154,13 @@ def load(
     Raises InputNotFound, HubUnreachable, DataError for one without a fast form, and Unsafe for one
     that would run code.
     """
-    path = location.check_tokenizer(name_or_path)
-    local = path.is_dir()
+    place = location.locate_tokenizer(name_or_path)
+    local = Path(place).is_dir()
     if local:
-        path = model_in_run(path)
-        _refuse_code(path, ("tokenizer_config.json", *([] if config else ["config.json"])))
+        _refuse_code(Path(place), ("tokenizer_config.json", *([] if config else ["config.json"])))
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            str(path) if local else name_or_path,
+            place,
             config=config,
             revision=revision,
             trust_remote_code=False,

@@ -11,6 +11,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from llmkit.storage.resumable import SETTINGS, settings_of
 
 RUN, CONFIG, CHECKPOINTS, METRICS = "run.json", "config.yaml", "checkpoints", "metrics.jsonl"
 
+_STEP = re.compile(r"step-[0-9]{10}")
 _CACHE_LOCK = re.compile(r"token(s|izer)-[0-9a-f]{32}\.lock")
 
 EVALUATION = "llmkit evaluate"
@@ -34,6 +36,13 @@ _EVALUATION = re.compile(
 )
 _LINE = 1 << 20  # bytes of a first line that show what wrote a file
 _PAGE = 4096
+
+
+def checkpoints(directory: Path) -> list[Path]:
+    """The checkpoints that stand in the `checkpoints` directory of a run, the newest last."""
+    if not directory.is_dir():
+        return []
+    return sorted(each for each in directory.iterdir() if _STEP.fullmatch(each.name))
 
 
 def walk(directory: Path) -> Iterator[Path]:
@@ -89,8 +98,9 @@ def holds_evaluation(path: Path) -> bool:
 
 
 def _is_run(directory: Path) -> bool:
-    if any((directory / CHECKPOINTS).glob("step-" + "[0-9]" * 10)):
-        return True
+    with suppress(PermissionError):
+        if checkpoints(directory / CHECKPOINTS):
+            return True
     try:
         record = json.loads((directory / RUN).read_text(encoding="utf-8"))
     except OSError:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +20,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llmkit.errors import Diverged, InputNotFound, NoValidCheckpoint, WriteError
-from llmkit.storage import atomic
+from llmkit.storage import atomic, outputs
 from llmkit.training.schedule import Plan, Revision
 
-STEP_NAME = re.compile(r"step-(\d{10})")
 OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
 WEIGHT_BYTES = 12
 """What a checkpoint holds of a weight, at most: its value and two moments in fp32."""
@@ -200,9 +198,7 @@ def prune(root: Path, keep: int, protect: int | None, warn: Callable[[str], None
 
 
 def _steps(root: Path) -> list[int]:
-    if not root.is_dir():
-        return []
-    return sorted(int(m.group(1)) for d in root.iterdir() if (m := STEP_NAME.fullmatch(d.name)))
+    return [int(each.name.removeprefix("step-")) for each in outputs.checkpoints(root)]
 
 
 def directory_of(root: Path, step: int) -> Path:

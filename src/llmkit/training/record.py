@@ -15,6 +15,7 @@ from torch import Tensor
 from llmkit.distributed.processes import Processes
 from llmkit.errors import WriteError
 from llmkit.reporting.progress import TrainingDisplay, memory_used
+from llmkit.storage import outputs
 from llmkit.storage.jsonl import JsonLines
 from llmkit.training import checkpoint
 from llmkit.training.budget import NEAR, Budget, Clock, readable
@@ -203,8 +204,8 @@ class Record:
 
     def kept(self) -> str:
         """The newest checkpoint, in words."""
-        saved = self.saved or max(self.checkpoints.glob("step-*"), default=None)
-        return f"checkpoint {saved}" if saved else "nothing was saved yet"
+        found = [self.saved] if self.saved else outputs.checkpoints(self.checkpoints)
+        return f"checkpoint {found[-1]}" if found else "nothing was saved yet"
 
     def _compared(self, state: State, value: float) -> State:
         """The state with this validation weighed against the best one."""
