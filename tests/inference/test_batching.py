@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from llmkit.config.schema import GenerationConfig
 from llmkit.errors import ConfigError, DataError
-from llmkit.inference import batching
+from llmkit.inference import batching, generate
 from llmkit.inference.batching import Engine
 from llmkit.inference.prompts import Prompt
 from llmkit.inference.sample import Sample
@@ -193,6 +193,22 @@ def test_a_prompt_that_does_not_go_with_its_settings_is_refused_alone(
         engine.add(prompt, engine.sampler(GenerationConfig(choices=("a much longer choice",))))
     finish(engine)
     assert len(running.sample().tokens) == 3
+
+
+def test_a_list_that_is_refused_or_left_early_leaves_the_engine_idle(
+    llama: PreTrainedModel, bpe: PreTrainedTokenizerFast
+) -> None:
+    engine = Engine(llama, bpe, 2)
+    settings = GenerationConfig(choices=("yes", "a longer choice"), max_new_tokens=20)
+    asked = encoded(TEXTS[:4], llama, bpe, settings)
+    asked[0] = dataclasses.replace(asked[0], max_new_tokens=2)
+    with pytest.raises(ConfigError, match="more than max_new_tokens"):
+        list(generate.samples(engine, asked, engine.sampler(settings)))
+    assert engine.is_idle
+    left = generate.samples(engine, asked[1:], engine.sampler(settings))
+    next(left)
+    left.close()
+    assert engine.is_idle
 
 
 def test_a_sequence_with_non_finite_logits_ends_alone(

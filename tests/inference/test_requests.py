@@ -143,4 +143,4 @@ def test_no_prompt_at_all_is_refused(tmp_path: Path) -> None:
 )
 def test_settings_that_contradict_one_another_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
-        requests.check(config(**settings))
+        requests.check_settings(config(**settings))

@@ -64,7 +64,7 @@ class Conversation:
     def use(self, settings: GenerationConfig) -> None:
         """Writes with other settings from now on; raises ConfigError where they cannot be."""
         config = self.config.model_copy(update={"generation": settings})
-        requests.check(config)
+        requests.check_settings(config)
         self.sampler = self.engine.sampler(settings)
         self.config = config
 
@@ -97,7 +97,7 @@ def _prepare(config: Config) -> tuple[Config, Pretrained]:
     one = {"chat": True, "num_return_sequences": 1, "num_beams": 1}
     settings = config.generation.model_copy(update=one)
     config = config.model_copy(update={"generation": settings})
-    requests.check(config)
+    requests.check_settings(config)
     model = loading.opened(config)
     prompts.chat_ids([{"role": "user", "content": "?"}], model.tokenizer)
     loading.constraint(config, model)

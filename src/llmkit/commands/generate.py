@@ -117,7 +117,7 @@ def _is_answered_line_by_line(config: Config) -> bool:
 
 def _answer(config: Config, sources: Sources, console: Console) -> None:
     """Answers the prompts of a pipe, those together that arrived together."""
-    requests.check(config)
+    requests.check_settings(config)
     config = loading.resolved(config, loading.usual_device())
     engine, number = None, 0
     seen: Counter[tuple[int, ...]] = Counter()
@@ -134,7 +134,7 @@ def _answer(config: Config, sources: Sources, console: Console) -> None:
 
 def _prepare(config: Config, sources: Sources) -> Work:
     """The prompts as the model will read them; refuses all that can be wrong without weights."""
-    requests.check(config)
+    requests.check_settings(config)
     config = loading.resolved(config, loading.usual_device())
     asked = requests.read_requests(config, sources)
     return _encoded(config, asked, loading.opened(config), Counter())

@@ -37,7 +37,7 @@ PLAIN_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
 
 
 @dataclass(frozen=True)
-class Prefilled:
+class _Prefilled:
     """A sequence whose prompt is computed: its row of a cache, and the logits of its first
     token."""
 
@@ -63,7 +63,7 @@ class Engine:
         self.model, self.tokenizer = model, tokenizer
         self.batch_size = AUTO_BATCH if batch_size == "auto" else batch_size
         self._waiting: deque[list[Sequence]] = deque()
-        self._prefilled: deque[Prefilled] = deque()
+        self._prefilled: deque[_Prefilled] = deque()
         self._batch = _Batch(_Forward(model))
         self._fitting = self.batch_size
         """Sequences that memory has room for."""
@@ -143,7 +143,7 @@ class Engine:
         prompts = [group[0].prompt.ids for group in groups]
         logits, cache = self._batch.forward.of_prompts(prompts)
         self._prefilled += (
-            Prefilled(sequence, cache, row, logits[row])
+            _Prefilled(sequence, cache, row, logits[row])
             for row, group in enumerate(groups)
             for sequence in group
         )
@@ -174,10 +174,8 @@ class _Batch:
         """The sequences in the order of their rows."""
         return [sequence for sequence in self.rows if sequence is not None]
 
-    def join(self, prefilled: list[Prefilled]) -> None:
+    def join(self, prefilled: list[_Prefilled]) -> None:
         """Takes sequences in, into free rows first."""
-        if not self.sequences:
-            self.cache, self.rows = None, []
         rest = prefilled
         while rest:
             source = rest[0].cache
@@ -208,12 +206,14 @@ class _Batch:
         return sequences
 
     def release_ended(self) -> None:
-        """Frees the rows of sequences that have ended."""
+        """Frees the rows of sequences that have ended, and the cache after the last of them."""
         for row, sequence in enumerate(self.rows):
             if sequence is not None and sequence.ended is not None:
                 self.rows[row] = None
                 if self.cache is not None:
                     self.cache.release(row)
+        if not self.sequences:
+            self.cache, self.rows = None, []
 
     def _logits(self) -> Tensor:
         """The logits [sequences, vocabulary] of what follows the newest token of each."""

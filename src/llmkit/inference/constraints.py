@@ -52,13 +52,13 @@ class Choice:
         return sorted(following | set(self.ends)) if finished else sorted(following)
 
     def take(self, token: int) -> None:
-        """Keeps the choices that go on with this token."""
+        """Keeps the choices that continue with this token."""
         place, self.taken = self.taken, self.taken + 1
         left = [ids for ids in self.left if len(ids) > place and ids[place] == token]
         self.ended, self.left = not left, left
 
     def complete(self) -> bool:
-        """Whether one choice is written and no other goes on from there."""
+        """Whether one choice is complete and no other continues it."""
         return self.ended or all(len(ids) == self.taken for ids in self.left)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from collections.abc import Sequence as Series
+from itertools import chain
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -41,10 +42,13 @@ def samples(
         return
     longest_first = sorted(enumerate(prompts), key=lambda item: -len(item[1].ids))
     is_streamed = on_text is not None
+    added: dict[int, list[Sequence]] = {}
     left: deque[Sequence] = deque()
     try:
-        added = {place: engine.add(each, sampler, is_streamed) for place, each in longest_first}
-        left.extend(sequence for place in range(len(prompts)) for sequence in added[place])
+        for place, prompt in longest_first:
+            added[place] = engine.add(prompt, sampler, is_streamed)
+        for place in range(len(prompts)):
+            left += added.pop(place)
         while left:
             tick()
             for sequence in engine.step():
@@ -53,7 +57,7 @@ def samples(
             while left and left[0].ended is not None:
                 yield left.popleft().sample()
     finally:
-        engine.abort(left)
+        engine.abort(chain(left, *added.values()))
 
 
 def answers(

@@ -14,7 +14,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 ROOM = 64
 """Columns that are allocated ahead."""
 FREE = 1 << 60
-"""Start of a row without a sequence: beyond any column."""
+"""Start of a row without a sequence: far beyond all columns."""
 ADDED = -1
 """Stands for a new row among those to keep."""
 
@@ -78,7 +78,7 @@ class KVCache(Cache):  # type: ignore[misc]  # transformers comes without types
     def __init__(self) -> None:
         super().__init__(layer_class_to_replicate=KVLayer)
         self.starts = torch.zeros(0, dtype=torch.long)
-        """Column of each row's first token; FREE or more for a row without a sequence."""
+        """Column of each row's first token; far beyond all columns for a row without a sequence."""
 
     @property
     def length(self) -> int:

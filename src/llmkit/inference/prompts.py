@@ -22,7 +22,7 @@ from llmkit.reporting.predictions import plain
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the model reads before it writes."""
+    """What the model reads before it generates."""
 
     text: str
     ids: tuple[int, ...]
@@ -33,7 +33,7 @@ class Prompt:
     cut: int = 0
     """Tokens that were cut from its left."""
     limit: int | None = None
-    """Most tokens of prompt and text together: the model's positions."""
+    """Number of positions of the model, if that is limited."""
     columns: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """What the result repeats of the prompt's row."""
 
@@ -46,7 +46,7 @@ class Prompt:
     def generator(self, index: int) -> torch.Generator:
         """The random numbers of sample `index`.
 
-        They hang on nothing but seed and prompt: neither on what else is in the batch, nor on the
+        They depend on nothing but seed and prompt: neither on the rest of the batch, nor on the
         place of the prompt, nor on the number of processes.
         """
         key = repr((self.seed, self.ids, self.occurrence, index))
@@ -57,7 +57,7 @@ class Prompt:
 def encode(
     requests: Sequence[Request],
     tokenizer: PreTrainedTokenizerBase,
-    shape: PretrainedConfig,
+    config: PretrainedConfig,
     settings: GenerationConfig,
     seed: int,
     seen: Counter[tuple[int, ...]] | None = None,
@@ -71,7 +71,7 @@ def encode(
     prompts = []
     for request in requests:
         ids = _ids(request, tokenizer, settings)
-        prompt = fitted(request, ids, shape, settings, seed)
+        prompt = fitted(request, ids, config, settings, seed)
         key = (prompt.seed, *prompt.ids)
         prompts.append(replace(prompt, occurrence=seen[key]))
         seen[key] += 1
@@ -81,15 +81,15 @@ def encode(
 def fitted(
     request: Request,
     ids: tuple[int, ...],
-    shape: PretrainedConfig,
+    config: PretrainedConfig,
     settings: GenerationConfig,
     seed: int,
 ) -> Prompt:
     """The prompt of a request whose ids are known, cut where that is needed and asked for."""
-    limit = context(shape)
+    limit = context(config)
     most = request.max_new_tokens or settings.max_new_tokens
     kept = _fit(ids, most, limit, request, settings)
-    _check_ids(kept, shape, request)
+    _check_ids(kept, config, request)
     own = seed if request.seed is None else request.seed
     cut = len(ids) - len(kept)
     columns = plain(dict(request.extra))
@@ -115,9 +115,9 @@ def chat_ids(
     return control_tokens(tokenizer).ids_of_rendered(text)
 
 
-def context(shape: PretrainedConfig) -> int | None:
+def context(config: PretrainedConfig) -> int | None:
     """How many tokens the model can see, if that is limited."""
-    return getattr(shape, "max_position_embeddings", None)
+    return getattr(config, "max_position_embeddings", None)
 
 
 def _ids(
@@ -165,10 +165,10 @@ def _fit(
     return ids[most - limit :]
 
 
-def _check_ids(ids: tuple[int, ...], shape: PretrainedConfig, request: Request) -> None:
-    if max(ids) >= shape.vocab_size:
+def _check_ids(ids: tuple[int, ...], config: PretrainedConfig, request: Request) -> None:
+    if max(ids) >= config.vocab_size:
         raise DataError(
-            f"the tokenizer gives id {max(ids)}, the model has {shape.vocab_size} embeddings",
+            f"the tokenizer gives id {max(ids)}, the model has {config.vocab_size} embeddings",
             where=request.where,
             next="use the tokenizer that belongs to the model",
         )

@@ -73,7 +73,7 @@ def groups(config: Config, sources: Sources, stdin: BinaryIO | None = None) -> I
         yield from _some(_of_pipe(config, stdin), "stdin")
 
 
-def check(config: Config) -> None:
+def check_settings(config: Config) -> None:
     """Raises ConfigError for generation settings that contradict one another."""
     for key, what, instead in checks.of_generation(config.generation, is_chat=False):
         raise ConfigError(f"{key} {what}", where=key, next=instead)

@@ -1,4 +1,4 @@
-"""What comes out: a text with its tokens, its probability, and the reason why it ended."""
+"""A generated text with its tokens, its probability, and the reason why it ended."""
 
 from __future__ import annotations
 
