@@ -6,12 +6,11 @@ The libraries load last, so that a wrong config or a missing file is reported at
 from __future__ import annotations
 
 import gc
-import importlib
 import json as jsonlib
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +76,8 @@ class Request:
             prechecks.check_code(config, self.allow_code)
             sources = Sources(config)
             prechecks.check(self.command, config, sources, console, wrong)
-            self._work(objectives.recipe(self.command, config), config, sources, console)
+            objectives.check_objective(self.command, config)
+            self._work(config, sources, console)
 
     def _check_given(self, given: Arguments, options: Sequence[Option]) -> None:
         """Raises UsageError for a command without arguments."""
@@ -101,7 +101,7 @@ class Request:
         _print(shown if self.json else as_yaml(resolved.config, resolved.sources))
         return None
 
-    def _work(self, name: str, config: Config, sources: Sources, console: Console) -> None:
+    def _work(self, config: Config, sources: Sources, console: Console) -> None:
         if self.verbose:
             _let_libraries_speak()
         signals.state.conversation = self.command == "chat"
@@ -109,9 +109,9 @@ class Request:
             from llmkit.models import custom
 
             custom.take_in(config.model)
-        with console.loading():
-            recipe = _imported(name)
-        work = recipe.check if self.dry_run else recipe.run
+        with console.loading(), _without_collecting():
+            run, check = _recipe(self.command)
+        work = check if self.dry_run else run
         try:
             result: dict[str, Any] | None = work(config, sources, console)
         except LlmkitError as fault:
@@ -192,17 +192,49 @@ def _saved(command: str, config: Config) -> str:
     return faults.NOTHING_SAVED
 
 
-def _imported(name: str) -> Any:
-    """The module of a recipe. The garbage collector finds nothing during imports and
-    costs a fifth of their time, so it is off."""
-    module = f"llmkit.commands.{name}"
-    if module in sys.modules:  # freezing again would keep the garbage of an earlier run
-        return sys.modules[module]
+Work = Callable[["Config", "Sources", "Console"], dict[str, Any] | None]
+
+
+def _recipe(command: str) -> tuple[Work, Work]:
+    """What runs a command, and what only checks all that it needs."""
+    match command:
+        case "pretrain":
+            from llmkit.commands import pretrain
+
+            return pretrain.run, pretrain.check
+        case "finetune":
+            from llmkit.commands import finetune
+
+            return finetune.run, finetune.check
+        case "predict":
+            from llmkit.commands import predict
+
+            return predict.run, predict.check
+        case "generate":
+            from llmkit.commands import generate
+
+            return generate.run, generate.check
+        case "chat":
+            from llmkit.commands import chat
+
+            return chat.run, chat.check
+        case _:
+            from llmkit.commands import evaluate
+
+            return evaluate.run, evaluate.check
+
+
+@contextmanager
+def _without_collecting() -> Iterator[None]:
+    """Imports without the garbage collector, which finds nothing in them and takes a fifth of their
+    time."""
+    first = "torch" not in sys.modules  # frozen again, the garbage of an earlier run would stay
     gc.disable()
     try:
-        return importlib.import_module(module)
+        yield
     finally:
-        gc.freeze()
+        if first:
+            gc.freeze()
         gc.enable()
 
 

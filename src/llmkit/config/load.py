@@ -92,7 +92,7 @@ def read(
     _check_scope(jobs, known, faults)
     _advise(unknown, jobs, {each.path[-1]: each.text for each in (*known, *unknown)}, faults)
     with faults.collected("train.objective"):
-        objectives.recipe(command, config)
+        objectives.check_objective(command, config)
     for conflict in checks.conflicts(config, jobs):
         faults.add_of_key(*conflict)
     config._typed = frozenset(each.path for each in known if each.place.on_command_line)

@@ -9,26 +9,18 @@ from llmkit.config.suggestions import Writing
 from llmkit.config.yaml12 import dump
 from llmkit.errors import ConfigError
 
-RECIPES = {"completion": "complete"}
-"""Objectives whose recipe is not the module that is called as their command is."""
 
-
-def recipe(command: str, config: Config) -> str:
-    """The module of `llmkit.commands` that does what a command is asked for.
-
-    Raises ConfigError for an objective of another command.
-    """
+def check_objective(command: str, config: Config) -> None:
+    """Raises ConfigError for an objective of another command."""
     objective = config.train.objective
-    if command not in ("pretrain", "finetune") or objective == "auto":
-        return command
-    if objective not in TASKS[command]:
-        other = next(name for name, tasks in TASKS.items() if objective in tasks)
-        raise ConfigError(
-            f"`{command}` has no objective {objective!r}",
-            where="train.objective",
-            next=f"write one of {', '.join(TASKS[command])}, or use `llmkit {other}`",
-        )
-    return RECIPES.get(objective, command)
+    if command not in ("pretrain", "finetune") or objective in ("auto", *TASKS[command]):
+        return
+    other = next(name for name, tasks in TASKS.items() if objective in tasks)
+    raise ConfigError(
+        f"`{command}` has no objective {objective!r}",
+        where="train.objective",
+        next=f"write one of {', '.join(TASKS[command])}, or use `llmkit {other}`",
+    )
 
 
 def jobs(command: str, config: Config) -> frozenset[str]:

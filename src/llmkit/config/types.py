@@ -6,7 +6,8 @@ import codecs
 import difflib
 import os
 import re
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
@@ -151,3 +152,19 @@ class Section(BaseModel):
     model_config = ConfigDict(
         strict=True, frozen=True, extra="forbid", use_attribute_docstrings=True
     )
+
+    def changed(self, **values: Any) -> Self:
+        """The same with other values, which are taken as they are; a mapping changes some keys of a
+        section."""
+        update = {}
+        for key, value in values.items():
+            section = getattr(self, key)
+            inner = isinstance(section, Section) and isinstance(value, Mapping)
+            update[key] = section.changed(**value) if inner else value
+        return self.model_copy(update=update)
+
+    def filled(self, **values: Any) -> Self:
+        """The same with these values where it says `auto`."""
+        return self.changed(
+            **{k: value for k, value in values.items() if getattr(self, k) == "auto"}
+        )

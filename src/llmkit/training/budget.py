@@ -7,6 +7,7 @@ import time
 
 import psutil
 
+from llmkit.config.schema import TrainConfig
 from llmkit.training.schedule import Plan
 
 REVISE_SHARE = 0.02
@@ -102,3 +103,23 @@ class Budget:
         pace = (now - self.first_second) / done
         left = int(max(0.0, self.seconds - self.reserve - now) / pace)
         return min(step + left, most) if most else step + left
+
+
+def of_run(train: TrainConfig, clock: Clock, step: int, validation_seconds: float) -> Budget | None:
+    """The budget of a run that is limited by minutes, from a step on; None of another."""
+    if train.max_minutes is None or train.plan:
+        return None
+    seconds = 60 * train.max_minutes
+    return Budget(clock, seconds, step, 0.02 * seconds + 2, validation_seconds)
+
+
+def warning_after(
+    train: TrainConfig, step: int, done: int, seconds: float, clock: Clock
+) -> str | None:
+    """The warning of a run whose minutes held few steps, `done` in the last `seconds`."""
+    if train.max_minutes is None or train.plan or not done:
+        return None
+    if step >= min(FEW_STEPS, train.max_steps or FEW_STEPS):
+        return None
+    needed = minutes_needed(clock.seconds() - seconds, seconds / done)
+    return too_few(step, train.max_minutes, needed, before=False)

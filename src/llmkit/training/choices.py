@@ -22,9 +22,8 @@ from llmkit.training import budget, probe, utilization
 from llmkit.training.budget import Clock
 from llmkit.training.checkpoint import State
 from llmkit.training.module import Objective
-from llmkit.training.session import Session
 from llmkit.training.tasks import defaults
-from llmkit.training.tasks.task import Examples
+from llmkit.training.tasks.task import Examples, Session, Task
 
 
 def environment() -> dict[str, Any]:
@@ -95,16 +94,11 @@ def lengthened(
     }
 
 
-def measured(
-    train: TrainConfig,
-    objective: Objective,
-    examples: Examples,
-    validation: Examples | None,
-    batch: int,
-    session: Session,
-) -> dict[str, Any]:
+def measured(task: Task, objective: Objective, batch: int, clock: Clock) -> dict[str, Any]:
     """The micro-batch that fits, whether compiling pays, how many steps the run has, and how often
     and on how much to validate. Without minutes the clock decides only what changes no number."""
+    train, examples, validation = task.config.train, task.examples, task.validation
+    session = task.session
     processes, minutes = session.processes, _minutes(train)
     share = math.ceil(batch / processes.count)
     wish = None if train.micro_batch_size == "auto" else min(train.micro_batch_size, share)
@@ -114,7 +108,7 @@ def measured(
     seconds = min(seconds, quickest)
     rounds = math.ceil(share / size)
     most = defaults.most_steps(train, len(examples), batch)
-    steps = _steps(train, most, seconds * rounds, session.clock)
+    steps = _steps(train, most, seconds * rounds, clock)
     compiling, reason = train.compile is True, "as asked"
     if train.compile == "auto":
         work = steps * rounds * seconds
@@ -123,7 +117,7 @@ def measured(
         quick, reason = _compiled(objective, examples, size, work, processes)
         compiling, seconds = quick < (seconds if minutes else math.inf), min(seconds, quick)
     per_step = seconds * rounds
-    steps = _steps(train, most, per_step, session.clock)
+    steps = _steps(train, most, per_step, clock)
     whole = probe.measuring(objective, validation, size, processes)
     held_out = _held_out(train, validation, whole, minutes)
     validating = whole * held_out / max(1, len(validation or ()))
@@ -140,7 +134,7 @@ def measured(
         f"{epochs:.2g} epochs; precision {processes.precision}; "
         f"compile {str(compiling).lower()} ({reason})"
     )
-    _warn(steps, most, minutes, per_step, held_out, validation, session)
+    _warn(task, steps, most, per_step, held_out, clock)
     return {
         **agreed,
         "micro_batch_size": size,
@@ -188,15 +182,10 @@ def _expected(steps: int, seconds: float, minutes: float | None) -> str:
 
 
 def _warn(
-    steps: int,
-    most: int | None,
-    minutes: float | None,
-    per_step: float,
-    held_out: int,
-    validation: Examples | None,
-    session: Session,
+    task: Task, steps: int, most: int | None, per_step: float, held_out: int, clock: Clock
 ) -> None:
     """Says before training what minutes are too few for."""
+    session, validation, minutes = task.session, task.validation, _minutes(task.config.train)
     if minutes is None:
         return
     if validation and held_out < len(validation):
@@ -205,7 +194,7 @@ def _warn(
             f"them would take more than a tenth of {budget.readable(minutes)}"
         )
     if steps < min(budget.FEW_STEPS, most or budget.FEW_STEPS):
-        needed = budget.minutes_needed(session.clock.seconds(), per_step)
+        needed = budget.minutes_needed(clock.seconds(), per_step)
         session.console.warn(budget.too_few(steps, minutes, needed, before=True))
 
 

@@ -56,8 +56,8 @@ def locate(config: Config, command: str) -> Path:
     return identity.default_directory(command, config)
 
 
-def settled(config: Config, command: str) -> dict[str, Any] | None:
-    """What `auto` came to before the data was read, when the run was begun; None for a new run."""
+def sizes(config: Config, command: str) -> dict[str, Any] | None:
+    """The sizes that were resolved when the run was begun; None for a new run."""
     record = locate(config, command) / RUN
     if not record.exists():
         return None

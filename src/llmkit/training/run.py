@@ -1,5 +1,4 @@
-"""A whole training run around the engine: probe, resume, train, export. Every command that trains
-ends here, with its own model, task and examples."""
+"""A whole run of a task around the engine: checks, resume, train, export, measure."""
 
 from __future__ import annotations
 
@@ -12,123 +11,171 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from llmkit.config import load
-from llmkit.config.schema import Config, TrainConfig
+from llmkit.config.load import as_yaml
+from llmkit.config.schema import Config
 from llmkit.data import fingerprints, subset
-from llmkit.data.fingerprints import Fingerprints
+from llmkit.data.sources import Sources
 from llmkit.distributed import failures
 from llmkit.distributed.processes import Processes, join_processes
-from llmkit.models import moe
+from llmkit.distributed.signals import StopSignal, stop_signal
+from llmkit.models import load, lora, moe, pretrained
 from llmkit.models.kernels import dropout
+from llmkit.models.pretrained import Pretrained
 from llmkit.reporting import plots
 from llmkit.reporting.console import Console
+from llmkit.reporting.data_report import readable
 from llmkit.reporting.progress import TrainingDisplay, training_display
 from llmkit.storage import atomic, jsonl
-from llmkit.training import checkpoint, choices, engine, export, identity, module, probe
+from llmkit.training import budget, checkpoint, choices, engine, export, identity, module, probe
 from llmkit.training import directory as run_directory
-from llmkit.training.budget import FEW_STEPS, Budget, Clock, minutes_needed, too_few
+from llmkit.training.budget import Clock
 from llmkit.training.checkpoint import Checkpoint, State
 from llmkit.training.optimizer import NamedOptimizer
 from llmkit.training.record import Record
 from llmkit.training.schedule import Plan, Revision
-from llmkit.training.session import Session
 from llmkit.training.settings import Settings
 from llmkit.training.tasks import defaults, sizing
-from llmkit.training.tasks.task import Examples, Loss
+from llmkit.training.tasks.task import Examples, Loss, Session, Task
+
+TaskOf = Callable[[Config, Pretrained | None], type[Task]]
+"""Chooses the task of a command by its config and the model that it names."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """What a command hands over: what to train, on what, and where the result goes."""
+class Run:
+    """A task on the way: with its model, its directory and its clock."""
 
-    command: str
-    requested: Config
-    """The config as the user gave it."""
-    config: Config
-    """The same with what the command has settled."""
-    directory: Path
-    content: Mapping[str, str]
-    """Content hashes by what they are of."""
+    task: Task
     model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    from_scratch: bool
-    loss: Loss
-    examples: Examples
-    tokens_per_example: int
-    rows_of_step: Callable[..., Any]
-    """(step, global_batch_size=, limit=) -> rows of the examples."""
-    validation: Examples | None
-    loss_of_validation: Callable[[Any], Loss]
-    """Makes the loss that measures these validation examples, or some of them."""
+    directory: Path
     resumed: Checkpoint | None
-    seen: Callable[[], Fingerprints]
-    """Gives the fingerprints of what is trained on."""
-    unit: str
-    """What a prediction is called: `tokens` or `examples`."""
-    progress: Callable[..., Mapping[str, float]] | None = None
-    """(step, global_batch_size=, limit=) -> what else is told of the data that a step has
-    reached."""
-    measured_first: bool = False
-    """Whether the model is validated before it is trained."""
+    clock: Clock
+    losses: Callable[[Examples | None], Loss]
+    """Makes the loss that measures these validation examples, or some of them."""
+
+    @property
+    def session(self) -> Session:
+        """The processes, the console and the stop signal."""
+        return self.task.session
 
 
-def start(config: Config, command: str) -> Processes:
+def train_task(
+    command: str, task_of: TaskOf, config: Config, sources: Sources, console: Console
+) -> dict[str, Any]:
+    """Trains, or resumes training, and measures the finished model: the figures of the run."""
+    run_directory.check(config, command)
+    with stop_signal() as stop, _processes(config, command) as processes:
+        session = Session(sources, processes, console, stop)
+        named = pretrained.of_config(config)
+        task = task_of(config, named).open(config, named, session)
+        with run_directory.opened(config, command) as directory:
+            resumed = _resume_point(task, directory)
+            model = _model(task, resumed)
+            task = task.fitted(model)
+            _describe(model, console)
+            clock = Clock(resumed.state.seconds if resumed else 0.0)
+            run = Run(task, model, directory, resumed, clock, task.losses(model))
+            loss = run.losses(task.validation)
+            figures = _carry_out(run, loss)
+            if processes.is_main:
+                figures |= task.results(loss, figures)
+            return {**figures, "seconds": round(clock.seconds(), 3)}
+
+
+def check_task(
+    command: str, task_of: TaskOf, config: Config, sources: Sources, console: Console
+) -> dict[str, Any]:
+    """Checks all that a run needs, without weights and without writing, and says what it found."""
+    run_directory.check(config, command)
+    with _processes(config, command) as processes:
+        session = Session(sources, processes, console, StopSignal())
+        named = pretrained.of_config(config)
+        report = task_of(config, named).outline(config, named, session)
+    return report if console.json or command == "pretrain" else readable(report)
+
+
+def _processes(config: Config, command: str) -> Processes:
     """This process among those of the run; raises ConfigError for a plan of another length."""
     defaults.check_plan(config.train)
-    directory = run_directory.locate(config, command)
-    train = config.train
+    directory, train = run_directory.locate(config, command), config.train
     return join_processes(train.precision, config.report_to, directory, train.ddp_timeout)
 
 
-def carry_out(job: Job, session: Session, look: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
-    """Trains the job from its checkpoint or from the start, exports the model to `final/`, and
-    returns the figures of the run."""
-    if moe.are_unbalanced(job.model):
-        session.console.say(
-            f"{type(job.model).__name__} routes tokens to experts without a load-balancing loss: "
+def _model(task: Task, resumed: Checkpoint | None) -> PreTrainedModel:
+    """The model with the weights that the run starts or resumes with."""
+    if resumed is None or task.lora is not None:
+        model = task.equip(task.begin(), begun=True)
+    else:
+        saved = load.load_model(pretrained.open_model(str(resumed.directory)), task.purpose)
+        model = task.equip(saved, begun=False)
+    if task.lora is not None:
+        lora.attach(model, task.lora, task.config.seed, task.head(model))
+        if resumed is not None:
+            lora.restore(model, resumed.directory)
+    return model
+
+
+def _describe(model: PreTrainedModel, console: Console) -> None:
+    """Says what is trained."""
+    weights = model.num_parameters()
+    trained = sum(w.numel() for w in model.parameters() if w.requires_grad)
+    partly = f", {trained:,} of them trained" if trained != weights else ""
+    console.say(f"model: {type(model).__name__}, {weights:,} parameters{partly}")
+    if moe.are_unbalanced(model):
+        console.say(
+            f"{type(model).__name__} routes tokens to experts without a load-balancing loss: "
             "transformers has none for it"
         )
-    work, chosen = _work(job, session)
-    state, changed = _state(job, work, chosen, session)
-    resolved = _resolved(job, work, chosen)
+
+
+def _carry_out(run: Run, loss: Loss) -> dict[str, Any]:
+    """Trains from the checkpoint or from the start, exports the model to `final/`, and returns the
+    figures of the run."""
+    task, session = run.task, run.session
+    work, chosen = _work(run, loss)
+    state, changed = _state(run, work, chosen)
+    resolved = _resolved(run, work, chosen)
     if session.processes.is_main:
         checkpoint.warn_of_space(
-            job.directory / "checkpoints", work.model.num_parameters(), session.console.warn
+            run.directory / "checkpoints", work.model.num_parameters(), session.console.warn
         )
-        _write_down(job, resolved, state.plan, chosen)
-        if not (job.directory / fingerprints.FILE).exists():
-            earlier = fingerprints.read(job.config.model.name_or_path or "")
-            fingerprints.write(job.directory, job.seen().joined(earlier))
+        _write_down(run, resolved, state.plan, chosen)
+        if not (run.directory / fingerprints.FILE).exists():
+            earlier = fingerprints.read(task.config.model.name_or_path or "")
+            fingerprints.write(run.directory, task.seen().joined(earlier))
     session.processes.start_trackers(identity.dotted(resolved.model_dump(mode="json")))
     with training_display(session.console, state.step, state.plan.total_steps) as display:
-        record = _record(job, work, chosen, resolved, display, session.clock, state)
+        record = _record(run, work, chosen, resolved, display, state)
         if changed:
             record.replanned(state)
         began, before = time.monotonic(), state
         with failures.named_by_rank(work.processes, work.settings.micro_batch_size):
+            look = partial(task.samples, run.model, loss)
             state = engine.train(work, state, record, session.stop, look)
         seconds = time.monotonic() - began
     if session.processes.is_main:
-        _write_down(job, _pinned(resolved, state.plan), state.plan, chosen)
-        _export(job, work, state)
+        _write_down(run, _pinned(resolved, state.plan), state.plan, chosen)
+        _export(run, work, state)
         if note := export.loading_note(work.model):
             session.console.say(note)
     session.processes.wait()
-    if job.resumed is not None and before.finished:
-        model = job.directory / export.FINAL
+    if run.resumed is not None and before.finished:
+        model = run.directory / export.FINAL
         session.console.say(f"the run is complete: {state.step} steps; its model is {model}")
-    _warn_of_few_steps(job, state, before.step, seconds, session)
-    figures = jsonl.last_figures(job.directory / "metrics.jsonl", _final_step(work.settings, state))
+    done = state.step - before.step
+    if warning := budget.warning_after(task.config.train, state.step, done, seconds, run.clock):
+        session.console.warn(warning)
+    figures = jsonl.last_figures(run.directory / "metrics.jsonl", _final_step(work.settings, state))
     speed = (state.predictions - before.predictions) / max(1e-9, seconds)
     return {
-        "command": job.command,
-        "run_dir": str(job.directory),
-        "model_dir": str(job.directory / export.FINAL),
+        "command": task.command,
+        "run_dir": str(run.directory),
+        "model_dir": str(run.directory / export.FINAL),
         "step": state.step,
-        "seconds": round(session.clock.seconds(), 3),
-        **({f"{job.unit}_per_second": round(speed, 1)} if state.step > before.step else {}),
+        "seconds": round(run.clock.seconds(), 3),
+        **({f"{task.unit}_per_second": round(speed, 1)} if state.step > before.step else {}),
         "train_loss": figures.get("train_loss"),
         "validation": {
             name.removeprefix("validation_"): value
@@ -140,17 +187,12 @@ def carry_out(job: Job, session: Session, look: Callable[[], Mapping[str, Any]])
     }
 
 
-def resume_point(
-    directory: Path,
-    config: Config,
-    content: Mapping[str, str],
-    processes: Processes,
-    console: Console,
-) -> Checkpoint | None:
+def _resume_point(task: Task, directory: Path) -> Checkpoint | None:
     """The checkpoint to resume from, if there is one; it is the same for all processes.
 
     Raises ConfigError when it belongs to another run, NoValidCheckpoint when none is whole.
     """
+    config, processes, console = task.asked, task.session.processes, task.session.console
     root, found = directory / "checkpoints", None
     if config.resume not in ("auto", "never"):
         found = checkpoint.named(Path(config.resume))
@@ -163,15 +205,15 @@ def resume_point(
         found = checkpoint.named(checkpoint.directory_of(root, step))
     if found is not None:
         where, model = str(found.directory), directory / export.FINAL
-        identity.check(found.identity, config, content, where, model)
+        identity.check(found.identity, config, task.content, where, model)
         if not found.state.finished:
             console.say(f"resuming from step {found.state.step} ({found.directory})")
     return found
 
 
-def _work(job: Job, session: Session) -> tuple[engine.Work, dict[str, Any]]:
-    processes = session.processes
-    train, model = job.config.train, job.model
+def _work(run: Run, loss: Loss) -> tuple[engine.Work, dict[str, Any]]:
+    task, session, processes = run.task, run.session, run.session.processes
+    train, model = task.config.train, run.model
     if train.gradient_checkpointing:
         # Its old name warns where the new one is there.
         getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
@@ -180,105 +222,107 @@ def _work(job: Job, session: Session) -> tuple[engine.Work, dict[str, Any]]:
             f"what {model.config.model_type} drops depends on the micro-batch size and the number "
             "of processes: keep both for the same numbers, or set its dropout to 0"
         )
-    objective = module.quick(job.loss, model, processes.device)
+    objective = module.quick(loss, model, processes.device)
     hidden = int(model.config.hidden_size)
     batch = defaults.global_batch_size(
-        train, len(job.examples), job.tokens_per_example, hidden, processes.device.type
+        train, len(task.examples), task.tokens_per_example, hidden, processes.device.type
     )
-    chosen = _choices(job, objective, batch, session)
-    settings = defaults.settings(train, job.config.seed, batch, hidden, job.from_scratch, chosen)
-    decayed = train.model_copy(update={"weight_decay": settings.weight_decay})
+    chosen = _choices(run, objective, batch)
+    settings = defaults.settings(train, task.config.seed, batch, hidden, task.from_scratch, chosen)
+    decayed = train.changed(weight_decay=settings.weight_decay)
     if chosen["compile"]:
-        objective.compile_layers(dynamic=probe.lengths_differ(job.examples))
-    limit = defaults.examples_to_see(train, len(job.examples))
-    validation = job.validation and subset.drawn(job.validation, chosen["max_eval_samples"])
+        objective.compile_layers(dynamic=probe.lengths_differ(task.examples))
+    limit = defaults.examples_to_see(train, len(task.examples))
+    validation = task.validation and subset.drawn(task.validation, chosen["max_eval_samples"])
     work = engine.Work(
         objective=objective,
-        optimizer=NamedOptimizer(model, defaults.optimizer(train, job.from_scratch), decayed),
-        examples=job.examples,
-        rows_of_step=partial(job.rows_of_step, global_batch_size=batch, limit=limit),
+        optimizer=NamedOptimizer(model, defaults.optimizer(train, task.from_scratch), decayed),
+        examples=task.examples,
+        rows_of_step=partial(task.rows_of_step, global_batch_size=batch, limit=limit),
         validation=validation,
-        validation_loss=job.loss_of_validation(validation),
+        validation_loss=run.losses(validation),
         settings=settings,
         processes=processes,
     )
     return work, chosen
 
 
-def _choices(job: Job, objective: module.Objective, batch: int, session: Session) -> dict[str, Any]:
+def _choices(run: Run, objective: module.Objective, batch: int) -> dict[str, Any]:
     """What the run goes by besides its config: chosen when it begins, kept when it is resumed, and
     planned anew where it is given another length."""
-    train, model = job.config.train, job.model
-    if job.resumed is None:
-        defaults.check_plan(train, defaults.most_steps(train, len(job.examples), batch))
-        chosen = choices.measured(train, objective, job.examples, job.validation, batch, session)
-        if chosen["plan"][0][1] == train.max_steps != job.requested.train.max_steps:
+    task, session = run.task, run.session
+    train, model = task.config.train, run.model
+    if run.resumed is None:
+        defaults.check_plan(train, defaults.most_steps(train, len(task.examples), batch))
+        chosen = choices.measured(task, objective, batch, run.clock)
+        if chosen["plan"][0][1] == train.max_steps != task.asked.train.max_steps:
             session.console.say(
                 "auto: the steps end before the minutes do: "
                 "a text that is read more often is learned by heart"
             )
-        decay = defaults.weight_decay(train, chosen["epochs"], job.from_scratch)
+        decay = defaults.weight_decay(train, chosen["epochs"], task.from_scratch)
         return {**chosen, "weight_decay": decay}
-    chosen = choices.kept(job.resumed.identity["choices"], train, session)
+    chosen = choices.kept(run.resumed.identity["choices"], train, session)
     if chosen["attention"] != model.config._attn_implementation:
         model.set_attn_implementation(chosen["attention"])
-    changed = identity.changed_length(job.resumed.identity, job.requested)
+    changed = identity.changed_length(run.resumed.identity, task.asked)
     if not changed:
         return chosen
     chosen = choices.lengthened(
-        chosen, train, len(job.examples), batch, job.resumed.state, session.clock
+        chosen, train, len(task.examples), batch, run.resumed.state, run.clock
     )
-    note = {"step": job.resumed.state.step, "changed": changed}
+    note = {"step": run.resumed.state.step, "changed": changed}
     return {**chosen, "lengthened": [*chosen.get("lengthened", []), note]}
 
 
 def _record(
-    job: Job,
+    run: Run,
     work: engine.Work,
     chosen: Mapping[str, Any],
     resolved: Config,
     display: TrainingDisplay,
-    clock: Clock,
     state: State,
 ) -> Record:
-    train, batch = job.config.train, work.settings.global_batch_size
-    seen = {"global_batch_size": batch, "limit": defaults.examples_to_see(train, len(job.examples))}
+    task = run.task
+    train, batch = task.config.train, work.settings.global_batch_size
+    limit = defaults.examples_to_see(train, len(task.examples))
     record = Record(
-        directory=job.directory,
+        directory=run.directory,
         settings=work.settings,
         processes=work.processes,
         display=display,
-        clock=clock,
-        save_model=partial(export.save_model, work.model, job.tokenizer),
+        clock=run.clock,
+        save_model=partial(export.save_model, work.model, task.tokenizer),
         optimizer_tensors=work.optimizer.state,
         identity={
-            "requested": identity.keys(job.requested),
+            "requested": identity.keys(task.asked),
             "resolved": identity.keys(resolved),
-            "content": dict(job.content),
+            "content": dict(task.content),
             "choices": chosen,
         },
-        unit=job.unit,
+        unit=task.unit,
         full_rate=chosen["full_rate"],
-        budget=_budget(train, clock, state, chosen),
-        most_steps=defaults.most_steps(train, len(job.examples), batch),
-        track=work.processes.track if job.config.report_to else None,
-        progress=partial(job.progress, **seen) if job.progress else None,
+        budget=budget.of_run(train, run.clock, state.step, chosen["validation_seconds"]),
+        most_steps=defaults.most_steps(train, len(task.examples), batch),
+        track=work.processes.track if task.config.report_to else None,
+        progress=partial(task.progress, global_batch_size=batch, limit=limit),
     )
     record.begin(state)
     return record
 
 
-def _export(job: Job, work: engine.Work, state: State) -> None:
+def _export(run: Run, work: engine.Work, state: State) -> None:
     """Writes `final/`, from the last step or from the best, and draws the curve."""
+    task = run.task
     step = _final_step(work.settings, state)
-    if export.is_written(job.directory, step):
+    if export.is_written(run.directory, step):
         return
     if step != state.step:
-        export.take(work.model, job.directory, step)
-    export.write_final(work.model, job.tokenizer, job.directory, step, job.examples)
-    unit = "nats per token" if job.unit == "tokens" else f"per {job.unit.removesuffix('s')}"
-    title = f"{job.directory.name}: {type(work.model).__name__}"
-    plots.loss_curve(job.directory / "metrics.jsonl", job.directory / "loss.png", title, unit)
+        export.take(work.model, run.directory, step)
+    export.write_final(work.model, task.tokenizer, run.directory, step, task.examples)
+    unit = "nats per token" if task.unit == "tokens" else f"per {task.unit.removesuffix('s')}"
+    title = f"{run.directory.name}: {type(work.model).__name__}"
+    plots.loss_curve(run.directory / "metrics.jsonl", run.directory / "loss.png", title, unit)
 
 
 def _final_step(settings: Settings, state: State) -> int:
@@ -287,60 +331,38 @@ def _final_step(settings: Settings, state: State) -> int:
     return state.step if best is None else best
 
 
-def _state(
-    job: Job, work: engine.Work, chosen: Mapping[str, Any], session: Session
-) -> tuple[State, bool]:
+def _state(run: Run, work: engine.Work, chosen: Mapping[str, Any]) -> tuple[State, bool]:
     """Where the run begins, and whether it was given another length."""
-    if job.resumed is None:
+    task = run.task
+    if run.resumed is None:
         plan = Plan(tuple(Revision(*revision) for revision in chosen["plan"]))
-        return State(0, plan, seconds=0.0, evaluated_step=-1 if job.measured_first else 0), False
-    work.optimizer.load_state(job.resumed.optimizer_tensors())
-    state = job.resumed.state
-    changed = identity.changed_length(job.resumed.identity, job.requested)
+        return State(0, plan, seconds=0.0, evaluated_step=-1 if task.measured_first else 0), False
+    work.optimizer.load_state(run.resumed.optimizer_tensors())
+    state = run.resumed.state
+    changed = identity.changed_length(run.resumed.identity, task.asked)
     if not changed:
         return state, False
     plan = Plan(tuple(Revision(*revision) for revision in chosen["plan"]))
     told = ", ".join(f"{key} was {old}, is now {new}" for key, (old, new) in changed.items())
-    session.console.say(
+    run.session.console.say(
         f"planned anew from step {state.step}: {plan.total_steps} steps in all, "
         f"{state.plan.total_steps} before ({told})"
     )
     return replace(state, plan=plan), True
 
 
-def _budget(
-    train: TrainConfig, clock: Clock, state: State, chosen: Mapping[str, Any]
-) -> Budget | None:
-    if train.max_minutes is None or train.plan:
-        return None
-    seconds = 60 * train.max_minutes
-    reserve = 0.02 * seconds + 2
-    return Budget(clock, seconds, state.step, reserve, chosen["validation_seconds"])
-
-
-def _warn_of_few_steps(
-    job: Job, state: State, first: int, seconds: float, session: Session
-) -> None:
-    """Warns after a run whose minutes held few steps."""
-    train, done = job.config.train, state.step - first
-    limited = train.max_minutes is not None and not train.plan
-    if limited and done and state.step < min(FEW_STEPS, train.max_steps or FEW_STEPS):
-        assert train.max_minutes is not None
-        needed = minutes_needed(session.clock.seconds() - seconds, seconds / done)
-        session.console.warn(too_few(state.step, train.max_minutes, needed, before=False))
-
-
-def _resolved(job: Job, work: engine.Work, chosen: Mapping[str, Any]) -> Config:
+def _resolved(run: Run, work: engine.Work, chosen: Mapping[str, Any]) -> Config:
     """The config with every `auto` of training resolved."""
+    task = run.task
     names = {"warmup": "warmup_steps"}
     values = {
         names.get(key, key): value for key, value in asdict(work.settings).items() if key != "seed"
     }
     values |= {key: chosen[key] for key in ("precision", "compile")}
-    values["optimizer"] = defaults.optimizer(job.config.train, job.from_scratch)
+    values["optimizer"] = defaults.optimizer(task.config.train, task.from_scratch)
     if work.validation is not None:
         values["max_eval_samples"] = len(work.validation)
-    return job.config.model_copy(update={"train": job.config.train.model_copy(update=values)})
+    return task.config.changed(train=values)
 
 
 def _pinned(resolved: Config, plan: Plan) -> Config:
@@ -349,20 +371,21 @@ def _pinned(resolved: Config, plan: Plan) -> Config:
     values: dict[str, Any] = {"plan": tuple((r.step, r.total_steps) for r in plan.revisions)}
     if train.max_minutes is not None:
         values |= {"max_minutes": None, "max_steps": plan.total_steps}
-    return resolved.model_copy(update={"train": train.model_copy(update=values)})
+    return resolved.changed(train=values)
 
 
-def _write_down(job: Job, resolved: Config, plan: Plan, chosen: Mapping[str, Any]) -> None:
+def _write_down(run: Run, resolved: Config, plan: Plan, chosen: Mapping[str, Any]) -> None:
     """Writes `run.json`, and `config.yaml`, which repeats the run in a directory of its own."""
+    task = run.task
     record = {
-        "command": job.command,
+        "command": task.command,
         "arguments": sys.argv[1:],
-        "content": dict(job.content),
-        "settled": sizing.settled(job.config),
+        "content": dict(task.content),
+        "settled": sizing.as_json(task.config),
         "plan": [[r.step, r.total_steps] for r in plan.revisions],
         "lengthened": chosen.get("lengthened", []),
         "environment": choices.environment(),
     }
-    elsewhere = resolved.model_copy(update={"output_dir": None, "resume": "auto"})
-    atomic.replace_text(job.directory / "run.json", json.dumps(record, indent=1) + "\n")
-    atomic.replace_text(job.directory / "config.yaml", load.as_yaml(elsewhere))
+    elsewhere = resolved.changed(output_dir=None, resume="auto")
+    atomic.replace_text(run.directory / "run.json", json.dumps(record, indent=1) + "\n")
+    atomic.replace_text(run.directory / "config.yaml", as_yaml(elsewhere))

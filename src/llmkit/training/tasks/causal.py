@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from llmkit.models import rope
+from llmkit.config import jobs
+from llmkit.data import order
+from llmkit.data.blocks import Blocks
+from llmkit.data.tokens import TokenFile
+from llmkit.inference import generate
+from llmkit.models import build, logits, moe, packing, rope
 from llmkit.models.kernels.cross_entropy import LinearCrossEntropy
 from llmkit.models.moe import Balance
-from llmkit.training.tasks.task import IGNORED, Batch, Loss, Sums, summed_cross_entropy
+from llmkit.training.tasks import defaults
+from llmkit.training.tasks.pretraining import Pretraining, special_ids
+from llmkit.training.tasks.task import IGNORED, Batch, Loss, Rows, Sums, summed_cross_entropy
+
+PROMPT = 16
+"""Tokens of held-out text that each sample continues."""
 
 
 class CausalLoss(Loss):
@@ -75,3 +88,53 @@ class CausalLoss(Loss):
             routed, probability = (torch.from_numpy(sums[name]) for name in Balance.SUMS)
             found["router_aux_loss"] = float(self.balance.loss(routed, probability))
         return found
+
+
+class Causal(Pretraining):
+    """A model learns each token from those before it."""
+
+    unit = "tokens"
+    purpose = build.LANGUAGE_MODEL
+    objective = "causal"
+    metrics = jobs.CAUSAL_METRICS
+
+    @classmethod
+    def special_ids(cls, tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
+        """Those of texts."""
+        return special_ids(tokenizer, "bos", "eos", "pad")
+
+    def limit_length(self) -> Self:
+        """A new model reads its text at most so often, however many minutes it has."""
+        if not self.from_scratch:
+            return self
+        train = defaults.bounded(
+            self.config.train, len(self.examples), self.sizes.global_batch_size
+        )
+        return replace(self, config=self.config.changed(train=train))
+
+    def blocks(self, file: TokenFile, held_out: bool) -> Blocks:
+        """Blocks, the same for training and validation."""
+        return Blocks(file, self.sizes.block_size, self.config.data.isolate_documents)
+
+    def losses_of(self, model: PreTrainedModel, isolated: bool) -> Callable[[Any], CausalLoss]:
+        """Makes the loss for examples of so many bytes."""
+        if isolated:
+            packing.check_isolation(model)
+        linear, balance = logits.has_linear_head(model), moe.balance(model)
+        return lambda examples: CausalLoss(examples.n_bytes if examples else 0, linear, balance)
+
+    def draw(self, step: int, **how: Any) -> Rows:
+        """Every example once in each epoch."""
+        return order.rows_of_step(step, **how)
+
+    def samples(self, model: PreTrainedModel, loss: Loss) -> dict[str, Any]:
+        """A few continuations of held-out text."""
+        source = self.validation or self.examples
+        prompt = source.tokens.ids[:PROMPT].tolist()
+        settings = self.config.generation
+        seed = self.config.seed if settings.seed is None else settings.seed
+        texts = generate.continuations(model, self.tokenizer, prompt, settings, seed)
+        begin = self.tokenizer.decode(prompt, skip_special_tokens=True)
+        for text in texts:
+            self.session.console.say(f"  sample: {begin!r} -> {text!r}")
+        return {"samples": texts}

@@ -1,10 +1,52 @@
-"""Completion: the responses to prompts."""
+"""Completion: a model learns the responses to prompts."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+from llmkit.config import jobs
+from llmkit.config.schema import Config
+from llmkit.data import chats, fingerprints, lengths, look, order, packs, responses
+from llmkit.data.chats import Chats
+from llmkit.data.conversations import Conversation
+from llmkit.data.fingerprints import Fingerprints
+from llmkit.data.packs import Packs
+from llmkit.data.parts import many, told
+from llmkit.data.responses import Responses
+from llmkit.errors import ConfigError, DataError
+from llmkit.evaluation import outputs, references
+from llmkit.evaluation.baselines import unigram_figures
+from llmkit.evaluation.pairs import Pairs
+from llmkit.evaluation.scored_rows import measure_responses
+from llmkit.inference import generate, prompts
+from llmkit.inference.batching import Engine
+from llmkit.models import build, chat_template, load, logits, moe, packing, tokenizer_saving
+from llmkit.models import tokenizer as tokenizers
+from llmkit.models.chat_template import Template
+from llmkit.models.control_tokens import control_tokens
 from llmkit.models.moe import Balance
+from llmkit.models.pretrained import Pretrained, open_model
+from llmkit.progress import Watch
+from llmkit.reporting import verdicts
+from llmkit.storage import atomic
+from llmkit.training import directory as run_directory
+from llmkit.training.tasks import defaults
 from llmkit.training.tasks.causal import CausalLoss
-from llmkit.training.tasks.task import Sums
+from llmkit.training.tasks.task import Examples, Loss, Rows, Session, Sums, Task
+
+LENGTH = 2048
+"""Most tokens of a conversation where the model sets no limit."""
+
+ROW, ROWS = 512, 40
+"""Most tokens of a packed row where no conversation is longer, and rows that a small data set makes
+at least, so that it has steps enough."""
 
 
 class CompletionLoss(CausalLoss):
@@ -17,3 +59,325 @@ class CompletionLoss(CausalLoss):
         """The same for the responses, without bits per byte."""
         found = super().figures(sums, predictions)
         return {name: value for name, value in found.items() if name != "bits_per_byte"}
+
+
+@dataclass(frozen=True)
+class Completion(Task):
+    """A model learns the responses to prompts, or those of whole conversations."""
+
+    session: Session
+    asked: Config
+    config: Config
+    pretrained: Pretrained
+    data: Chats
+    tokenizer: PreTrainedTokenizerFast
+    template: Template
+    encoded: dict[str, Responses]
+    """`train`, and `validation` if there is any."""
+    packs: dict[str, Packs]
+    """The same in rows."""
+    max_length: int
+    """Tokens to which conversations are cut."""
+
+    command = "finetune"
+    unit = "tokens"
+    purpose = build.LANGUAGE_MODEL
+
+    @classmethod
+    def open(cls, asked: Config, pretrained: Pretrained | None, session: Session) -> Self:
+        """Reads the conversations, writes them by the template, and tokenizes them."""
+        config, console = asked, session.console
+        assert pretrained is not None
+        pretrained.check_causal()
+        made, tokenizer = pretrained.config, pretrained.tokenizer
+        tokenizers.check_fit(tokenizer, made, config)
+        template, said = chat_template.set_template(tokenizer, config.tokenizer.chat_template)
+        template = replace(template, tokenizer=tokenizer_saving.kept(tokenizer, made))
+        data = chats.load_conversations(
+            config, session.sources, session.watch, console.say, console.warn, tokenizer
+        )
+        console.say(said)
+        rows = (each.contents for each in (*data.train, *data.validation))
+        if found := control_tokens(tokenizer).warning(rows, "row"):
+            console.warn(found)
+        length = _max_length(config, made)
+        parts = {"train": data.train, "validation": data.validation}
+        encoded = {
+            name: _encoded(some, template, length, session.watch)
+            for name, some in parts.items()
+            if some
+        }
+        _report(data, encoded, session)
+        if config.evaluation.responses and "validation" not in encoded:
+            raise ConfigError(
+                "there are no held-out prompts to answer",
+                where="evaluation.responses",
+                next="give data.validation_files, or leave out data.validation_fraction=0",
+            )
+        wish = config.data.block_size
+        width = _width(encoded, made) if wish == "auto" else wish
+        config = config.changed(data=data.data.changed(max_length=length, block_size=width))
+        task = cls(
+            session,
+            asked,
+            config,
+            pretrained,
+            data,
+            template.tokenizer,
+            template,
+            encoded,
+            {},
+            length,
+        )
+        return task.arranged(width)
+
+    @classmethod
+    def outline(
+        cls, asked: Config, pretrained: Pretrained | None, session: Session
+    ) -> dict[str, Any]:
+        """The conversations and their lengths, and the size of the model."""
+        task = cls.open(asked, pretrained, session)
+        with torch.device("meta"):
+            parameters = build.causal_model(task.pretrained.config, seed=0).num_parameters()
+        return {
+            "command": cls.command,
+            "run_dir": str(run_directory.locate(asked, cls.command)),
+            "architecture": task.pretrained.config.model_type,
+            "parameters": parameters,
+            "max_length": task.max_length,
+            "block_size": task.config.data.block_size,
+            "global_batch_size": task.config.train.global_batch_size,
+            **task.data.report,
+        }
+
+    def arranged(self, width: int | None) -> Self:
+        """The task with rows of this width, or with one for each conversation, and with what `auto`
+        of training is for them."""
+        pad = self.template.end_id  # never scored nor attended to
+        rows = {
+            name: packs.alone(each, pad) if width is None else packs.packed(each, width, pad)
+            for name, each in self.encoded.items()
+        }
+        train = defaults.completing(
+            self.asked.train,
+            len(rows["train"]),
+            int(rows["train"].lengths.mean()) if width is None else width,
+            int(self.pretrained.config.get_text_config().hidden_size),
+            self.config.model.lora.r is not None,
+            self.session.processes.device.type,
+        )
+        defaults.check_best(train, jobs.RESPONSE_METRICS, validated="validation" in rows)
+        return replace(self, config=self.config.changed(train=train), packs=rows)
+
+    @property
+    def examples(self) -> Packs:
+        """The training rows."""
+        return self.packs["train"]
+
+    @property
+    def validation(self) -> Packs | None:
+        """The rows that are held out."""
+        return self.packs.get("validation")
+
+    @property
+    def tokens_per_example(self) -> int:
+        """The mean."""
+        return int(self.examples.lengths.mean())
+
+    @property
+    def content(self) -> dict[str, str]:
+        """The hashes of the tokenized conversations."""
+        return {f"{name} data": each.fingerprint for name, each in self.encoded.items()}
+
+    def begin(self) -> PreTrainedModel:
+        """The named model."""
+        return load.load_model(self.pretrained, say=self.session.console.warn)
+
+    def equip(self, model: PreTrainedModel, begun: bool) -> PreTrainedModel:
+        """Lets the model end a text as the template ends a response."""
+        own = model.generation_config.eos_token_id
+        ends = own if isinstance(own, list) else [] if own is None else [own]
+        model.generation_config.eos_token_id = list(dict.fromkeys([*ends, self.template.end_id]))
+        return model
+
+    def fitted(self, model: PreTrainedModel) -> Self:
+        """With a row for each conversation where the model cannot keep packed ones apart."""
+        if packing.isolates(model):
+            return self
+        self.session.console.say(
+            f"{type(model).__name__} gets a row for each conversation: it cannot keep packed ones "
+            "apart"
+        )
+        return self.arranged(None)
+
+    def losses(self, model: PreTrainedModel) -> Callable[[Examples | None], Loss]:
+        """The same loss for all examples."""
+        loss = CompletionLoss(logits.has_linear_head(model), moe.balance(model))
+        return lambda examples: loss
+
+    def rows_of_step(self, step: int, *, global_batch_size: int, limit: int | None) -> Rows:
+        """Every row once in each epoch; unpacked ones with others of about their length."""
+        how: dict[str, Any] = {"global_batch_size": global_batch_size, "limit": limit}
+        how["seed"] = self.config.seed
+        if self.examples.width is None:
+            return lengths.rows_of_step(step, lengths=self.examples.lengths, **how)
+        return order.rows_of_step(step, n_examples=len(self.examples), **how)
+
+    def seen(self) -> Fingerprints:
+        """The fingerprints of the training conversations."""
+        return fingerprints.of_rows([each.opening for each in self.data.train], self.tokenizer)
+
+    def samples(self, model: PreTrainedModel, loss: Loss) -> dict[str, Any]:
+        """What the model responds to a held-out prompt by now."""
+        messages = _messages((self.data.validation or self.data.train)[:1])
+        ids = prompts.chat_ids(messages[0][:-1], self.tokenizer)
+        settings = self.config.generation
+        texts = generate.continuations(model, self.tokenizer, ids, settings, self._seed)
+        for text in texts:
+            self.session.console.say(f"  sample: {messages[0][-2]['content']!r} -> {text!r}")
+        return {"samples": texts}
+
+    def results(self, loss: Loss, figures: Mapping[str, Any]) -> dict[str, Any]:
+        """The finished model, read back from `final/`, on the responses that were held out, and as
+        many of its own as are asked for; everything goes to `evaluation.json`."""
+        if self.validation is None:
+            return {}
+        directory, session = Path(figures["run_dir"]), self.session
+        final = (
+            load.load_model(open_model(figures["model_dir"])).to(session.processes.device).eval()
+        )
+        measured = measure_responses(final, self.validation, session.watch)
+        if asked := self._answerable():
+            measured["answers"] = self._answered(final, asked, directory)
+        text = json.dumps({"validation": measured}, ensure_ascii=False, indent=1)
+        atomic.replace_text(directory / "evaluation.json", text + "\n")
+        shown = dict(measured)
+        if "answers" in measured:
+            numbers = measured["answers"].items()
+            shown["answers"] = {n: each for n, each in numbers if isinstance(each, int | float)}
+        unigram = unigram_figures(loss.figures, self.examples, self.validation)
+        for text in verdicts.of_language_model(shown, unigram, figures["train_loss"]):
+            session.console.warn(text)
+        return {"validation": shown, "baseline": {"unigram": unigram}}
+
+    @property
+    def _seed(self) -> int:
+        own = self.config.generation.seed
+        return self.config.seed if own is None else own
+
+    def _answered(
+        self, final: PreTrainedModel, asked: Sequence[Conversation], directory: Path
+    ) -> dict[str, Any]:
+        """The figures of what the model itself responds to held-out prompts; each goes to
+        `samples.jsonl`."""
+        settings = self.config.generation
+        engine = Engine(final, self.tokenizer, settings.micro_batch_size)
+        sampler = engine.sampler(settings)
+        with self.session.watch("responding", len(asked)) as advance:
+            texts = generate.answers(engine, _messages(asked), sampler, self._seed, advance)
+        pairs = Pairs(
+            references=[each.contents[-1] for each in asked],
+            prompts=[each.contents[-2] for each in asked],
+            places=[(each.path, each.number) for each in asked],
+        )
+        outputs.write_lines(directory / "samples.jsonl", references.samples(pairs, texts))
+        made_by = {**settings.model_dump(mode="json"), "precision": "fp32"}
+        protocol = {"words": references.WORDS, "generation": made_by}
+        scores = references.score(texts, pairs.references, self.config.seed)
+        return {**scores, "protocol": protocol}
+
+    def _answerable(self) -> list[Conversation]:
+        """The first held-out conversations whose last prompt the model can read as a whole."""
+        held_out = self.data.validation
+        asked: list[Conversation] = []
+        too_long = 0
+        for each, messages in zip(held_out, _messages(held_out), strict=True):
+            if len(asked) == self.config.evaluation.responses:
+                break
+            if len(prompts.chat_ids(messages[:-1], self.tokenizer)) < self.max_length:
+                asked.append(each)
+            else:
+                too_long += 1
+        if too_long:
+            self.session.console.warn(
+                f"{too_long:,} held-out prompts are too long to be answered, and passed over"
+            )
+        return asked
+
+
+def _messages(some: Sequence[Conversation]) -> list[list[dict[str, str]]]:
+    """Conversations as chat templates take them."""
+    return [[message._asdict() for message in each.messages] for each in some]
+
+
+def _limit(shape: PretrainedConfig) -> int:
+    return int(getattr(shape.get_text_config(), "max_position_embeddings", None) or LENGTH)
+
+
+def _max_length(config: Config, shape: PretrainedConfig) -> int:
+    """Tokens to which conversations are cut: what the model takes, and a row."""
+    data, limit = config.data, _limit(shape)
+    for key, wish in (("max_length", data.max_length), ("block_size", data.block_size)):
+        if wish != "auto" and wish > limit:
+            raise ConfigError(
+                f"{wish} tokens are more than the model's {limit} positions",
+                where=f"data.{key}",
+                next=f"write data.{key}={limit} or less",
+            )
+    row = limit if data.block_size == "auto" else data.block_size
+    length = row if data.max_length == "auto" else data.max_length
+    if length > row:
+        raise ConfigError(
+            f"conversations of {length} tokens do not fit into rows of {row}",
+            where="data.max_length, data.block_size",
+            next=f"write data.block_size={length}, or leave it out",
+        )
+    return length
+
+
+def _width(encoded: dict[str, Responses], shape: PretrainedConfig) -> int:
+    """Tokens of a packed row: no conversation is cut for it."""
+    longest = max(int(each.lengths.max()) for each in encoded.values())
+    return max(longest, min(ROW, _limit(shape), len(encoded["train"].ids) // ROWS))
+
+
+def _encoded(
+    some: Sequence[Conversation], template: Template, length: int, watch: Watch
+) -> Responses:
+    parted, rows = [], []
+    for row, each in enumerate(some):
+        messages = [message._asdict() for message in each.messages]
+        texts = template.examples(messages, f"{each.path} row {each.number}")
+        parted += texts
+        rows += [row] * len(texts)
+    with watch("tokenizing", len(parted)) as advance:
+        return responses.encode(template.tokenizer, parted, length, rows, advance)
+
+
+def _report(data: Chats, encoded: dict[str, Responses], session: Session) -> None:
+    """Adds to the look at the data what became of it as tokens; raises DataError where nothing is
+    left to learn."""
+    rows: list[dict[str, Any]] = []
+    for name, some in (("train", data.train), ("validation", data.validation)):
+        if not some:
+            continue
+        each = encoded[name]
+        places = [(some[row].path, some[row].number) for row in each.left_out]
+        rows += [{"split": name, **look.place_of(place)} for place in places]
+        if places:
+            what = f"{many(len(places), 'row')} whose whole response is behind the cut"
+            if not len(each):
+                raise DataError(
+                    f"all {what} after {each.max_length} tokens: nothing is left for {name}",
+                    where=told(places),
+                    next="raise data.max_length, or shorten the prompts",
+                )
+            session.console.warn(f"{what} after {each.max_length} tokens, left out: {told(places)}")
+        if cut := int((each.uncut > each.max_length).sum()) - len(places):
+            share = cut / len(each.uncut)
+            session.console.warn(
+                f"{many(cut, 'row')} of {name} ({share:.1%}) lose their end after "
+                f"{each.max_length} tokens"
+            )
+    data.report["left_out"] = look.finding(rows)
+    data.report["lengths"] = {name: each.report() for name, each in encoded.items()}

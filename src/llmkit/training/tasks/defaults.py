@@ -49,8 +49,7 @@ STEPS_OF_EPOCH = 20
 
 def pretraining(train: TrainConfig) -> TrainConfig:
     """The settings with what `auto` is for a language model, whatever its size."""
-    return _filled(
-        train,
+    return train.filled(
         adam_beta2=0.95,
         metric_for_best_model="loss",
     )
@@ -70,8 +69,7 @@ def finetuning(
     endless = train.max_steps is None and train.max_minutes is None
     usual_batch = min(CLASSIFIER_BATCH, n_examples)
     batch = usual_batch if train.global_batch_size == "auto" else train.global_batch_size
-    filled = _filled(
-        train,
+    filled = train.filled(
         optimizer="adamw",
         learning_rate=special.get(trained, usual),
         head_scale=NEW_HEAD_SCALE if trained == "all" else 1.0,
@@ -84,7 +82,7 @@ def finetuning(
         load_best_model_at_end=True,
     )
     if endless and train.num_train_epochs is None:
-        return filled.model_copy(update={"num_train_epochs": CLASSIFIER_EPOCHS})
+        return filled.changed(num_train_epochs=CLASSIFIER_EPOCHS)
     return filled
 
 
@@ -102,7 +100,7 @@ def completing(
     if train.global_batch_size == "auto":
         usual = global_batch_size(train, n_packs, tokens_per_pack, hidden_size, device)
         batch = max(1, min(usual, n_packs // STEPS_OF_EPOCH))
-        train = train.model_copy(update={"global_batch_size": batch})
+        train = train.changed(global_batch_size=batch)
     return finetuning(train, n_packs, hidden_size, "lora" if lora else "again", "loss")
 
 
@@ -148,7 +146,7 @@ def weight_decay(train: TrainConfig, epochs: float, from_scratch: bool) -> float
     return min(2.0, max(0.1, 0.5 * epochs)) if from_scratch else 0.1
 
 
-def bounded(train: TrainConfig, n_examples: int) -> TrainConfig:
+def bounded(train: TrainConfig, n_examples: int, batch: int) -> TrainConfig:
     """The settings of a new causal model with the most steps that its minutes may hold, where they
     alone limit the run: after four epochs a text is learned by heart (Muennighoff et al. 2023,
     arXiv 2305.16264), and a schedule that is still high then ends with a worse model.
@@ -156,9 +154,8 @@ def bounded(train: TrainConfig, n_examples: int) -> TrainConfig:
     alone = train.max_minutes is not None and train.max_steps is None
     if not alone or train.num_train_epochs is not None:
         return train
-    assert isinstance(train.global_batch_size, int)
-    steps = math.ceil(MOST_EPOCHS * n_examples / train.global_batch_size)
-    return train.model_copy(update={"max_steps": max(steps, LEAST_STEPS)})
+    steps = math.ceil(MOST_EPOCHS * n_examples / batch)
+    return train.changed(max_steps=max(steps, LEAST_STEPS))
 
 
 def global_batch_size(
@@ -272,9 +269,3 @@ def settings(
         else train.load_best_model_at_end,
         early_stopping_patience=train.early_stopping_patience,
     )
-
-
-def _filled(train: TrainConfig, **values: Any) -> TrainConfig:
-    """The settings with these values where they say `auto`."""
-    left_open = {key: value for key, value in values.items() if getattr(train, key) == "auto"}
-    return train.model_copy(update=left_open)

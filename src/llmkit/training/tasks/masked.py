@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from llmkit.config import jobs
+from llmkit.config.schema import Config
+from llmkit.data import order
+from llmkit.data.masking import MaskedBlocks, Vocabulary
+from llmkit.data.tokens import TokenFile
+from llmkit.errors import ConfigError
+from llmkit.models import build, logits, packing
+from llmkit.models import tokenizer as tokenizers
 from llmkit.models.logits import Head
 from llmkit.models.packing import DocumentMasks
-from llmkit.training.tasks.task import IGNORED, Batch, Examples, Loss, Sums
+from llmkit.models.pretrained import Pretrained
+from llmkit.training.tasks import by_domain
+from llmkit.training.tasks.pretraining import Pretraining, special_ids
+from llmkit.training.tasks.task import IGNORED, Batch, Examples, Loss, Rows, Sums
+
+MODERN = {"modernbert": 0.3, "nomic_bert": 0.3, "transformer": 0.3}
+"""Shares of tokens that are hidden in the training of models after BERT (Wettig et al. 2023, arXiv
+2202.08005; Warner et al. 2024, arXiv 2412.13663)."""
+
+USUAL_PROBABILITY = 0.15
+
+ARCHITECTURE = "modernbert"
+"""What a new masked model is."""
+
+_FEWEST = 4  # tokens of a masked block: two frame the others
 
 _SOME = 256  # rows that tell the share of places that are predicted
 _SHOWN, _AROUND = 4, 6  # hidden tokens that are shown, and tokens on each side of one
@@ -58,6 +81,103 @@ class MaskedLoss(Loss):
         return self.head(hidden.take_along_dim(places, 1))
 
 
+class Masked(Pretraining):
+    """A model learns hidden tokens from those on both sides."""
+
+    unit = "predictions"
+    purpose = build.MASKED_MODEL
+    objective = "masked"
+    metrics = jobs.MASKED_METRICS
+
+    @classmethod
+    def special_ids(cls, tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
+        """Those of texts, and what BERT calls the same."""
+        return special_ids(tokenizer, "bos", "eos", "pad", "cls", "sep")
+
+    @classmethod
+    def resolve_objective(cls, config: Config, pretrained: Pretrained | None) -> Config:
+        """With the share of tokens that is hidden, and the architecture of a new model."""
+        config = super().resolve_objective(config, pretrained)
+        if pretrained is None:
+            config = config.changed(model=config.model.filled(architecture=ARCHITECTURE))
+        share = _hidden_share(config, pretrained)
+        return config.changed(train={"mask_probability": share})
+
+    @classmethod
+    def prepare_tokenizer(
+        cls, tokenizer: PreTrainedTokenizerFast, config: Config, block_size: int
+    ) -> None:
+        """Raises ConfigError for a tokenizer without a mask or a padding token, and for a block
+        without room; else sets what ends a text, and the longest one."""
+        for name in ("mask", "pad"):
+            if getattr(tokenizer, f"{name}_token_id") is None:
+                named = config.tokenizer.name_or_path or config.model.name_or_path
+                raise ConfigError(
+                    f"the tokenizer {named} has no {name} token, and train.objective is masked",
+                    where="tokenizer.name_or_path",
+                    next="use one that has it, or leave tokenizer.name_or_path out for a new model",
+                )
+        if block_size < _FEWEST:
+            raise ConfigError(
+                f"a block of {block_size} tokens has no room between the two that frame it",
+                where="data.block_size",
+                next=f"write data.block_size={_FEWEST} or more",
+            )
+        tokenizers.set_frame(tokenizer)
+        if config.model.name_or_path is None:
+            tokenizer.model_max_length = block_size
+
+    def blocks(self, file: TokenFile, held_out: bool) -> MaskedBlocks:
+        """Blocks with masks: of validation the same in every run."""
+        tokenizer, whole = self.tokenizer, self.config.train.whole_word_masking
+        vocabulary = Vocabulary(
+            mask_id=tokenizer.mask_token_id,
+            pad_id=tokenizer.pad_token_id,
+            special=tokenizers.special_tokens(tokenizer),
+            word_edges=tokenizers.word_edges(tokenizer) if whole else None,
+        )
+        return MaskedBlocks(
+            file,
+            self.sizes.block_size,
+            self.config.data.isolate_documents,
+            _hidden_share(self.config, self.pretrained),
+            vocabulary,
+            seed="validation" if held_out else f"training/{self.config.seed}",
+        )
+
+    def losses_of(self, model: PreTrainedModel, isolated: bool) -> Callable[[Any], MaskedLoss]:
+        """Makes the same loss for all examples."""
+        masks = packing.document_masks(model) if isolated else None
+        loss = MaskedLoss(logits.split_head(model), masks)
+        return lambda examples: loss
+
+    def draw(self, step: int, **how: Any) -> Rows:
+        """Every example once in each epoch, each time as another occurrence."""
+        return order.occurrences_of_step(step, **how)
+
+    def samples(self, model: PreTrainedModel, loss: Loss) -> dict[str, Any]:
+        """A few hidden tokens of held-out text with what the model says."""
+        batch = (self.validation or self.examples).batch([0])
+        texts = filled(by_domain.whole(loss), model, self.tokenizer, batch)
+        for text in texts:
+            self.session.console.say(f"  sample [said / hidden]: {text}")
+        return {"samples": texts}
+
+    def speeds(self, figures: Mapping[str, Any]) -> dict[str, float]:
+        """All tokens that are read, of which a share is predicted."""
+        if "predictions_per_second" not in figures:
+            return {}
+        speed = figures["predictions_per_second"] / share(self.examples)
+        return {"tokens_per_second": round(speed, 1)}
+
+
+def _hidden_share(config: Config, pretrained: Pretrained | None) -> float:
+    """The share of tokens that is hidden: as asked for, or what suits the architecture."""
+    asked = config.train.mask_probability
+    kind = config.model.architecture if pretrained is None else pretrained.config.model_type
+    return MODERN.get(kind, USUAL_PROBABILITY) if asked == "auto" else asked
+
+
 def share(examples: Examples) -> float:
     """The share of the places of examples that are predicted, from some of them."""
     rows = range(min(_SOME, len(examples)))
@@ -65,9 +185,7 @@ def share(examples: Examples) -> float:
 
 
 @torch.no_grad()
-def filled(
-    loss: MaskedLoss, model: Any, tokenizer: PreTrainedTokenizerBase, batch: Batch
-) -> list[str]:
+def filled(loss: Any, model: Any, tokenizer: PreTrainedTokenizerBase, batch: Batch) -> list[str]:
     """A few hidden tokens of one row with what stands around them, each as
     `... [what the model says / what was there] ...`."""
     training = model.training

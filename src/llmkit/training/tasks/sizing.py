@@ -15,7 +15,7 @@ from llmkit.config.schema import Config
 from llmkit.errors import ConfigError
 from llmkit.models import build
 from llmkit.models.build import Purpose
-from llmkit.models.pretrained import open_model
+from llmkit.models.pretrained import Pretrained
 from llmkit.training.tasks import defaults
 
 USABLE_SHARE = 0.4
@@ -96,17 +96,17 @@ def for_minutes(n_bytes: int, minutes: float, rate: float) -> Recipe:
     return TIERS[number].recipe
 
 
-def explained(requested: Config, settled: Config, because: str) -> str:
+def explained(asked: Config, resolved: Config, because: str) -> str:
     """What was chosen for a new or a given model, key by key, and why; empty where nothing was."""
     chosen = {}
     for name in ("hidden_size", "num_hidden_layers"):
-        if name in settled.model.config and name not in requested.model.config:
-            chosen[f"model.config.{name}"] = settled.model.config[name]
+        if name in resolved.model.config and name not in asked.model.config:
+            chosen[f"model.config.{name}"] = resolved.model.config[name]
     keys = [("model", "architecture"), ("data", "block_size"), ("train", "global_batch_size")]
-    if requested.tokenizer.name_or_path is None and requested.model.name_or_path is None:
+    if asked.tokenizer.name_or_path is None and asked.model.name_or_path is None:
         keys.append(("tokenizer", "vocab_size"))
     for section, key in keys:
-        before, after = (getattr(getattr(each, section), key) for each in (requested, settled))
+        before, after = (getattr(getattr(each, section), key) for each in (asked, resolved))
         if before != after:
             chosen[f"{section}.{key}"] = after
     if not chosen:
@@ -114,76 +114,47 @@ def explained(requested: Config, settled: Config, because: str) -> str:
     return f"auto: {', '.join(f'{key}={value}' for key, value in chosen.items())} ({because})"
 
 
-def settle_new(
-    config: Config, recipe: Recipe, vocab_size: int, purpose: Purpose = build.LANGUAGE_MODEL
-) -> Config:
-    """The config of a new model with its shape, vocabulary, block and batch spelled out; what the
-    user has set stays."""
-    model, data = config.model, config.data
-    architecture = recipe.architecture if model.architecture == "auto" else model.architecture
-    shape = build.fill_shape(
-        architecture,
-        model.config,
-        purpose,
-        hidden_size=recipe.hidden_size,
-        num_hidden_layers=recipe.num_hidden_layers,
-    )
-    block = recipe.block_size if data.block_size == "auto" else data.block_size
-    batch = max(1, recipe.tokens_per_step // block)
-    vocabulary = min(vocab_size, recipe.largest_vocabulary)
-    return _with(
-        config,
-        {
-            "model": {"architecture": architecture, "config": shape},
-            "tokenizer": {"vocab_size": vocabulary},
-            "data": {"block_size": block},
-            "train": {"global_batch_size": batch},
-        },
-    )
+@dataclass(frozen=True)
+class Sizes:
+    """What is resolved before the text is read: kept when a run is resumed."""
 
+    block_size: int
+    global_batch_size: int
+    vocab_size: int
+    """Of a new tokenizer."""
+    architecture: str
+    model_config: dict[str, Any]
+    """Of a new model."""
 
-def settle_existing(
-    config: Config, n_bytes: int, device: str, purpose: Purpose = build.LANGUAGE_MODEL
-) -> Config:
-    """The config of a pretrained model with its block and batch spelled out, for so much text.
+    @classmethod
+    def from_json(cls, recorded: Mapping[str, Any], config: Config) -> Sizes:
+        """The sizes that `as_json` recorded; what the config spells out stays."""
 
-    Raises ConfigError for a shape asked of it, and for a block longer than its positions.
-    """
-    model, wish = config.model, config.data.block_size
-    if model.config:
-        raise ConfigError(
-            "the shape of a model that exists cannot be changed",
-            where="model.config",
-            next="leave model.config or model.name_or_path out",
+        def either(section: str, key: str) -> Any:
+            asked = getattr(getattr(config, section), key)
+            return recorded[section][key] if asked == "auto" else asked
+
+        return cls(
+            either("data", "block_size"),
+            either("train", "global_batch_size"),
+            either("tokenizer", "vocab_size"),
+            either("model", "architecture"),
+            {**recorded["model"]["config"], **config.model.config},
         )
-    assert model.name_or_path is not None
-    opened = open_model(model.name_or_path, model.revision)
-    opened.check_purpose(purpose)
-    shape = opened.config
-    positions = getattr(shape, "max_position_embeddings", None) or USUAL_BLOCK
-    if purpose is not build.LANGUAGE_MODEL:
-        positions -= build.unused_positions(shape, purpose)
-    block = min(positions, USUAL_BLOCK) if wish == "auto" else wish
-    if block > positions:
-        raise ConfigError(
-            f"a block of {block} tokens is longer than the model's {positions} positions",
-            where="data.block_size",
-            next=f"write data.block_size={positions} or less",
+
+    def written_to(self, config: Config) -> Config:
+        """The config with these sizes spelled out."""
+        is_new = config.model.name_or_path is None
+        return config.changed(
+            model={"architecture": self.architecture, "config": self.model_config},
+            tokenizer={"vocab_size": self.vocab_size} if is_new else {},
+            data={"block_size": self.block_size},
+            train={"global_batch_size": self.global_batch_size},
         )
-    tokens = round(n_bytes / BYTES_PER_TOKEN)
-    hidden = int(shape.get_text_config().hidden_size)
-    batch = defaults.global_batch_size(config.train, -(-tokens // block), block, hidden, device)
-    return _with(config, {"data": {"block_size": block}, "train": {"global_batch_size": batch}})
 
 
-def settle_again(config: Config, settled: Mapping[str, Any]) -> Config:
-    """The config with what was settled when its run began."""
-    shape = {**settled["model"]["config"], **config.model.config}
-    return _with(config, {**settled, "model": {**settled["model"], "config": shape}})
-
-
-def settled(config: Config) -> dict[str, Any]:
-    """What `settle_again` needs, as JSON."""
+def as_json(config: Config) -> dict[str, Any]:
+    """The sizes that a config spells out, as a run records them."""
     return {
         "model": {"architecture": config.model.architecture, "config": config.model.config},
         "tokenizer": {"vocab_size": config.tokenizer.vocab_size},
@@ -192,15 +163,56 @@ def settled(config: Config) -> dict[str, Any]:
     }
 
 
-def _with(config: Config, settled: Mapping[str, Mapping[str, Any]]) -> Config:
-    """The config with these values where it says `auto`; a model's shape is taken as it is."""
-    sections = {}
-    for name, values in settled.items():
-        section = getattr(config, name)
-        left_open = {
-            key: value
-            for key, value in values.items()
-            if key == "config" or getattr(section, key) == "auto"
-        }
-        sections[name] = section.model_copy(update=left_open)
-    return config.model_copy(update=sections)
+def of_new(
+    config: Config, recipe: Recipe, vocab_size: int, purpose: Purpose = build.LANGUAGE_MODEL
+) -> Sizes:
+    """The sizes of a new model; what the user has set stays."""
+    model, asked = config.model, config.train.global_batch_size
+    architecture = recipe.architecture if model.architecture == "auto" else model.architecture
+    filled = build.fill_shape(
+        architecture,
+        model.config,
+        purpose,
+        hidden_size=recipe.hidden_size,
+        num_hidden_layers=recipe.num_hidden_layers,
+    )
+    block = recipe.block_size if config.data.block_size == "auto" else config.data.block_size
+    batch = max(1, recipe.tokens_per_step // block) if asked == "auto" else asked
+    size = config.tokenizer.vocab_size
+    vocabulary = min(vocab_size, recipe.largest_vocabulary) if size == "auto" else size
+    return Sizes(block, batch, vocabulary, architecture, filled)
+
+
+def of_pretrained(
+    config: Config,
+    pretrained: Pretrained,
+    n_bytes: int,
+    device: str,
+    purpose: Purpose = build.LANGUAGE_MODEL,
+) -> Sizes:
+    """The block and the batch of a pretrained model, for so much text.
+
+    Raises ConfigError for settings of its config, and for a block longer than its positions.
+    """
+    model, wish = config.model, config.data.block_size
+    if model.config:
+        raise ConfigError(
+            "the shape of a model that exists cannot be changed",
+            where="model.config",
+            next="leave model.config or model.name_or_path out",
+        )
+    pretrained.check_purpose(purpose)
+    positions = getattr(pretrained.config, "max_position_embeddings", None) or USUAL_BLOCK
+    if purpose is not build.LANGUAGE_MODEL:
+        positions -= build.unused_positions(pretrained.config, purpose)
+    block = min(positions, USUAL_BLOCK) if wish == "auto" else wish
+    if block > positions:
+        raise ConfigError(
+            f"a block of {block} tokens is longer than the model's {positions} positions",
+            where="data.block_size",
+            next=f"write data.block_size={positions} or less",
+        )
+    tokens = round(n_bytes / BYTES_PER_TOKEN)
+    hidden = int(pretrained.config.get_text_config().hidden_size)
+    batch = defaults.global_batch_size(config.train, -(-tokens // block), block, hidden, device)
+    return Sizes(block, batch, pretrained.vocab_size, model.architecture, {})

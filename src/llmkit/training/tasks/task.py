@@ -1,4 +1,4 @@
-"""What every task has in common: batches, sets of examples, and a loss.
+"""What a run must know of whatever is learned: a task, its examples, and its loss.
 
 A loss gives sums, never means: a mean of means is wrong as soon as batches differ in size.
 """
@@ -6,16 +6,27 @@ A loss gives sums, never means: a mean of means is wrong as soon as batches diff
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from llmkit.config.schema import Config, LoraConfig
+from llmkit.data.fingerprints import Fingerprints
+from llmkit.data.sources import Sources
+from llmkit.distributed.processes import Processes
+from llmkit.distributed.signals import StopSignal
+from llmkit.models.build import Purpose
 from llmkit.models.moe import Balance
+from llmkit.models.pretrained import Pretrained
+from llmkit.progress import Watch
+from llmkit.reporting.console import Console
 
 Batch = dict[str, Tensor]
 """Tensors that a model takes, its targets, where few places are predicted their numbers, and for
@@ -93,3 +104,132 @@ def summed_cross_entropy(
 def on_device(batch: Batch, device: torch.device) -> Batch:
     """The batch where the model is."""
     return {key: value.to(device, non_blocking=True) for key, value in batch.items()}
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a task works with besides its config."""
+
+    sources: Sources
+    processes: Processes
+    console: Console
+    stop: StopSignal
+
+    @property
+    def watch(self) -> Watch:
+        """Progress of long work, which a signal ends."""
+        return self.stop.watched(self.console.watch)
+
+
+class Task(ABC):
+    """Something to learn, opened: all that a run needs but weights is there, and checked.
+
+    A new task is a subclass in a file of its own, chosen by a command.
+    """
+
+    command: ClassVar[str]
+    unit: ClassVar[str]
+    """What a prediction is called in the figures."""
+    purpose: ClassVar[Purpose]
+    """What transformers loads the model as."""
+
+    session: Session
+    asked: Config
+    """The config as it was asked for."""
+    config: Config
+    """The same with all resolved that follows from the data and the model config."""
+    tokenizer: PreTrainedTokenizerFast
+    pretrained: Pretrained | None
+    """The model that is named, if one is."""
+
+    @classmethod
+    @abstractmethod
+    def open(cls, asked: Config, pretrained: Pretrained | None, session: Session) -> Self:
+        """Reads the data and checks all that can be wrong before weights are made or loaded."""
+
+    @classmethod
+    @abstractmethod
+    def outline(
+        cls, asked: Config, pretrained: Pretrained | None, session: Session
+    ) -> dict[str, Any]:
+        """What a dry run reports: the data, and the size of the model; writes nothing."""
+
+    @property
+    @abstractmethod
+    def content(self) -> Mapping[str, str]:
+        """Content hashes by what they are of."""
+
+    @property
+    @abstractmethod
+    def examples(self) -> Examples:
+        """What is trained on."""
+
+    @property
+    @abstractmethod
+    def validation(self) -> Examples | None:
+        """What is measured while training."""
+
+    @property
+    @abstractmethod
+    def tokens_per_example(self) -> int:
+        """Tokens of an example of middling length."""
+
+    @abstractmethod
+    def begin(self) -> PreTrainedModel:
+        """The model with the weights that a new run starts with."""
+
+    @abstractmethod
+    def losses(self, model: PreTrainedModel) -> Callable[[Examples | None], Loss]:
+        """Makes the loss that measures these validation examples, or some of them."""
+
+    @abstractmethod
+    def rows_of_step(self, step: int, *, global_batch_size: int, limit: int | None) -> Rows:
+        """The rows of the examples that form a step: a pure function."""
+
+    @abstractmethod
+    def seen(self) -> Fingerprints:
+        """The fingerprints of what is trained on."""
+
+    @abstractmethod
+    def results(self, loss: Loss, figures: Mapping[str, Any]) -> dict[str, Any]:
+        """What a finished run reports besides its figures: measurements of the finished model and
+        baselines; warns where they show that little was learned."""
+
+    @property
+    def from_scratch(self) -> bool:
+        """Whether the weights of a new run are random."""
+        return self.pretrained is None
+
+    @property
+    def lora(self) -> LoraConfig | None:
+        """The low-rank updates that are trained in place of the weights."""
+        settings = self.config.model.lora
+        return settings if settings.r is not None else None
+
+    def equip(self, model: PreTrainedModel, begun: bool) -> PreTrainedModel:
+        """The model made ready to be trained; `begun` says that `begin` made it, and not a
+        checkpoint."""
+        return model
+
+    def head(self, model: PreTrainedModel) -> Collection[str]:
+        """The weights that are trained beside low-rank updates."""
+        return ()
+
+    def fitted(self, model: PreTrainedModel) -> Self:
+        """The task in the form that this model can learn it in."""
+        return self
+
+    @property
+    def measured_first(self) -> bool:
+        """Whether the model is validated before it is trained."""
+        return False
+
+    def progress(
+        self, step: int, *, global_batch_size: int, limit: int | None
+    ) -> Mapping[str, float]:
+        """What else the metrics hold of the data that a step has reached."""
+        return {}
+
+    def samples(self, model: PreTrainedModel, loss: Loss) -> Mapping[str, Any]:
+        """A few samples of the model, shown after a validation, and noted in metrics.jsonl."""
+        return {}

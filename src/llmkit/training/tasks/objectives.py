@@ -1,0 +1,71 @@
+"""Which objective a language model is pretrained for."""
+
+from __future__ import annotations
+
+from transformers import PretrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from llmkit.config import objectives
+from llmkit.config.schema import Config
+from llmkit.errors import ConfigError
+from llmkit.models import build
+from llmkit.models.build import known_architectures
+from llmkit.models.pretrained import Pretrained
+
+PURPOSES = {"causal": build.LANGUAGE_MODEL, "masked": build.MASKED_MODEL}
+
+
+def objective_of(config: Config, pretrained: Pretrained | None) -> str:
+    """The objective that is asked for, or the likeliest of the model.
+
+    Raises ConfigError where the model cannot learn it, and for keys of another objective.
+    """
+    kind, can = _abilities(config, pretrained)
+    asked = config.train.objective
+    chosen = can[0] if asked == "auto" else asked
+    if chosen not in can:
+        sees = {"causal": "only what is before a token", "masked": "what is on both sides"}
+        raise ConfigError(
+            f"{kind} sees {sees[can[0]]}: it is a {can[0]} language model",
+            where=f"train.objective: {asked}",
+            next=f"leave train.objective out, or choose a model that is {chosen}: "
+            f"{PURPOSES[chosen].common}",
+        )
+    objectives.refuse_others(config, f"pretrain/{chosen}")
+    return chosen
+
+
+def _abilities(config: Config, pretrained: Pretrained | None) -> tuple[str, tuple[str, ...]]:
+    """The type of the model, and the objectives that it can learn, the likeliest first."""
+    model = config.model
+    if pretrained is not None:
+        return pretrained.config.model_type, _of_model(pretrained.config)
+    if model.architecture == "auto":
+        return "auto", ("causal", "masked")
+    if model.architecture not in CONFIG_MAPPING:
+        return model.architecture, ("causal", "masked")  # what builds it refuses it
+    default = getattr(CONFIG_MAPPING[model.architecture], "is_decoder", None)
+    decodes = model.config.get("is_decoder", default)
+    return model.architecture, _of_type(model.architecture, decodes)
+
+
+def _of_model(config: PretrainedConfig) -> tuple[str, ...]:
+    """What a pretrained model was trained for, by the class that its weights were saved from."""
+    saved = set(config.architectures or ())
+    if any(name.endswith("ForPreTraining") for name in saved):
+        return ("masked",)
+    can = tuple(
+        kind
+        for kind, purpose in PURPOSES.items()
+        if saved & set(known_architectures(purpose).values())
+    )
+    return can or _of_type(config.model_type, getattr(config, "is_decoder", None))
+
+
+def _of_type(kind: str, decodes: object) -> tuple[str, ...]:
+    """The same by the architecture alone; those of BERT's kind say whether they are decoders."""
+    masked = kind in known_architectures(build.MASKED_MODEL)
+    causal = kind in known_architectures(build.LANGUAGE_MODEL)
+    if masked and (not causal or decodes is False):
+        return ("masked",)
+    return ("causal", "masked") if masked and decodes is None else ("causal",)

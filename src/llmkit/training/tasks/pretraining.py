@@ -1,0 +1,357 @@
+"""What causal and masked language models share: text, mixtures of domains, and their size."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, ClassVar, Self
+
+import torch
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+from llmkit.config.schema import Config
+from llmkit.data import domains, fingerprints
+from llmkit.data.documents import mark_hints
+from llmkit.data.fingerprints import Fingerprints
+from llmkit.data.mixture import Mixture
+from llmkit.data.prepare import Prepared, data_report, prepare_domains
+from llmkit.data.tokens import TokenFile
+from llmkit.distributed import device
+from llmkit.evaluation.baselines import unigram_figures
+from llmkit.models import build, load, tokenizer_saving
+from llmkit.models import tokenizer as tokenizers
+from llmkit.models.pretrained import Pretrained
+from llmkit.reporting import verdicts
+from llmkit.training import directory as run_directory
+from llmkit.training.budget import readable
+from llmkit.training.tasks import by_domain, defaults, sizing
+from llmkit.training.tasks.sizing import Recipe, Sizes
+from llmkit.training.tasks.task import Examples, Loss, Rows, Session, Task
+
+
+@dataclass(frozen=True)
+class Pretraining(Task):
+    """A language model learns from raw text."""
+
+    session: Session
+    asked: Config
+    config: Config
+    pretrained: Pretrained | None
+    data: Mapping[str, Prepared]
+    """Of each domain; of data without a mixture, under no name."""
+    tokenizer: PreTrainedTokenizerFast
+    model_config: PretrainedConfig
+    sizes: Sizes
+
+    command = "pretrain"
+    objective: ClassVar[str]
+    metrics: ClassVar[tuple[str, ...]]
+
+    @classmethod
+    @abstractmethod
+    def special_ids(cls, tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
+        """The ids of special tokens that a new model is told."""
+
+    @classmethod
+    def prepare_tokenizer(
+        cls, tokenizer: PreTrainedTokenizerFast, config: Config, block_size: int
+    ) -> None:
+        """Refuses a tokenizer that does not do, and sets what the objective needs of it."""
+
+    @classmethod
+    def resolve_objective(cls, config: Config, pretrained: Pretrained | None) -> Config:
+        """The config with the objective spelled out, and what goes with it."""
+        return config.changed(train={"objective": cls.objective})
+
+    def limit_length(self) -> Self:
+        """The task with the most steps that minutes are spent on."""
+        return self
+
+    @abstractmethod
+    def blocks(self, file: TokenFile, held_out: bool) -> Any:
+        """The examples of a token file."""
+
+    @abstractmethod
+    def losses_of(self, model: PreTrainedModel, isolated: bool) -> Callable[[Any], Loss]:
+        """Makes the loss of one domain; `isolated` documents must be kept apart."""
+
+    @abstractmethod
+    def draw(self, step: int, **how: Any) -> Rows:
+        """The rows of a step where there is one domain."""
+
+    @classmethod
+    def open(cls, asked: Config, pretrained: Pretrained | None, session: Session) -> Self:
+        """Reads and tokenizes the text, with a new tokenizer where none is named."""
+        config, sizes = cls._resolved(asked, pretrained, session)
+        block = sizes.block_size
+        given = cls._given_tokenizer(config, pretrained, block)
+        if given is not None:
+            beside = cls._model_config(config, pretrained, given, block)
+            tokenizers.check_fit(given, beside, config)
+            given = tokenizer_saving.kept(given, beside)
+        data = prepare_domains(config, session.sources, given, session.watch, session.console.say)
+        tokenizer = next(iter(data.values())).tokenizer
+        cls.prepare_tokenizer(tokenizer, config, block)
+        made = cls._model_config(config, pretrained, tokenizer, block)
+        if config.data.mixture:
+            n_tokens = {name: len(domain.train.ids) for name, domain in data.items()}
+            config = domains.settled(config, n_tokens)
+            shares = domains.shares(config).items()
+            session.console.say(
+                "mixture: " + ", ".join(f"{name} {share:.2%}" for name, share in shares)
+            )
+        task = cls(session, asked, config, pretrained, data, tokenizer, made, sizes)
+        if session.processes.is_main:
+            task._warn_of_data()
+        return task.limit_length()
+
+    @classmethod
+    def outline(
+        cls, asked: Config, pretrained: Pretrained | None, session: Session
+    ) -> dict[str, Any]:
+        """The files, and the model for them; the text is read once, and not tokenized."""
+        config, sizes = cls._resolved(asked, pretrained, session)
+        block = sizes.block_size
+        given = cls._given_tokenizer(config, pretrained, block)
+        report = data_report(config, session.sources, session.watch)
+        size = len(given) if given else sizes.vocab_size
+        made = cls._sized_config(config, pretrained, size, block, {})
+        if given is not None:
+            tokenizers.check_fit(given, made, asked)
+            tokenizer_saving.kept(given, made)
+        with torch.device("meta"):
+            parameters = build.new_model(made, 0, cls.purpose).num_parameters()
+        return {
+            "command": cls.command,
+            "run_dir": str(run_directory.locate(asked, cls.command)),
+            "data": report,
+            "objective": config.train.objective,
+            "architecture": made.model_type,
+            "parameters": parameters,
+            "vocab_size": size,
+            "block_size": block,
+            "global_batch_size": sizes.global_batch_size,
+            "precision": session.processes.precision,
+        }
+
+    @classmethod
+    def _resolved(
+        cls, asked: Config, pretrained: Pretrained | None, session: Session
+    ) -> tuple[Config, Sizes]:
+        """The config with each `auto` that is resolved before the data is read: by the text, and by
+        the machine where minutes are given. A resumed run keeps what it began with."""
+        config = cls.resolve_objective(asked, pretrained)
+        config = config.changed(train=defaults.pretraining(config.train))
+        keys, of = domains.keys_by_domain(config).values(), session.sources.of
+        validated = config.data.validation_fraction != 0 or any(of(key) for _, key in keys)
+        names = by_domain.names_of_figures(cls.metrics, list(config.data.mixture))
+        defaults.check_best(config.train, names, validated)
+        n_bytes = sum(source.n_bytes for learned, _ in keys for source in of(learned))
+        if (earlier := run_directory.sizes(asked, cls.command)) is not None:
+            sizes = Sizes.from_json(earlier, config)
+            return sizes.written_to(config), sizes
+        because, minutes = f"for {n_bytes:,} bytes of text", config.train.max_minutes
+        if pretrained is not None:
+            kind = session.processes.device.type
+            sizes = sizing.of_pretrained(config, pretrained, n_bytes, kind, cls.purpose)
+            because += f" and {readable(minutes)} on a {kind}" if minutes else ""
+        else:
+            chosen, limited = _recipe(n_bytes, minutes, session)
+            vocabulary = tokenizers.auto_vocab_size(n_bytes)
+            sizes = sizing.of_new(config, chosen, vocabulary, cls.purpose)
+            because += limited
+        resolved = sizes.written_to(config)
+        if said := sizing.explained(config, resolved, because):
+            session.console.say(said)
+        return resolved, sizes
+
+    @classmethod
+    def _given_tokenizer(
+        cls, config: Config, pretrained: Pretrained | None, block_size: int
+    ) -> PreTrainedTokenizerFast | None:
+        """The tokenizer that is named, or the named model's own, if it does for the objective."""
+        given = pretrained.tokenizer if pretrained else tokenizers.named(config)
+        if given is not None:
+            cls.prepare_tokenizer(given, config, block_size)
+        return given
+
+    @classmethod
+    def _model_config(
+        cls,
+        config: Config,
+        pretrained: Pretrained | None,
+        tokenizer: PreTrainedTokenizerFast,
+        block_size: int,
+    ) -> PretrainedConfig:
+        ids = cls.special_ids(tokenizer)
+        return cls._sized_config(config, pretrained, len(tokenizer), block_size, ids)
+
+    @classmethod
+    def _sized_config(
+        cls,
+        config: Config,
+        pretrained: Pretrained | None,
+        vocab_size: int,
+        block_size: int,
+        special: dict[str, int],
+    ) -> PretrainedConfig:
+        if pretrained is not None:
+            pretrained.check_purpose(cls.purpose)
+            return pretrained.config
+        model = config.model
+        return build.model_config(
+            model.architecture, model.config, vocab_size, block_size, special, cls.purpose
+        )
+
+    @property
+    def lora(self) -> None:
+        """Pretraining has no low-rank updates."""
+
+    @cached_property
+    def shares(self) -> dict[str, float]:
+        """The domains that are trained on, with their shares; none without a mixture."""
+        return {name: share for name, share in domains.shares(self.config).items() if share > 0}
+
+    @cached_property
+    def learned(self) -> dict[str, TokenFile]:
+        """The token files that are trained on, by domain."""
+        return {name: self.data[name].train for name in self.shares or self.data}
+
+    @cached_property
+    def held_out(self) -> dict[str, TokenFile]:
+        """The token files that are measured, by domain."""
+        return {name: each.validation for name, each in self.data.items() if each.validation}
+
+    @cached_property
+    def examples(self) -> Any:
+        """Blocks of the text, or a mixture of them."""
+        made = {name: self.blocks(file, held_out=False) for name, file in self.learned.items()}
+        if not self.config.data.mixture:
+            return made[""]
+        occurrences = self.config.train.objective == "masked"
+        return Mixture(made, list(self.shares.values()), occurrences=occurrences)
+
+    @cached_property
+    def validation(self) -> Any:
+        """Blocks of the held-out text."""
+        made = {name: self.blocks(file, held_out=True) for name, file in self.held_out.items()}
+        if not self.config.data.mixture:
+            return made.get("")
+        return Mixture(made, tells_domain=True) if made else None
+
+    @property
+    def tokens_per_example(self) -> int:
+        """Tokens of a block."""
+        return int(self.examples.block_size)
+
+    @property
+    def content(self) -> dict[str, str]:
+        """The hashes of the data by what they are of."""
+        content = {}
+        for name, domain in self.data.items():
+            of = f" of {name}" if name else ""
+            content[f"training data{of}"] = domain.train.fingerprint
+            if domain.validation is not None:
+                content[f"validation data{of}"] = domain.validation.fingerprint
+        return content
+
+    @property
+    def measured_first(self) -> bool:
+        """Whether there is something to forget: gains and losses are told by domain."""
+        return bool(self.config.data.mixture and self.pretrained and self.validation)
+
+    def begin(self) -> PreTrainedModel:
+        """New weights from the seed, or those of the named model."""
+        if self.pretrained is None:
+            return build.new_model(self.model_config, self.config.seed, self.purpose)
+        return load.load_model(self.pretrained, self.purpose, say=self.session.console.warn)
+
+    def losses(self, model: PreTrainedModel) -> Callable[[Examples | None], Loss]:
+        """The loss; of a mixture, measured by domain too."""
+        files = [*(each.train for each in self.data.values()), *self.held_out.values()]
+        isolated = self.config.data.isolate_documents and any(len(f.starts) > 1 for f in files)
+        return partial(by_domain.measured, self.losses_of(model, isolated))
+
+    def rows_of_step(self, step: int, *, global_batch_size: int, limit: int | None) -> Rows:
+        """Every example once in each epoch; of a mixture, each domain by its share."""
+        how: dict[str, Any] = {"global_batch_size": global_batch_size, "limit": limit}
+        how["seed"] = self.config.seed
+        if isinstance(self.examples, Mixture):
+            return self.examples.rows_of_step(step, **how)
+        return self.draw(step, n_examples=len(self.examples), **how)
+
+    def progress(
+        self, step: int, *, global_batch_size: int, limit: int | None
+    ) -> Mapping[str, float]:
+        """The epochs of each domain of a mixture."""
+        if not isinstance(self.examples, Mixture):
+            return {}
+        how: dict[str, Any] = {"global_batch_size": global_batch_size, "limit": limit}
+        return by_domain.progress(self.examples, step, **how)
+
+    def seen(self) -> Fingerprints:
+        """The fingerprints of the text that is trained on."""
+        return self._seen
+
+    @cached_property
+    def _seen(self) -> Fingerprints:
+        return fingerprints.of_tokens(list(self.learned.values()))
+
+    def speeds(self, figures: Mapping[str, Any]) -> dict[str, float]:
+        """What else is told of the speed of a run."""
+        return {}
+
+    def results(self, loss: Loss, figures: Mapping[str, Any]) -> dict[str, Any]:
+        """The unigram baseline, and the domains of a mixture with what each has gained or lost."""
+        console, found = self.session.console, dict[str, Any]()
+        if self.config.train.max_minutes is None:  # of minutes, the run itself warns
+            for text in verdicts.of_steps(figures["step"], self.from_scratch):
+                console.warn(text)
+        measured = figures["validation"]
+        if self.validation is not None and measured:
+            figures_of = by_domain.whole(loss).figures
+            unigram = unigram_figures(figures_of, self.examples, self.validation)
+            for text in verdicts.of_language_model(measured, unigram, figures["train_loss"]):
+                console.warn(text)
+            found["baseline"] = {"unigram": unigram}
+        found |= self.speeds(figures)
+        if self.config.data.mixture:
+            run = run_directory.locate(self.asked, self.command)
+            found["domains"] = by_domain.report(domains.shares(self.config), figures, run)
+            if not console.json:
+                return by_domain.readable({**figures, **found})
+        return found
+
+    def _warn_of_data(self) -> None:
+        """Warns of marks that may be an accident, and of held-out text that is trained on too."""
+        warn = self.session.console.warn
+        for tokens in self.learned.values():
+            for hint in mark_hints(tokens.marks, len(tokens.starts)):
+                warn(hint)
+        for name, tokens in self.held_out.items():
+            found = fingerprints.overlap(fingerprints.of_tokens([tokens]), self.seen())
+            if found.is_notable:
+                warn(
+                    f"validation data{f' of {name}' if name else ''}: {found.sentence('document')} "
+                    "are in the training data too: its figures are not held-out figures"
+                )
+
+
+def _recipe(n_bytes: int, minutes: float | None, session: Session) -> tuple[Recipe, str]:
+    """What suits a new model for so much text, and what else it goes by than the text."""
+    if minutes is None:
+        return sizing.for_text(n_bytes), ""
+    processes = session.processes
+    measured = device.matrix_rate(processes.device, processes.precision)
+    rate = processes.largest([measured])[0] * processes.count
+    return sizing.for_minutes(n_bytes, minutes, rate), (
+        f" and {readable(minutes)} at the {rate / 1e9:,.0f} GFLOP/s that this machine has now"
+    )
+
+
+def special_ids(tokenizer: PreTrainedTokenizerFast, *names: str) -> dict[str, int]:
+    """The ids of these special tokens, as far as the tokenizer has them."""
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in names}
+    return {name: number for name, number in ids.items() if number is not None}
