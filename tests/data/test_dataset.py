@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llmkit.config.schema import Config
-from llmkit.data import dataset, labelled
+from llmkit.data import dataset, roles
 from llmkit.data.dataset import Labelled
 from llmkit.data.labels import MULTI, REGRESSION, SINGLE, Labels
 from llmkit.data.sources import Sources
@@ -253,7 +253,7 @@ def test_rows_are_read_with_the_labels_that_a_model_knows(files: Files) -> None:
     known = Labels(SINGLE, ("a", "b"))
 
     def load(**keys: Any) -> Any:
-        data = labelled.resolve_label_columns(found, config.data, print)
+        data = roles.resolve_label_columns(found, config.data, print)
         changed = data.model_copy(update=keys)
         return dataset.load_known(found, changed, "test", known, files.watch, files.warned.append)
 

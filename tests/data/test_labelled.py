@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from llmkit.config.schema import DataConfig
 from llmkit.data import labelled
-from llmkit.data.labelled import Counts, Row, resolve_label_columns
+from llmkit.data.labelled import Counts, Row
+from llmkit.data.roles import resolve_label_columns
 from llmkit.data.sources import Source, find
 from llmkit.errors import DataError
 

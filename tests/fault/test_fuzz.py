@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from llmkit.config.load import load as load_config
 from llmkit.config.schema import Config
-from llmkit.data import labelled, prepare
+from llmkit.data import labelled, prepare, roles
 from llmkit.data.sources import Sources
 from llmkit.errors import LlmkitError
 from llmkit.models import load
@@ -122,7 +122,7 @@ def test_labelled_rows_of_any_bytes(suffix: str, content: bytes, tmp_path: Path)
 
     def read() -> None:
         found = Sources(config).of("data.train_files")
-        data = labelled.resolve_label_columns(found, config.data, lambda text: None)
+        data = roles.resolve_label_columns(found, config.data, lambda text: None)
         list(labelled.read_rows(found, data, labelled=True))
 
     only_our_faults(read)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llmkit.config.schema import Config, DataConfig
-from llmkit.data import labelled, piped
+from llmkit.data import labelled, piped, roles
 from llmkit.data.labelled import Row
 from llmkit.data.parts import many
 from llmkit.data.piped import Pipe
@@ -172,7 +172,7 @@ def _windows(
         data = classify.resolve_columns(
             config.data,
             opened.config,
-            lambda each: labelled.resolve_label_columns(found, each, say, False),
+            lambda each: roles.resolve_label_columns(found, each, say, False),
         )
         rows = classify.check_first_row(_rows(found, data, advance), config.predict.columns)
         return data, classify.row_windows(rows)
@@ -186,7 +186,7 @@ def _windows(
         data = classify.resolve_columns(
             data,
             opened.config,
-            lambda each: labelled.resolve_by_table(each, first, source, say, False, False),
+            lambda each: roles.resolve_by_table(each, first, source, say, False, False),
         )
     else:
         data = data.model_copy(update={"text_column": 0})

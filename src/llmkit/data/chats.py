@@ -10,12 +10,13 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from llmkit.config.schema import Config, DataConfig
-from llmkit.data import chat_columns, conversations, look, soundness, splits
+from llmkit.data import conversations, look, soundness, splits
 from llmkit.data.conversations import Conversation
 from llmkit.data.fingerprints import as_seen
 from llmkit.data.labelled import Counts
 from llmkit.data.look import Findings
 from llmkit.data.parts import Part, Place, many, told
+from llmkit.data.roles import resolve_chat_columns
 from llmkit.data.sources import Source, Sources
 from llmkit.data.splits import Texts
 from llmkit.errors import DataError, InputNotFound
@@ -58,7 +59,7 @@ def load_conversations(
             where="data.train_files",
             next="data.train_files=FILE, a directory, a glob, or hub:NAME",
         )
-    data = chat_columns.resolve_chat_columns(train, config.data, say)
+    data = resolve_chat_columns(train, config.data, say)
     found = {"train": train, "validation": sources.of("data.validation_files")}
     counts = {name: Counts() for name, some in found.items() if some}
     parts = {name: _read(found[name], data, name, counts[name], watch) for name in counts}

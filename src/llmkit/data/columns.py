@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from llmkit.errors import DataError
 
@@ -83,6 +84,11 @@ class Columns:
             problem = f"no column is called {wanted!r}{hint}"
         raise self.fault(problem, key, where)
 
+    def find_all(self, wanted: Any, key: str, where: str) -> Numbers:
+        """The numbers of the columns that a config key names: none, one or several."""
+        several = wanted if isinstance(wanted, tuple) else () if wanted is None else (wanted,)
+        return tuple(self.find(each, key, where) for each in several)
+
     def fault(self, problem: str, key: str, where: str) -> DataError:
         """The error of a column that is not there or not known, with those that are."""
         return DataError(
@@ -104,7 +110,7 @@ def guess(
     """
     text, label = given
     if not label:
-        label = _only(columns, LABEL_NAMES, without=text)
+        label = only_column(columns, LABEL_NAMES, without=text)
     if not text:
         text = guess_text(columns, label)
     if text and not label:
@@ -124,7 +130,7 @@ def guess_text(columns: Columns, label: Sequence[int]) -> Numbers:
         if all(names.count(name) == 1 for name in pair):
             return tuple(names.index(name) for name in pair)
     left = [number for number in _candidates(columns) if number not in label]
-    usual = _only(columns, TEXT_NAMES, without=label)
+    usual = only_column(columns, TEXT_NAMES, without=label)
     return usual or ((left[0],) if len(left) == 1 else ())
 
 
@@ -168,7 +174,7 @@ def _candidates(columns: Columns) -> list[int]:
     return [n for n in range(len(columns)) if columns.names is None or columns.names[n].strip()]
 
 
-def _only(columns: Columns, names: Collection[str], without: Sequence[int]) -> Numbers:
+def only_column(columns: Columns, names: Collection[str], without: Sequence[int] = ()) -> Numbers:
     """The only column that has one of these names."""
     found = [n for n, name in enumerate(_names(columns)) if name in names and n not in without]
     return (found[0],) if len(found) == 1 else ()

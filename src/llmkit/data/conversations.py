@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from llmkit.config.schema import DataConfig
-from llmkit.data import chat_columns, sources, tables
+from llmkit.data import sources, tables
 from llmkit.data.columns import Columns, Numbers
 from llmkit.data.delimited import Record
 from llmkit.data.labelled import Counts
 from llmkit.data.reading import Reading
+from llmkit.data.roles import chat_numbers
 from llmkit.data.sources import Source
 from llmkit.data.tables import Table
 from llmkit.errors import DataError
@@ -73,7 +74,7 @@ def read_conversations(
 
 
 def _rows(table: Table, data: DataConfig, path: str, counts: Counts) -> Iterator[Conversation]:
-    prompt, response, messages = chat_columns.numbers(table.columns, data, path)
+    prompt, response, messages = chat_numbers(table.columns, data, path)
     for record in table.records((*prompt, *response, *messages)):
         if record.values is None:
             counts.blank_lines += 1
@@ -90,18 +91,11 @@ def _said(
 ) -> tuple[Message, ...]:
     if messages:
         return _messages(tables.field(record, columns, messages[0]), record.where)
-    parts = [_text(record, columns, number) for number in prompt]
+    parts = [tables.text_or_empty(record, columns, number) for number in prompt]
     # A task may come without anything that it is done with.
     asked = "\n\n".join(part for part in parts if part.strip()) if len(parts) > 1 else parts[0]
-    answer = _text(record, columns, response[0])
+    answer = tables.text_or_empty(record, columns, response[0])
     return Message(USER, asked), Message(ASSISTANT, answer)
-
-
-def _text(record: Record, columns: Columns, number: int) -> str:
-    """The text of a column; null is an empty one."""
-    if tables.field(record, columns, number) is None:
-        return ""
-    return tables.text(record, columns, number)
 
 
 def _messages(value: Any, where: str) -> tuple[Message, ...]:

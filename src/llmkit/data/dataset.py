@@ -12,7 +12,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from llmkit.config.schema import Config, DataConfig
-from llmkit.data import labelled, labels, look, soundness, splits
+from llmkit.data import labels, look, roles, soundness, splits
 from llmkit.data.examples import Table, targets
 from llmkit.data.fingerprints import as_seen
 from llmkit.data.labels import REGRESSION, Labels
@@ -60,7 +60,7 @@ def load_labelled(
             next="data.train_files=FILE, a directory, a glob, or hub:NAME",
         )
     everything = list(chain.from_iterable(found.values()))
-    data = labelled.resolve_label_columns(everything, config.data, say)
+    data = roles.resolve_label_columns(everything, config.data, say)
     parts = {name: read_part(some, data, name, watch) for name, some in found.items()}
     for part in parts.values():
         soundness.check_rows(part)

@@ -11,20 +11,16 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from llmkit.config.schema import DataConfig
-from llmkit.config.yaml12 import dump
-from llmkit.data import columns as _columns
-from llmkit.data import delimited, json_rows, piped, sources, tables
+from llmkit.data import json_rows, piped, sources, tables
 from llmkit.data.columns import Columns
 from llmkit.data.delimited import Record
 from llmkit.data.labels import Raw
 from llmkit.data.piped import Pipe
 from llmkit.data.reading import Reading
+from llmkit.data.roles import LABEL, TEXT
 from llmkit.data.sources import Source
 from llmkit.data.tables import Table
 from llmkit.errors import DataError
-from llmkit.progress import Say
-
-TEXT, LABEL = "data.text_column", "data.label_column"
 
 _ARRAY = re.compile(r"\[(\s*[-+\d.]+)+\s*\]")
 _CONSTANTS = re.compile(r"\b(true|false)\b")
@@ -105,67 +101,13 @@ def _arrived(format: str, text: str, number: int, where: str) -> Record:
     return Record(number, where, json_rows.parsed(text, where) if text.strip() else None)
 
 
-def resolve_label_columns(
-    found: Sequence[Source], data: DataConfig, say: Say, labelled: bool = True
-) -> DataConfig:
-    """The data section with the columns spelled out, and whether the tables have a header.
-
-    Columns that are not given are guessed by the first table if only one can be meant, and the
-    guess is reported. Raises DataError with the columns that exist where that is not so.
-    """
-    # A file that is too short to show its format has that of the first where no name tells one.
-    all_plain = all(source.format == "txt" for source in found)
-    for source in found:
-        table = tables.open_table(source, Reading(data, lambda n_bytes: None), labelled)
-        if len(table.columns):
-            return resolve_by_table(data, table, source, say, labelled, all_plain)
-    return data
-
-
-def resolve_by_table(
-    data: DataConfig, table: Table, source: Source, say: Say, labelled: bool, all_plain: bool
-) -> DataConfig:
-    """The data section with the columns spelled out by one table."""
-    columns, where = table.columns, str(source.path)
-    given = (
-        _numbers(columns, data.text_column, TEXT, where),
-        _numbers(columns, data.label_column, LABEL, where) if labelled else (),
-    )
-    text, label = _columns.guess(columns, given, lambda: _cells(table)) if labelled else given
-    text = text or _columns.guess_text(columns, _columns.usual_labels(columns))
-    for numbers, key, what in ((text, TEXT, "text"), (label, LABEL, "label")):
-        if not numbers and (labelled or key == TEXT):
-            raise columns.fault(f"it is not clear which column is the {what}", key, where)
-    settled: dict[str, Any] = {"text_column": _named(columns, text)}
-    if labelled:
-        settled["label_column"] = _named(columns, label)
-    said = dict(settled) if (text, label) != given else {}
-    if table.format in ("csv", "tsv"):
-        settled["header"] = columns.names is not None
-        if data.header == "auto" and not _by_name(data):
-            said["header"] = settled["header"]
-    if table.format != delimited.named_format(source, data):
-        said["format"] = table.format
-        if all_plain:
-            settled["format"] = table.format
-    if said:
-        told = ", ".join(f"data.{k}={dump(v)}" for k, v in said.items())
-        say(f"{where}: found {told}; the columns are {columns}")
-    return data.model_copy(update=settled)
-
-
-def _by_name(data: DataConfig) -> bool:
-    """Whether a column is named, so that there must be a header."""
-    return any(isinstance(each, str) for each in delimited.wanted(data))
-
-
 def rows_of(
     table: Table, data: DataConfig, path: str, labelled: bool, extra: bool, counts: Counts
 ) -> Iterator[Row]:
     """The rows of a table, whose columns are settled."""
     columns = table.columns
-    text = _numbers(columns, data.text_column, TEXT, path)
-    label = _numbers(columns, data.label_column, LABEL, path) if labelled else ()
+    text = columns.find_all(data.text_column, TEXT, path)
+    label = columns.find_all(data.label_column, LABEL, path) if labelled else ()
     used = (*text, *label)
     rest = [number for number in range(len(columns)) if number not in used] if extra else []
     for record in table.records([*used, *rest]):
@@ -173,7 +115,7 @@ def rows_of(
             counts.blank_lines += 1
             continue
         try:
-            texts = tuple(_text(record, columns, number) for number in text)
+            texts = tuple(tables.text_or_empty(record, columns, number) for number in text)
             written = _label(record, columns, label, data.label_separator)
         except DataError as fault:
             raise tables.in_row(fault, record.number) from fault
@@ -201,13 +143,6 @@ def _order(
         _name(columns, number, text) if number in text else str(columns.label(number))
         for number in kept
     )
-
-
-def _text(record: Record, columns: Columns, number: int) -> str:
-    """The text of a column; null is a blank one."""
-    if tables.field(record, columns, number) is None:
-        return ""
-    return tables.text(record, columns, number)
 
 
 def _label(
@@ -292,19 +227,3 @@ def _extra(
         return {name: value for name, value in record.values.items() if name not in names}
     assert record.values is not None
     return {str(columns.label(number)): record.values[number] for number in rest}
-
-
-def _numbers(columns: Columns, wanted: Any, key: str, where: str) -> tuple[int, ...]:
-    several = wanted if isinstance(wanted, tuple) else () if wanted is None else (wanted,)
-    return tuple(columns.find(each, key, where) for each in several)
-
-
-def _named(columns: Columns, numbers: Sequence[int]) -> Any:
-    named = tuple(columns.label(number) for number in numbers)
-    return named if len(named) > 1 else next(iter(named), None)
-
-
-def _cells(table: Table) -> list[list[str]]:
-    """The first rows as texts."""
-    rows = [record.values or () for record in table.sample()]
-    return [list(map(str, row.values() if isinstance(row, dict) else row)) for row in rows]

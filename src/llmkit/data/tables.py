@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmkit.data import delimited, hub, json_rows
-from llmkit.data.columns import Columns
+from llmkit.data.columns import Columns, Numbers
 from llmkit.data.delimited import Record, peek
 from llmkit.data.reading import LONGEST_LINE, Reading, too_long
 from llmkit.data.sources import Source
@@ -70,7 +70,7 @@ def texts(source: Source, reading: Reading) -> Iterator[str]:
     a row that is broken or holds no string, and where the text column is not there or not known.
     """
     table = open_table(source, reading)
-    numbers = _text_columns(table.columns, reading, str(source.path)) if len(table.columns) else []
+    numbers = _text_columns(table.columns, reading, str(source.path)) if len(table.columns) else ()
     for record in table.records(numbers):
         if record.values is None:
             yield ""
@@ -83,6 +83,13 @@ def text(record: Record, columns: Columns, number: int) -> str:
     if isinstance(record.values, list):
         return record.values[number]
     return as_text(field(record, columns, number), columns.address(number), record.where)
+
+
+def text_or_empty(record: Record, columns: Columns, number: int) -> str:
+    """The text that a row has in a column; null is an empty one."""
+    if field(record, columns, number) is None:
+        return ""
+    return text(record, columns, number)
 
 
 def as_text(value: Any, name: str | int, where: str) -> str:
@@ -126,17 +133,16 @@ def in_row(fault: DataError, number: int) -> DataError:
     return DataError(f"data row {number}: {fault.what}", where=fault.where, next=fault.next)
 
 
-def _text_columns(columns: Columns, reading: Reading, where: str) -> list[int]:
+def _text_columns(columns: Columns, reading: Reading, where: str) -> Numbers:
     """The columns that hold the text: those that are named, or `text`, or the only one."""
     key, wanted = "data.text_column", reading.data.text_column
     if wanted is None and columns.names and columns.names.count("text") == 1:
-        return [columns.names.index("text")]
+        return (columns.names.index("text"),)
     if wanted is None and len(columns) == 1:
-        return [0]
+        return (0,)
     if wanted is None and "text" not in (columns.names or ()):
         raise columns.fault("no column is called 'text', and there are several", key, where)
-    several = wanted if isinstance(wanted, tuple) else ("text" if wanted is None else wanted,)
-    return [columns.find(each, key, where) for each in several]
+    return columns.find_all("text" if wanted is None else wanted, key, where)
 
 
 def _told_by_row(records: Iterator[Record]) -> Iterator[Record]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from llmkit.config.schema import Config, DataConfig
-from llmkit.data import dataset, labelled, labels
+from llmkit.data import dataset, labelled, labels, roles
 from llmkit.data.columns import LABEL_NAMES
 from llmkit.data.examples import Table
 from llmkit.data.labels import MULTI, REGRESSION, SINGLE, Labels
@@ -171,7 +171,7 @@ def _tables(
     data = _data(found, config, model, known, say)
     test = dataset.load_known(found, data, "test", known, watch, warn)
     if learned:
-        data = labelled.resolve_label_columns(learned, data, say)
+        data = roles.resolve_label_columns(learned, data, say)
         train = dataset.load_known(learned, data, "train", known, watch, say)
     return LabelledTables(test, train)
 
@@ -189,7 +189,7 @@ def _data(
         resolved = classify.resolve_columns(
             data,
             shape,
-            lambda each: labelled.resolve_label_columns(found, each, say),
+            lambda each: roles.resolve_label_columns(found, each, say),
             is_labelled=True,
         )
         rows = islice(labelled.read_rows(found, resolved, extra=False), _FIRST_ROWS)
@@ -201,7 +201,7 @@ def _data(
         classify.resolve_columns(
             data,
             shape,
-            lambda each: labelled.resolve_label_columns(found, each, lambda text: None, False),
+            lambda each: roles.resolve_label_columns(found, each, lambda text: None, False),
         )
         raise _no_labels(data, model, "") from fault
     meant = remembered_columns(shape, "label_column")

@@ -9,6 +9,7 @@ from llmkit.config.schema import Config, DataConfig
 from llmkit.data import tables
 from llmkit.data.delimited import named_format
 from llmkit.data.reading import Reading
+from llmkit.data.roles import with_header
 from llmkit.data.sources import Source
 from llmkit.errors import ConfigError, DataError
 
@@ -44,7 +45,7 @@ def read_pairs(found: Sequence[Source], config: Config) -> Pairs:
     names = ("reference", "prompt", "prediction")
     named = {name: getattr(settings, f"{name}_column") for name in names}
     columns: dict[str, _Column] = {k: v for k, v in named.items() if v is not None}
-    pairs, data = Pairs(), _with_header(config.data, columns)
+    pairs, data = Pairs(), with_header(config.data, *columns.values())
     for source in found:
         for number, where, texts in _rows(source, data, columns):
             if not texts["reference"].strip():
@@ -59,13 +60,6 @@ def read_pairs(found: Sequence[Source], config: Config) -> Pairs:
     if not pairs.references:
         raise DataError("there are no rows", where="data.test_files", next="name files with rows")
     return pairs
-
-
-def _with_header(data: DataConfig, columns: dict[str, _Column]) -> DataConfig:
-    """A column that is named stands in a header."""
-    if data.header == "auto" and any(isinstance(column, str) for column in columns.values()):
-        return data.model_copy(update={"header": True})
-    return data
 
 
 def _rows(

@@ -129,15 +129,14 @@ def _of_file(found: Sequence[Source], config: Config) -> Requests:
     return _of_table(table, _prompt_columns(table.columns, config, str(source.path)))
 
 
-def _prompt_columns(columns: Columns, config: Config, where: str) -> list[int]:
+def _prompt_columns(columns: Columns, config: Config, where: str) -> Sequence[int]:
     """The columns of the prompt: those of `data.text_column`, or the one that is called `prompt` or
     as texts usually are."""
     from llmkit.data.columns import TEXT_NAMES
 
     wanted, key = config.data.text_column, "data.text_column"
     if wanted is not None:
-        several = wanted if isinstance(wanted, tuple) else (wanted,)
-        return [columns.find(each, key, where) for each in several]
+        return columns.find_all(wanted, key, where)
     names = [name.strip().lower() for name in columns.names or ()]
     for usual in ({"prompt"}, {"text"}, TEXT_NAMES):
         if len(found := [number for number, name in enumerate(names) if name in usual]) == 1:
