@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from llmkit.data import lengths
+from llmkit.data import order
 from llmkit.data.examples import Encoded, Encoder
 from llmkit.data.labels import SINGLE
 from llmkit.distributed.processes import join_processes
@@ -56,7 +56,7 @@ def main() -> None:
     objective = module.quick(task, model.train(), processes.device)
     seconds = dict.fromkeys(SIDES, 0.0)
     for step in range(given.batches):
-        rows = lengths.rows_of_step(step, global_batch_size=BATCH, lengths=examples.lengths, seed=0)
+        rows = order.rows_by_length(step, global_batch_size=BATCH, lengths=examples.lengths, seed=0)
         batch, times = examples.batch(rows), {side: [] for side in SIDES}
         for _ in range(given.rounds):
             for side in SIDES:

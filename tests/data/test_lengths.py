@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmkit.data import lengths
-from llmkit.data.lengths import rows_of_step
+from llmkit.data import order
+from llmkit.data.order import rows_by_length
 
 
 def steps(
@@ -12,7 +12,7 @@ def steps(
 ) -> list[list[int]]:
     sizes = np.random.default_rng(n).integers(1, 50, n)
     return [
-        rows_of_step(step, global_batch_size=size, lengths=sizes, seed=seed, limit=limit).tolist()
+        rows_by_length(step, global_batch_size=size, lengths=sizes, seed=seed, limit=limit).tolist()
         for step in range(count)
     ]
 
@@ -29,7 +29,7 @@ def test_each_epoch_sees_every_example_once(n: int, size: int, epochs: int, seed
 
 @pytest.mark.parametrize("window", [1, 2, 3, 64])
 def test_windows_of_every_size_lose_nothing(monkeypatch: pytest.MonkeyPatch, window: int) -> None:
-    monkeypatch.setattr(lengths, "WINDOW", window)
+    monkeypatch.setattr(order, "WINDOW", window)
     for n, size in [(100, 7), (64, 8), (13, 13), (5, 9)]:
         rows = steps(n, size, -(-3 * n // size), limit=3 * n)
         assert np.bincount(np.concatenate(rows)).tolist() == [3] * n
@@ -48,7 +48,7 @@ def test_batches_have_like_lengths_and_come_in_random_order() -> None:
     n, size = 5000, 32
     sizes = np.random.default_rng(0).geometric(0.05, n)
     batches = [
-        sizes[rows_of_step(step, global_batch_size=size, lengths=sizes, seed=1)]
+        sizes[rows_by_length(step, global_batch_size=size, lengths=sizes, seed=1)]
         for step in range(n // size)
     ]
     assert all((np.diff(batch) >= 0).all() for batch in batches)

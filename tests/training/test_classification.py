@@ -18,7 +18,7 @@ from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from llmkit.config.schema import TrainConfig
-from llmkit.data import lengths
+from llmkit.data import order
 from llmkit.data.examples import Encoded
 from llmkit.data.labels import MULTI, REGRESSION, SINGLE
 from llmkit.distributed.processes import join_processes
@@ -102,7 +102,7 @@ class Trial:
 
         def rows(step: int) -> Any:
             size = {"global_batch_size": BATCH, "lengths": data.lengths, "seed": 0}
-            return lengths.rows_of_step(step, **size)
+            return order.rows_by_length(step, **size)
 
         moves = itertools.count(state.step + 1)
 

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from itertools import count
 from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from llmkit.data import mixing
+from llmkit.data.order import rows_of_slots, slots_of_step
 from llmkit.data.tokens import TokenFile
+
+_BITS = 31
+_ONE = 1 << _BITS
+"""Shares are counted in whole parts of this, so that every machine rounds alike."""
+
+_Tree = int | tuple["_Tree", "_Tree", int]
+"""A domain, or two trees with the share that the first has of both."""
 
 Rows = Sequence[int] | NDArray[np.int64]
 
 
-class Part(Protocol):
+class DomainExamples(Protocol):
     """What is needed of the blocks of one domain."""
 
     @property
@@ -35,7 +44,7 @@ class Part(Protocol):
 class Mixture:
     """The blocks of several domains laid end to end; rows number them through."""
 
-    domains: Mapping[str, Part]
+    domains: Mapping[str, DomainExamples]
     shares: Sequence[float] = ()
     """What each domain has of the examples of a run; without them nothing is drawn."""
     tells_domain: bool = False
@@ -91,7 +100,7 @@ class Mixture:
     ) -> NDArray[np.int64]:
         """The rows that step number `step` trains on, drawn by the shares."""
         sizes = [len(part) for part in self._parts]
-        return mixing.rows_of_step(
+        return mixed_rows_of_step(
             step,
             global_batch_size=global_batch_size,
             sizes=sizes,
@@ -105,13 +114,13 @@ class Mixture:
         self, step: int, *, global_batch_size: int, limit: int | None = None
     ) -> dict[str, float]:
         """How often each domain has been gone through when `step` steps are done."""
-        slots = mixing.slots_before(step, global_batch_size, limit)
-        given = mixing.given(np.array([slots]), self.shares)[0].tolist()
+        slots = slots_before(step, global_batch_size, limit)
+        given = examples_given(np.array([slots]), self.shares)[0].tolist()
         parts = zip(self.domains.items(), given, strict=True)
         return {name: number / len(part) for (name, part), number in parts}
 
     @cached_property
-    def _parts(self) -> list[Part]:
+    def _parts(self) -> list[DomainExamples]:
         return list(self.domains.values())
 
     @cached_property
@@ -146,3 +155,82 @@ def _implied(name: str, part: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return part.get("attention_mask", torch.ones_like(ids))
     assert name == "attention_mask", name
     return (part["documents"] > 0).long() if "documents" in part else torch.ones_like(ids)
+
+
+def examples_given(slots: NDArray[np.int64], shares: Sequence[float]) -> NDArray[np.int64]:
+    """[slots, domains], the examples that each domain has given before each slot.
+
+    They add up to the slot, and none is two or more away from the slot times its share (one, among
+    up to three domains). The domains are halved like a Huffman code, and each half gets its share
+    of the slots, rounded. Slots below 2^32.
+    """
+    found = np.zeros((len(slots), len(shares)), dtype=np.int64)
+    _deal(slots, _tree(tuple(shares)), found)
+    return found
+
+
+def mixed_rows_of_step(
+    step: int,
+    *,
+    global_batch_size: int,
+    sizes: Sequence[int],
+    shares: Sequence[float],
+    seed: int,
+    limit: int | None = None,
+    occurrences: bool = False,
+) -> NDArray[np.int64]:
+    """The rows that step number `step` (from 0) trains on, of the domains laid end to end.
+
+    A domain of n examples gives them in an order of its own for each of its epochs, as
+    `order.rows_of_step` does, whatever the others give. Slots at or past `limit` are left out.
+    `occurrences` adds the number of all rows for every epoch of the domain before, so that no two
+    of a run are alike.
+    """
+    slots = slots_of_step(step, global_batch_size, limit)
+    if not len(slots):
+        return slots
+    before = examples_given(np.append(slots, slots[-1] + 1), shares)
+    domains = np.diff(before, axis=0).argmax(axis=1)
+    before = before[:-1]
+    starts = np.cumsum([0, *sizes])
+    rows = np.empty_like(slots)
+    for domain in np.unique(domains).tolist():
+        here = domains == domain
+        own = before[here, domain]
+        rows[here] = starts[domain] + rows_of_slots(own, sizes[domain], (seed, domain))
+        if occurrences:
+            rows[here] += own // sizes[domain] * starts[-1]
+    return rows
+
+
+def slots_before(step: int, global_batch_size: int, limit: int | None = None) -> int:
+    """The slots of all steps before one."""
+    slots = step * global_batch_size
+    return slots if limit is None else min(slots, limit)
+
+
+@cache
+def _tree(shares: tuple[float, ...]) -> _Tree:
+    """The two smallest are joined, again and again (Huffman 1952): the larger a share, the fewer
+    roundings."""
+    ties = count()
+    trees: list[tuple[float, int, _Tree]] = [
+        (share, next(ties), domain) for domain, share in enumerate(shares) if share > 0
+    ]
+    heapq.heapify(trees)
+    while len(trees) > 1:
+        small, _, first = heapq.heappop(trees)
+        large, _, second = heapq.heappop(trees)
+        both = small + large
+        heapq.heappush(trees, (both, next(ties), (first, second, round(_ONE * small / both))))
+    return trees[0][2]
+
+
+def _deal(slots: NDArray[np.int64], tree: _Tree, found: NDArray[np.int64]) -> None:
+    if isinstance(tree, int):
+        found[:, tree] = slots
+        return
+    first, second, share = tree
+    own = (slots * share + _ONE // 2) >> _BITS
+    _deal(own, first, found)
+    _deal(slots - own, second, found)

@@ -9,6 +9,10 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
+WINDOW = 64
+"""Most batches whose examples are sorted together: the more, the less padding, and the less
+random are the batches."""
+
 _ROUNDS = 6
 _KEPT = 1 << 18
 """Examples up to which the whole order of an epoch is kept: a part of it takes longer to ask."""
@@ -105,3 +109,56 @@ def scramble(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
         values = (values ^ (values >> np.uint64(33))) * np.uint64(factor)
     return values ^ (values >> np.uint64(33))
+
+
+def rows_by_length(
+    step: int,
+    *,
+    global_batch_size: int,
+    lengths: NDArray[np.integer],
+    seed: int,
+    limit: int | None = None,
+) -> NDArray[np.int64]:
+    """The rows that step number `step` (from 0) trains on, the shortest first.
+
+    Each epoch puts the examples in an order of its own and cuts it into windows; in a window
+    the examples are sorted by length and cut into batches, and the batches are shuffled. So each
+    epoch sees every example once, whatever the batch size: a batch that an epoch's end parts holds
+    the last of the one epoch and the first of the next. Slots at or past `limit`, the examples of
+    the whole run, are left out. Takes time and memory for one window.
+    """
+    n = len(lengths)
+    first = step * global_batch_size
+    last = first + global_batch_size if limit is None else min(first + global_batch_size, limit)
+    parts = []
+    while first < last:
+        epoch, position = divmod(first, n)
+        stop = min(n, position + last - first)
+        end = min(n, (step + 1) * global_batch_size - epoch * n)
+        rows = _batch(epoch, position, end, global_batch_size, lengths, seed)
+        parts.append(rows[: stop - position])
+        first += stop - position
+    rows = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+    return rows[np.argsort(lengths[rows], kind="stable")]
+
+
+def _batch(
+    epoch: int, start: int, end: int, size: int, lengths: NDArray[np.integer], seed: int
+) -> NDArray[np.int64]:
+    """The rows of one epoch that stand at places start to end, which are one batch of `size`, or
+    the part of one that lies in the epoch."""
+    order = permutation(len(lengths), (seed, epoch))
+    head = -epoch * len(lengths) % size  # of the batch that the epoch before began
+    whole = (len(lengths) - head) // size  # batches that lie in the epoch
+    number, rest = divmod(start - head, size)
+    if end - start < size or rest or number >= whole:
+        return order(np.arange(start, end, dtype=np.int64))
+    window_size = -(-whole // -(-whole // WINDOW))  # windows of like size, at most WINDOW
+    window = number // window_size
+    before, count = window * window_size, min(window_size, whole - window * window_size)
+    places = head + before * size + np.arange(count * size, dtype=np.int64)
+    rows = order(places)
+    rows = rows[np.argsort(lengths[rows], kind="stable")].reshape(count, size)
+    shuffled = permutation(count, (seed, epoch, window))(np.array([number - before]))
+    chosen: NDArray[np.int64] = rows[shuffled[0]]
+    return chosen

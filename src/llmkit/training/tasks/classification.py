@@ -15,7 +15,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from llmkit.config.schema import Config
-from llmkit.data import dataset, fingerprints, lengths
+from llmkit.data import dataset, fingerprints, order
 from llmkit.data.dataset import Labelled
 from llmkit.data.examples import Encoded
 from llmkit.data.fingerprints import Fingerprints
@@ -171,7 +171,7 @@ class Classification(Task):
 
     def rows_of_step(self, step: int, *, global_batch_size: int, limit: int | None) -> Rows:
         """Every example once in each epoch, with others of about its length."""
-        return lengths.rows_of_step(
+        return order.rows_by_length(
             step,
             lengths=self.examples.lengths,
             seed=self.config.seed,

@@ -13,7 +13,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerF
 
 from llmkit.config import jobs
 from llmkit.config.schema import Config
-from llmkit.data import chats, fingerprints, lengths, look, order, packs, responses
+from llmkit.data import chats, fingerprints, look, order, packs, responses
 from llmkit.data.chats import Chats
 from llmkit.data.conversations import Conversation
 from llmkit.data.fingerprints import Fingerprints
@@ -220,7 +220,7 @@ class Completion(Task):
         how: dict[str, Any] = {"global_batch_size": global_batch_size, "limit": limit}
         how["seed"] = self.config.seed
         if self.examples.width is None:
-            return lengths.rows_of_step(step, lengths=self.examples.lengths, **how)
+            return order.rows_by_length(step, lengths=self.examples.lengths, **how)
         return order.rows_of_step(step, n_examples=len(self.examples), **how)
 
     def seen(self) -> Fingerprints:
