@@ -270,4 +270,4 @@ def _check_output(command: str, config: Config) -> None:
     if command in checks:
         checks[command]()
     if command == "generate" and config.generation.output_file is not None:
-        resumable.check_ours(Path(config.generation.output_file))
+        resumable.check_result_file(Path(config.generation.output_file))

@@ -153,7 +153,7 @@ def sign(directory: Path, change: Callable[[dict[str, Any]], object]) -> None:
 def test_a_manifest_that_names_files_elsewhere_is_refused(root: Path, name: str) -> None:
     entry = {"size": 1, "sha256": "0" * 64}
     sign(newer(root), lambda manifest: manifest["files"].update({name: entry}))
-    with pytest.raises(Unsafe, match="outside of its directory") as fault:
+    with pytest.raises(Unsafe, match="outside its directory") as fault:
         checkpoint.newest(root, print)
     assert fault.value.exit_code == 77
 

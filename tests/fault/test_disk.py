@@ -128,7 +128,7 @@ def test_a_cache_that_finds_no_room_is_told_with_the_variable_that_moves_it(
         environment={"LLMKIT_CACHE": str(tmp_path / "cache")},
     )
     assert ended.code == 73, ended.err
-    assert "next:  make room, or set LLMKIT_CACHE" in ended.err
+    assert "next:  free some space, or set LLMKIT_CACHE" in ended.err
     assert not (tmp_path / "run").exists()
     assert [path for path in (tmp_path / "cache").iterdir() if path.is_dir()] == []
 

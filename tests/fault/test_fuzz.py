@@ -243,7 +243,7 @@ def test_metrics_of_any_bytes(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(content)
     only_our_faults(lambda: jsonl.last_figures(path, step=1))
-    jsonl.JsonLines(path).go_back(len(content) + 1)
+    jsonl.JsonLines(path).truncate(len(content) + 1)
     assert path.read_bytes() == content[: content.rfind(b"\n") + 1]
 
 

@@ -102,7 +102,7 @@ def test_predictions_of_other_rows_are_not_gone_on_with(
     mine.write_text("id,text\n1,the cat\n")
     ended = trials.run(*command)
     assert ended.code == 0, ended.err
-    assert "made anew" in ended.err
+    assert "starting over" in ended.err
     assert output.read_text().count("\n") == 1
 
 

@@ -147,7 +147,7 @@ def test_what_was_made_with_something_else_is_made_anew(tmp_path, capsys) -> Non
     with pytest.raises(KeyboardInterrupt):
         broken_off(path, {"model": "b"}, PAIR, PAIR)
     write(PredictConfig(output=str(path)), SPAM)
-    assert "made anew" in capsys.readouterr().out
+    assert "starting over" in capsys.readouterr().out
     assert len(path.read_text().splitlines()) == 1
 
 

@@ -215,4 +215,4 @@ def test_the_cache_stands_where_the_environment_says(
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert cache.directory() == Path(place)
+    assert cache.cache_directory() == Path(place)

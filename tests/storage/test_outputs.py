@@ -84,7 +84,7 @@ def test_a_model_of_a_run_and_the_cache_are_not_data(
 
 def test_results_are_not_data(corpus: Path) -> None:
     before = found(corpus)
-    with resumable.open_lines(corpus / "said.jsonl", {"model": "m"}) as written:
+    with resumable.open_result_lines(corpus / "said.jsonl", {"model": "m"}) as written:
         written.add({"prompt": "a", "text": "b"})
     rows = [Prediction(("long " * 90000,), "y", {"y": 0.9, "z": 0.1}, {"id": 3})]
     for name in ("labels.jsonl", "labels.csv"):

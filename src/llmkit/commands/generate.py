@@ -30,7 +30,7 @@ from llmkit.models.location import locate_tokenizer
 from llmkit.models.pretrained import Pretrained
 from llmkit.reporting.console import Console
 from llmkit.storage import resumable
-from llmkit.storage.resumable import Lines
+from llmkit.storage.resumable import ResultLines
 
 if TYPE_CHECKING:
     from llmkit.distributed.processes import Processes
@@ -95,7 +95,7 @@ def check(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
     work = _prepare(config, sources)
     _tell(work, console)
     if config.generation.output_file is not None:
-        resumable.check_settings(Path(config.generation.output_file), _identity(work))
+        resumable.check_result_settings(Path(config.generation.output_file), _identity(work))
     return {
         "command": "generate",
         "prompts": len(work.prompts),
@@ -187,7 +187,7 @@ def _write(
     engine: Engine,
     done: int,
     processes: Processes | None,
-    results: Lines | None,
+    results: ResultLines | None,
     console: Console,
     stop: StopSignal,
 ) -> None:
@@ -247,7 +247,7 @@ def _gathered(records: Sequence[Record], processes: Processes) -> list[list[Reco
 
 
 def _put(
-    record: Record, number: int, config: Config, results: Lines | None, console: Console
+    record: Record, number: int, config: Config, results: ResultLines | None, console: Console
 ) -> None:
     """Hands over one sample: to the results, as a JSON line, or as text for people."""
     if not is_main_process():
@@ -275,13 +275,13 @@ def _is_streamed(work: Work, console: Console) -> bool:
 
 
 @contextmanager
-def _output(work: Work) -> Iterator[Lines | None]:
+def _output(work: Work) -> Iterator[ResultLines | None]:
     """The file of results, if one is asked for: this process's to write, and of these prompts."""
     path = work.config.generation.output_file
     if path is None or not is_main_process():
         yield None
         return
-    with resumable.open_lines(Path(path), _identity(work)) as results:
+    with resumable.open_result_lines(Path(path), _identity(work)) as results:
         per_prompt = work.config.generation.num_return_sequences
         for number, record in enumerate(results.done):
             place, index = divmod(number, per_prompt)

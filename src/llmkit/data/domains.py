@@ -54,7 +54,7 @@ class RawText:
     @cached_property
     def _corpus(self) -> Corpus:
         with self.watch("reading", self.n_bytes) as advance:
-            read = corpus.spool(self.found, self.config.data, cache.directory(), advance)
+            read = corpus.spool(self.found, self.config.data, cache.cache_directory(), advance)
         if not read.n_documents:
             raise DataError(
                 f"{self.name} holds no text: all {read.blank:,} documents are blank",

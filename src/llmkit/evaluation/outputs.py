@@ -15,7 +15,7 @@ from llmkit.storage import atomic, outputs
 def check(paths: Iterable[str | None]) -> None:
     """Raises WriteError for a file that cannot be written, or that no evaluation wrote."""
     for path in [Path(path) for path in paths if path is not None]:
-        atomic.check_place(path)
+        atomic.check_writable(path)
         try:
             is_ours = not path.exists() or (path.is_file() and outputs.holds_evaluation(path))
         except OSError as error:

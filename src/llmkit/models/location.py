@@ -11,8 +11,6 @@ from llmkit.errors import DataError, InputNotFound, LlmkitError, NoValidCheckpoi
 from llmkit.models import foreign
 from llmkit.storage import atomic, outputs, paths
 
-SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
-
 
 def locate(name_or_path: str) -> str:
     """The directory that holds the model, or the hub name as it is.
@@ -85,9 +83,9 @@ def check_directory(directory: Path) -> None:
     if index.exists():
         files = read_json(index).get("weight_map")
         for name in files.values() if isinstance(files, dict) else [files]:
-            if not isinstance(name, str) or not SAFE_NAME.fullmatch(name):
+            if not isinstance(name, str) or not atomic.SAFE_NAME.fullmatch(name):
                 raise Unsafe(
-                    f"the index names a file outside of its directory: {name!r}",
+                    f"the index names a file outside its directory: {name!r}",
                     where=str(index),
                     next="use a model whose index names its own files only",
                 )

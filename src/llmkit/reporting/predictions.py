@@ -17,7 +17,7 @@ from typing import Any
 from llmkit.config.schema import PredictConfig
 from llmkit.errors import WriteError
 from llmkit.storage import atomic, outputs, resumable
-from llmkit.storage.resumable import Parts
+from llmkit.storage.resumable import ResultParts
 
 DIGITS = 6
 """Decimals of a probability."""
@@ -57,7 +57,7 @@ class Prediction:
         own = {"label": _cell(self.label)}
         own |= {f"probability_{name}": value for name, value in self.probabilities.items()}
         if not self.probabilities:
-            own[outputs.PROBLEM_TYPE] = outputs.REGRESSION
+            own[outputs.PROBLEM_TYPE] = outputs.NUMBER
         given = dict(self.cells) or {**self.columns, **texts}
         repeated = {
             f"input_{name}" if name in own else name: _cell(plain(value))
@@ -84,7 +84,7 @@ def _cell(value: Any) -> Any:
 class Writer:
     """Writes predictions to stdout, or adds them to the parts of a file."""
 
-    def __init__(self, format: str, parts: Parts | None = None) -> None:
+    def __init__(self, format: str, parts: ResultParts | None = None) -> None:
         self.format, self.parts = format, parts
         self.rows = parts.results if parts else 0
         """Predictions that stand."""
@@ -167,7 +167,7 @@ def opened(
     if settings.output is None:
         yield Writer(format_of(settings))
         return
-    with resumable.open_parts(Path(settings.output), made_with, say) as parts:
+    with resumable.open_result_parts(Path(settings.output), made_with, say) as parts:
         yield Writer(format_of(settings), parts)
 
 
@@ -184,7 +184,7 @@ def check(settings: PredictConfig) -> None:
     if settings.output is None:
         return
     path = Path(settings.output)
-    atomic.check_place(path)
+    atomic.check_writable(path)
     try:
         ours = not path.exists() or (path.is_file() and _may_be_replaced(path))
     except OSError as error:

@@ -1,8 +1,9 @@
-"""Directories that exist whole or not at all, and that prove that they are undamaged.
+"""Write directories atomically, with a manifest that reveals damage.
 
-A directory is filled under a temporary name beside its target, every file is hashed and flushed to
-the disk, a manifest with the hashes is written last, and one rename makes it visible. A crash at
-any instant leaves the old state or the new one. The manifest shows damage; it is no signature.
+A directory is filled under a temporary name beside its target. Every file is hashed and flushed to
+disk, a manifest with the hashes is written last, and one rename makes the directory visible. A
+crash at any instant leaves the old state or the new one. The manifest detects damage; it is not a
+cryptographic signature.
 """
 
 from __future__ import annotations
@@ -19,23 +20,23 @@ from typing import Any
 
 from llmkit.errors import NoValidCheckpoint, Unsafe, WriteError
 
-FORMAT = 1
+_FORMAT = 1
 MANIFEST = "manifest.json"
 LARGEST_MANIFEST = 1 << 24
-"""Characters of a manifest that are read; those that we write have some hundreds."""
+"""Maximum number of characters read from a manifest; ours have a few hundred."""
 SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
 class DamagedError(Exception):
-    """A directory is not what its manifest says; the text names the file and the difference."""
+    """A directory does not match its manifest; the text names the file and the difference."""
 
 
 def commit(target: Path, fill: Callable[[Path], None], facts: Mapping[str, Any]) -> None:
-    """Makes `target` with the files that `fill` writes into the directory it is given.
+    """Creates `target` with the files that `fill` writes into the directory passed to it.
 
-    `facts` go into the manifest, as they are when `fill` is done. What stood there before is given
-    up only when the new directory is whole. Raises WriteError when the disk does not take it;
-    nothing is left behind then.
+    `facts` are stored in the manifest, read after `fill` returns. An earlier `target` is removed
+    only when the new directory is complete. Raises WriteError when writing fails, and then leaves
+    nothing behind.
     """
     partial = target.with_name(f".tmp-{target.name}-{os.getpid()}")
     try:
@@ -44,9 +45,9 @@ def commit(target: Path, fill: Callable[[Path], None], facts: Mapping[str, Any])
         partial.mkdir()
         fill(partial)
         files = {path.name: _flush(path) for path in sorted(partial.iterdir())}
-        _write_manifest(partial / MANIFEST, {"format": FORMAT, **facts, "files": files})
+        _write_manifest(partial / MANIFEST, {"format": _FORMAT, **facts, "files": files})
         flush_directory(partial)
-        _put_in_place(partial, target)
+        _publish(partial, target)
     except Exception as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise cannot_write(error, target) from error
@@ -56,20 +57,23 @@ def commit(target: Path, fill: Callable[[Path], None], facts: Mapping[str, Any])
 
 
 def verify(directory: Path, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, Any]:
-    """The facts of a directory whose wanted files are undamaged; raises DamagedError, Unsafe for a
-    manifest that names files outside of it, NoValidCheckpoint for one of a newer llmkit."""
+    """Returns the manifest of a directory after verifying its wanted files.
+
+    Raises DamagedError, Unsafe for a manifest that names files outside its directory, and
+    NoValidCheckpoint for a manifest of a newer llmkit.
+    """
     manifest = read_manifest(directory)
     verify_files(directory, {n: file for n, file in manifest["files"].items() if wanted(n)})
     return manifest
 
 
 def verify_files(directory: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raises DamagedError where a file has not the `size` and the `sha256` that its entry says, and
-    Unsafe for a file outside of the directory."""
+    """Raises DamagedError for a file whose `size` or `sha256` differs from its entry, and Unsafe
+    for a file outside the directory."""
     for name, expected in files.items():
         if not SAFE_NAME.fullmatch(name) or (directory / name).is_symlink():
             raise Unsafe(
-                f"the manifest names a file outside of its directory: {name!r}",
+                f"the manifest names a file outside its directory: {name!r}",
                 where=str(directory / MANIFEST),
                 next="remove this directory",
             )
@@ -77,15 +81,15 @@ def verify_files(directory: Path, files: Mapping[str, Mapping[str, Any]]) -> Non
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
-    """The manifest, undamaged in itself; raises DamagedError, or NoValidCheckpoint for one of a
-    newer llmkit."""
+    """Returns the manifest after verifying its own hash; raises DamagedError, or NoValidCheckpoint
+    for a manifest of a newer llmkit."""
     try:
         outer = _read_outer(directory)
         manifest = outer["manifest"]
         whole = outer["sha256"] == _digest(manifest)
-        if whole and manifest["format"] > FORMAT:
+        if whole and manifest["format"] > _FORMAT:
             raise NoValidCheckpoint(
-                "it was made by a newer llmkit",
+                "it was written by a newer llmkit",
                 where=str(directory / MANIFEST),
                 kept="all files, untouched",
                 next="update llmkit",
@@ -102,7 +106,8 @@ def read_manifest(directory: Path) -> dict[str, Any]:
 
 
 def is_signed(directory: Path) -> bool:
-    """Whether a directory has a manifest that is, or may have been, one of ours."""
+    """Whether a directory has a manifest that llmkit wrote, or a damaged one that it may have
+    written."""
     try:
         found = _read_outer(directory)
     except FileNotFoundError:
@@ -113,27 +118,27 @@ def is_signed(directory: Path) -> bool:
 
 
 def discard(directory: Path) -> None:
-    """Deletes a directory such that a crash half-way leaves no half directory of its name."""
+    """Deletes a directory; a crash half-way leaves no incomplete directory of that name."""
     shutil.rmtree(_to_trash(directory), ignore_errors=True)
 
 
-def set_aside(directory: Path) -> Path:
-    """Renames a damaged directory so that it is never read again, and says its new name."""
+def quarantine(directory: Path) -> Path:
+    """Renames a damaged directory so that it is never read again; returns its new path."""
     for number in range(1, 1000):
-        aside = directory.with_name(f".corrupt-{directory.name}-{number}")
-        if not aside.exists():
-            return directory.rename(aside)
-    raise WriteError("there are too many damaged directories here", where=str(directory.parent))
+        quarantined = directory.with_name(f".corrupt-{directory.name}-{number}")
+        if not quarantined.exists():
+            return directory.rename(quarantined)
+    raise WriteError("too many damaged directories", where=str(directory.parent))
 
 
 def clean(parent: Path, prefix: str = "") -> None:
-    """Removes what killed processes have left half-done of directories whose name begins so."""
+    """Removes incomplete directories, left by killed processes, whose names start with `prefix`."""
     for leftover in [*parent.glob(f".tmp-{prefix}*"), *parent.glob(f".trash-{prefix}*")]:
         shutil.rmtree(leftover, ignore_errors=True)
 
 
 def make_directory(directory: Path) -> None:
-    """Makes a directory, and those above it, such that their names outlast a power loss."""
+    """Creates a directory and its parents; their names survive a power loss."""
     if not directory.is_dir():
         make_directory(directory.parent)
         directory.mkdir(exist_ok=True)
@@ -141,7 +146,7 @@ def make_directory(directory: Path) -> None:
 
 
 def flush_directory(directory: Path) -> None:
-    """Makes the names in a directory outlast a power loss."""
+    """Flushes a directory's entries to disk, so that its names survive a power loss."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -150,13 +155,13 @@ def flush_directory(directory: Path) -> None:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Writes a small text file, whole or not at all; raises WriteError."""
-    # A name that is not UTF-8 has lone surrogates, which become the escapes of JSON.
+    """Writes a small text file atomically; raises WriteError."""
+    # A file name that is not UTF-8 has lone surrogates; they become JSON escapes.
     replace_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def replace_bytes(path: Path, content: bytes) -> None:
-    """Writes a small file, whole or not at all; raises WriteError."""
+    """Writes a small file atomically; raises WriteError."""
     partial = partial_of(path)
     try:
         with partial.open("wb") as file:
@@ -172,14 +177,14 @@ def replace_bytes(path: Path, content: bytes) -> None:
 
 
 def partial_of(path: Path) -> Path:
-    """Where a small file stands until it is whole."""
+    """The temporary path of a small file until it is complete."""
     return path.with_name(f".{path.name}.tmp")
 
 
 def cannot_write(error: Exception, target: Path) -> Exception:
-    """The fault that a failed write stands for; an error of another kind as it is.
+    """The WriteError for a failed write; any other error is returned unchanged.
 
-    safetensors hides the system's error number in its text.
+    safetensors hides the system's error number in its message.
     """
     hidden = re.search(r"os error (\d+)", str(error))
     number = getattr(error, "errno", None) or (int(hidden.group(1)) if hidden else None)
@@ -192,13 +197,13 @@ def cannot_write(error: Exception, target: Path) -> Exception:
     return WriteError(
         f"cannot write {target.name}: {what}",
         where=str(target),
-        kept="all that was saved before; nothing half-written is left",
+        kept="everything saved before; no incomplete file is left",
         next=next_step,
     )
 
 
-def check_place(path: Path) -> None:
-    """Raises WriteError, and writes nothing, where no file can be made at a path."""
+def check_writable(path: Path) -> None:
+    """Raises WriteError, without writing anything, if no file can be created at a path."""
     try:
         existing = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
         is_directory = path.is_dir()
@@ -210,18 +215,18 @@ def check_place(path: Path) -> None:
     elif not parent.is_dir():
         what, advice = f"{parent} is not a directory", "choose another name"
     elif not os.access(parent, os.W_OK | os.X_OK):
-        what, advice = f"{parent} is not writable", "choose another place"
+        what, advice = f"{parent} is not writable", "choose another location"
     else:
         return
     raise WriteError(f"cannot write {path.name or path}: {what}", where=str(path), next=advice)
 
 
 def free_bytes(path: Path) -> int:
-    """Free space where the path is, or will be."""
+    """Free bytes on the disk where the path is or will be."""
     return shutil.disk_usage(next(p for p in (path, *path.parents) if p.exists())).free
 
 
-def _put_in_place(partial: Path, target: Path) -> None:
+def _publish(partial: Path, target: Path) -> None:
     old = _to_trash(target) if target.exists() else None
     try:
         partial.rename(target)
@@ -242,7 +247,7 @@ def _to_trash(directory: Path) -> Path:
 
 def _flush(path: Path) -> dict[str, Any]:
     with path.open("rb+") as file:
-        # safetensors makes files that only their owner can read, whatever the umask.
+        # safetensors creates files that only their owner can read, regardless of the umask.
         os.fchmod(file.fileno(), path.parent.stat().st_mode & 0o666)
         os.fsync(file.fileno())
         return {
@@ -253,7 +258,7 @@ def _flush(path: Path) -> dict[str, Any]:
 
 def _verify_file(path: Path, expected: Mapping[str, Any]) -> None:
     try:
-        with open(path, "rb", opener=_open_itself) as file:
+        with open(path, "rb", opener=_open_regular) as file:
             size = os.fstat(file.fileno()).st_size
             if size != expected["size"]:
                 raise DamagedError(f"{path.name} has {size} bytes instead of {expected['size']}")
@@ -266,13 +271,13 @@ def _verify_file(path: Path, expected: Mapping[str, Any]) -> None:
         )
 
 
-def _open_itself(path: str, flags: int) -> int:
-    """Opens a file, not what it links to, and waits for no other end of a pipe."""
+def _open_regular(path: str, flags: int) -> int:
+    """Opens a file without following links and without blocking on a pipe."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def _read_outer(directory: Path) -> Any:
-    with open(directory / MANIFEST, encoding="utf-8", opener=_open_itself) as file:
+    with open(directory / MANIFEST, encoding="utf-8", opener=_open_regular) as file:
         return json.loads(file.read(LARGEST_MANIFEST))
 
 

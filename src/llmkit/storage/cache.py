@@ -1,4 +1,4 @@
-"""Directories that are built once, and used again only if they are undamaged."""
+"""A cache of directories: each is built once and reused only if undamaged."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from llmkit.progress import Say, Watch
 from llmkit.storage import atomic
 from llmkit.storage.lock import try_lock
 
-_ADVICE = "make room, or set LLMKIT_CACHE to a directory with room that can be written"
+_ADVICE = "free some space, or set LLMKIT_CACHE to a writable directory with enough space"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A directory of the cache that is what it was when it was built."""
+    """A verified directory of the cache."""
 
     path: Path
     info: dict[str, Any]
-    """What its builder noted."""
+    """Metadata from its builder."""
     fingerprint: str
-    """The sha256 of what it holds."""
+    """The sha256 of its contents."""
     reused: bool
 
 
-def directory() -> Path:
+def cache_directory() -> Path:
     """The cache: $LLMKIT_CACHE, else $XDG_CACHE_HOME/llmkit, else ~/.cache/llmkit.
 
-    Raises WriteError where there is no home directory, or its name is not UTF-8.
+    Raises WriteError if there is no home directory, or its name is not UTF-8.
     """
     own = os.environ.get("LLMKIT_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
@@ -44,30 +44,31 @@ def directory() -> Path:
         str(path).encode()
     except (RuntimeError, UnicodeError) as fault:
         raise WriteError(
-            f"there is no place for the cache: {fault}",
+            f"no usable cache directory: {fault}",
             where="LLMKIT_CACHE",
-            next="set LLMKIT_CACHE to a directory that can be written",
+            next="set LLMKIT_CACHE to a writable directory",
         ) from fault
     return path
 
 
 def key(*parts: object) -> str:
-    """A short name that stands for the parts."""
+    """A short hash of the parts, to name an entry."""
     return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:32]
 
 
 def open_or_build(
     name: str, build: Callable[[Path], dict[str, Any]], watch: Watch, say: Say
 ) -> Entry:
-    """The entry of this name; `build` fills its directory, and returns notes, where there is none.
+    """Opens the entry of this name; if there is none, `build` fills its directory and returns its
+    metadata.
 
-    What the notes hold under `derived` follows from the rest: it is no part of the fingerprint, so
-    that entries written without it are the same. It joins the notes when the entry is opened.
+    Metadata under `derived` follows from the rest: it is not part of the fingerprint, so that
+    entries written without it are the same. Opening an entry merges it into `info`.
 
-    Processes that want the same entry at once build it once. An entry that is damaged is set aside
-    and built again. Raises WriteError where the cache cannot be written.
+    Processes that need the same entry at once build it once. A damaged entry is quarantined and
+    rebuilt. Raises WriteError if the cache cannot be written.
     """
-    path = directory() / name
+    path = cache_directory() / name
     entry, _ = _open(path)
     if entry:
         return entry
@@ -78,18 +79,18 @@ def open_or_build(
         info: dict[str, Any] = {}
         with writing(path):
             if damage:
-                aside = atomic.set_aside(path)
-                say(f"cache: {name} is damaged ({damage}); set aside as {aside.name}, built again")
+                moved = atomic.quarantine(path).name
+                say(f"cache: {name} is damaged ({damage}); quarantined as {moved}, rebuilding")
             atomic.clean(path.parent, f"{name}-")
             atomic.commit(path, lambda partial: info.update(build(partial)), {"info": info})
     entry, damage = _open(path)
     if not entry:
-        raise WriteError(f"{path} does not read back as it was written: {damage}", where=str(path))
+        raise WriteError(f"{path} was damaged as it was written: {damage}", where=str(path))
     return replace(entry, reused=False)
 
 
 def _open(path: Path) -> tuple[Entry | None, str]:
-    """The entry if it is undamaged; else None, and the damage of what stands there."""
+    """The entry if it is undamaged; else None and a description of the damage, if any."""
     if not path.is_dir():
         return None, ""
     try:
@@ -108,7 +109,7 @@ def _open(path: Path) -> tuple[Entry | None, str]:
 
 
 def _older_manifest(path: Path) -> dict[str, Any] | None:
-    """The manifest of an entry that an earlier llmkit built, if it is one and undamaged."""
+    """The manifest of an undamaged entry that an earlier llmkit built; None for any other."""
     try:
         older = json.loads((path / atomic.MANIFEST).read_text(encoding="utf-8"))
         files = {
@@ -128,14 +129,14 @@ def _fingerprint(files: Mapping[str, Mapping[str, Any]], info: Mapping[str, Any]
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Raises WriteError, with the variable that moves the cache, where it cannot be written."""
+    """Turns failed writes into a WriteError that names the variable for the cache's location."""
     try:
         yield
     except OSError as error:
         raise WriteError(
             f"cannot write to the cache: {error.strerror or error}",
             where=str(error.filename or path),
-            kept="nothing half-written is left",
+            kept="no incomplete file is left",
             next=_ADVICE,
         ) from error
     except WriteError as fault:
@@ -145,13 +146,13 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _locked(path: Path, watch: Watch) -> Iterator[None]:
-    """Holds the lock of an entry; waits while another process has it."""
+    """Holds the lock of an entry, after waiting for any other process that holds it."""
     with writing(path):
         atomic.make_directory(path.parent)
         file = path.with_name(f"{path.name}.lock").open("a")
     with file:
         if not try_lock(file):
-            with watch("waiting for another process that prepares the same data", 0) as advance:
+            with watch("waiting for another process that is preparing the same data", 0) as advance:
                 while not try_lock(file):
                     time.sleep(0.1)
                     advance(0)

@@ -1,4 +1,4 @@
-"""Metrics as JSON lines: whole lines only, and a length that a checkpoint can go back to."""
+"""Metrics as JSON lines: only complete lines, truncated to a checkpoint's length on resume."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llmkit.errors import DataError, WriteError
 class JsonLines:
     """A file of one JSON object per line, appended to by one process.
 
-    Raises WriteError when the disk does not take a line; what stood in the file stays.
+    Raises WriteError when a line cannot be written; earlier lines are kept.
     """
 
     def __init__(self, path: Path) -> None:
@@ -23,11 +23,11 @@ class JsonLines:
 
     @property
     def size(self) -> int:
-        """Bytes in the file."""
+        """Size of the file in bytes."""
         return self.path.stat().st_size if self.path.exists() else 0
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Adds one line, all of it or nothing."""
+        """Appends one line, completely or not at all."""
         line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
         before = self.size
         try:
@@ -39,14 +39,14 @@ class JsonLines:
             raise
 
     def flush(self) -> None:
-        """Makes the lines outlast a power loss."""
+        """Flushes the lines to disk, so that they survive a power loss."""
         if self.path.is_file():
             with self._writing(), self.path.open("ab") as file:
                 os.fsync(file.fileno())
 
-    def go_back(self, size: int) -> None:
-        """Forgets all lines after the first `size` bytes: they belong to steps that are redone. The
-        file is there afterwards."""
+    def truncate(self, size: int) -> None:
+        """Removes all lines after the first `size` bytes: they belong to steps that will be
+        repeated. Creates a missing file."""
         if not self.path.exists():
             with self._writing():
                 self.path.touch()
@@ -67,7 +67,7 @@ class JsonLines:
             ) from error
 
     def _whole_lines(self) -> int:
-        """Bytes up to the end of the last line that has one."""
+        """Bytes up to the end of the last complete line."""
         return self.path.read_bytes().rfind(b"\n") + 1 if self.path.is_file() else 0
 
     def _cut(self, size: int) -> None:
@@ -76,7 +76,7 @@ class JsonLines:
 
 
 def last_figures(path: Path, step: int) -> dict[str, Any]:
-    """The last value of each figure up to a step."""
+    """The latest value of each figure up to and including a step."""
     figures: dict[str, Any] = {}
     for record in read_records(path):
         if record.get("step", 0) <= step:
@@ -85,7 +85,7 @@ def last_figures(path: Path, step: int) -> dict[str, Any]:
 
 
 def read_records(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a file of JSON lines, in order; raises DataError for a line that is none."""
+    """Yields the records of a JSON-lines file in order; raises DataError for an invalid line."""
     with path.open(encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, 1):
             try:
@@ -94,7 +94,7 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
                 record = None
             if not isinstance(record, dict):
                 raise DataError(
-                    "is no line that llmkit has written",
+                    "this line was not written by llmkit",
                     where=f"{path}:{number}",
                     kept="everything",
                     next="remove the line, then run the same command again",

@@ -1,4 +1,4 @@
-"""One lock for what only one process may write at a time."""
+"""An exclusive lock for files that only one process may write at a time."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import IO, Any
 
 
 def try_lock(file: IO[Any]) -> bool:
-    """Locks an open file for this process; whether no other process holds the lock.
+    """Tries to lock an open file for this process; False if another process holds the lock.
 
-    The system releases it when the file is closed, and when the process ends, however it ends.
+    The system releases the lock when the file is closed or the process ends, however it ends.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

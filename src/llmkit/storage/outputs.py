@@ -1,7 +1,7 @@
-"""What llmkit has written itself: run directories, its cache and files of results.
+"""Recognize llmkit's own outputs: run directories, the cache and result files.
 
-None of it is data. A directory or a glob that holds some gives what it gave before they were
-written, so that the same command works again. A file that is named is read, whatever wrote it.
+They are not data. A directory or glob skips them, so that the same command reads the same data
+again. A file that is named explicitly is read, whatever wrote it.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ _STEP = re.compile(r"step-[0-9]{10}")
 _CACHE_LOCK = re.compile(r"token(s|izer)-[0-9a-f]{32}\.lock")
 
 EVALUATION = "llmkit evaluate"
-"""Names the generator of the pages that `evaluate` writes."""
+"""The generator that pages written by `evaluate` name."""
 
-PROBLEM_TYPE, REGRESSION = "problem_type", "regression"
-"""The column that predicted numbers have in place of probabilities, and what it says."""
+PROBLEM_TYPE, NUMBER = "problem_type", "regression"
+"""The column that predicted numbers have instead of probabilities, and its value."""
 
 _EVALUATION = re.compile(
     rf'\{{\s*"command": "evaluate"|command: evaluate\n|<!doctype html>.*content="{EVALUATION}"',
     re.IGNORECASE | re.DOTALL,
 )
-_LINE = 1 << 20  # bytes of a first line that show what wrote a file
+_LINE = 1 << 20  # bytes of the first line that are read to see what wrote a file
 _PAGE = 4096
 
 
 def checkpoints(directory: Path) -> list[Path]:
-    """The checkpoints that stand in the `checkpoints` directory of a run, the newest last."""
+    """The checkpoints in the `checkpoints` directory of a run, newest last."""
     if not directory.is_dir():
         return []
     return sorted(each for each in directory.iterdir() if _STEP.fullmatch(each.name))
 
 
 def walk(directory: Path) -> Iterator[Path]:
-    """The files below a directory that are neither hidden nor outputs of llmkit."""
+    """Yields the files below a directory that are neither hidden nor outputs of llmkit."""
     for folder, folders, names in os.walk(directory):
         if is_output_directory(Path(folder)):
             folders.clear()
@@ -57,8 +57,10 @@ def walk(directory: Path) -> Iterator[Path]:
 
 
 def without(paths: Iterable[Path], root: Path) -> list[Path]:
-    """The paths that are not outputs of llmkit, and not in an output directory at or below `root`:
-    what lies above it was named."""
+    """The paths that are neither outputs of llmkit nor in an output directory at or below `root`.
+
+    Directories above `root` do not count: the user named `root` explicitly.
+    """
     found: dict[Path, bool] = {}
 
     def ours(folder: Path) -> bool:
@@ -71,7 +73,7 @@ def without(paths: Iterable[Path], root: Path) -> list[Path]:
 
 
 def is_output_directory(directory: Path) -> bool:
-    """Whether a directory is a run, a model or checkpoint of one, or the cache."""
+    """Whether a directory is a run, a model or checkpoint of a run, or the cache."""
     return _is_run(directory) or _is_committed(directory) or _is_cache(directory)
 
 
@@ -85,14 +87,14 @@ def is_output_file(path: Path) -> bool:
 
 
 def holds_predictions(path: Path) -> bool:
-    """Whether a file was written by `predict`; raises OSError where it cannot be read."""
+    """Whether a file was written by `predict`; raises OSError if it cannot be read."""
     with path.open("rb") as file:
         first = file.readline(_LINE).decode("utf-8", "replace")
     return _is_prediction(first) if first.startswith("{") else _has_predictions(first)
 
 
 def holds_evaluation(path: Path) -> bool:
-    """Whether a file was written by `evaluate`; raises OSError where it cannot be read."""
+    """Whether a file was written by `evaluate`; raises OSError if it cannot be read."""
     with path.open("rb") as file:
         return bool(_EVALUATION.match(file.read(_PAGE).decode("utf-8", "replace")))
 
@@ -111,10 +113,10 @@ def _is_run(directory: Path) -> bool:
 
 
 def _is_committed(directory: Path) -> bool:
-    """Whether a directory was written by the protocol of `llmkit.storage.atomic`."""
+    """Whether `llmkit.storage.atomic` wrote a directory."""
     try:
         atomic.read_manifest(directory)
-    except NoValidCheckpoint:  # of a newer llmkit
+    except NoValidCheckpoint:  # written by a newer llmkit
         return True
     except atomic.DamagedError:
         return False
@@ -122,11 +124,11 @@ def _is_committed(directory: Path) -> bool:
 
 
 def _is_cache(directory: Path) -> bool:
-    """Whether a directory is the cache, or was that of an earlier command."""
+    """Whether a directory is the cache, or was the cache of an earlier command."""
     if any(_CACHE_LOCK.fullmatch(each.name) for each in directory.glob("to*.lock")):
         return True
     try:
-        return cache.directory().samefile(directory)
+        return cache.cache_directory().samefile(directory)
     except (OSError, WriteError):
         return False
 
@@ -142,7 +144,7 @@ def _is_result(name: str, size: int, changed: int) -> bool:
 
 
 def _is_prediction(line: str) -> bool:
-    """Whether a line of JSON is the prediction for a row."""
+    """Whether a JSON line is the prediction for a row."""
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):
@@ -153,12 +155,12 @@ def _is_prediction(line: str) -> bool:
 
 
 def _has_predictions(header: str) -> bool:
-    """Whether the first row of a table names the columns that `predict` adds, as its last ones."""
+    """Whether the first row of a table ends with the names of the columns that `predict` adds."""
     if ",label," not in header:
         return False
     try:
         names = next(csv.reader([header]), [])
-    except csv.Error:  # a line of text, longer than any name
+    except csv.Error:  # a line of text that is longer than a CSV field may be
         return False
     after = names[names.index("label") + 1 :] if "label" in names else []
     if after == [PROBLEM_TYPE]:

@@ -1,4 +1,4 @@
-"""File names from users: which are paths, and which file a typo meant."""
+"""File names from users: tell paths from hub names, and suggest files for a misspelled path."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 def looks_like_path(name: str) -> bool:
     """Whether a name must be a path rather than a model or data set on the hub.
 
-    OWNER/NAME is a path if the current directory holds OWNER, and always under `runs`, the default
-    place of run directories.
+    OWNER/NAME is a path if the current directory contains OWNER, and always if OWNER is `runs`, the
+    default location of run directories.
     """
     if name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1:
         return True
@@ -20,25 +20,25 @@ def looks_like_path(name: str) -> bool:
 
 
 def near(path: Path) -> list[Path]:
-    """Existing paths that a missing path may have meant, the most likely first.
+    """Existing paths that resemble a missing path, the most likely first.
 
-    Every part may be misspelled; the search ends before a part that nothing resembles.
+    Every part may be misspelled; the search stops before a part that nothing resembles.
     """
     candidates = [Path(path.anchor)]
     for part in path.parts[bool(path.anchor) :]:
-        found = [each for folder in candidates for each in _named(folder, part)][:3]
+        found = [each for folder in candidates for each in _entries_like(folder, part)][:3]
         if not found:
             break
         candidates = found
     return [each for each in candidates if each not in (path, *path.parents)]
 
 
-def _named(folder: Path, name: str) -> list[Path]:
-    """The entry of a folder with this name, or those with similar names."""
+def _entries_like(folder: Path, name: str) -> list[Path]:
+    """The entry of a folder with this name, or else those with similar names."""
     if os.path.lexists(folder / name):
         return [folder / name]
     try:
-        there = os.listdir(folder)  # noqa: PTH208 (a folder may have very many files)
+        names = os.listdir(folder)  # noqa: PTH208 (a folder may have very many files)
     except OSError:
         return []
-    return [folder / found for found in difflib.get_close_matches(name, there)]
+    return [folder / found for found in difflib.get_close_matches(name, names)]

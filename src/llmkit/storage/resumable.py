@@ -1,8 +1,8 @@
-"""Files of results from which a job that was stopped resumes: no result is lost or written twice.
+"""Result files from which an interrupted job resumes: no result is lost or written twice.
 
-Those of `generate` are lines that stand in the file at once; what they were made with stands beside
-it. Those of `predict` stand in parts under another name until the file is whole, beside a note that
-says how much of them is whole, and what they were made with.
+`generate` appends JSON lines to the final file; a file beside it records their settings. `predict`
+appends parts to a temporary file, which is renamed when it is complete; a note beside it records
+how much is valid, and the settings.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from llmkit.storage import atomic
 from llmkit.storage.lock import try_lock
 
 SETTINGS = ".settings.json"
-"""Ends the name of the file beside lines that says what they were made with."""
+"""Suffix of the file that records the settings of the result lines beside it."""
 
 
 class Results:
-    """An open file of results that only this process writes."""
+    """An open result file, locked so that only this process writes it."""
 
     def __init__(self, path: Path, file: IO[bytes]) -> None:
         self.path, self.file = path, file
 
     def append(self, text: str) -> None:
-        """Adds text, which outlasts a kill when this returns; raises WriteError."""
+        """Appends text, which survives a kill once this returns; raises WriteError."""
         try:
             self.file.write(text.encode("utf-8", "backslashreplace"))
             self.file.flush()
@@ -38,37 +38,38 @@ class Results:
             raise atomic.cannot_write(error, self.path) from error
 
     def flush(self) -> None:
-        """Makes the results outlast a power loss; raises WriteError."""
+        """Flushes the results to disk, so that they survive a power loss; raises WriteError."""
         try:
             os.fsync(self.file.fileno())
         except OSError as error:
             raise atomic.cannot_write(error, self.path) from error
 
 
-class Lines(Results):
-    """Results as lines of JSON, in place."""
+class ResultLines(Results):
+    """Results as JSON lines in the final file."""
 
     def __init__(self, path: Path, file: IO[bytes]) -> None:
         super().__init__(path, file)
         self.done = _whole_lines(file, path)
-        """The results that the file holds already."""
+        """The results that the file already holds."""
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Adds a result."""
+        """Appends a result."""
         self.append(json.dumps(record, ensure_ascii=False) + "\n")
 
 
-class Parts(Results):
-    """Results in parts, until the file is whole."""
+class ResultParts(Results):
+    """Results in a temporary file, appended in parts until the file is complete."""
 
     def __init__(self, path: Path, file: IO[bytes], made_with: Mapping[str, Any], say: Say) -> None:
         super().__init__(path, file)
         self.made_with = made_with
         self.results = _whole_parts(file, path, made_with, say)
-        """How many results the parts hold."""
+        """Number of results in the parts so far."""
 
     def add(self, text: str, results: int) -> None:
-        """Adds a part with so many results; it outlasts a power loss when this returns."""
+        """Appends a part with this number of results; it survives a power loss once this
+        returns."""
         self.append(text)
         self.flush()
         self.results += results
@@ -77,33 +78,34 @@ class Parts(Results):
 
 
 @contextmanager
-def open_lines(path: Path, settings: Mapping[str, Any]) -> Iterator[Lines]:
-    """The lines of a job with these settings, to begin or to resume; a torn last line is cut off.
+def open_result_lines(path: Path, settings: Mapping[str, Any]) -> Iterator[ResultLines]:
+    """Opens the result lines of a job with these settings, new or to resume; an incomplete last
+    line is removed.
 
-    Raises ConfigError where they were made with other settings, WriteError where the file is none
-    of ours or cannot be written, RunBusy while another process has it.
+    Raises ConfigError if they were made with other settings, WriteError if llmkit did not create
+    the file or it cannot be written, and RunBusy while another process writes it.
     """
-    check_settings(path, settings)
+    check_result_settings(path, settings)
     with _held(path, path) as file:
         if not (beside := settings_of(path)).exists():
             atomic.replace_text(beside, json.dumps(settings, indent=1, ensure_ascii=False) + "\n")
-        lines = Lines(path, file)
+        lines = ResultLines(path, file)
         yield lines
         lines.flush()
 
 
 @contextmanager
-def open_parts(path: Path, made_with: Mapping[str, Any], say: Say) -> Iterator[Parts]:
-    """The parts of a file, to begin or to resume; it takes its name when the block is done.
+def open_result_parts(path: Path, made_with: Mapping[str, Any], say: Say) -> Iterator[ResultParts]:
+    """Opens the parts of a file, new or to resume; the file gets its name when the block ends.
 
-    Parts that were made with anything else are begun anew, and all are where `made_with` is empty.
-    An earlier file of that name stays until then. Bad input takes the parts away; whatever else
-    stops the job leaves them. Raises RunBusy while another process writes them, WriteError when the
-    disk does not take them.
+    Parts with another `made_with` are discarded, and so are all parts when `made_with` is empty. An
+    earlier file of that name is kept until the new one is complete. A DataError removes the parts;
+    any other interruption keeps them. Raises RunBusy while another process writes the parts, and
+    WriteError when writing fails.
     """
     partial, note = parts_of(path), note_of(path)
     with _held(partial, path) as file:
-        parts = Parts(path, file, made_with, say)
+        parts = ResultParts(path, file, made_with, say)
         try:
             yield parts
             try:
@@ -120,30 +122,32 @@ def open_parts(path: Path, made_with: Mapping[str, Any], say: Say) -> Iterator[P
 
 
 def settings_of(path: Path) -> Path:
-    """Where it stands what the lines of a file were made with."""
+    """The path of the settings that the lines of a file were made with."""
     return path.with_name(path.name + SETTINGS)
 
 
 def parts_of(path: Path) -> Path:
-    """Where the parts of a file stand until it is whole."""
+    """The path of a file's parts until the file is complete."""
     return path.with_name(f".{path.name}.parts")
 
 
 def note_of(path: Path) -> Path:
-    """Where it is noted how much of the parts is whole."""
+    """The path of the note that records how much of the parts is valid."""
     return path.with_name(f".{path.name}.note.json")
 
 
-def check_settings(path: Path, settings: Mapping[str, Any]) -> None:
-    """Refuses, before any work, lines that are not those of a job with these settings; writes
-    nothing."""
-    check_ours(path)
+def check_result_settings(path: Path, settings: Mapping[str, Any]) -> None:
+    """Refuses, before any work and without writing, lines that were made with other settings.
+
+    Raises ConfigError, WriteError as `check_result_file`, and DataError for unreadable settings.
+    """
+    check_result_file(path)
     if not (beside := settings_of(path)).exists():
         return
     try:
         made_with = json.loads(beside.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"cannot be read: {error}", where=str(beside)) from error
+        raise DataError(f"cannot read the settings: {error}", where=str(beside)) from error
     keys = sorted({*made_with, *settings})
     changed = [key for key in keys if made_with.get(key) != settings.get(key)]
     if changed:
@@ -152,36 +156,36 @@ def check_settings(path: Path, settings: Mapping[str, Any]) -> None:
             "the results were made with other settings:\n       " + "\n       ".join(listed),
             where=str(path),
             kept="the results, untouched",
-            next="put the old values back to resume, or choose another output",
+            next="restore the old values to resume, or choose another output",
         )
 
 
-def check_ours(path: Path) -> None:
-    """Raises WriteError where lines cannot be written, or are none of ours."""
-    atomic.check_place(path)
+def check_result_file(path: Path) -> None:
+    """Raises WriteError if lines cannot be written, or llmkit did not create the file."""
+    atomic.check_writable(path)
     if not settings_of(path).exists() and path.exists() and path.stat().st_size:
         raise WriteError(
-            "the file exists, and llmkit did not make it",
+            "the file exists, and llmkit did not create it",
             where=str(path),
-            next="choose another name; nothing is overwritten that a run did not create",
+            next="choose another name; llmkit overwrites only files that it created",
         )
 
 
 def count_lines(path: Path) -> int:
-    """How many results a file of lines holds."""
+    """The number of results in a file of lines."""
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 @contextmanager
 def _held(path: Path, results: Path) -> Iterator[IO[bytes]]:
-    """A file to read and append to, which no other process writes; `results` is its final name."""
+    """Opens and locks a file to read and append; errors name the file's final path, `results`."""
     try:
         atomic.make_directory(path.parent)
         file = path.open("ab+")
     except OSError as error:
         raise atomic.cannot_write(error, results) from error
     with file:
-        # Another process may just have given the file that was opened its final name.
+        # Another process may have just renamed the file that was opened.
         if not (try_lock(file) and _is_named(file, path)):
             raise RunBusy(
                 "another process is writing these results",
@@ -193,7 +197,7 @@ def _held(path: Path, results: Path) -> Iterator[IO[bytes]]:
 
 
 def _is_named(file: IO[bytes], path: Path) -> bool:
-    """Whether the file of this name is the one that is open."""
+    """Whether the path still names the open file."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
@@ -201,7 +205,7 @@ def _is_named(file: IO[bytes], path: Path) -> bool:
 
 
 def _whole_lines(file: IO[bytes], path: Path) -> list[dict[str, Any]]:
-    """The lines that are there; a last one without its end was torn by a kill and is removed."""
+    """The complete lines; an incomplete last one, left by a kill, is removed from the file."""
     file.seek(0)
     content = file.read()
     whole = content.rfind(b"\n") + 1
@@ -222,7 +226,7 @@ def _whole_lines(file: IO[bytes], path: Path) -> list[dict[str, Any]]:
 
 
 def _whole_parts(file: IO[bytes], path: Path, made_with: Mapping[str, Any], say: Say) -> int:
-    """The number of results to resume after; everything after them is cut off."""
+    """The number of valid results, to resume after; everything after them is truncated."""
     size = os.fstat(file.fileno()).st_size
     results = 0
     try:
@@ -231,9 +235,9 @@ def _whole_parts(file: IO[bytes], path: Path, made_with: Mapping[str, Any], say:
             results, size = int(note["results"]), int(note["bytes"])
             say(f"resuming after {results:,} results")
         elif size:
-            say("what stands already was made with something else, and is made anew")
+            say("the partial results were made with other settings; starting over")
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        pass  # without a note that can be read there is nothing to resume
+        pass  # without a readable note there is nothing to resume
     file.truncate(size if results else 0)
     file.seek(0, os.SEEK_END)
     return results

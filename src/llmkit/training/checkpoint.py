@@ -157,7 +157,7 @@ def newest(root: Path, warn: Callable[[str], None]) -> Checkpoint | None:
             return _read(directory)
         except atomic.DamagedError as fault:
             damaged += 1
-            aside = atomic.set_aside(directory)
+            aside = atomic.quarantine(directory)
             warn(f"checkpoint {directory.name} is damaged and set aside as {aside.name}: {fault}")
     if damaged or list(root.glob(".corrupt-*")):
         raise NoValidCheckpoint(
@@ -234,7 +234,7 @@ def _intact(directory: Path) -> bool:
     try:
         _verified(directory)
     except atomic.DamagedError:
-        atomic.set_aside(directory)
+        atomic.quarantine(directory)
         return False
     return True
 

@@ -75,7 +75,7 @@ class Record:
                 self.display.console.warn(
                     f"{self.metrics.path} has lost {lost} bytes of steps that are not redone"
                 )
-            self.metrics.go_back(state.metrics_size)
+            self.metrics.truncate(state.metrics_size)
 
     @contextmanager
     def watch(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
