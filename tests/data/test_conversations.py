@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llmkit.config.schema import Config
-from llmkit.data import chats, conversations
+from llmkit.data import conversations
 from llmkit.data.sources import Sources
 from llmkit.errors import DataError
 
@@ -29,14 +29,16 @@ def watch(label: str, total: int):
     yield lambda n: None
 
 
-def load(path: Path, said: list[str] | None = None, **data) -> chats.Chats:
+def load(path: Path, said: list[str] | None = None, **data) -> conversations.Chats:
     keys = {"train_files": [str(path)], "validation_fraction": 0.0, **data}
     config = Config.model_validate({"data": keys})
     told = said if said is not None else []
-    return chats.load_conversations(config, Sources(config), watch, told.append, told.append)
+    return conversations.load_conversations(
+        config, Sources(config), watch, told.append, told.append
+    )
 
 
-def said_in(found: chats.Chats) -> list[tuple[tuple[str, str], ...]]:
+def said_in(found: conversations.Chats) -> list[tuple[tuple[str, str], ...]]:
     return [tuple(tuple(message) for message in each.messages) for each in found.train]
 
 

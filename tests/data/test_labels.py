@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmkit.config.schema import Config, DataConfig
-from llmkit.data import dataset, labels, lookalikes
+from llmkit.data import dataset, labels
 from llmkit.data.labels import MULTI, REGRESSION, SINGLE, Labels, Raw
+from llmkit.data.look import describe_lookalikes, lookalikes
 from llmkit.data.sources import Sources
 from llmkit.errors import ConfigError, DataError
 from llmkit.progress import Watch
@@ -97,7 +98,7 @@ def test_several_labels_and_a_kind_with_one_contradict_each_other(keys: dict[str
 
 
 def test_names_that_differ_in_their_spelling_only_are_found() -> None:
-    assert lookalikes.alike(["Yes", "no", "yes", "1", "1.0", "2"]) == [["Yes", "yes"], ["1", "1.0"]]
+    assert lookalikes(["Yes", "no", "yes", "1", "1.0", "2"]) == [["Yes", "yes"], ["1", "1.0"]]
 
 
 MARKS = [[1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 0, 0]]
@@ -209,7 +210,7 @@ def test_lists_that_are_no_labels_are_refused(
 def test_labels_that_look_alike_are_named_with_their_characters(
     one: str, other: str, named: str
 ) -> None:
-    [group] = lookalikes.alike([one, "unlike", other])
+    [group] = lookalikes([one, "unlike", other])
     assert group == [one, other]
-    assert named in lookalikes.described(group)
-    assert lookalikes.alike(["a", "b", "c++", "c", "нет", "да"]) == []
+    assert named in describe_lookalikes(group)
+    assert lookalikes(["a", "b", "c++", "c", "нет", "да"]) == []

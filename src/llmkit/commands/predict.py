@@ -12,8 +12,7 @@ from typing import Any
 
 from llmkit.config.schema import Config, DataConfig
 from llmkit.data import labelled, piped, roles
-from llmkit.data.labelled import Row
-from llmkit.data.parts import many
+from llmkit.data.labelled import Row, many
 from llmkit.data.piped import Pipe
 from llmkit.data.sources import Source, Sources, fingerprint
 from llmkit.distributed.launcher import is_main_process

@@ -15,8 +15,8 @@ from llmkit.config.schema import Config, DataConfig
 from llmkit.data import labels, look, roles, soundness, splits
 from llmkit.data.examples import Table, targets
 from llmkit.data.fingerprints import as_seen
+from llmkit.data.labelled import Part, read_part
 from llmkit.data.labels import REGRESSION, Labels
-from llmkit.data.parts import Part, read_part
 from llmkit.data.sources import Source, Sources
 from llmkit.errors import DataError, InputNotFound
 from llmkit.progress import Say, Watch

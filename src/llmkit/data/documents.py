@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from llmkit.data import delimited, tables
-from llmkit.data.parts import many
+from llmkit.data.labelled import many
 from llmkit.data.reading import CHUNK, Reading, chunks, line_pieces
 from llmkit.data.sources import Source
 

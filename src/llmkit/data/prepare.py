@@ -16,7 +16,7 @@ from llmkit.data import domains, tokens
 from llmkit.data.corpus import Documents
 from llmkit.data.documents import pieces
 from llmkit.data.domains import DomainText, RawText, Split
-from llmkit.data.parts import many
+from llmkit.data.labelled import many
 from llmkit.data.reading import Reading
 from llmkit.data.sources import Source, Sources
 from llmkit.data.tokens import TokenFile

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
-from llmkit.data import lookalikes
+from llmkit.data.labelled import Part, Place, many, told
 from llmkit.data.labels import MULTI, REGRESSION, Labels, each, listed
-from llmkit.data.look import Findings
-from llmkit.data.parts import Part, Place, many, told
+from llmkit.data.look import Findings, describe_lookalikes, lookalikes
 from llmkit.data.splits import Texts
 from llmkit.errors import DataError
 
@@ -143,8 +142,8 @@ def odd_rows(part: Part, findings: Findings) -> Iterator[str]:
 def _about_labels(parts: Mapping[str, Part], labels: Labels) -> Iterator[str]:
     if labels.kind == REGRESSION:
         return
-    for group in lookalikes.alike(labels.names):
-        said = lookalikes.described(group)
+    for group in lookalikes(labels.names):
+        said = describe_lookalikes(group)
         yield f"labels that differ in their spelling only are different labels: {said}"
     for part in parts.values():
         present = {labels.name(name) for raw in set(part.raws) for name in each(raw)}

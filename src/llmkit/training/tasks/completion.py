@@ -13,12 +13,11 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerF
 
 from llmkit.config import jobs
 from llmkit.config.schema import Config
-from llmkit.data import chats, fingerprints, look, order, packs, responses
-from llmkit.data.chats import Chats
-from llmkit.data.conversations import Conversation
+from llmkit.data import conversations, fingerprints, look, order, packs, responses
+from llmkit.data.conversations import Chats, Conversation
 from llmkit.data.fingerprints import Fingerprints
+from llmkit.data.labelled import many, told
 from llmkit.data.packs import Packs
-from llmkit.data.parts import many, told
 from llmkit.data.responses import Responses
 from llmkit.errors import ConfigError, DataError
 from llmkit.evaluation import outputs, references
@@ -93,7 +92,7 @@ class Completion(Task):
         tokenizers.check_fit(tokenizer, made, config)
         template, said = chat_template.set_template(tokenizer, config.tokenizer.chat_template)
         template = replace(template, tokenizer=tokenizer_saving.kept(tokenizer, made))
-        data = chats.load_conversations(
+        data = conversations.load_conversations(
             config, session.sources, session.watch, console.say, console.warn, tokenizer
         )
         console.say(said)
