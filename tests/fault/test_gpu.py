@@ -65,6 +65,6 @@ def test_a_gpu_without_enough_memory_is_told_with_the_batch_to_try(
     )  # fmt: skip
     code, said = finished(*jobs["pretrain"].at(tmp_path / "run", *changes))
     assert code == 71, said
-    assert f"out of memory with {batch} sequences at once" in said
+    assert f"out of memory with a micro-batch of {batch} sequences" in said
     assert f"train.micro_batch_size={batch // 2}" in said
     assert "Traceback" not in said

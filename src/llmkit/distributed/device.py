@@ -1,10 +1,10 @@
-"""What a device computes in and how fast, and what becomes of the memory that is freed.
+"""The precision and speed of a device, and how freed memory is reused.
 
-Arithmetic is bf16 where the hardware has it, else fp32, and TF32 for training on a GPU; weights and
-the optimizer's state are always fp32.
+Arithmetic is bf16 where the hardware supports it, else fp32, and TF32 for training on a GPU;
+weights and the optimizer's state are always fp32.
 
-glibc gives large blocks back to the system at once, so that every step asks for the same pages
-again: a fifth to a third of the time of a step on two cores. `keep_freed_memory` prevents it.
+glibc returns large blocks to the system at once, so that every step requests the same pages again:
+a fifth to a third of the time of a step on two cores. `keep_freed_memory` prevents this.
 """
 
 from __future__ import annotations
@@ -19,26 +19,27 @@ import torch
 
 RATE_SECONDS = 0.06
 
-# Numbers of malloc.h.
+# Constants of malloc.h.
 _TRIM_THRESHOLD = -1
 _MMAP_THRESHOLD = -3
 
 _LARGE = 1 << 30
-"""Bytes from which a block does go back to the system: it is no tensor of a step."""
+"""Blocks of this many bytes or more are still returned to the system: no tensor of a step is as
+large."""
 
 _NEVER = -1
 
 
-def resolve_precision(wish: str, device: torch.device) -> str:
-    """`fp32` or `bf16`: the wish, or for `auto` what is fast on the device."""
-    if wish != "auto":
-        return wish
+def resolve_precision(requested: str, device: torch.device) -> str:
+    """`fp32` or `bf16`: as requested, or for `auto` the faster one on the device."""
+    if requested != "auto":
+        return requested
     return "bf16" if has_bf16(device) else "fp32"
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies matrices in bf16. Others imitate it: a CPU with AVX2 alone is a
-    hundred times slower so."""
+    """Whether the device multiplies matrices in bf16 natively. Other devices emulate it: a CPU with
+    only AVX2 is then a hundred times slower."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
@@ -46,11 +47,12 @@ def has_bf16(device: torch.device) -> bool:
 
 @contextlib.contextmanager
 def in_training(precision: str, device: torch.device) -> Iterator[None]:
-    """Forward and backward passes within are computed as training does: in bf16 where it is asked
-    for, and what stays fp32 is multiplied on CUDA in TF32 (fp32's range, ten bits of fraction,
-    sums in fp32), several times as fast. What is measured is computed outside, in true fp32.
+    """Runs forward and backward passes in the precision of training.
 
-    NVIDIA_TF32_OVERRIDE=0, NVIDIA's own switch, has training in true fp32 too.
+    That is bf16 if `precision` is bf16. On CUDA, matrices that stay fp32 are multiplied in TF32
+    (fp32's range, ten bits of fraction, sums in fp32), several times as fast. Evaluation runs
+    outside this context, in true fp32. NVIDIA_TF32_OVERRIDE=0, NVIDIA's own switch, disables TF32
+    in training too.
     """
     tf32 = _tf32() if device.type == "cuda" else contextlib.nullcontext()
     with tf32, torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
@@ -59,7 +61,7 @@ def in_training(precision: str, device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _tf32() -> Iterator[None]:
-    products = torch.backends.cuda.matmul  # torch refuses to mix this switch with its newer one
+    products = torch.backends.cuda.matmul  # torch refuses to mix this setting with its newer API
     before = products.allow_tf32
     products.allow_tf32 = True
     try:
@@ -69,8 +71,11 @@ def _tf32() -> Iterator[None]:
 
 
 def matrix_rate(device: torch.device, precision: str) -> float:
-    """Operations per second of a large matrix product on this device, the best in RATE_SECONDS: the
-    choice of a model depends on it, and other programs take a core for some hundredths."""
+    """Floating-point operations per second of a large matrix product on this device.
+
+    It is the best rate within RATE_SECONDS: the choice of a model depends on it, and other programs
+    may occupy a core for some hundredths of a second.
+    """
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     side = 1024 if device.type == "cpu" else 8192
     a, b = (torch.ones(side, side, dtype=dtype, device=device) for _ in range(2))
@@ -85,15 +90,15 @@ def matrix_rate(device: torch.device, precision: str) -> float:
 
 
 def wait_for(device: torch.device) -> None:
-    """Returns when the device has finished all its work."""
+    """Waits until the device has finished all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def keep_freed_memory() -> None:
-    """Keeps freed memory, in large pages where the system gives them; no other result changes.
+    """Keeps freed memory for reuse, in huge pages where the system offers them; no result changes.
 
-    Large pages need a torch that has not allocated anything yet. Without glibc nothing happens.
+    Huge pages take effect only before torch allocates anything. Without glibc this does nothing.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     with contextlib.suppress(AttributeError, OSError):

@@ -1,4 +1,4 @@
-"""Failures that one rank may meet in a step: bad data, too little memory, a compiler that fails."""
+"""Failures of a single rank in a step: bad data, out of memory, a compiler error."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from llmkit.errors import ConfigError, DataError, LlmkitError, ResourceError
 
 @contextmanager
 def named_by_rank(processes: Processes, micro_batch_size: int) -> Iterator[None]:
-    """Gives such a failure its rank, which then reports it itself: the other ranks only see that
-    the process is gone.
+    """Attaches the rank to a failure, so that this rank reports it: the other ranks only notice
+    that the process has ended.
 
-    Raises ResourceError where memory runs out, with the micro-batch to try, and ConfigError where
-    the model cannot be compiled.
+    Raises ResourceError when memory runs out, with the micro-batch size to try, and ConfigError
+    when the model cannot be compiled.
     """
     rank = processes.rank if processes.count > 1 else None
     try:
@@ -38,29 +38,29 @@ def _explained(error: Exception, micro_batch_size: int) -> LlmkitError | None:
         return too_large(micro_batch_size)
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         return ConfigError(
-            f"the model cannot be compiled here: {str(error).splitlines()[0][:200]}",
+            f"cannot compile the model: {str(error).splitlines()[0][:200]}",
             where="train.compile",
             kept="all checkpoints",
-            next="write train.compile=false, or install a C++ compiler if that is what is missing",
+            next="set train.compile=false, or install a C++ compiler if it is missing",
         )
     return None
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory has run out."""
+    """Whether an error reports that memory has run out."""
     kinds = (torch.OutOfMemoryError, MemoryError)
     return isinstance(error, kinds) or "allocate memory" in str(error)
 
 
 def too_large(size: int) -> ResourceError:
-    """The fault of a micro-batch that does not fit."""
+    """The error for a micro-batch that does not fit into memory."""
     advice = (
-        f"write train.micro_batch_size={max(1, size // 2)}; results stay the same"
+        f"set train.micro_batch_size={max(1, size // 2)}; results stay the same"
         if size > 1
         else "use a smaller model, a shorter data.block_size, or train.gradient_checkpointing=true"
     )
     return ResourceError(
-        f"out of memory with {size} sequences at once",
+        f"out of memory with a micro-batch of {size} sequences",
         where="train.micro_batch_size",
         kept="all checkpoints",
         next=advice,

@@ -1,4 +1,4 @@
-"""The processes of a run, as torchrun and other launchers describe them in the environment."""
+"""Rank and world size, as torchrun and other launchers set them in the environment."""
 
 from __future__ import annotations
 
@@ -7,31 +7,32 @@ import os
 from llmkit.errors import UsageError
 
 NEEDED = ("RANK", "MASTER_ADDR", "MASTER_PORT")
-"""What every process of several needs besides WORLD_SIZE."""
+"""What each of several processes needs besides WORLD_SIZE."""
 
-ALONE = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""What a process that is alone has no use for; some machines set it for every program."""
+LAUNCHER = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""What a launcher sets. A single process needs none of it, but some machines set it for every
+program."""
 
 MPI = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
-"""Where mpirun counts its processes."""
+"""Where mpirun sets the number of its processes."""
 
 LARGEST_PORT = 65535
 
 
 def is_main_process() -> bool:
-    """Whether this is the one process of the run that prints and writes (rank 0)."""
+    """Whether this process is rank 0, which prints and writes for the run."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def n_processes() -> int:
-    """How many processes the run has."""
+    """The number of processes of the run (world size)."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def check_environment() -> None:
-    """Raises UsageError where the environment names other processes, and not how to reach them.
+    """Raises UsageError if the environment names other processes but not how to reach them.
 
-    A process that is alone forgets its launcher: there is nobody to meet.
+    A single process drops the launcher's variables: it has no other process to reach.
     """
     count = _number("WORLD_SIZE", least=1)
     rank = _number("RANK", least=0)
@@ -39,19 +40,19 @@ def check_environment() -> None:
     if count is None:
         for name in MPI:
             if (started := _number(name, least=0)) and started > 1:
-                raise _incomplete(f"{name}={started} and WORLD_SIZE is not set")
+                raise _incomplete(f"{name}={started} but WORLD_SIZE is not set")
         if rank or (local or 0) > 0:
-            raise _incomplete(f"{'RANK' if rank else 'LOCAL_RANK'} is set and WORLD_SIZE is not")
+            raise _incomplete(f"{'RANK' if rank else 'LOCAL_RANK'} is set but WORLD_SIZE is not")
     elif rank is not None and rank >= count:
         raise _incomplete(f"RANK={rank} is not below WORLD_SIZE={count}")
     elif count > 1:
-        _check_meeting(count)
+        _check_rendezvous(count)
         return
-    for name in ALONE:
+    for name in LAUNCHER:
         os.environ.pop(name, None)
 
 
-def _check_meeting(count: int) -> None:
+def _check_rendezvous(count: int) -> None:
     if missing := [name for name in NEEDED if not os.environ.get(name)]:
         raise _incomplete(f"WORLD_SIZE={count} is set, but not {' and '.join(missing)}")
     port = _number("MASTER_PORT", least=0)
@@ -60,7 +61,7 @@ def _check_meeting(count: int) -> None:
 
 
 def _number(name: str, least: int) -> int | None:
-    """The whole number that a variable holds; None where it is not set."""
+    """The int value of a variable; None if it is not set."""
     text = os.environ.get(name)
     if text is None:
         return None
@@ -69,13 +70,13 @@ def _number(name: str, least: int) -> int | None:
     except ValueError:
         number = least - 1
     if number < least:
-        raise _incomplete(f"{name}={text!r} should be an integer of at least {least}")
+        raise _incomplete(f"{name}={text!r} should be int >= {least}")
     return number
 
 
 def _incomplete(what: str) -> UsageError:
     fault = UsageError(
-        f"the environment of a launcher is incomplete: {what}",
+        f"the launcher's environment is incomplete: {what}",
         where="environment: WORLD_SIZE, RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT",
         next="launch with `torchrun --nproc-per-node N -m llmkit ...`, or unset WORLD_SIZE, RANK "
         "and LOCAL_RANK",

@@ -1,9 +1,8 @@
-"""Requests to stop: a handler notes the signal, the loops ask for it, and the user sees at once
-that it has come, whatever the process is doing.
+"""Stop signals: a handler records the signal, loops check for it, and the user sees at once that it
+was received, whatever the process is doing.
 
-A handler in Python runs between two steps of the interpreter, and a compiler or a tokenizer may
-take half a minute for one. So the system also writes each signal into a socket, where a thread
-waits for it.
+A Python handler runs only between two bytecode instructions, and a compiler or a tokenizer may take
+half a minute for one. So the system also writes each signal to a socket, on which a thread waits.
 """
 
 from __future__ import annotations
@@ -23,27 +22,27 @@ from llmkit.progress import Advance, Watch
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 PATIENCE = 0.3
-"""Seconds that a process has to end before anything is said."""
+"""Seconds that a process has to end before a message appears."""
 
 
 class SignalState:
-    """What the thread and the main program know of each other."""
+    """The signals received so far; the state shared by the thread and the main program."""
 
     def __init__(self) -> None:
         self.saving = False
-        """Whether a signal is only noted, and the run saves its state before it ends."""
+        """Whether a signal is only recorded, and the run saves its state before it ends."""
         self.received = 0
-        """The first signal that has come, or 0."""
+        """The first signal received, or 0."""
         self.at = 0.0
-        """When it came, by the monotonic clock."""
+        """When it was received, by the monotonic clock."""
         self.conversation = False
-        """Whether Ctrl-C only cuts an answer short."""
+        """Whether Ctrl-C only interrupts a response."""
 
     def is_second(self, number: int) -> bool:
-        """Notes a signal; whether it is a Ctrl-C after another signal.
+        """Records a signal; returns whether it is a Ctrl-C after another signal.
 
-        torchrun hands on the Ctrl-C that the terminal has sent to all its processes already: what
-        comes at once after it is the same one.
+        torchrun forwards the Ctrl-C that the terminal has already sent to all its processes: one
+        that follows immediately is the same one.
         """
         now = time.monotonic()
         same = now - self.at < (PATIENCE if "TORCHELASTIC_RUN_ID" in os.environ else 0.0)
@@ -57,29 +56,29 @@ state = SignalState()
 
 
 class StopSignal:
-    """Which signal has asked the run to stop, if any.
+    """The signal that asked the run to stop, if any.
 
-    A second Ctrl-C ends the process at once: every write is such that this loses nothing
-    that was saved.
+    A second Ctrl-C ends the process at once: writes are atomic, so nothing that was saved is lost.
     """
 
     def __init__(self) -> None:
         self.received = 0
-        self.heard = SignalState()
+        self.seen = SignalState()
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
-        """The signal handler: no lock, no output, no collective."""
-        if self.heard.is_second(number):
+        """The signal handler: takes no lock, prints nothing, runs no collective."""
+        if self.seen.is_second(number):
             os._exit(130)
         self.received = number
 
     def check(self) -> None:
-        """Raises Stopped or Interrupted when a signal has come; not while weights are at stake."""
+        """Raises Stopped or Interrupted if a signal was received; call it only where weights are
+        safe."""
         if self.received:
             raise stopped_by(self.received)
 
     def watched(self, watch: Watch) -> Watch:
-        """The same progress, whose every advance also calls `check`."""
+        """The same progress display, which also calls `check` at every advance."""
 
         @contextmanager
         def stoppable(label: str, total: int) -> Iterator[Advance]:
@@ -95,7 +94,7 @@ class StopSignal:
 
 
 def stopped_by(number: int, kept: str = "") -> LlmkitError:
-    """The fault that a run stopped by this signal ends with."""
+    """The error that ends a run stopped by this signal."""
     name = signal.Signals(number).name
     kind = Interrupted if number == signal.SIGINT else Stopped
     return kind(f"stopped by {name}", kept=kept, next="run the same command again to resume")
@@ -103,19 +102,19 @@ def stopped_by(number: int, kept: str = "") -> LlmkitError:
 
 @contextmanager
 def stop_signal() -> Iterator[StopSignal]:
-    """Watches for SIGTERM, SIGUSR1, SIGINT and SIGHUP (a terminal that is gone; not under nohup),
-    and puts the earlier handlers back at the end.
+    """Handles SIGTERM, SIGUSR1, SIGINT and SIGHUP (a closed terminal; not under nohup), and
+    restores the earlier handlers at the end.
 
-    What breaks after a signal broke because of it: a compiler, for one, is stopped by the same
-    Ctrl-C as the run.
+    An error after a signal counts as caused by it: the same Ctrl-C also stops, for example, a
+    compiler that the run has started.
     """
     stop = StopSignal()
-    hearing = [
+    handled = [
         number
         for number in SIGNALS
         if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
     ]
-    before = {number: signal.signal(number, stop.handle) for number in hearing}
+    before = {number: signal.signal(number, stop.handle) for number in handled}
     state.received, state.saving = 0, True
     try:
         yield stop
@@ -130,38 +129,38 @@ def stop_signal() -> Iterator[StopSignal]:
 
 
 def listen(acknowledge: Callable[[], None], end: Callable[[], None]) -> None:
-    """Starts the thread: `acknowledge` is called soon after a first signal, `end` at a second
-    Ctrl-C, which ends the process with 130 whatever it is doing."""
+    """Starts the thread that calls `acknowledge` soon after a first signal, and `end` at a second
+    Ctrl-C, which then ends the process with 130 whatever it is doing."""
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     # A forked child would write its own signals into the same socket.
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(after_in_child=_disconnect)
     arguments = (reader, writer, acknowledge, end)
     threading.Thread(target=_listen, args=arguments, daemon=True).start()
 
 
-def _forget() -> None:
+def _disconnect() -> None:
     signal.set_wakeup_fd(-1)
 
 
 def _listen(
     reader: socket.socket,
-    writer: socket.socket,  # held, so that it stays open
+    writer: socket.socket,  # kept, so that it stays open
     acknowledge: Callable[[], None],
     end: Callable[[], None],
 ) -> None:
-    heard = SignalState()
+    seen = SignalState()
     while True:
         for number in reader.recv(1):
             if number not in SIGNALS or state.conversation:
                 continue
-            first = not heard.received
-            if heard.is_second(number):
+            first = not seen.received
+            if seen.is_second(number):
                 end()
                 os._exit(128 + signal.SIGINT)
             if first:
-                # Not this thread, which has to hear the next one; a daemon, as it is.
+                # In another thread (a daemon like this one): this one waits for the next signal.
                 later = threading.Timer(PATIENCE, acknowledge)
                 later.daemon = True
                 later.start()
