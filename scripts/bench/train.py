@@ -34,6 +34,7 @@ from transformers import (
 )
 from turns import Round
 
+from llmkit.config.resolved import ResolvedTrain
 from llmkit.config.schema import TrainConfig
 from llmkit.distributed import device
 from llmkit.distributed.processes import join_processes
@@ -47,7 +48,6 @@ from llmkit.training.module import Objective
 from llmkit.training.optimizer import NamedOptimizer
 from llmkit.training.record import Record
 from llmkit.training.schedule import Plan, Revision
-from llmkit.training.settings import Settings
 from llmkit.training.tasks import defaults
 from llmkit.training.tasks.causal import CausalLoss
 from llmkit.training.tasks.task import Examples, Loss, Rows
@@ -137,9 +137,10 @@ def llmkit(
     if compiled:
         objective.compile_layers()
     never = 10**9
-    settings = Settings(
-        seed=0, global_batch_size=BATCH, micro_batch_size=size, learning_rate=1e-3,
-        lr_scheduler_type="linear", warmup=0.03, weight_decay=0.1, max_grad_norm=1.0,
+    settings = ResolvedTrain(
+        global_batch_size=BATCH, micro_batch_size=size, learning_rate=1e-3,
+        lr_scheduler_type="linear", warmup_steps=0.03, adam_beta2=0.95,
+        weight_decay=0.1, max_grad_norm=1.0,
         max_nonfinite_steps=5,
         logging_steps=never, eval_steps=never, save_steps=never, save_total_limit=2,
     )  # fmt: skip
@@ -147,7 +148,7 @@ def llmkit(
     work = engine.Work(
         objective=objective, optimizer=optimizer,
         examples=stream, rows_of_step=rows_of_step, validation=None,
-        validation_loss=loss, settings=settings, processes=processes,
+        validation_loss=loss, settings=settings, seed=0, processes=processes,
     )  # fmt: skip
     record = Record(
         directory=directory, settings=settings, processes=processes,

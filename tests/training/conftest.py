@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from llmkit.config.resolved import ResolvedTrain
 from llmkit.config.schema import TrainConfig
 from llmkit.distributed import signals
 from llmkit.distributed.processes import join_processes
@@ -26,7 +27,6 @@ from llmkit.training.module import Objective
 from llmkit.training.optimizer import NamedOptimizer
 from llmkit.training.record import Record
 from llmkit.training.schedule import Plan, Revision
-from llmkit.training.settings import Settings
 from llmkit.training.tasks import defaults
 from llmkit.training.tasks.causal import CausalLoss
 from llmkit.training.tasks.task import Batch
@@ -93,9 +93,10 @@ class Trial:
 
     def run(self, state: State | None = None, tensors: dict[str, Any] | None = None) -> State:
         state = state or State(step=0, plan=Plan((Revision(0, self.steps),)), seconds=0.0)
-        settings = Settings(
-            seed=0, global_batch_size=self.batch, micro_batch_size=self.micro_batch,
-            learning_rate=1e-2, lr_scheduler_type="linear", warmup=0.2, weight_decay=0.1,
+        settings = ResolvedTrain(
+            global_batch_size=self.batch, micro_batch_size=self.micro_batch,
+            learning_rate=1e-2, lr_scheduler_type="linear", warmup_steps=0.2, adam_beta2=0.95,
+            weight_decay=0.1,
             max_grad_norm=1.0, max_nonfinite_steps=self.nonfinite,
             logging_steps=self.logging, eval_steps=self.eval_steps,
             save_steps=self.save_steps, save_total_limit=2, loss_spike=self.loss_spike,
@@ -112,7 +113,7 @@ class Trial:
             objective, self.named,
             self.examples,
             lambda step: [(step * self.batch + i) % 40 for i in range(self.batch)],
-            self.validation, self.task, settings, processes,
+            self.validation, self.task, settings, 0, processes,
         )  # fmt: skip
         self.directory.mkdir(parents=True, exist_ok=True)
         record = Record(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from llmkit.config.resolved import ResolvedTrain
 from llmkit.distributed.processes import join_processes
 from llmkit.reporting.console import Console
 from llmkit.reporting.progress import TrainingDisplay
@@ -17,7 +18,6 @@ from llmkit.training.budget import Clock
 from llmkit.training.checkpoint import State
 from llmkit.training.record import Record
 from llmkit.training.schedule import Plan, Revision
-from llmkit.training.settings import Settings
 from llmkit.training.tasks.by_domain import ByDomain, names_of_figures, readable, report
 from llmkit.training.tasks.causal import CausalLoss
 from llmkit.training.tasks.task import Batch
@@ -107,9 +107,10 @@ def test_the_report_tells_change_only_where_the_run_began_with_a_measurement(
 def test_a_run_may_be_remembered_for_one_domain_and_never_for_what_it_began_with(
     tmp_path: Path,
 ) -> None:
-    settings = Settings(
-        seed=0, global_batch_size=1, micro_batch_size=1, learning_rate=1e-2,
-        lr_scheduler_type="linear", warmup=0.0, weight_decay=0.0, max_grad_norm=1.0,
+    settings = ResolvedTrain(
+        global_batch_size=1, micro_batch_size=1, learning_rate=1e-2,
+        lr_scheduler_type="linear", warmup_steps=0.0, adam_beta2=0.95,
+        weight_decay=0.0, max_grad_norm=1.0,
         max_nonfinite_steps=1, logging_steps=1, eval_steps=1, save_steps=1, save_total_limit=2,
         metric_for_best_model="loss/a",
     )  # fmt: skip

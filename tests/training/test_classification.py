@@ -17,6 +17,7 @@ from sklearn import metrics as sklearn
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
+from llmkit.config.resolved import ResolvedTrain
 from llmkit.config.schema import TrainConfig
 from llmkit.data import order
 from llmkit.data.examples import Encoded
@@ -36,7 +37,6 @@ from llmkit.training.module import Objective
 from llmkit.training.optimizer import NamedOptimizer, depths
 from llmkit.training.record import Record
 from llmkit.training.schedule import Plan, Revision
-from llmkit.training.settings import Settings
 from llmkit.training.tasks import defaults
 from llmkit.training.tasks.classification_loss import ClassificationLoss, balanced_weights
 
@@ -90,7 +90,7 @@ class Trial:
 
     def run(self, state: State | None = None, tensors: dict[str, Any] | None = None) -> State:
         state = state or State(step=0, plan=Plan((Revision(0, self.steps),)), seconds=0.0)
-        settings = dataclasses.replace(SETTINGS, micro_batch_size=self.micro_batch, **self.changes)
+        settings = SETTINGS.changed(micro_batch_size=self.micro_batch, **self.changes)
         self.model = self.model or small(self.kind)
         processes = join_processes(self.precision, (), self.directory)
         train = defaults.finetuning(self.train, N, 32, "all", "f1_macro")
@@ -113,7 +113,7 @@ class Trial:
         self.named.parts[0].register_step_post_hook(moved)
         work = engine.Work(
             objective, self.named, data, rows,
-            examples(self.kind, 21, seed=9), own, settings, processes,
+            examples(self.kind, 21, seed=9), own, settings, 0, processes,
         )  # fmt: skip
         self.directory.mkdir(parents=True, exist_ok=True)
         record = Record(
@@ -131,9 +131,10 @@ class Trial:
         return [json.loads(x) for x in (self.directory / "metrics.jsonl").read_text().splitlines()]
 
 
-SETTINGS = Settings(
-    seed=0, global_batch_size=BATCH, micro_batch_size=BATCH, learning_rate=5e-3,
-    lr_scheduler_type="linear", warmup=0.1, weight_decay=0.1, max_grad_norm=1.0,
+SETTINGS = ResolvedTrain(
+    global_batch_size=BATCH, micro_batch_size=BATCH, learning_rate=5e-3,
+    lr_scheduler_type="linear", warmup_steps=0.1, adam_beta2=0.95,
+        weight_decay=0.1, max_grad_norm=1.0,
     max_nonfinite_steps=3, logging_steps=3, eval_steps=4, save_steps=4, save_total_limit=2,
     metric_for_best_model="loss",
 )  # fmt: skip
@@ -341,7 +342,7 @@ def test_each_layer_learns_slower_than_the_one_above(trial) -> None:
     assert above["bert.embeddings.word_embeddings.weight"] == 3
     assert above["bert.embeddings.LayerNorm.bias"] == 3
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    changes = {"warmup": 0.0, "max_grad_norm": None}
+    changes = {"warmup_steps": 0.0, "max_grad_norm": None}
     train = TrainConfig(layer_decay=0.5, head_scale=1.0)
     run = trial(steps=1, model=model, changes=changes, train=train)
     run.run()
@@ -354,7 +355,7 @@ def test_each_layer_learns_slower_than_the_one_above(trial) -> None:
 def test_a_head_learns_at_a_rate_of_its_own(trial: Callable[..., Trial]) -> None:
     model = small()
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    changes = {"warmup": 0.0, "max_grad_norm": None}
+    changes = {"warmup_steps": 0.0, "max_grad_norm": None}
     run = trial(steps=1, model=model, changes=changes, train=TrainConfig(head_scale=3.0))
     run.run()
     # AdamW's first step moves every weight by the learning rate, whatever its gradient.

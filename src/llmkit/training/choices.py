@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import accelerate
@@ -22,8 +23,54 @@ from llmkit.training import budget, probe, utilization
 from llmkit.training.budget import Clock
 from llmkit.training.checkpoint import State
 from llmkit.training.module import Objective
+from llmkit.training.schedule import Plan, Revision
 from llmkit.training.tasks import defaults
 from llmkit.training.tasks.task import Examples, Session, Task
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a run goes by besides its config; recorded in its checkpoints."""
+
+    max_eval_samples: int
+    logging_steps: int
+    save_steps: int
+    eval_steps: int
+    micro_batch_size: int
+    precision: str
+    compile: bool
+    attention: str
+    epochs: float
+    plan: Plan
+    step_seconds: float
+    validation_seconds: float
+    processes: int
+    full_rate: float | None
+    """Predictions per second that the machine's matrix rate allows."""
+    environment: Mapping[str, Any]
+    """Versions and settings where the run began."""
+    weight_decay: float
+    lengthened: tuple[Mapping[str, Any], ...] = ()
+    """The steps at which the run was given another length, with the keys that changed."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The choices as JSON values."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        found |= {"plan": [[r.step, r.total_steps] for r in self.plan.revisions]}
+        if not self.lengthened:
+            del found["lengthened"]
+        place = list(found).index("environment")
+        items = list(found.items())
+        return dict([*items[:place], *self.environment.items(), *items[place + 1 :]])
+
+    @classmethod
+    def from_json(cls, recorded: Mapping[str, Any]) -> Choices:
+        """The choices that `to_json` recorded."""
+        own = {field.name for field in fields(cls)} & recorded.keys()
+        values = {name: recorded[name] for name in own}
+        values["plan"] = Plan(tuple(Revision(*revision) for revision in recorded["plan"]))
+        values["environment"] = {k: recorded[k] for k in environment() if k in recorded}
+        return cls(**{**values, "lengthened": tuple(recorded.get("lengthened", ()))})
 
 
 def environment() -> dict[str, Any]:
@@ -38,39 +85,42 @@ def environment() -> dict[str, Any]:
     }
 
 
-def kept(recorded: Mapping[str, Any], train: TrainConfig, session: Session) -> dict[str, Any]:
+def kept(recorded: Choices, train: TrainConfig, session: Session) -> Choices:
     """The choices of a resumed run: measuring anew might come out otherwise.
 
     What changes no result may be asked for anew. Warns where the machine has changed.
     """
+    before = {**recorded.environment, "processes": recorded.processes}
     for key, value in {**environment(), "processes": session.processes.count}.items():
-        if recorded.get(key) != value:
+        if before.get(key) != value:
             session.console.warn(
-                f"{key} was {recorded.get(key)}, is now {value}: last digits may differ"
+                f"{key} was {before.get(key)}, is now {value}: last digits may differ"
             )
     free = ("micro_batch_size", "compile", "logging_steps", "eval_steps", "save_steps")
     wishes = {key: getattr(train, key) for key in free}
-    return {**recorded, **{key: wish for key, wish in wishes.items() if wish != "auto"}}
+    return replace(recorded, **{key: wish for key, wish in wishes.items() if wish != "auto"})
 
 
 def lengthened(
-    recorded: Mapping[str, Any],
-    train: TrainConfig,
-    n_examples: int,
+    recorded: Choices,
+    changed: Mapping[str, Any],
+    task: Task,
     batch: int,
     state: State,
     clock: Clock,
-) -> dict[str, Any]:
-    """The choices of a run that is given another length when it has come to a state: all that goes
-    by its length is chosen anew, but for the weight decay, which its weights are used to.
+) -> Choices:
+    """The choices of a run that is given another length when it has come to a state, by keys that
+    changed: all that goes by its length is chosen anew, but for the weight decay, which its weights
+    are used to.
 
     Raises ConfigError where the run has done more than it is given.
     """
+    train, n_examples = task.config.train, len(task.examples)
     most = defaults.most_steps(train, n_examples, batch)
     total, minutes = most, _minutes(train)
     if minutes is not None:
         left = max(0.0, 60 * minutes - clock.seconds())
-        total = state.step + int(left / (1.1 * recorded["step_seconds"]))
+        total = state.step + int(left / (1.1 * recorded.step_seconds))
         total = total if most is None else min(total, most)
     assert total is not None
     if total < state.step:
@@ -81,20 +131,21 @@ def lengthened(
             next=f"ask for more than {state.step} steps, or start a shorter run with another "
             "--output-dir",
         )
-    seconds = total * recorded["step_seconds"]
-    share = defaults.validation_share(recorded["max_eval_samples"], total * batch, total)
+    seconds = total * recorded.step_seconds
+    share = defaults.validation_share(recorded.max_eval_samples, total * batch, total)
     if minutes is not None:
-        share = recorded["validation_seconds"] / max(1e-9, seconds)
-    plan = state.plan.revised(state.step, total)
-    return {
-        **recorded,
-        **defaults.intervals(train, total, share, seconds),
-        "epochs": total * batch / n_examples,
-        "plan": [[revision.step, revision.total_steps] for revision in plan.revisions],
-    }
+        share = recorded.validation_seconds / max(1e-9, seconds)
+    intervals: dict[str, Any] = defaults.intervals(train, total, share, seconds)
+    return replace(
+        recorded,
+        **intervals,
+        epochs=total * batch / n_examples,
+        plan=state.plan.revised(state.step, total),
+        lengthened=(*recorded.lengthened, {"step": state.step, "changed": changed}),
+    )
 
 
-def measured(task: Task, objective: Objective, batch: int, clock: Clock) -> dict[str, Any]:
+def measured(task: Task, objective: Objective, batch: int, clock: Clock) -> Choices:
     """The micro-batch that fits, whether compiling pays, how many steps the run has, and how often
     and on how much to validate. Without minutes the clock decides only what changes no number."""
     train, examples, validation = task.config.train, task.examples, task.validation
@@ -126,7 +177,7 @@ def measured(task: Task, objective: Objective, batch: int, clock: Clock) -> dict
         taken = validating / max(1e-9, steps * per_step)
     intervals = defaults.intervals(train, steps, taken, steps * per_step)
     numbers = {"steps": steps, "compile": int(compiling), "max_eval_samples": held_out}
-    agreed = _agreed({**numbers, **intervals}, processes)
+    agreed: dict[str, Any] = _agreed({**numbers, **intervals}, processes)
     steps, compiling = agreed.pop("steps"), bool(agreed.pop("compile"))
     epochs = steps * batch / len(examples)
     session.console.say(
@@ -135,20 +186,22 @@ def measured(task: Task, objective: Objective, batch: int, clock: Clock) -> dict
         f"compile {str(compiling).lower()} ({reason})"
     )
     _warn(task, steps, most, per_step, held_out, clock)
-    return {
+    revisions = [Revision(*revision) for revision in train.plan] or [Revision(0, steps)]
+    return Choices(
         **agreed,
-        "micro_batch_size": size,
-        "precision": processes.precision,
-        "compile": compiling,
-        "attention": attention,
-        "epochs": epochs,
-        "plan": [list(revision) for revision in train.plan] or [[0, steps]],
-        "step_seconds": round(per_step, 4),
-        "validation_seconds": round(validating, 3),
-        "processes": processes.count,
-        "full_rate": _full_rate(operations, processes),
-        **environment(),
-    }
+        micro_batch_size=size,
+        precision=processes.precision,
+        compile=compiling,
+        attention=attention,
+        epochs=epochs,
+        plan=Plan(tuple(revisions)),
+        step_seconds=round(per_step, 4),
+        validation_seconds=round(validating, 3),
+        processes=processes.count,
+        full_rate=_full_rate(operations, processes),
+        environment=environment(),
+        weight_decay=defaults.weight_decay(train, epochs, task.from_scratch),
+    )
 
 
 def _compiled(

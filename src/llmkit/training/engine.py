@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from llmkit.config.resolved import ResolvedTrain
 from llmkit.distributed.processes import Processes, derived_seed
 from llmkit.distributed.signals import StopSignal, stopped_by
 from llmkit.errors import Diverged
@@ -31,7 +32,6 @@ from llmkit.training.module import Objective
 from llmkit.training.optimizer import NamedOptimizer
 from llmkit.training.record import Record
 from llmkit.training.schedule import rate
-from llmkit.training.settings import Settings
 from llmkit.training.tasks.task import Batch, Examples, Loss, Rows, on_device
 
 Look = Callable[[], Mapping[str, Any]]
@@ -50,7 +50,8 @@ class Work:
     """Rows of the examples that form a step, over all processes: a pure function."""
     validation: Examples | None
     validation_loss: Loss
-    settings: Settings
+    settings: ResolvedTrain
+    seed: int
     processes: Processes
 
     @property
@@ -109,7 +110,7 @@ def _step(work: Work, state: State, record: Record, given: Input) -> State:
     settings, predictions = work.settings, given.predictions
     found = _gradients(work, state.step, given)
     learning_rate = settings.learning_rate * rate(
-        state.plan, state.step, settings.lr_scheduler_type, settings.warmup
+        state.plan, state.step, settings.lr_scheduler_type, settings.warmup_steps
     )
     loss = found.loss / max(1, predictions)
     limit = spikes.limit(state.recent_losses)
@@ -191,7 +192,7 @@ def _batches(
 ) -> Iterator[tuple[Batch, AbstractContextManager[None]]]:
     """The micro-batches of a step on the device, and what draws the dropout masks of each."""
     device = work.processes.device
-    seed = derived_seed(work.settings.seed, "dropout", step)
+    seed = derived_seed(work.seed, "dropout", step)
     for slots, prepared in zip(given.slots, given.micro_batches, strict=True):
         yield on_device(prepared, device), dropout.of_examples(seed, slots, device)
 
@@ -210,7 +211,7 @@ def _judged(state: State, loss: float, grad_norm: float, limit: float) -> State:
     )
 
 
-def _trouble(state: State, settings: Settings) -> tuple[str, str] | None:
+def _trouble(state: State, settings: ResolvedTrain) -> tuple[str, str] | None:
     """Why the run must stop, and what to do about it."""
     if state.nonfinite_steps >= settings.max_nonfinite_steps:
         return (
@@ -280,6 +281,6 @@ def _validate(work: Work, state: State, record: Record, stop: StopSignal) -> tup
     return (record.validated(state, figures) if figures else state), 0
 
 
-def _is_new_best(state: State, settings: Settings) -> bool:
+def _is_new_best(state: State, settings: ResolvedTrain) -> bool:
     """Whether this step is what the run may be remembered for."""
     return settings.load_best_model_at_end and state.best_step == state.step > 0

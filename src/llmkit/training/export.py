@@ -78,19 +78,14 @@ def _card(model: PreTrainedModel, name: str, said: str) -> str:
     return _CARD.format(name=name, said=f"{said}.", first=first, auto=auto)
 
 
-def restore_model(model: PreTrainedModel, directory: Path) -> None:
-    """Gives the model the weights that `save_model` wrote."""
-    if lora.is_attached(model):
-        lora.restore(model, directory)
-    else:
-        saved = type(model).from_pretrained(directory, dtype=torch.float32)
-        model.load_state_dict(saved.state_dict())
-
-
-def take(model: PreTrainedModel, run: Path, step: int) -> None:
-    """Gives the model the weights of one of the run's checkpoints."""
-    saved = checkpoint.named(checkpoint.directory_of(run / "checkpoints", step))
-    restore_model(model, saved.directory)
+def model_of_step(model: PreTrainedModel, run: Path, step: int) -> PreTrainedModel:
+    """The model as one of the run's checkpoints holds it."""
+    saved = checkpoint.named(checkpoint.directory_of(run / "checkpoints", step)).directory
+    if not lora.is_attached(model):
+        best: PreTrainedModel = type(model).from_pretrained(saved, dtype=torch.float32)
+        return best
+    lora.restore(model, saved)
+    return model
 
 
 def check_unfinished(run: Path) -> None:

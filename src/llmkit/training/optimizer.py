@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llmkit.config.schema import TrainConfig
+from llmkit.config.resolved import ResolvedTrain
 from llmkit.errors import ConfigError, NoValidCheckpoint
 from llmkit.models import classifier
 from llmkit.models.classifier import head_weights
@@ -31,10 +31,8 @@ class NamedOptimizer:
     head has a learning rate of its own. The head of a regression learns in the unit of its labels.
     """
 
-    def __init__(self, model: nn.Module, kind: str, settings: TrainConfig) -> None:
+    def __init__(self, model: nn.Module, kind: str, settings: ResolvedTrain) -> None:
         weight_decay, beta2 = settings.weight_decay, settings.adam_beta2
-        assert weight_decay != "auto"
-        assert beta2 != "auto"
         named = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not named:
             raise ConfigError("the model has no trainable weights", where="model")

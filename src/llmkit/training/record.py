@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from llmkit.config.resolved import ResolvedTrain
 from llmkit.distributed.processes import Processes
 from llmkit.errors import WriteError
 from llmkit.reporting.progress import TrainingDisplay, memory_used
@@ -20,7 +21,6 @@ from llmkit.storage.jsonl import JsonLines
 from llmkit.training import checkpoint
 from llmkit.training.budget import NEAR, Budget, Clock, readable
 from llmkit.training.checkpoint import State
-from llmkit.training.settings import Settings
 
 LOWER_IS_BETTER = {"loss", "perplexity", "bits_per_byte", "mse", "mae"}
 """Validation figures that fall while a model gets better; all others rise."""
@@ -38,7 +38,7 @@ class Record:
     """
 
     directory: Path
-    settings: Settings
+    settings: ResolvedTrain
     processes: Processes
     display: TrainingDisplay
     clock: Clock

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from llmkit.config.load import as_yaml
+from llmkit.config.resolved import Resolved, ResolvedTrain
 from llmkit.config.schema import Config
 from llmkit.data import fingerprints, subset
 from llmkit.data.sources import Sources
@@ -28,14 +29,24 @@ from llmkit.reporting.console import Console
 from llmkit.reporting.data_report import readable
 from llmkit.reporting.progress import TrainingDisplay, training_display
 from llmkit.storage import atomic, jsonl
-from llmkit.training import budget, checkpoint, choices, engine, export, identity, module, probe
+from llmkit.training import (
+    budget,
+    checkpoint,
+    choices,
+    engine,
+    export,
+    identity,
+    module,
+    probe,
+    resolve,
+)
 from llmkit.training import directory as run_directory
 from llmkit.training.budget import Clock
 from llmkit.training.checkpoint import Checkpoint, State
+from llmkit.training.choices import Choices
 from llmkit.training.optimizer import NamedOptimizer
 from llmkit.training.record import Record
-from llmkit.training.schedule import Plan, Revision
-from llmkit.training.settings import Settings
+from llmkit.training.schedule import Plan
 from llmkit.training.tasks import defaults, sizing
 from llmkit.training.tasks.task import Examples, Loss, Session, Task
 
@@ -134,9 +145,8 @@ def _carry_out(run: Run, loss: Loss) -> dict[str, Any]:
     """Trains from the checkpoint or from the start, exports the model to `final/`, and returns the
     figures of the run."""
     task, session = run.task, run.session
-    work, chosen = _work(run, loss)
+    work, resolved, chosen = _work(run, loss)
     state, changed = _state(run, work, chosen)
-    resolved = _resolved(run, work, chosen)
     if session.processes.is_main:
         checkpoint.warn_of_space(
             run.directory / "checkpoints", work.model.num_parameters(), session.console.warn
@@ -156,7 +166,7 @@ def _carry_out(run: Run, loss: Loss) -> dict[str, Any]:
             state = engine.train(work, state, record, session.stop, look)
         seconds = time.monotonic() - began
     if session.processes.is_main:
-        _write_down(run, _pinned(resolved, state.plan), state.plan, chosen)
+        _write_down(run, resolve.pinned(resolved, state.plan), state.plan, chosen)
         _export(run, work, state)
         if note := export.loading_note(work.model):
             session.console.say(note)
@@ -211,7 +221,7 @@ def _resume_point(task: Task, directory: Path) -> Checkpoint | None:
     return found
 
 
-def _work(run: Run, loss: Loss) -> tuple[engine.Work, dict[str, Any]]:
+def _work(run: Run, loss: Loss) -> tuple[engine.Work, Resolved, Choices]:
     task, session, processes = run.task, run.session, run.session.processes
     train, model = task.config.train, run.model
     if train.gradient_checkpointing:
@@ -228,58 +238,53 @@ def _work(run: Run, loss: Loss) -> tuple[engine.Work, dict[str, Any]]:
         train, len(task.examples), task.tokens_per_example, hidden, processes.device.type
     )
     chosen = _choices(run, objective, batch)
-    settings = defaults.settings(train, task.config.seed, batch, hidden, task.from_scratch, chosen)
-    decayed = train.changed(weight_decay=settings.weight_decay)
-    if chosen["compile"]:
+    if chosen.compile:
         objective.compile_layers(dynamic=probe.lengths_differ(task.examples))
     limit = defaults.examples_to_see(train, len(task.examples))
-    validation = task.validation and subset.drawn(task.validation, chosen["max_eval_samples"])
+    validation = task.validation and subset.drawn(task.validation, chosen.max_eval_samples)
+    resolved = resolve.resolve(task, hidden, batch, chosen, validation)
     work = engine.Work(
         objective=objective,
-        optimizer=NamedOptimizer(model, defaults.optimizer(train, task.from_scratch), decayed),
+        optimizer=NamedOptimizer(model, resolved.train.optimizer, resolved.train),
         examples=task.examples,
         rows_of_step=partial(task.rows_of_step, global_batch_size=batch, limit=limit),
         validation=validation,
         validation_loss=run.losses(validation),
-        settings=settings,
+        settings=resolved.train,
+        seed=task.config.seed,
         processes=processes,
     )
-    return work, chosen
+    return work, resolved, chosen
 
 
-def _choices(run: Run, objective: module.Objective, batch: int) -> dict[str, Any]:
+def _choices(run: Run, objective: module.Objective, batch: int) -> Choices:
     """What the run goes by besides its config: chosen when it begins, kept when it is resumed, and
     planned anew where it is given another length."""
-    task, session = run.task, run.session
-    train, model = task.config.train, run.model
+    task, train = run.task, run.task.config.train
     if run.resumed is None:
         defaults.check_plan(train, defaults.most_steps(train, len(task.examples), batch))
         chosen = choices.measured(task, objective, batch, run.clock)
-        if chosen["plan"][0][1] == train.max_steps != task.asked.train.max_steps:
-            session.console.say(
+        if chosen.plan.revisions[0].total_steps == train.max_steps != task.asked.train.max_steps:
+            run.session.console.say(
                 "auto: the steps end before the minutes do: "
                 "a text that is read more often is learned by heart"
             )
-        decay = defaults.weight_decay(train, chosen["epochs"], task.from_scratch)
-        return {**chosen, "weight_decay": decay}
-    chosen = choices.kept(run.resumed.identity["choices"], train, session)
-    if chosen["attention"] != model.config._attn_implementation:
-        model.set_attn_implementation(chosen["attention"])
-    changed = identity.changed_length(run.resumed.identity, task.asked)
-    if not changed:
         return chosen
-    chosen = choices.lengthened(
-        chosen, train, len(task.examples), batch, run.resumed.state, run.clock
-    )
-    note = {"step": run.resumed.state.step, "changed": changed}
-    return {**chosen, "lengthened": [*chosen.get("lengthened", []), note]}
+    recorded = Choices.from_json(run.resumed.identity["choices"])
+    chosen = choices.kept(recorded, train, run.session)
+    if chosen.attention != run.model.config._attn_implementation:
+        run.model.set_attn_implementation(chosen.attention)
+    if changed := identity.changed_length(run.resumed.identity, task.asked):
+        state = run.resumed.state
+        return choices.lengthened(chosen, changed, task, batch, state, run.clock)
+    return chosen
 
 
 def _record(
     run: Run,
     work: engine.Work,
-    chosen: Mapping[str, Any],
-    resolved: Config,
+    chosen: Choices,
+    resolved: Resolved,
     display: TrainingDisplay,
     state: State,
 ) -> Record:
@@ -298,11 +303,11 @@ def _record(
             "requested": identity.keys(task.asked),
             "resolved": identity.keys(resolved),
             "content": dict(task.content),
-            "choices": chosen,
+            "choices": chosen.to_json(),
         },
         unit=task.unit,
-        full_rate=chosen["full_rate"],
-        budget=budget.of_run(train, run.clock, state.step, chosen["validation_seconds"]),
+        full_rate=chosen.full_rate,
+        budget=budget.of_run(train, run.clock, state.step, chosen.validation_seconds),
         most_steps=defaults.most_steps(train, len(task.examples), batch),
         track=work.processes.track if task.config.report_to else None,
         progress=partial(task.progress, global_batch_size=batch, limit=limit),
@@ -317,32 +322,34 @@ def _export(run: Run, work: engine.Work, state: State) -> None:
     step = _final_step(work.settings, state)
     if export.is_written(run.directory, step):
         return
+    model = work.model
     if step != state.step:
-        export.take(work.model, run.directory, step)
-    export.write_final(work.model, task.tokenizer, run.directory, step, task.examples)
+        model = export.model_of_step(model, run.directory, step)
+    export.write_final(model, task.tokenizer, run.directory, step, task.examples)
     unit = "nats per token" if task.unit == "tokens" else f"per {task.unit.removesuffix('s')}"
     title = f"{run.directory.name}: {type(work.model).__name__}"
     plots.loss_curve(run.directory / "metrics.jsonl", run.directory / "loss.png", title, unit)
 
 
-def _final_step(settings: Settings, state: State) -> int:
+def _final_step(settings: ResolvedTrain, state: State) -> int:
     """The step whose weights are the finished model."""
     best = state.best_step if settings.load_best_model_at_end else None
     return state.step if best is None else best
 
 
-def _state(run: Run, work: engine.Work, chosen: Mapping[str, Any]) -> tuple[State, bool]:
+def _state(run: Run, work: engine.Work, chosen: Choices) -> tuple[State, bool]:
     """Where the run begins, and whether it was given another length."""
     task = run.task
     if run.resumed is None:
-        plan = Plan(tuple(Revision(*revision) for revision in chosen["plan"]))
-        return State(0, plan, seconds=0.0, evaluated_step=-1 if task.measured_first else 0), False
+        return State(
+            0, chosen.plan, seconds=0.0, evaluated_step=-1 if task.measured_first else 0
+        ), False
     work.optimizer.load_state(run.resumed.optimizer_tensors())
     state = run.resumed.state
     changed = identity.changed_length(run.resumed.identity, task.asked)
     if not changed:
         return state, False
-    plan = Plan(tuple(Revision(*revision) for revision in chosen["plan"]))
+    plan = chosen.plan
     told = ", ".join(f"{key} was {old}, is now {new}" for key, (old, new) in changed.items())
     run.session.console.say(
         f"planned anew from step {state.step}: {plan.total_steps} steps in all, "
@@ -351,30 +358,7 @@ def _state(run: Run, work: engine.Work, chosen: Mapping[str, Any]) -> tuple[Stat
     return replace(state, plan=plan), True
 
 
-def _resolved(run: Run, work: engine.Work, chosen: Mapping[str, Any]) -> Config:
-    """The config with every `auto` of training resolved."""
-    task = run.task
-    names = {"warmup": "warmup_steps"}
-    values = {
-        names.get(key, key): value for key, value in asdict(work.settings).items() if key != "seed"
-    }
-    values |= {key: chosen[key] for key in ("precision", "compile")}
-    values["optimizer"] = defaults.optimizer(task.config.train, task.from_scratch)
-    if work.validation is not None:
-        values["max_eval_samples"] = len(work.validation)
-    return task.config.changed(train=values)
-
-
-def _pinned(resolved: Config, plan: Plan) -> Config:
-    """The config that repeats a finished run: its recorded plan takes the place of the clock."""
-    train = resolved.train
-    values: dict[str, Any] = {"plan": tuple((r.step, r.total_steps) for r in plan.revisions)}
-    if train.max_minutes is not None:
-        values |= {"max_minutes": None, "max_steps": plan.total_steps}
-    return resolved.changed(train=values)
-
-
-def _write_down(run: Run, resolved: Config, plan: Plan, chosen: Mapping[str, Any]) -> None:
+def _write_down(run: Run, resolved: Resolved, plan: Plan, chosen: Choices) -> None:
     """Writes `run.json`, and `config.yaml`, which repeats the run in a directory of its own."""
     task = run.task
     record = {
@@ -383,7 +367,7 @@ def _write_down(run: Run, resolved: Config, plan: Plan, chosen: Mapping[str, Any
         "content": dict(task.content),
         "settled": sizing.as_json(task.config),
         "plan": [[r.step, r.total_steps] for r in plan.revisions],
-        "lengthened": chosen.get("lengthened", []),
+        "lengthened": list(chosen.lengthened),
         "environment": choices.environment(),
     }
     elsewhere = resolved.changed(output_dir=None, resume="auto")

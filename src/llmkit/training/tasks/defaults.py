@@ -6,13 +6,11 @@ The rules and the measurements behind them: `.github/decisions/0006-auto-setting
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from llmkit.config.schema import TrainConfig
 from llmkit.errors import ConfigError
 from llmkit.training.budget import VALIDATION_SHARE
-from llmkit.training.settings import Settings
 
 TOKENS_PER_HIDDEN = {"cpu": 8, "cuda": 128}
 """Tokens per optimizer step for each unit of hidden size, in a run by minutes: 2048 for 256 wide on
@@ -233,39 +231,3 @@ def intervals(
     return {
         key: chosen[key] if getattr(train, key) == "auto" else getattr(train, key) for key in chosen
     }
-
-
-def settings(
-    train: TrainConfig,
-    seed: int,
-    batch: int,
-    hidden_size: int,
-    from_scratch: bool,
-    choices: Mapping[str, Any],
-) -> Settings:
-    """All that the engine needs; `choices` is what was measured when the run began."""
-    warmup = 0.03 if train.warmup_steps == "auto" else train.warmup_steps
-    total_steps = choices["plan"][0][1]
-    return Settings(
-        seed=seed,
-        global_batch_size=batch,
-        micro_batch_size=choices["micro_batch_size"],
-        learning_rate=learning_rate(train, hidden_size, from_scratch),
-        lr_scheduler_type="linear"
-        if train.lr_scheduler_type == "auto"
-        else train.lr_scheduler_type,
-        warmup=warmup if warmup < 1 else min(1.0, warmup / max(1, total_steps)),
-        weight_decay=choices["weight_decay"],
-        max_grad_norm=train.max_grad_norm,
-        max_nonfinite_steps=train.max_nonfinite_steps,
-        loss_spike=train.loss_spike,
-        logging_steps=choices["logging_steps"],
-        eval_steps=choices["eval_steps"],
-        save_steps=choices["save_steps"],
-        save_total_limit=train.save_total_limit,
-        metric_for_best_model=train.metric_for_best_model,
-        load_best_model_at_end=choices["epochs"] > 1
-        if train.load_best_model_at_end == "auto"
-        else train.load_best_model_at_end,
-        early_stopping_patience=train.early_stopping_patience,
-    )
