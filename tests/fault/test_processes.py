@@ -196,7 +196,7 @@ def test_a_micro_batch_that_does_not_fit_is_told_with_a_smaller_one(trials: Serv
     ended = trials.run(function="train", keywords={"huge": True})
     assert ended.code == 71, ended.err
     assert "out of memory with a micro-batch of 8 sequences" in ended.err
-    assert "next:  set train.micro_batch_size=4; results stay the same" in ended.err
+    assert "next:  write train.micro_batch_size=4; results stay the same" in ended.err
 
 
 def test_two_processes_and_two_micro_batches_give_the_same_bytes(

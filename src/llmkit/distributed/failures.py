@@ -41,7 +41,7 @@ def _explained(error: Exception, micro_batch_size: int) -> LlmkitError | None:
             f"cannot compile the model: {str(error).splitlines()[0][:200]}",
             where="train.compile",
             kept="all checkpoints",
-            next="set train.compile=false, or install a C++ compiler if it is missing",
+            next="write train.compile=false, or install a C++ compiler if it is missing",
         )
     return None
 
@@ -55,7 +55,7 @@ def out_of_memory(error: BaseException) -> bool:
 def too_large(size: int) -> ResourceError:
     """The error for a micro-batch that does not fit into memory."""
     advice = (
-        f"set train.micro_batch_size={max(1, size // 2)}; results stay the same"
+        f"write train.micro_batch_size={max(1, size // 2)}; results stay the same"
         if size > 1
         else "use a smaller model, a shorter data.block_size, or train.gradient_checkpointing=true"
     )

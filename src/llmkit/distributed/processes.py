@@ -121,7 +121,7 @@ class Processes:
             late = "imed out" in str(error)
             raise ResourceError(
                 f"another process of the run {'does not answer' if late else 'was lost'}",
-                where=f"noticed by rank {self.rank} of {self.count}",
+                where=f"noticed by process {self.rank} of {self.count}",
                 kept="all checkpoints",
                 next="find the cause (its message, `dmesg`), end its remaining processes, then run "
                 "the same command again to resume",
