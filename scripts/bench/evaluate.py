@@ -30,7 +30,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from llmkit.data.tokens import TokenFile
 from llmkit.distributed.processes import Processes, join_processes
-from llmkit.evaluation.likelihood import score
+from llmkit.evaluation.likelihood import score_rows
 from llmkit.evaluation.scored_rows import CausalRows
 from llmkit.evaluation.segments import segments_of
 from llmkit.evaluation.windows import ScoringProtocol, Windows
@@ -76,7 +76,7 @@ def with_llmkit(model: PreTrainedModel, case: Case, processes: Processes) -> Sid
     logits = ChosenLogits(model)
     rows = CausalRows(Windows(case.tokens, case.protocol))
     parts = segments_of(case.tokens, np.full(logits.vocab_size, 4))
-    return lambda: float(score(logits, rows, parts, processes, None, unwatched).nll.sum())
+    return lambda: float(score_rows(logits, rows, parts, processes, None, unwatched).nll.sum())
 
 
 def with_transformers(model: PreTrainedModel, case: Case) -> Side:

@@ -263,7 +263,7 @@ def _check_output(command: str, config: Config) -> None:
         "pretrain": lambda: directory.check(config, command),
         "finetune": lambda: directory.check(config, command),
         "predict": lambda: predictions.check(config.predict),
-        "evaluate": lambda: outputs.check(
+        "evaluate": lambda: outputs.check_output_files(
             (settings.output, settings.log_samples, settings.per_token)
         ),
     }

@@ -177,7 +177,7 @@ def bad_input(trained: Path, tmp_path: Path) -> Sequence[tuple[str, list[object]
     (tmp_path / "notes.md").write_text("mine")
     model, text = ["--model", trained / "run"], ["--text", trained / "held-out.txt"]
     return [
-        ("window", [*model, *text, "evaluation.window=17"], 78, "17 tokens is longer than the 16"),
+        ("window", [*model, *text, "evaluation.window=17"], 78, "17 tokens exceeds the 16-token"),
         ("empty", [*model, "--text", tmp_path / "empty.txt"], 66, "holds no text"),
         ("missing", [*model, "--text", tmp_path / "none.txt"], 66, "does not exist"),
         ("no text", [*model, "evaluation.window=16"], 66, "data.test_files is not given"),

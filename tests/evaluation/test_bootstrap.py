@@ -34,6 +34,6 @@ def test_two_sets_of_as_many_segments_are_paired() -> None:
 
 
 def test_very_many_segments_are_drawn_in_runs_that_lose_none() -> None:
-    values = np.ones((bootstrap.MOST_UNITS * 2 + 777, 1))
+    values = np.ones((bootstrap.MAX_UNITS * 2 + 777, 1))
     drawn = bootstrap.resample(values, 0)
     assert drawn.mean() == pytest.approx(len(values), rel=1e-3)

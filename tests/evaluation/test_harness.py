@@ -52,7 +52,7 @@ def config(model, task, *keys):
 def test_a_missing_harness_is_told_with_its_cure(one_id, task) -> None:
     asked = config(one_id, task)
     with pytest.raises(ConfigError) as fault:
-        harness.check(asked, compared(asked))
+        harness.check_tasks(asked, compared(asked))
     assert "-m pip install" in fault.value.next
     assert "[lm-eval]'" in fault.value.next
 
@@ -60,7 +60,7 @@ def test_a_missing_harness_is_told_with_its_cure(one_id, task) -> None:
 @pytest.mark.parametrize("line", ["doc_to_text: !function utils.run", "unsafe_code: true"])
 def test_a_task_that_brings_code_is_refused(one_id, task, line, processes) -> None:
     task.write_text(task.read_text() + line + "\n")
-    with pytest.raises(Unsafe, match="code of its own"):
+    with pytest.raises(Unsafe, match="would run code"):
         harness.names_and_folders([str(task)])
 
 
@@ -81,8 +81,8 @@ def test_a_local_task_runs_without_the_network(one_id, task, processes, tmp_path
     keys = [f"evaluation.log_samples={tmp_path / 'log'}"] if log else []
     asked = config(one_id, task, *keys)
     models = compared(asked)
-    harness.check(asked, models)
-    found = harness.measure(asked, models, processes)
+    harness.check_tasks(asked, models)
+    found = harness.measure_tasks(asked, models, processes)
     (row,) = found["tasks"]
     assert (row["task"], row["metric"], row["examples"]) == ("sky", "acc", 2)
     assert row["value"] in (0.0, 0.5, 1.0)
@@ -93,4 +93,4 @@ def test_a_local_task_runs_without_the_network(one_id, task, processes, tmp_path
 def test_tasks_are_for_causal_models(bert, task) -> None:
     asked = config(bert, task)
     with pytest.raises(ConfigError, match="masked model"):
-        harness.check(asked, compared(asked))
+        harness.check_tasks(asked, compared(asked))

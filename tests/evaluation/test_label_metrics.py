@@ -87,7 +87,7 @@ def test_each_class_has_the_precision_recall_and_support_of_sklearn(both) -> Non
     )
     for number, name in enumerate(names):
         assert list(found[name].values()) == pytest.approx([row[number] for row in expected])
-    matrix = label_metrics.confusion_matrix(labels, predicted, CLASSES)
+    matrix = label_metrics.count_confusions(labels, predicted, CLASSES)
     expected = sklearn.confusion_matrix(labels, predicted, labels=range(CLASSES))
     assert np.array_equal(matrix, expected)
 

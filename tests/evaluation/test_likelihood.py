@@ -14,7 +14,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llmkit.errors import ResourceError
-from llmkit.evaluation.likelihood import CHUNK, score
+from llmkit.evaluation.likelihood import SORTED_ROWS, score_rows
 from llmkit.evaluation.scored_rows import CausalRows
 from llmkit.evaluation.segments import segments_of
 from llmkit.evaluation.windows import ScoringProtocol, Windows
@@ -78,9 +78,9 @@ def rows_of(lengths, window=16, stride=16, documents="separate"):
 def test_the_shares_of_several_processes_add_up(model, watch, count) -> None:
     rows, parts = rows_of([3, 40, 9, 77, 1, 30, 12], stride=5)
     logits = ChosenLogits(model)
-    whole = score(logits, rows, parts, Member(), 40, watch, show=20)
+    whole = score_rows(logits, rows, parts, Member(), 40, watch, show=20)
     shares = [
-        score(logits, rows, parts, Member(r, count), 40, watch, show=20) for r in range(count)
+        score_rows(logits, rows, parts, Member(r, count), 40, watch, show=20) for r in range(count)
     ]
     assert sum(each.tokens for each in shares).tolist() == whole.tokens.tolist()
     assert sum(each.nll for each in shares) == pytest.approx(whole.nll, rel=1e-14)
@@ -92,8 +92,8 @@ def test_the_shares_of_several_processes_add_up(model, watch, count) -> None:
 
 def test_rows_that_do_not_fit_together_are_taken_in_halves(model, watch) -> None:
     rows, parts = rows_of([50] * 9)
-    whole = score(ChosenLogits(model), rows, parts, Member(), 10_000, watch)
-    halves = score(Cramped(model), rows, parts, Member(), 10_000, watch)
+    whole = score_rows(ChosenLogits(model), rows, parts, Member(), 10_000, watch)
+    halves = score_rows(Cramped(model), rows, parts, Member(), 10_000, watch)
     assert halves.nll == pytest.approx(whole.nll, rel=1e-6)
     assert halves.tokens.tolist() == whole.tokens.tolist()
 
@@ -103,14 +103,14 @@ def test_a_row_that_does_not_fit_alone_is_told_with_its_size(model, watch) -> No
     cramped = Cramped(model)
     cramped.most = 0
     with pytest.raises(ResourceError, match="window of 16 tokens"):
-        score(cramped, rows, parts, Member(), None, watch)
+        score_rows(cramped, rows, parts, Member(), None, watch)
 
 
 def test_what_is_shown_is_what_is_summed(model, watch) -> None:
     rows, parts = rows_of([30, 20])
-    scores = score(ChosenLogits(model), rows, parts, Member(), None, watch, show=52)
+    scores = score_rows(ChosenLogits(model), rows, parts, Member(), None, watch, show=52)
     assert scores.shown.sum() == pytest.approx(scores.nll.sum())
-    some = score(ChosenLogits(model), rows, parts, Member(), None, watch, show=10)
+    some = score_rows(ChosenLogits(model), rows, parts, Member(), None, watch, show=10)
     assert some.shown == pytest.approx(scores.shown[:10])
 
 
@@ -119,7 +119,7 @@ def peak(model, watch, tokens: int) -> int:
     logits = ChosenLogits(model)
     tracemalloc.start()
     try:
-        score(logits, rows, parts, Member(), 2048, watch)
+        score_rows(logits, rows, parts, Member(), 2048, watch)
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -127,5 +127,5 @@ def peak(model, watch, tokens: int) -> int:
 
 def test_memory_does_not_grow_with_the_text(model, watch) -> None:
     """The rows that are sorted together are bounded; a text of several such is no larger."""
-    small, large = (peak(model, watch, 4 * CHUNK * times) for times in (2, 8))
+    small, large = (peak(model, watch, 4 * SORTED_ROWS * times) for times in (2, 8))
     assert large < 1.5 * small

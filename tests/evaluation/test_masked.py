@@ -52,20 +52,20 @@ def config(bert, tmp_path):
 def test_each_token_is_masked_alone_in_its_piece(config, bert, processes, watch, window) -> None:
     changed = config.evaluation.model_copy(update={"window": window})
     config = config.model_copy(update={"evaluation": changed})
-    found = text.measure(
+    found = text.measure_text(
         config, Sources(config), compared(config), processes, watch, lambda _: None
     )
-    result = text.result(config, found)
+    result = text.text_result(config, found)
     nll, count = by_hand(bert, DOCUMENTS, window - 2)
     assert result["tokens"] == count
     assert result["pseudo_nll"] == pytest.approx(nll, rel=1e-5)
 
 
 def test_it_is_never_called_a_perplexity(config, processes, watch) -> None:
-    found = text.measure(
+    found = text.measure_text(
         config, Sources(config), compared(config), processes, watch, lambda _: None
     )
-    result = text.result(config, found)
+    result = text.text_result(config, found)
     assert not {"nll", "perplexity", "bits_per_byte"} & {*result, *(result["interval"] or ())}
     assert "not comparable to a perplexity" in result["protocol"]["scored"]
 

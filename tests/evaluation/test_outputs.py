@@ -15,12 +15,12 @@ FIGURES = {"command": "evaluate", "tokens": 3, "by_domain": [{"domain": "a", "nl
 @pytest.mark.parametrize("name", ["result.json", "result.md", "rows.jsonl"])
 def test_what_an_evaluation_wrote_may_be_written_again(tmp_path, name) -> None:
     path = tmp_path / "new" / name
-    outputs.check([str(path), None])
+    outputs.check_output_files([str(path), None])
     if name == "rows.jsonl":
         outputs.write_lines(path, [{"row": 1}, {"row": 2}])
     else:
         outputs.write_result(path, FIGURES)
-    outputs.check([str(path)])
+    outputs.check_output_files([str(path)])
 
 
 @pytest.mark.parametrize("text", ["", "my notes\n", '{"command": "pretrain"}'])
@@ -28,7 +28,7 @@ def test_another_file_is_never_overwritten(tmp_path, text) -> None:
     path = tmp_path / "notes.md"
     path.write_text(text)
     with pytest.raises(WriteError, match="no evaluation wrote it"):
-        outputs.check([str(path)])
+        outputs.check_output_files([str(path)])
     assert path.read_text() == text
 
 

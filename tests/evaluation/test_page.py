@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from llmkit.evaluation.likelihood import Scores
-from llmkit.evaluation.page import page, texts
+from llmkit.evaluation.page import page, token_texts
 
 from .conftest import byte_level
 
@@ -78,7 +78,7 @@ def test_the_page_needs_nothing_else_and_runs_nothing(shown) -> None:
 def test_characters_of_several_tokens_come_whole(text) -> None:
     tokenizer = byte_level(260)
     ids = tokenizer(text)["input_ids"]
-    parts = texts(ids, tokenizer)
+    parts = token_texts(ids, tokenizer)
     assert len(parts) == len(ids)
     assert "".join(parts) == text
     assert "\N{REPLACEMENT CHARACTER}" not in "".join(parts)

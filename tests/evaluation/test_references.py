@@ -41,7 +41,7 @@ def test_bleu_and_chrf_are_those_of_sacrebleus_command_line(texts, tokenizer, tm
     command = [sys.executable, "-m", "sacrebleu", *files, *options]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     bleu, chrf = json.loads(done.stdout)
-    found = references.score(said, wanted, 0)
+    found = references.score_texts(said, wanted, 0)
     assert found["bleu"] == pytest.approx(bleu["score"], abs=1e-8)
     assert found["chrf"] == pytest.approx(chrf["score"], abs=1e-8)
     assert f"tok:{tokenizer}|" in found["bleu_signature"]
@@ -60,7 +60,7 @@ def test_on_ascii_rouge_is_that_of_rouge_score_itself(texts) -> None:
 
 def test_rouge_of_chinese_is_not_zero() -> None:
     assert RougeScorer(["rouge1"]).score(CHINESE[1][0], CHINESE[0][0])["rouge1"].fmeasure == 0
-    assert references.score(*CHINESE, 0)["rouge1"] > 0.5
+    assert references.score_texts(*CHINESE, 0)["rouge1"] > 0.5
 
 
 @given(st.text(max_size=60))
@@ -127,5 +127,5 @@ def test_a_missing_column_is_named_with_those_that_are_there(tmp_path) -> None:
 
 
 def test_a_reference_alone_is_refused(tmp_path) -> None:
-    with pytest.raises(ConfigError, match="something to be compared with"):
+    with pytest.raises(ConfigError, match="nothing to compare the references with"):
         read_pairs([], config(tmp_path / "any", reference="r"))

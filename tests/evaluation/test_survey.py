@@ -118,7 +118,7 @@ def test_the_domains_of_a_mixture_are_surveyed_by_what_they_hold_out(files, watc
 
 
 def test_a_mixture_has_its_own_domains_and_must_hold_text_out(files, watch) -> None:
-    with pytest.raises(ConfigError, match=r"those of data\.mixture"):
+    with pytest.raises(ConfigError, match=r"given by data\.mixture"):
         survey_mixture(mixture(files, "evaluation.domain_column=kind"), {})
     nothing = mixture(files, "data.validation_fraction=0")
     with pytest.raises(InputNotFound, match="holds text out"):

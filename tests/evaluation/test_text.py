@@ -39,8 +39,8 @@ def measured(processes, watch, text_file):
         ]).config  # fmt: skip
         models = compared(config)
         check_models(models, config.evaluation)
-        found = text.measure(config, Sources(config), models, processes, watch, lambda _: None)
-        return text.result(config, found)
+        found = text.measure_text(config, Sources(config), models, processes, watch, lambda _: None)
+        return text.text_result(config, found)
 
     return measure
 
@@ -254,14 +254,14 @@ def test_weights_that_are_no_numbers_give_no_figure(measured, one_id, tmp_path) 
     weights = load_file(broken / "model.safetensors")
     weights["model.norm.weight"] = torch.full_like(weights["model.norm.weight"], torch.nan)
     save_file(weights, broken / "model.safetensors", {"format": "pt"})
-    with pytest.raises(DataError, match="no numbers"):
+    with pytest.raises(DataError, match="NaN or infinite"):
         measured(broken)
 
 
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        (("evaluation.window=33",), "33 tokens is longer than the 32"),
+        (("evaluation.window=33",), "33 tokens exceeds the 32-token context"),
         (("evaluation.window=8", "evaluation.stride=9"), "of 9 tokens would skip text"),
         (("evaluation.bos=window", "evaluation.stride=32"), "a window holds 31"),
     ],

@@ -1,4 +1,4 @@
-"""`llmkit evaluate`: models + text, rows or tasks -> figures, and how they were measured."""
+"""`llmkit evaluate`: models + text, rows or tasks -> metrics with their protocol."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import Any
 
 from llmkit.config import objectives
 from llmkit.config.schema import Config
+from llmkit.data import fingerprints
 from llmkit.data.documents import mark_hints
 from llmkit.data.prepare import data_report
 from llmkit.data.sources import Sources
+from llmkit.data.tokens import TokenFile
 from llmkit.distributed.processes import Processes, join_processes
-from llmkit.evaluation import classifiers, harness, outputs, pairs, references, text, trained_on
+from llmkit.evaluation import classifiers, harness, outputs, pairs, references, text
 from llmkit.evaluation.pairs import Pairs
 from llmkit.evaluation.windows import check_models, protocol
 from llmkit.inference import generate, loading, prompts
@@ -22,13 +24,13 @@ from llmkit.models.pretrained import Pretrained
 from llmkit.reporting import plots, verdicts
 from llmkit.reporting.console import Console
 
-Rows = Iterable[Mapping[str, Any]]
+_Samples = Iterable[Mapping[str, Any]]
 
 
 def run(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
-    """Measures what the config names, writes what it asks for and returns the figures."""
+    """Evaluates as configured, writes the requested files and returns the metrics."""
     settings = config.evaluation
-    outputs.check((settings.output, settings.log_samples, settings.per_token))
+    outputs.check_output_files((settings.output, settings.log_samples, settings.per_token))
     models = pretrained.compared(config)
     with join_processes(_precision(config, models), (), Path()) as processes:
         figures, scored = _measured(config, sources, models, processes, console)
@@ -43,7 +45,7 @@ def run(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
 
 
 def _precision(config: Config, models: Sequence[Pretrained]) -> str:
-    """The precision to ask for: what measures right, and bf16 for weights that have no more."""
+    """The precision to evaluate in: fp32 by default, unless all weights are stored in bf16."""
     precision = config.evaluation.precision
     if precision != "auto" or all(model.is_stored_in_bf16 for model in models):
         return precision
@@ -51,7 +53,7 @@ def _precision(config: Config, models: Sequence[Pretrained]) -> str:
 
 
 def check(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
-    """Checks all that a run needs, without weights and without writing, and says what it found."""
+    """Checks everything that a run needs, without loading weights or writing; returns the facts."""
     settings = config.evaluation
     found: dict[str, Any] = {"command": "evaluate"}
     if settings.reference_column is not None:
@@ -75,10 +77,10 @@ def check(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
 
 
 def _check(config: Config, models: Sequence[Pretrained]) -> None:
-    """Refuses models that cannot be measured as the config asks, or not together."""
+    """Refuses models that cannot be evaluated as configured, or not compared."""
     check_models(models, config.evaluation)
     if config.evaluation.tasks:
-        harness.check(config, models)
+        harness.check_tasks(config, models)
     else:
         kind = "labels" if models[0].kind == "classifier" else "text"
         objectives.refuse_others(config, f"evaluate/{kind}")
@@ -90,28 +92,28 @@ def _measured(
     models: Sequence[Pretrained],
     processes: Processes,
     console: Console,
-) -> tuple[dict[str, Any], Rows]:
-    """The figures, and everything that was scored."""
+) -> tuple[dict[str, Any], _Samples]:
+    """The metrics, and every scored sample."""
     settings = config.evaluation
     if settings.reference_column is not None:
         return _written(config, sources, models, processes, console)
     _check(config, models)
     if settings.tasks:
-        found = harness.measure(config, models, processes)
+        found = harness.measure_tasks(config, models, processes)
         return found, found.pop("samples")
     if models[0].kind == "classifier":
         return _classified(config, sources, models, processes, console)
-    measured = text.measure(config, sources, models, processes, console.watch, console.say)
+    measured = text.measure_text(config, sources, models, processes, console.watch, console.say)
     if settings.per_token is not None and processes.is_main:
-        outputs.write_text(Path(settings.per_token), text.shaded(measured[0]))
+        outputs.write_text(Path(settings.per_token), text.token_page(measured[0]))
     for each in measured:
         for hint in mark_hints(each.text.tokens.marks, len(each.text.tokens.starts)):
             console.warn(hint)
-        for sentence in trained_on.of_text(each.text.model.name, each.text.tokens):
+        for sentence in _overlap_with_training(each.text.model, each.text.tokens):
             console.warn(sentence)
         for sentence in verdicts.of_measured_text(each.text.model.name, each.figures):
             console.warn(sentence)
-    return text.result(config, measured), text.samples(measured)
+    return text.text_result(config, measured), text.text_samples(measured)
 
 
 def _classified(
@@ -120,14 +122,14 @@ def _classified(
     models: Sequence[Pretrained],
     processes: Processes,
     console: Console,
-) -> tuple[dict[str, Any], Rows]:
-    """Classifiers on labelled rows; beside `output`, a picture of what is taken for what."""
+) -> tuple[dict[str, Any], _Samples]:
+    """Evaluates classifiers on labelled rows; writes the confusion matrix beside `output`."""
     output = config.evaluation.output
     measured = classifiers.measure_classifiers(
         config, sources, models, processes, console.watch, console.say, console.warn
     )
     for each, model in zip(measured, models, strict=True):
-        for sentence in trained_on.of_rows(each.name, each.table.texts, model.tokenizer):
+        for sentence in _overlap_with_training(model, each.table.texts):
             console.warn(sentence)
         for sentence in verdicts.of_classifier(each.name, each.figures, ""):
             console.warn(sentence)
@@ -146,15 +148,15 @@ def _written(
     models: Sequence[Pretrained],
     processes: Processes,
     console: Console,
-) -> tuple[dict[str, Any], Rows]:
-    """Texts against references; where there are only prompts, the model writes the texts."""
+) -> tuple[dict[str, Any], _Samples]:
+    """Scores texts against references; without predictions, the model generates them."""
     asked = pairs.read_pairs(sources.of("data.test_files"), config)
     config = loading.resolved(config, processes.device)
     made = {} if asked.predictions else {"generation": config.generation.model_dump(mode="json")}
     predictions = asked.predictions or _write(config, models, asked, processes, console)
-    figures = references.score(predictions, asked.references, config.seed)
+    figures = references.score_texts(predictions, asked.references, config.seed)
     figures["protocol"] = {"words": references.WORDS, **made}
-    return figures, references.samples(asked, predictions)
+    return figures, references.reference_samples(asked, predictions)
 
 
 def _write(
@@ -164,13 +166,12 @@ def _write(
     processes: Processes,
     console: Console,
 ) -> list[str]:
-    """One text for each prompt, by the settings of `generation`."""
+    """Generates one text for each prompt, with the settings of `generation`."""
     config = config.model_copy(
         update={"generation": config.generation.model_copy(update={"num_return_sequences": 1})}
     )
     model = loading.checked(next(iter(models), None))
-    asked_before = [(prompt,) for prompt in asked.prompts]
-    for sentence in trained_on.of_rows(model.name, asked_before, model.tokenizer):
+    for sentence in _overlap_with_training(model, [(prompt,) for prompt in asked.prompts]):
         console.warn(sentence)
     items = [
         Request(prompt, f"{path} row {number}")
@@ -182,8 +183,27 @@ def _write(
     engine = loading.engine(config, model, processes.device)
     sampler = engine.sampler(config.generation)
     texts = []
-    with console.watch("writing", len(encoded)) as advance:
+    with console.watch("generating", len(encoded)) as advance:
         for sample in generate.samples(engine, encoded, sampler):
             texts.append(sample.text)
             advance(1)
     return texts
+
+
+def _overlap_with_training(
+    model: Pretrained, measured: TokenFile | Sequence[tuple[str, ...]]
+) -> list[str]:
+    """A warning if a notable part of a text, or of rows, is in the fingerprints of the model's
+    training data."""
+    kind, noun = ("text", "document") if isinstance(measured, TokenFile) else ("rows", "row")
+    known = fingerprints.read(model.name)
+    if known is None or known.kind != kind:
+        return []
+    if isinstance(measured, TokenFile):
+        part = fingerprints.of_tokens([measured])
+    else:
+        part = fingerprints.of_rows(measured, model.tokenizer)
+    found = fingerprints.overlap(part, known)
+    if not found.is_notable:
+        return []
+    return [f"{model.name} was trained on {found.sentence(noun)}: these are not held-out figures"]

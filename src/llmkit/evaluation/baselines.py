@@ -1,4 +1,4 @@
-"""What costs next to nothing to predict: a model has to be better than this."""
+"""Baselines that a model has to beat: majority class, TF-IDF, and token frequencies."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from llmkit.data.labels import MULTI, REGRESSION, SINGLE
 from llmkit.evaluation import label_metrics
 from llmkit.inference.classify import THRESHOLD, Numbers
 
-MOST_TOKENS = 4_000_000
-"""Tokens of the training text that frequencies are counted on; more would not move them."""
+_MAX_COUNTED_TOKENS = 4_000_000
+"""Tokens of the training text that are counted; more would not change the frequencies."""
 
 _ROWS_AT_ONCE = 256
 
-Texts = Sequence[str]
+_Texts = Sequence[str]
 
 
 class Baseline(Protocol):
-    """Something that was fitted to training data and predicts labels."""
+    """A model fitted to training data that predicts labels."""
 
-    def predict(self, texts: Texts) -> Numbers:
-        """A label for each text: a class, a row of 0 and 1, or a number."""
+    def predict(self, texts: _Texts) -> Numbers:
+        """One label per text: a class, a row of 0 and 1, or a number."""
 
 
 class Majority:
-    """The commonest label for every text; for regression the mean."""
+    """Predicts the most frequent label for every text; for regression the mean."""
 
     def __init__(self, kind: str, labels: Numbers) -> None:
         if kind == SINGLE:
@@ -42,34 +42,34 @@ class Majority:
         else:
             self.label = np.asarray(labels.mean())
 
-    def predict(self, texts: Texts) -> Numbers:
-        """The same for each."""
+    def predict(self, texts: _Texts) -> Numbers:
+        """The same label for every text."""
         return np.repeat(self.label[None], len(texts), axis=0)
 
 
 class TfidfRegression:
     """Logistic regression on the TF-IDF of words and word pairs; ridge regression for numbers."""
 
-    def __init__(self, kind: str, texts: Texts, labels: Numbers) -> None:
+    def __init__(self, kind: str, texts: _Texts, labels: Numbers) -> None:
         from sklearn.feature_extraction.text import TfidfVectorizer
 
-        # Tokens of one character too: sklearn's own pattern drops `I`, and most of Chinese.
+        # Keeps tokens of one character: sklearn's default pattern drops `I` and most Chinese words.
         self.vectorizer = TfidfVectorizer(
             ngram_range=(1, 2), min_df=1, sublinear_tf=True, token_pattern=r"(?u)\w+|[^\w\s]"
         )
         self.model = _regression(kind)
         features = self.vectorizer.fit_transform(texts)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # labels that no text has, and the last digits of a fit
+            warnings.simplefilter("ignore")  # labels without examples, and convergence
             self.model.fit(features, labels)
 
-    def predict(self, texts: Texts) -> Numbers:
-        """The likeliest label of each."""
+    def predict(self, texts: _Texts) -> Numbers:
+        """The most likely label of each text."""
         predicted: Numbers = self.model.predict(self.vectorizer.transform(texts))
         return predicted
 
 
-def fit_baselines(kind: str, texts: Texts, labels: Numbers) -> dict[str, Baseline]:
+def fit_baselines(kind: str, texts: _Texts, labels: Numbers) -> dict[str, Baseline]:
     """The baselines, fitted to the training texts and their encoded labels."""
     return {
         "majority": Majority(kind, labels),
@@ -78,9 +78,9 @@ def fit_baselines(kind: str, texts: Texts, labels: Numbers) -> dict[str, Baselin
 
 
 def score_baselines(
-    baselines: dict[str, Baseline], kind: str, n_classes: int, texts: Texts, labels: Numbers
+    baselines: dict[str, Baseline], kind: str, n_classes: int, texts: _Texts, labels: Numbers
 ) -> dict[str, dict[str, float]]:
-    """The figures of each baseline on the same examples as the model's."""
+    """The metrics of each baseline on the examples that the model is measured on."""
     return {
         name: _figures(kind, n_classes, baseline.predict(texts), labels)
         for name, baseline in baselines.items()
@@ -111,8 +111,8 @@ def _figures(kind: str, n_classes: int, predicted: Numbers, labels: Numbers) -> 
     }
 
 
-class Examples(Protocol):
-    """What is needed of a set of examples with `targets`."""
+class _Examples(Protocol):
+    """Examples whose batches hold `targets`."""
 
     def __len__(self) -> int: ...
     def batch(self, rows: NDArray[np.int64]) -> dict[str, torch.Tensor]: ...
@@ -120,24 +120,24 @@ class Examples(Protocol):
 
 @dataclass(frozen=True)
 class Unigram:
-    """How well the frequencies predict a set of examples."""
+    """How well token frequencies predict a set of examples."""
 
     nll: float
     """Negative log-likelihood in nats, summed over the predictions."""
     hits: int
-    """Predictions that are the most frequent token."""
+    """Targets that are the most frequent token."""
     predictions: int
 
 
-def measure_unigram(train: Examples, measured: Examples) -> Unigram:
-    """The targets of `measured` under the frequencies of those of `train`.
+def measure_unigram(train: _Examples, measured: _Examples) -> Unigram:
+    """The likelihood of the targets of `measured` under the token frequencies of `train`.
 
-    Each token is counted once more than it occurs, so that none is impossible; of a long training
-    text, rows at even distances are counted.
+    Counts use add-one smoothing, so that no token has probability 0; a long training text is
+    sampled at evenly spaced rows.
     """
     wanted = np.concatenate(list(_targets(measured, np.arange(len(measured)))))
     width = max(1, train.batch(np.zeros(1, np.int64))["targets"].numel())
-    every = max(1, len(train) * width // MOST_TOKENS)
+    every = max(1, len(train) * width // _MAX_COUNTED_TOKENS)
     seen = np.concatenate(list(_targets(train, np.arange(0, len(train), every))))
     size = 1 + int(max(seen.max(initial=0), wanted.max(initial=0)))
     frequency = np.bincount(seen, minlength=size) + 1.0
@@ -147,15 +147,15 @@ def measure_unigram(train: Examples, measured: Examples) -> Unigram:
 
 
 def unigram_figures(
-    figures_of: Callable[[Any, int], dict[str, float]], train: Examples, measured: Examples
+    figures_of: Callable[[Any, int], dict[str, float]], train: _Examples, measured: _Examples
 ) -> dict[str, float]:
-    """What `figures_of` makes of the unigram model's sums: the figures that a model is given."""
+    """The metrics that `figures_of` computes for a model, here from the unigram model's sums."""
     found = measure_unigram(train, measured)
     sums = {"loss": np.asarray(found.nll), "hits": np.asarray(found.hits)}
     return figures_of(sums, found.predictions)
 
 
-def _targets(examples: Examples, rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+def _targets(examples: _Examples, rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
     for first in range(0, len(rows), _ROWS_AT_ONCE):
         targets = examples.batch(rows[first : first + _ROWS_AT_ONCE])["targets"].numpy()
         yield targets[targets != UNSCORED]

@@ -1,5 +1,4 @@
-"""Classifiers on labelled rows: all figures, beside those of baselines; the worst mistakes; and how
-several compare."""
+"""Evaluate classifiers on labelled rows: metrics, baselines, worst mistakes, and comparisons."""
 
 from __future__ import annotations
 
@@ -29,22 +28,19 @@ from llmkit.models.control_tokens import control_tokens
 from llmkit.models.pretrained import Pretrained
 from llmkit.progress import Say, Watch
 
-KEY = "data.test_files"
-"""The key that names the rows."""
-
 _FIRST_ROWS = 1000
-"""Rows whose labels tell whether a column holds any that the model knows."""
+"""Rows that are searched for labels that the model knows."""
 
 BULKY = ("per_class", "confusion_matrix")
-"""What a table for people has no room for."""
+"""Metrics that are too large for a plain-text table."""
 
-LONGEST_SHOWN = 200
-"""Characters of a text that is shown as a mistake."""
+_MAX_SHOWN = 200
+"""Maximum number of characters shown of a misclassified text."""
 
 
 @dataclass(frozen=True)
 class MeasuredClassifier:
-    """One classifier on the rows."""
+    """The results of one classifier."""
 
     name: str
     table: Table
@@ -54,11 +50,11 @@ class MeasuredClassifier:
 
 
 class LabelledTables(NamedTuple):
-    """The rows as one classifier reads them, with its own labels."""
+    """The rows encoded with the labels of one classifier."""
 
     test: Table
     train: Table | None
-    """What the baselines are fitted to, where it is given."""
+    """The training rows for the baselines, if given."""
 
 
 def measure_classifiers(
@@ -70,10 +66,10 @@ def measure_classifiers(
     say: Say,
     warn: Say,
 ) -> list[MeasuredClassifier]:
-    """The classifiers on `data.test_files`; rows and labels are checked before weights are loaded.
+    """Evaluates classifiers on `data.test_files`; checks rows and labels before loading weights.
 
-    Labels are matched by name. The baselines are fitted to `data.train_files`; without them there
-    is only the majority of the rows themselves.
+    Labels are matched by name. The baselines are fitted to `data.train_files`; without them, the
+    only baseline is the majority class of the rows themselves.
     """
     found = labelled_tables(config, sources, models, watch, say, warn)
     return [
@@ -90,12 +86,12 @@ def labelled_tables(
     say: Say,
     warn: Say,
 ) -> list[LabelledTables]:
-    """The rows as each classifier reads them, with its own labels."""
+    """The rows, encoded with the labels of each classifier."""
     return [_tables(config, sources, model, watch, say, warn) for model in models]
 
 
 def classifier_result(config: Config, measured: Sequence[MeasuredClassifier]) -> dict[str, Any]:
-    """The figures of one classifier, or of several with their comparisons, and the mistakes."""
+    """The metrics of one classifier, or of several with comparisons, and the worst mistakes."""
     found: dict[str, Any] = {}
     if len(measured) == 1:
         found |= measured[0].figures
@@ -109,7 +105,7 @@ def classifier_result(config: Config, measured: Sequence[MeasuredClassifier]) ->
 
 
 def classifier_samples(measured: Sequence[MeasuredClassifier]) -> Iterator[dict[str, Any]]:
-    """Every row with its label, what was said of it, and the probability of each label."""
+    """Every row with its label, its prediction, and the probability of each label."""
     for each in measured:
         kind, names = each.table.labels.kind, each.table.labels.names
         for row, values in enumerate(probabilities(kind, each.outputs).tolist()):
@@ -128,7 +124,7 @@ def measure_trained(
     seed: int,
     watch: Watch,
 ) -> dict[str, Any]:
-    """Every figure of the classifier on the table, and under `baseline` those of the baselines."""
+    """Every metric of the classifier on the table, and under `baseline` those of the baselines."""
     kind, names = table.labels.kind, table.labels.names
     with watch("measuring", len(table)) as advance:
         outputs = classifier.outputs(table.texts, advance)
@@ -141,24 +137,24 @@ def measure_trained(
 
 def fitted_baselines(table: Table, say: Callable[[str], None]) -> dict[str, Baseline]:
     """The baselines, fitted to a training table."""
-    say(f"fitting the baselines to {len(table):,} rows: majority, and TF-IDF with regression")
+    say(f"fitting baselines (majority class; TF-IDF with regression) on {len(table):,} rows")
     return fit_baselines(table.labels.kind, joined_texts(table), encoded_targets(table))
 
 
 def encoded_targets(table: Table) -> Numbers:
-    """The labels as metrics and baselines take them."""
+    """The labels as the arrays that metrics and baselines take."""
     if table.labels.kind == REGRESSION:
         return table.targets.astype(np.float64)
     return table.targets.astype(np.int64)
 
 
 def joined_texts(table: Table) -> list[str]:
-    """Each row as one text: of a pair, the two in a line each."""
+    """Each row as one text; the two texts of a pair are joined by a line break."""
     return ["\n".join(texts) for texts in table.texts]
 
 
 def without_bulky(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures without those for each class."""
+    """The metrics without those for each class."""
     return {name: value for name, value in figures.items() if name not in BULKY}
 
 
@@ -167,7 +163,7 @@ def _tables(
 ) -> LabelledTables:
     head = head_of(model.config)
     known = Labels(head.problem_type, head.names, from_file=config.data.label_names is not None)
-    found, learned, train = sources.of(KEY), sources.of("data.train_files"), None
+    found, learned, train = sources.of("data.test_files"), sources.of("data.train_files"), None
     data = _data(found, config, model, known, say)
     test = dataset.load_known(found, data, "test", known, watch, warn)
     if learned:
@@ -179,9 +175,9 @@ def _tables(
 def _data(
     found: Sequence[Source], config: Config, model: Pretrained, known: Labels, say: Say
 ) -> DataConfig:
-    """The data section; where it names no column, with those that the classifier learned from.
+    """The data section; columns that it does not name are those that the classifier was trained on.
 
-    Raises DataError where no column can be the label: none is called so, or the one that was found
+    Raises DataError if there is no label column: no column has such a name, or the guessed column
     holds none of the labels that the model knows.
     """
     data, shape = config.data, model.config
@@ -197,7 +193,7 @@ def _data(
     except DataError as fault:
         if data.label_column is not None:
             raise
-        # Texts that cannot be found either are the first thing to mend.
+        # If the text columns are missing as well, report those first.
         classify.resolve_columns(
             data,
             shape,
@@ -253,7 +249,7 @@ def _measured(
 
 
 def _outputs(classifier: Classifier, table: Table, processes: Processes, watch: Watch) -> Numbers:
-    """What the classifier says of all rows; several processes share them."""
+    """The classifier's outputs for all rows, which all processes share."""
     with watch("measuring", len(table) // processes.count) as advance:
         return classify.shared_outputs(classifier, table.texts, processes, advance)
 
@@ -267,18 +263,18 @@ def _baselines(table: Table, train: Table | None, say: Say) -> dict[str, Any]:
 
 
 def _worst(measured: MeasuredClassifier, most: int) -> Iterator[dict[str, Any]]:
-    """The mistakes that the classifier was surest of."""
+    """The mistakes with the highest loss."""
     losses = _losses(measured)
     losses[_right(measured)] = -np.inf
     for row in np.argsort(-losses, kind="stable")[:most].tolist():
         if losses[row] > -np.inf:
             text = " ".join(_text(measured.table, row).split())
-            cut = text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 1]}…"
+            cut = text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 1]}…"
             yield {**_row(measured, row), "loss": float(losses[row]), "text": cut}
 
 
 def _comparisons(measured: Sequence[MeasuredClassifier], seed: int) -> Iterator[dict[str, Any]]:
-    """Differences in accuracy with their paired intervals."""
+    """Pairwise differences in accuracy with paired confidence intervals."""
     if measured[0].table.labels.kind == REGRESSION:
         return
     for one, other in ((a, b) for i, a in enumerate(measured) for b in measured[i + 1 :]):
@@ -296,13 +292,13 @@ def _comparisons(measured: Sequence[MeasuredClassifier], seed: int) -> Iterator[
 
 
 def _right(measured: MeasuredClassifier) -> Numbers:
-    """[rows], whether everything said of a row is right; a number never quite is."""
+    """[rows], whether the prediction of a row is exactly right; always False for regression."""
     table, outputs = measured.table, measured.outputs
     if table.labels.kind == SINGLE:
         return np.asarray(outputs.argmax(1) == table.targets)
     if table.labels.kind == MULTI:
-        said = probabilities(MULTI, outputs) >= THRESHOLD
-        return np.asarray((said == table.targets.astype(bool)).all(1))
+        predicted = probabilities(MULTI, outputs) >= THRESHOLD
+        return np.asarray((predicted == table.targets.astype(bool)).all(1))
     return np.zeros(len(table), dtype=bool)
 
 
@@ -320,12 +316,12 @@ def _losses(measured: MeasuredClassifier) -> Numbers:
 
 
 def _row(measured: MeasuredClassifier, row: int) -> dict[str, Any]:
-    """Where a row stands, its label and what was said of it."""
+    """The place of a row, its label and its prediction."""
     table = measured.table
     file, number = table.places[row]
     values = probabilities(table.labels.kind, measured.outputs[row : row + 1])[0]
-    label, said = _names(table, table.targets[row]), _said(table, values)
-    return {"file": file, "row": number, "label": label, "predicted": said}
+    label, predicted = _names(table, table.targets[row]), _predicted(table, values)
+    return {"file": file, "row": number, "label": label, "predicted": predicted}
 
 
 def _names(table: Table, target: Any) -> Any:
@@ -337,7 +333,7 @@ def _names(table: Table, target: Any) -> Any:
     return table.labels.names[int(target)]
 
 
-def _said(table: Table, values: Numbers) -> Any:
+def _predicted(table: Table, values: Numbers) -> Any:
     if table.labels.kind == REGRESSION:
         return float(values[0])
     return _names(table, values >= THRESHOLD if table.labels.kind == MULTI else values.argmax())

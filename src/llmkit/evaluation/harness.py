@@ -1,4 +1,4 @@
-"""Standard tasks through lm-evaluation-harness, which is asked and not written again."""
+"""Standard tasks, run with lm-evaluation-harness."""
 
 from __future__ import annotations
 
@@ -21,30 +21,32 @@ _CODE = re.compile(r"!function|unsafe_code\s*:\s*true", re.IGNORECASE)
 _BATCH = 16
 
 
-def check(config: Config, models: Sequence[Pretrained]) -> None:
-    """Raises ConfigError where the harness is missing or a model is of another kind, and what is
-    wrong with task files."""
+def check_tasks(config: Config, models: Sequence[Pretrained]) -> None:
+    """Raises ConfigError if the harness is missing or a model is not causal, and the errors of
+    `names_and_folders` for task files."""
     extras.require("lm_eval", "lm-eval", "a standard task", "evaluation.tasks")
     names_and_folders(config.evaluation.tasks)
     for model in models:
         if model.kind != "causal":
             raise ConfigError(
-                f"{model.name} is a {model.kind} model, tasks are for causal ones",
+                f"{model.name} is a {model.kind} model; tasks need a causal one",
                 where="model.name_or_path",
                 next="name a causal language model",
             )
 
 
-def measure(config: Config, models: Sequence[Pretrained], processes: Processes) -> dict[str, Any]:
-    """A row for each model, task and metric, and with `log_samples` each document that was asked.
+def measure_tasks(
+    config: Config, models: Sequence[Pretrained], processes: Processes
+) -> dict[str, Any]:
+    """A row for each model, task and metric, and with `log_samples` every evaluated document.
 
-    What the harness prints goes to stderr.
+    The harness's own output goes to stderr.
     """
     rows: list[dict[str, Any]] = []
     samples: list[dict[str, Any]] = []
     for model in models:
         with contextlib.redirect_stdout(sys.stderr):
-            found = _asked(config, model, processes)
+            found = _evaluate(config, model, processes)
         rows += ({"model": model.name, **row} for row in _rows(found))
         for task, documents in found.get("samples", {}).items():
             samples += ({"model": model.name, "task": task, **each} for each in documents)
@@ -52,9 +54,9 @@ def measure(config: Config, models: Sequence[Pretrained], processes: Processes) 
 
 
 def names_and_folders(tasks: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The names of the tasks, and the folders of those that are files.
+    """The names of the tasks, and the folders of those given as files.
 
-    Raises InputNotFound for a file that is not there, Unsafe for one that would run code.
+    Raises InputNotFound for a missing file, Unsafe for one that would run code.
     """
     names: list[str] = []
     folders: list[str] = []
@@ -65,7 +67,7 @@ def names_and_folders(tasks: Sequence[str]) -> tuple[list[str], list[str]]:
                 raise InputNotFound(
                     f"there is no task file {task}",
                     where="evaluation.tasks",
-                    next="name a task of the harness, a file, or a directory of files",
+                    next="name a task of the harness, a task file, or a directory of task files",
                 )
             names.append(task)
             continue
@@ -75,7 +77,7 @@ def names_and_folders(tasks: Sequence[str]) -> tuple[list[str], list[str]]:
     return list(dict.fromkeys(names)), list(dict.fromkeys(folders))
 
 
-def _asked(config: Config, opened: Pretrained, processes: Processes) -> dict[str, Any]:
+def _evaluate(config: Config, opened: Pretrained, processes: Processes) -> dict[str, Any]:
     import lm_eval
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
@@ -84,7 +86,7 @@ def _asked(config: Config, opened: Pretrained, processes: Processes) -> dict[str
     names, folders = names_and_folders(settings.tasks)
     model = load.load_model(opened).eval().to(processes.device)
     low = processes.precision == "bf16"
-    asked = HFLM(
+    wrapped = HFLM(
         pretrained=model,
         tokenizer=opened.tokenizer,
         batch_size=_BATCH,
@@ -93,7 +95,7 @@ def _asked(config: Config, opened: Pretrained, processes: Processes) -> dict[str
         trust_remote_code=False,
     )
     found: dict[str, Any] = lm_eval.simple_evaluate(
-        model=asked,
+        model=wrapped,
         tasks=names,
         limit=settings.task_limit,
         log_samples=settings.log_samples is not None,
@@ -123,12 +125,12 @@ def _rows(found: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _task_of(file: Path) -> str | None:
-    """The task that a file defines; refuses one that would run code."""
+    """The task that a file defines; raises Unsafe for one that would run code."""
     if match := _CODE.search(file.read_text(encoding="utf-8")):
         raise Unsafe(
-            f"this task would run code of its own ({match[0]})",
+            f"this task file would run code ({match[0]})",
             where=str(file),
-            next="use a task without it, or run it with lm_eval itself",
+            next="use a task without code, or run this one with lm_eval itself",
         )
     task = yaml12.read(file).value.get("task")
     return task if isinstance(task, str) else None

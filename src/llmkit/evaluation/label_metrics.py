@@ -1,7 +1,7 @@
-"""How good predicted labels are: each figure by its definition, from counts or from outputs.
+"""Metrics of predicted labels, each by its definition, from counts or from outputs.
 
-Accuracy, F1 and Matthews follow from counts per class alone, so that validation adds them up over
-batches and processes; ranks and calibration need the output for every example.
+Accuracy, F1 and the Matthews correlation need only counts per class, which validation sums over
+batches and processes; rank metrics and calibration need the output for every example.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from llmkit.config import jobs
 from llmkit.data.labels import MULTI, REGRESSION, SINGLE
 from llmkit.evaluation import bootstrap
 from llmkit.inference.classify import THRESHOLD, Numbers, probabilities
@@ -20,36 +19,31 @@ from llmkit.inference.classify import THRESHOLD, Numbers, probabilities
 BINS = 15
 """Bins of the calibration error (Guo et al. 2017, arXiv 1706.04599)."""
 
-Counts = Mapping[str, Numbers]
-"""`hits`, `predicted` and `actual` per class, and `exact` rows of `rows` for multi-label; for
+LabelCounts = Mapping[str, Numbers]
+"""`hits`, `predicted` and `actual` per class; for multi-label also `exact` matches and `rows`; for
 regression the sums of `x` (outputs), `y` (labels), their products, and their distances."""
 
 
 def score_labels(
     kind: str, outputs: Numbers, labels: Numbers, names: Sequence[str], seed: int = 0
 ) -> dict[str, Any]:
-    """Every figure of a kind of problem, with 95% bootstrap intervals of the main ones.
+    """Every metric of a problem type, with 95% bootstrap intervals of the main ones.
 
-    `outputs` are a model's logits [n, classes], or [n] numbers of a regression; `labels` [n] or,
-    for multi-label, [n, classes].
+    `outputs` are logits [n, classes], or [n] numbers for regression; `labels` are [n], or
+    [n, classes] for multi-label.
     """
     scored = {SINGLE: _single_label, MULTI: _multi_label}.get(kind, _regression)
     found = scored(outputs.astype(np.float64), labels, names, seed)
     return {"examples": len(labels), **{k: v for k, v in found.items() if v is not None}}
 
 
-def figures_from(kind: str) -> Callable[[Counts], dict[str, float]]:
-    """The function that makes the figures of a kind of problem from its counts."""
+def figures_from(kind: str) -> Callable[[LabelCounts], dict[str, float]]:
+    """The function that computes the metrics of a problem type from its counts."""
     return {SINGLE: single_label, MULTI: multi_label, REGRESSION: regression}[kind]
 
 
-def names_of_figures(kind: str) -> tuple[str, ...]:
-    """The figures that counts of this kind give, beside the loss."""
-    return jobs.LABEL_METRICS[kind]
-
-
-def single_label(counts: Counts) -> dict[str, float]:
-    """Accuracy, F1 and Matthews correlation (Gorodkin 2004) of one label per example."""
+def single_label(counts: LabelCounts) -> dict[str, float]:
+    """Accuracy, F1 and Matthews correlation (Gorodkin 2004), for one label per example."""
     hits, predicted, actual = (counts[name] for name in ("hits", "predicted", "actual"))
     rows = float(actual.sum())
     covariance = hits.sum() * rows - predicted @ actual
@@ -61,13 +55,13 @@ def single_label(counts: Counts) -> dict[str, float]:
     }
 
 
-def multi_label(counts: Counts) -> dict[str, float]:
-    """F1 of all labels, and as accuracy the share of examples with every label right."""
+def multi_label(counts: LabelCounts) -> dict[str, float]:
+    """F1 over all labels; accuracy is the share of examples whose label sets match exactly."""
     return {"accuracy": _ratio(counts["exact"], counts["rows"]), **_f1(counts)}
 
 
-def regression(counts: Counts) -> dict[str, float]:
-    """Mean squared and mean absolute error, and Pearson's correlation."""
+def regression(counts: LabelCounts) -> dict[str, float]:
+    """Mean squared error, mean absolute error, and Pearson's correlation."""
     rows, x, y = (float(counts[name]) for name in ("rows", "x", "y"))
     covariance = rows * float(counts["xy"]) - x * y
     spread = (rows * float(counts["xx"]) - x * x) * (rows * float(counts["yy"]) - y * y)
@@ -78,8 +72,8 @@ def regression(counts: Counts) -> dict[str, float]:
     }
 
 
-def per_class(counts: Counts, names: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Precision, recall, F1 and support by the name of the class."""
+def per_class(counts: LabelCounts, names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Precision, recall, F1 and support of each class, by its name."""
     columns = zip(names, counts["hits"], counts["predicted"], counts["actual"], strict=True)
     return {
         name: {
@@ -92,8 +86,8 @@ def per_class(counts: Counts, names: Sequence[str]) -> dict[str, dict[str, float
     }
 
 
-def confusion_matrix(labels: Numbers, predicted: Numbers, n_classes: int) -> Numbers:
-    """[actual, predicted] -> number of examples."""
+def count_confusions(labels: Numbers, predicted: Numbers, n_classes: int) -> Numbers:
+    """The confusion matrix [actual, predicted] of numbers of examples."""
     from sklearn import metrics
 
     matrix: Numbers = metrics.confusion_matrix(labels, predicted, labels=range(n_classes))
@@ -124,7 +118,7 @@ def count_label_sets(labels: Numbers, predicted: Numbers) -> dict[str, Numbers]:
 
 def roc_auc(scores: Numbers, positive: Numbers) -> float | None:
     """Probability that a positive example scores above a negative one, ties counting half; None
-    where there are not both kinds."""
+    unless there are examples of both."""
     from sklearn import metrics
 
     has_both = 0 < int(positive.sum()) < len(positive)
@@ -139,21 +133,21 @@ def calibration_error(confidence: Numbers, correct: Numbers) -> float:
 
 
 def spearman(x: Numbers, y: Numbers) -> float:
-    """Pearson's correlation of the ranks, equal values sharing theirs."""
+    """Pearson's correlation of the ranks; ties share their mean rank."""
     from scipy import stats
 
     return pearson(stats.rankdata(x), stats.rankdata(y))
 
 
 def pearson(x: Numbers, y: Numbers) -> float:
-    """Pearson's correlation; 0 where one of them does not vary, of which scipy gives NaN."""
+    """Pearson's correlation; 0 if either is constant, where scipy gives NaN."""
     x, y = x - x.mean(), y - y.mean()
     return _ratio(x @ y, np.sqrt((x @ x) * (y @ y)))
 
 
-def _f1(counts: Counts) -> dict[str, float]:
-    """F1 over all decisions, as mean over classes, and as mean weighted by support; classes that
-    are neither in the labels nor in the predictions do not count."""
+def _f1(counts: LabelCounts) -> dict[str, float]:
+    """F1 over all decisions (micro), averaged over classes (macro), and weighted by support;
+    classes that occur neither in the labels nor in the predictions are ignored."""
     hits, total = counts["hits"], counts["predicted"] + counts["actual"]
     present = total > 0
     each = 2 * hits[present] / total[present]
@@ -188,14 +182,14 @@ def _single_label(
         "calibration_error": calibration_error(confidence, predicted == labels),
         "intervals": bootstrap.figure_intervals(main_figures, len(labels), seed),
         "per_class": per_class(counts, names),
-        "confusion_matrix": confusion_matrix(labels, predicted, n_classes).tolist(),
+        "confusion_matrix": count_confusions(labels, predicted, n_classes).tolist(),
     }
 
 
 def _multi_label(
     logits: Numbers, labels: Numbers, names: Sequence[str], seed: int
 ) -> dict[str, Any]:
-    # log(1 + exp(x)) - xy is the cross entropy of a sigmoid, without its overflow.
+    # log(1 + exp(x)) - xy is the cross entropy of a sigmoid; logaddexp does not overflow.
     loss = np.logaddexp(0, logits) - logits * labels
     probability = probabilities(MULTI, logits)
     predicted = probability >= THRESHOLD
@@ -238,8 +232,8 @@ def _regression(
 
 
 def _mean_auc(scores: Numbers, positive: Numbers, is_binary: bool) -> float | None:
-    """The area under the curve of the second of two classes, else the mean of each class against
-    the rest; None where a class has no example, or all."""
+    """The area under the ROC curve of the second of two classes, else the one-vs-rest mean over
+    classes; None if a class has no example, or all of them."""
     classes = [1] if is_binary else range(positive.shape[1])
     areas = [roc_auc(scores[:, c], positive[:, c]) for c in classes]
     known = [area for area in areas if area is not None]

@@ -1,4 +1,4 @@
-"""How likely a model finds each token: sums of negative log-likelihoods over segments of text."""
+"""The likelihood of text: negative log-likelihoods summed over segments."""
 
 from __future__ import annotations
 
@@ -19,52 +19,52 @@ from llmkit.evaluation.windows import Places
 from llmkit.models.logits import ChosenLogits
 from llmkit.progress import Watch
 
-CHUNK = 4096
+SORTED_ROWS = 4096
 """Rows that are sorted by length together."""
 
-BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
-"""Tokens in a batch when none are asked for; more is not faster."""
+SCORING_BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
+"""Default tokens per batch, by device; more is not faster."""
 
 
-class Batch(NamedTuple):
-    """Rows of one width for a model."""
+class ScoringBatch(NamedTuple):
+    """Rows of equal width, ready for a model."""
 
     inputs: dict[str, Tensor]
     """`input_ids` int64 [rows, width], and either `real`, a bool that is False at padding, or
-    `attention_mask` where the model looks at padding."""
+    `attention_mask` for a model that attends to padding."""
     chosen: Tensor
-    """bool [rows, width], where something is scored."""
+    """bool [rows, width], the scored positions."""
     targets: Tensor
-    """int64 [scored], what is scored there, in reading order."""
+    """int64 [scored], the target ids at these positions, in reading order."""
     places: Places
     """[scored], the places in the token stream that predict them."""
 
 
-class Rows(Protocol):
-    """What a model reads, row by row, and what of it is scored."""
+class RowsToScore(Protocol):
+    """The rows that a model reads, and which of their tokens are scored."""
 
     def __len__(self) -> int: ...
     def lengths(self, numbers: Places) -> Places:
         """Tokens in each of the rows."""
 
-    def batch(self, numbers: Places) -> Batch:
+    def batch(self, numbers: Places) -> ScoringBatch:
         """These rows, padded to the longest."""
 
 
 class Found(NamedTuple):
-    """What a batch gave: an entry for each place that was scored."""
+    """The results of a batch, one entry for each scored place."""
 
     places: Places
     targets: Places
     nll: NDArray[np.float64]
     """Negative log-likelihoods in nats."""
     guesses: Places
-    """The likeliest ids; empty where nobody asked for them."""
+    """The most likely ids; empty unless requested."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What is kept of a measurement."""
+    """Sums over segments, and token scores for the first places of the text."""
 
     nll: NDArray[np.float64]
     """[segments], the summed negative log-likelihoods in nats."""
@@ -73,19 +73,19 @@ class Scores:
     frequency: NDArray[np.int64]
     """[vocabulary], how often each id was scored."""
     shown: NDArray[np.float64]
-    """[places], the negative log-likelihood at each of the first places; -1 where none is."""
+    """[places], the negative log-likelihood at each of the first places; -1 if not scored."""
     guesses: NDArray[np.int64]
-    """[places], the likeliest id at each of the first places."""
+    """[places], the most likely id at each of the first places."""
 
     @classmethod
     def empty(cls, segments: int, vocabulary: int, show: int) -> Scores:
-        """Those of no token."""
+        """Scores of no tokens."""
         counts = (np.zeros(size, np.int64) for size in (segments, vocabulary, show))
         tokens, frequency, guesses = counts
         return cls(np.zeros(segments), tokens, frequency, np.full(show, -1.0), guesses)
 
     def add(self, found: Found, segments: Segments) -> None:
-        """Takes in what a batch gave."""
+        """Adds the results of a batch."""
         where = segments.of(found.places)
         np.add.at(self.nll, where, found.nll)
         np.add.at(self.tokens, where, 1)
@@ -96,27 +96,27 @@ class Scores:
             self.guesses[found.places[early]] = found.guesses[early]
 
     def over_all(self, processes: Processes) -> Scores:
-        """The scores of all processes together."""
+        """The scores summed over all processes."""
         mine = (torch.from_numpy(each).to(processes.device) for each in vars(self).values())
         sums = Scores(*(processes.sum(each).cpu().numpy() for each in mine))
-        # Of the processes, all but at most one have -1 at a place.
+        # At each place, at most one process has a score; all others have -1.
         return replace(sums, shown=sums.shown + (processes.count - 1))
 
 
-def score(
+def score_rows(
     logits: ChosenLogits,
-    rows: Rows,
+    rows: RowsToScore,
     segments: Segments,
     processes: Processes,
     batch_tokens: int | None,
     watch: Watch,
     show: int = 0,
 ) -> Scores:
-    """The scores of all rows, the same for any batch size and, to rounding, any number of
-    processes; `show` keeps those of the first places.
+    """Scores all rows; `show` also keeps the scores of that many first places.
 
-    Raises DataError where the model gives no finite probability, ResourceError where one row does
-    not fit the device.
+    The result is the same for any batch size and, up to rounding, any number of processes. Raises
+    DataError if a likelihood is NaN or infinite, ResourceError if a single row does not fit the
+    device.
     """
     scores = Scores.empty(len(segments.begins), logits.vocab_size, show)
     with watch("scoring", len(rows)) as advance:
@@ -130,37 +130,37 @@ def score(
 
 
 def _shares(
-    rows: Rows, logits: ChosenLogits, processes: Processes, batch_tokens: int | None
+    rows: RowsToScore, logits: ChosenLogits, processes: Processes, batch_tokens: int | None
 ) -> Iterator[Places]:
     """The rows of each batch of this process.
 
-    Which rows form a batch does not hang on the number of processes, so none changes its numbers.
+    Batches do not depend on the number of processes, so neither do the numbers.
     """
-    budget = batch_tokens or BATCH_TOKENS.get(processes.device.type, 4096)
+    budget = batch_tokens or SCORING_BATCH_TOKENS.get(processes.device.type, 4096)
     if not logits.is_split:
         budget = min(budget, 16 * logits.entries // logits.vocab_size)
-    for first in range(0, len(rows), CHUNK):
-        numbers = np.arange(first, min(first + CHUNK, len(rows)))
+    for first in range(0, len(rows), SORTED_ROWS):
+        numbers = np.arange(first, min(first + SORTED_ROWS, len(rows)))
         batches = list(_batches(numbers, rows.lengths(numbers), budget))
         share = len(batches) / processes.count
         yield from batches[round(processes.rank * share) : round((processes.rank + 1) * share)]
 
 
 def _batches(numbers: Places, lengths: Places, budget: int) -> Iterator[Places]:
-    """Rows of like length together, the longest first, as many as the token budget holds."""
+    """Batches of rows of similar length, the longest first, within the token budget."""
     order = np.argsort(-lengths, kind="stable")
     first = 0
     while first < len(order):
         count = max(1, budget // int(lengths[order[first]]))
-        # In their own order: the text is then read forward.
+        # Sorted by number, so that the text is read forward.
         yield np.sort(numbers[order[first : first + count]])
         first += count
 
 
 def _scored(
-    logits: ChosenLogits, rows: Rows, numbers: Places, processes: Processes, guess: bool
+    logits: ChosenLogits, rows: RowsToScore, numbers: Places, processes: Processes, guess: bool
 ) -> Iterator[Found]:
-    """What some rows give; rows that do not fit the device together are taken in halves."""
+    """Scores some rows; halves the batch if it does not fit the device."""
     batch = rows.batch(numbers)
     if not len(batch.places):
         return
@@ -169,9 +169,9 @@ def _scored(
     except torch.OutOfMemoryError as error:
         if len(numbers) == 1:
             raise ResourceError(
-                f"one window of {batch.chosen.shape[1]} tokens does not fit the device",
+                f"a window of {batch.chosen.shape[1]} tokens does not fit the device",
                 where="evaluation.window",
-                next="write a smaller evaluation.window, or evaluation.precision=bf16",
+                next="reduce evaluation.window, or set evaluation.precision=bf16",
             ) from error
     else:
         yield Found(batch.places, batch.targets.numpy(), nll, guesses)
@@ -182,7 +182,7 @@ def _scored(
 
 @torch.inference_mode()
 def _likelihood(
-    logits: ChosenLogits, batch: Batch, processes: Processes, guess: bool
+    logits: ChosenLogits, batch: ScoringBatch, processes: Processes, guess: bool
 ) -> tuple[NDArray[np.float64], Places]:
     device = processes.device
     inputs = {name: values.to(device) for name, values in batch.inputs.items()}
@@ -202,12 +202,12 @@ def _check(scores: Scores) -> None:
         raise DataError(
             "no token of the text is scored",
             where="data.test_files",
-            next="name text that the model's tokenizer can write",
+            next="name text that the model's tokenizer can encode",
         )
     if not np.isfinite(scores.nll).all():
         bad = int((~np.isfinite(scores.nll)).sum())
         raise DataError(
-            f"the model gives probabilities that are no numbers, in {bad} segments of the text",
+            f"the model's likelihoods are NaN or infinite in {bad} segments of the text",
             where="model.name_or_path",
-            next="evaluation.precision=fp32 if it was bf16; else the weights are damaged",
+            next="set evaluation.precision=fp32 if it is bf16; otherwise the weights are damaged",
         )

@@ -1,4 +1,4 @@
-"""The files that an evaluation writes: whole or not at all, and never over someone else's."""
+"""The files that an evaluation writes: atomically, and never over files that it did not write."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from llmkit.reporting import tables
 from llmkit.storage import atomic, outputs
 
 
-def check(paths: Iterable[str | None]) -> None:
-    """Raises WriteError for a file that cannot be written, or that no evaluation wrote."""
+def check_output_files(paths: Iterable[str | None]) -> None:
+    """Raises WriteError for a path that is not writable, or a file that no evaluation wrote."""
     for path in [Path(path) for path in paths if path is not None]:
         atomic.check_writable(path)
         try:
@@ -29,12 +29,12 @@ def check(paths: Iterable[str | None]) -> None:
 
 
 def picture_beside(result: Path) -> Path:
-    """Where the picture of a result goes."""
+    """The path of the picture of a result."""
     return result.with_name(f"{result.name}.confusion.png")
 
 
 def write_result(path: Path, figures: Mapping[str, Any]) -> None:
-    """Writes a result as JSON, or for any other suffix as people read it."""
+    """Writes a result as JSON, or with any other suffix as plain text."""
     if path.suffix == ".json":
         text = json.dumps(figures, ensure_ascii=False, indent=1) + "\n"
     else:
@@ -51,9 +51,9 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file, whole or not at all, in a directory that may be new; raises WriteError."""
+    """Writes a text file atomically, and makes its directory; raises WriteError."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic.make_directory(path.parent)
     except OSError as error:
         raise atomic.cannot_write(error, path) from error
     atomic.replace_text(path, text)

@@ -1,4 +1,4 @@
-"""A text as a web page in which each token is shaded by how much it surprised the model."""
+"""A web page of a text in which each token is shaded by its surprise to the model."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from llmkit.data.tokens import TokenFile
 from llmkit.evaluation.likelihood import Scores
 from llmkit.storage.outputs import EVALUATION
 
-MOST_TOKENS = 20_000
-"""Tokens of the text that a page shows: more is a file that no browser likes."""
+_MAX_TOKENS = 20_000
+"""Maximum number of tokens on a page: browsers struggle with more."""
 
-LEVELS = 12
+_LEVELS = 12
 """Shades, one for each bit of surprise."""
 
 _STYLE = """\
@@ -43,35 +43,35 @@ def page(
     scores: Scores,
     tokenizer: PreTrainedTokenizerFast,
 ) -> str:
-    """The page: one file without scripts or links, its text escaped.
+    """The page as one file without scripts or links, its text escaped.
 
-    `facts` stand under the title. Over a token stand the token, its probability, its surprise in
-    bits and what the model would have written.
+    `facts` appear below the title. The tooltip of a token shows its id, its probability, its
+    surprise in bits and the model's most likely token.
     """
     count = len(scores.shown)
     shades = "".join(
-        f".s{level}{{background:rgba(var(--heat),{0.75 * level / (LEVELS - 1):.2f})}}\n"
-        for level in range(1, LEVELS)
+        f".s{level}{{background:rgba(var(--heat),{0.75 * level / (_LEVELS - 1):.2f})}}\n"
+        for level in range(1, _LEVELS)
     )
-    legend = " ".join(f'<b class="s{level}">&nbsp;{level}&nbsp;</b>' for level in range(LEVELS))
+    legend = " ".join(f'<b class="s{level}">&nbsp;{level}&nbsp;</b>' for level in range(_LEVELS))
     articles = "\n".join(_articles(tokens, scores, tokenizer))
     lines = [*facts]
     if count < len(tokens.ids) - 1:
         lines.append(f"The first {count:,} of {len(tokens.ids) - 1:,} tokens are shown.")
-    said = "<br>\n".join(escape(line) for line in lines)
+    notes = "<br>\n".join(escape(line) for line in lines)
     return (
         '<!doctype html>\n<html lang="und">\n<head>\n<meta charset="utf-8">\n'
         f'<meta name="generator" content="{EVALUATION}">\n'
         '<meta name="viewport" content="width=device-width,initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>\n{_STYLE}{shades}</style>\n</head>\n<body>\n"
-        f"<header>\n<h1>{escape(title)}</h1>\n{said}<br>\n"
-        f"Surprise in bits: {legend} and more\n</header>\n{articles}\n</body>\n</html>\n"
+        f"<header>\n<h1>{escape(title)}</h1>\n{notes}<br>\n"
+        f"Surprise in bits: {legend} or more\n</header>\n{articles}\n</body>\n</html>\n"
     )
 
 
 def shown_tokens(tokens: TokenFile) -> int:
-    """How many tokens of a text its page shows."""
-    return min(MOST_TOKENS, len(tokens.ids) - 1)
+    """The number of tokens of a text that its page shows."""
+    return min(_MAX_TOKENS, len(tokens.ids) - 1)
 
 
 def _articles(
@@ -82,7 +82,7 @@ def _articles(
     for number, (start, end) in enumerate(pairwise(bounds), 1):
         ids = tokens.ids[start + 1 : end + 1].tolist()
         pieces = zip(
-            ids, texts(ids, tokenizer), scores.shown[start:end].tolist(),
+            ids, token_texts(ids, tokenizer), scores.shown[start:end].tolist(),
             scores.guesses[start:end].tolist(), strict=True,
         )  # fmt: skip
         spans = "".join(_span(*piece, tokens, tokenizer) for piece in pieces)
@@ -91,10 +91,10 @@ def _articles(
         yield f"<article><h2>document {number}, {mean:.2f} bits per token</h2>{spans}</article>"
 
 
-def texts(ids: Sequence[int], tokenizer: PreTrainedTokenizerFast) -> list[str]:
-    """What each id adds to the text; the characters that several ids share come with the last."""
+def token_texts(ids: Sequence[int], tokenizer: PreTrainedTokenizerFast) -> list[str]:
+    """The text that each id adds; a character that spans several ids belongs to the last."""
     found: list[str] = []
-    # Decoding goes on from `done`, so that a token after a word keeps its space.
+    # Decoding starts at `done`, so that a token after a word keeps its space.
     done = start = 0
     for end in range(1, len(ids) + 1):
         before = tokenizer.decode(ids[done:start])
@@ -122,11 +122,11 @@ def _span(
     elif not text:
         shown = '<span class="x">\N{MIDDLE DOT}</span>'
     if nll < 0 and id == tokens.opening:
-        return ""  # it opens the next document
+        return ""  # the opening token of the next document
     if nll < 0:
         return f'<b title="{_attribute([("token", token), ("", "not scored")])}">{shown}</b>'
     surprise = nll / math.log(2)
-    level = min(LEVELS - 1, int(surprise))
+    level = min(_LEVELS - 1, int(surprise))
     facts: list[tuple[str, Any]] = [
         ("token", f"{token!r}, id {id}"),
         ("probability", f"{math.exp(-nll):.3g}"),

@@ -1,4 +1,4 @@
-"""Rows that hold a text, or the prompt for one, beside the text that should have been written."""
+"""Rows with a reference text, and a prediction or a prompt."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ class Pairs:
 
     references: list[str] = field(default_factory=list)
     prompts: list[str] = field(default_factory=list)
-    """Empty where no column of prompts is named."""
+    """Empty unless a prompt column is named."""
     predictions: list[str] = field(default_factory=list)
-    """Empty where no column of predictions is named."""
+    """Empty unless a prediction column is named."""
     places: list[tuple[str, int]] = field(default_factory=list)
-    """The file of each row, and its number there, counted from 1."""
+    """The file of each row, and its number in it, counted from 1."""
 
 
 def read_pairs(found: Sequence[Source], config: Config) -> Pairs:
-    """The rows of tables with references.
+    """Reads the rows of tables with references.
 
-    Raises ConfigError where no column of predictions or prompts is named, and DataError for a row
-    without a reference and for what reading finds.
+    Raises ConfigError if no prediction or prompt column is named, DataError for a row without a
+    reference, and the errors of reading a table.
     """
     settings = config.evaluation
     if settings.prediction_column is None and settings.prompt_column is None:
         raise ConfigError(
-            "a reference needs something to be compared with",
+            "there is nothing to compare the references with",
             where="evaluation.reference_column",
-            next="name evaluation.prediction_column, or evaluation.prompt_column with a model",
+            next="set evaluation.prediction_column, or evaluation.prompt_column and a model",
         )
     names = ("reference", "prompt", "prediction")
     named = {name: getattr(settings, f"{name}_column") for name in names}
@@ -52,13 +52,15 @@ def read_pairs(found: Sequence[Source], config: Config) -> Pairs:
                 raise DataError(
                     f"the reference of data row {number} is empty",
                     where=where,
-                    next="give it a reference, or take the row out",
+                    next="add a reference, or remove the row",
                 )
             pairs.places.append((str(source.path), number))
             for name, text in texts.items():
                 getattr(pairs, f"{name}s").append(text)
     if not pairs.references:
-        raise DataError("there are no rows", where="data.test_files", next="name files with rows")
+        raise DataError(
+            "the files have no rows", where="data.test_files", next="name files with rows"
+        )
     return pairs
 
 
@@ -67,9 +69,9 @@ def _rows(
 ) -> Iterator[tuple[int, str, dict[str, str]]]:
     if named_format(source, data) == "txt":
         raise DataError(
-            "a plain text file has no columns",
+            "plain text has no columns",
             where=str(source.path),
-            next="give references as .csv, .tsv, .jsonl or .parquet, or set data.format",
+            next="use a .csv, .tsv, .jsonl or .parquet file, or set data.format",
         )
     table = tables.open_table(source, Reading(data, lambda _: None))
     numbers = {

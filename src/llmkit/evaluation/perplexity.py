@@ -1,4 +1,4 @@
-"""The figures of a text from its scores: perplexity, bits per byte, how sure they are."""
+"""Metrics of a text from its scores: perplexity, bits per byte, and confidence intervals."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from llmkit.evaluation.segments import Segments, Survey
 
 _PSEUDO = ("nll", "perplexity", "bits_per_byte", "bits_per_character")
 
-FEWEST_SEGMENTS = 5
-"""Fewer segments of text give no confidence interval."""
+MIN_SEGMENTS = 5
+"""Minimum number of segments for a confidence interval."""
 
 
 def figures(scores: Scores, segments: Segments, survey: Survey, seed: int) -> dict[str, Any]:
-    """The figures of the whole text; every mean is a sum divided once."""
+    """The metrics of the whole text; every mean is a sum divided once."""
     nll, tokens = float(scores.nll.sum()), int(scores.tokens.sum())
     n_bytes = round(segments.n_bytes.sum())
     return {
@@ -38,14 +38,14 @@ def figures(scores: Scores, segments: Segments, survey: Survey, seed: int) -> di
 
 
 def pseudo(found: Any) -> Any:
-    """The figures of a masked model under names that say what they are."""
+    """The metrics of a masked model, renamed: a pseudo-perplexity is not a perplexity."""
     return _changed(
         found, lambda name, value: (f"pseudo_{name}" if name in _PSEUDO else name, value)
     )
 
 
 def without_bits(found: Any) -> Any:
-    """The figures of a tokenizer that loses text: what it lost was not paid for in bits."""
+    """The metrics without bits per byte or character: a lossy tokenizer would look too good."""
     return _changed(found, lambda name, value: (name, None if "bits_per" in name else value))
 
 
@@ -75,14 +75,14 @@ def by_domain(scores: Scores, segments: Segments, survey: Survey) -> list[dict[s
 def comparison(
     names: Sequence[str], scores: Sequence[Scores], segments: Segments, seed: int
 ) -> dict[str, Any]:
-    """The difference of two models in bits per byte on the same bytes, with its paired interval.
+    """The difference between two models in bits per byte on the same bytes, with paired interval.
 
-    `better` names the model that the interval favours, or nobody where it holds zero.
+    `better` names the model that the interval favours, or is None if the interval contains zero.
     """
     nll = np.stack([each.nll for each in scores], axis=1)  # [segments, 2]
     sums = np.column_stack([nll, segments.n_bytes])
     low, high = None, None
-    if len(sums) >= FEWEST_SEGMENTS:
+    if len(sums) >= MIN_SEGMENTS:
         drawn = bootstrap.resample(sums, seed)
         low, high = bootstrap.interval(bits(drawn[:, 0] - drawn[:, 1]) / drawn[:, 2])
     first, second, n_bytes = sums.sum(0).tolist()
@@ -100,17 +100,17 @@ def comparison(
 
 
 def perplexity(nll: float, tokens: float) -> float:
-    """exp of the mean negative log-likelihood in nats, at most e^700."""
+    """exp of the mean negative log-likelihood in nats, capped at e^700."""
     return math.exp(min(nll / max(1, tokens), 700.0))
 
 
 def bits(nats: Any) -> Any:
-    """Nats as bits."""
+    """Converts nats to bits."""
     return nats / math.log(2)
 
 
 def _changed(found: Any, change: Callable[[str, Any], tuple[str, Any]]) -> Any:
-    """The same figures, at any depth, with the names and values that `change` makes of them."""
+    """The metrics, nested at any depth, with `change` applied to each name and value."""
     if isinstance(found, list):
         return [_changed(each, change) for each in found]
     if not isinstance(found, dict):
@@ -133,7 +133,7 @@ def _row(nll: float, tokens: float, n_bytes: float) -> dict[str, Any]:
 
 
 def _interval(scores: Scores, segments: Segments, seed: int) -> dict[str, Any] | None:
-    if len(segments.begins) < FEWEST_SEGMENTS:
+    if len(segments.begins) < MIN_SEGMENTS:
         return None
     nll, tokens, n_bytes = bootstrap.resample(_sums(scores, segments), seed).T
     return {
@@ -145,7 +145,7 @@ def _interval(scores: Scores, segments: Segments, seed: int) -> dict[str, Any] |
 
 
 def _unigram(scores: Scores, n_bytes: int) -> dict[str, Any]:
-    """What the frequencies of the scored tokens alone give: the least that a model must beat."""
+    """The baseline that a model must at least beat: the frequencies of the scored tokens alone."""
     seen = scores.frequency[scores.frequency > 0].astype(np.float64)
     nll = float(-(seen * np.log(seen / seen.sum())).sum())
     return {

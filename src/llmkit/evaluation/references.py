@@ -1,4 +1,4 @@
-"""Written texts against those that should have been written."""
+"""Metrics of generated texts against reference texts."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from llmkit.evaluation import bootstrap
 from llmkit.evaluation.pairs import Pairs
 
 CHINESE = 0.3
-"""Share of Han characters among the letters from which on a text counts as Chinese."""
+"""Minimum share of Han characters among the letters of a Chinese text."""
 
 REPETITION = 4
-"""Length in words of the runs that are looked for again in the same text."""
+"""Length in words of the n-grams that the repetition metric counts."""
 
 # Scripts without spaces between words: each character is a word.
 _HAN_RANGES = r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
@@ -28,18 +28,18 @@ _HAN = re.compile(rf"[{_HAN_RANGES}]")
 _KANA = re.compile(r"[\u3040-\u30ff]")
 
 WORDS = "lower case; a character of Chinese, Japanese or Thai is a word"
-"""What ROUGE, token F1, distinct-n and repetition count."""
+"""The definition of a word in ROUGE, token F1, distinct-n and repetition."""
 
 Pair = tuple[str, str]
 
 
-def score(predictions: Sequence[str], references: Sequence[str], seed: int) -> dict[str, Any]:
-    """The figures of predictions against one reference each, with 95% bootstrap intervals.
+def score_texts(predictions: Sequence[str], references: Sequence[str], seed: int) -> dict[str, Any]:
+    """The metrics of predictions against one reference each, with 95% bootstrap intervals.
 
-    BLEU and chrF are sacrebleu's (0 to 100, with its signature), ROUGE F-measures rouge-score's (0
-    to 1) on words, of which a character of Chinese, Japanese or Thai is one. Exact match and token
-    F1 are means over the rows. What needs no reference: distinct-n (Li et al. 2016), and the share
-    of runs of four words that stood in the same text before (Welleck et al. 2020, rep-4).
+    BLEU and chrF come from sacrebleu (0 to 100, with its signature), ROUGE F-measures from
+    rouge-score (0 to 1) on words; each character of Chinese, Japanese or Thai is a word. Exact
+    match and token F1 are means over the rows. Two metrics need no reference: distinct-n (Li et al.
+    2016) and the share of 4-grams that appear earlier in the text (Welleck et al. 2020, rep-4).
     """
     pairs = list(zip(predictions, references, strict=True))
     each = by_row(pairs)
@@ -55,7 +55,7 @@ def score(predictions: Sequence[str], references: Sequence[str], seed: int) -> d
 
 
 def by_row(pairs: Sequence[Pair]) -> dict[str, list[float]]:
-    """The figures of each row that are means over the rows."""
+    """The per-row metrics, whose means are reported."""
     names = ("rouge1", "rouge2", "rougeL")
     scorer = RougeScorer(names, tokenizer=_Words())
     rouge = [scorer.score(reference, prediction) for prediction, reference in pairs]
@@ -70,8 +70,8 @@ def by_row(pairs: Sequence[Pair]) -> dict[str, list[float]]:
     }
 
 
-def samples(pairs: Pairs, predictions: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Every row with what was written, what should have been, and its figures."""
+def reference_samples(pairs: Pairs, predictions: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Every row with its prediction, its reference and its metrics."""
     each = by_row(list(zip(predictions, pairs.references, strict=True)))
     for row, (path, number) in enumerate(pairs.places):
         prompt = {"prompt": pairs.prompts[row]} if pairs.prompts else {}
@@ -86,24 +86,24 @@ def samples(pairs: Pairs, predictions: Sequence[str]) -> Iterator[dict[str, Any]
 
 
 def words(text: str) -> list[str]:
-    """The words of a text in lower case; of scripts without spaces each character is one.
+    """The words of a text in lower case; in scripts without spaces, each character is a word.
 
-    On ASCII text these are the tokens of rouge-score itself.
+    On ASCII text these equal the tokens of rouge-score.
     """
     return _WORD.findall(text.lower())
 
 
 def token_f1(prediction: str, reference: str) -> float:
-    """Harmonic mean of the shares of words that both have (Rajpurkar et al. 2016); 1 for two texts
-    without words."""
-    said, wanted = Counter(words(prediction)), Counter(words(reference))
-    common = (said & wanted).total()
-    whole = said.total() + wanted.total()
+    """Harmonic mean of word precision and recall (Rajpurkar et al. 2016); 1 for two texts without
+    words."""
+    predicted, wanted = Counter(words(prediction)), Counter(words(reference))
+    common = (predicted & wanted).total()
+    whole = predicted.total() + wanted.total()
     return 2 * common / whole if whole else 1.0
 
 
 def distinct(texts: Iterable[str]) -> dict[str, float]:
-    """The share of different runs of 1, 2 and 3 words among all of them in all texts."""
+    """The share of distinct n-grams among all n-grams of all texts, for n of 1, 2 and 3."""
     split = [words(text) for text in texts]
     found = {}
     for n in (1, 2, 3):
@@ -113,7 +113,7 @@ def distinct(texts: Iterable[str]) -> dict[str, float]:
 
 
 def repetition(text: str) -> float:
-    """The share of runs of four words that stood in the text before."""
+    """The share of 4-grams that appear earlier in the text."""
     runs = _runs(words(text), REPETITION)
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
@@ -128,7 +128,7 @@ def language(references: Sequence[str]) -> str:
 
 
 class _Words:
-    """Our words, as rouge-score asks for them."""
+    """Adapts `words` to the tokenizer interface of rouge-score."""
 
     def tokenize(self, text: str) -> list[str]:
         return words(text)

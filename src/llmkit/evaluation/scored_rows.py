@@ -1,5 +1,5 @@
 """The rows that a model is scored on: windows of a token stream, tokens masked one at a time, and
-responses that it has not learned."""
+held-out responses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from llmkit.data.blocks import UNSCORED
 from llmkit.data.packs import Packs
 from llmkit.data.tokens import TokenFile
-from llmkit.evaluation.likelihood import Batch
+from llmkit.evaluation.likelihood import SCORING_BATCH_TOKENS, ScoringBatch
 from llmkit.evaluation.windows import Places, Spans, Windows
 from llmkit.models.logits import ChosenLogits
 from llmkit.progress import Watch
@@ -27,13 +27,10 @@ MASKED_SCORED = (
 )
 MASKED_AVERAGE = "sum of the negative pseudo-log-likelihoods / number of tokens"
 
-TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 65536}
-"""Tokens that the model reads at once, whatever the rows."""
-
 
 @dataclass(frozen=True)
 class CausalRows:
-    """Each row is a window; what stands after its end is never seen by what is before."""
+    """Each row is a window, padded on the right; causal attention never sees the padding."""
 
     windows: Windows
 
@@ -45,7 +42,7 @@ class CausalRows:
         spans = self.windows.spans(numbers)
         return spans.stop - spans.start + self._added(spans)
 
-    def batch(self, numbers: Places) -> Batch:
+    def batch(self, numbers: Places) -> ScoringBatch:
         """These rows, padded to the longest."""
         tokens, spans = self.windows.tokens, self.windows.spans(numbers)
         added = self._added(spans)
@@ -58,7 +55,7 @@ class CausalRows:
         chosen = inside & (places >= spans.first[:, None])
         chosen[chosen] = self.windows.scored(places[chosen])
         scored = places[chosen]
-        return Batch(
+        return ScoringBatch(
             inputs={"input_ids": torch.from_numpy(ids), "real": torch.from_numpy(inside)},
             chosen=torch.from_numpy(chosen),
             targets=torch.from_numpy(tokens.ids[scored + 1].astype(np.int64)),
@@ -66,21 +63,21 @@ class CausalRows:
         )
 
     def _added(self, spans: Spans) -> Places:
-        """1 where the opening token is put before a window that does not begin with it."""
+        """1 where the opening token is prepended to a window that does not begin with it."""
         wanted = self.windows.protocol.bos == "window"
         return np.where(spans.opened, 0, int(wanted))
 
 
 @dataclass(frozen=True)
 class MaskedRows:
-    """Row n has the n-th token of the text masked, in the piece of its document that it is in.
+    """Row n masks the n-th token of the text, within its piece of the document.
 
     The sum is the pseudo-log-likelihood (Salazar et al. 2020, arXiv 1910.14659). It compares masked
     models with one another; it is no probability of the text, and never comparable to a causal
     model's perplexity.
 
-    A document longer than `window` is cut into pieces of equal length; each piece stands between
-    the opening and the closing token of the tokenizer.
+    A document longer than `window` is cut into pieces of equal length; each piece is framed by the
+    opening and the closing token of the tokenizer.
     """
 
     tokens: TokenFile
@@ -96,7 +93,7 @@ class MaskedRows:
         begin, end, _ = self._pieces(numbers)
         return end - begin + 2
 
-    def batch(self, numbers: Places) -> Batch:
+    def batch(self, numbers: Places) -> ScoringBatch:
         """These rows, padded to the longest."""
         begin, end, target = self._pieces(numbers)
         columns = np.arange(int((end - begin).max()) + 2)
@@ -108,7 +105,7 @@ class MaskedRows:
         chosen = sources == target[:, None]
         targets = ids[chosen]
         ids[chosen] = self.mask
-        return Batch(
+        return ScoringBatch(
             inputs={
                 "input_ids": torch.from_numpy(ids),
                 "attention_mask": torch.from_numpy((columns <= last).astype(np.int64)),
@@ -128,7 +125,7 @@ class MaskedRows:
         return np.cumsum(np.diff(starts) - framing)
 
     def _pieces(self, numbers: Places) -> tuple[Places, Places, Places]:
-        """Where the piece of each row begins and ends in the stream, and what is masked in it."""
+        """The begin and end of each row's piece in the stream, and the masked place."""
         document = np.searchsorted(self._ends, numbers, side="right")
         before = np.where(document > 0, self._ends[document - 1], 0)
         length = self._ends[document] - before
@@ -142,10 +139,10 @@ class MaskedRows:
 
 @torch.no_grad()
 def measure_responses(model: PreTrainedModel, packs: Packs, watch: Watch) -> dict[str, Any]:
-    """Mean loss of the tokens of responses in nats, perplexity, and how many were scored."""
+    """The mean loss per response token in nats, the perplexity, and the number of scored tokens."""
     chosen, device = ChosenLogits(model.eval()), model.device
     order = np.asarray(packs.longest_first())
-    size = max(1, TOKENS_AT_ONCE.get(device.type, 4096) // int(packs.lengths.max()))
+    size = max(1, SCORING_BATCH_TOKENS.get(device.type, 4096) // int(packs.lengths.max()))
     total = torch.zeros((), dtype=torch.float64, device=device)
     with watch("measuring responses", len(packs)) as advance:
         for first in range(0, len(order), size):

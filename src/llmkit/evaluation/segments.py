@@ -1,8 +1,7 @@
-"""The segments of text that figures are made of, the same bytes for every model; and the domains of
-its documents.
+"""The segments that a text is scored in, the same bytes for every model; and its domains.
 
-Sums over segments are all that is kept of a measurement, so that memory does not grow with the
-text; totals, tables by document or domain and confidence intervals are made from them.
+Only sums over segments are kept, so that memory does not grow with the text; totals, tables by
+document or domain, and confidence intervals are computed from them.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from llmkit.errors import ConfigError
 from llmkit.evaluation.windows import Places
 
 ENOUGH_DOCUMENTS = 30
-"""From this many documents on, they are the segments; fewer are cut into blocks."""
+"""With at least this many documents, each is a segment; fewer are cut into blocks."""
 
 _BLOCKS, _SMALLEST_BLOCK = 200, 1024
 _PART = 1 << 20
@@ -37,10 +36,10 @@ _PART = 1 << 20
 
 @dataclass(frozen=True)
 class Segments:
-    """A partition of a token stream whose borders are the same places of the text for all models.
+    """A partition of a token stream with the same boundaries in the text for all models.
 
-    Blocks are about equally long parts of a document; where a border falls into a token, the token
-    belongs to the block in which it begins.
+    Blocks are parts of a document of about equal length; a token that spans a boundary belongs to
+    the block in which it begins.
     """
 
     kind: str
@@ -48,21 +47,21 @@ class Segments:
     begins: Places
     """[segments], the first place of each."""
     n_bytes: NDArray[np.float64]
-    """[segments], the UTF-8 bytes of each one's text."""
+    """[segments], the number of UTF-8 bytes of each."""
     of_document: Places
     """[documents], the first segment of each."""
 
     def of(self, places: Places) -> Places:
-        """The segment to which each place belongs."""
+        """The segment of each place."""
         return np.asarray(np.searchsorted(self.begins, places, side="right") - 1)
 
     def by_document(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Sums over segments [segments, ...] as sums over documents [documents, ...]."""
+        """Sums over documents [documents, ...] from sums over segments [segments, ...]."""
         return np.add.reduceat(values, self.of_document, axis=0)
 
 
 def segments_of(tokens: TokenFile, lengths: NDArray[np.int64]) -> Segments:
-    """The documents, or blocks of the documents where there are few.
+    """The segments of a text: its documents, or blocks if it has few documents.
 
     `lengths` are the bytes of each id, as `byte_lengths` gives them.
     """
@@ -89,8 +88,8 @@ def segments_of(tokens: TokenFile, lengths: NDArray[np.int64]) -> Segments:
 
 
 def byte_lengths(tokenizer: PreTrainedTokenizerFast) -> NDArray[np.int64]:
-    """[ids], the bytes of text that each id stands for: exact for byte-level tokenizers, close for
-    others. Special tokens stand for none."""
+    """[ids], the bytes of text of each id: exact for byte-level tokenizers, approximate for others.
+    Special tokens have none."""
     byte_level = isinstance(tokenizer.backend_tokenizer.decoder, decoders.ByteLevel)
     vocabulary = tokenizer.get_vocab()
     lengths = np.zeros(max(vocabulary.values()) + 1, dtype=np.int64)
@@ -105,11 +104,11 @@ def byte_lengths(tokenizer: PreTrainedTokenizerFast) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class Survey:
-    """The documents that hold text, in their order."""
+    """The non-empty documents of a text, in order."""
 
     characters: int
     domains: tuple[str, ...]
-    """The names of the domains, in the order in which they first come."""
+    """The names of the domains, in order of first appearance."""
     domain_of_document: NDArray[np.int64]
     """[documents], the number of each one's domain."""
 
@@ -117,10 +116,10 @@ class Survey:
 def survey_files(
     tokens: TokenFile, found: Sequence[Source], data: DataConfig, column: str | int | None
 ) -> Survey:
-    """The documents of a token file that was made of these sources.
+    """The documents of a token file that was made from these sources.
 
-    Their domain is their file, or what a column of their table holds; only for that a table is read
-    once more. Raises what reading raises.
+    Their domain is their file, or the value of `column`; only then are the tables read again.
+    Raises the errors of reading a table.
     """
     if column is None:
         domains = ((str(found[number].path), n) for number, n, _ in tokens.by_source)
@@ -130,19 +129,19 @@ def survey_files(
 
 
 def survey_mixture(config: Config, domains: Mapping[str, TokenFile]) -> Survey:
-    """The same for the held-out text of `data.mixture`, whose domains have names."""
+    """The documents of the held-out text of `data.mixture`, whose domains have names."""
     if config.evaluation.domain_column is not None:
         raise ConfigError(
-            "the domains are those of data.mixture",
+            "the domains are given by data.mixture",
             where="evaluation.domain_column",
-            next="leave it out, or name other text in data.test_files",
+            next="remove it, or name other text in data.test_files",
         )
     characters = sum(tokens.characters or 0 for tokens in domains.values())
     return _survey(characters, ((name, len(each.starts)) for name, each in domains.items()))
 
 
 def _survey(characters: int | None, domains: Iterable[tuple[str, int]]) -> Survey:
-    """The survey of documents that come as (domain, how many in a row)."""
+    """The survey of documents given as runs of (domain, number of documents)."""
     assert characters is not None
     numbers, of_document = dict[str, int](), array("q")
     for name, n_documents in domains:
@@ -151,7 +150,7 @@ def _survey(characters: int | None, domains: Iterable[tuple[str, int]]) -> Surve
 
 
 def _values(source: Source, data: DataConfig, column: str | int) -> Iterator[str]:
-    """The value in a column of each row with text."""
+    """The value in a column, for each row with text."""
     texts = pieces(source, Reading(data, lambda _: None))
     for value, (text, _) in zip(_column(source, data, column), texts, strict=False):
         if text and not text.isspace():
@@ -161,7 +160,7 @@ def _values(source: Source, data: DataConfig, column: str | int) -> Iterator[str
 def _borders(
     tokens: TokenFile, start: int, end: int, lengths: NDArray[np.int64], count: int
 ) -> list[int]:
-    """The first places of all blocks of a document but the first."""
+    """The first place of each block of a document except the first block."""
     if count == 1:
         return []
     total = sum(int(part.sum()) for part in _parts(tokens, start, end, lengths))
@@ -172,8 +171,8 @@ def _borders(
         reached = before + np.cumsum(part)
         due = wanted[len(borders) :]
         due = due[due <= reached[-1]]
-        # The token after the one that reaches the border is the first of the block; the place
-        # before it predicts it.
+        # The block starts with the token after the one that reaches the border; the place before
+        # that token predicts it.
         borders += (first + np.searchsorted(reached, due)).tolist()
         before, first = int(reached[-1]), first + len(part)
     return borders
@@ -182,18 +181,18 @@ def _borders(
 def _parts(
     tokens: TokenFile, start: int, end: int, lengths: NDArray[np.int64]
 ) -> Iterator[NDArray[np.int64]]:
-    """The bytes of a document's tokens after its opening, a part at a time."""
+    """The byte lengths of a document's tokens after the opening token, in parts."""
     for offset in range(start + 1, end, _PART):
         yield lengths[tokens.ids[offset : min(offset + _PART, end)]]
 
 
 def _column(source: Source, data: DataConfig, column: str | int) -> Iterator[str]:
-    """The value of each row in a column; blank rows count."""
+    """The value of each row in a column; blank rows are included."""
     if named_format(source, data) == "txt":
         raise ConfigError(
             "plain text has no columns",
             where=f"evaluation.domain_column; {source.path}",
-            next="leave evaluation.domain_column out: the domain is then the file",
+            next="remove evaluation.domain_column: the domain is then the file",
         )
     table = tables.open_table(source, Reading(data, lambda _: None))
     number = table.columns.find(column, "evaluation.domain_column", str(source.path))

@@ -1,4 +1,4 @@
-"""Language models on text: each measured on the same bytes, then compared in pairs."""
+"""Evaluate language models on text: all on the same bytes, then compared in pairs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llmkit.data.tokens import TokenFile, joined
 from llmkit.distributed.processes import Processes
 from llmkit.errors import DataError
 from llmkit.evaluation import perplexity
-from llmkit.evaluation.likelihood import Rows, Scores, score
+from llmkit.evaluation.likelihood import RowsToScore, Scores, score_rows
 from llmkit.evaluation.page import page, shown_tokens
 from llmkit.evaluation.scored_rows import MASKED_AVERAGE, MASKED_SCORED, CausalRows, MaskedRows
 from llmkit.evaluation.segments import (
@@ -33,30 +33,27 @@ from llmkit.models.logits import ChosenLogits
 from llmkit.models.pretrained import Pretrained
 from llmkit.progress import Say, Watch
 
-KEY = "data.test_files"
-"""The key that names the text."""
-
-LOST = 0.01
-"""Share of the letters and digits that a tokenizer may lose before bytes mean nothing."""
+MAX_LOST = 0.01
+"""Share of letters and digits that a tokenizer may lose before bits per byte are meaningless."""
 
 
 @dataclass(frozen=True)
 class Text:
-    """A text as one model reads it."""
+    """A text, tokenized for one model."""
 
     model: Pretrained
     protocol: ScoringProtocol
     tokens: TokenFile
     segments: Segments
     origins: Places | None = None
-    """Where each domain of a mixture begins."""
+    """The first place of each domain of a mixture."""
     domains: Mapping[str, TokenFile] = field(default_factory=dict)
     """The text of each domain of a mixture."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One model on the text."""
+    """The results of one model."""
 
     text: Text
     survey: Survey
@@ -64,7 +61,7 @@ class Measured:
     figures: dict[str, Any]
 
 
-def measure(
+def measure_text(
     config: Config,
     sources: Sources,
     models: Sequence[Pretrained],
@@ -72,7 +69,7 @@ def measure(
     watch: Watch,
     say: Say,
 ) -> list[Measured]:
-    """The models on `data.test_files`; all that can be wrong is found before weights are loaded."""
+    """Evaluates models on `data.test_files`; checks everything before loading weights."""
     protocols = [protocol(model, config.evaluation) for model in models]
     texts = [
         _text(config, sources, model, how, watch, say)
@@ -83,12 +80,12 @@ def measure(
         found = survey_mixture(config, texts[0].domains)
     else:
         column = config.evaluation.domain_column
-        found = survey_files(texts[0].tokens, sources.of(KEY), config.data, column)
+        found = survey_files(texts[0].tokens, sources.of("data.test_files"), config.data, column)
     return [_measured(config, text, found, processes, watch, say) for text in texts]
 
 
-def result(config: Config, measured: Sequence[Measured]) -> dict[str, Any]:
-    """The figures of one model, or of several with their comparisons; and the tables asked for."""
+def text_result(config: Config, measured: Sequence[Measured]) -> dict[str, Any]:
+    """The metrics of one model, or of several with comparisons, and the requested tables."""
     settings, several = config.evaluation, len(measured) > 1
     found: dict[str, Any] = {}
     if several:
@@ -111,15 +108,15 @@ def result(config: Config, measured: Sequence[Measured]) -> dict[str, Any]:
     return found
 
 
-def samples(measured: Sequence[Measured]) -> Iterator[dict[str, Any]]:
-    """Everything that was scored: a row for each document and model."""
+def text_samples(measured: Sequence[Measured]) -> Iterator[dict[str, Any]]:
+    """A row for each model and document."""
     for each in measured:
         for row in perplexity.by_document(each.scores, each.text.segments, each.survey):
             yield {"model": each.text.model.name, **_named(each.text, row)}
 
 
-def shaded(measured: Measured) -> str:
-    """The web page of a measurement whose tokens were kept."""
+def token_page(measured: Measured) -> str:
+    """The web page that shades each token by its surprise; needs `evaluation.per_token`."""
     text, figures = measured.text, measured.figures
     names = [
         n for n in figures if ("perplexity" in n or "bits_per" in n) and figures[n] is not None
@@ -134,7 +131,7 @@ def shaded(measured: Measured) -> str:
 
 
 def is_mixture(config: Config) -> bool:
-    """Whether the text is what the domains of `data.mixture` hold out."""
+    """Whether the text is the held-out part of the domains of `data.mixture`."""
     return bool(config.data.mixture) and not config.data.test_files
 
 
@@ -153,7 +150,8 @@ def _text(
         files = held_out_domains(config, sources, model.tokenizer, watch, say)
         tokens, origins = joined(list(files.values()))
     else:
-        tokens = tokens_of(sources.of(KEY), KEY, config, model.tokenizer, watch, say)
+        key = "data.test_files"
+        tokens = tokens_of(sources.of(key), key, config, model.tokenizer, watch, say)
     check_tokens(model, tokens)
     return Text(
         model, how, tokens, segments_of(tokens, byte_lengths(model.tokenizer)), origins, files
@@ -167,7 +165,7 @@ def _measured(
     model = load.load_model(opened, say=say).eval().to(processes.device)
     say(f"model: {type(model).__name__}, {model.num_parameters():,} parameters")
     started = time.monotonic()
-    scores = score(
+    scores = score_rows(
         ChosenLogits(model),
         _rows_of(text),
         text.segments,
@@ -188,28 +186,28 @@ def _measured(
 
 
 def _named(text: Text, figures: Any) -> Any:
-    """Figures under the names, and with the gaps, that the model and its tokenizer ask for."""
-    if text.tokens.lost >= LOST:
+    """Metrics renamed for a masked model, and without bits for a lossy tokenizer."""
+    if text.tokens.lost >= MAX_LOST:
         figures = perplexity.without_bits(figures)
     return perplexity.pseudo(figures) if text.model.kind == "masked" else figures
 
 
 def _check_lost(texts: Sequence[Text], say: Say) -> None:
-    """Says, or for a comparison raises, that a tokenizer cannot write the text."""
+    """Reports a tokenizer that loses text; raises DataError when comparing models."""
     for text in texts:
-        if text.tokens.lost < LOST:
+        if text.tokens.lost < MAX_LOST:
             continue
         what = f"the tokenizer of {text.model.name} loses {text.tokens.lost:.0%} of the letters"
         if len(texts) > 1:
             raise DataError(
-                f"{what}, so its bytes cannot be compared with another model's",
-                where=KEY,
+                f"{what}, so its bits per byte cannot be compared with another model's",
+                where="data.test_files",
                 next="compare models that know the script of the text",
             )
-        say(f"{what}: bits per byte mean nothing and are left out")
+        say(f"{what}: bits per byte would be meaningless and are omitted")
 
 
-def _rows_of(text: Text) -> Rows:
+def _rows_of(text: Text) -> RowsToScore:
     if text.model.kind == "masked":
         mask = text.model.tokenizer.mask_token_id
         assert mask is not None
@@ -226,7 +224,7 @@ def _described(text: Text) -> dict[str, Any]:
 def _rows(
     table: Callable[[Scores, Segments, Survey], list[dict[str, Any]]], measured: Sequence[Measured]
 ) -> Iterator[dict[str, Any]]:
-    """The rows of a table of each model; the model is named where there are several."""
+    """The rows of each model's table, with the model's name if there are several."""
     for each in measured:
         name = {"model": each.text.model.name} if len(measured) > 1 else {}
         for row in table(each.scores, each.text.segments, each.survey):

@@ -1,4 +1,4 @@
-"""Which tokens of a text are scored, and what the model sees before each of them."""
+"""Which tokens of a text are scored, and the context of each."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ from llmkit.models import tokenizer as tokenizers
 from llmkit.models.pretrained import Pretrained
 
 LONGEST_WINDOW = 4096
-"""Tokens of the longest window that is chosen when none is asked for."""
+"""Maximum number of tokens in a window by default."""
 
-_UNLIMITED = 1024  # window of a model without a longest context
-_FEWEST_MASKED = 3
-_FEWEST_KNOWN = 0.9  # share of a model's embeddings that another tokenizer must have ids for
+_UNLIMITED = 1024  # window of a model without a maximum context
+_MIN_MASKED_WINDOW = 3
+_MIN_IDS = 0.9  # share of a model's embeddings that another tokenizer must have ids for
 
 Places = NDArray[np.int64]
 """Places in a token stream; the token at place p + 1 is what the model predicts at place p."""
 
 _DOCUMENTS = {
-    "packed": "each sees only itself; windows are cut from all of them in a row, as in pretraining",
-    "separate": "each sees only itself and begins a window",
+    "packed": "each sees only itself; windows are cut from their concatenation, as in pretraining",
+    "separate": "each sees only itself and starts a new window",
     "joined": "one long text, closing tokens included",
 }
 
 
 @dataclass(frozen=True)
 class ScoringProtocol:
-    """How a text is measured: without all of this a perplexity means nothing."""
+    """How a text is scored: a perplexity is meaningless without these settings."""
 
     window: int
-    """Most tokens that the model sees at once."""
+    """Maximum number of tokens that the model sees at once."""
     stride: int
-    """Tokens by which the window moves on; below `window`, it overlaps the one before."""
+    """Tokens by which the window advances; below `window`, windows overlap."""
     documents: Literal["packed", "separate", "joined"]
     bos: Literal["document", "window"]
-    """Whether the opening token stands before each document or before each window."""
+    """Whether the opening token is prepended to each document or to each window."""
     score_end: bool
     """Whether the end of each document is predicted and scored."""
 
     def described(self) -> dict[str, Any]:
-        """The protocol as a result states it."""
+        """The protocol as reported in a result."""
         scored = "every token of the text" + (
             " and the end of each document" if self.score_end else ""
         )
@@ -61,27 +61,27 @@ class ScoringProtocol:
 
 
 def protocol(model: Pretrained, settings: EvaluationConfig) -> ScoringProtocol:
-    """The protocol with nothing left open; raises ConfigError where it does not fit the model."""
+    """The resolved protocol; raises ConfigError if it does not fit the model."""
     context = model.context
     longest = min(context or _UNLIMITED, LONGEST_WINDOW)
     window = longest if settings.window == "auto" else settings.window
     if context is not None and window > context:
         raise ConfigError(
-            f"a window of {window} tokens is longer than the {context} that {model.name} can see",
+            f"a window of {window} tokens exceeds the {context}-token context of {model.name}",
             where="evaluation.window",
             next=f"write evaluation.window={context} or less",
         )
-    if model.kind == "masked" and window < _FEWEST_MASKED:
+    if model.kind == "masked" and window < _MIN_MASKED_WINDOW:
         raise ConfigError(
-            f"a window of {window} tokens has no room between the two that frame a text",
+            f"a window of {window} tokens has no room between the opening and the closing token",
             where="evaluation.window",
-            next=f"write evaluation.window={_FEWEST_MASKED} or more",
+            next=f"write evaluation.window={_MIN_MASKED_WINDOW} or more",
         )
     fresh = window - (settings.bos == "window")
     stride = fresh if settings.stride == "auto" else settings.stride
     if stride > fresh:
         raise ConfigError(
-            f"a stride of {stride} tokens leaves tokens out: a window holds {fresh} of the text",
+            f"a stride of {stride} tokens would skip tokens: a window holds {fresh} of the text",
             where="evaluation.stride",
             next=f"write evaluation.stride={fresh} or less",
         )
@@ -89,15 +89,15 @@ def protocol(model: Pretrained, settings: EvaluationConfig) -> ScoringProtocol:
 
 
 def check_models(models: Sequence[Pretrained], settings: EvaluationConfig) -> None:
-    """Checks that models can be measured, and together.
+    """Checks that models can be evaluated, and compared with each other.
 
-    Raises UsageError where there is none, and ConfigError for one that transformers cannot load,
-    whose named tokenizer does not belong to it, that is masked and has no mask token, or that is
-    of another kind than the first; and for settings that the kind does not have.
+    Raises UsageError if there is no model, and ConfigError for a model that transformers cannot
+    load, whose tokenizer belongs to another model, that is masked without a mask token, or that is
+    of another kind than the first; and for settings that do not apply to its kind.
     """
     if not models:
         raise UsageError(
-            "there is no model",
+            "no model is named",
             where="model.name_or_path",
             next="--model NAME: a directory, a run directory or a hub name",
         )
@@ -109,13 +109,13 @@ def check_models(models: Sequence[Pretrained], settings: EvaluationConfig) -> No
 
 def _check_tokenizer(model: Pretrained) -> None:
     known = tokenizers.max_id(model.unchecked_tokenizer) + 1
-    fewest = _FEWEST_KNOWN * model.vocab_size
-    if model.named_tokenizer is not None and not fewest <= known <= model.vocab_size:
+    minimum = _MIN_IDS * model.vocab_size
+    if model.named_tokenizer is not None and not minimum <= known <= model.vocab_size:
         raise ConfigError(
             f"the tokenizer {model.named_tokenizer} has {known} ids, the model {model.name} has "
             f"{model.vocab_size} embeddings: they do not belong together",
             where="tokenizer.name_or_path",
-            next="leave tokenizer.name_or_path out: the model's own tokenizer is used",
+            next="remove tokenizer.name_or_path to use the model's own tokenizer",
         )
     if model.kind == "masked" and model.tokenizer.mask_token_id is None:
         raise ConfigError(
@@ -131,15 +131,15 @@ def _check_kinds(models: Sequence[Pretrained], settings: EvaluationConfig) -> No
         if model.kind != first.kind:
             raise ConfigError(
                 f"{first.name} is a {first.kind} model and {model.name} a {model.kind} one: "
-                "no figure means the same for both",
+                "their metrics are not comparable",
                 where="evaluation.compare_with",
-                next="compare causal models, masked models or classifiers with their like",
+                next="compare models of one kind: causal, masked, or classifiers",
             )
     if settings.per_token is not None and (len(models) > 1 or first.kind == "classifier"):
         raise ConfigError(
-            "a page of shaded tokens shows one language model",
+            "a page of shaded tokens is for one language model",
             where="evaluation.per_token",
-            next="name one causal or masked model, or leave evaluation.per_token out",
+            next="name one causal or masked model, or remove evaluation.per_token",
         )
 
 
@@ -150,12 +150,12 @@ def check_tokens(model: Pretrained, tokens: TokenFile) -> None:
         raise DataError(
             f"the tokenizer gives id {largest}, the model has {model.vocab_size} embeddings",
             where=f"model {model.name}, tokenizer {model.tokenizer.name_or_path}",
-            next="use the tokenizer that belongs to the model: leave tokenizer.name_or_path out",
+            next="use the model's own tokenizer: remove tokenizer.name_or_path",
         )
 
 
 class Spans(NamedTuple):
-    """Windows: the model reads ids[start:stop], and what it predicts from `first` on is scored."""
+    """Windows: the model reads ids[start:stop], and its predictions from `first` on are scored."""
 
     start: Places
     first: Places
@@ -168,15 +168,15 @@ class Spans(NamedTuple):
 class Windows:
     """The windows over a token stream, numbered in its order: a pure function of their number.
 
-    Window j of a text begins j strides after it and scores what no window before it has, so that
-    every token but the first is scored exactly once, with at least window - stride tokens of
-    context where the text has them.
+    Window j of a text begins j strides after its start and scores the tokens that no earlier window
+    has scored: every token but the first is scored exactly once, with at least window - stride
+    tokens of context where the text has them.
     """
 
     tokens: TokenFile
     protocol: ScoringProtocol
     origins: Places | None = None
-    """Places where windows are counted anew, the first of them 0; only there, if not given."""
+    """Places where the grid of windows restarts, the first of them 0; by default only 0."""
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -213,7 +213,7 @@ class Windows:
 
     @property
     def _two_ids(self) -> bool:
-        """Whether documents have an opening token of their own, which nothing must predict."""
+        """Whether the opening token differs from the closing one; it is then never scored."""
         return self.tokens.opening != self.tokens.closing
 
     @property
@@ -223,7 +223,7 @@ class Windows:
 
     @cached_property
     def _texts(self) -> tuple[Places, Places]:
-        """The first place of each text that is seen by itself, and one past its last."""
+        """The first place of each separately scored text, and one past its last."""
         end = len(self.tokens.ids) - 1
         if self.protocol.documents == "joined":
             return np.zeros(1, np.int64), np.array([end])
@@ -232,7 +232,7 @@ class Windows:
 
     @cached_property
     def _origins(self) -> Places:
-        """[texts], the place from which on the windows of each text are counted."""
+        """[texts], the place where the grid of windows of each text starts."""
         begins = self._texts[0]
         if self.protocol.documents == "separate":
             return begins

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from llmkit.config import jobs
 from llmkit.config.schema import Config
 from llmkit.data import dataset, fingerprints, order
 from llmkit.data.dataset import Labelled
@@ -236,7 +237,7 @@ def _with_defaults(
     kind, hidden = data.labels.kind, int(made.get_text_config().hidden_size)
     metric = "loss" if kind == REGRESSION else "f1_macro"
     train = defaults.finetuning(config.train, len(data.train), hidden, trained, metric)
-    figures = ("loss", *label_metrics.names_of_figures(kind))
+    figures = ("loss", *jobs.LABEL_METRICS[kind])
     defaults.check_best(train, figures, validated=data.validation is not None)
     return config.changed(train=train)
 

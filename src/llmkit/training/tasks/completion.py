@@ -279,10 +279,10 @@ class Completion(Task):
             prompts=[each.contents[-2] for each in asked],
             places=[(each.path, each.number) for each in asked],
         )
-        outputs.write_lines(directory / "samples.jsonl", references.samples(pairs, texts))
+        outputs.write_lines(directory / "samples.jsonl", references.reference_samples(pairs, texts))
         made_by = {**settings.model_dump(mode="json"), "precision": "fp32"}
         protocol = {"words": references.WORDS, "generation": made_by}
-        scores = references.score(texts, pairs.references, self.config.seed)
+        scores = references.score_texts(texts, pairs.references, self.config.seed)
         return {**scores, "protocol": protocol}
 
     def _answerable(self) -> list[Conversation]:
