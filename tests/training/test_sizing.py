@@ -8,6 +8,7 @@ import pytest
 
 from llmkit.config.schema import Config, TrainConfig
 from llmkit.training.tasks import defaults, sizing
+from llmkit.training.tasks.sizing import Sizes
 
 LAPTOP, WORKSTATION, ACCELERATOR = 4e11, 4e13, 7e14
 BYTES = [20_000, 1_000_000, 10_000_000, 100_000_000, 1_000_000_000]
@@ -82,7 +83,7 @@ def test_minutes_are_not_spent_on_a_text_that_is_known_by_heart(
     settings: dict[str, float], n_examples: int, expected: int | None
 ) -> None:
     train = TrainConfig(global_batch_size=8, **settings)
-    assert defaults.bounded(train, n_examples).max_steps == expected
+    assert defaults.bounded(train, n_examples, 8).max_steps == expected
 
 
 def test_what_the_user_sets_stays() -> None:
@@ -95,31 +96,32 @@ def test_what_the_user_sets_stays() -> None:
         }
     )
     chosen = sizing.for_minutes(10**6, 5, LAPTOP)
-    settled = sizing.settle_new(config, chosen, vocab_size=2048)
-    assert settled.model.architecture == "gpt2"
-    assert settled.model.config["n_layer"] == 3
-    assert "num_hidden_layers" not in settled.model.config
-    assert settled.model.config["hidden_size"] == chosen.hidden_size
-    assert (settled.data.block_size, settled.tokenizer.vocab_size) == (100, 999)
-    assert settled.train.global_batch_size == 7
+    resolved = sizing.of_new(config, chosen, vocab_size=2048).written_to(config)
+    assert resolved.model.architecture == "gpt2"
+    assert resolved.model.config["n_layer"] == 3
+    assert "num_hidden_layers" not in resolved.model.config
+    assert resolved.model.config["hidden_size"] == chosen.hidden_size
+    assert (resolved.data.block_size, resolved.tokenizer.vocab_size) == (100, 999)
+    assert resolved.train.global_batch_size == 7
 
 
 def test_only_what_was_chosen_is_said() -> None:
     given = {"model": {"config": {"hidden_size": 64, "num_hidden_layers": 1}}}
     config = Config.model_validate({**given, "train": {"global_batch_size": 7}})
-    settled = sizing.settle_new(config, sizing.for_text(10**7), vocab_size=2048)
-    said = sizing.explained(config, settled, "for 10 bytes of text")
+    resolved = sizing.of_new(config, sizing.for_text(10**7), 2048).written_to(config)
+    said = sizing.explained(config, resolved, "for 10 bytes of text")
     assert said == (
         "auto: model.architecture=qwen3, data.block_size=256, tokenizer.vocab_size=2048 "
         "(for 10 bytes of text)"
     )
-    assert sizing.explained(settled, settled, "for 10 bytes of text") == ""
+    assert sizing.explained(resolved, resolved, "for 10 bytes of text") == ""
 
 
-def test_a_run_that_goes_on_keeps_what_it_was_begun_with() -> None:
+def test_a_run_that_is_resumed_keeps_what_it_was_begun_with() -> None:
     small = sizing.for_text(10**6)
-    begun = sizing.settle_new(Config(), small, vocab_size=512)
-    assert sizing.settle_again(Config(), sizing.settled(begun)) == begun
+    begun = sizing.of_new(Config(), small, vocab_size=512).written_to(Config())
+    again = Sizes.from_json(sizing.as_json(begun), Config())
+    assert again.written_to(Config()) == begun
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ class Conversation:
 
     def use(self, settings: GenerationConfig) -> None:
         """Writes with other settings from now on; raises ConfigError where they cannot be."""
-        config = self.config.model_copy(update={"generation": settings})
+        config = self.config.changed(generation=settings)
         requests.check_settings(config)
         self.sampler = self.engine.sampler(settings)
         self.config = config
@@ -95,8 +95,8 @@ def check(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
 def _prepare(config: Config) -> tuple[Config, Pretrained]:
     """The config of a conversation, and its model without weights, which can chat."""
     one = {"chat": True, "num_return_sequences": 1, "num_beams": 1}
-    settings = config.generation.model_copy(update=one)
-    config = config.model_copy(update={"generation": settings})
+    settings = config.generation.changed(**one)
+    config = config.changed(generation=settings)
     requests.check_settings(config)
     model = loading.opened(config)
     prompts.chat_ids([{"role": "user", "content": "?"}], model.tokenizer)

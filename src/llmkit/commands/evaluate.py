@@ -167,9 +167,7 @@ def _write(
     console: Console,
 ) -> list[str]:
     """Generates one text for each prompt, with the settings of `generation`."""
-    config = config.model_copy(
-        update={"generation": config.generation.model_copy(update={"num_return_sequences": 1})}
-    )
+    config = config.changed(generation={"num_return_sequences": 1})
     model = loading.checked(next(iter(models), None))
     for sentence in _overlap_with_training(model, [(prompt,) for prompt in asked.prompts]):
         console.warn(sentence)

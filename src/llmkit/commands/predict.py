@@ -153,8 +153,8 @@ def _input(
         yield config, [], pipe
         return
     with pipe.as_file() as (path, data):
-        data = data.model_copy(update={"test_files": (str(path),)})
-        config = config.model_copy(update={"data": data})
+        data = data.changed(test_files=(str(path),))
+        config = config.changed(data=data)
         yield config, Sources(config).of(KEY), None
 
 
@@ -188,7 +188,7 @@ def _windows(
             lambda each: roles.resolve_by_table(each, first, source, say, False, False),
         )
     else:
-        data = data.model_copy(update={"text_column": 0})
+        data = data.changed(text_column=0)
         classify.check_number_of_texts(opened.config, 0, piped.NAME)
     tables = chain([first], groups)
     counts = labelled.Counts()

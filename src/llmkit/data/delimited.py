@@ -108,7 +108,7 @@ def table_format(sample: list[str], data: DataConfig) -> str | None:
 
 def _sample(source: Source, data: DataConfig) -> list[str]:
     """The first lines; bytes that cannot be decoded are reported when the rows are read."""
-    lenient = Reading(data.model_copy(update={"errors": "replace"}), lambda n_bytes: None)
+    lenient = Reading(data.changed(errors="replace"), lambda n_bytes: None)
     return peek(lines(source, lenient), len)[0]
 
 

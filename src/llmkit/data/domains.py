@@ -138,19 +138,16 @@ def weights(
     }
 
 
-def settled(config: Config, sizes: Mapping[str, int]) -> Config:
+def with_weights(config: Config, sizes: Mapping[str, int]) -> Config:
     """The config with the weights of its domains spelled out; `sizes` are tokens."""
     data = config.data
     given = weights(data.mixture, sizes, data.mixture_temperature)
-    domains = {
-        name: domain.model_copy(update={"weight": given[name]})
-        for name, domain in data.mixture.items()
-    }
+    domains = {name: domain.changed(weight=given[name]) for name, domain in data.mixture.items()}
     update = {"mixture": domains, "mixture_temperature": 1.0}
-    return config.model_copy(update={"data": data.model_copy(update=update)})
+    return config.changed(data=data.changed(**update))
 
 
 def shares(config: Config) -> dict[str, float]:
-    """The share that each domain has of the training examples, once weights are settled."""
+    """The share that each domain has of the training examples, once weights are resolved."""
     given = {name: float(domain.weight) for name, domain in config.data.mixture.items()}
     return {name: weight / sum(given.values()) for name, weight in given.items()}

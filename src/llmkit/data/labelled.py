@@ -106,7 +106,7 @@ def _arrived(format: str, text: str, number: int, where: str) -> Record:
 def rows_of(
     table: Table, data: DataConfig, path: str, labelled: bool, extra: bool, counts: Counts
 ) -> Iterator[Row]:
-    """The rows of a table, whose columns are settled."""
+    """The rows of a table, whose columns are known."""
     columns = table.columns
     text = columns.find_all(data.text_column, TEXT, path)
     label = columns.find_all(data.label_column, LABEL, path) if labelled else ()

@@ -66,7 +66,7 @@ class Pipe:
         """All of the pipe in a file, which is removed afterwards, and the data section with its
         format."""
         is_table = self.format in ("csv", "tsv")
-        data = self.data.model_copy(update={"format": self.format}) if is_table else self.data
+        data = self.data.changed(format=self.format) if is_table else self.data
         with tempfile.TemporaryDirectory(prefix="llmkit-") as folder:
             path = Path(folder, NAME)
             with path.open("wb") as file:

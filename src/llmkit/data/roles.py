@@ -30,7 +30,7 @@ def with_header(data: DataConfig, *wanted: Any) -> DataConfig:
     """The data section; a column that is named stands in a header."""
     flat = [each for one in wanted for each in (one if isinstance(one, tuple) else (one,))]
     if data.header == "auto" and any(isinstance(each, str) for each in flat):
-        return data.model_copy(update={"header": True})
+        return data.changed(header=True)
     return data
 
 
@@ -78,7 +78,7 @@ def resolve_by_table(
         if all_plain:
             resolved["format"] = table.format
     _report(said, columns, where, say)
-    return data.model_copy(update=resolved)
+    return data.changed(**resolved)
 
 
 def _report(found: dict[str, Any], columns: Columns, where: str, say: Say) -> None:
@@ -119,7 +119,7 @@ def resolve_chat_columns(found: Sequence[Source], data: DataConfig, say: Say) ->
         said = {name: value for name, value in resolved.items() if getattr(data, name) is None}
         _report(said, columns, str(source.path), say)
         header = {} if columns.keyed else {"header": columns.names is not None}
-        return data.model_copy(update={**resolved, **header})
+        return data.changed(**{**resolved, **header})
     return data
 
 

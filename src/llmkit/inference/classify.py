@@ -246,7 +246,7 @@ def resolve_columns(
     found = None
     for some in [trained, *({key: column} for key, column in trained.items())]:
         with suppress(DataError):  # a file of its own, with other columns
-            found = found or settle(data.model_copy(update=some))
+            found = found or settle(data.changed(**some))
     found = found or settle(data)
     where = ", ".join(data.test_files) or "stdin"
     check_number_of_texts(config, found.text_column, where)

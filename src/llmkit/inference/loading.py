@@ -58,8 +58,8 @@ def resolved(config: Config, device: torch.device) -> Config:
         precision = "bf16"
     elif precision == "auto":
         precision = "fp32" if on_cpu else "bf16"
-    chosen = settings.model_copy(update={"precision": precision})
-    return config.model_copy(update={"generation": chosen})
+    chosen = settings.changed(precision=precision)
+    return config.changed(generation=chosen)
 
 
 def warning_of_precision(settings: GenerationConfig, n_texts: int) -> str | None:

@@ -106,7 +106,7 @@ def _of_pipe(config: Config, stdin: BinaryIO | None) -> Iterator[Requests]:
     pipe = piped.Pipe(stdin, config.data)
     if not pipe.is_lines:
         with pipe.as_file() as (path, data):
-            config = config.model_copy(update={"data": data})
+            config = config.changed(data=data)
             yield _of_file(find([str(path)], "generation.prompts_file"), config)
         return
     column = None

@@ -132,8 +132,9 @@ class Causal(Pretraining):
         source = self.validation or self.examples
         prompt = source.tokens.ids[:PROMPT].tolist()
         settings = self.config.generation
-        seed = self.config.seed if settings.seed is None else settings.seed
-        texts = generate.continuations(model, self.tokenizer, prompt, settings, seed)
+        texts = generate.continuations(
+            model, self.tokenizer, prompt, settings, self.config.sampling_seed
+        )
         begin = self.tokenizer.decode(prompt, skip_special_tokens=True)
         for text in texts:
             self.session.console.say(f"  sample: {begin!r} -> {text!r}")

@@ -231,7 +231,9 @@ class Completion(Task):
         messages = _messages((self.data.validation or self.data.train)[:1])
         ids = prompts.chat_ids(messages[0][:-1], self.tokenizer)
         settings = self.config.generation
-        texts = generate.continuations(model, self.tokenizer, ids, settings, self._seed)
+        texts = generate.continuations(
+            model, self.tokenizer, ids, settings, self.config.sampling_seed
+        )
         for text in texts:
             self.session.console.say(f"  sample: {messages[0][-2]['content']!r} -> {text!r}")
         return {"samples": texts}
@@ -259,11 +261,6 @@ class Completion(Task):
             session.console.warn(text)
         return {"validation": shown, "baseline": {"unigram": unigram}}
 
-    @property
-    def _seed(self) -> int:
-        own = self.config.generation.seed
-        return self.config.seed if own is None else own
-
     def _answered(
         self, final: PreTrainedModel, asked: Sequence[Conversation], directory: Path
     ) -> dict[str, Any]:
@@ -271,9 +268,9 @@ class Completion(Task):
         `samples.jsonl`."""
         settings = self.config.generation
         engine = Engine(final, self.tokenizer, settings.micro_batch_size)
-        sampler = engine.sampler(settings)
+        sampler, seed = engine.sampler(settings), self.config.sampling_seed
         with self.session.watch("responding", len(asked)) as advance:
-            texts = generate.answers(engine, _messages(asked), sampler, self._seed, advance)
+            texts = generate.answers(engine, _messages(asked), sampler, seed, advance)
         pairs = Pairs(
             references=[each.contents[-1] for each in asked],
             prompts=[each.contents[-2] for each in asked],

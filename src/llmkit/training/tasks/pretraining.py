@@ -97,7 +97,7 @@ class Pretraining(Task):
         made = cls._model_config(config, pretrained, tokenizer, block)
         if config.data.mixture:
             n_tokens = {name: len(domain.train.ids) for name, domain in data.items()}
-            config = domains.settled(config, n_tokens)
+            config = domains.with_weights(config, n_tokens)
             shares = domains.shares(config).items()
             session.console.say(
                 "mixture: " + ", ".join(f"{name} {share:.2%}" for name, share in shares)
