@@ -262,7 +262,7 @@ def _check_output(command: str, config: Config) -> None:
     checks: dict[str, Callable[[], None]] = {
         "pretrain": lambda: directory.check(config, command),
         "finetune": lambda: directory.check(config, command),
-        "predict": lambda: predictions.check(config.predict),
+        "predict": lambda: predictions.check_predictions_file(config.predict),
         "evaluate": lambda: outputs.check_output_files(
             (settings.output, settings.log_samples, settings.per_token)
         ),

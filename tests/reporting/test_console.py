@@ -36,7 +36,7 @@ def test_a_person_is_told_while_the_libraries_load_and_a_pipe_is_not(
     monkeypatch.setattr("llmkit.reporting.console.LOADING_SECONDS", 0.01)
     console = Console()
     shown = io.StringIO()
-    console.people = RichConsole(file=shown, force_terminal=terminal)
+    console.stderr = RichConsole(file=shown, force_terminal=terminal)
     with console.loading():
         time.sleep(0.2)
     assert ("loading torch and transformers" in shown.getvalue()) is terminal

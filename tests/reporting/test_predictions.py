@@ -23,14 +23,14 @@ PAIR = Prediction(("a", "b"), ["x"], {"x": 0.5, "y": 0.1})
 
 
 def write(settings: PredictConfig, *some: Prediction) -> None:
-    with predictions.opened(settings, {"model": "a"}, print) as writer:
+    with predictions.open_predictions(settings, {"model": "a"}, print) as writer:
         writer.write(some)
 
 
 def test_json_lines_hold_text_label_and_probabilities(tmp_path) -> None:
     path = tmp_path / "deep" / "out.jsonl"
     settings = PredictConfig(output=str(path))
-    predictions.check(settings)
+    predictions.check_predictions_file(settings)
     write(settings, SPAM, PAIR)
     one, other = map(json.loads, path.read_text().splitlines())
     assert one == {
@@ -56,14 +56,14 @@ def test_predictions_may_be_written_anew_and_nothing_else_is_overwritten(tmp_pat
     for name in ("out.csv", "out.jsonl"):
         settings = PredictConfig(output=str(tmp_path / name))
         write(settings, SPAM)
-        predictions.check(settings)
+        predictions.check_predictions_file(settings)
     precious = tmp_path / "train.csv"
     for text in ("text,label\na,b\n", "day,probability_rain\n1,0.5\n", '{"probabilities": {}}\n'):
         precious.write_text(text)
-        with pytest.raises(WriteError, match="holds no predictions"):
-            predictions.check(PredictConfig(output=str(precious)))
+        with pytest.raises(WriteError, match="does not hold predictions"):
+            predictions.check_predictions_file(PredictConfig(output=str(precious)))
     with pytest.raises(WriteError):
-        predictions.check(PredictConfig(output=str(tmp_path)))
+        predictions.check_predictions_file(PredictConfig(output=str(tmp_path)))
 
 
 def test_predicted_numbers_are_known_as_ours_and_labelled_rows_are_not(tmp_path) -> None:
@@ -72,7 +72,7 @@ def test_predicted_numbers_are_known_as_ours_and_labelled_rows_are_not(tmp_path)
     for name in ("out.csv", "out.jsonl"):
         settings = PredictConfig(output=str(tmp_path / name))
         for _ in range(2):
-            predictions.check(settings)
+            predictions.check_predictions_file(settings)
             write(settings, number)
     with (tmp_path / "out.csv").open(newline="") as file:
         assert list(csv.DictReader(file)) == [
@@ -87,14 +87,14 @@ def test_predicted_numbers_are_known_as_ours_and_labelled_rows_are_not(tmp_path)
         f"a,label,{long}\n",
     ):
         precious.write_text(text)
-        with pytest.raises(WriteError, match="holds no predictions"):
-            predictions.check(PredictConfig(output=str(precious)))
+        with pytest.raises(WriteError, match="does not hold predictions"):
+            predictions.check_predictions_file(PredictConfig(output=str(precious)))
 
 
 def test_a_label_with_a_comma_leaves_the_file_known_as_ours(tmp_path) -> None:
     settings = PredictConfig(output=str(tmp_path / "out.csv"))
     write(settings, Prediction(("a",), "x, y", {"x, y": 0.75, "z": 0.25}))
-    predictions.check(settings)
+    predictions.check_predictions_file(settings)
 
 
 @contextmanager
@@ -118,7 +118,7 @@ def test_a_full_disk_leaves_the_old_file_and_what_the_next_job_goes_on_with(
     many = [SPAM] * 50
 
     def on_a_full_disk() -> None:
-        with predictions.opened(settings, {"model": "a"}, print) as writer:
+        with predictions.open_predictions(settings, {"model": "a"}, print) as writer:
             writer.write(many)
             with files_of_at_most(len(many) * 60):
                 writer.write(many)
@@ -126,7 +126,7 @@ def test_a_full_disk_leaves_the_old_file_and_what_the_next_job_goes_on_with(
     with pytest.raises(WriteError, match="File too large"):
         on_a_full_disk()
     assert path.read_bytes() == before
-    with predictions.opened(settings, {"model": "a"}, print) as writer:
+    with predictions.open_predictions(settings, {"model": "a"}, print) as writer:
         assert writer.rows == 50
         writer.write(many)
     assert "resuming after 50 results" in capsys.readouterr().out
@@ -137,7 +137,7 @@ def test_a_full_disk_leaves_the_old_file_and_what_the_next_job_goes_on_with(
 
 
 def broken_off(path, made_with, *some: Prediction) -> None:
-    with predictions.opened(PredictConfig(output=str(path)), made_with, print) as writer:
+    with predictions.open_predictions(PredictConfig(output=str(path)), made_with, print) as writer:
         writer.write(some)
         raise KeyboardInterrupt
 
@@ -169,7 +169,7 @@ def test_a_damaged_note_is_no_note(tmp_path, note) -> None:
 
 def test_two_jobs_do_not_write_the_same_predictions(tmp_path) -> None:
     settings = PredictConfig(output=str(tmp_path / "out.jsonl"))
-    with predictions.opened(settings, {"model": "a"}, print) as writer:
+    with predictions.open_predictions(settings, {"model": "a"}, print) as writer:
         with pytest.raises(RunBusy):
             write(settings, PAIR)
         writer.write([SPAM])
@@ -177,10 +177,10 @@ def test_two_jobs_do_not_write_the_same_predictions(tmp_path) -> None:
 
 
 def test_the_format_goes_by_the_name_unless_it_is_given() -> None:
-    assert predictions.format_of(PredictConfig(output="a.csv")) == "csv"
-    assert predictions.format_of(PredictConfig(output="a.txt")) == "jsonl"
-    assert predictions.format_of(PredictConfig(output="a.csv", format="jsonl")) == "jsonl"
-    assert predictions.format_of(PredictConfig()) == "jsonl"
+    assert predictions.output_format(PredictConfig(output="a.csv")) == "csv"
+    assert predictions.output_format(PredictConfig(output="a.txt")) == "jsonl"
+    assert predictions.output_format(PredictConfig(output="a.csv", format="jsonl")) == "jsonl"
+    assert predictions.output_format(PredictConfig()) == "jsonl"
 
 
 def test_rows_of_a_csv_have_the_columns_of_the_first(tmp_path) -> None:
@@ -189,17 +189,20 @@ def test_rows_of_a_csv_have_the_columns_of_the_first(tmp_path) -> None:
     without = Prediction(("b",), "x", {"x": 1.0})
     write(PredictConfig(output=str(path)), with_id, without)
     assert path.read_text().splitlines() == ["id,text,label,probability_x", "1,a,x,1.0", ",b,x,1.0"]
-    with predictions.opened(PredictConfig(output=str(path)), {}, print) as writer:
+    with predictions.open_predictions(PredictConfig(output=str(path)), {}, print) as writer:
         writer.write([without, with_id])
     assert path.read_text().splitlines() == ["text,label,probability_x", "b,x,1.0", "a,x,1.0"]
-    assert writer.left_out == {"id": 1}
+    assert writer.dropped_columns == {"id": 1}
 
 
 def test_a_job_that_goes_on_counts_the_labels_of_all_predictions(tmp_path) -> None:
     for name in ("out.csv", "out.jsonl"):
         settings = PredictConfig(output=str(tmp_path / name))
         for number in range(3):
-            with suppress(KeyboardInterrupt), predictions.opened(settings, {"a": 1}, print) as out:
+            with (
+                suppress(KeyboardInterrupt),
+                predictions.open_predictions(settings, {"a": 1}, print) as out,
+            ):
                 out.write([SPAM, Prediction(("?",), "ham", {"ham": 0.55, "spam": 0.45})])
                 if number < 2:
                     raise KeyboardInterrupt

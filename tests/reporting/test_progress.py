@@ -16,7 +16,7 @@ FIGURES = {"train_loss": 5.3211, "learning_rate": 0.0021654, "grad_norm": 0.5154
 def screen(width: int, steps: int) -> tuple[str, str]:
     """The line on a terminal of this width, before a step and after one that was logged."""
     console = Console()
-    console.people = RichConsole(file=io.StringIO(), width=width, force_terminal=True, _environ={})
+    console.stderr = RichConsole(file=io.StringIO(), width=width, force_terminal=True, _environ={})
 
     def line(display: TrainingDisplay) -> str:
         assert display.progress is not None

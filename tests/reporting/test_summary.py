@@ -19,7 +19,7 @@ def test_a_language_model_is_summed_up_beside_the_unigram_model() -> None:
         "Done: 30 steps in 1:03 (5.25M parameters, 6,608 tokens/s).",
         "Held-out data: perplexity 179.5 [unigram model 428.8], 2.920 bits per byte "
         "(unigram model 3.410).",
-        "The best validation was at step 20; the model is that one.",
+        "The saved model is that of step 20, the best in validation.",
         "  model    runs/a/final",
         "  curve    runs/a/loss.png",
         '  next     llmkit generate --model runs/a --prompt "..."',

@@ -39,8 +39,8 @@ def test_a_held_out_loss_is_read_beside_unigram_and_training(loss, train_loss, s
 @pytest.mark.parametrize(
     ("accuracy", "f1", "says"),
     [
-        (0.5, 0.33, "no better than always giving the most frequent label (0.500)"),
-        (0.65, 0.64, "behind TF-IDF with logistic regression (0.740)"),
+        (0.5, 0.33, "no better than always predicting the most frequent label (0.500)"),
+        (0.65, 0.64, "worse than TF-IDF with logistic regression (0.740)"),
         (0.70, 0.75, None),  # F1 for accuracy: a trade, not a failure
         (0.80, 0.80, None),
     ],
@@ -56,7 +56,7 @@ def test_a_classifier_is_read_beside_its_baselines(accuracy, f1, says) -> None:
 def test_the_interval_of_a_figure_is_given_with_it() -> None:
     figures = classifier(0.65, 0.64, intervals={"accuracy": (0.59, 0.71)})
     [text] = verdicts.of_classifier("test", figures, verdicts.LONGER)
-    assert text.startswith("test: accuracy 0.65 (95% interval 0.59 to 0.71) is behind")
+    assert text.startswith("test: accuracy 0.65 (95% interval 0.59 to 0.71) is worse")
 
 
 def test_a_regression_is_read_beside_the_constant() -> None:

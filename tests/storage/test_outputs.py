@@ -88,7 +88,9 @@ def test_results_are_not_data(corpus: Path) -> None:
         written.add({"prompt": "a", "text": "b"})
     rows = [Prediction(("long " * 90000,), "y", {"y": 0.9, "z": 0.1}, {"id": 3})]
     for name in ("labels.jsonl", "labels.csv"):
-        with predictions.opened(PredictConfig(output=str(corpus / name)), {}, print) as writer:
+        with predictions.open_predictions(
+            PredictConfig(output=str(corpus / name)), {}, print
+        ) as writer:
             writer.write(rows)
     for name in ("result.json", "result.txt"):
         evaluations.write_result(corpus / name, {"command": "evaluate", "perplexity": 2.0})

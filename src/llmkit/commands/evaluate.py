@@ -137,7 +137,7 @@ def _classified(
     if output is not None and matrix and processes.is_main:
         picture = outputs.picture_beside(Path(output))
         names = measured[0].table.labels.names
-        plots.confusion_matrix(matrix, names, picture, measured[0].name)
+        plots.draw_confusion_matrix(matrix, names, picture, measured[0].name)
         console.say(f"confusion matrix: {picture}")
     return classifiers.classifier_result(config, measured), classifiers.classifier_samples(measured)
 

@@ -36,7 +36,7 @@ def run(config: Config, sources: Sources, console: Console) -> dict[str, Any] | 
     """
     started = time.monotonic()
     opened = _classifier(config)
-    predictions.check(config.predict)
+    predictions.check_predictions_file(config.predict)
     with (
         _input(config, sources) as (config, found, pipe),
         join_processes(config.predict.precision, (), Path()) as processes,
@@ -65,7 +65,7 @@ def run(config: Config, sources: Sources, console: Console) -> dict[str, Any] | 
 def check(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
     """Checks model, output and every row, without weights and without writing."""
     opened = _classifier(config)
-    predictions.check(config.predict)
+    predictions.check_predictions_file(config.predict)
     labels = list(head_of(opened.config).names)
     report = {"command": COMMAND, "model": opened.name, "labels": labels}
     if not (found := sources.of(KEY)):
@@ -83,7 +83,7 @@ def _writer(
     if not is_main_process():
         yield None
         return
-    with predictions.opened(config.predict, made_with, console.say) as writer:
+    with predictions.open_predictions(config.predict, made_with, console.say) as writer:
         yield writer
 
 
@@ -97,7 +97,7 @@ def _summary(
     console: Console,
 ) -> dict[str, Any] | None:
     """What was labelled, said; where there is a file of predictions also as the result."""
-    for name, count in writer.left_out.items():
+    for name, count in writer.dropped_columns.items():
         console.warn(
             f"{many(count, 'row')} with a column {name!r}, which the first row does not have: not "
             "written; predict.format=jsonl keeps it"

@@ -38,7 +38,7 @@ def write_result(path: Path, figures: Mapping[str, Any]) -> None:
     if path.suffix == ".json":
         text = json.dumps(figures, ensure_ascii=False, indent=1) + "\n"
     else:
-        text = tables.as_text(figures)
+        text = tables.result_text(figures)
     write_text(path, text)
 
 

@@ -1,4 +1,4 @@
-"""What a person sees while a command works: lines, progress with time left, and the result."""
+"""What a user sees of a command: messages, progress with the time left, and the result."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from llmkit.distributed.launcher import is_main_process
 from llmkit.progress import Advance
 
 LOADING_SECONDS = 0.5
-"""How long the libraries may take to load before a terminal shows it."""
+"""How long the libraries may load before a terminal shows it."""
 
 PLAIN_SECONDS = 10.0
-"""Without a terminal, a progress line comes this often at most."""
+"""Without a terminal, progress is printed at most this often."""
 
 
 def printable(text: str) -> str:
-    """The text without control characters that a terminal would obey."""
+    """Replaces control characters, which a terminal would execute."""
     return "".join(
         c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
     )
 
 
 class _Stderr:
-    """The stderr of the moment; what it does not take, its disk full or its reader gone, is lost,
-    and the run is not."""
+    """The current `sys.stderr`; output that it cannot write (full disk, broken pipe) is dropped, so
+    that the run continues."""
 
     def write(self, text: str) -> int:
         with suppress(OSError, ValueError):
@@ -56,7 +56,7 @@ class _Stderr:
 
 
 class Console:
-    """Where a command speaks: people read stderr, machines read JSON on stdout."""
+    """The output of a command: human-readable messages on stderr, results on stdout."""
 
     def __init__(
         self, json: bool = False, quiet: bool = False, warnings: list[str] | None = None
@@ -64,37 +64,37 @@ class Console:
         self.json = json
         self.silent = quiet or not is_main_process()
         stderr = cast(IO[str], _Stderr())
-        self.people = RichConsole(file=stderr, highlight=False, soft_wrap=True)
+        self.stderr = RichConsole(file=stderr, highlight=False, soft_wrap=True)
         self.warnings: list[str] = [] if warnings is None else warnings
-        """Every warning so far, each once; the result of the command repeats them."""
+        """All warnings so far, without repeats; the result of the command includes them."""
 
     def say(self, text: str) -> None:
-        """Prints a line for people; nothing under --quiet."""
+        """Prints a message on stderr; nothing with --quiet."""
         if not self.silent:
-            self.people.print(Text(printable(text)))
+            self.stderr.print(Text(printable(text)))
 
     def warn(self, text: str) -> None:
-        """Prints a warning, under --quiet too, and keeps it for the result."""
+        """Prints a warning on stderr, even with --quiet, and keeps it for the result."""
         if text not in self.warnings:
             self.warnings.append(text)
         if is_main_process():
-            self.people.print(Text(f"warning: {printable(text)}", style="yellow"))
+            self.stderr.print(Text(f"warning: {printable(text)}", style="yellow"))
 
     def result(self, figures: Mapping[str, Any]) -> None:
-        """Prints what the command found: one JSON object with --json, else figures and tables;
+        """Prints the result of the command: one JSON object with --json, else figures and tables;
         after training, a summary.
 
-        The object has the warnings of the command as a list of sentences, `warnings`.
+        The JSON object lists the command's warnings under `warnings`.
         """
         if not is_main_process():
             return
         if self.json:
             figures = {**figures, "warnings": self.warnings}
             line = jsonlib.dumps(figures, ensure_ascii=False)
-            # A lone surrogate, from a name that is not UTF-8, becomes an escape of JSON.
+            # A lone surrogate, from a file name that is not UTF-8, becomes a JSON escape.
             print(line.encode("utf-8", "backslashreplace").decode(), flush=True)
         elif not self.silent:
-            from llmkit.reporting import summary, tables  # they speak as this module does
+            from llmkit.reporting import summary, tables  # which import this module
 
             if summary.is_training(figures):
                 print("\n".join(map(printable, summary.of_training(figures))))
@@ -102,16 +102,16 @@ class Console:
             if sys.stdout.isatty():
                 tables.show(figures, RichConsole(highlight=False))
             else:
-                text = tables.as_text(figures).encode("utf-8", "backslashreplace").decode()
+                text = tables.result_text(figures).encode("utf-8", "backslashreplace").decode()
                 print(text, end="", flush=True)
 
     @contextmanager
     def loading(self) -> Iterator[None]:
-        """Shows on a terminal that the libraries are being loaded, if that takes long."""
-        if self.silent or not self.people.is_terminal:
+        """Shows on a terminal that the libraries are loading, if that takes long."""
+        if self.silent or not self.stderr.is_terminal:
             yield
             return
-        status = self.people.status("loading torch and transformers…")
+        status = self.stderr.status("loading torch and transformers…")
         later = threading.Timer(LOADING_SECONDS, status.start)
         later.start()
         try:
@@ -123,8 +123,8 @@ class Console:
 
     @contextmanager
     def watch(self, label: str, total: int) -> Iterator[Advance]:
-        """Shows how far a piece of work is; what it yields is called with each amount done."""
-        if self.silent or not self.people.is_terminal:
+        """Shows the progress of a task; yields a function to call with each amount done."""
+        if self.silent or not self.stderr.is_terminal:
             yield self._plain_watch(label, total)
             return
         with Progress(
@@ -133,7 +133,7 @@ class Console:
             BarColumn(),
             TaskProgressColumn(),
             TimeRemainingColumn(),
-            console=self.people,
+            console=self.stderr,
             transient=True,
         ) as progress:
             task = progress.add_task(label, total=total)
@@ -141,14 +141,14 @@ class Console:
 
     def _plain_watch(self, label: str, total: int) -> Advance:
         done, start = 0, time.monotonic()
-        spoken = start
+        last_shown = start
 
         def advance(amount: int) -> None:
-            nonlocal done, spoken
+            nonlocal done, last_shown
             done += amount
             now = time.monotonic()
-            if now - spoken >= PLAIN_SECONDS and 0 < done < total:
-                spoken = now
+            if now - last_shown >= PLAIN_SECONDS and 0 < done < total:
+                last_shown = now
                 left = (now - start) * (total - done) / done
                 self.say(f"{label}: {100 * done / total:.0f}%, {clock(left)} left")
 
@@ -156,14 +156,14 @@ class Console:
 
 
 def clock(seconds: float) -> str:
-    """Seconds as 0:07, 12:34 or 1:02:03."""
+    """Formats seconds as 0:07, 12:34 or 1:02:03."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def short(value: float) -> str:
-    """A figure in a few characters: 12.3k, 1.25M, 0.0312."""
+    """Formats a figure in a few characters: 12.3k, 1.25M, 0.0312."""
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
         if abs(value) >= limit:
             return f"{value / (1e3 if unit == 'k' else limit):.3g}{unit}"

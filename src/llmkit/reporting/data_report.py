@@ -1,4 +1,4 @@
-"""The look at labelled data as people read it: facts, and tables of classes, lengths, oddities."""
+"""The human-readable data report: facts, and tables of classes, lengths and oddities."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 ODDITIES = ("blank", "left_out", "duplicates", "conflicts", "overlap", "unseen_labels")
 PLACES = 5
-"""Rows that are named of each oddity; JSON has more."""
+"""Maximum number of rows listed for each oddity; JSON lists more."""
 
 
-def readable(report: Mapping[str, Any]) -> dict[str, Any]:
-    """The report of `finetune --dry-run` with its nested parts as tables."""
+def report_tables(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Converts the nested parts of the report of `finetune --dry-run` into tables."""
     nested = {"classes", "splits", "lengths", "warnings", *ODDITIES}
     facts = {name: value for name, value in report.items() if name not in nested}
     return {

@@ -1,4 +1,4 @@
-"""Pictures of a run."""
+"""Plots of a run: loss curves and confusion matrices."""
 
 from __future__ import annotations
 
@@ -13,19 +13,21 @@ from numpy.typing import NDArray
 from llmkit.storage import jsonl
 
 WITH_CELLS = 25
-"""Classes up to which a confusion matrix has room for its cells."""
+"""Maximum number of classes for which the cells of a confusion matrix are drawn."""
 
 MOST_PAIRS = 20
-"""Pairs of classes that are shown where there is no room for a matrix."""
+"""Maximum number of pairs of classes that are drawn instead, for more classes."""
 
 FEW_POINTS = 20
-"""Points up to which a curve shows each."""
+"""A curve of fewer points marks each of them."""
 
 _OF_DOMAIN = "validation_loss/"
 
 
-def loss_curve(metrics_file: Path, picture: Path, title: str, unit: str = "nats per token") -> None:
-    """Draws training and validation loss over the steps, that of each domain too, as a PNG; a
+def draw_loss_curve(
+    metrics_file: Path, picture: Path, title: str, unit: str = "nats per token"
+) -> None:
+    """Plots training and validation loss, also of each domain, over the steps into a PNG file; a
     dotted line marks the step of the lowest validation loss."""
     pyplot = _pyplot()
     records = list(jsonl.read_records(metrics_file))
@@ -56,13 +58,14 @@ def loss_curve(metrics_file: Path, picture: Path, title: str, unit: str = "nats 
     _save(figure, picture)
 
 
-def confusion_matrix(
+def draw_confusion_matrix(
     matrix: Sequence[Sequence[int]], names: Sequence[str], picture: Path, title: str
 ) -> None:
-    """Draws how often each class was predicted as each other into `picture` (PNG).
+    """Plots how often each class was predicted as each other class into the PNG file `picture`.
 
-    Up to 25 classes as a matrix [actual, predicted] of counts and shares of the actual class, right
-    in blue and wrong in orange; of more, the pairs that are confused most often.
+    Up to 25 classes are drawn as a matrix [actual, predicted] of counts and shares of the actual
+    class, correct cells in blue and wrong ones in orange; for more classes, the pairs that are
+    confused most often.
     """
     counts = np.asarray(matrix)
     right = np.trace(counts) / max(1, counts.sum())
@@ -116,7 +119,7 @@ def _confused_pairs(counts: NDArray[Any], labels: Sequence[str], picture: Path, 
 
 
 def _pyplot() -> Any:
-    # Whatever windows are asked for elsewhere: an unknown name would break the import.
+    # Overrides any backend that the user has set: an unknown name would break the import.
     os.environ["MPLBACKEND"] = "agg"
     from matplotlib import pyplot
 
@@ -124,7 +127,7 @@ def _pyplot() -> Any:
 
 
 def _save(figure: Any, picture: Path) -> None:
-    """Writes a picture, whole or not at all."""
+    """Writes a figure atomically."""
     from matplotlib import pyplot
 
     partial = picture.with_name(f".{picture.name}.tmp")

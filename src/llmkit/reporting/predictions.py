@@ -1,4 +1,4 @@
-"""Predictions as JSON lines or CSV: onto stdout as they come, or into a file, whole or absent."""
+"""Write predictions as JSON lines or CSV: to stdout as they are made, or atomically to a file."""
 
 from __future__ import annotations
 
@@ -23,41 +23,41 @@ DIGITS = 6
 """Decimals of a probability."""
 
 UNSURE = 0.6
-"""A label below this probability is worth a look."""
+"""A label with a lower probability deserves a review."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a classifier says of one row."""
+    """The prediction of a classifier for one row."""
 
     texts: tuple[str, ...]
     label: str | float | list[str]
-    """The likeliest label; every label from the threshold on; or the number of a regression."""
+    """The most probable label; every label at or above the threshold; or a regression's number."""
     probabilities: Mapping[str, float]
-    """By label; none for a regression."""
+    """Probability of each label; empty for a regression."""
     columns: Mapping[str, Any] = field(default_factory=dict)
-    """What of the input is repeated besides the texts."""
+    """Columns of the input that are repeated besides the texts."""
     cells: Mapping[str, Any] = field(default_factory=dict)
-    """The same with the texts, in the order of the input and under their own names."""
+    """The same with the texts, in the order and under the names of the input."""
 
     def as_json(self) -> dict[str, Any]:
-        """The prediction as an object of a JSON line."""
+        """The prediction as a JSON object."""
         text = self.texts[0] if len(self.texts) == 1 else list(self.texts)
-        said = {"text": text, "label": self.label, "probabilities": dict(self.probabilities)}
-        return {**said, "columns": plain(dict(self.columns))} if self.columns else said
+        found = {"text": text, "label": self.label, "probabilities": dict(self.probabilities)}
+        return {**found, "columns": plain(dict(self.columns))} if self.columns else found
 
     def as_cells(self) -> dict[str, Any]:
-        """The prediction as a row of a table: the columns of the input, then label and
-        probabilities in columns of their own; of a number, its kind, by which the file is known.
+        """The prediction as a table row: the columns of the input, then the label and a column for
+        each probability; a number has `problem_type` instead, which identifies the file.
 
-        A column of the input that is called as one of the output gets `input_` before its name.
+        An input column with the name of an output column is renamed with the prefix `input_`.
         """
         pair = len(self.texts) > 1
         texts = {f"text{n if pair else ''}": text for n, text in enumerate(self.texts, 1)}
         own = {"label": _cell(self.label)}
         own |= {f"probability_{name}": value for name, value in self.probabilities.items()}
         if not self.probabilities:
-            own[outputs.PROBLEM_TYPE] = outputs.NUMBER
+            own[outputs.PROBLEM_TYPE] = outputs.NUMBER_KIND
         given = dict(self.cells) or {**self.columns, **texts}
         repeated = {
             f"input_{name}" if name in own else name: _cell(plain(value))
@@ -67,7 +67,7 @@ class Prediction:
 
 
 def plain(value: Any) -> Any:
-    """A value of a row as JSON has it: dates and the like as text, NaN as null."""
+    """Converts a value to types of JSON: dates and the like to text, non-finite numbers to null."""
     if isinstance(value, dict):
         return {str(name): plain(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
@@ -82,28 +82,28 @@ def _cell(value: Any) -> Any:
 
 
 class Writer:
-    """Writes predictions to stdout, or adds them to the parts of a file."""
+    """Writes predictions to stdout, or appends them to the parts of a file."""
 
     def __init__(self, format: str, parts: ResultParts | None = None) -> None:
         self.format, self.parts = format, parts
         self.rows = parts.results if parts else 0
-        """Predictions that stand."""
+        """Number of predictions written so far."""
         self.header: list[str] = []
-        self.left_out: Counter[str] = Counter()
-        """Columns that the first row of a CSV does not have, with how many rows do."""
+        self.dropped_columns: Counter[str] = Counter()
+        """Columns that the first row of a CSV lacks, with the number of rows that have them."""
         self.labels: Counter[str] = Counter()
         """How often each label was given."""
         self.unsure = 0
-        """Predictions whose label has a probability below UNSURE."""
+        """Number of predictions whose label has a probability below UNSURE."""
         if parts and self.rows:
-            self._recall(resumable.parts_of(parts.path))
+            self._count_existing(resumable.parts_of(parts.path))
 
     def summary(self) -> dict[str, Any]:
-        """How often each label was given, and how many predictions are unsure."""
+        """The count of each label, and of predictions below UNSURE."""
         return {"labels": dict(self.labels.most_common()), f"below_{UNSURE}": self.unsure}
 
-    def _recall(self, path: Path) -> None:
-        """Reads what the predictions that stand say."""
+    def _count_existing(self, path: Path) -> None:
+        """Counts the labels of the predictions that an interrupted job has written."""
         with path.open(encoding="utf-8", newline="") as file:
             if self.format != "csv":
                 for row in map(json.loads, file):
@@ -125,7 +125,7 @@ class Writer:
             self.unsure += max(chances) < UNSURE
 
     def write(self, predictions: Sequence[Prediction]) -> None:
-        """Writes some predictions, and hands them on at once."""
+        """Writes and flushes predictions."""
         lines = self._csv(predictions) if self.format == "csv" else _json_lines(predictions)
         if self.parts is None:
             sys.stdout.write(lines)
@@ -144,7 +144,7 @@ class Writer:
             if not self.header:
                 self.header = list(cells)
                 table.writerow(self.header)
-            self.left_out.update(name for name in cells if name not in self.header)
+            self.dropped_columns.update(name for name in cells if name not in self.header)
             table.writerow([cells.get(name, "") for name in self.header])
         return lines.getvalue()
 
@@ -155,32 +155,31 @@ def _json_lines(predictions: Sequence[Prediction]) -> str:
 
 
 @contextmanager
-def opened(
+def open_predictions(
     settings: PredictConfig, made_with: Mapping[str, Any], say: Callable[[str], None]
 ) -> Iterator[Writer]:
-    """A writer to the output: stdout, or a file that takes its name when all is written.
+    """Opens a writer to the output: stdout, or a file that gets its name when all is written.
 
-    `made_with` is what all predictions hang on: those of a job with the same that was broken off
-    are kept. Raises WriteError when the disk does not take it; an earlier file of that name stays
-    then.
+    `made_with` is all that the predictions depend on: those of an interrupted job with an equal one
+    are kept. Raises WriteError when writing fails; an earlier file of that name is kept then.
     """
     if settings.output is None:
-        yield Writer(format_of(settings))
+        yield Writer(output_format(settings))
         return
     with resumable.open_result_parts(Path(settings.output), made_with, say) as parts:
-        yield Writer(format_of(settings), parts)
+        yield Writer(output_format(settings), parts)
 
 
-def format_of(settings: PredictConfig) -> str:
-    """`jsonl` or `csv`: as asked, or by the name of the output."""
+def output_format(settings: PredictConfig) -> str:
+    """`jsonl` or `csv`: as configured, or for `auto` by the suffix of the output file."""
     if settings.format != "auto":
         return settings.format
     return "csv" if (settings.output or "").endswith(".csv") else "jsonl"
 
 
-def check(settings: PredictConfig) -> None:
-    """Raises WriteError, before any work, for an output that cannot be written, and for a file that
-    exists and holds no predictions."""
+def check_predictions_file(settings: PredictConfig) -> None:
+    """Raises WriteError, before any work, if the output cannot be written, or is an existing file
+    without predictions."""
     if settings.output is None:
         return
     path = Path(settings.output)
@@ -191,9 +190,9 @@ def check(settings: PredictConfig) -> None:
         raise atomic.cannot_write(error, path) from error
     if not ours:
         raise WriteError(
-            "exists, and holds no predictions",
+            "the file exists, and does not hold predictions",
             where=f"predict.output={path}",
-            next="name another file, or remove this one",
+            next="choose another file, or remove this one",
         )
 
 

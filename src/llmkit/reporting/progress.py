@@ -1,4 +1,4 @@
-"""The training display: one line of figures and a bar on a terminal, plain lines elsewhere."""
+"""The training display: a progress bar with figures on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from llmkit.progress import Advance
 from llmkit.reporting.console import Console, clock, short
 
 BAR = 20
-"""Columns of the bar."""
+"""Width of the bar in characters."""
 
-NAMES = {"train_loss": "loss", "learning_rate": "lr"}
-"""What figures are called on the screen."""
+_SHORT_NAMES = {"train_loss": "loss", "learning_rate": "lr"}
+"""Names of figures on the screen, where they are shorter than the key."""
 
 
 class TrainingDisplay:
-    """Step, time left, loss, speed, memory and the like of a run that is under way."""
+    """Shows step, time left, loss, speed, memory and other figures of a running training."""
 
     def __init__(self, console: Console, step: int, progress: Progress | None) -> None:
         self.console = console
@@ -31,17 +31,17 @@ class TrainingDisplay:
         self.task: TaskID | None = None
         self.start, self.first_step = time.monotonic(), step
         self.figures: list[str] = []
-        """What is shown of the last logged step, the most important first."""
+        """The figures of the last logged step, the most important first."""
 
     def show(self, step: int, total: int) -> None:
-        """Puts the bar on the screen, where the run stands."""
+        """Adds the bar to the screen, at the current step."""
         if self.progress is not None:
             self.task = self.progress.add_task(
                 "step", total=total, completed=step, left="", figures=()
             )
 
     def step(self, step: int, total: int) -> None:
-        """Moves the bar."""
+        """Updates the bar."""
         if self.progress is not None and self.task is not None:
             left = f"{clock(self.seconds_left(step, total))} left"
             self.progress.update(
@@ -49,13 +49,13 @@ class TrainingDisplay:
             )
 
     def log(self, step: int, total: int, figures: dict[str, float], speed: list[str]) -> None:
-        """Shows the figures of a logged step; off a terminal it is a line of its own."""
-        said = {
-            name: f"{NAMES.get(name, name.replace('_', ' '))} {value:.4g}"
+        """Shows the figures of a logged step; without a terminal, on a separate line."""
+        texts = {
+            name: f"{_SHORT_NAMES.get(name, name.replace('_', ' '))} {value:.4g}"
             for name, value in figures.items()
         }
-        loss = said.pop("train_loss", "")
-        self.figures = [loss, *speed[:1], f"{short(memory_used())}B", *said.values(), *speed[1:]]
+        loss = texts.pop("train_loss", "")
+        self.figures = [loss, *speed[:1], f"{short(memory_used())}B", *texts.values(), *speed[1:]]
         if self.progress is None:
             left = clock(self.seconds_left(step, total))
             self.console.say(f"step {step}/{total}  {'  '.join(self.figures)}  {left} left")
@@ -63,7 +63,7 @@ class TrainingDisplay:
 
     @contextmanager
     def watch(self, label: str, total: int) -> Iterator[Advance]:
-        """Shows a piece of work between the steps, such as a validation."""
+        """Shows the progress of a task between the steps, such as a validation."""
         if self.progress is None:
             with self.console.watch(label, total) as advance:
                 yield advance
@@ -76,13 +76,13 @@ class TrainingDisplay:
             progress.remove_task(task)
 
     def seconds_left(self, step: int, total: int) -> float:
-        """Time that the remaining steps take at the speed so far."""
+        """Seconds that the remaining steps take at the speed so far."""
         done = max(1, step - self.first_step)
         return (time.monotonic() - self.start) * (total - step) / done
 
 
 def memory_used() -> int:
-    """Bytes of memory this process holds: the accelerator's where there is one."""
+    """Bytes of memory that this process uses: peak GPU memory with CUDA, else resident memory."""
     import torch
 
     if torch.cuda.is_available():
@@ -91,14 +91,14 @@ def memory_used() -> int:
 
 
 class FiguresColumn(ProgressColumn):
-    """As many figures as the line has room for, whole ones, the most important first."""
+    """Shows as many figures as fit on the line, the most important first."""
 
     def __init__(self, console: RichConsole) -> None:
         super().__init__()
         self.console = console
 
     def render(self, task: RichTask) -> Text:
-        """The figures of a task, in what the columns before them leave of the line."""
+        """Returns the figures of a task that fit into the space after the other columns."""
         done = f"{task.description} {task.completed:.0f}/{task.total or 0:.0f}"
         room = self.console.width - len(done) - BAR - len(str(task.fields["left"])) - 4
         shown = ""
@@ -111,17 +111,17 @@ class FiguresColumn(ProgressColumn):
 
 @contextmanager
 def training_display(console: Console, step: int, total: int) -> Iterator[TrainingDisplay]:
-    """Opens the display for a run that stands at `step` of `total`."""
-    if console.silent or not console.people.is_terminal:
+    """Opens the display for a run at `step` of `total`."""
+    if console.silent or not console.stderr.is_terminal:
         yield TrainingDisplay(console, step, None)
         return
     columns = (
         TextColumn("{task.description} {task.completed}/{task.total}"),
         BarColumn(bar_width=BAR),
         TextColumn("{task.fields[left]}"),
-        FiguresColumn(console.people),
+        FiguresColumn(console.stderr),
     )
-    with Progress(*columns, console=console.people, refresh_per_second=4) as progress:
+    with Progress(*columns, console=console.stderr, refresh_per_second=4) as progress:
         display = TrainingDisplay(console, step, progress)
         display.show(step, total)
         yield display

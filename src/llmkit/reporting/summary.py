@@ -1,4 +1,4 @@
-"""The end of a training run in a few lines: what was done, how good it is, and what to do next."""
+"""Summarize a training run in a few lines: what was done, how good it is, and what to do next."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any
 
 from llmkit.reporting.console import clock, short
 
-Figures = Mapping[str, Any]
+_Figures = Mapping[str, Any]
 
 
-def is_training(figures: Figures) -> bool:
-    """Whether a result is that of a run that trained a model."""
+def is_training(figures: _Figures) -> bool:
+    """Whether a result is from a run that trained a model."""
     return "model_dir" in figures and "train_loss" in figures
 
 
-def of_training(figures: Figures) -> Iterator[str]:
-    """The lines, each at most a screen wide but for paths; figures come with their baselines."""
+def of_training(figures: _Figures) -> Iterator[str]:
+    """Yields the lines, each at most a screen wide except for paths; figures have baselines."""
     step = figures["step"]
     speed = next(
         (f", {value:,.0f} {name.replace('_per_second', '')}/s"
@@ -32,7 +32,7 @@ def of_training(figures: Figures) -> Iterator[str]:
         beside = figures.get("baseline", {}) if split == "validation" else found.get("baseline", {})
         yield from _quality(split, found, beside)
     if figures.get("best_step") not in (None, step):
-        yield f"The best validation was at step {figures['best_step']:,}; the model is that one."
+        yield f"The saved model is that of step {figures['best_step']:,}, the best in validation."
     yield f"  model    {figures['model_dir']}"
     yield f"  curve    {figures['run_dir']}/loss.png"
     for picture in figures.get("pictures", {}).values():
@@ -40,7 +40,7 @@ def of_training(figures: Figures) -> Iterator[str]:
     yield f"  next     {_next_command(figures)}"
 
 
-def _quality(split: str, found: Figures, beside: Figures) -> Iterator[str]:
+def _quality(split: str, found: _Figures, beside: _Figures) -> Iterator[str]:
     name = "Held-out data" if split == "validation" else "Test data"
     for shown in (_of_numbers, _of_classifier, _of_masked, _of_text):
         if text := shown(found, beside):
@@ -48,7 +48,7 @@ def _quality(split: str, found: Figures, beside: Figures) -> Iterator[str]:
             return
 
 
-def _of_classifier(found: Figures, beside: Figures) -> str:
+def _of_classifier(found: _Figures, beside: _Figures) -> str:
     if "accuracy" not in found or "f1_macro" not in found:
         return ""
     others = [
@@ -62,7 +62,7 @@ def _of_classifier(found: Figures, beside: Figures) -> str:
     )
 
 
-def _of_numbers(found: Figures, beside: Figures) -> str:
+def _of_numbers(found: _Figures, beside: _Figures) -> str:
     if "mae" not in found:
         return ""
     others = [
@@ -74,7 +74,7 @@ def _of_numbers(found: Figures, beside: Figures) -> str:
     return f"{error}{_beside(others)}, Pearson correlation {found['pearson']:.3f}"
 
 
-def _of_masked(found: Figures, beside: Figures) -> str:
+def _of_masked(found: _Figures, beside: _Figures) -> str:
     if "accuracy" not in found:
         return ""
     unigram = beside.get("unigram", {})
@@ -83,7 +83,7 @@ def _of_masked(found: Figures, beside: Figures) -> str:
     return f"{right}, loss {found['loss']:.3f}"
 
 
-def _of_text(found: Figures, beside: Figures) -> str:
+def _of_text(found: _Figures, beside: _Figures) -> str:
     if not isinstance(found.get("perplexity"), int | float):
         return ""
     unigram = beside.get("unigram", {})
@@ -94,7 +94,7 @@ def _of_text(found: Figures, beside: Figures) -> str:
     return f"perplexity {found['perplexity']:.4g}{_beside(others)}{bits}"
 
 
-def _interval(found: Figures, name: str) -> str:
+def _interval(found: _Figures, name: str) -> str:
     bounds = found.get("intervals", {}).get(name)
     return f" (95% interval {bounds[0]:.3g} to {bounds[1]:.3g})" if bounds else ""
 
@@ -103,7 +103,7 @@ def _beside(others: list[str]) -> str:
     return f" [{', '.join(others)}]" if others else ""
 
 
-def _next_command(figures: Figures) -> str:
+def _next_command(figures: _Figures) -> str:
     run, found = figures["run_dir"], figures.get("validation") or figures.get("test") or {}
     if figures["command"] == "finetune" and ("f1_macro" in found or "mae" in found):
         return f"llmkit predict --model {run} --csv new.csv"

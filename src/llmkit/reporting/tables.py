@@ -1,4 +1,4 @@
-"""A result as people read it: a line for each figure, then a table for each set of like rows."""
+"""Human-readable results: a line for each figure, then a table for each list of similar rows."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from rich.text import Text
 
 from llmkit.reporting.console import printable
 
-Rows = Sequence[Mapping[str, Any]]
+_Rows = Sequence[Mapping[str, Any]]
 
-_WIDTH = 2000  # off a terminal nothing is folded
+_WIDTH = 2000  # without a terminal, lines are not folded
 _PLAIN = (str, int, float, bool, type(None))
 
 
 def show(figures: Mapping[str, Any], console: Console) -> None:
-    """Prints the figures, then the tables that are among them.
+    """Prints the figures, then the tables among them.
 
     A list of mappings is a table, and so is a mapping of mappings that have the same keys.
     """
@@ -36,8 +36,8 @@ def show(figures: Mapping[str, Any], console: Console) -> None:
         console.print(_table(name, rows))
 
 
-def as_text(figures: Mapping[str, Any]) -> str:
-    """The same as plain text, as it is written into a file or a pipe."""
+def result_text(figures: Mapping[str, Any]) -> str:
+    """The same as plain text, for a file or a pipe."""
     file = io.StringIO()
     show(figures, Console(file=file, width=_WIDTH, highlight=False, soft_wrap=True))
     return "\n".join(line.rstrip() for line in file.getvalue().split("\n"))
@@ -53,7 +53,7 @@ def _facts(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield prefix + key, _shown(value)
 
 
-def _tables(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Rows]]:
+def _tables(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, _Rows]]:
     for key, value in figures.items():
         if rows := _rows(value):
             yield prefix + key, rows
@@ -61,8 +61,8 @@ def _tables(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield from _tables(value, f"{prefix}{key}.")
 
 
-def _rows(value: Any) -> Rows:
-    """The value as the rows of a table; none if it is something else."""
+def _rows(value: Any) -> _Rows:
+    """The value as rows of a table; empty if it is not a table."""
     if isinstance(value, list) and value and all(isinstance(row, Mapping) for row in value):
         return value
     if isinstance(value, Mapping) and len(value) > 1:
@@ -72,7 +72,7 @@ def _rows(value: Any) -> Rows:
     return []
 
 
-def _table(name: str, rows: Rows) -> Table:
+def _table(name: str, rows: _Rows) -> Table:
     table = Table(title=name.replace("_", " "), box=SIMPLE_HEAD, title_justify="left")
     nested = {key for row in rows for key, value in row.items() if _is_nested(value)}
     columns = [key for key in rows[0] if key not in nested]

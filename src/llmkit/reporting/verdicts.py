@@ -1,4 +1,4 @@
-"""What the figures of a run mean, in sentences: each names its baseline and what to do next."""
+"""Explain the figures of a run in sentences, each with its baseline and what to do next."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ FEWEST_STEPS = 50
 """Optimizer steps below which a new language model has hardly learned anything."""
 
 FAR = 1.0
-"""Nats between held-out and training loss that call for a word: e times the perplexity."""
+"""Nats between held-out and training loss from which to warn: e times the perplexity."""
 
 LONGER = "; train longer with train.num_train_epochs, or try another train.learning_rate"
 PRETRAINED = "; start from a pretrained encoder with --model, or train longer"
 
-Figures = Mapping[str, Any]
+_Figures = Mapping[str, Any]
 
 
 def of_steps(step: int, from_scratch: bool) -> Iterator[str]:
-    """Says that a run was too short for a new language model to learn much."""
+    """Warns if a run was too short for a new language model to learn much."""
     if from_scratch and step < FEWEST_STEPS:
         yield (
             f"only {step:,} optimizer {'step' if step == 1 else 'steps'}: a new model needs "
@@ -27,9 +27,9 @@ def of_steps(step: int, from_scratch: bool) -> Iterator[str]:
         )
 
 
-def of_language_model(validation: Figures, baseline: Figures, train_loss: float) -> Iterator[str]:
-    """Says that held-out loss (nats) is no better than the unigram model's, or far above that of
-    training; where the first is said, the second is part of it."""
+def of_language_model(validation: _Figures, baseline: _Figures, train_loss: float) -> Iterator[str]:
+    """Warns if held-out loss (nats) is no better than the unigram model's, or else if it is far
+    above the training loss."""
     loss = validation.get("loss")
     if loss is None:
         return
@@ -48,8 +48,8 @@ def of_language_model(validation: Figures, baseline: Figures, train_loss: float)
         )
 
 
-def of_measured_text(name: str, figures: Figures) -> Iterator[str]:
-    """Says that a language model predicts a text no better than the unigram model of that text."""
+def of_measured_text(name: str, figures: _Figures) -> Iterator[str]:
+    """Warns if a language model predicts a text no better than the unigram model of that text."""
     for key in ("perplexity", "pseudo_perplexity"):
         found, baseline = figures.get(key), figures["baseline"].get(key)
         if found is not None and baseline is not None and found >= baseline:
@@ -60,47 +60,47 @@ def of_measured_text(name: str, figures: Figures) -> Iterator[str]:
             )
 
 
-def of_classifier(name: str, figures: Figures, advice: str) -> Iterator[str]:
-    """Says that a classifier is no better than its baselines on the rows `name`, and `advice`."""
+def of_classifier(name: str, figures: _Figures, advice: str) -> Iterator[str]:
+    """Warns if a classifier is no better than its baselines on the rows `name`, with `advice`."""
     beside = figures.get("baseline", {})
     if "mse" in figures:
         yield from _of_regression(name, figures, beside)
     elif (majority := _majority(beside)) and _is_behind(figures, majority, or_equal=True):
         yield (
             f"{name}: accuracy {_with_interval(figures, 'accuracy')} is no better than always "
-            f"giving the most frequent label ({majority['accuracy']:.3f}): the classifier has not "
-            f"learned to tell the labels apart{advice}"
+            f"predicting the most frequent label ({majority['accuracy']:.3f}): the classifier has "
+            f"not learned to distinguish the labels{advice}"
         )
     elif (tfidf := beside.get("tfidf")) and _is_behind(figures, tfidf):
         yield (
-            f"{name}: accuracy {_with_interval(figures, 'accuracy')} is behind TF-IDF with "
+            f"{name}: accuracy {_with_interval(figures, 'accuracy')} is worse than TF-IDF with "
             f"logistic regression ({tfidf['accuracy']:.3f}), and so is F1{advice}"
         )
 
 
-def _of_regression(name: str, figures: Figures, beside: Figures) -> Iterator[str]:
+def _of_regression(name: str, figures: _Figures, beside: _Figures) -> Iterator[str]:
     constant, tfidf = _majority(beside), beside.get("tfidf")
     error = f"mean squared error {_with_interval(figures, 'mse')}"
     if constant and figures["mse"] >= constant["mse"]:
         yield (
             f"{name}: {error} is no better than always predicting the mean "
-            f"({constant['mse']:.4g}): the model has not learned anything that predicts the number"
+            f"({constant['mse']:.4g}): the model has not learned to predict the number"
         )
     elif tfidf and figures["mse"] > tfidf["mse"]:
-        yield f"{name}: {error} is behind TF-IDF with ridge regression ({tfidf['mse']:.4g})"
+        yield f"{name}: {error} is worse than TF-IDF with ridge regression ({tfidf['mse']:.4g})"
 
 
-def _majority(beside: Figures) -> Figures | None:
+def _majority(beside: _Figures) -> _Figures | None:
     return beside.get("majority") or beside.get("majority_of_these_rows")
 
 
-def _is_behind(figures: Figures, other: Figures, or_equal: bool = False) -> bool:
-    """Whether accuracy and macro F1 are both lower; one of them alone is a trade."""
+def _is_behind(figures: _Figures, other: _Figures, or_equal: bool = False) -> bool:
+    """Whether accuracy and macro F1 are both lower; only one lower is a trade-off."""
     pairs = [(figures[name], other[name]) for name in ("accuracy", "f1_macro")]
     return all(one < two or (or_equal and one == two) for one, two in pairs)
 
 
-def _with_interval(figures: Figures, name: str) -> str:
+def _with_interval(figures: _Figures, name: str) -> str:
     interval = figures.get("intervals", {}).get(name)
     shown = f"{figures[name]:.4g}"
     return f"{shown} (95% interval {interval[0]:.4g} to {interval[1]:.4g})" if interval else shown

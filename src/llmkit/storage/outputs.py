@@ -27,7 +27,7 @@ _CACHE_LOCK = re.compile(r"token(s|izer)-[0-9a-f]{32}\.lock")
 EVALUATION = "llmkit evaluate"
 """The generator that pages written by `evaluate` name."""
 
-PROBLEM_TYPE, NUMBER = "problem_type", "regression"
+PROBLEM_TYPE, NUMBER_KIND = "problem_type", "regression"
 """The column that predicted numbers have instead of probabilities, and its value."""
 
 _EVALUATION = re.compile(

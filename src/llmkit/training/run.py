@@ -26,7 +26,7 @@ from llmkit.models.kernels import dropout
 from llmkit.models.pretrained import Pretrained
 from llmkit.reporting import plots
 from llmkit.reporting.console import Console
-from llmkit.reporting.data_report import readable
+from llmkit.reporting.data_report import report_tables
 from llmkit.reporting.progress import TrainingDisplay, training_display
 from llmkit.storage import atomic, jsonl
 from llmkit.training import (
@@ -104,7 +104,7 @@ def check_task(
         session = Session(sources, processes, console, StopSignal())
         named = pretrained.of_config(config)
         report = task_of(config, named).outline(config, named, session)
-    return report if console.json or command == "pretrain" else readable(report)
+    return report if console.json or command == "pretrain" else report_tables(report)
 
 
 def _processes(config: Config, command: str) -> Processes:
@@ -328,7 +328,7 @@ def _export(run: Run, work: engine.Work, state: State) -> None:
     export.write_final(model, task.tokenizer, run.directory, step, task.examples)
     unit = "nats per token" if task.unit == "tokens" else f"per {task.unit.removesuffix('s')}"
     title = f"{run.directory.name}: {type(work.model).__name__}"
-    plots.loss_curve(run.directory / "metrics.jsonl", run.directory / "loss.png", title, unit)
+    plots.draw_loss_curve(run.directory / "metrics.jsonl", run.directory / "loss.png", title, unit)
 
 
 def _final_step(settings: ResolvedTrain, state: State) -> int:

@@ -201,7 +201,7 @@ class Classification(Task):
             if matrix := measured[name].get("confusion_matrix"):
                 picture = directory / f"confusion_matrix_{name}.png"
                 title = f"{directory.name}, {name}"
-                plots.confusion_matrix(matrix, data.labels.names, picture, title)
+                plots.draw_confusion_matrix(matrix, data.labels.names, picture, title)
                 pictures[f"confusion_matrix_{name}"] = str(picture)
         text = json.dumps(measured, ensure_ascii=False, indent=1)
         atomic.replace_text(directory / "evaluation.json", text + "\n")
