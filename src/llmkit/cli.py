@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from inspect import Signature
 from typing import Annotated
 
@@ -109,7 +110,7 @@ def _run_here() -> int:
 def run(arguments: Sequence[str]) -> int:
     """Runs the command that the arguments name and returns the exit code."""
     warnings: list[str] = []
-    return faults.exit_code(lambda: _obey(arguments, warnings), "--json" in arguments, warnings)
+    return faults.exit_code(partial(_obey, arguments, warnings), "--json" in arguments, warnings)
 
 
 def _obey(arguments: Sequence[str], warnings: list[str]) -> int:

@@ -77,7 +77,15 @@ class Request:
             sources = Sources(config)
             prechecks.check(self.command, config, sources, console, wrong)
             objectives.check_objective(self.command, config)
-            self._work(config, sources, console)
+            work = self._loaded(config, console)
+            try:
+                result = work(config, sources, console)
+            except LlmkitError as fault:
+                fault.found = fault.found if self.dry_run else {}
+                raise
+            if result is not None:
+                with faults.of_stdout():
+                    console.result(result)
 
     def _check_given(self, given: Arguments, options: Sequence[Option]) -> None:
         """Raises UsageError for a command without arguments."""
@@ -101,7 +109,8 @@ class Request:
         _print(shown if self.json else as_yaml(resolved.config, resolved.sources))
         return None
 
-    def _work(self, config: Config, sources: Sources, console: Console) -> None:
+    def _loaded(self, config: Config, console: Console) -> Work:
+        """What does the command, or only checks it, with its libraries and the user's own code."""
         if self.verbose:
             _let_libraries_speak()
         signals.state.conversation = self.command == "chat"
@@ -111,15 +120,7 @@ class Request:
             custom.take_in(config.model)
         with console.loading(), _without_collecting():
             run, check = _recipe(self.command)
-        work = check if self.dry_run else run
-        try:
-            result: dict[str, Any] | None = work(config, sources, console)
-        except LlmkitError as fault:
-            fault.found = fault.found if self.dry_run else {}
-            raise
-        if result is not None:
-            with faults.of_stdout():
-                console.result(result)
+        return check if self.dry_run else run
 
 
 def _let_libraries_speak() -> None:
