@@ -51,7 +51,9 @@ def with_llmkit(
     sampler = Sampler(GenerationConfig(do_sample=False), tokenizer, (), model.device)
 
     def run() -> int:
-        return sum(len(sample.tokens) for sample in generate.samples(engine, prompts, sampler))
+        return sum(
+            len(sample.tokens) for sample in generate.generate_samples(engine, prompts, sampler)
+        )
 
     return run
 

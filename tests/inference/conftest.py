@@ -14,7 +14,7 @@ from llmkit.config.schema import GenerationConfig
 from llmkit.inference import generate, prompts
 from llmkit.inference.batching import Engine
 from llmkit.inference.prompts import Prompt
-from llmkit.inference.requests import Request
+from llmkit.inference.requests import PromptRequest
 from llmkit.inference.sample import Sample
 from llmkit.models import build, tokenizer
 
@@ -70,7 +70,7 @@ def ask(bpe: PreTrainedTokenizerFast) -> Callable[..., list[Sample]]:
         chosen = GenerationConfig(**settings)
         engine = Engine(model, bpe, chosen.micro_batch_size)
         prompts = encoded(texts, model, bpe, chosen, seed)
-        return list(generate.samples(engine, prompts, engine.sampler(chosen)))
+        return list(generate.generate_samples(engine, prompts, engine.sampler(chosen)))
 
     return make
 
@@ -82,5 +82,5 @@ def encoded(
     settings: GenerationConfig,
     seed: int = 0,
 ) -> list[Prompt]:
-    requests = [Request(text, f"test:{number}") for number, text in enumerate(texts)]
-    return prompts.encode(requests, bpe, model.config, settings, seed)
+    requests = [PromptRequest(text, f"test:{number}") for number, text in enumerate(texts)]
+    return prompts.encode_prompts(requests, bpe, model.config, settings, seed)

@@ -81,7 +81,7 @@ def test_lengths_are_padded_by_a_sixteenth_at_most() -> None:
 def test_a_language_model_is_no_classifier(tmp_path) -> None:
     config = build.model_config("llama", {"hidden_size": 32, "num_hidden_layers": 1}, 64, 8, {})
     build.causal_model(config, 0).save_pretrained(tmp_path)
-    with pytest.raises(DataError, match="LlamaForCausalLM, and no classifier"):
+    with pytest.raises(DataError, match="LlamaForCausalLM, not a classifier"):
         opened(tmp_path)
 
 

@@ -35,7 +35,7 @@ def test_a_choice_that_does_not_fit_the_length_is_refused(llama: PreTrainedModel
 
 def test_a_choice_that_begins_another_needs_an_end_token(bpe: PreTrainedTokenizerFast) -> None:
     settings = GenerationConfig(choices=("yes", "yes, sir"))
-    with pytest.raises(ConfigError, match="no token to end a text"):
+    with pytest.raises(ConfigError, match="has no end token"):
         constraints.constrain(settings, bpe, [])
 
 
@@ -65,7 +65,7 @@ def test_text_fits_the_json_schema(llama: PreTrainedModel, ask: Ask, tmp_path: P
 
 def test_a_form_that_is_none_is_refused(bpe: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     pytest.importorskip("llguidance")
-    with pytest.raises(ConfigError, match=r"no form"):
+    with pytest.raises(ConfigError, match=r"does not accept this grammar"):
         constraints.constrain(GenerationConfig(regex="(a"), bpe, [0])
     with pytest.raises(InputNotFound):
         constraints.constrain(GenerationConfig(json_schema=str(tmp_path / "none")), bpe, [0])

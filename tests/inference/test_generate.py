@@ -21,7 +21,7 @@ from llmkit.config.schema import GenerationConfig
 from llmkit.errors import DataError
 from llmkit.inference import batching, generate, prompts
 from llmkit.inference.batching import Engine
-from llmkit.inference.requests import Request
+from llmkit.inference.requests import PromptRequest
 from llmkit.inference.sample import Sample
 from llmkit.inference.sequence import Sequence
 
@@ -112,9 +112,11 @@ def test_greedy_stories_equal_the_golden_ids_alone_and_in_a_batch(size: int) -> 
     tokenizer = AutoTokenizer.from_pretrained(STORIES)
     settings = GenerationConfig(do_sample=False, max_new_tokens=30, micro_batch_size=size)
     texts = ["Once upon a time", *TEXTS[:15]]
-    asked = prompts.encode([Request(t, "") for t in texts], tokenizer, model.config, settings, 0)
+    asked = prompts.encode_prompts(
+        [PromptRequest(t, "") for t in texts], tokenizer, model.config, settings, 0
+    )
     engine = Engine(model, tokenizer, size)
-    samples = list(generate.samples(engine, asked, engine.sampler(settings)))
+    samples = list(generate.generate_samples(engine, asked, engine.sampler(settings)))
     assert list(samples[0].tokens) == GOLDEN
     for sample in samples:
         assert sample.tokens == by_transformers(model, sample.prompt.ids, max_new_tokens=30)
@@ -181,18 +183,22 @@ def test_finished_texts_make_place_for_those_that_wait(
     llama: PreTrainedModel, bpe: PreTrainedTokenizerFast
 ) -> None:
     settings = GenerationConfig(min_new_tokens=3, max_new_tokens=30)
-    requests = [Request(text, "", max_new_tokens=3 + 5 * (n % 5)) for n, text in enumerate(TEXTS)]
-    asked = prompts.encode(requests, bpe, llama.config, settings, 0)
+    requests = [
+        PromptRequest(text, "", max_new_tokens=3 + 5 * (n % 5)) for n, text in enumerate(TEXTS)
+    ]
+    asked = prompts.encode_prompts(requests, bpe, llama.config, settings, 0)
     engine = Engine(llama, bpe, 4)
     sampler = engine.sampler(settings)
-    alone = {s.prompt: s.tokens for p in asked for s in generate.samples(engine, [p], sampler)}
+    alone = {
+        s.prompt: s.tokens for p in asked for s in generate.generate_samples(engine, [p], sampler)
+    }
     ticks = 0
 
     def count() -> None:
         nonlocal ticks
         ticks += 1
 
-    samples = generate.samples(engine, asked, sampler, tick=count)
+    samples = generate.generate_samples(engine, asked, sampler, tick=count)
     together = {s.prompt: s.tokens for s in samples}
     assert together == alone
     longest_batches = sum(
@@ -249,7 +255,7 @@ def test_weights_that_are_no_numbers_are_told(
     model = tiny()
     with torch.no_grad():
         model.get_output_embeddings().weight.fill_(float("nan"))
-    with pytest.raises(DataError, match="not finite"):
+    with pytest.raises(DataError, match="NaN or infinite"):
         ask(model, ["Once"])
 
 
@@ -262,7 +268,7 @@ def test_streamed_text_is_the_text(llama: PreTrainedModel, bpe: PreTrainedTokeni
         streams[sequence] += text
 
     asked = encoded(TEXTS, llama, bpe, settings)
-    samples = list(generate.samples(engine, asked, engine.sampler(settings), on_text=add))
+    samples = list(generate.generate_samples(engine, asked, engine.sampler(settings), on_text=add))
     streamed = {sequence.prompt: text for sequence, text in streams.items()}
     assert {sample.prompt: sample.text for sample in samples if sample.text} == streamed
 

@@ -11,7 +11,7 @@ from llmkit.data.documents import Piece
 from llmkit.data.tokens import Encoder
 from llmkit.inference import generate, prompts
 from llmkit.inference.batching import Engine
-from llmkit.inference.requests import Request
+from llmkit.inference.requests import PromptRequest
 from llmkit.models import load
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.pretrained import open_model
@@ -22,9 +22,9 @@ TEXT = "the cat <|endoftext|> sat"
 
 
 def ids(tokenizer: PreTrainedTokenizerFast, text: str, model, **settings) -> list[int]:
-    asked = [Request(text, "test")]
+    asked = [PromptRequest(text, "test")]
     config = GenerationConfig(**settings)
-    (prompt,) = prompts.encode(asked, tokenizer, model.config, config, seed=0)
+    (prompt,) = prompts.encode_prompts(asked, tokenizer, model.config, config, seed=0)
     return list(prompt.ids)
 
 
@@ -66,9 +66,9 @@ def test_a_post_processor_that_closes_texts_changes_no_continuation(single) -> N
         single=single, pair="$A $B", special_tokens=special
     )
     settings = GenerationConfig(do_sample=False, max_new_tokens=10)
-    asked = prompts.encode(
-        [Request("Once upon a time", "test")], tokenizer, model.config, settings, seed=0
+    asked = prompts.encode_prompts(
+        [PromptRequest("Once upon a time", "test")], tokenizer, model.config, settings, seed=0
     )
     engine = Engine(model, tokenizer)
-    (sample,) = generate.samples(engine, asked, engine.sampler(settings))
+    (sample,) = generate.generate_samples(engine, asked, engine.sampler(settings))
     assert list(sample.tokens) == [313, 598, 303, 1049, 1468, 267, 628, 333, 94, 1210]

@@ -21,11 +21,11 @@ def config(**settings: Any) -> Config:
     return Config(generation=GenerationConfig(**settings))
 
 
-def read(config: Config, stdin: BinaryIO | None = None) -> requests.Requests:
+def read(config: Config, stdin: BinaryIO | None = None) -> requests.PromptRequests:
     return requests.read_requests(config, Sources(config), stdin)
 
 
-def texts(found: requests.Requests) -> list[str]:
+def texts(found: requests.PromptRequests) -> list[str]:
     return [request.prompt for request in found.items]
 
 
@@ -107,8 +107,8 @@ def test_a_line_may_have_a_seed_and_a_length_of_its_own(tmp_path: Path) -> None:
         ('{"text": "y"}', "has no prompt"),
         ("[1]", "JSON list, not an object"),
         ('{"prompt": 3}', "'prompt' of this line should be text"),
-        ('{"prompt": "x", "seed": true}', "'seed' of this line should be a whole number"),
-        ('{"prompt": "x", "max_new_tokens": 0}', "should be a whole number of at least 1"),
+        ('{"prompt": "x", "seed": true}', "'seed' of this line should be an int >= 0"),
+        ('{"prompt": "x", "max_new_tokens": 0}', "should be an int >= 1"),
         ('{"prompt": "x"', "not JSON"),
     ],
 )
@@ -143,4 +143,4 @@ def test_no_prompt_at_all_is_refused(tmp_path: Path) -> None:
 )
 def test_settings_that_contradict_one_another_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
-        requests.check_settings(config(**settings))
+        requests.check_generation_settings(config(**settings))

@@ -25,21 +25,21 @@ from llmkit.reporting.console import Console
 from llmkit.storage import atomic
 
 HELP = """\
-/reset            begin anew
+/reset            start a new conversation
 /set KEY VALUE    change a setting of `generation`: /set temperature 0.5
 /save FILE        write the conversation as JSON
 /help             show this
-Ctrl-C            cut an answer short
-Ctrl-D            end"""
+Ctrl-C            stop the response
+Ctrl-D            quit"""
 
 FIXED = {"num_return_sequences", "num_beams", "prompts", "prompts_file", "output_file", "chat"}
 FIXED |= {"precision", "weights", "micro_batch_size"}
-"""Keys that make no sense in a conversation, or not in the middle of one."""
+"""Keys that `/set` cannot change, in a conversation or at all."""
 
 
 @dataclass
-class Conversation:
-    """What was said so far, and how the next answer is written."""
+class _Conversation:
+    """The messages so far, and the settings for the next response."""
 
     config: Config
     engine: Engine
@@ -48,38 +48,38 @@ class Conversation:
     saved: set[Path] = field(default_factory=set)
 
     def reset(self) -> None:
-        """Leaves only the system message."""
+        """Removes all messages but the system message."""
         system = self.config.generation.system
         self.messages = [] if system is None else [{"role": "system", "content": system}]
 
     def prompt(self) -> Prompt:
-        """The conversation as the model reads it; DataError where it is too long."""
+        """The encoded conversation; raises DataError if it is too long."""
         settings = self.config.generation
         ids = prompts.chat_ids(self.messages, self.engine.tokenizer)
-        asked = requests.Request(self.messages[-1]["content"], "the conversation")
+        asked = requests.PromptRequest(self.messages[-1]["content"], "the conversation")
         return prompts.fitted(
             asked, ids, self.engine.model.config, settings, self.config.sampling_seed
         )
 
     def use(self, settings: GenerationConfig) -> None:
-        """Writes with other settings from now on; raises ConfigError where they cannot be."""
+        """Uses other settings from now on; raises ConfigError if they are invalid."""
         config = self.config.changed(generation=settings)
-        requests.check_settings(config)
+        requests.check_generation_settings(config)
         self.sampler = self.engine.sampler(settings)
         self.config = config
 
 
 def run(config: Config, sources: Sources, console: Console) -> None:
-    """Answers each line of stdin until it ends; `/help` shows what else a line may be."""
+    """Responds to each line of stdin until it ends; `/help` lists the commands."""
     config, model = _prepare(config)
     engine = loading.engine(config, model)
-    talk = Conversation(config, engine, engine.sampler(config.generation))
+    talk = _Conversation(config, engine, engine.sampler(config.generation))
     talk.reset()
-    console.say("/help shows what there is besides talking; Ctrl-D ends")
+    console.say("/help lists the commands; Ctrl-D quits")
     for line in _lines():
         try:
             if line.startswith("/"):
-                _obey(line, talk, console)
+                _run_command(line, talk, console)
             elif line.strip():
                 _answer(line, talk, console)
         except LlmkitError as fault:
@@ -87,29 +87,29 @@ def run(config: Config, sources: Sources, console: Console) -> None:
 
 
 def check(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
-    """Checks settings, the model's shape and its chat template, without weights."""
-    shape = _prepare(config)[1].config
-    return {"command": "chat", "model": shape.model_type, "context": prompts.context(shape)}
+    """Checks settings, model config and chat template, without loading weights."""
+    model = _prepare(config)[1].config
+    return {"command": "chat", "model": model.model_type, "context": prompts.context(model)}
 
 
 def _prepare(config: Config) -> tuple[Config, Pretrained]:
-    """The config of a conversation, and its model without weights, which can chat."""
+    """The config of a conversation, and its model without weights; checks that it can chat."""
     one = {"chat": True, "num_return_sequences": 1, "num_beams": 1}
     settings = config.generation.changed(**one)
     config = config.changed(generation=settings)
-    requests.check_settings(config)
-    model = loading.opened(config)
+    requests.check_generation_settings(config)
+    model = loading.open_language_model(config)
     prompts.chat_ids([{"role": "user", "content": "?"}], model.tokenizer)
     loading.constraint(config, model)
     return config, model
 
 
 def _lines() -> Iterator[str]:
-    """The lines of stdin; on a terminal with a prompt, editing and the lines before."""
+    """The lines of stdin; on a terminal with a prompt, line editing and history."""
     if not sys.stdin.isatty():
         yield from (line.rstrip("\r\n") for line in sys.stdin)
         return
-    import readline  # noqa: F401 (it gives `input` its editing)
+    import readline  # noqa: F401 (enables line editing in `input`)
 
     while True:
         try:
@@ -121,21 +121,23 @@ def _lines() -> Iterator[str]:
             shown.put("\n")
 
 
-def _answer(text: str, talk: Conversation, console: Console) -> None:
-    """Writes the answer as it comes; one that fails leaves the conversation as it was."""
+def _answer(text: str, talk: _Conversation, console: Console) -> None:
+    """Streams the response; a failed one leaves the conversation unchanged."""
     talk.messages.append({"role": "user", "content": text})
-    heard: list[str] = []
+    response: list[str] = []
 
-    def hear(_: Sequence, new: str) -> None:
-        heard.append(new)
+    def stream(_: Sequence, new: str) -> None:
+        response.append(new)
         if not console.json:
             shown.put(new)
 
     try:
         prompt = talk.prompt()
         if prompt.cut:
-            console.warn(f"the first {prompt.cut} tokens of the conversation are not seen any more")
-        (sample,) = generate.samples(talk.engine, [prompt], talk.sampler, on_text=hear)
+            console.warn(
+                f"the first {prompt.cut} tokens of the conversation no longer fit the context"
+            )
+        (sample,) = generate.generate_samples(talk.engine, [prompt], talk.sampler, on_text=stream)
         record = sample.record()
         shown.put(json.dumps(record, ensure_ascii=False) if console.json else "")
         shown.put("\n" + ("" if console.json else shown.steps_table(record)))
@@ -144,15 +146,15 @@ def _answer(text: str, talk: Conversation, console: Console) -> None:
     except LlmkitError:
         talk.messages.pop()
         raise
-    talk.messages.append({"role": "assistant", "content": "".join(heard)})
+    talk.messages.append({"role": "assistant", "content": "".join(response)})
 
 
-def _obey(line: str, talk: Conversation, console: Console) -> None:
+def _run_command(line: str, talk: _Conversation, console: Console) -> None:
     name, _, rest = line.partition(" ")
     match name:
         case "/reset":
             talk.reset()
-            console.say("a new conversation")
+            console.say("new conversation")
         case "/set":
             talk.use(_changed(talk.config.generation, *rest.strip().partition(" ")[::2]))
             console.say(f"set: {rest.strip()}")
@@ -162,33 +164,33 @@ def _obey(line: str, talk: Conversation, console: Console) -> None:
         case "/help":
             console.say(HELP)
         case _:
-            console.say(f"there is no {name}\n{HELP}")
+            console.say(f"unknown command {name}\n{HELP}")
 
 
 def _changed(settings: GenerationConfig, key: str, text: str) -> GenerationConfig:
-    """The settings with one key changed; raises ConfigError for a key or value that cannot be."""
+    """The settings with one key changed; raises ConfigError for an unknown key or invalid value."""
     names = sorted(set(GenerationConfig.model_fields) - FIXED)
     if key not in names:
         raise ConfigError(
-            f"a conversation has no setting {key!r}",
+            f"{key!r} is not a setting of a conversation",
             where="/set",
-            next=f"one of {', '.join(names)}",
+            next=f"choose one of {', '.join(names)}",
         )
     try:
         values = settings.model_dump() | {key: yaml12.parse(text)}
         return GenerationConfig.model_validate(values)
     except (ValidationError, ValueError) as error:
-        said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise ConfigError(
-            f"{key}: {said}",
+            f"{key}: {what}",
             where=f"/set {key} {text}",
-            kept=f"{key} is {getattr(settings, key)!r} still",
+            kept=f"{key} is still {getattr(settings, key)!r}",
             next="give another value",
         ) from error
 
 
-def _save(path: Path, talk: Conversation) -> None:
-    """Writes the conversation; a file that another one made is left alone."""
+def _save(path: Path, talk: _Conversation) -> None:
+    """Saves the conversation; never overwrites a file that this conversation did not write."""
     if path.name == "" or (path.exists() and path not in talk.saved):
         raise WriteError(
             "the file exists already" if path.name else "no file was named",

@@ -18,7 +18,7 @@ from llmkit.evaluation import classifiers, harness, outputs, pairs, references, 
 from llmkit.evaluation.pairs import Pairs
 from llmkit.evaluation.windows import check_models, protocol
 from llmkit.inference import generate, loading, prompts
-from llmkit.inference.requests import Request
+from llmkit.inference.requests import PromptRequest
 from llmkit.models import pretrained
 from llmkit.models.pretrained import Pretrained
 from llmkit.reporting import plots, verdicts
@@ -172,17 +172,17 @@ def _write(
     for sentence in _overlap_with_training(model, [(prompt,) for prompt in asked.prompts]):
         console.warn(sentence)
     items = [
-        Request(prompt, f"{path} row {number}")
+        PromptRequest(prompt, f"{path} row {number}")
         for prompt, (path, number) in zip(asked.prompts, asked.places, strict=True)
     ]
-    encoded = prompts.encode(
+    encoded = prompts.encode_prompts(
         items, model.tokenizer, model.config, config.generation, config.sampling_seed
     )
     engine = loading.engine(config, model, processes.device)
     sampler = engine.sampler(config.generation)
     texts = []
     with console.watch("generating", len(encoded)) as advance:
-        for sample in generate.samples(engine, encoded, sampler):
+        for sample in generate.generate_samples(engine, encoded, sampler):
             texts.append(sample.text)
             advance(1)
     return texts

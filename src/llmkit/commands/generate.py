@@ -22,7 +22,7 @@ from llmkit.errors import ConfigError
 from llmkit.inference import generate, loading, prompts, requests, shown
 from llmkit.inference.batching import Engine
 from llmkit.inference.prompts import Prompt
-from llmkit.inference.requests import Requests
+from llmkit.inference.requests import PromptRequests
 from llmkit.inference.sample import Sample
 from llmkit.models import content
 from llmkit.models.control_tokens import control_tokens
@@ -35,41 +35,42 @@ from llmkit.storage.resumable import ResultLines
 if TYPE_CHECKING:
     from llmkit.distributed.processes import Processes
 
-WINDOW = 4
-"""Full batches that are formed together. A job that goes on computes its last window anew, so that
-the batches, and with them the last digits, are those of a job that was never interrupted."""
 
-FREE = {"prompts", "prompts_file", "output_file", "micro_batch_size"}
-"""Keys of `generation` that may change when a job goes on; the prompts are compared themselves."""
+_WINDOW = 4
+"""Full batches per window. A resumed job recomputes its last window, so that the batches, and
+therefore the last digits, equal those of an uninterrupted job."""
 
-Record = dict[str, Any]
+_MAY_CHANGE = {"prompts", "prompts_file", "output_file", "micro_batch_size"}
+"""Keys of `generation` that may change when a job resumes; prompts are compared separately."""
+
+_Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Work:
-    """Everything that is known before weights are loaded."""
+class _Work:
+    """A job, as known before weights are loaded."""
 
     config: Config
     model: Pretrained
-    requests: Requests
+    requests: PromptRequests
     prompts: Sequence[Prompt]
     before: int = 0
-    """Samples of earlier prompts that stand on stdout."""
+    """Number of samples already on stdout, of earlier prompts."""
 
     @property
     def n_samples(self) -> int:
-        """Samples of all prompts."""
+        """The number of samples of all prompts."""
         return len(self.prompts) * self.config.generation.num_return_sequences
 
 
 def run(config: Config, sources: Sources, console: Console) -> dict[str, Any] | None:
-    """Writes the samples to stdout, or to `generation.output_file` and returns the figures."""
+    """Writes samples to stdout, or to `generation.output_file` and returns a summary."""
     started = time.monotonic()
     if _is_answered_line_by_line(config):
         _answer(config, sources, console)
         return None
     work = _prepare(config, sources)
-    _tell(work, console)
+    _warn(work, console)
     with stop_signal() as stop, _processes() as processes, _output(work) as results:
         done = len(results.done) if results else 0
         if processes is not None:
@@ -91,9 +92,9 @@ def run(config: Config, sources: Sources, console: Console) -> dict[str, Any] | 
 
 
 def check(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
-    """Checks prompts, settings and the model's shape, without weights and without writing."""
+    """Checks prompts, settings and the model config, without loading weights or writing."""
     work = _prepare(config, sources)
-    _tell(work, console)
+    _warn(work, console)
     if config.generation.output_file is not None:
         resumable.check_result_settings(Path(config.generation.output_file), _identity(work))
     return {
@@ -116,15 +117,15 @@ def _is_answered_line_by_line(config: Config) -> bool:
 
 
 def _answer(config: Config, sources: Sources, console: Console) -> None:
-    """Answers the prompts of a pipe, those together that arrived together."""
-    requests.check_settings(config)
+    """Generates for the prompts of a pipe; prompts that arrive together form a batch."""
+    requests.check_generation_settings(config)
     config = loading.resolved(config, loading.usual_device())
     engine, number = None, 0
     seen: Counter[tuple[int, ...]] = Counter()
-    opened = loading.opened(config)
+    opened = loading.open_language_model(config)
     for asked in requests.groups(config, sources):
         work = replace(_encoded(config, asked, opened, seen), before=number)
-        _tell(work, console)
+        _warn(work, console)
         with stop_signal() as stop:
             if work.prompts:
                 engine = engine or _engine(work, None)
@@ -132,47 +133,47 @@ def _answer(config: Config, sources: Sources, console: Console) -> None:
         number += work.n_samples
 
 
-def _prepare(config: Config, sources: Sources) -> Work:
-    """The prompts as the model will read them; refuses all that can be wrong without weights."""
-    requests.check_settings(config)
+def _prepare(config: Config, sources: Sources) -> _Work:
+    """The encoded prompts; checks everything that can be checked without weights."""
+    requests.check_generation_settings(config)
     config = loading.resolved(config, loading.usual_device())
     asked = requests.read_requests(config, sources)
-    return _encoded(config, asked, loading.opened(config), Counter())
+    return _encoded(config, asked, loading.open_language_model(config), Counter())
 
 
 def _encoded(
-    config: Config, asked: Requests, model: Pretrained, seen: Counter[tuple[int, ...]]
-) -> Work:
-    encoded = prompts.encode(
+    config: Config, asked: PromptRequests, model: Pretrained, seen: Counter[tuple[int, ...]]
+) -> _Work:
+    encoded = prompts.encode_prompts(
         asked.items, model.tokenizer, model.config, config.generation, config.sampling_seed, seen
     )
     if constrain := loading.constraint(config, model):
         for prompt in encoded:
             constrain(prompt)
-    return Work(config, model, asked, encoded)
+    return _Work(config, model, asked, encoded)
 
 
-def _engine(work: Work, processes: Processes | None) -> Engine:
+def _engine(work: _Work, processes: Processes | None) -> Engine:
     return loading.engine(work.config, work.model, processes.device if processes else None)
 
 
-def _tell(work: Work, console: Console) -> None:
+def _warn(work: _Work, console: Console) -> None:
     if work.requests.blank:
-        console.warn(f"{work.requests.blank} blank lines hold no prompt and were left out")
+        console.warn(f"skipped {work.requests.blank} blank lines")
     _warn_of_control_tokens(work, console)
     bf16 = loading.warning_of_precision(work.config.generation, work.n_samples)
     if bf16 and bf16 not in console.warnings:
         console.warn(bf16)
     cut = [prompt.cut for prompt in work.prompts if prompt.cut]
     if cut:
-        console.warn(f"{len(cut)} prompts were cut from the left, by {max(cut)} tokens at most")
+        console.warn(f"cut {len(cut)} prompts from the left, by up to {max(cut)} tokens")
     limits = [prompt for prompt in work.prompts if prompt.limit is not None]
     short = sum(len(p.ids) + p.max_new_tokens > (p.limit or 0) for p in limits)
     if short:
-        console.warn(f"{short} texts may end early: the model sees {limits[0].limit} tokens")
+        console.warn(f"{short} texts may end early: the context holds {limits[0].limit} tokens")
 
 
-def _warn_of_control_tokens(work: Work, console: Console) -> None:
+def _warn_of_control_tokens(work: _Work, console: Console) -> None:
     settings = work.config.generation
     if not settings.split_special_tokens and not settings.chat:
         return
@@ -183,7 +184,7 @@ def _warn_of_control_tokens(work: Work, console: Console) -> None:
 
 
 def _write(
-    work: Work,
+    work: _Work,
     engine: Engine,
     done: int,
     processes: Processes | None,
@@ -191,21 +192,21 @@ def _write(
     console: Console,
     stop: StopSignal,
 ) -> None:
-    """Writes all samples but the first `done`, in order, to the results or to stdout."""
+    """Writes all samples except the first `done`, in order, to the results or to stdout."""
     config, before, streamed = work.config, work.before, _is_streamed(work, console)
     per_prompt = config.generation.num_return_sequences
-    share = max(1, WINDOW * engine.batch_size // per_prompt)
+    share = max(1, _WINDOW * engine.batch_size // per_prompt)
     window = share * (processes.count if processes else 1)
     first = done // per_prompt // window * window
     watch = stop.watched(console.watch if results else _unseen)
-    with watch("writing", work.n_samples) as advance:
+    with watch("generating", work.n_samples) as advance:
         advance(done)
         tick = partial(advance, 0)
         if streamed:
             between = shown.BETWEEN if before else ""
             shown.put(between + _opening(config, work.prompts[0].text))
         write = partial(
-            generate.samples,
+            generate.generate_samples,
             engine,
             sampler=engine.sampler(config.generation),
             tick=tick,
@@ -215,8 +216,8 @@ def _write(
             records = _of_window(work.prompts[begin : begin + window], write, processes)
             for number, record in enumerate(records, begin * per_prompt):
                 if number >= done:
-                    said = record | {"prompt": "", "text": ""} if streamed else record
-                    _put(said, 0 if streamed else before + number, config, results, console)
+                    rest = record | {"prompt": "", "text": ""} if streamed else record
+                    _put(rest, 0 if streamed else before + number, config, results, console)
                     advance(1)
 
 
@@ -224,8 +225,8 @@ def _of_window(
     window: Sequence[Prompt],
     write: Callable[[Sequence[Prompt]], Iterator[Sample]],
     processes: Processes | None,
-) -> Iterator[Record]:
-    """The records of some prompts in order; several processes share them and all get all."""
+) -> Iterator[_Record]:
+    """The records of some prompts in order; processes share the work, and each gets all records."""
     if processes is None:
         yield from (sample.record() for sample in write(window))
         return
@@ -237,8 +238,8 @@ def _of_window(
             yield next(shares[place % processes.count])
 
 
-def _gathered(records: Sequence[Record], processes: Processes) -> list[list[Record]]:
-    """The records of every process, on every process. As JSON: torch's own way is a pickle."""
+def _gathered(records: Sequence[_Record], processes: Processes) -> list[list[_Record]]:
+    """The records of all processes, on every process; as JSON, because torch would use pickle."""
     mine = torch.tensor(list(json.dumps(records).encode()), dtype=torch.uint8)
     longest = int(processes.largest([len(mine)])[0])
     padded = torch.nn.functional.pad(mine, (0, longest - len(mine)))[None].to(processes.device)
@@ -247,9 +248,9 @@ def _gathered(records: Sequence[Record], processes: Processes) -> list[list[Reco
 
 
 def _put(
-    record: Record, number: int, config: Config, results: ResultLines | None, console: Console
+    record: _Record, number: int, config: Config, results: ResultLines | None, console: Console
 ) -> None:
-    """Hands over one sample: to the results, as a JSON line, or as text for people."""
+    """Writes one sample: to the results, or to stdout as a JSON line or plain text."""
     if not is_main_process():
         return
     if results is not None:
@@ -263,20 +264,20 @@ def _put(
 
 
 def _opening(config: Config, prompt: str) -> str:
-    """What stands before a text for people: its prompt, unless the text is an answer to it."""
+    """The prompt, shown before a text that continues it; nothing before a chat response."""
     return "" if config.generation.chat else prompt
 
 
-def _is_streamed(work: Work, console: Console) -> bool:
-    """Whether the text is shown as it comes: there is one, and a person to read it."""
+def _is_streamed(work: _Work, console: Console) -> bool:
+    """Whether the text is streamed: a single sample, printed as plain text."""
     settings = work.config.generation
     alone = work.n_samples == 1 and settings.num_beams == 1 and settings.output_file is None
     return alone and not console.json and n_processes() == 1
 
 
 @contextmanager
-def _output(work: Work) -> Iterator[ResultLines | None]:
-    """The file of results, if one is asked for: this process's to write, and of these prompts."""
+def _output(work: _Work) -> Iterator[ResultLines | None]:
+    """The results file on the main process, if configured; its lines must match the prompts."""
     path = work.config.generation.output_file
     if path is None or not is_main_process():
         yield None
@@ -292,15 +293,15 @@ def _output(work: Work) -> Iterator[ResultLines | None]:
                     "this line is the result of another prompt",
                     where=f"{path}:{number + 1}",
                     kept="the results, untouched",
-                    next="put the old prompts back to go on, or choose another output",
+                    next="restore the old prompts to resume, or choose another output",
                 )
         yield results
 
 
-def _identity(work: Work) -> Record:
-    """What the samples hang on besides their prompts."""
+def _identity(work: _Work) -> _Record:
+    """What the samples depend on besides their prompts."""
     config, settings = work.config, work.config.generation.model_dump(mode="json")
-    kept = {f"generation.{key}": value for key, value in settings.items() if key not in FREE}
+    kept = {f"generation.{key}": value for key, value in settings.items() if key not in _MAY_CHANGE}
     tokenizer = config.tokenizer.name_or_path
     places = {"model": work.model.location, "tokenizer": tokenizer and locate_tokenizer(tokenizer)}
     held = {key: at and content.identity(at, work.model.revision) for key, at in places.items()}
@@ -308,10 +309,10 @@ def _identity(work: Work) -> Record:
 
 
 def _processes() -> AbstractContextManager[Processes | None]:
-    """The processes of a launcher, if there is one."""
+    """The processes of a launcher, if any."""
     if n_processes() == 1:
         return nullcontext()
-    # Imported here: accelerate takes longer to load than a short prompt to answer.
+    # Imported here: accelerate takes longer to import than a short prompt to answer.
     from llmkit.distributed.processes import join_processes
 
     return join_processes("fp32", (), Path())
@@ -319,5 +320,5 @@ def _processes() -> AbstractContextManager[Processes | None]:
 
 @contextmanager
 def _unseen(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Progress without a display: the results are seen as they come."""
+    """Progress without a display, because the results themselves are printed."""
     yield lambda amount: None

@@ -25,14 +25,14 @@ from llmkit.models.pretrained import Pretrained
 from llmkit.reporting import predictions
 from llmkit.reporting.console import Console
 
-COMMAND, KEY = "predict", "data.test_files"
+_COMMAND, _KEY = "predict", "data.test_files"
 
 
 def run(config: Config, sources: Sources, console: Console) -> dict[str, Any] | None:
-    """Labels every row, in order: into a file, or onto stdout, where nothing else is printed.
+    """Labels every row, in order, into a file or onto stdout, where nothing else is printed.
 
-    Each line of a pipe is answered when it arrives. Several processes share the rows of a file, and
-    the main one writes.
+    Each line of a pipe is labelled when it arrives. Several processes share the rows of a file, and
+    the main process writes.
     """
     started = time.monotonic()
     opened = _classifier(config)
@@ -63,12 +63,12 @@ def run(config: Config, sources: Sources, console: Console) -> dict[str, Any] | 
 
 
 def check(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
-    """Checks model, output and every row, without weights and without writing."""
+    """Checks model, output and every row, without loading weights or writing."""
     opened = _classifier(config)
     predictions.check_predictions_file(config.predict)
     labels = list(head_of(opened.config).names)
-    report = {"command": COMMAND, "model": opened.name, "labels": labels}
-    if not (found := sources.of(KEY)):
+    report = {"command": _COMMAND, "model": opened.name, "labels": labels}
+    if not (found := sources.of(_KEY)):
         return report
     with console.watch("reading", _size(found)) as advance:
         data, windows = _windows(config, found, opened, None, console.say, advance)
@@ -79,7 +79,7 @@ def check(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
 def _writer(
     config: Config, made_with: dict[str, Any], console: Console
 ) -> Iterator[predictions.Writer | None]:
-    """The writer of the main process; the others have none."""
+    """The writer on the main process; None on the others."""
     if not is_main_process():
         yield None
         return
@@ -96,10 +96,10 @@ def _summary(
     precision: str,
     console: Console,
 ) -> dict[str, Any] | None:
-    """What was labelled, said; where there is a file of predictions also as the result."""
+    """Reports what was labelled; returns a summary if the predictions are in a file."""
     for name, count in writer.dropped_columns.items():
         console.warn(
-            f"{many(count, 'row')} with a column {name!r}, which the first row does not have: not "
+            f"{many(count, 'row')} with a column {name!r} that the first row does not have: not "
             "written; predict.format=jsonl keeps it"
         )
     if writer.labels:
@@ -110,7 +110,7 @@ def _summary(
         return None
     now = time.monotonic()
     return {
-        "command": COMMAND,
+        "command": _COMMAND,
         "output": config.predict.output,
         "examples": writer.rows,
         "examples_before": before,
@@ -139,7 +139,7 @@ def _input(
     config: Config, sources: Sources
 ) -> Iterator[tuple[Config, Sequence[Source], Pipe | None]]:
     """The config with the files to label, or the pipe whose lines are the rows."""
-    if found := sources.of(KEY):
+    if found := sources.of(_KEY):
         yield config, found, None
         return
     if sys.stdin.isatty():
@@ -155,7 +155,7 @@ def _input(
     with pipe.as_file() as (path, data):
         data = data.changed(test_files=(str(path),))
         config = config.changed(data=data)
-        yield config, Sources(config).of(KEY), None
+        yield config, Sources(config).of(_KEY), None
 
 
 def _windows(
@@ -166,7 +166,7 @@ def _windows(
     say: Callable[[str], None],
     advance: Callable[[int], None],
 ) -> tuple[DataConfig, Iterator[list[Row]]]:
-    """The data section with its columns, and the rows as they are labelled together."""
+    """The data section with its columns, and the rows in the windows that are labelled together."""
     if pipe is None:
         data = classify.resolve_columns(
             config.data,
@@ -200,7 +200,7 @@ def _windows(
 def _made_with(
     config: Config, opened: Pretrained, found: Sequence[Source], data: DataConfig, precision: str
 ) -> dict[str, Any]:
-    """What the predictions in a file hang on; nothing for a pipe, which never comes again."""
+    """What the predictions in a file depend on; nothing for a pipe, which cannot be resumed."""
     if config.predict.output is None or not data.test_files:
         return {}
     settings = config.predict.model_dump(mode="json", exclude={"output", "precision"})
@@ -224,4 +224,4 @@ def _rows(
         number += 1
         yield row
     if not number:
-        raise InputNotFound(f"{KEY} holds no row", where=", ".join(data.test_files))
+        raise InputNotFound(f"{_KEY} holds no row", where=", ".join(data.test_files))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from llmkit.data.blocks import UNSCORED
 from llmkit.data.labels import MULTI, REGRESSION, SINGLE
 from llmkit.evaluation import label_metrics
-from llmkit.inference.classify import THRESHOLD, Numbers
+from llmkit.inference.classify import THRESHOLD, AnyArray
 
 _MAX_COUNTED_TOKENS = 4_000_000
 """Tokens of the training text that are counted; more would not change the frequencies."""
@@ -27,14 +27,14 @@ _Texts = Sequence[str]
 class Baseline(Protocol):
     """A model fitted to training data that predicts labels."""
 
-    def predict(self, texts: _Texts) -> Numbers:
+    def predict(self, texts: _Texts) -> AnyArray:
         """One label per text: a class, a row of 0 and 1, or a number."""
 
 
 class Majority:
     """Predicts the most frequent label for every text; for regression the mean."""
 
-    def __init__(self, kind: str, labels: Numbers) -> None:
+    def __init__(self, kind: str, labels: AnyArray) -> None:
         if kind == SINGLE:
             self.label = np.asarray(np.bincount(labels).argmax())
         elif kind == MULTI:
@@ -42,7 +42,7 @@ class Majority:
         else:
             self.label = np.asarray(labels.mean())
 
-    def predict(self, texts: _Texts) -> Numbers:
+    def predict(self, texts: _Texts) -> AnyArray:
         """The same label for every text."""
         return np.repeat(self.label[None], len(texts), axis=0)
 
@@ -50,7 +50,7 @@ class Majority:
 class TfidfRegression:
     """Logistic regression on the TF-IDF of words and word pairs; ridge regression for numbers."""
 
-    def __init__(self, kind: str, texts: _Texts, labels: Numbers) -> None:
+    def __init__(self, kind: str, texts: _Texts, labels: AnyArray) -> None:
         from sklearn.feature_extraction.text import TfidfVectorizer
 
         # Keeps tokens of one character: sklearn's default pattern drops `I` and most Chinese words.
@@ -63,13 +63,13 @@ class TfidfRegression:
             warnings.simplefilter("ignore")  # labels without examples, and convergence
             self.model.fit(features, labels)
 
-    def predict(self, texts: _Texts) -> Numbers:
+    def predict(self, texts: _Texts) -> AnyArray:
         """The most likely label of each text."""
-        predicted: Numbers = self.model.predict(self.vectorizer.transform(texts))
+        predicted: AnyArray = self.model.predict(self.vectorizer.transform(texts))
         return predicted
 
 
-def fit_baselines(kind: str, texts: _Texts, labels: Numbers) -> dict[str, Baseline]:
+def fit_baselines(kind: str, texts: _Texts, labels: AnyArray) -> dict[str, Baseline]:
     """The baselines, fitted to the training texts and their encoded labels."""
     return {
         "majority": Majority(kind, labels),
@@ -78,7 +78,7 @@ def fit_baselines(kind: str, texts: _Texts, labels: Numbers) -> dict[str, Baseli
 
 
 def score_baselines(
-    baselines: dict[str, Baseline], kind: str, n_classes: int, texts: _Texts, labels: Numbers
+    baselines: dict[str, Baseline], kind: str, n_classes: int, texts: _Texts, labels: AnyArray
 ) -> dict[str, dict[str, float]]:
     """The metrics of each baseline on the examples that the model is measured on."""
     return {
@@ -98,7 +98,7 @@ def _regression(kind: str) -> Any:
     return LogisticRegression(C=10, max_iter=300)
 
 
-def _figures(kind: str, n_classes: int, predicted: Numbers, labels: Numbers) -> dict[str, float]:
+def _figures(kind: str, n_classes: int, predicted: AnyArray, labels: AnyArray) -> dict[str, float]:
     if kind == SINGLE:
         return label_metrics.single_label(label_metrics.count_labels(labels, predicted, n_classes))
     if kind == MULTI:

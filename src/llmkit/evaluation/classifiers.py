@@ -22,7 +22,7 @@ from llmkit.evaluation import bootstrap
 from llmkit.evaluation.baselines import Baseline, Majority, fit_baselines, score_baselines
 from llmkit.evaluation.label_metrics import score_labels
 from llmkit.inference import classify
-from llmkit.inference.classify import THRESHOLD, Classifier, Numbers, probabilities
+from llmkit.inference.classify import THRESHOLD, AnyArray, Classifier, probabilities
 from llmkit.models.classifier import head_of, remembered_columns
 from llmkit.models.control_tokens import control_tokens
 from llmkit.models.pretrained import Pretrained
@@ -44,7 +44,7 @@ class MeasuredClassifier:
 
     name: str
     table: Table
-    outputs: Numbers
+    outputs: AnyArray
     """[rows, labels] logits, or [rows, 1] numbers."""
     figures: dict[str, Any]
 
@@ -141,7 +141,7 @@ def fitted_baselines(table: Table, say: Callable[[str], None]) -> dict[str, Base
     return fit_baselines(table.labels.kind, joined_texts(table), encoded_targets(table))
 
 
-def encoded_targets(table: Table) -> Numbers:
+def encoded_targets(table: Table) -> AnyArray:
     """The labels as the arrays that metrics and baselines take."""
     if table.labels.kind == REGRESSION:
         return table.targets.astype(np.float64)
@@ -248,7 +248,7 @@ def _measured(
     })  # fmt: skip
 
 
-def _outputs(classifier: Classifier, table: Table, processes: Processes, watch: Watch) -> Numbers:
+def _outputs(classifier: Classifier, table: Table, processes: Processes, watch: Watch) -> AnyArray:
     """The classifier's outputs for all rows, which all processes share."""
     with watch("measuring", len(table) // processes.count) as advance:
         return classify.shared_outputs(classifier, table.texts, processes, advance)
@@ -291,7 +291,7 @@ def _comparisons(measured: Sequence[MeasuredClassifier], seed: int) -> Iterator[
         }
 
 
-def _right(measured: MeasuredClassifier) -> Numbers:
+def _right(measured: MeasuredClassifier) -> AnyArray:
     """[rows], whether the prediction of a row is exactly right; always False for regression."""
     table, outputs = measured.table, measured.outputs
     if table.labels.kind == SINGLE:
@@ -302,7 +302,7 @@ def _right(measured: MeasuredClassifier) -> Numbers:
     return np.zeros(len(table), dtype=bool)
 
 
-def _losses(measured: MeasuredClassifier) -> Numbers:
+def _losses(measured: MeasuredClassifier) -> AnyArray:
     """[rows], the loss of each row: cross entropy, or the squared error."""
     table, outputs = measured.table, measured.outputs
     if table.labels.kind == REGRESSION:
@@ -333,7 +333,7 @@ def _names(table: Table, target: Any) -> Any:
     return table.labels.names[int(target)]
 
 
-def _predicted(table: Table, values: Numbers) -> Any:
+def _predicted(table: Table, values: AnyArray) -> Any:
     if table.labels.kind == REGRESSION:
         return float(values[0])
     return _names(table, values >= THRESHOLD if table.labels.kind == MULTI else values.argmax())

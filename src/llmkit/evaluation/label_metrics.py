@@ -14,18 +14,18 @@ from scipy import special
 
 from llmkit.data.labels import MULTI, REGRESSION, SINGLE
 from llmkit.evaluation import bootstrap
-from llmkit.inference.classify import THRESHOLD, Numbers, probabilities
+from llmkit.inference.classify import THRESHOLD, AnyArray, probabilities
 
 BINS = 15
 """Bins of the calibration error (Guo et al. 2017, arXiv 1706.04599)."""
 
-LabelCounts = Mapping[str, Numbers]
+LabelCounts = Mapping[str, AnyArray]
 """`hits`, `predicted` and `actual` per class; for multi-label also `exact` matches and `rows`; for
 regression the sums of `x` (outputs), `y` (labels), their products, and their distances."""
 
 
 def score_labels(
-    kind: str, outputs: Numbers, labels: Numbers, names: Sequence[str], seed: int = 0
+    kind: str, outputs: AnyArray, labels: AnyArray, names: Sequence[str], seed: int = 0
 ) -> dict[str, Any]:
     """Every metric of a problem type, with 95% bootstrap intervals of the main ones.
 
@@ -86,15 +86,15 @@ def per_class(counts: LabelCounts, names: Sequence[str]) -> dict[str, dict[str, 
     }
 
 
-def count_confusions(labels: Numbers, predicted: Numbers, n_classes: int) -> Numbers:
+def count_confusions(labels: AnyArray, predicted: AnyArray, n_classes: int) -> AnyArray:
     """The confusion matrix [actual, predicted] of numbers of examples."""
     from sklearn import metrics
 
-    matrix: Numbers = metrics.confusion_matrix(labels, predicted, labels=range(n_classes))
+    matrix: AnyArray = metrics.confusion_matrix(labels, predicted, labels=range(n_classes))
     return matrix
 
 
-def count_labels(labels: Numbers, predicted: Numbers, n_classes: int) -> dict[str, Numbers]:
+def count_labels(labels: AnyArray, predicted: AnyArray, n_classes: int) -> dict[str, AnyArray]:
     """The counts of single-label predictions [n] against labels [n]."""
     size = {"minlength": n_classes}
     return {
@@ -104,7 +104,7 @@ def count_labels(labels: Numbers, predicted: Numbers, n_classes: int) -> dict[st
     }
 
 
-def count_label_sets(labels: Numbers, predicted: Numbers) -> dict[str, Numbers]:
+def count_label_sets(labels: AnyArray, predicted: AnyArray) -> dict[str, AnyArray]:
     """The counts of multi-label predictions [n, classes] against labels [n, classes]."""
     labels, predicted = labels.astype(bool), predicted.astype(bool)
     return {
@@ -116,7 +116,7 @@ def count_label_sets(labels: Numbers, predicted: Numbers) -> dict[str, Numbers]:
     }
 
 
-def roc_auc(scores: Numbers, positive: Numbers) -> float | None:
+def roc_auc(scores: AnyArray, positive: AnyArray) -> float | None:
     """Probability that a positive example scores above a negative one, ties counting half; None
     unless there are examples of both."""
     from sklearn import metrics
@@ -125,21 +125,21 @@ def roc_auc(scores: Numbers, positive: Numbers) -> float | None:
     return float(metrics.roc_auc_score(positive, scores)) if has_both else None
 
 
-def calibration_error(confidence: Numbers, correct: Numbers) -> float:
+def calibration_error(confidence: AnyArray, correct: AnyArray) -> float:
     """Expected calibration error over 15 equal-width bins (Guo et al. 2017, eq. 3)."""
     bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
     gap = np.bincount(bins, confidence, BINS) - np.bincount(bins, correct, BINS)
     return float(np.abs(gap).sum() / len(confidence))
 
 
-def spearman(x: Numbers, y: Numbers) -> float:
+def spearman(x: AnyArray, y: AnyArray) -> float:
     """Pearson's correlation of the ranks; ties share their mean rank."""
     from scipy import stats
 
     return pearson(stats.rankdata(x), stats.rankdata(y))
 
 
-def pearson(x: Numbers, y: Numbers) -> float:
+def pearson(x: AnyArray, y: AnyArray) -> float:
     """Pearson's correlation; 0 if either is constant, where scipy gives NaN."""
     x, y = x - x.mean(), y - y.mean()
     return _ratio(x @ y, np.sqrt((x @ x) * (y @ y)))
@@ -163,7 +163,7 @@ def _ratio(part: Any, whole: Any) -> float:
 
 
 def _single_label(
-    logits: Numbers, labels: Numbers, names: Sequence[str], seed: int
+    logits: AnyArray, labels: AnyArray, names: Sequence[str], seed: int
 ) -> dict[str, Any]:
     n_classes = len(names)
     log_probability = special.log_softmax(logits, axis=1)
@@ -171,7 +171,7 @@ def _single_label(
     confidence = np.exp(log_probability.max(1))
     counts = count_labels(labels, predicted, n_classes)
 
-    def main_figures(rows: Numbers) -> dict[str, float]:
+    def main_figures(rows: AnyArray) -> dict[str, float]:
         found = single_label(count_labels(labels[rows], predicted[rows], n_classes))
         return {name: found[name] for name in ("accuracy", "f1_macro")}
 
@@ -187,7 +187,7 @@ def _single_label(
 
 
 def _multi_label(
-    logits: Numbers, labels: Numbers, names: Sequence[str], seed: int
+    logits: AnyArray, labels: AnyArray, names: Sequence[str], seed: int
 ) -> dict[str, Any]:
     # log(1 + exp(x)) - xy is the cross entropy of a sigmoid; logaddexp does not overflow.
     loss = np.logaddexp(0, logits) - logits * labels
@@ -195,7 +195,7 @@ def _multi_label(
     predicted = probability >= THRESHOLD
     counts = count_label_sets(labels, predicted)
 
-    def main_figures(rows: Numbers) -> dict[str, float]:
+    def main_figures(rows: AnyArray) -> dict[str, float]:
         found = multi_label(count_label_sets(labels[rows], predicted[rows]))
         return {name: found[name] for name in ("accuracy", "f1_macro", "f1_micro")}
 
@@ -210,11 +210,11 @@ def _multi_label(
 
 
 def _regression(
-    outputs: Numbers, labels: Numbers, _names: Sequence[str], seed: int
+    outputs: AnyArray, labels: AnyArray, _names: Sequence[str], seed: int
 ) -> dict[str, Any]:
     x, y = outputs.reshape(-1), labels.astype(np.float64)
 
-    def main_figures(rows: Numbers) -> dict[str, float]:
+    def main_figures(rows: AnyArray) -> dict[str, float]:
         distance = x[rows] - y[rows]
         return {
             "mse": float((distance**2).mean()),
@@ -231,7 +231,7 @@ def _regression(
     }
 
 
-def _mean_auc(scores: Numbers, positive: Numbers, is_binary: bool) -> float | None:
+def _mean_auc(scores: AnyArray, positive: AnyArray, is_binary: bool) -> float | None:
     """The area under the ROC curve of the second of two classes, else the one-vs-rest mean over
     classes; None if a class has no example, or all of them."""
     classes = [1] if is_binary else range(positive.shape[1])
@@ -240,6 +240,6 @@ def _mean_auc(scores: Numbers, positive: Numbers, is_binary: bool) -> float | No
     return float(np.mean(known)) if len(known) == len(areas) else None
 
 
-def _one_hot(labels: Numbers, n_classes: int) -> Numbers:
-    marks: Numbers = labels[:, None] == np.arange(n_classes)
+def _one_hot(labels: AnyArray, n_classes: int) -> AnyArray:
+    marks: AnyArray = labels[:, None] == np.arange(n_classes)
     return marks

@@ -1,7 +1,7 @@
-"""Continuous batching: many sequences at once, each as if it were alone; more may join any time.
+"""Continuous batching: sequences run together, each as if alone, and more may join at any time.
 
-A prompt is computed once for all its sequences. A sequence that ends leaves its row of the batch,
-and the next one takes it.
+A prompt is computed once for all its sequences. When a sequence ends, the next one takes its row of
+the batch.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from llmkit.inference.sequence import Sequence, append_tokens
 from llmkit.models import rope
 
 AUTO_BATCH = 64
-"""Sequences of a batch where `micro_batch_size` is `auto`: nothing is measured, so that the same
-job has the same batches whenever it resumes."""
+"""Sequences per batch if `micro_batch_size` is `auto`: a constant, so that a resumed job has the
+same batches."""
 PROMPT_TOKENS = 4096
-"""Tokens of prompts, padding included, that are computed at once."""
+"""Maximum number of prompt tokens, padding included, in one forward pass."""
 CACHE_BYTES = 2 << 30
-"""Memory that keys and values may take on a CPU; on an accelerator a third of its own."""
+"""Memory limit of the KV cache on a CPU; on an accelerator, a third of its memory."""
 REFILL_SHARE = 8
-"""Rows wait until one in so many is free: a prompt alone would use the machine badly."""
+"""Refill once one row in this many is free: prefilling single prompts is inefficient."""
 PLAIN_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
-"""Kinds of layers whose whole state is keys and values."""
+"""Layer types whose only state is keys and values."""
 
 
 @dataclass(frozen=True)
 class _Prefilled:
-    """A sequence whose prompt is computed: its row of a cache, and the logits of its first
+    """A sequence whose prompt is computed, with its row of a cache and the logits of its first
     token."""
 
     sequence: Sequence
@@ -50,8 +50,8 @@ class _Prefilled:
 class Engine:
     """A model that generates any number of sequences together, each with its own settings.
 
-    `add` queues a prompt, also while others are generated; every `step` gives each sequence of the
-    running batch a token. In fp32 a sequence is the same alone and in any company.
+    `add` queues a prompt, also while others run; each `step` generates one token for every sequence
+    of the running batch. In fp32 a sequence does not depend on the rest of its batch.
     """
 
     def __init__(
@@ -66,19 +66,19 @@ class Engine:
         self._prefilled: deque[_Prefilled] = deque()
         self._batch = _Batch(_Forward(model))
         self._fitting = self.batch_size
-        """Sequences that memory has room for."""
+        """Maximum number of sequences that fit in memory."""
 
     def sampler(self, settings: GenerationConfig) -> Sampler:
-        """The settings ready for this model; raises what `constraints.constrain` raises."""
+        """A sampler for this model; raises the errors of `constraints.constrain`."""
         own = getattr(self.model, "generation_config", None)
         ends = own.eos_token_id if own is not None else self.model.config.eos_token_id
         ends = end_ids(ends, self.tokenizer.eos_token_id)
         return Sampler(settings, self.tokenizer, ends, self.model.device)
 
     def add(self, prompt: Prompt, sampler: Sampler, is_streamed: bool = False) -> list[Sequence]:
-        """Queues the continuations of a prompt that the settings ask for, behind those that wait.
+        """Queues `num_return_sequences` continuations of a prompt.
 
-        Raises ConfigError where the prompt does not go with a constraint.
+        Raises ConfigError if the prompt cannot be combined with a constraint.
         """
         if self.is_idle:
             self._fitting = self.batch_size
@@ -90,7 +90,7 @@ class Engine:
 
     @torch.inference_mode()
     def abort(self, sequences: Iterable[Sequence]) -> None:
-        """Ends those of the sequences that have not ended; their rows are free for others."""
+        """Ends the sequences that are still running or waiting, and frees their rows."""
         for sequence in sequences:
             if sequence.ended is None:
                 sequence.end("aborted")
@@ -101,13 +101,13 @@ class Engine:
 
     @property
     def is_idle(self) -> bool:
-        """Whether no sequence waits or is being generated."""
+        """Whether no sequence is waiting or running."""
         return not (self._waiting or self._prefilled or self._batch.sequences)
 
     @torch.inference_mode()
     def step(self) -> list[Sequence]:
-        """Lets waiting sequences join and gives each of the batch a token; returns all that got one
-        or ended."""
+        """Admits waiting sequences, then generates a token for each sequence of the batch; returns
+        all that got a token or ended."""
         ended = self._admit()
         if not self._batch.sequences:
             return ended
@@ -131,7 +131,7 @@ class Engine:
         return [each.sequence for each in chosen if each.sequence.ended is not None]
 
     def _prefill(self, wanted: int) -> None:
-        """Computes the next prompts, for as many sequences as are wanted or a few more."""
+        """Computes prompts until at least `wanted` sequences are prefilled, or the pass is full."""
         groups: list[list[Sequence]] = []
         longest = count = 0
         while self._waiting and count < wanted:
@@ -151,7 +151,7 @@ class Engine:
             self._fitting = self._fitting_in_memory(cache.n_bytes_per_token)
 
     def _fitting_in_memory(self, n_bytes_per_token: int) -> int:
-        """How many sequences have room for their keys and values, each as long as the longest."""
+        """The number of sequences whose KV cache fits in memory, each as long as the longest."""
         budget = CACHE_BYTES
         if self.model.device.type == "cuda":
             budget = torch.cuda.get_device_properties(self.model.device).total_memory // 3
@@ -175,7 +175,7 @@ class _Batch:
         return [sequence for sequence in self.rows if sequence is not None]
 
     def join(self, prefilled: list[_Prefilled]) -> None:
-        """Takes sequences in, into free rows first."""
+        """Adds sequences, to free rows first."""
         rest = prefilled
         while rest:
             source = rest[0].cache
@@ -193,8 +193,8 @@ class _Batch:
                 self.rows[row] = each.sequence
 
     def step(self, is_last: bool) -> list[Sequence]:
-        """Gives each sequence a token and frees the rows of those that ended; `is_last` where
-        nobody waits for a row."""
+        """Generates a token for each sequence and frees the rows of those that ended; `is_last` if
+        no sequence is waiting for a row."""
         sequences = self.sequences
         append_tokens(sequences, self._logits())
         self.release_ended()
@@ -206,7 +206,7 @@ class _Batch:
         return sequences
 
     def release_ended(self) -> None:
-        """Frees the rows of sequences that have ended, and the cache after the last of them."""
+        """Frees the rows of ended sequences, and the cache once all have ended."""
         for row, sequence in enumerate(self.rows):
             if sequence is not None and sequence.ended is not None:
                 self.rows[row] = None
@@ -216,7 +216,7 @@ class _Batch:
             self.cache, self.rows = None, []
 
     def _logits(self) -> Tensor:
-        """The logits [sequences, vocabulary] of what follows the newest token of each."""
+        """The logits [sequences, vocabulary] of each sequence's next token."""
         if self.cache is None:
             return self.forward.recomputed(sequence.ids for sequence in self.sequences)
         self._cross_border(self.cache)
@@ -227,37 +227,36 @@ class _Batch:
         return logits if len(taken) == len(logits) else logits[taken]
 
     def _cross_border(self, cache: KVCache) -> None:
-        """Recomputes the sequences that have just become too long for the frequencies of short
-        ones, as transformers does: their keys were made with others."""
+        """Recomputes sequences that have just outgrown the RoPE frequencies of short texts, as
+        transformers does: their cached keys use the short frequencies."""
         if self.forward.border is None:
             return
         for row, sequence in enumerate(self.rows):
             if sequence is not None and len(sequence.ids) == self.forward.border + 1:
                 _, again = self.forward.of_prompts([sequence.ids])
                 assert again is not None
-                again.shorten(1)  # the newest token is computed with those of the others
+                again.shorten(1)  # the newest token is computed together with the other rows
                 cache.put(torch.tensor([row]), again, torch.tensor([0]))
 
 
 class _Forward:
-    """The forward pass of a model whose sequences begin in different columns."""
+    """The forward pass over rows that begin in different columns."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
         self.accepts = frozenset(inspect.signature(model.forward).parameters)
         self.border = rope.border(model)
-        """Maximum number of tokens with the frequencies of a short text, see `rope.border`."""
+        """Maximum number of tokens with the frequencies of short texts, see `rope.border`."""
         kinds = set(getattr(model.config, "layer_types", None) or PLAIN_LAYERS)
-        # A model of a user's own may compute every text whole.
+        # A custom model may have no cache and recompute the whole text.
         caches = model.can_generate() and model._supports_default_dynamic_cache()
         self.has_plain_cache = kinds <= PLAIN_LAYERS and bool(caches)
 
     def __call__(self, ids: Tensor, begins: Tensor, cache: KVCache) -> Tensor:
-        """The logits [rows, vocabulary] after the ids [rows, new columns] behind those of the
-        cache.
+        """The logits [rows, vocabulary] after the ids [rows, new columns] that follow the cache.
 
-        The columns before a row's begin are padding. Where there is none, no mask is given:
-        attention takes its fastest way then.
+        The columns before a row's begin are padding. Without padding, no mask is passed: attention
+        is fastest then.
         """
         device, columns = self.model.device, torch.arange(cache.length + ids.shape[1])
         options: dict[str, Any] = {}
@@ -275,7 +274,7 @@ class _Forward:
         return logits
 
     def of_prompts(self, prompts: list[tuple[int, ...]]) -> tuple[Tensor, KVCache | None]:
-        """The logits [prompts, vocabulary] after each prompt, and their cache; none for a model
+        """The logits [prompts, vocabulary] after each prompt, and their cache; no cache for a model
         whose state is more than keys and values."""
         if not self.has_plain_cache:
             return self.recomputed(prompts), None
@@ -287,6 +286,6 @@ class _Forward:
         return logits, cache
 
     def recomputed(self, texts: Iterable[tuple[int, ...]]) -> Tensor:
-        """The logits [texts, vocabulary] after texts that are computed whole, one by one."""
+        """The logits [texts, vocabulary] after each text, computed whole and one at a time."""
         rows = [torch.tensor([ids], device=self.model.device) for ids in texts]
         return torch.cat([self.model(input_ids=r, use_cache=False).logits[:, -1] for r in rows])

@@ -1,4 +1,4 @@
-"""Beam search, which transformers does well: one prompt at a time, so that none is padded."""
+"""Beam search by transformers, one prompt at a time, so that nothing is padded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from llmkit.inference.sampler import Sampler
 
 @torch.inference_mode()
 def search(engine: Engine, prompt: Prompt, sampler: Sampler) -> list[Sample]:
-    """The best `num_return_sequences` of `num_beams` continuations, the best first."""
+    """The best `num_return_sequences` of `num_beams` continuations, best first."""
     ids = torch.tensor([prompt.ids], device=engine.model.device)
     stop: dict[str, Any] = {}
     if sampler.settings.stop:

@@ -1,8 +1,8 @@
-"""What a finished classifier says of texts: each the same in whatever company it comes.
+"""Classify texts with a trained model; a prediction does not depend on the rest of its batch.
 
-Texts of like length go through the model together, so that hardly anything is padded. How far a
-text is padded depends on its own length alone; in fp32 every batch of that length has the same
-shape too, since the last bits of a matrix product depend on it.
+Texts of similar length are batched together, so that there is little padding. The padded length of
+a text depends only on its own length; in fp32 all batches of that length also have the same shape,
+because the last bits of a matrix product depend on it.
 """
 
 from __future__ import annotations
@@ -40,25 +40,25 @@ from llmkit.models.pretrained import Pretrained
 from llmkit.reporting.predictions import DIGITS, Prediction
 
 THRESHOLD = 0.5
-"""Probability from which a label of a multi-label problem is given."""
+"""Minimum probability of a predicted label in a multi-label problem."""
 
-BATCH_TOKENS = {"cpu": 1024, "cuda": 32768}
-"""Tokens of one batch: enough to keep the device busy."""
+_BATCH_TOKENS = {"cpu": 1024, "cuda": 32768}
+"""Tokens per batch: enough to keep the device busy."""
 
 STEPS_PER_OCTAVE = 16
-"""Lengths between one power of two and the next that texts are padded to."""
+"""Padded lengths per power of two."""
 
 WINDOW_ROWS, WINDOW_CHARACTERS = 8192, 8 << 20
-"""Rows that are sorted by length together: as many, or as long in all."""
+"""Maximum number of rows, and of characters in all, that are sorted by length together."""
 
 ALL = "*"
 
-Numbers = NDArray[Any]
+AnyArray = NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A finished classifier, on its device."""
+    """A trained classifier on its device."""
 
     model: PreTrainedModel
     encoder: Encoder
@@ -71,7 +71,7 @@ class Classifier:
         texts: Sequence[tuple[str, ...]],
         advance: Callable[[int], None] = lambda n_texts: None,
     ) -> NDArray[np.float32]:
-        """The logits [texts, labels], or the number of each text in a regression."""
+        """The logits [texts, labels], or for regression the numbers [texts, 1]."""
         encoded = self.encoder.encode(texts)
         logits = np.zeros((len(texts), len(self.head.names)), dtype=np.float32)
         device = self.model.device
@@ -86,10 +86,9 @@ class Classifier:
         return logits
 
     def _batches(self, encoded: Encoded) -> Iterator[tuple[NDArray[np.int64], int]]:
-        """Rows that go through the model together, and the length that all are padded to; row -1
-        fills up."""
+        """The rows of each batch and their padded length; row -1 fills up a batch."""
         lengths = padded_lengths(encoded.lengths)
-        budget = BATCH_TOKENS.get(self.model.device.type, 1024)
+        budget = _BATCH_TOKENS.get(self.model.device.type, 1024)
         for length in np.unique(lengths).tolist():
             rows, size = np.flatnonzero(lengths == length), max(1, budget // length)
             for first in range(0, len(rows), size):
@@ -100,18 +99,18 @@ class Classifier:
 
 
 def check_classifier(pretrained: Pretrained) -> None:
-    """Raises DataError for a model that is no classifier."""
+    """Raises DataError for a model that is not a classifier."""
     if not is_classifier(pretrained.config):
         kind = (pretrained.config.architectures or ["model without a head"])[0]
         raise DataError(
-            f"the model is a {kind}, and no classifier",
+            f"the model is a {kind}, not a classifier",
             where=f"model.name_or_path={pretrained.name}",
             next="give the run directory of `llmkit finetune`, or another sequence classifier",
         )
 
 
 def open_classifier(pretrained: Pretrained, device: torch.device, precision: str) -> Classifier:
-    """The classifier with its weights, which reads texts as its own tokenizer does."""
+    """Loads a classifier with its weights and its own tokenizer."""
     check_classifier(pretrained)
     config, tokenizer = pretrained.config, pretrained.own_tokenizer
     set_padding(tokenizer)
@@ -129,7 +128,7 @@ def shared_outputs(
     processes: Processes | None,
     advance: Callable[[int], None] = lambda n_texts: None,
 ) -> NDArray[np.float64]:
-    """What the classifier says of all texts [texts, labels]; several processes share them."""
+    """The outputs for all texts [texts, labels]; several processes share the work."""
     if processes is None:
         return classifier.outputs(texts, advance).astype(np.float64)
     share = len(texts) / processes.count
@@ -141,9 +140,9 @@ def shared_outputs(
     return found
 
 
-def probabilities(kind: str, outputs: Numbers) -> Numbers:
+def probabilities(kind: str, outputs: AnyArray) -> AnyArray:
     """The probability of each label from logits [n, classes]: softmax, or for multi-label a sigmoid
-    each; the numbers of a regression stay as they are. In float64."""
+    each; regression outputs are unchanged. In float64."""
     outputs = outputs.astype(np.float64)
     each = {SINGLE: lambda logits: special.softmax(logits, axis=1), MULTI: special.expit}
     return each[kind](outputs) if kind in each else outputs
@@ -155,10 +154,10 @@ def classify_rows(
     columns: Sequence[str],
     processes: Processes | None = None,
 ) -> Iterator[list[Prediction]]:
-    """Predictions for the rows in their order, a window at a time; `columns` are repeated.
+    """Predictions for the rows in order, a window at a time, with `columns` copied from the rows.
 
-    Several processes share each window, and each gets all predictions. Raises DataError for columns
-    that a row does not have.
+    Several processes share each window, and each gets all predictions. Raises DataError for a
+    column that a row does not have.
     """
     for window in windows:
         outputs = shared_outputs(classifier, [row.texts for row in window], processes)
@@ -169,8 +168,8 @@ def classify_rows(
         ]
 
 
-def prediction_of(head: Head, row: Row, values: Numbers, columns: Sequence[str]) -> Prediction:
-    """What the head's values for a row say."""
+def prediction_of(head: Head, row: Row, values: AnyArray, columns: Sequence[str]) -> Prediction:
+    """The prediction for a row from the head's values."""
     rounded = [round(value, DIGITS) for value in values.tolist()]
     repeated = _repeated(row, columns)
     kept = {**row.named, **repeated}
@@ -186,7 +185,7 @@ def prediction_of(head: Head, row: Row, values: Numbers, columns: Sequence[str])
 
 
 def row_windows(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    """The rows in windows of bounded size, so that any number of them takes bounded memory."""
+    """The rows in windows of bounded size, so that memory is bounded for any number of rows."""
     window: list[Row] = []
     characters = 0
     for row in rows:
@@ -200,7 +199,7 @@ def row_windows(rows: Iterable[Row]) -> Iterator[list[Row]]:
 
 
 def skip_rows(windows: Iterable[list[Row]], rows: int) -> Iterator[list[Row]]:
-    """What follows so many rows, in windows."""
+    """The windows without the first `rows` rows."""
     for window in windows:
         if kept := window[rows:]:
             yield kept
@@ -208,7 +207,7 @@ def skip_rows(windows: Iterable[list[Row]], rows: int) -> Iterator[list[Row]]:
 
 
 def check_first_row(rows: Iterator[Row], columns: Sequence[str]) -> Iterator[Row]:
-    """The same rows, after a look at the first: whether it can be read, and has the columns."""
+    """The same rows, after checking that the first can be read and has the columns."""
     first = next(rows, None)
     if first is None:
         return iter(())
@@ -224,7 +223,7 @@ def _repeated(row: Row, columns: Sequence[str]) -> dict[str, Any]:
             raise DataError(
                 f"there is no column {name!r} besides the text",
                 where=f"predict.columns; {row.path} row {row.number}",
-                next=f"write some of {', '.join(row.extra) or 'none: there is no other column'}",
+                next=f"choose from {', '.join(row.extra) or 'none: there is no other column'}",
             )
     return {name: row.extra[name] for name in columns}
 
@@ -232,30 +231,30 @@ def _repeated(row: Row, columns: Sequence[str]) -> dict[str, Any]:
 def resolve_columns(
     data: DataConfig,
     config: PretrainedConfig,
-    settle: Callable[[DataConfig], DataConfig],
+    find_columns: Callable[[DataConfig], DataConfig],
     is_labelled: bool = False,
 ) -> DataConfig:
-    """The data section with its columns: as given, as the classifier was trained on, or as found.
+    """The data section with its columns: as given, as in training, or as found in the rows.
 
-    `settle` finds them in the rows, and raises DataError where a column is missing or unclear; so
-    does this for single texts where the model reads pairs, and the reverse.
+    `find_columns` finds them in the rows, and raises DataError if a column is missing or ambiguous.
+    Also raises DataError for single texts if the model was trained on pairs, and vice versa.
     """
     keys = ["text_column", *(["label_column"] if is_labelled else [])]
     noted = {key: remembered_columns(config, key) for key in keys if getattr(data, key) is None}
     trained = {key: each if len(each) > 1 else each[0] for key, each in noted.items() if each}
     found = None
     for some in [trained, *({key: column} for key, column in trained.items())]:
-        with suppress(DataError):  # a file of its own, with other columns
-            found = found or settle(data.changed(**some))
-    found = found or settle(data)
+        with suppress(DataError):  # the file has other columns than the training data
+            found = found or find_columns(data.changed(**some))
+    found = found or find_columns(data)
     where = ", ".join(data.test_files) or "stdin"
     check_number_of_texts(config, found.text_column, where)
     return found
 
 
 def check_number_of_texts(config: PretrainedConfig, text_column: Any, where: str) -> None:
-    """Raises DataError where the model was trained on pairs of texts and a row has one, or the
-    reverse."""
+    """Raises DataError if the model was trained on pairs of texts and a row has one text, or vice
+    versa."""
     trained = remembered_columns(config)
     given = text_column if isinstance(text_column, tuple) else (text_column,)
     if not trained or (len(trained) == 2) == (len(given) == 2):
@@ -263,19 +262,19 @@ def check_number_of_texts(config: PretrainedConfig, text_column: Any, where: str
     names = " and ".join(map(repr, trained))
     pairs = len(trained) == 2
     raise DataError(
-        f"the model was trained on pairs of texts, from the columns {names}; here is one text"
+        f"the model was trained on pairs of texts, from columns {names}; these rows have one text"
         if pairs
-        else f"the model was trained on one text, from {names}; here are two, "
+        else f"the model was trained on one text, from {names}; these rows have two, "
         f"{' and '.join(map(repr, given))}",
         where=where,
         next="give rows with both columns (other names: data.text_column=[FIRST, SECOND])"
         if pairs
-        else "name the one column of the text: data.text_column=NAME",
+        else "name the single text column: data.text_column=NAME",
     )
 
 
 def padded_lengths(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The lengths that texts are padded to: up by a sixteenth at most, so that there are few."""
+    """The lengths that texts are padded to: rounded up by at most 1/16, so that few differ."""
     octaves = np.floor(np.log2(np.maximum(1, lengths))).astype(np.int64)
     step = np.maximum(1, 2**octaves // STEPS_PER_OCTAVE)
     return np.maximum(1, -(-lengths // step) * step)

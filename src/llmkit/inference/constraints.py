@@ -1,4 +1,4 @@
-"""Forms that a text must have: one of given strings, a regular expression, a JSON schema."""
+"""Constraints on generated text: a choice of strings, a regular expression, or a JSON schema."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from llmkit.models.tokenizer import prompt_ids
 
 
 class Constraint(Protocol):
-    """A form that one text must have; it sees every token of it."""
+    """The constraint on one text; it is advanced by every token."""
 
     def allowed(self) -> Sequence[int] | Tensor:
-        """The tokens that may come next: ids, or a mask over the vocabulary."""
+        """The allowed next tokens: ids, or a mask over the vocabulary."""
 
     def take(self, token: int) -> None:
-        """Advances by a token that was allowed."""
+        """Advances by an allowed token."""
 
     def complete(self) -> bool:
-        """Whether nothing may follow."""
+        """Whether no token may follow."""
 
 
 Constrain = Callable[[Prompt], Constraint]
-"""Makes a fresh constraint for a text that continues a prompt."""
+"""Makes a new constraint for a text that continues a prompt."""
 
 
 class Choice:
-    """One of several token sequences, as a path in their tree."""
+    """One of several token sequences."""
 
     def __init__(self, choices: Sequence[tuple[int, ...]], ends: Sequence[int]) -> None:
         self.left, self.ends = list(choices), tuple(ends)
@@ -46,7 +46,7 @@ class Choice:
         self.ended = False
 
     def allowed(self) -> Sequence[int]:
-        """The next tokens of the choices that are still open; the end where one is complete."""
+        """The next tokens of the remaining choices, and the end tokens if one is complete."""
         following = {ids[self.taken] for ids in self.left if len(ids) > self.taken}
         finished = any(len(ids) == self.taken for ids in self.left)
         return sorted(following | set(self.ends)) if finished else sorted(following)
@@ -63,33 +63,33 @@ class Choice:
 
 
 class Grammar:
-    """A regular expression or JSON schema, followed by llguidance."""
+    """A regular expression or JSON schema, enforced by llguidance."""
 
     def __init__(self, matcher: Any) -> None:
         self.matcher = matcher
 
     def allowed(self) -> Tensor:
-        """Which tokens of the vocabulary keep the text in its form."""
+        """A mask of the tokens that keep the text valid."""
         words = torch.frombuffer(bytearray(self.matcher.compute_bitmask()), dtype=torch.int32)
         bits = words[:, None] >> torch.arange(32, dtype=torch.int32)
         return (bits & 1).flatten().bool()
 
     def take(self, token: int) -> None:
-        """Moves on by a token."""
+        """Advances by a token."""
         self.matcher.consume_token(token)
 
     def complete(self) -> bool:
-        """Whether the text has its form and nothing can be added."""
+        """Whether the text is valid and nothing can be added."""
         return bool(self.matcher.is_stopped())
 
 
 def constrain(
     settings: GenerationConfig, tokenizer: PreTrainedTokenizerBase, ends: Sequence[int]
 ) -> Constrain | None:
-    """What the settings ask a text to be, if anything.
+    """The constraint of the settings, if any.
 
-    Raises ConfigError for choices that the tokenizer cannot write or that are longer than
-    `max_new_tokens`, and for a form that is none; UsageError where llguidance is not installed.
+    Raises ConfigError for choices that the tokenizer cannot encode or that are longer than
+    `max_new_tokens`, and for an invalid grammar; UsageError if llguidance is not installed.
     """
     if settings.choices:
         _check_ends(settings.choices, ends)
@@ -104,7 +104,7 @@ def constrain(
     if error := library.LLMatcher.validate_grammar(grammar, table):
         key = "regex" if settings.regex is not None else "json_schema"
         raise ConfigError(
-            f"this is no form that llguidance can follow: {error.strip().splitlines()[0]}",
+            f"llguidance does not accept this grammar: {error.strip().splitlines()[0]}",
             where=f"generation.{key}",
             next="correct it; look-around and back references are not supported",
         )
@@ -112,7 +112,7 @@ def constrain(
 
 
 def _choice_ids(text: str, prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """The tokens of a choice behind a prompt: as they stand there if the two part cleanly."""
+    """The tokens of a choice after a prompt: tokenized together if they split at the border."""
     together = prompt_ids(tokenizer, prompt.text + text)
     size = len(prompt.ids)
     ids = together[size:] if together[:size] == prompt.ids else ()
@@ -121,9 +121,9 @@ def _choice_ids(text: str, prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -
     decoded = tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
     if decoded.strip() != text.strip():
         raise ConfigError(
-            f"the tokenizer cannot write {text!r}; it makes {decoded!r} of it",
+            f"the tokenizer cannot encode {text!r}; it decodes to {decoded!r}",
             where="generation.choices",
-            next="leave it out, or spell it with characters that the tokenizer knows",
+            next="remove it, or spell it with characters that the tokenizer knows",
         )
     if len(ids) > prompt.max_new_tokens:
         raise ConfigError(
@@ -138,9 +138,9 @@ def _check_ends(choices: Sequence[str], ends: Sequence[int]) -> None:
     longer = [(a, b) for a in choices for b in choices if a != b and b.startswith(a)]
     if longer and not ends:
         raise ConfigError(
-            f"{longer[0][0]!r} begins {longer[0][1]!r}, and the model has no token to end a text",
+            f"{longer[0][0]!r} is a prefix of {longer[0][1]!r}, and the model has no end token",
             where="generation.choices",
-            next="make them differ before one ends",
+            next="choose strings none of which is a prefix of another",
         )
 
 

@@ -1,4 +1,4 @@
-"""Tokens become text: whole characters only, and nothing of a stop string."""
+"""Detokenization: whole characters only, up to the first stop string."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from transformers import PreTrainedTokenizerBase
 
 CONTEXT = 16
-"""Last tokens of the prompt that the first new ones are decoded with: spaces depend on them."""
+"""Last tokens of the prompt that are decoded with the first new ones: spaces depend on them."""
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 
 
 class Detokenizer:
-    """The text of one sequence so far: with `at_once` after every token, else when it is closed.
+    """The text of one sequence: with `at_once` decoded after every token, otherwise on `close`.
 
-    Only the tokens since the last whole character are decoded anew, so a long text costs no more
+    Only the tokens since the last whole character are decoded again, so a long text costs no more
     per token than a short one.
     """
 
@@ -43,17 +43,17 @@ class Detokenizer:
             self._append(decoded)
 
     def with_next(self, token: int, before: int) -> str:
-        """What one more token would add, and so many characters before it."""
+        """The text that one more token would add, preceded by the last `before` characters."""
         fresh = self._decode([*self._ids, token])[len(self._known) :]
         return self.text[max(0, len(self.text) - before) :] + fresh
 
     def close(self) -> None:
-        """Adds what is left of a character that was never completed."""
+        """Adds the rest of an incomplete character."""
         if not self.stopped:
             self._append(self._decode())
 
     def new_text(self, final: bool) -> str:
-        """The text since the last call; what may be the beginning of a stop string waits."""
+        """The text since the last call; a possible start of a stop string is held back."""
         end = len(self.text) if final else len(self.text) - self._held()
         new, self._returned = self.text[self._returned : end], max(self._returned, end)
         return new
@@ -62,7 +62,7 @@ class Detokenizer:
         fresh = decoded[len(self._known) :]
         if not fresh:
             return
-        # A stop string may begin in what was there and end in what is new.
+        # A stop string may begin in the old text and end in the new.
         longest = max(map(len, self.stop), default=1)
         begin = max(0, len(self.text) - longest + 1)
         self.text += fresh
@@ -74,7 +74,7 @@ class Detokenizer:
             self.text, self.stopped = self.text[: min(found)], True
 
     def _held(self) -> int:
-        """Length of the longest end of the text that begins a stop string."""
+        """Length of the longest suffix of the text that is a prefix of a stop string."""
         longest = max((len(each) - 1 for each in self.stop), default=0)
         for size in range(min(longest, len(self.text)), 0, -1):
             if any(each.startswith(self.text[-size:]) for each in self.stop):

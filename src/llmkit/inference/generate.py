@@ -1,4 +1,4 @@
-"""Closed lists of prompts: all their samples in order, by the engine or by beams."""
+"""Generate the samples of a fixed list of prompts in order, with the engine or beam search."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from llmkit.inference import beams
 from llmkit.inference import prompts as prompting
 from llmkit.inference.batching import Engine
 from llmkit.inference.prompts import Prompt
-from llmkit.inference.requests import Request
+from llmkit.inference.requests import PromptRequest
 from llmkit.inference.sample import Sample
 from llmkit.inference.sampler import Sampler
 from llmkit.inference.sequence import Sequence
 
-Messages = Series[Mapping[str, str]]
+_Messages = Series[Mapping[str, str]]
 
 
-def samples(
+def generate_samples(
     engine: Engine,
     prompts: Collection[Prompt],
     sampler: Sampler,
@@ -30,10 +30,10 @@ def samples(
     on_text: Callable[[Sequence, str], None] | None = None,
 ) -> Iterator[Sample]:
     """The samples of each prompt, prompt by prompt and index by index, each as soon as those before
-    it are finished, from an engine that nobody else uses.
+    it are finished, from an engine that has no other sequences.
 
-    `tick` is called at every step and may raise to stop; `on_text` gets the new text of each
-    sequence while it is generated, in whole characters.
+    `tick` is called at every step and may raise to stop; `on_text` receives the new text of each
+    sequence as it is generated, in whole characters.
     """
     if sampler.settings.num_beams > 1:
         for prompt in prompts:
@@ -60,26 +60,26 @@ def samples(
         engine.abort(chain(left, *added.values()))
 
 
-def answers(
+def generate_responses(
     engine: Engine,
-    conversations: Collection[Messages],
+    conversations: Collection[_Messages],
     sampler: Sampler,
     seed: int,
     advance: Callable[[int], None] = lambda n: None,
 ) -> list[str]:
-    """The model's answer in place of the last message of each conversation.
+    """Generates the last message of each conversation.
 
-    `advance` is called with 1 after each answer and with 0 at every step, and may raise to stop.
+    `advance` is called with 1 after each response and with 0 at every step, and may raise to stop.
     Raises DataError for a conversation that leaves no room in the context.
     """
     asked: list[Prompt] = []
     for number, messages in enumerate(conversations, 1):
         ids = prompting.chat_ids(messages[:-1], engine.tokenizer)
-        request = Request(messages[-2]["content"], f"conversation {number}")
+        request = PromptRequest(messages[-2]["content"], f"conversation {number}")
         config = engine.model.config
         asked.append(prompting.fitted(request, ids, config, sampler.settings, seed))
     texts = []
-    for sample in samples(engine, asked, sampler, tick=lambda: advance(0)):
+    for sample in generate_samples(engine, asked, sampler, tick=lambda: advance(0)):
         if sample.index == 0:
             texts.append(sample.text)
             advance(1)
@@ -95,8 +95,8 @@ def continuations(
 ) -> list[str]:
     """`settings.num_return_sequences` continuations of a prompt's token ids, without the prompt.
 
-    The prompt and what follows stay within the model's positions. Random state and training mode
-    of the model are as before afterwards.
+    The prompt is cut from the left to fit the context. The global random state and the model's
+    training mode do not change.
     """
     limit = prompting.context(model.config)
     kept = tuple(ids if limit is None else ids[-(limit - 1) :])
@@ -105,6 +105,8 @@ def continuations(
     model.eval()
     try:
         engine = Engine(model, tokenizer, settings.micro_batch_size)
-        return [sample.text for sample in samples(engine, [prompt], engine.sampler(settings))]
+        return [
+            sample.text for sample in generate_samples(engine, [prompt], engine.sampler(settings))
+        ]
     finally:
         model.train(training)

@@ -1,8 +1,8 @@
 """The KV cache of a running batch: sequences join, leave and grow without a copy at each token.
 
-Every row ends in the same column, the newest; what is left of a row's first token is padding.
-A cache that grows by concatenation, as transformers' does, is copied whole at every token; this
-one allocates columns ahead.
+All rows end in the same, newest column; columns before a row's first token are padding. The cache
+of transformers grows by concatenation and is copied at every token; this one allocates columns
+ahead.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 ROOM = 64
 """Columns that are allocated ahead."""
-FREE = 1 << 60
-"""Start of a row without a sequence: far beyond all columns."""
+_FREE = 1 << 60
+"""Start of a row without a sequence, beyond all columns."""
 ADDED = -1
-"""Stands for a new row among those to keep."""
+"""Marks a new row among the rows to keep."""
 
 
 class KVLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers comes without types
@@ -29,14 +29,14 @@ class KVLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers comes with
         self.length = 0
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Makes the buffers at the first tokens, with their shape and type."""
+        """Allocates the buffers with the shape and type of the first tokens."""
         self.keys, self.values = torch.zeros_like(key_states), torch.zeros_like(value_states)
         self.is_initialized = True
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """Appends columns and returns all that are filled."""
+        """Appends columns and returns all filled ones."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         end = self.length + key_states.shape[2]
@@ -46,63 +46,63 @@ class KVLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers comes with
         return self.keys[:, :, :end], self.values[:, :, :end]
 
     def rebuild(self, rows: Tensor, length: int, columns: int) -> None:
-        """Keeps these rows: the newest `length` columns, or all and padding on the left, in buffers
-        of `columns`."""
+        """Keeps these rows with their newest `length` columns, padded on the left if there are
+        fewer, in buffers of `columns`."""
         self.keys = _rebuilt(self.keys[:, :, : self.length], rows, length, columns)
         self.values = _rebuilt(self.values[:, :, : self.length], rows, length, columns)
         self.length = length
 
     def put(self, rows: Tensor, other: KVLayer, other_rows: Tensor, width: int) -> None:
-        """Copies the newest `width` columns of rows of another layer to the end of rows here."""
+        """Copies the newest `width` columns of another layer's rows to the end of rows here."""
         begin = self.length - width
         source = slice(other.length - width, other.length)
         self.keys[rows, :, begin : self.length] = other.keys[other_rows, :, source]
         self.values[rows, :, begin : self.length] = other.values[other_rows, :, source]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Columns that the next queries see, and the number of the first."""
+        """The number of columns that the next queries see, and the index of the first."""
         return self.length + query_length, 0
 
     def get_seq_length(self) -> int:
-        """Columns that are filled."""
+        """The number of filled columns."""
         return self.length
 
     def get_max_length(self) -> int:
-        """No limit."""
+        """-1: there is no limit."""
         return -1
 
 
 class KVCache(Cache):  # type: ignore[misc]  # transformers comes without types
-    """The layers of a model, all filled alike, and the column in which each row starts."""
+    """The layers of a model, all filled to the same column, and the start column of each row."""
 
     def __init__(self) -> None:
         super().__init__(layer_class_to_replicate=KVLayer)
         self.starts = torch.zeros(0, dtype=torch.long)
-        """Column of each row's first token; far beyond all columns for a row without a sequence."""
+        """Column of each row's first token; beyond all columns for a row without a sequence."""
 
     @property
     def length(self) -> int:
-        """Columns that are filled."""
+        """The number of filled columns."""
         return self.layers[0].length if self.layers else 0
 
     @property
     def n_bytes_per_token(self) -> int:
-        """Memory of one column of one row over all layers."""
+        """Bytes of one column of one row over all layers."""
         tensors = [each for layer in self.layers for each in (layer.keys, layer.values)]
         return sum(t.shape[1] * t.shape[3] * t.element_size() for t in tensors)
 
     def begins(self) -> Tensor:
-        """The first column that each row sees: in a free one, the column that comes next."""
+        """The first column that each row sees; for a free row, the next column."""
         return self.starts.clamp(max=self.length)
 
     def make_room(self) -> None:
-        """Makes room for at least one more column; padding that all rows share is dropped."""
+        """Makes room for at least one more column; drops padding that all rows share."""
         if self.layers[0].keys.shape[2] == self.length:
             self.keep(torch.arange(len(self.starts)))
 
     def release(self, row: int) -> None:
         """Frees a row."""
-        self.starts[row] = FREE
+        self.starts[row] = _FREE
 
     def keep(self, rows: Tensor) -> None:
         """Keeps only these rows, in this order."""
@@ -114,7 +114,7 @@ class KVCache(Cache):  # type: ignore[misc]  # transformers comes without types
             layer.length -= columns
 
     def copy_of(self, rows: Tensor) -> KVCache:
-        """A new cache that starts with copies of these rows."""
+        """A new cache with copies of these rows."""
         made = KVCache()
         made.starts = self.starts
         for layer in self.layers:
@@ -126,8 +126,8 @@ class KVCache(Cache):  # type: ignore[misc]  # transformers comes without types
         return made
 
     def put(self, rows: Tensor, other: KVCache, other_rows: Tensor) -> None:
-        """Copies rows of another cache into rows of this one, which grows where rows are missing or
-        the new ones are longer than all that is here."""
+        """Copies rows of another cache into rows of this one, which grows if rows are missing or
+        the new ones are longer than all present rows."""
         widths = other.length - other.starts[other_rows]
         length = max(self.length, int(widths.max()))
         missing = max(0, int(rows.max()) + 1 - len(self.starts))
@@ -140,7 +140,7 @@ class KVCache(Cache):  # type: ignore[misc]  # transformers comes without types
 
     def _rebuild(self, rows: Tensor, length: int) -> None:
         moved = self.starts[rows] + (length - self.length)
-        self.starts = torch.where(rows == ADDED, FREE, moved)
+        self.starts = torch.where(rows == ADDED, _FREE, moved)
         for layer in self.layers:
             layer.rebuild(rows.to(layer.keys.device), length, length + ROOM)
 
@@ -148,7 +148,7 @@ class KVCache(Cache):  # type: ignore[misc]  # transformers comes without types
 def _rebuilt(states: Tensor, rows: Tensor, length: int, columns: int) -> Tensor:
     heads, filled, size = states.shape[1:]
     kept = min(filled, length)
-    # Zeros, not whatever was in memory: a masked column must still be a finite number.
+    # Zeros rather than uninitialized memory: masked columns must be finite, too.
     made = states.new_zeros(len(rows), heads, columns, size)
     old = rows != ADDED
     made[old, :, length - kept : length] = states[:, :, filled - kept :][rows[old]]

@@ -1,4 +1,4 @@
-"""The model that writes: its config and tokenizer first, so that faults cost no weights."""
+"""Load a language model for generation, config and tokenizer first, so that errors come early."""
 
 from __future__ import annotations
 
@@ -15,43 +15,42 @@ from llmkit.models.kernels import int8
 from llmkit.models.pretrained import Pretrained
 
 
-def opened(config: Config) -> Pretrained:
-    """The named model, without its weights, which can write; raises what `checked` does."""
+def open_language_model(config: Config) -> Pretrained:
+    """The configured model without its weights, checked as `checked` does."""
     return checked(pretrained.of_config(config))
 
 
 def checked(model: Pretrained | None) -> Pretrained:
-    """A model that can write.
+    """A model that can generate text.
 
-    Raises UsageError where no model is named, and DataError for one that is no causal language
-    model.
+    Raises UsageError if no model is named, and DataError if it is not a causal language model.
     """
     if model is None:
-        raise UsageError("there is no model", next="name one with --model")
+        raise UsageError("no model is named", next="name one with --model")
     model.check_causal()
     return model
 
 
 def constraint(config: Config, model: Pretrained) -> Constrain | None:
-    """The form that the texts must have, checked as far as it can be without the model."""
+    """The constraint on the texts, checked as far as possible without the model."""
     ends = end_ids(getattr(model.config, "eos_token_id", None), model.tokenizer.eos_token_id)
     return constraints.constrain(config.generation, model.tokenizer, ends)
 
 
 def usual_device() -> torch.device:
-    """Where texts are written: on an accelerator where there is one."""
+    """The device to generate on: an accelerator if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def resolved(config: Config, device: torch.device) -> Config:
-    """The config with the precision that texts are written in on a device.
+    """The config with its precision for generation resolved for a device.
 
-    Raises ConfigError for int8 weights on another device than a CPU.
+    Raises ConfigError for int8 weights on any device but a CPU.
     """
     settings, on_cpu = config.generation, device.type == "cpu"
     if settings.weights == "int8" and not on_cpu:
         raise ConfigError(
-            "int8 weights are made for a CPU", where="generation.weights", next="leave it out"
+            "int8 weights need a CPU", where="generation.weights", next="remove this key"
         )
     precision = settings.precision
     if settings.weights == "int8":
@@ -63,20 +62,20 @@ def resolved(config: Config, device: torch.device) -> Config:
 
 
 def warning_of_precision(settings: GenerationConfig, n_texts: int) -> str | None:
-    """A sentence where texts that are written together may change one another."""
+    """A warning if texts that are generated together may affect each other."""
     if settings.precision == "fp32" or n_texts < 2:
         return None
     exact = "generation.precision=fp32"
     if settings.weights == "int8":
         exact += " generation.weights=full"
     return (
-        "the texts are computed in bf16, where a text of the same seed may differ from the one "
-        f"that is written alone or in another batch; {exact} keeps them the same"
+        "the texts are generated in bf16, where a text may depend on the others of its batch; "
+        f"{exact} makes texts independent of the batch"
     )
 
 
 def engine(config: Config, opened: Pretrained, device: torch.device | None = None) -> Engine:
-    """The model on its device, with the asked precision and weights, ready to write."""
+    """Loads the model on its device in the configured precision, ready to generate."""
     device = device or usual_device()
     settings = resolved(config, device).generation
     model = load.load_model(opened, build.LANGUAGE_MODEL).eval()

@@ -1,4 +1,4 @@
-"""Prompts as token ids: with chat template, within the context, each with its own randomness."""
+"""Prompts as token ids: with chat template, within the context, each with its own random state."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from llmkit.config.schema import GenerationConfig
 from llmkit.errors import ConfigError, DataError
-from llmkit.inference.requests import Request
+from llmkit.inference.requests import PromptRequest
 from llmkit.models import chat_template
 from llmkit.models.control_tokens import control_tokens
 from llmkit.models.tokenizer import prompt_ids
@@ -22,50 +22,51 @@ from llmkit.reporting.predictions import plain
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the model reads before it generates."""
+    """A prompt, encoded for a model."""
 
     text: str
     ids: tuple[int, ...]
     seed: int
     max_new_tokens: int
     occurrence: int = 0
-    """How many prompts with the same ids and seed stand before this one."""
+    """The number of earlier prompts with the same ids and seed."""
     cut: int = 0
-    """Tokens that were cut from its left."""
+    """Number of tokens cut from the left."""
     limit: int | None = None
-    """Number of positions of the model, if that is limited."""
+    """The model's maximum number of positions, if any."""
     columns: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    """What the result repeats of the prompt's row."""
+    """The columns of the prompt's row that the result repeats."""
 
     @property
     def max_length(self) -> int:
-        """Maximum number of tokens of prompt and text together."""
+        """Maximum number of tokens of the prompt and its continuation together."""
         length = len(self.ids) + self.max_new_tokens
         return length if self.limit is None else min(length, self.limit)
 
     def generator(self, index: int) -> torch.Generator:
-        """The random numbers of sample `index`.
+        """The random generator of sample `index`.
 
-        They depend on nothing but seed and prompt: neither on the rest of the batch, nor on the
-        place of the prompt, nor on the number of processes.
+        It depends only on the seed and the prompt, not on the rest of the batch, the position of
+        the prompt, or the number of processes.
         """
         key = repr((self.seed, self.ids, self.occurrence, index))
         seed = int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "big")
         return torch.Generator().manual_seed(seed >> 1)
 
 
-def encode(
-    requests: Sequence[Request],
+def encode_prompts(
+    requests: Sequence[PromptRequest],
     tokenizer: PreTrainedTokenizerBase,
     config: PretrainedConfig,
     settings: GenerationConfig,
     seed: int,
     seen: Counter[tuple[int, ...]] | None = None,
 ) -> list[Prompt]:
-    """The prompts of the requests, in their order; `seen` counts those before them.
+    """Encodes the prompts of requests in order; `seen` counts earlier prompts.
 
-    Raises DataError for an empty prompt without a begin token and for one that leaves no room in
-    the context, unless `truncate_prompt` cuts it, and ConfigError for a chat without a template.
+    Raises DataError for an empty prompt if the tokenizer has no begin token, and for one that
+    leaves no room in the context unless `truncate_prompt` cuts it; ConfigError for a chat without a
+    template.
     """
     seen = Counter() if seen is None else seen
     prompts = []
@@ -79,30 +80,30 @@ def encode(
 
 
 def fitted(
-    request: Request,
+    request: PromptRequest,
     ids: tuple[int, ...],
     config: PretrainedConfig,
     settings: GenerationConfig,
     seed: int,
 ) -> Prompt:
-    """The prompt of a request whose ids are known, cut where that is needed and asked for."""
+    """The prompt of an encoded request, cut if necessary and `truncate_prompt` allows it."""
     limit = context(config)
-    most = request.max_new_tokens or settings.max_new_tokens
-    kept = _fit(ids, most, limit, request, settings)
+    max_new = request.max_new_tokens or settings.max_new_tokens
+    kept = _fit(ids, max_new, limit, request, settings)
     _check_ids(kept, config, request)
     own = seed if request.seed is None else request.seed
     cut = len(ids) - len(kept)
     columns = plain(dict(request.extra))
-    return Prompt(request.prompt, kept, own, most, cut=cut, limit=limit, columns=columns)
+    return Prompt(request.prompt, kept, own, max_new, cut=cut, limit=limit, columns=columns)
 
 
 def chat_ids(
     messages: Sequence[Mapping[str, str]], tokenizer: PreTrainedTokenizerBase
 ) -> tuple[int, ...]:
-    """The ids of a conversation up to where the assistant speaks; ConfigError without template."""
+    """The ids of a conversation up to the next assistant message; ConfigError if no template."""
     if not tokenizer.chat_template:
         raise ConfigError(
-            "the model continues text and does not answer: it has no chat template",
+            "the model has no chat template: it continues text and does not chat",
             where="generation.chat",
             next="use `llmkit generate` without --chat, or a model that was tuned to chat",
         )
@@ -110,18 +111,18 @@ def chat_ids(
         text = chat_template.render_chat(tokenizer, messages, add_generation_prompt=True)
     except Exception as error:  # a template is a program: it may raise anything
         raise ConfigError(
-            f"the chat template refuses the conversation: {error}", where="chat_template"
+            f"the chat template rejects the conversation: {error}", where="chat_template"
         ) from error
     return control_tokens(tokenizer).ids_of_rendered(text)
 
 
 def context(config: PretrainedConfig) -> int | None:
-    """How many tokens the model can see, if that is limited."""
+    """The maximum number of tokens that the model can see, if limited."""
     return getattr(config, "max_position_embeddings", None)
 
 
 def _ids(
-    request: Request, tokenizer: PreTrainedTokenizerBase, settings: GenerationConfig
+    request: PromptRequest, tokenizer: PreTrainedTokenizerBase, settings: GenerationConfig
 ) -> tuple[int, ...]:
     if settings.chat:
         system = request.system if request.system is not None else settings.system
@@ -133,7 +134,7 @@ def _ids(
         return ids
     if tokenizer.bos_token_id is None:
         raise DataError(
-            "an empty prompt, and the tokenizer has no token that begins a text",
+            "the prompt is empty, and the tokenizer has no begin-of-text token",
             where=request.where,
             next="give the prompt at least one character",
         )
@@ -142,30 +143,29 @@ def _ids(
 
 def _fit(
     ids: tuple[int, ...],
-    most: int,
+    max_new: int,
     limit: int | None,
-    request: Request,
+    request: PromptRequest,
     settings: GenerationConfig,
 ) -> tuple[int, ...]:
     if limit is None or len(ids) < limit:
         return ids
     if not settings.truncate_prompt:
         raise DataError(
-            f"the prompt has {len(ids)} tokens, the model sees {limit} with what it writes",
+            f"the prompt has {len(ids)} tokens, but the context holds {limit}, new tokens included",
             where=request.where,
-            next="shorten it, or cut such prompts from the left with "
-            "generation.truncate_prompt=true",
+            next="shorten it, or set generation.truncate_prompt=true to cut from the left",
         )
-    if most >= limit:
+    if max_new >= limit:
         raise ConfigError(
-            f"{most} new tokens leave no room for a prompt: the model sees {limit}",
+            f"{max_new} new tokens leave no room for a prompt: the context holds {limit}",
             where="generation.max_new_tokens",
             next="lower it",
         )
-    return ids[most - limit :]
+    return ids[max_new - limit :]
 
 
-def _check_ids(ids: tuple[int, ...], config: PretrainedConfig, request: Request) -> None:
+def _check_ids(ids: tuple[int, ...], config: PretrainedConfig, request: PromptRequest) -> None:
     if max(ids) >= config.vocab_size:
         raise DataError(
             f"the tokenizer gives id {max(ids)}, the model has {config.vocab_size} embeddings",

@@ -1,4 +1,4 @@
-"""What is asked for: prompts from the command line, a pipe or a file, checked line by line."""
+"""Prompts from the command line, a pipe or a file, checked line by line."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from llmkit.data.tables import Table
 
 OWN: dict[str, type] = {"system": str, "seed": int, "max_new_tokens": int}
-"""Settings that a JSON object may have for its own prompt, and as what."""
+"""Settings that a JSON object may have for its own prompt, with their types."""
 
 
 @dataclass(frozen=True)
-class Request:
-    """One prompt as text, with the settings that it has for itself alone."""
+class PromptRequest:
+    """One prompt as text, with its own settings."""
 
     prompt: str
     where: str
-    """File and line, or the option that gave it."""
+    """File and line, or the option."""
     system: str | None = None
     seed: int | None = None
     max_new_tokens: int | None = None
@@ -36,36 +36,40 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Requests:
-    """All prompts in their order, and how many blank lines stood between them."""
+class PromptRequests:
+    """All prompts in order, and the number of blank lines between them."""
 
-    items: Sequence[Request]
+    items: Sequence[PromptRequest]
     blank: int = 0
 
 
-def read_requests(config: Config, sources: Sources, stdin: BinaryIO | None = None) -> Requests:
-    """All prompts that `groups` gives."""
+def read_requests(
+    config: Config, sources: Sources, stdin: BinaryIO | None = None
+) -> PromptRequests:
+    """All prompts of `groups` together."""
     several = list(groups(config, sources, stdin))
     items = [item for group in several for item in group.items]
-    return Requests(items, sum(group.blank for group in several))
+    return PromptRequests(items, sum(group.blank for group in several))
 
 
-def groups(config: Config, sources: Sources, stdin: BinaryIO | None = None) -> Iterator[Requests]:
-    """The prompts of `generation.prompts`, else of `generation.prompts_file`, else of a pipe; of a
-    pipe those together that arrived together.
+def groups(
+    config: Config, sources: Sources, stdin: BinaryIO | None = None
+) -> Iterator[PromptRequests]:
+    """The prompts of `generation.prompts`, else of `generation.prompts_file`, else of a pipe, where
+    prompts that arrive together form a group.
 
-    Raises UsageError where there are none or both, InputNotFound for a missing or empty file, and
-    DataError with the line for one that cannot be read.
+    Raises UsageError if neither or both are given, InputNotFound for a missing or empty file, and
+    DataError with the line number for an unreadable line.
     """
     settings = config.generation
     if settings.prompts and settings.prompts_file is not None:
         raise UsageError(
-            "prompts were given twice",
+            "prompts are given twice",
             where="generation.prompts (--prompt), generation.prompts_file (--prompts-file)",
             next="keep one of them",
         )
     if settings.prompts:
-        yield Requests([Request(text, "--prompt") for text in settings.prompts])
+        yield PromptRequests([PromptRequest(text, "--prompt") for text in settings.prompts])
     elif settings.prompts_file is not None:
         found = sources.of("generation.prompts_file")
         yield from _some(iter([_of_file(found, config)]), settings.prompts_file)
@@ -73,14 +77,14 @@ def groups(config: Config, sources: Sources, stdin: BinaryIO | None = None) -> I
         yield from _some(_of_pipe(config, stdin), "stdin")
 
 
-def check_settings(config: Config) -> None:
-    """Raises ConfigError for generation settings that contradict one another."""
+def check_generation_settings(config: Config) -> None:
+    """Raises ConfigError for generation settings that contradict each other."""
     for key, what, instead in checks.of_generation(config.generation, is_chat=False):
         raise ConfigError(f"{key} {what}", where=key, next=instead)
 
 
-def _some(several: Iterator[Requests], source: str) -> Iterator[Requests]:
-    """The same groups; raises InputNotFound where none has a prompt."""
+def _some(several: Iterator[PromptRequests], source: str) -> Iterator[PromptRequests]:
+    """The same groups; raises InputNotFound if none has a prompt."""
     found = False
     for group in several:
         found = found or bool(group.items)
@@ -91,15 +95,15 @@ def _some(several: Iterator[Requests], source: str) -> Iterator[Requests]:
         )
 
 
-def _of_pipe(config: Config, stdin: BinaryIO | None) -> Iterator[Requests]:
-    # Imported here: what reads tables takes longer to load than a short prompt to answer.
+def _of_pipe(config: Config, stdin: BinaryIO | None) -> Iterator[PromptRequests]:
+    # Imported here: the table readers take longer to import than a short prompt to answer.
     from llmkit.data import labelled, piped
     from llmkit.data.sources import find
 
     stdin = stdin or sys.stdin.buffer
     if stdin.isatty():
         raise UsageError(
-            "there is no prompt",
+            "no prompt is given",
             next='give one with --prompt "...", a file with --prompts-file, or lines in a pipe',
         )
     piped.refuse_sharing("--prompts-file FILE")
@@ -115,7 +119,7 @@ def _of_pipe(config: Config, stdin: BinaryIO | None) -> Iterator[Requests]:
         yield _of_table(table, column)
 
 
-def _of_file(found: Sequence[Source], config: Config) -> Requests:
+def _of_file(found: Sequence[Source], config: Config) -> PromptRequests:
     from llmkit.data import reading, tables
 
     if len(found) != 1:
@@ -130,8 +134,8 @@ def _of_file(found: Sequence[Source], config: Config) -> Requests:
 
 
 def _prompt_columns(columns: Columns, config: Config, where: str) -> Sequence[int]:
-    """The columns of the prompt: those of `data.text_column`, or the one that is called `prompt` or
-    as texts usually are."""
+    """The columns of the prompt: `data.text_column`, or a column named `prompt` or as texts usually
+    are."""
     from llmkit.data.columns import TEXT_NAMES
 
     wanted, key = config.data.text_column, "data.text_column"
@@ -145,31 +149,31 @@ def _prompt_columns(columns: Columns, config: Config, where: str) -> Sequence[in
         return [0]
     if not len(columns):
         return []
-    raise columns.fault("there is no prompt: no column is called 'prompt' or 'text'", key, where)
+    raise columns.fault("there is no prompt: no column is named 'prompt' or 'text'", key, where)
 
 
-def _of_table(table: Table, numbers: Sequence[int]) -> Requests:
+def _of_table(table: Table, numbers: Sequence[int]) -> PromptRequests:
     items, blank = [], 0
     for record in table.records(()):
         if record.values is None or (table.format == "txt" and _is_blank(record.values)):
             blank += 1
         else:
             items.append(_request(record, table.columns, numbers))
-    return Requests(items, blank)
+    return PromptRequests(items, blank)
 
 
 def _is_blank(values: Iterable[str]) -> bool:
     return not any(value.strip() for value in values)
 
 
-def _request(record: Record, columns: Columns, numbers: Sequence[int]) -> Request:
+def _request(record: Record, columns: Columns, numbers: Sequence[int]) -> PromptRequest:
     names = [columns.address(number) for number in numbers]
     if isinstance(record.values, list):
         fields = record.values
         text = " ".join(fields[number] for number in numbers)
         rest = (number for number in range(len(columns)) if number not in numbers)
         extra = {str(columns.label(number)): fields[number] for number in rest}
-        return Request(text, record.where, extra=extra)
+        return PromptRequest(text, record.where, extra=extra)
     row = dict(record.values or {})
     if missing := [name for name in names if name not in row]:
         raise DataError(
@@ -183,11 +187,11 @@ def _request(record: Record, columns: Columns, numbers: Sequence[int]) -> Reques
     own = {key: row.pop(key) for key in OWN if row.get(key) is not None}
     for key, value in own.items():
         _check_value(key, value, OWN[key], record.where)
-    return Request(" ".join(texts), record.where, **own, extra=row)
+    return PromptRequest(" ".join(texts), record.where, **own, extra=row)
 
 
 def _check_value(key: str, value: Any, kind: type, where: str) -> None:
-    least = 1 if key == "max_new_tokens" else 0
-    if type(value) is not kind or (isinstance(value, int) and value < least):
-        wanted = f"a whole number of at least {least}" if kind is int else "text"
+    minimum = 1 if key == "max_new_tokens" else 0
+    if type(value) is not kind or (isinstance(value, int) and value < minimum):
+        wanted = f"an int >= {minimum}" if kind is int else "text"
         raise DataError(f"{key!r} of this line should be {wanted}", where=where, next="correct it")

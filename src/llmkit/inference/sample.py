@@ -1,4 +1,4 @@
-"""A generated text with its tokens, its probability, and the reason why it ended."""
+"""A generated text with its tokens, its log-probability, and the reason it ended."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ FinishReason = Literal["eos", "stop", "length", "context", "nothing_allowed"]
 settings that left no token to take."""
 
 DECIMALS = 3
-"""Of log-probabilities; what follows is rounding of the arithmetic."""
+"""Decimals of log-probabilities; further digits are rounding noise."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A token that could have come at a step."""
+    """A candidate token at a step."""
 
     id: int
     token: str
     probability: float
     """The model's own."""
     after_settings: float
-    """What it was drawn with: after penalties, bans, temperature and cuts."""
+    """The probability it was sampled with: after penalties, bans, temperature and truncation."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One token of a text, and the likeliest ones in its place."""
+    """One token of a text, and the most likely tokens in its place."""
 
     chosen: Candidate
     likeliest: Sequence[Candidate]
@@ -42,14 +42,14 @@ class Sample:
 
     prompt: Prompt
     index: int
-    """Number among the continuations of its prompt, from 0."""
+    """Index among the continuations of its prompt, from 0."""
     text: str
     """Without the prompt, special tokens and the stop string."""
     tokens: tuple[int, ...]
-    """All that the model wrote, an end token included."""
+    """All generated tokens, including an end token."""
     finish_reason: FinishReason
     logprob: float
-    """Sum of the tokens' log-probabilities in nats, by the model alone: settings do not count."""
+    """Sum of the tokens' log-probabilities in nats under the model, before any settings."""
     steps: Sequence[Step] = field(default=())
 
     def record(self) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""From logits to a token: what a sequence may write next, the shape of its distribution, the draw.
+"""Sampling, from logits to a token: rules, constraints, the shape of the distribution, the draw.
 
-Rules of one sequence see its own tokens without padding, so that nothing else in the batch counts.
+The rules of a sequence see its own tokens without padding, so the rest of the batch has no effect.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ EXCLUDED = float("-inf")
 
 
 class Sampler:
-    """The sampling settings of a sequence, ready for use with a model and its tokenizer.
+    """The sampling settings of a sequence, prepared for a model and its tokenizer.
 
-    Raises what `constraints.constrain` raises.
+    Raises the errors of `constraints.constrain`.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Sampler:
         s = settings
         shape = (s.temperature, s.top_k, s.top_p, s.min_p, s.typical_p)
         self.distribution: tuple[float, ...] = shape if s.do_sample else ()
-        """What shapes the distribution: sequences that share it are drawn together."""
+        """The settings of the distribution: sequences that share them are sampled together."""
 
     def history_rules(self, prompt_length: int) -> LogitsProcessorList:
         """The rules that depend on a sequence's tokens so far, in order: repetition penalty,
@@ -72,14 +72,14 @@ class Sampler:
 
 
 class CountPenalty(LogitsProcessor):  # type: ignore[misc]  # transformers comes without types
-    """Subtracts `frequency` from a logit for each time that its token was generated, and `presence`
+    """Subtracts `frequency` from a token's logit for each time it was generated, and `presence`
     once (the penalties of the OpenAI API)."""
 
     def __init__(self, frequency: float, presence: float, prompt_length: int) -> None:
         self.frequency, self.presence, self.prompt_length = frequency, presence, prompt_length
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """The scores [rows, vocabulary] after the tokens of `input_ids` behind the prompt."""
+        """The scores [rows, vocabulary], given the tokens of `input_ids` after the prompt."""
         generated = input_ids[:, self.prompt_length :]
         counts = torch.zeros_like(scores)
         counts.scatter_add_(1, generated, torch.ones_like(generated, dtype=scores.dtype))
@@ -87,7 +87,7 @@ class CountPenalty(LogitsProcessor):  # type: ignore[misc]  # transformers comes
 
 
 def restrict(scores: Tensor, constraint: Constraint) -> Tensor:
-    """The scores [1, vocabulary] with all that the constraint does not allow excluded."""
+    """The scores [1, vocabulary], excluding tokens that the constraint does not allow."""
     allowed = constraint.allowed()
     kept = torch.full_like(scores, EXCLUDED)
     if isinstance(allowed, Tensor):
@@ -108,20 +108,20 @@ def draw(scores: Tensor, uniforms: Tensor) -> Tensor:
     """
     cumulative = scores.double().softmax(-1).cumsum(-1)
     total = cumulative[:, -1:]
-    # Rounding may lift the product to the total itself, beyond the last token.
+    # Rounding may raise the product to the total, beyond the last token.
     target = torch.minimum(uniforms[:, None] * total, torch.nextafter(total, -total))
     return torch.searchsorted(cumulative, target, right=True).squeeze(-1)
 
 
 def end_ids(model_ends: int | Sequence[int] | None, tokenizer_end: int | None) -> tuple[int, ...]:
-    """The ids that end a text: the model's own, and the tokenizer's."""
+    """The ids that end a text: those of the model and the tokenizer's."""
     own = [model_ends] if isinstance(model_ends, int) else list(model_ends or [])
     return tuple(dict.fromkeys([*own, *([] if tokenizer_end is None else [tokenizer_end])]))
 
 
 def _warpers(settings: GenerationConfig) -> LogitsProcessorList:
-    """What shapes the distribution, in transformers' order: temperature, top-k, top-p, min-p,
-    typical-p."""
+    """The processors that shape the distribution, in transformers' order: temperature, top-k,
+    top-p, min-p, typical-p."""
     shaping = LogitsProcessorList()
     if not settings.do_sample:
         return shaping

@@ -1,4 +1,4 @@
-"""One sequence while it is generated: its tokens, its random numbers, and why it ends."""
+"""A sequence during generation: its tokens, its random numbers, and the reason it ends."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Sequence:
         self.rules = sampler.history_rules(len(prompt.ids))
         self.constraint = sampler.constrain(prompt) if sampler.constrain else None
         self.banned: list[int] = []
-        """Tokens that would write a bad word here."""
+        """Tokens that would complete a bad word at this position."""
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -41,20 +41,20 @@ class Sequence:
         return (*self.prompt.ids, *self.tokens)
 
     def new_text(self) -> str:
-        """The text that was added since the last call, in whole characters; what may be the
-        beginning of a stop string waits."""
+        """The text added since the last call, in whole characters; a possible start of a stop
+        string is held back."""
         return self.detokenizer.new_text(final=self.ended is not None)
 
     def end(self, reason: FinishReason | Literal["aborted", "non_finite"]) -> None:
-        """Ends the text."""
+        """Ends the sequence."""
         self.ended = reason
         self.detokenizer.close()
 
     def sample(self) -> Sample:
-        """The finished sample; raises DataError where the model computed non-finite numbers."""
+        """The finished sample; raises DataError if the model's logits were NaN or infinite."""
         if self.ended == "non_finite":
             raise DataError(
-                "the model computes numbers that are not finite",
+                "the model's logits are NaN or infinite",
                 where="model.name_or_path",
                 next="check its weights; in bf16, try generation.precision=fp32",
             )
@@ -87,9 +87,9 @@ class Sequence:
         return scores
 
     def rejects(self, token: int) -> bool:
-        """Whether a token would write a bad word; it is banned then from this place.
+        """Whether a token would complete a bad word; if so, it is banned at this position.
 
-        The text decides: a word can be spelled with many tokens, and a ban of some misses others.
+        Bad words are matched in the text, because a word can be tokenized in many ways.
         """
         words = self.sampler.settings.bad_words
         if not words:
@@ -105,7 +105,7 @@ class Sequence:
         return float(torch.rand((), generator=self._random, dtype=torch.float64))
 
     def append(self, token: int, logprob: float) -> None:
-        """Appends a token, and ends the text where it is complete."""
+        """Appends a token, and ends the sequence if it is complete."""
         self.banned = []
         self.tokens.append(token)
         self.logprob += logprob
@@ -124,12 +124,12 @@ class Sequence:
 
     @cached_property
     def _random(self) -> torch.Generator:
-        # Made when it is needed: thousands may wait.
+        # Created on first use: thousands of sequences may be waiting.
         return self.prompt.generator(self.index)
 
 
 class _Rows(NamedTuple):
-    """Sequences that need a token: the model's logits and log-probabilities [rows, vocabulary]."""
+    """Sequences that need a token, with logits and log-probabilities [rows, vocabulary]."""
 
     sequences: list[Sequence]
     logits: Tensor
@@ -141,11 +141,11 @@ class _Rows(NamedTuple):
 
 
 def append_tokens(sequences: list[Sequence], logits: Tensor) -> None:
-    """Appends a token to each sequence by the model's logits [sequences, vocabulary], or ends it
-    where the logits are non-finite or its settings allow no token."""
+    """Samples and appends a token for each sequence from logits [sequences, vocabulary]; ends a
+    sequence whose logits are non-finite or whose settings allow no token."""
     logits = logits.float()
     rows = _Rows(sequences, logits, logits.log_softmax(-1))
-    broken = rows.logprobs[:, 0].isnan()  # one number that is NaN spreads over its row
+    broken = rows.logprobs[:, 0].isnan()  # one NaN spreads over its row
     if broken.any():
         for row in broken.nonzero().flatten().tolist():
             sequences[row].end("non_finite")
@@ -155,7 +155,7 @@ def append_tokens(sequences: list[Sequence], logits: Tensor) -> None:
 
 
 def _append_most(rows: _Rows) -> _Rows:
-    """Appends a token to each sequence; those whose token is banned are returned."""
+    """Appends a token to each sequence; returns those whose token is banned."""
     rows, scores = _restricted(rows)
     if not rows.sequences:
         return rows
@@ -173,7 +173,7 @@ def _append_most(rows: _Rows) -> _Rows:
 
 
 def _restricted(rows: _Rows) -> tuple[_Rows, Tensor]:
-    """The sequences that have a token left to choose, and their logits after their own rules."""
+    """The sequences that have an allowed token, and their logits after their own rules."""
     if not any(sequence.is_restricted for sequence in rows.sequences):
         return rows, rows.logits
     pairs = zip(rows.sequences, rows.logits, strict=True)
@@ -189,8 +189,8 @@ def _restricted(rows: _Rows) -> tuple[_Rows, Tensor]:
 
 
 def _chosen(sequences: list[Sequence], scores: Tensor) -> tuple[Tensor, Tensor]:
-    """A token for each row of `scores` [rows, vocabulary], and the distribution it is drawn from:
-    all rows with the same settings at once."""
+    """A token for each row of `scores` [rows, vocabulary], and the distribution it is sampled from;
+    rows with equal settings are sampled together."""
     alike: dict[tuple[float, ...], list[int]] = {}
     for row, sequence in enumerate(sequences):
         alike.setdefault(sequence.sampler.distribution, []).append(row)

@@ -1,4 +1,4 @@
-"""What a person sees of samples: text as it comes, and why each token came."""
+"""Show samples on a terminal: streamed text, and the candidates for each token."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from rich.text import Text
 from llmkit.errors import WriteError
 
 BETWEEN = "\n---\n"
-"""Stands between two texts."""
+"""Separator between two texts."""
 
 
 def put(text: str) -> None:
-    """Writes to stdout at once; a reader that has gone raises BrokenPipeError.
+    """Writes to stdout and flushes it; raises BrokenPipeError if the pipe is closed.
 
-    A terminal is not sent control characters, which it would obey; a pipe gets the text as it is.
+    Control characters are replaced on a terminal, which would interpret them, but not in a pipe.
     """
     try:
         sys.stdout.write(harmless(text) if sys.stdout.isatty() else text)
@@ -29,7 +29,7 @@ def put(text: str) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        # What is buffered would fail once more when the interpreter ends.
+        # Flushing the buffer would fail again when the interpreter exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise WriteError(
             f"cannot write to stdout: {error.strerror}",
@@ -39,7 +39,7 @@ def put(text: str) -> None:
 
 
 def harmless(text: str) -> str:
-    """The text without control characters; what joins emoji and turns lines of text stays."""
+    """The text without control characters; joiners and direction marks are kept."""
     return "".join(
         c if c in "\n\t" or unicodedata.category(c) != "Cc" else "\N{REPLACEMENT CHARACTER}"
         for c in text
@@ -47,8 +47,8 @@ def harmless(text: str) -> str:
 
 
 def steps_table(record: Mapping[str, Any]) -> str:
-    """The likeliest tokens at each step of a sample's record, with the model's probability and the
-    one after the settings; nothing where they were not asked for."""
+    """A table of the most likely tokens at each step of a sample's record, with the model's
+    probability and the one after the settings; empty if they were not requested."""
     if "steps" not in record:
         return ""
     table = Table("step", "token", "p", "drawn with", "likeliest", box=None, pad_edge=False)

@@ -270,7 +270,7 @@ class Completion(Task):
         engine = Engine(final, self.tokenizer, settings.micro_batch_size)
         sampler, seed = engine.sampler(settings), self.config.sampling_seed
         with self.session.watch("responding", len(asked)) as advance:
-            texts = generate.answers(engine, _messages(asked), sampler, seed, advance)
+            texts = generate.generate_responses(engine, _messages(asked), sampler, seed, advance)
         pairs = Pairs(
             references=[each.contents[-1] for each in asked],
             prompts=[each.contents[-2] for each in asked],
