@@ -15,6 +15,7 @@ from llmkit.inference import classify
 from llmkit.models import build, classifier
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.classifier import Head
+from llmkit.models.pretrained import open_model
 from llmkit.training.optimizer import NamedOptimizer
 from llmkit.training.tasks.classification_loss import ClassificationLoss
 
@@ -101,7 +102,7 @@ def test_a_finished_regression_keeps_its_digits_in_bf16(tmp_path, architecture, 
     tokenizer.save_pretrained(tmp_path)
 
     def said(precision: str) -> np.ndarray:
-        found = classify.open_classifier(str(tmp_path), None, torch.device("cpu"), precision)
+        found = classify.open_classifier(open_model(str(tmp_path)), torch.device("cpu"), precision)
         return found.outputs([(text,) for text in texts])
 
     exact, quick = said("fp32"), said("bf16")

@@ -102,10 +102,10 @@ class Pretraining(Task):
             session.console.say(
                 "mixture: " + ", ".join(f"{name} {share:.2%}" for name, share in shares)
             )
-        task = cls(session, asked, config, pretrained, data, tokenizer, made, sizes)
+        task = cls(session, asked, config, pretrained, data, tokenizer, made, sizes).limit_length()
         if session.processes.is_main:
             task._warn_of_data()
-        return task.limit_length()
+        return task
 
     @classmethod
     def outline(
