@@ -78,16 +78,16 @@ def rows_of(lengths, window=16, stride=16, documents="separate"):
 def test_the_shares_of_several_processes_add_up(model, watch, count) -> None:
     rows, parts = rows_of([3, 40, 9, 77, 1, 30, 12], stride=5)
     logits = ChosenLogits(model)
-    whole = score_rows(logits, rows, parts, Member(), 40, watch, show=20)
+    whole = score_rows(logits, rows, parts, Member(), 40, watch, keep=20)
     shares = [
-        score_rows(logits, rows, parts, Member(r, count), 40, watch, show=20) for r in range(count)
+        score_rows(logits, rows, parts, Member(r, count), 40, watch, keep=20) for r in range(count)
     ]
     assert sum(each.tokens for each in shares).tolist() == whole.tokens.tolist()
     assert sum(each.nll for each in shares) == pytest.approx(whole.nll, rel=1e-14)
     assert sum(each.frequency for each in shares).tolist() == whole.frequency.tolist()
     # Every process but one has -1 at a place, and adds one less than their number to correct that.
-    expected = whole.shown + (count - 1) ** 2
-    assert sum(each.shown for each in shares) == pytest.approx(expected)
+    expected = whole.token_nll + (count - 1) ** 2
+    assert sum(each.token_nll for each in shares) == pytest.approx(expected)
 
 
 def test_rows_that_do_not_fit_together_are_taken_in_halves(model, watch) -> None:
@@ -108,10 +108,10 @@ def test_a_row_that_does_not_fit_alone_is_told_with_its_size(model, watch) -> No
 
 def test_what_is_shown_is_what_is_summed(model, watch) -> None:
     rows, parts = rows_of([30, 20])
-    scores = score_rows(ChosenLogits(model), rows, parts, Member(), None, watch, show=52)
-    assert scores.shown.sum() == pytest.approx(scores.nll.sum())
-    some = score_rows(ChosenLogits(model), rows, parts, Member(), None, watch, show=10)
-    assert some.shown == pytest.approx(scores.shown[:10])
+    scores = score_rows(ChosenLogits(model), rows, parts, Member(), None, watch, keep=52)
+    assert scores.token_nll.sum() == pytest.approx(scores.nll.sum())
+    some = score_rows(ChosenLogits(model), rows, parts, Member(), None, watch, keep=10)
+    assert some.token_nll == pytest.approx(scores.token_nll[:10])
 
 
 def peak(model, watch, tokens: int) -> int:

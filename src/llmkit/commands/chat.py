@@ -81,7 +81,7 @@ def run(config: Config, sources: Sources, console: Console) -> None:
             if line.startswith("/"):
                 _run_command(line, talk, console)
             elif line.strip():
-                _answer(line, talk, console)
+                _respond(line, talk, console)
         except LlmkitError as fault:
             console.say(str(fault))
 
@@ -121,7 +121,7 @@ def _lines() -> Iterator[str]:
             shown.put("\n")
 
 
-def _answer(text: str, talk: _Conversation, console: Console) -> None:
+def _respond(text: str, talk: _Conversation, console: Console) -> None:
     """Streams the response; a failed one leaves the conversation unchanged."""
     talk.messages.append({"role": "user", "content": text})
     response: list[str] = []

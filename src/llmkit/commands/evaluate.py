@@ -33,7 +33,7 @@ def run(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
     outputs.check_output_files((settings.output, settings.log_samples, settings.per_token))
     models = pretrained.compared(config)
     with join_processes(_precision(config, models), (), Path()) as processes:
-        figures, scored = _measured(config, sources, models, processes, console)
+        figures, scored = _evaluate(config, sources, models, processes, console)
         result = {"command": "evaluate", **figures}
         if processes.is_main:
             if settings.log_samples is not None:
@@ -86,7 +86,7 @@ def _check(config: Config, models: Sequence[Pretrained]) -> None:
         objectives.refuse_others(config, f"evaluate/{kind}")
 
 
-def _measured(
+def _evaluate(
     config: Config,
     sources: Sources,
     models: Sequence[Pretrained],
@@ -96,13 +96,13 @@ def _measured(
     """The metrics, and every scored sample."""
     settings = config.evaluation
     if settings.reference_column is not None:
-        return _written(config, sources, models, processes, console)
+        return _evaluate_references(config, sources, models, processes, console)
     _check(config, models)
     if settings.tasks:
         found = harness.measure_tasks(config, models, processes)
         return found, found.pop("samples")
     if models[0].kind == "classifier":
-        return _classified(config, sources, models, processes, console)
+        return _evaluate_classifiers(config, sources, models, processes, console)
     measured = text.measure_text(config, sources, models, processes, console.watch, console.say)
     if settings.per_token is not None and processes.is_main:
         outputs.write_text(Path(settings.per_token), text.token_page(measured[0]))
@@ -116,7 +116,7 @@ def _measured(
     return text.text_result(config, measured), text.text_samples(measured)
 
 
-def _classified(
+def _evaluate_classifiers(
     config: Config,
     sources: Sources,
     models: Sequence[Pretrained],
@@ -142,7 +142,7 @@ def _classified(
     return classifiers.classifier_result(config, measured), classifiers.classifier_samples(measured)
 
 
-def _written(
+def _evaluate_references(
     config: Config,
     sources: Sources,
     models: Sequence[Pretrained],
@@ -153,13 +153,13 @@ def _written(
     asked = pairs.read_pairs(sources.of("data.test_files"), config)
     config = loading.resolved(config, processes.device)
     made = {} if asked.predictions else {"generation": config.generation.model_dump(mode="json")}
-    predictions = asked.predictions or _write(config, models, asked, processes, console)
+    predictions = asked.predictions or _generate_texts(config, models, asked, processes, console)
     figures = references.score_texts(predictions, asked.references, config.seed)
     figures["protocol"] = {"words": references.WORDS, **made}
     return figures, references.reference_samples(asked, predictions)
 
 
-def _write(
+def _generate_texts(
     config: Config,
     models: Sequence[Pretrained],
     asked: Pairs,

@@ -14,7 +14,7 @@ from llmkit.training.tasks.completion import Completion
 from llmkit.training.tasks.task import Task
 
 COMMAND = "finetune"
-TASKS: dict[str, type[Task]] = {
+_TASKS: dict[str, type[Task]] = {
     "auto": Classification,
     "classification": Classification,
     "completion": Completion,
@@ -32,4 +32,4 @@ def check(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
 
 
 def _task(config: Config, pretrained: Pretrained | None) -> type[Task]:
-    return TASKS[config.train.objective]
+    return _TASKS[config.train.objective]

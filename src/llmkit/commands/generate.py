@@ -66,8 +66,8 @@ class _Work:
 def run(config: Config, sources: Sources, console: Console) -> dict[str, Any] | None:
     """Writes samples to stdout, or to `generation.output_file` and returns a summary."""
     started = time.monotonic()
-    if _is_answered_line_by_line(config):
-        _answer(config, sources, console)
+    if _is_line_by_line(config):
+        _generate_line_by_line(config, sources, console)
         return None
     work = _prepare(config, sources)
     _warn(work, console)
@@ -77,7 +77,7 @@ def run(config: Config, sources: Sources, console: Console) -> dict[str, Any] | 
             done = int(processes.largest([done])[0])
         if done < work.n_samples:
             engine = _engine(work, processes)
-            _write(work, engine, done, processes, results, console, stop)
+            _write_samples(work, engine, done, processes, results, console, stop)
     if config.generation.output_file is None:
         return None
     return {
@@ -109,14 +109,14 @@ def check(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
     }
 
 
-def _is_answered_line_by_line(config: Config) -> bool:
+def _is_line_by_line(config: Config) -> bool:
     """Whether the prompts come from a pipe and their texts go to stdout."""
     settings = config.generation
     named = settings.prompts or settings.prompts_file is not None
     return not named and settings.output_file is None
 
 
-def _answer(config: Config, sources: Sources, console: Console) -> None:
+def _generate_line_by_line(config: Config, sources: Sources, console: Console) -> None:
     """Generates for the prompts of a pipe; prompts that arrive together form a batch."""
     requests.check_generation_settings(config)
     config = loading.resolved(config, loading.usual_device())
@@ -129,7 +129,7 @@ def _answer(config: Config, sources: Sources, console: Console) -> None:
         with stop_signal() as stop:
             if work.prompts:
                 engine = engine or _engine(work, None)
-                _write(work, engine, 0, None, None, console, stop)
+                _write_samples(work, engine, 0, None, None, console, stop)
         number += work.n_samples
 
 
@@ -183,7 +183,7 @@ def _warn_of_control_tokens(work: _Work, console: Console) -> None:
         console.warn(found + ("" if settings.chat else advice))
 
 
-def _write(
+def _write_samples(
     work: _Work,
     engine: Engine,
     done: int,
@@ -198,13 +198,13 @@ def _write(
     share = max(1, _WINDOW * engine.batch_size // per_prompt)
     window = share * (processes.count if processes else 1)
     first = done // per_prompt // window * window
-    watch = stop.watched(console.watch if results else _unseen)
+    watch = stop.watched(console.watch if results else _no_progress)
     with watch("generating", work.n_samples) as advance:
         advance(done)
         tick = partial(advance, 0)
         if streamed:
             between = shown.BETWEEN if before else ""
-            shown.put(between + _opening(config, work.prompts[0].text))
+            shown.put(between + _shown_prompt(config, work.prompts[0].text))
         write = partial(
             generate.generate_samples,
             engine,
@@ -213,15 +213,17 @@ def _write(
             on_text=(lambda _, text: shown.put(text)) if streamed else None,
         )
         for begin in range(first, len(work.prompts), window):
-            records = _of_window(work.prompts[begin : begin + window], write, processes)
+            records = _window_records(work.prompts[begin : begin + window], write, processes)
             for number, record in enumerate(records, begin * per_prompt):
                 if number >= done:
                     rest = record | {"prompt": "", "text": ""} if streamed else record
-                    _put(rest, 0 if streamed else before + number, config, results, console)
+                    _write_record(
+                        rest, 0 if streamed else before + number, config, results, console
+                    )
                     advance(1)
 
 
-def _of_window(
+def _window_records(
     window: Sequence[Prompt],
     write: Callable[[Sequence[Prompt]], Iterator[Sample]],
     processes: Processes | None,
@@ -247,7 +249,7 @@ def _gathered(records: Sequence[_Record], processes: Processes) -> list[list[_Re
     return [json.loads(bytes(row.tolist()).rstrip(b"\0")) for row in rows]
 
 
-def _put(
+def _write_record(
     record: _Record, number: int, config: Config, results: ResultLines | None, console: Console
 ) -> None:
     """Writes one sample: to the results, or to stdout as a JSON line or plain text."""
@@ -259,11 +261,11 @@ def _put(
         shown.put(json.dumps(record, ensure_ascii=False) + "\n")
     else:
         between = shown.BETWEEN if number else ""
-        shown.put(between + _opening(config, record["prompt"]) + record["text"] + "\n")
+        shown.put(between + _shown_prompt(config, record["prompt"]) + record["text"] + "\n")
         shown.put(shown.steps_table(record))
 
 
-def _opening(config: Config, prompt: str) -> str:
+def _shown_prompt(config: Config, prompt: str) -> str:
     """The prompt, shown before a text that continues it; nothing before a chat response."""
     return "" if config.generation.chat else prompt
 
@@ -319,6 +321,6 @@ def _processes() -> AbstractContextManager[Processes | None]:
 
 
 @contextmanager
-def _unseen(label: str, total: int) -> Iterator[Callable[[int], None]]:
+def _no_progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
     """Progress without a display, because the results themselves are printed."""
     yield lambda amount: None

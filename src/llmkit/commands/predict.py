@@ -46,8 +46,8 @@ def run(config: Config, sources: Sources, console: Console) -> dict[str, Any] | 
         model = classify.open_classifier(opened, processes.device, processes.precision)
         console.say(f"model: {opened.name}, {len(model.head.names)} labels, {model.precision}")
         began = time.monotonic()
-        made_with = _made_with(config, opened, found, data, processes.precision)
-        with _writer(config, made_with, console) as writer:
+        job = _identity(config, opened, found, data, processes.precision)
+        with _writer(config, job, console) as writer:
             before = int(processes.largest([writer.rows if writer else 0])[0])
             rest = classify.skip_rows(windows, before)
             for window in classify.classify_rows(model, rest, config.predict.columns, processes):
@@ -77,13 +77,13 @@ def check(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
 
 @contextmanager
 def _writer(
-    config: Config, made_with: dict[str, Any], console: Console
+    config: Config, job: dict[str, Any], console: Console
 ) -> Iterator[predictions.Writer | None]:
     """The writer on the main process; None on the others."""
     if not is_main_process():
         yield None
         return
-    with predictions.open_predictions(config.predict, made_with, console.say) as writer:
+    with predictions.open_predictions(config.predict, job, console.say) as writer:
         yield writer
 
 
@@ -197,7 +197,7 @@ def _windows(
     )
 
 
-def _made_with(
+def _identity(
     config: Config, opened: Pretrained, found: Sequence[Source], data: DataConfig, precision: str
 ) -> dict[str, Any]:
     """What the predictions in a file depend on; nothing for a pipe, which cannot be resumed."""

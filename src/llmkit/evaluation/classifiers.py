@@ -265,7 +265,7 @@ def _baselines(table: Table, train: Table | None, say: Say) -> dict[str, Any]:
 def _worst(measured: MeasuredClassifier, most: int) -> Iterator[dict[str, Any]]:
     """The mistakes with the highest loss."""
     losses = _losses(measured)
-    losses[_right(measured)] = -np.inf
+    losses[_is_correct(measured)] = -np.inf
     for row in np.argsort(-losses, kind="stable")[:most].tolist():
         if losses[row] > -np.inf:
             text = " ".join(_text(measured.table, row).split())
@@ -278,7 +278,7 @@ def _comparisons(measured: Sequence[MeasuredClassifier], seed: int) -> Iterator[
     if measured[0].table.labels.kind == REGRESSION:
         return
     for one, other in ((a, b) for i, a in enumerate(measured) for b in measured[i + 1 :]):
-        hits = np.column_stack([_right(one), _right(other)]).astype(np.float64)
+        hits = np.column_stack([_is_correct(one), _is_correct(other)]).astype(np.float64)
         drawn = bootstrap.resample(hits, seed) / len(hits)
         low, high = bootstrap.interval(drawn[:, 0] - drawn[:, 1])
         yield {
@@ -291,7 +291,7 @@ def _comparisons(measured: Sequence[MeasuredClassifier], seed: int) -> Iterator[
         }
 
 
-def _right(measured: MeasuredClassifier) -> AnyArray:
+def _is_correct(measured: MeasuredClassifier) -> AnyArray:
     """[rows], whether the prediction of a row is exactly right; always False for regression."""
     table, outputs = measured.table, measured.outputs
     if table.labels.kind == SINGLE:

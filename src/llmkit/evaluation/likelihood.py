@@ -72,17 +72,17 @@ class Scores:
     """[segments], the scored tokens."""
     frequency: NDArray[np.int64]
     """[vocabulary], how often each id was scored."""
-    shown: NDArray[np.float64]
+    token_nll: NDArray[np.float64]
     """[places], the negative log-likelihood at each of the first places; -1 if not scored."""
     guesses: NDArray[np.int64]
     """[places], the most likely id at each of the first places."""
 
     @classmethod
-    def empty(cls, segments: int, vocabulary: int, show: int) -> Scores:
+    def empty(cls, segments: int, vocabulary: int, keep: int) -> Scores:
         """Scores of no tokens."""
-        counts = (np.zeros(size, np.int64) for size in (segments, vocabulary, show))
+        counts = (np.zeros(size, np.int64) for size in (segments, vocabulary, keep))
         tokens, frequency, guesses = counts
-        return cls(np.zeros(segments), tokens, frequency, np.full(show, -1.0), guesses)
+        return cls(np.zeros(segments), tokens, frequency, np.full(keep, -1.0), guesses)
 
     def add(self, found: Found, segments: Segments) -> None:
         """Adds the results of a batch."""
@@ -90,9 +90,9 @@ class Scores:
         np.add.at(self.nll, where, found.nll)
         np.add.at(self.tokens, where, 1)
         np.add.at(self.frequency, found.targets, 1)
-        if len(self.shown):
-            early = found.places < len(self.shown)
-            self.shown[found.places[early]] = found.nll[early]
+        if len(self.token_nll):
+            early = found.places < len(self.token_nll)
+            self.token_nll[found.places[early]] = found.nll[early]
             self.guesses[found.places[early]] = found.guesses[early]
 
     def over_all(self, processes: Processes) -> Scores:
@@ -100,7 +100,7 @@ class Scores:
         mine = (torch.from_numpy(each).to(processes.device) for each in vars(self).values())
         sums = Scores(*(processes.sum(each).cpu().numpy() for each in mine))
         # At each place, at most one process has a score; all others have -1.
-        return replace(sums, shown=sums.shown + (processes.count - 1))
+        return replace(sums, token_nll=sums.token_nll + (processes.count - 1))
 
 
 def score_rows(
@@ -110,18 +110,18 @@ def score_rows(
     processes: Processes,
     batch_tokens: int | None,
     watch: Watch,
-    show: int = 0,
+    keep: int = 0,
 ) -> Scores:
-    """Scores all rows; `show` also keeps the scores of that many first places.
+    """Scores all rows; also keeps the token scores of the first `keep` places.
 
     The result is the same for any batch size and, up to rounding, any number of processes. Raises
     DataError if a likelihood is NaN or infinite, ResourceError if a single row does not fit the
     device.
     """
-    scores = Scores.empty(len(segments.begins), logits.vocab_size, show)
+    scores = Scores.empty(len(segments.begins), logits.vocab_size, keep)
     with watch("scoring", len(rows)) as advance:
         for numbers in _shares(rows, logits, processes, batch_tokens):
-            for found in _scored(logits, rows, numbers, processes, guess=show > 0):
+            for found in _scored(logits, rows, numbers, processes, guess=keep > 0):
                 scores.add(found, segments)
             advance(min(len(numbers) * processes.count, len(rows)))
     scores = scores.over_all(processes)

@@ -48,7 +48,7 @@ def page(
     `facts` appear below the title. The tooltip of a token shows its id, its probability, its
     surprise in bits and the model's most likely token.
     """
-    count = len(scores.shown)
+    count = len(scores.token_nll)
     shades = "".join(
         f".s{level}{{background:rgba(var(--heat),{0.75 * level / (_LEVELS - 1):.2f})}}\n"
         for level in range(1, _LEVELS)
@@ -69,7 +69,7 @@ def page(
     )
 
 
-def shown_tokens(tokens: TokenFile) -> int:
+def n_page_tokens(tokens: TokenFile) -> int:
     """The number of tokens of a text that its page shows."""
     return min(_MAX_TOKENS, len(tokens.ids) - 1)
 
@@ -77,16 +77,16 @@ def shown_tokens(tokens: TokenFile) -> int:
 def _articles(
     tokens: TokenFile, scores: Scores, tokenizer: PreTrainedTokenizerFast
 ) -> Iterator[str]:
-    count = len(scores.shown)
+    count = len(scores.token_nll)
     bounds = [*tokens.starts[tokens.starts < count].tolist(), count]
     for number, (start, end) in enumerate(pairwise(bounds), 1):
         ids = tokens.ids[start + 1 : end + 1].tolist()
         pieces = zip(
-            ids, token_texts(ids, tokenizer), scores.shown[start:end].tolist(),
+            ids, token_texts(ids, tokenizer), scores.token_nll[start:end].tolist(),
             scores.guesses[start:end].tolist(), strict=True,
         )  # fmt: skip
         spans = "".join(_span(*piece, tokens, tokenizer) for piece in pieces)
-        nll = scores.shown[start:end]
+        nll = scores.token_nll[start:end]
         mean = float(nll[nll >= 0].mean()) / math.log(2) if (nll >= 0).any() else 0.0
         yield f"<article><h2>document {number}, {mean:.2f} bits per token</h2>{spans}</article>"
 

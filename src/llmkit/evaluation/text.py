@@ -16,7 +16,7 @@ from llmkit.distributed.processes import Processes
 from llmkit.errors import DataError
 from llmkit.evaluation import perplexity
 from llmkit.evaluation.likelihood import RowsToScore, Scores, score_rows
-from llmkit.evaluation.page import page, shown_tokens
+from llmkit.evaluation.page import n_page_tokens, page
 from llmkit.evaluation.scored_rows import MASKED_AVERAGE, MASKED_SCORED, CausalRows, MaskedRows
 from llmkit.evaluation.segments import (
     Segments,
@@ -172,7 +172,7 @@ def _measured(
         processes,
         None if settings.batch_tokens == "auto" else settings.batch_tokens,
         watch,
-        shown_tokens(text.tokens) if settings.per_token is not None else 0,
+        n_page_tokens(text.tokens) if settings.per_token is not None else 0,
     )
     seconds = time.monotonic() - started
     figures = perplexity.figures(scores, text.segments, found, config.seed)

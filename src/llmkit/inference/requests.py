@@ -72,9 +72,9 @@ def groups(
         yield PromptRequests([PromptRequest(text, "--prompt") for text in settings.prompts])
     elif settings.prompts_file is not None:
         found = sources.of("generation.prompts_file")
-        yield from _some(iter([_of_file(found, config)]), settings.prompts_file)
+        yield from _require_prompts(iter([_of_file(found, config)]), settings.prompts_file)
     else:
-        yield from _some(_of_pipe(config, stdin), "stdin")
+        yield from _require_prompts(_of_pipe(config, stdin), "stdin")
 
 
 def check_generation_settings(config: Config) -> None:
@@ -83,7 +83,7 @@ def check_generation_settings(config: Config) -> None:
         raise ConfigError(f"{key} {what}", where=key, next=instead)
 
 
-def _some(several: Iterator[PromptRequests], source: str) -> Iterator[PromptRequests]:
+def _require_prompts(several: Iterator[PromptRequests], source: str) -> Iterator[PromptRequests]:
     """The same groups; raises InputNotFound if none has a prompt."""
     found = False
     for group in several:

@@ -151,15 +151,15 @@ def append_tokens(sequences: list[Sequence], logits: Tensor) -> None:
             sequences[row].end("non_finite")
         rows = rows.of((~broken).nonzero().flatten().tolist())
     while rows.sequences:
-        rows = _append_most(rows)
+        rows = _append_allowed(rows)
 
 
-def _append_most(rows: _Rows) -> _Rows:
+def _append_allowed(rows: _Rows) -> _Rows:
     """Appends a token to each sequence; returns those whose token is banned."""
     rows, scores = _restricted(rows)
     if not rows.sequences:
         return rows
-    tokens, scores = _chosen(rows.sequences, scores)
+    tokens, scores = _sampled(rows.sequences, scores)
     logprobs = rows.logprobs.gather(1, tokens[:, None]).squeeze(1).tolist()
     rejected = []
     for row, (sequence, token) in enumerate(zip(rows.sequences, tokens.tolist(), strict=True)):
@@ -188,23 +188,23 @@ def _restricted(rows: _Rows) -> tuple[_Rows, Tensor]:
     return rows.of(left), scores[left]
 
 
-def _chosen(sequences: list[Sequence], scores: Tensor) -> tuple[Tensor, Tensor]:
+def _sampled(sequences: list[Sequence], scores: Tensor) -> tuple[Tensor, Tensor]:
     """A token for each row of `scores` [rows, vocabulary], and the distribution it is sampled from;
     rows with equal settings are sampled together."""
     alike: dict[tuple[float, ...], list[int]] = {}
     for row, sequence in enumerate(sequences):
         alike.setdefault(sequence.sampler.distribution, []).append(row)
     if len(alike) == 1:
-        return _chosen_alike(sequences, scores)
+        return _sampled_alike(sequences, scores)
     tokens = torch.empty(len(sequences), dtype=torch.long, device=scores.device)
     shaped = torch.empty_like(scores)
     for rows in alike.values():
         own = [sequences[row] for row in rows]
-        tokens[rows], shaped[rows] = _chosen_alike(own, scores[rows])
+        tokens[rows], shaped[rows] = _sampled_alike(own, scores[rows])
     return tokens, shaped
 
 
-def _chosen_alike(sequences: list[Sequence], scores: Tensor) -> tuple[Tensor, Tensor]:
+def _sampled_alike(sequences: list[Sequence], scores: Tensor) -> tuple[Tensor, Tensor]:
     sampler = sequences[0].sampler
     scores = sampler.warpers(None, scores)
     if not sampler.settings.do_sample:
