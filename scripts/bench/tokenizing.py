@@ -41,7 +41,7 @@ def with_llmkit(text: Path, tokenizer: Path, cache: Path) -> Callable[[], int]:
     os.environ["LLMKIT_CACHE"] = str(cache)
     data = {"train_files": str(text), "validation_fraction": 0}
     config = Config.model_validate({"data": data})
-    loaded = tokenizers.load(str(tokenizer))
+    loaded = tokenizers.load_tokenizer(str(tokenizer))
 
     def run() -> int:
         [prepared] = prepare_domains(

@@ -124,12 +124,12 @@ def _check_model(command: str, config: Config, faults: Faults) -> None:
     name = config.model.name_or_path
     with faults.collected("model.name_or_path"):
         if name is not None:
-            place = Path(location.locate(name))
+            place = Path(location.locate_model(name))
             if command == "chat" and config.tokenizer.name_or_path is None:
                 _check_template(name, place)
     with faults.collected("evaluation.compare_with"):
         for each in config.evaluation.compare_with if command == "evaluate" else ():
-            location.locate(each)
+            location.locate_model(each)
     with faults.collected("tokenizer.name_or_path"):
         if config.tokenizer.name_or_path is not None:
             location.locate_tokenizer(config.tokenizer.name_or_path)
@@ -241,7 +241,7 @@ def _check_settings(command: str, config: Config, faults: Faults) -> None:
     purposes = {
         "pretrain/causal": build.LANGUAGE_MODEL,
         "pretrain/masked": build.MASKED_MODEL,
-        "finetune/classification": build.CLASSIFIER,
+        "finetune/classification": build.CLASSIFIER_MODEL,
     }
     several = [purposes[job] for job in sorted(key.jobs & jobs)]
     architecture = model.architecture

@@ -117,7 +117,7 @@ class Request:
         if config.model.code is not None:
             from llmkit.models import custom
 
-            custom.take_in(config.model)
+            custom.run_model_code(config.model)
         with console.loading(), _without_collecting():
             run, check = _recipe(self.command)
         return check if self.dry_run else run

@@ -156,7 +156,7 @@ def test_a_classifier_is_refused(generate: Generate, model: Path, tmp_path: Path
     classifier = _copy(model, tmp_path / "classifier", "config.json", **changed)
     code, _, err = generate("--model", classifier, "--prompt", "a")
     assert code == 65
-    assert "no causal language model but a LlamaForSequenceClassification" in err
+    assert "is a LlamaForSequenceClassification, not a causal language model" in err
 
 
 def test_an_empty_prompt_needs_a_begin_token(

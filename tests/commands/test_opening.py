@@ -11,7 +11,7 @@ import pytest
 
 from llmkit.models import build, classifier
 from llmkit.models import tokenizer as tokenizers
-from llmkit.models.classifier import Head
+from llmkit.models.classifier import ClassifierHead
 
 TEXTS = [f"text {number} " + "with words " * (number % 7) for number in range(60)]
 SIZES = {"hidden_size": 32, "num_hidden_layers": 1}
@@ -62,7 +62,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.save_pretrained(place / "tokenizer")
     tokenizer = tokenizers.train_bpe_with_frame(TEXTS, 300)
     config = classifier.new_config("bert", SIZES, tokenizer, 64)
-    Head("single_label_classification", ("ham", "spam")).describe(config, tokenizer.pad_token_id)
+    ClassifierHead("single_label_classification", ("ham", "spam")).describe(
+        config, tokenizer.pad_token_id
+    )
     build.classifier(config, seed=0).save_pretrained(place / "classifier")
     tokenizer.save_pretrained(place / "classifier")
     (place / "text.txt").write_text("\n".join(TEXTS))

@@ -19,7 +19,7 @@ import torch
 from llmkit import cli
 from llmkit.models import build, classifier
 from llmkit.models import tokenizer as tokenizers
-from llmkit.models.classifier import Head
+from llmkit.models.classifier import ClassifierHead
 
 TEXTS = [f"text {number} " + "with words " * (number % 7) for number in range(60)]
 
@@ -31,8 +31,10 @@ def model(tmp_path_factory) -> Path:
     tokenizer = tokenizers.train_bpe_with_frame(TEXTS, 300)
     shape = {"hidden_size": 32, "num_hidden_layers": 2}
     config = classifier.new_config("bert", shape, tokenizer, 24)
-    Head("single_label_classification", ("ham", "spam")).describe(config, tokenizer.pad_token_id)
-    classifier.remember(config, ["message"])
+    ClassifierHead("single_label_classification", ("ham", "spam")).describe(
+        config, tokenizer.pad_token_id
+    )
+    classifier.remember_columns(config, ["message"])
     made = build.classifier(config, seed=0)
     torch.nn.init.normal_(made.classifier.weight)
     made.save_pretrained(directory)

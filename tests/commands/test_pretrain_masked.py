@@ -237,7 +237,7 @@ def test_every_kind_of_masked_model_trains(call, corpus, tmp_path, architecture)
         (
             ("model.architecture=roberta", "model.config.max_position_embeddings=24"),
             78,
-            "more than the model's 23 positions",
+            "exceed the model's 23 positions",
         ),
         (("train.metric_for_best_model=perplexity",), 78, "loss, accuracy"),
     ],

@@ -94,7 +94,7 @@ def test_a_tokenizer_with_more_ids_than_the_model_has_is_refused(
     command: str,
 ) -> None:
     model = Path(shutil.copytree(harmless, tmp_path / "model"))
-    larger = tokenizers.load(str(harmless))
+    larger = tokenizers.load_tokenizer(str(harmless))
     larger.add_tokens([f"<{number}>" for number in range(9)])
     larger.save_pretrained(model)
     text, table = (jobs[name].arguments[2] for name in ("pretrain", "finetune"))

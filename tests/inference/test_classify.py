@@ -15,7 +15,7 @@ from llmkit.inference import classify
 from llmkit.inference.classify import Classifier
 from llmkit.models import build, classifier
 from llmkit.models import tokenizer as tokenizers
-from llmkit.models.classifier import Head
+from llmkit.models.classifier import ClassifierHead
 from llmkit.models.pretrained import open_model
 
 SENTENCE = "the cat sat on a mat and saw how far the little dog had run away from home"
@@ -30,7 +30,9 @@ def saved(request, tmp_path_factory):
     config = classifier.new_config(
         request.param, {"hidden_size": 32, "num_hidden_layers": 2}, tokenizer, 16
     )
-    Head("single_label_classification", ("x", "y", "z")).describe(config, tokenizer.pad_token_id)
+    ClassifierHead("single_label_classification", ("x", "y", "z")).describe(
+        config, tokenizer.pad_token_id
+    )
     model = build.classifier(config, seed=0)
     torch.nn.init.normal_(list(model.parameters())[-1])
     tokenizer.model_max_length = 16
@@ -109,13 +111,15 @@ def test_windows_are_bounded_by_characters_too() -> None:
 
 
 def test_of_several_labels_those_from_one_half_are_given() -> None:
-    head = Head("multi_label_classification", ("a", "b", "c"))
+    head = ClassifierHead("multi_label_classification", ("a", "b", "c"))
     found = classify.prediction_of(head, row(1), np.array([0.5, 0.2, 0.9]), [])
     assert found.label == ["a", "c"]
 
 
 def test_a_regression_gives_a_number() -> None:
-    found = classify.prediction_of(Head("regression", ("score",)), row(1), np.array([2.5]), [])
+    found = classify.prediction_of(
+        ClassifierHead("regression", ("score",)), row(1), np.array([2.5]), []
+    )
     assert (found.label, found.probabilities) == (2.5, {})
 
 

@@ -58,7 +58,10 @@ def test_a_control_token_in_a_prompt_is_text_unless_it_is_asked_for(bpe, llama) 
 @pytest.mark.parametrize("single", ["<|start_story|> $A <|end_story|>", "<|start_story|> $A"])
 def test_a_post_processor_that_closes_texts_changes_no_continuation(single) -> None:
     directory = str(SHARED / "models" / "tinystories-656k")
-    tokenizer, model = tokenizers.load(directory), load.load_model(open_model(directory)).eval()
+    tokenizer, model = (
+        tokenizers.load_tokenizer(directory),
+        load.load_model(open_model(directory)).eval(),
+    )
     special = [
         (t, tokenizer.convert_tokens_to_ids(t)) for t in ("<|start_story|>", "<|end_story|>")
     ]

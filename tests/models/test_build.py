@@ -48,7 +48,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_others() -> None:
 
 
 def test_a_model_that_lets_documents_see_each_other_is_refused() -> None:
-    with pytest.raises(ConfigError, match="cannot keep packed documents apart"):
+    with pytest.raises(ConfigError, match="cannot isolate packed documents"):
         packing.check_isolation(small("bloom"))
 
 
@@ -57,10 +57,10 @@ def test_a_model_that_lets_documents_see_each_other_is_refused() -> None:
     [
         ("lama", {}, "no causal language model"),
         ("llama", {"hiden_size": 3}, "did you mean `model.config.hidden_size`"),
-        ("llama", {"hidden_size": 33}, "refuses"),
-        ("llama", {"hidden_size": "wide"}, "refuses"),
+        ("llama", {"hidden_size": 33}, "rejects"),
+        ("llama", {"hidden_size": "wide"}, "rejects"),
         ("llama", {"vocab_size": 5}, "the tokenizer has 70 tokens"),
-        ("gpt2", {"n_positions": 4}, "more than the model's 4 positions"),
+        ("gpt2", {"n_positions": 4}, "exceed the model's 4 positions"),
     ],
 )
 def test_a_shape_that_cannot_be_is_refused_before_weights_are_made(

@@ -18,13 +18,13 @@ from transformers import (
 from llmkit.errors import ConfigError, DataError
 from llmkit.models import build, classifier, load, tokenizer_saving
 from llmkit.models import tokenizer as tokenizers
-from llmkit.models.classifier import Head
+from llmkit.models.classifier import ClassifierHead
 from llmkit.models.pretrained import open_model
 
 ENCODERS = ("bert", "roberta", "deberta-v2", "modernbert", "distilbert", "electra")
 ARCHITECTURES = (*ENCODERS, "gpt2", "llama", "qwen3")
 TEXTS = ["the cat sat on the mat", "a dog ran", "it was good, very good indeed"] * 20
-HEAD = Head("single_label_classification", ("x", "y", "z"))
+HEAD = ClassifierHead("single_label_classification", ("x", "y", "z"))
 LENGTH = 12
 
 
@@ -33,7 +33,7 @@ def tokenizer():
     return tokenizers.train_bpe_with_frame(TEXTS, 300)
 
 
-def small(architecture: str, tokenizer, head: Head = HEAD, seed: int = 0):
+def small(architecture: str, tokenizer, head: ClassifierHead = HEAD, seed: int = 0):
     shape = {"hidden_size": 32, "num_hidden_layers": 2}
     config = classifier.new_config(architecture, shape, tokenizer, LENGTH)
     return build.classifier(head.describe(config, tokenizer.pad_token_id), seed)
@@ -76,7 +76,7 @@ def test_a_head_of_the_same_labels_is_kept_and_any_other_is_new(
     head = set(classifier.head_weights(model))
     for names, seed in ((("x", "y", "z"), 1), (("p", "q", "r"), 1), (("p", "q"), 1)):
         config = classifier.existing_config(open_model(str(tmp_path)), {})
-        config = Head(HEAD.problem_type, names).describe(config, tokenizer.pad_token_id)
+        config = ClassifierHead(HEAD.problem_type, names).describe(config, tokenizer.pad_token_id)
         again = [classifier.load_body(open_model(str(tmp_path)), config, seed) for _ in range(2)]
         for name, weight in again[0].state_dict().items():
             assert torch.equal(weight, again[1].state_dict()[name]), name
@@ -115,7 +115,7 @@ def test_a_finished_classifier_must_have_its_head(tokenizer, tmp_path) -> None:
     del weights["classifier.weight"]
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(DataError, match=r"classifier\.weight"):
-        load.load_model(open_model(str(tmp_path)), build.CLASSIFIER)
+        load.load_model(open_model(str(tmp_path)), build.CLASSIFIER_MODEL)
 
 
 def test_padding_is_a_token_that_exists(tokenizer) -> None:
@@ -181,7 +181,7 @@ def test_the_texts_of_a_pair_are_separated(kind: str, tmp_path: Path) -> None:
     assert plain("ab", "c")["input_ids"] == [*plain("ab")["input_ids"], *plain("c")["input_ids"]]
     single = plain("the cat")["input_ids"]
     assert classifier.separate_pairs(plain) == "<|endoftext|>"
-    kept = tokenizer_saving.kept(plain, AutoConfig.for_model(kind))
+    kept = tokenizer_saving.savable_tokenizer(plain, AutoConfig.for_model(kind))
     kept.save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
     for each in (kept, AutoTokenizer.from_pretrained(tmp_path)):

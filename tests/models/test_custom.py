@@ -64,7 +64,7 @@ def fault(text: str, path: Path) -> LlmkitError:
     """What taking in a file of this text raises."""
     path.write_text(text, encoding="utf-8")
     with pytest.raises(LlmkitError) as caught:
-        custom.take_in(ModelConfig(code=str(path), architecture="own"))
+        custom.run_model_code(ModelConfig(code=str(path), architecture="own"))
     assert str(path) in str(caught.value)
     return caught.value
 
@@ -78,17 +78,17 @@ def test_code_is_not_even_read_unless_it_is_allowed(tmp_path: Path) -> None:
 def test_a_registered_architecture_is_built_like_any_other(
     file: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    custom.take_in(ModelConfig(code=str(file), architecture=name))
+    custom.run_model_code(ModelConfig(code=str(file), architecture=name))
     assert capsys.readouterr().out == ""  # stdout is for results
     shape = build.model_config(name, {"hidden_size": 32, "loops": 2}, 40, 12, {"eos_token_id": 3})
     model = build.causal_model(shape, seed=0)
     assert (type(model).__name__, model.config.loops) == ("OwnModel", 2)
     assert (model.lm_head.in_features, model.lm_head.out_features) == (32, 40)
-    custom.take_in(ModelConfig(code=str(file), architecture=name))
+    custom.run_model_code(ModelConfig(code=str(file), architecture=name))
     with pytest.raises(ConfigError, match="loop"):
         build.model_config(name, {"loop": 2}, 40, 12, {})
     with pytest.raises(ConfigError, match=f"no sequence classifier of type '{name}'"):
-        build.fill_shape(name, {}, build.CLASSIFIER)
+        build.fill_settings(name, {}, build.CLASSIFIER_MODEL)
 
 
 def test_settings_may_stand_in_an_init_as_well(tmp_path: Path, name: str) -> None:
@@ -105,7 +105,7 @@ def test_settings_may_stand_in_an_init_as_well(tmp_path: Path, name: str) -> Non
         "    config_class = Own\n"
         "AutoModelForCausalLM.register(Own, Model)\n"
     )
-    custom.take_in(ModelConfig(code=str(path), architecture=name))
+    custom.run_model_code(ModelConfig(code=str(path), architecture=name))
     assert build.model_config(name, {"width": 5}, 40, 12, {}).width == 5
 
 
@@ -137,12 +137,12 @@ def test_a_file_that_fails_is_named_with_its_line(
 def test_a_file_that_is_not_there_or_no_python_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputNotFound, match="no_file"):
         custom.register(tmp_path / "no_file.py")
-    assert "no file of Python" in fault("x = 1\n", tmp_path / "model.txt").what
+    assert "not a Python file" in fault("x = 1\n", tmp_path / "model.txt").what
 
 
 def test_a_model_that_the_file_does_not_register_is_not_built(file: Path, name: str) -> None:
     with pytest.raises(ConfigError, match=name) as caught:
-        custom.take_in(ModelConfig(code=str(file), architecture="llama"))
+        custom.run_model_code(ModelConfig(code=str(file), architecture="llama"))
     assert f"model.architecture={name}" in caught.value.next
 
 

@@ -44,7 +44,7 @@ def test_packed_documents_are_as_if_alone(architecture: str) -> None:
 
 @pytest.mark.parametrize("architecture", ["deberta-v2", "convbert"])
 def test_an_architecture_that_cannot_is_refused(architecture: str) -> None:
-    with pytest.raises(ConfigError, match="cannot keep packed documents apart") as caught:
+    with pytest.raises(ConfigError, match="cannot isolate packed documents") as caught:
         packing.document_masks(small(architecture))
     assert "data.isolate_documents=false" in str(caught.value.next)
 

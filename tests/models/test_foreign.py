@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llmkit.errors import InputNotFound, LlmkitError, NoValidCheckpoint, Unsafe
-from llmkit.models.location import locate
+from llmkit.models.location import locate_model
 
 SAFE = "model.safetensors"
 
@@ -26,7 +26,7 @@ def holding(directory: Path, *names: str, **contents: object) -> Path:
 
 def refused(path: Path) -> LlmkitError:
     with pytest.raises(LlmkitError) as fault:
-        locate(str(path))
+        locate_model(str(path))
     return fault.value
 
 
@@ -50,11 +50,11 @@ def test_an_adapter_that_says_little_is_still_one(tmp_path: Path, settings: obje
         (["model-q4.gguf"], "GGUF"), (["model.onnx"], "ONNX"), (["tf_model.h5"], "TensorFlow"),
         (["flax_model.msgpack"], "Flax"), (["model.onnx", "config.json"], "ONNX"),
         (["config.json", "tokenizer.json"], "no weights"),
-        (["tokenizer.json", "tokenizer_config.json"], "tokenizer, and no model"),
-        (["vocab.txt"], "tokenizer, and no model"), (["model_index.json"], "diffusers"),
+        (["tokenizer.json", "tokenizer_config.json"], "tokenizer, not a model"),
+        (["vocab.txt"], "tokenizer, not a model"), (["model_index.json"], "diffusers"),
         (["modules.json", "0_Transformer/config.json"], "sentence-transformers"),
-        (["refs/main", "snapshots/abc/config.json"], "hub's cache"),
-        (["params.json", "consolidated.safetensors"], "format of its maker"),
+        (["refs/main", "snapshots/abc/config.json"], "hub cache"),
+        (["params.json", "consolidated.safetensors"], "publisher's format"),
         (["notes.txt"], "no config.json"), ([], "no config.json"),
     ],
 )  # fmt: skip
@@ -102,4 +102,4 @@ def test_a_run_without_a_model_says_so(tmp_path: Path) -> None:
 def test_weights_beside_other_files_are_a_model(tmp_path: Path) -> None:
     names = (SAFE, "pytorch_model.bin", "model.onnx", "adapter_config.json", "training_args.bin")
     directory = holding(tmp_path, *names, config={"model_type": "llama"})
-    assert locate(str(directory)) == str(directory)
+    assert locate_model(str(directory)) == str(directory)

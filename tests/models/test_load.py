@@ -69,11 +69,11 @@ def test_of_tied_weights_a_file_may_hold_either(kind, dropped, shards, tmp_path)
     again = load.load_model(opened, purpose).eval()
     assert torch.equal(again(input_ids=IDS).logits, model(input_ids=IDS).logits)
     config = classifier.existing_config(opened, {})
-    classifier.Head("single_label_classification", ("a", "b")).describe(config, 0)
+    classifier.ClassifierHead("single_label_classification", ("a", "b")).describe(config, 0)
     loaded = classifier.load_body(opened, config, seed=0).eval()
     assert torch.equal(loaded.base_model(input_ids=IDS)[0], model.base_model(input_ids=IDS)[0])
     loaded.save_pretrained(tmp_path / "saved")
-    saved = load.load_model(open_model(str(tmp_path / "saved")), build.CLASSIFIER).eval()
+    saved = load.load_model(open_model(str(tmp_path / "saved")), build.CLASSIFIER_MODEL).eval()
     assert torch.equal(saved(input_ids=IDS).logits, loaded(input_ids=IDS).logits)
 
 
@@ -81,7 +81,7 @@ def test_weights_that_are_not_tied_do_not_stand_for_each_other(tmp_path: Path) -
     model = made("llama", build.LANGUAGE_MODEL, tie_word_embeddings=False)
     opened = open_model(stored(model, tmp_path, "model.embed_tokens.weight"))
     config = classifier.existing_config(opened, {})
-    classifier.Head("single_label_classification", ("a", "b")).describe(config, 0)
+    classifier.ClassifierHead("single_label_classification", ("a", "b")).describe(config, 0)
     with pytest.raises(DataError, match="embed_tokens"):
         classifier.load_body(opened, config, seed=0)
     with pytest.raises(DataError, match="embed_tokens"):
@@ -131,9 +131,9 @@ def test_the_head_of_another_task_is_replaced_and_named(names, tmp_path: Path) -
     before.save_pretrained(tmp_path)
     opened = open_model(str(tmp_path))
     shape = classifier.existing_config(opened, {})
-    classifier.Head("single_label_classification", names).describe(shape, 0)
+    classifier.ClassifierHead("single_label_classification", names).describe(shape, 0)
     told = Listener()
-    model = classifier.load_body(opened, shape, seed=0, told=told)
+    model = classifier.load_body(opened, shape, seed=0, reporter=told)
     assert float(model.classifier.weight.detach().abs().max()) < 1
     [line] = told.warned
     assert "BertForTokenClassification" in line
@@ -145,9 +145,9 @@ def test_a_new_head_on_a_language_model_is_named(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     opened = open_model(str(tmp_path))
     shape = classifier.existing_config(opened, {})
-    classifier.Head("single_label_classification", ("a", "b")).describe(shape, 0)
+    classifier.ClassifierHead("single_label_classification", ("a", "b")).describe(shape, 0)
     told = Listener()
-    classifier.load_body(opened, shape, seed=0, told=told)
+    classifier.load_body(opened, shape, seed=0, reporter=told)
     assert told.warned == []
     assert any(line.startswith("new weights") and "score" in line for line in told.said)
     assert any("not used: lm_head" in line for line in told.said)

@@ -28,13 +28,13 @@ def test_what_can_only_be_a_path_is_one(runs: Path, name: str) -> None:
     assert paths.looks_like_path(name)
     if name != ".":
         with pytest.raises(InputNotFound):
-            location.locate(name)
+            location.locate_model(name)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "Qwen/Qwen2.5-0.5B", "openai-community/gpt2"])
 def test_what_may_be_on_the_hub_is_no_path(runs: Path, name: str) -> None:
     assert not paths.looks_like_path(name)
-    assert location.locate(name) == name
+    assert location.locate_model(name) == name
 
 
 def test_runs_is_ours_even_before_there_is_a_run(
@@ -56,12 +56,12 @@ def test_runs_is_ours_even_before_there_is_a_run(
 def test_the_nearest_directory_is_named(runs: Path, name: str, meant: str) -> None:
     (runs / "shake" / "final").mkdir()
     with pytest.raises(InputNotFound) as fault:
-        location.locate(name)
+        location.locate_model(name)
     assert f"did you mean {meant}?" == fault.value.next
 
 
 def test_a_file_is_answered_with_its_directory(runs: Path) -> None:
     (runs / "shake" / "model.safetensors").touch()
     with pytest.raises(InputNotFound, match="is a file") as fault:
-        location.locate("runs/shake/model.safetensors")
+        location.locate_model("runs/shake/model.safetensors")
     assert "runs/shake" in fault.value.next

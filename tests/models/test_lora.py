@@ -10,7 +10,7 @@ from llmkit.config.schema import LoraConfig
 from llmkit.errors import ConfigError, LlmkitError
 from llmkit.models import build, classifier, lora
 from llmkit.models import tokenizer as tokenizers
-from llmkit.models.classifier import Head
+from llmkit.models.classifier import ClassifierHead
 
 pytest.importorskip("peft")
 
@@ -24,7 +24,7 @@ BATCH = {
 def small(architecture: str, seed: int = 0):
     shape = {"hidden_size": 32, "num_hidden_layers": 2}
     config = classifier.new_config(architecture, shape, TOKENIZER, 12)
-    head = Head("single_label_classification", ("x", "y"))
+    head = ClassifierHead("single_label_classification", ("x", "y"))
     return build.classifier(head.describe(config, TOKENIZER.pad_token_id), seed)
 
 
@@ -55,7 +55,7 @@ def test_updates_begin_at_zero_and_train_themselves_and_the_head_alone(architect
 @pytest.mark.parametrize("architecture", ["bert", "gpt2", "llama", "deberta-v2"])
 def test_the_saved_model_is_plain_and_gives_the_same_logits(architecture, tmp_path) -> None:
     model = attached(architecture)
-    lora.save(model, tmp_path)
+    lora.save_lora(model, tmp_path)
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
     assert type(plain) is type(small(architecture))
     with torch.no_grad():
@@ -68,28 +68,28 @@ def test_the_saved_model_is_plain_and_gives_the_same_logits(architecture, tmp_pa
 @pytest.mark.parametrize("architecture", ["bert", "llama"])
 def test_updates_come_back_to_the_bit(architecture, tmp_path) -> None:
     model = attached(architecture)
-    lora.save(model, tmp_path)
+    lora.save_lora(model, tmp_path)
     again = attached(architecture, moved=False)
-    lora.restore(again, tmp_path)
+    lora.restore_lora(again, tmp_path)
     for name, weight in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], weight), name
 
 
 def test_another_model_below_the_updates_is_refused(tmp_path) -> None:
-    lora.save(attached("bert"), tmp_path)
+    lora.save_lora(attached("bert"), tmp_path)
     other = small("bert", seed=5)
     lora.attach(other, LoraConfig(r=4), 0, set(classifier.head_weights(other)))
-    with pytest.raises(ConfigError, match="is not the one that the run began with"):
-        lora.restore(other, tmp_path)
+    with pytest.raises(ConfigError, match="is not the one that the run started from"):
+        lora.restore_lora(other, tmp_path)
     wider = small("bert")
     lora.attach(wider, LoraConfig(r=8), 0, set(classifier.head_weights(wider)))
     with pytest.raises(ConfigError, match="is not the one"):
-        lora.restore(wider, tmp_path)
+        lora.restore_lora(wider, tmp_path)
 
 
 def test_a_merge_that_changes_the_logits_is_told(tmp_path) -> None:
     model = attached("bert")
-    lora.save(model, tmp_path)
+    lora.save_lora(model, tmp_path)
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path)
     torch.nn.init.normal_(plain.bert.encoder.layer[0].attention.self.query.weight)
     with pytest.raises(LlmkitError, match="differ by"):
@@ -100,7 +100,7 @@ def test_only_the_layers_that_are_named_get_updates() -> None:
     model = attached("bert", target_modules=("query", "value"))
     names = {name for name, weight in model.named_parameters() if ".lora_" in name}
     assert {name.split(".")[-4] for name in names} == {"query", "value"}
-    with pytest.raises(ConfigError, match="no linear layer called 'q_proj'") as caught:
+    with pytest.raises(ConfigError, match="no linear layer named 'q_proj'") as caught:
         attached("bert", target_modules=("q_proj",))
     assert "query" in caught.value.next
 
@@ -127,7 +127,7 @@ def test_a_causal_models_output_layer_stays_as_it_is(architecture, tied, tmp_pat
     torch.manual_seed(1)
     for weight in trained.values():
         torch.nn.init.normal_(weight, std=0.2)
-    lora.save(model, tmp_path)
+    lora.save_lora(model, tmp_path)
     merged = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     ids = {"input_ids": BATCH["input_ids"]}
     lora.check_merge(model, merged, {**ids, "targets": ids["input_ids"]})
@@ -138,6 +138,6 @@ def test_a_causal_models_output_layer_stays_as_it_is(architecture, tied, tmp_pat
         )
     again = build.causal_model(plain.config, seed=0)
     lora.attach(again, LoraConfig(r=4), seed=0)
-    lora.restore(again, tmp_path)
+    lora.restore_lora(again, tmp_path)
     for name, weight in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], weight), name

@@ -73,4 +73,4 @@ def test_a_config_that_makes_no_sense_is_a_fault_of_the_model_and_no_bug(
 def test_a_tokenizer_whose_limit_is_no_number_is_refused(whole: Path, tmp_path: Path) -> None:
     name = edited(whole, tmp_path, "tokenizer_config.json", {"model_max_length": "x"})
     with pytest.raises(DataError, match="model_max_length"):
-        tokenizers.load(name)
+        tokenizers.load_tokenizer(name)

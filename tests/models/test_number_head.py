@@ -14,7 +14,7 @@ from llmkit.evaluation import label_metrics
 from llmkit.inference import classify
 from llmkit.models import build, classifier
 from llmkit.models import tokenizer as tokenizers
-from llmkit.models.classifier import Head
+from llmkit.models.classifier import ClassifierHead
 from llmkit.models.pretrained import open_model
 from llmkit.training.optimizer import NamedOptimizer
 from llmkit.training.tasks.classification_loss import ClassificationLoss
@@ -90,13 +90,13 @@ def test_a_finished_regression_keeps_its_digits_in_bf16(tmp_path, architecture, 
     tokenizer = tokenizers.train_bpe_with_frame(texts, 300, architecture)
     sizes = {"hidden_size": 32, "num_hidden_layers": 1}
     config = classifier.new_config(architecture, sizes, tokenizer, 16)
-    Head("regression", outputs).describe(config, tokenizer.pad_token_id)
+    ClassifierHead("regression", outputs).describe(config, tokenizer.pad_token_id)
     model = build.classifier(config, seed=0)
     with torch.no_grad():
         for weight in model.parameters():
             if weight.dim() == 2:
                 weight.normal_(std=0.2)
-        if (bias := classifier.keep_digits(model).bias) is not None:
+        if (bias := classifier.to_number_head(model).bias) is not None:
             bias.fill_(612.3)
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)

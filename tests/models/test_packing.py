@@ -78,5 +78,5 @@ def test_encoders_are_kept_apart_by_their_masks_alone(kind, factor) -> None:
     documents = torch.tensor([[1] * 12 + [2] * 20])
     ids = torch.arange(20, 52)[None]
     inputs = masks.inputs(documents)
-    assert packing.are_apart(model, ids, documents[0] - 1, inputs, {})
-    assert not packing.are_apart(model, ids, documents[0] - 1, {}, {})
+    assert packing.are_isolated(model, ids, documents[0] - 1, inputs, {})
+    assert not packing.are_isolated(model, ids, documents[0] - 1, {}, {})

@@ -122,4 +122,4 @@ def test_models_with_fixed_frequencies_are_left_as_they_are() -> None:
     model = build.causal_model(config, 0)
     assert "forward" not in vars(model.model.rotary_emb)
     assert not model.base_model._forward_pre_hooks
-    assert rope.border(model) is None
+    assert rope.longrope_limit(model) is None

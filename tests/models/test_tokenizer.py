@@ -30,9 +30,9 @@ def test_every_text_comes_back_exactly(text: str) -> None:
 
 def test_training_twice_gives_the_same_tokenizer() -> None:
     again = tokenizers.train_bpe(iter(TEXTS), 320)
-    assert tokenizers.fingerprint(again) == tokenizers.fingerprint(TRAINED)
+    assert tokenizers.tokenizer_fingerprint(again) == tokenizers.tokenizer_fingerprint(TRAINED)
     other = tokenizers.train_bpe(TEXTS, 300)
-    assert tokenizers.fingerprint(other) != tokenizers.fingerprint(TRAINED)
+    assert tokenizers.tokenizer_fingerprint(other) != tokenizers.tokenizer_fingerprint(TRAINED)
 
 
 def test_the_vocabulary_is_no_larger_than_the_text_supports() -> None:
@@ -54,21 +54,24 @@ def test_merges_are_those_of_the_published_reference(shared: Path) -> None:
 
 def test_a_saved_tokenizer_loads_as_the_same(tmp_path: Path) -> None:
     TRAINED.save_pretrained(tmp_path)
-    for loaded in (tokenizers.load(str(tmp_path)), AutoTokenizer.from_pretrained(tmp_path)):
-        assert tokenizers.fingerprint(loaded) == tokenizers.fingerprint(TRAINED)
+    for loaded in (
+        tokenizers.load_tokenizer(str(tmp_path)),
+        AutoTokenizer.from_pretrained(tmp_path),
+    ):
+        assert tokenizers.tokenizer_fingerprint(loaded) == tokenizers.tokenizer_fingerprint(TRAINED)
         assert loaded(TEXTS[0])["input_ids"] == TRAINED(TEXTS[0])["input_ids"]
 
 
 def test_a_run_stands_for_the_tokenizer_of_its_model(tmp_path: Path) -> None:
     TRAINED.save_pretrained(tmp_path / "final")
     (tmp_path / "run.json").write_text("{}")
-    assert tokenizers.load(str(tmp_path)).get_vocab() == TRAINED.get_vocab()
+    assert tokenizers.load_tokenizer(str(tmp_path)).get_vocab() == TRAINED.get_vocab()
 
 
 def test_the_fingerprint_does_not_hang_on_padding_or_truncation() -> None:
-    before = tokenizers.fingerprint(TRAINED)
+    before = tokenizers.tokenizer_fingerprint(TRAINED)
     TRAINED(TEXTS, padding=True, truncation=True, max_length=3)
-    assert tokenizers.fingerprint(TRAINED) == before
+    assert tokenizers.tokenizer_fingerprint(TRAINED) == before
 
 
 @pytest.mark.parametrize(
@@ -78,11 +81,11 @@ def test_the_fingerprint_does_not_hang_on_padding_or_truncation() -> None:
 def test_the_frame_is_what_the_tokenizer_itself_puts_around_text(
     shared: Path, name: str, framing: Framing
 ) -> None:
-    assert tokenizers.framing(tokenizers.load(str(shared / name))) == framing
+    assert tokenizers.framing(tokenizers.load_tokenizer(str(shared / name))) == framing
 
 
 def test_a_tokenizer_without_an_end_is_told(shared: Path) -> None:
-    bert = tokenizers.load(str(shared / "tokenizers" / "bert-base-uncased"))
+    bert = tokenizers.load_tokenizer(str(shared / "tokenizers" / "bert-base-uncased"))
     with pytest.raises(DataError, match="end-of-text"):
         tokenizers.framing(bert)
     bert.eos_token = "[SEP]"
@@ -92,13 +95,13 @@ def test_a_tokenizer_without_an_end_is_told(shared: Path) -> None:
 @pytest.mark.parametrize("name", ["./nowhere", "/no/such/place", "~/nowhere", "a/b/c"])
 def test_a_directory_that_is_not_there_is_not_found(name: str) -> None:
     with pytest.raises(InputNotFound):
-        tokenizers.load(name)
+        tokenizers.load_tokenizer(name)
 
 
 def test_a_hub_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(HubUnreachable) as fault:
-        tokenizers.load("nobody/no-such-tokenizer")
+        tokenizers.load_tokenizer("nobody/no-such-tokenizer")
     assert "local directory" in fault.value.next
 
 
@@ -107,7 +110,7 @@ def test_a_directory_without_a_tokenizer_is_bad_data(tmp_path: Path, content: st
     if content:
         (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(DataError) as fault:
-        tokenizers.load(str(tmp_path))
+        tokenizers.load_tokenizer(str(tmp_path))
     assert "tokenizer.json" in fault.value.next
 
 
@@ -118,7 +121,7 @@ def test_a_tokenizer_that_brings_code_is_refused_and_not_run(tmp_path: Path) -> 
     path.write_text(json.dumps(json.loads(path.read_text()) | code))
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     with pytest.raises(Unsafe):
-        tokenizers.load(str(tmp_path))
+        tokenizers.load_tokenizer(str(tmp_path))
     assert not (tmp_path / "ran").exists()
 
 

@@ -23,7 +23,7 @@ TEXTS = [
 READ_OTHERWISE = ("qwen2", "qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text", "qwen4_exp")
 """Model types whose tokenizer class has a rule of its own for splitting words."""
 
-PURPOSES = (build.LANGUAGE_MODEL, build.MASKED_MODEL, build.CLASSIFIER)
+PURPOSES = (build.LANGUAGE_MODEL, build.MASKED_MODEL, build.CLASSIFIER_MODEL)
 ALL = sorted({kind for each in PURPOSES for kind in build.known_architectures(each)})
 
 Train = Callable[..., PreTrainedTokenizerFast]
@@ -76,7 +76,7 @@ def words() -> PreTrainedTokenizerFast:
 
 @pytest.mark.parametrize("kind", ["bert", "gpt2", "llama", "mistral", "modernbert", "roberta"])
 def test_a_given_tokenizer_is_kept_beside_another_model(words, kind: str, tmp_path: Path) -> None:
-    kept = tokenizer_saving.kept(words, AutoConfig.for_model(kind))
+    kept = tokenizer_saving.savable_tokenizer(words, AutoConfig.for_model(kind))
     back = loaded(kept, kind, tmp_path)
     for text in (PROBE, "the cats", "a Cat x"):
         assert back(text)["input_ids"] == words(text)["input_ids"]
@@ -87,7 +87,7 @@ def test_a_given_tokenizer_is_kept_beside_another_model(words, kind: str, tmp_pa
 @pytest.mark.parametrize("kind", READ_OTHERWISE)
 def test_a_given_tokenizer_that_would_be_read_otherwise_is_refused(words, kind: str) -> None:
     with pytest.raises(ConfigError, match="other ids") as fault:
-        tokenizer_saving.kept(words, AutoConfig.for_model(kind))
+        tokenizer_saving.savable_tokenizer(words, AutoConfig.for_model(kind))
     assert kind in fault.value.where
     assert "model.architecture" in fault.value.next
 
@@ -97,7 +97,11 @@ def test_settings_that_a_run_changes_are_kept(tmp_path: Path) -> None:
     made.chat_template = "{{ messages[0].content }}"
     made.padding_side, made.model_max_length = "left", 77
     tokenizers.read_as_text(made)
-    back = loaded(tokenizer_saving.kept(made, AutoConfig.for_model("mistral")), "mistral", tmp_path)
+    back = loaded(
+        tokenizer_saving.savable_tokenizer(made, AutoConfig.for_model("mistral")),
+        "mistral",
+        tmp_path,
+    )
     assert back.chat_template == made.chat_template
     assert (back.padding_side, back.model_max_length) == ("left", 77)
     assert back.eos_token_id not in back("a <|endoftext|>")["input_ids"]

@@ -333,7 +333,7 @@ def test_a_masked_model_sees_both_sides_and_writes_no_text(tmp_path: Path) -> No
     again = AutoModelForMaskedLM.from_pretrained(tmp_path).eval()
     assert torch.equal(again(tokens()).logits, masked(tokens()).logits)
     assert not AutoModel.from_pretrained(tmp_path).config.is_causal
-    with pytest.raises(ValueError, match="both sides"):
+    with pytest.raises(ValueError, match="bidirectional"):
         AutoModelForCausalLM.from_pretrained(tmp_path)
 
 

@@ -63,5 +63,5 @@ def test_special_tokens_are_told() -> None:
     ],
 )
 def test_words_of_published_tokenizers(name: str, text: str, expected: list[str]) -> None:
-    found = [word.strip() for word in cut(tokenizers.load(str(SHARED / name)), text)]
+    found = [word.strip() for word in cut(tokenizers.load_tokenizer(str(SHARED / name)), text)]
     assert found == [word.strip() for word in expected]

@@ -27,7 +27,7 @@ from llmkit.distributed.signals import StopSignal
 from llmkit.errors import ConfigError, Stopped
 from llmkit.evaluation import label_metrics
 from llmkit.models import build
-from llmkit.models.classifier import Head
+from llmkit.models.classifier import ClassifierHead
 from llmkit.reporting.console import Console
 from llmkit.reporting.progress import TrainingDisplay
 from llmkit.training import checkpoint, engine
@@ -62,9 +62,9 @@ def examples(kind: str = SINGLE, n: int = N, seed: int = 0) -> Encoded:
 def small(kind: str = SINGLE, seed: int = 0, **settings: Any) -> PreTrainedModel:
     shape = {"hidden_size": 32, "num_hidden_layers": 2, **settings}
     special = {"pad_token_id": 0}
-    config = build.model_config("bert", shape, VOCABULARY, 12, special, build.CLASSIFIER)
+    config = build.model_config("bert", shape, VOCABULARY, 12, special, build.CLASSIFIER_MODEL)
     names = ("value",) if kind == REGRESSION else ("a", "b", "c")
-    return build.classifier(Head(kind, names).describe(config, 0), seed)
+    return build.classifier(ClassifierHead(kind, names).describe(config, 0), seed)
 
 
 def task(kind: str = SINGLE, **settings: Any) -> ClassificationLoss:

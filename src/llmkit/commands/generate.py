@@ -306,7 +306,9 @@ def _identity(work: _Work) -> _Record:
     kept = {f"generation.{key}": value for key, value in settings.items() if key not in _MAY_CHANGE}
     tokenizer = config.tokenizer.name_or_path
     places = {"model": work.model.location, "tokenizer": tokenizer and locate_tokenizer(tokenizer)}
-    held = {key: at and content.identity(at, work.model.revision) for key, at in places.items()}
+    held = {
+        key: at and content.content_identity(at, work.model.revision) for key, at in places.items()
+    }
     return {**kept, "generation.seed": config.sampling_seed, **held}
 
 

@@ -205,7 +205,7 @@ def _identity(
         return {}
     settings = config.predict.model_dump(mode="json", exclude={"output", "precision"})
     return {
-        "model": content.identity(opened.location, opened.revision),
+        "model": content.content_identity(opened.location, opened.revision),
         "rows": fingerprint(found, lambda n_bytes: None),
         "data": data.model_dump(mode="json", exclude={"test_files"}),
         "predict": {**settings, "precision": precision},

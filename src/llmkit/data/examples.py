@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from llmkit.data.labels import MULTI, Labels
 from llmkit.errors import DataError
-from llmkit.models.control_tokens import Named, control_tokens, text_only
+from llmkit.models.control_tokens import ControlTokenCount, control_tokens, text_only
 
 UNLABELLED = -100
 """The label of row -1, which is none; in batches of numbers it is not a number (NaN)."""
@@ -158,7 +158,7 @@ class Encoder:
                 where="tokenizer.name_or_path",
                 next="set pad_token in its tokenizer_config.json to a token that it has",
             )
-        self.named = Named(control_tokens(tokenizer))
+        self.named = ControlTokenCount(control_tokens(tokenizer))
         self.pad_id = int(tokenizer.pad_token_id)
         self.max_length = max_length
         self.gives_types = "token_type_ids" in tokenizer.model_input_names

@@ -141,7 +141,7 @@ class _Maker:
     ) -> None:
         self.tokenizer, self.watch, self.say = tokenizer, watch, say
         self.framing = tokenizers.framing(tokenizer)
-        self.fingerprint = tokenizers.fingerprint(tokenizer)
+        self.fingerprint = tokenizers.tokenizer_fingerprint(tokenizer)
 
     def both(self, pair: DomainText) -> Prepared:
         return Prepared(
@@ -229,7 +229,7 @@ def _trained(pairs: Sequence[DomainText], say: Say) -> PreTrainedTokenizerFast:
         *(["framed"] if framed else []),
     ]
     entry = cache.open_or_build(f"tokenizer-{cache.key(wanted)}", build, first.watch, say)
-    tokenizer = tokenizers.load(str(entry.path))
+    tokenizer = tokenizers.load_tokenizer(str(entry.path))
     say(
         f"tokenizer: {len(tokenizer):,} tokens (at most {entry.info['vocab_size']:,}), byte-level "
         f"BPE trained on {entry.info['n_bytes']:,} bytes of "

@@ -245,8 +245,8 @@ class _Forward:
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
         self.accepts = frozenset(inspect.signature(model.forward).parameters)
-        self.border = rope.border(model)
-        """Maximum number of tokens with the frequencies of short texts, see `rope.border`."""
+        self.border = rope.longrope_limit(model)
+        """Maximum number of tokens with the frequencies of short texts (`longrope_limit`)."""
         kinds = set(getattr(model.config, "layer_types", None) or PLAIN_LAYERS)
         # A custom model may have no cache and recompute the whole text.
         caches = model.can_generate() and model._supports_default_dynamic_cache()

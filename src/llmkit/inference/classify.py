@@ -28,13 +28,13 @@ from llmkit.distributed.processes import Processes
 from llmkit.errors import DataError
 from llmkit.models import build, load
 from llmkit.models.classifier import (
-    Head,
+    ClassifierHead,
     head_of,
     is_classifier,
-    keep_digits,
     longest_text,
     remembered_columns,
     set_padding,
+    to_number_head,
 )
 from llmkit.models.pretrained import Pretrained
 from llmkit.reporting.predictions import DIGITS, Prediction
@@ -62,7 +62,7 @@ class Classifier:
 
     model: PreTrainedModel
     encoder: Encoder
-    head: Head
+    head: ClassifierHead
     precision: str
 
     @torch.no_grad()
@@ -114,11 +114,11 @@ def open_classifier(pretrained: Pretrained, device: torch.device, precision: str
     check_classifier(pretrained)
     config, tokenizer = pretrained.config, pretrained.own_tokenizer
     set_padding(tokenizer)
-    model = load.load_model(pretrained, build.CLASSIFIER).eval().to(device)
+    model = load.load_model(pretrained, build.CLASSIFIER_MODEL).eval().to(device)
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     encoder, head = Encoder(tokenizer, longest_text(config, tokenizer)), head_of(config)
     if head.problem_type == REGRESSION:
-        keep_digits(model)
+        to_number_head(model)
     return Classifier(model, encoder, head, precision)
 
 
@@ -168,7 +168,9 @@ def classify_rows(
         ]
 
 
-def prediction_of(head: Head, row: Row, values: AnyArray, columns: Sequence[str]) -> Prediction:
+def prediction_of(
+    head: ClassifierHead, row: Row, values: AnyArray, columns: Sequence[str]
+) -> Prediction:
     """The prediction for a row from the head's values."""
     rounded = [round(value, DIGITS) for value in values.tolist()]
     repeated = _repeated(row, columns)

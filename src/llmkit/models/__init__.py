@@ -1,9 +1,9 @@
-"""Models and tokenizers of transformers, which speaks through our console and not past it."""
+"""Models and tokenizers of transformers, whose own log and progress bars are turned off."""
 
 import os
 import sys
 
-# What transformers reads as it is imported, which can wait: a model is looked for without it.
+# Read when transformers is imported; locating a model does not import it.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 

@@ -1,4 +1,4 @@
-"""A new model of any architecture that transformers knows, with seeded weights."""
+"""Build a new model of any architecture of transformers, with seeded weights."""
 
 from __future__ import annotations
 
@@ -39,26 +39,26 @@ HEAD_SIZE = 64
 
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 TOP_K = "num_experts_per_tok"
-"""Experts of a layer, as architectures call them, and those that a token is routed to."""
+"""The settings for a layer's number of experts, and for the number that a token is routed to."""
 
-Kind = type[PretrainedConfig]
-Fault = tuple[str, str, str]
-"""A setting, what is wrong with it, and what to write instead."""
+ConfigClass = type[PretrainedConfig]
+SettingFault = tuple[str, str, str]
+"""A setting, what is wrong with it, and what to write instead (may be empty)."""
 
 SIZES = ("hidden_size", "num_attention_heads", "num_key_value_heads", "num_hidden_layers")
-"""Settings that count something there must be one of, by the names that all architectures share."""
+"""Settings that must be at least 1, under the names that all architectures share."""
 
 
 @dataclass(frozen=True)
 class Purpose:
-    """What a model is for, and what follows from that when one is built."""
+    """What a model is for, and how transformers builds one for it."""
 
     name: str
     auto: Any
     """The Auto class of transformers."""
     names: Mapping[str, Any]
     mapping: Mapping[Any, Any]
-    """What transformers has for it, model type -> class and config class -> class."""
+    """The classes of transformers for it: model type -> class name, config class -> class."""
     common: str
     length_key: str
 
@@ -79,7 +79,7 @@ MASKED_MODEL = Purpose(
     "modernbert, bert, roberta, distilbert, electra, deberta-v2, transformer",
     "data.block_size",
 )
-CLASSIFIER = Purpose(
+CLASSIFIER_MODEL = Purpose(
     "sequence classifier",
     AutoModelForSequenceClassification,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
@@ -90,7 +90,7 @@ CLASSIFIER = Purpose(
 
 
 def known_architectures(purpose: Purpose) -> dict[str, str]:
-    """Model type -> class, of all that can be built for a purpose."""
+    """Model type -> class name, of all architectures that can be built for a purpose."""
     known = {kind: purpose.names[kind] for kind in CONFIG_MAPPING_NAMES if kind in purpose.names}
     for kind in registered_architectures():
         if CONFIG_MAPPING[kind] in purpose.mapping:
@@ -99,7 +99,7 @@ def known_architectures(purpose: Purpose) -> dict[str, str]:
 
 
 def registered_architectures() -> set[str]:
-    """The model types that are not transformers' own."""
+    """The model types that were registered in addition to those of transformers."""
     return set(CONFIG_MAPPING) - set(CONFIG_MAPPING_NAMES)
 
 
@@ -111,33 +111,34 @@ def model_config(
     special: dict[str, int],
     purpose: Purpose = LANGUAGE_MODEL,
 ) -> PretrainedConfig:
-    """The transformers config of a new model; what `asked` leaves open fits a small model.
+    """The transformers config of a new model; settings missing in `asked` get values for a small
+    model.
 
-    `length` is the most tokens that it reads at once; `special` holds the token ids
+    `length` is the maximum number of tokens of its context; `special` holds the token ids
     (`bos_token_id`, ...) of the tokenizer, since the defaults are those of the released model.
     Raises ConfigError for an architecture without such a model, an unknown setting (transformers
-    would keep it silently) and values that do not fit.
+    would ignore it silently) and values that do not fit.
     """
     kind = _config_class(architecture, purpose)
-    chosen = {**special, **fill_shape(architecture, asked, purpose)}
+    chosen = {**special, **fill_settings(architecture, asked, purpose)}
     chosen.setdefault("vocab_size", vocab_size)
     if chosen["vocab_size"] < vocab_size:
         raise ConfigError(
             f"the tokenizer has {vocab_size} tokens, the model only {chosen['vocab_size']}",
             where="model.config.vocab_size",
-            next=f"leave it out, or write at least {vocab_size}",
+            next=f"remove it, or write at least {vocab_size}",
         )
     positions = canonical_settings(kind, asked).get("max_position_embeddings")
     if positions is None:
         chosen["max_position_embeddings"] = length
-    made = _made(kind, chosen)
+    made = _make_config(kind, chosen)
     unused = 0 if purpose is LANGUAGE_MODEL else unused_positions(made, purpose)
     if positions is None:
         wider = {**chosen, "max_position_embeddings": length + unused}
-        return _made(kind, wider) if unused else made
+        return _make_config(kind, wider) if unused else made
     if positions - unused < length:
         raise ConfigError(
-            f"{length} tokens are more than the model's {positions - unused} positions",
+            f"{length} tokens exceed the model's {positions - unused} positions",
             where=f"{purpose.length_key}, model.config.max_position_embeddings",
             next=f"write {purpose.length_key}={positions - unused} or more positions",
         )
@@ -145,9 +146,10 @@ def model_config(
 
 
 def unused_positions(config: PretrainedConfig, purpose: Purpose) -> int:
-    """Positions that texts do not get: RoBERTa and its kin count from after the padding id."""
+    """The number of positions that no token gets: RoBERTa and similar models count from after the
+    padding id."""
     with torch.device("meta"):
-        model = _built(config, purpose)
+        model = _build(config, purpose)
     for name, module in model.named_modules():
         is_position = isinstance(module, nn.Embedding) and "position" in name
         if is_position and module.padding_idx is not None:
@@ -156,48 +158,48 @@ def unused_positions(config: PretrainedConfig, purpose: Purpose) -> int:
 
 
 def causal_model(config: PretrainedConfig, seed: int) -> PreTrainedModel:
-    """A causal language model with fresh weights."""
+    """A causal language model with new weights."""
     return new_model(config, seed, LANGUAGE_MODEL)
 
 
 def classifier(config: PretrainedConfig, seed: int) -> PreTrainedModel:
-    """A classifier with fresh weights."""
-    return new_model(config, seed, CLASSIFIER)
+    """A classifier with new weights."""
+    return new_model(config, seed, CLASSIFIER_MODEL)
 
 
 def new_model(config: PretrainedConfig, seed: int, purpose: Purpose) -> PreTrainedModel:
-    """A model with fresh fp32 weights: the same for the same config and seed."""
+    """A model with new fp32 weights: the same for the same config and seed."""
     torch.manual_seed(seed)
-    model = _built(config, purpose, dtype=torch.float32)
+    model = _build(config, purpose, dtype=torch.float32)
     rope.use_document_lengths(model)
     return model.train()
 
 
-def _built(config: PretrainedConfig, purpose: Purpose, **options: Any) -> PreTrainedModel:
-    """The model of a config; raises ConfigError where its values do not go together."""
+def _build(config: PretrainedConfig, purpose: Purpose, **options: Any) -> PreTrainedModel:
+    """The model of a config; raises ConfigError if its values cannot be combined."""
     try:
         return purpose.auto.from_config(config, trust_remote_code=False, **options)
     except MemoryError:
         raise
-    except Exception as error:  # each model has checks of its own
+    except Exception as error:  # each model has its own checks
         if isinstance(error, RuntimeError) and "memory" in str(error):
             raise
-        reason = (str(error).strip() or "no reason is given").splitlines()[0][:300]
+        reason = (str(error).strip() or "no reason given").splitlines()[0][:300]
         raise ConfigError(
-            f"no {config.model_type} model can be built of its config: "
+            f"cannot build a {config.model_type} model from its config: "
             f"{type(error).__name__}: {reason}",
             where="model.config, or config.json of the model",
-            next="correct the value that it names",
+            next="correct the value that the reason names",
         ) from error
 
 
-def _made(kind: type[PretrainedConfig], chosen: dict[str, Any]) -> PretrainedConfig:
+def _make_config(kind: type[PretrainedConfig], chosen: dict[str, Any]) -> PretrainedConfig:
     try:
         return kind(**with_floats(kind, chosen))
     except (StrictDataclassError, ValueError, TypeError) as error:
         reason = str(error.__cause__ or error).strip().splitlines()[-1].strip()
         raise ConfigError(
-            f"{kind.model_type} refuses these settings: {reason}", where="model.config"
+            f"{kind.model_type} rejects these settings: {reason}", where="model.config"
         ) from error
 
 
@@ -217,10 +219,11 @@ def _config_class(architecture: str, purpose: Purpose) -> type[PretrainedConfig]
 
 def settings_faults(
     architecture: str, given: dict[str, Any], purposes: Sequence[Purpose]
-) -> list[Fault]:
-    """What is wrong with the settings of a new model for the first purpose that it has.
+) -> list[SettingFault]:
+    """Everything that is wrong with the settings of a new model, built for the first purpose that
+    its architecture supports.
 
-    Raises ConfigError for an architecture that has none of them.
+    Raises ConfigError for an architecture that supports none of them.
     """
     for purpose in purposes[:-1]:
         if architecture in known_architectures(purpose):
@@ -230,25 +233,25 @@ def settings_faults(
 
 def _refuse_faults(kind: type[PretrainedConfig], given: dict[str, Any]) -> None:
     found = [
-        f"model.config.{name}: {'; '.join(filter(None, said))}"
-        for name, *said in _faults(kind, given)
+        f"model.config.{name}: {'; '.join(filter(None, texts))}"
+        for name, *texts in _faults(kind, given)
     ]
     if found:
         raise ConfigError(
-            f"{kind.model_type} refuses these settings",
+            f"{kind.model_type} rejects these settings",
             where="\n       ".join(found),
-            next="correct the settings, or leave them out",
+            next="correct the settings, or remove them",
         )
 
 
-def fill_shape(
+def fill_settings(
     architecture: str,
     asked: dict[str, Any],
     purpose: Purpose = LANGUAGE_MODEL,
     hidden_size: int = DEFAULT_HIDDEN_SIZE,
     num_hidden_layers: int = DEFAULT_LAYERS,
 ) -> dict[str, Any]:
-    """The settings with what they leave open: a shape in the architecture's own proportions.
+    """Completes the settings of a new model with sizes in the architecture's own proportions.
 
     Raises ConfigError for an architecture or a setting that transformers does not have.
     """
@@ -259,8 +262,8 @@ def fill_shape(
     usual = canonical_settings(kind, {f.name: f.default for f in dataclasses.fields(kind)})
     heads = given.get("num_attention_heads")
     hidden = given.get("hidden_size") or _divisible(hidden_size, heads or 1)
-    heads = heads or _heads(hidden)
-    shape = {
+    heads = heads or _default_heads(hidden)
+    filled = {
         "hidden_size": hidden,
         "num_hidden_layers": num_hidden_layers,
         "num_attention_heads": heads,
@@ -271,80 +274,81 @@ def fill_shape(
     for size in ("intermediate_size", "moe_intermediate_size", "hidden_dim"):
         if isinstance(usual.get(size), int) and isinstance(usual.get("hidden_size"), int):
             ratio = min(4.0, usual[size] / usual["hidden_size"])
-            shape[size] = max(32, round(ratio * hidden / 32) * 32)
+            filled[size] = max(32, round(ratio * hidden / 32) * 32)
     for experts in EXPERTS:
         if isinstance(given.get(experts), int) and isinstance(usual.get(TOP_K), int):
-            shape[TOP_K] = max(1, min(usual[TOP_K], given[experts]))  # no more than there are
-    missing = {k: value for k, value in shape.items() if k in names and k not in given}
+            filled[TOP_K] = max(1, min(usual[TOP_K], given[experts]))  # at most all experts
+    missing = {k: value for k, value in filled.items() if k in names and k not in given}
     return {**missing, **asked}
 
 
 def _divisible(size: int, heads: int) -> int:
-    """The size near to this one that an even number of weights for each head makes up."""
+    """The nearest size that gives each head an even number of channels."""
     return max(1, round(size / (2 * heads))) * 2 * heads
 
 
-def _heads(hidden: int) -> int:
-    """Heads of about HEAD_SIZE weights, an even number each where it can be."""
+def _default_heads(hidden: int) -> int:
+    """The number of heads of about HEAD_SIZE channels, an even number each if possible."""
     most = max(1, hidden // HEAD_SIZE)
     return next((n for n in range(most, 1, -1) if hidden % (2 * n) == 0), 1)
 
 
-def setting_names(kind: Kind) -> set[str]:
-    """The settings that a config class takes."""
+def setting_names(kind: ConfigClass) -> set[str]:
+    """The settings that a config class accepts."""
     fields = {field.name for field in dataclasses.fields(kind)}
-    # A config class of a user's own may have an __init__ instead of fields.
+    # A user's own config class may have an __init__ instead of fields.
     return fields | set(kind.attribute_map) | set(inspect.signature(kind).parameters) - {"kwargs"}
 
 
-def canonical_settings(kind: Kind, settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings under the names that all architectures share (`n_embd` is `hidden_size`)."""
+def canonical_settings(kind: ConfigClass, settings: dict[str, Any]) -> dict[str, Any]:
+    """Renames settings to the names that all architectures share (`n_embd` to `hidden_size`)."""
     shared = {own: name for name, own in kind.attribute_map.items()}
     return {shared.get(name, name): value for name, value in settings.items()}
 
 
-def with_floats(kind: Kind, settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings, with whole numbers as floats where only a float is taken: 0 is one."""
+def with_floats(kind: ConfigClass, settings: dict[str, Any]) -> dict[str, Any]:
+    """Converts ints to floats where the config class accepts only a float, as for a dropout of
+    0."""
     return {
         name: float(value) if type(value) is int and type_refusal(kind, name, value) else value
         for name, value in settings.items()
     }
 
 
-def type_refusal(kind: Kind, name: str, value: Any) -> str:
-    """Why the type of a setting is refused by itself; empty where it is not."""
+def type_refusal(kind: ConfigClass, name: str, value: Any) -> str:
+    """Why the config class rejects the type of a setting; empty if it accepts it."""
     try:
         kind(**{name: value})
     except StrictDataclassFieldValidationError as error:
         reason = str(error.__cause__ or error).strip().splitlines()[-1].strip()
         return reason.replace(f"Field '{name}' ", "").partition(" (value:")[0]
-    except Exception:  # with the defaults of all others, which other settings may change
+    except Exception:  # caused by the defaults of other settings, which the config may change
         return ""
     return ""
 
 
-def _faults(kind: Kind, settings: dict[str, Any]) -> Iterator[Fault]:
-    """Everything that is wrong with settings before a model is built of them."""
+def _faults(kind: ConfigClass, settings: dict[str, Any]) -> Iterator[SettingFault]:
+    """Yields everything that is wrong with settings, before a model is built from them."""
     known = setting_names(kind)
     for name, value in settings.items():
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean `model.config.{near[0]}`?" if near else "leave it out"
+            hint = f"did you mean `model.config.{near[0]}`?" if near else "remove it"
             yield name, f"{kind.model_type} has no such setting", hint
         elif reason := type_refusal(kind, name, with_floats(kind, {name: value})[name]):
             yield name, reason, ""
-        elif _is_no_count(kind, name, value):
+        elif _is_invalid_count(kind, name, value):
             yield name, f"should be int >= 1; got {value}", ""
     yield from _head_faults(kind, settings)
 
 
-def _is_no_count(kind: Kind, name: str, value: Any) -> bool:
+def _is_invalid_count(kind: ConfigClass, name: str, value: Any) -> bool:
     (shared,) = canonical_settings(kind, {name: value})
     return shared in SIZES and value is not None and (type(value) is not int or value < 1)
 
 
-def _head_faults(kind: Kind, settings: dict[str, Any]) -> Iterator[Fault]:
-    """Sizes that cannot be divided among the heads."""
+def _head_faults(kind: ConfigClass, settings: dict[str, Any]) -> Iterator[SettingFault]:
+    """Yields sizes that cannot be divided evenly among the heads."""
     own = dict(zip(canonical_settings(kind, settings), settings, strict=True))
     given = {
         n: v for n, v in canonical_settings(kind, settings).items() if type(v) is int and v > 0
@@ -360,8 +364,8 @@ def _head_faults(kind: Kind, settings: dict[str, Any]) -> Iterator[Fault]:
         yield own["num_key_value_heads"], what, f"write {_divisor(heads, groups)}"
     wide = width or (hidden // heads if hidden and heads else 0)
     if "head_dim" in setting_names(kind) and "rope_parameters" in setting_names(kind) and wide % 2:
-        what = f"a head of {wide} is odd, which rotary positions cannot turn"
-        yield own["head_dim" if width else "hidden_size"], what, "choose an even size of a head"
+        what = f"the head size {wide} is odd, and rotary positions need an even one"
+        yield own["head_dim" if width else "hidden_size"], what, "choose an even head size"
 
 
 def _divisor(whole: int, most: int) -> int:

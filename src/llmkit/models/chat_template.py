@@ -1,4 +1,4 @@
-"""The chat template of a tokenizer: its own or one that is set, and what of its text is whose."""
+"""The chat template of a tokenizer, and which parts of its text are prompt and which response."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ HEADINGS = (
     "{{ eos_token if message['role'] == 'assistant' else '\n\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '### Assistant:\n' }}{% endif %}"
 )
-"""Set where a tokenizer has none: it needs no token that the model does not know."""
+"""The template for a tokenizer without one: it needs no token that the model does not know."""
 
 PLAIN = (
     "{{ bos_token }}{% for message in messages %}{{ message['content'] }}"
     "{{ eos_token if message['role'] == 'assistant' }}{% endfor %}"
 )
-"""What is said and nothing else; the end-of-text token ends a response."""
+"""The contents of the messages and nothing else; the end-of-text token ends a response."""
 
 _KEY = "tokenizer.chat_template"
 _ANSWER = "answer-0123456789"
 
-Messages = Sequence[Mapping[str, str]]
+ChatMessages = Sequence[Mapping[str, str]]
 
 
-def render_chat(tokenizer: PreTrainedTokenizerFast, messages: Messages, **options: Any) -> str:
-    """The text of a conversation, for `ControlTokens.ids_of_rendered`: control tokens that the
-    messages name are hidden in it, so that they stay text.
+def render_chat(tokenizer: PreTrainedTokenizerFast, messages: ChatMessages, **options: Any) -> str:
+    """The text of a conversation, for `ControlTokens.ids_of_rendered`.
 
+    Names of control tokens in the messages are replaced by placeholders, so that they stay text.
     Raises whatever the template raises.
     """
     hidden = control_tokens(tokenizer).hide(list(messages))
@@ -44,28 +44,28 @@ def render_chat(tokenizer: PreTrainedTokenizerFast, messages: Messages, **option
 
 @dataclass(frozen=True)
 class Template:
-    """How a tokenizer writes conversations."""
+    """How a tokenizer formats conversations."""
 
     tokenizer: PreTrainedTokenizerFast
     end: str
-    """The token that ends what the assistant says."""
+    """The token that ends a response."""
     tail: str
-    """What the template writes after that token."""
+    """The text that the template writes after that token."""
     ends: bool
     """Whether the template itself writes that token."""
 
     @property
     def end_id(self) -> int:
-        """The id of the token that ends what the assistant says."""
+        """The id of the token that ends a response."""
         return int(self.tokenizer.convert_tokens_to_ids(self.end))
 
-    def examples(self, messages: Messages, where: str) -> list[list[str]]:
-        """The text of a conversation, parted in turn into what the assistant reads and what it
-        says, the token that ends it included; control tokens are as `render_chat` gives them.
+    def examples(self, messages: ChatMessages, where: str) -> list[list[str]]:
+        """Splits the text of a conversation into alternating prompts and responses.
 
-        One text, or one for each response where the template writes an earlier turn in another way
-        once more is said (some drop its reasoning): a response is learned behind what is read when
-        it is asked for. Raises DataError where the template refuses the conversation.
+        A response includes the token that ends it; control tokens are as `render_chat` gives them.
+        Returns one text, or one for each response if the template writes an earlier turn otherwise
+        once messages follow (some drop its reasoning): a response is trained after the same prompt
+        as in generation. Raises DataError if the template refuses the conversation.
         """
         whole = self._text(messages, where)
         asked = [n for n, message in enumerate(messages) if message["role"] == "assistant"]
@@ -73,7 +73,7 @@ class Template:
         after = [self._text(messages[: n + 1], where) for n in asked[:-1]] + [whole]
         if not all(text.startswith(part) for part, text in zip(before, after, strict=True)):
             raise DataError(
-                "the chat template does not begin a response as it asks for it",
+                "the chat template begins a response otherwise than its generation prompt",
                 where=where,
                 next=f"give another template in {_KEY}",
             )
@@ -82,7 +82,7 @@ class Template:
         return [self._parts([b], [a]) for b, a in zip(before, after, strict=True)]
 
     def _parts(self, before: Sequence[str], after: Sequence[str]) -> list[str]:
-        """The parts of the last text in `after`, of which all the others are beginnings."""
+        """The prompts and responses of the last text in `after`; all others are prefixes of it."""
         parts: list[str] = []
         done = 0
         for begin, text in zip(map(len, before), after, strict=True):
@@ -93,7 +93,7 @@ class Template:
             parts[-1] += self.end
         return parts
 
-    def _text(self, messages: Messages, where: str, **options: Any) -> str:
+    def _text(self, messages: ChatMessages, where: str, **options: Any) -> str:
         try:
             return render_chat(self.tokenizer, messages, **options)
         except Exception as error:  # a template is a program: it may raise anything
@@ -104,28 +104,28 @@ class Template:
             ) from error
 
 
-def set_template(tokenizer: PreTrainedTokenizerFast, wish: str) -> tuple[Template, str]:
-    """Gives the tokenizer the template that is wished for, and says in a line which it is.
+def set_template(tokenizer: PreTrainedTokenizerFast, requested: str) -> tuple[Template, str]:
+    """Sets the requested template of the tokenizer; returns it and a sentence that names it.
 
-    `wish` is `auto` (its own, else HEADINGS), `plain`, or the file of a template. Raises
-    InputNotFound for a file that is none, and ConfigError for a template that cannot be used.
+    `requested` is `auto` (its own, else HEADINGS), `plain`, or the path of a template. Raises
+    InputNotFound for a missing file, and ConfigError for a template that cannot be used.
     """
-    said = "its own"
-    if wish == "plain":
-        tokenizer.chat_template, said = PLAIN, "prompt and response as they are"
-    elif wish != "auto":
-        tokenizer.chat_template, said = _file(wish), wish
+    name = "its own"
+    if requested == "plain":
+        tokenizer.chat_template, name = PLAIN, "prompt and response as they are"
+    elif requested != "auto":
+        tokenizer.chat_template, name = _file(requested), requested
     elif not tokenizer.chat_template:
-        tokenizer.chat_template, said = HEADINGS, "it had none; headings are set"
-    template = _probed(tokenizer)
-    return template, f"chat template of the tokenizer: {said}; {template.end} ends a response"
+        tokenizer.chat_template, name = HEADINGS, "none, so headings are used"
+    template = _probe(tokenizer)
+    return template, f"chat template of the tokenizer: {name}; {template.end} ends a response"
 
 
-def _probed(tokenizer: PreTrainedTokenizerFast) -> Template:
-    """The template of the tokenizer, with how it ends what the assistant says."""
+def _probe(tokenizer: PreTrainedTokenizerFast) -> Template:
+    """The template of the tokenizer, after finding how it ends a response."""
     if tokenizer.eos_token is None:
         raise ConfigError(
-            "the tokenizer has no end-of-text token, and no response could end",
+            "the tokenizer has no end-of-text token, which must end each response",
             where="tokenizer.name_or_path",
             next="add eos_token to its tokenizer_config.json, or use another",
         )
@@ -137,7 +137,7 @@ def _probed(tokenizer: PreTrainedTokenizerFast) -> Template:
         raise ConfigError(fault.what, where=_KEY, next="give another template") from fault
     _, found, rest = answer.rpartition(_ANSWER)
     if not found:
-        raise ConfigError("the chat template does not write what the assistant says", where=_KEY)
+        raise ConfigError("the chat template does not write the response", where=_KEY)
     known = {str(token) for token in tokenizer.added_tokens_decoder.values()}
     places = [(rest.index(token), -len(token), token) for token in known if token in rest]
     if not places:
@@ -152,11 +152,9 @@ def _file(name: str) -> str:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise InputNotFound(
-            f"there is no file {name!r} with a chat template",
+            f"the chat template file {name!r} does not exist",
             where=_KEY,
             next="write auto, plain, or the path of a Jinja template",
         ) from error
     except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"{name} is no chat template that can be read: {error}", where=_KEY
-        ) from error
+        raise ConfigError(f"cannot read the chat template {name}: {error}", where=_KEY) from error

@@ -1,4 +1,4 @@
-"""A model with a classification head, whatever it was before: encoder, decoder, or nothing yet."""
+"""Models with a classification head: from an encoder, from a decoder, or new."""
 
 from __future__ import annotations
 
@@ -23,55 +23,56 @@ from llmkit.errors import ConfigError, DataError
 from llmkit.models import build, load
 from llmkit.models.pretrained import Pretrained
 
-LENGTH = 512
-"""Most tokens of a text where neither model nor tokenizer sets a limit."""
+DEFAULT_MAX_LENGTH = 512
+"""Maximum number of tokens of a text if neither model nor tokenizer sets a limit."""
 
 MARK = "llmkit"
-"""The entry of a classifier's config.json that says what it was trained on."""
+"""The entry of a classifier's config.json that records what it was trained on."""
 
 
-class Told(Protocol):
-    """Who is told what becomes of a model's head, `llmkit.reporting.console.Console`."""
+class Reporter(Protocol):
+    """Receives messages about a model's head, as `llmkit.reporting.console.Console` does."""
 
     def say(self, text: str) -> None: ...
     def warn(self, text: str) -> None: ...
 
 
 @dataclass(frozen=True)
-class Head:
-    """What a classifier says of a text: a value for each of these names."""
+class ClassifierHead:
+    """The outputs of a classifier: a value for each of these names."""
 
     problem_type: str
     names: tuple[str, ...]
 
     def describe(self, config: PretrainedConfig, pad_token_id: int) -> PretrainedConfig:
-        """The config of a model with this head, for texts that are padded with this id."""
+        """Adds this head to a config, for texts that are padded with this id; returns the
+        config."""
         config.problem_type = self.problem_type
         config.id2label = dict(enumerate(self.names))
         config.label2id = {name: number for number, name in enumerate(self.names)}
-        # A decoder looks for the last token that is no padding by these.
+        # A decoder uses these to find the last token that is not padding.
         config.pad_token_id = config.get_text_config().pad_token_id = pad_token_id
-        if hasattr(config, "use_cache"):  # a key that it has not is lost when it is loaded
+        if hasattr(config, "use_cache"):  # a key that the config lacks is lost when it is loaded
             config.use_cache = False
         return config
 
 
-def head_of(config: PretrainedConfig) -> Head:
+def head_of(config: PretrainedConfig) -> ClassifierHead:
     """The head that a classifier's config describes."""
     names = tuple(config.id2label[number] for number in sorted(config.id2label))
-    return Head(config.problem_type or "single_label_classification", names)
+    return ClassifierHead(config.problem_type or "single_label_classification", names)
 
 
 def is_classifier(config: PretrainedConfig) -> bool:
-    """Whether a config is that of a finished classifier."""
+    """Whether a config belongs to a trained classifier."""
     return any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
 
 
 def set_padding(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Lets a token that exists serve as padding where there is none: embeddings stay as they are.
+    """Uses an existing token as padding if the tokenizer has none; embeddings do not change.
 
-    Any will do, since attention leaves padding out, and a decoder's last token is the last that is
-    no padding. Raises DataError for a tokenizer without any special token.
+    Any token will do: attention skips padding, and a decoder reads the last token that is not
+    padding. Raises DataError for a tokenizer without any special token.
     """
     tokenizer.padding_side = "right"
     if tokenizer.pad_token_id is not None:
@@ -87,8 +88,8 @@ def set_padding(tokenizer: PreTrainedTokenizerFast) -> None:
 
 
 def separate_pairs(tokenizer: PreTrainedTokenizerFast) -> str | None:
-    """Puts a token between the two texts of a pair where the tokenizer would join them unmarked, as
-    those of GPT-2's kind do; returns that token, or None where nothing was to be done."""
+    """Adds a separator between the two texts of a pair if the tokenizer joins them without one, as
+    GPT-2's does; returns the separator, or None if none was added."""
     alone = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("a", "b")]
     first, both = alone[0], alone[0] + alone[1]
     framed, pair = tokenizer("a")["input_ids"], tokenizer("a", "b")["input_ids"]
@@ -107,17 +108,17 @@ def separate_pairs(tokenizer: PreTrainedTokenizerFast) -> str | None:
 
 
 def _place(part: list[int], whole: list[int]) -> int | None:
-    """Where some ids stand in a row among others."""
+    """The first index of a sequence of ids within another; None if it does not occur."""
     places = range(len(whole) - len(part) + 1)
     return next((n for n in places if whole[n : n + len(part)] == part), None)
 
 
 def existing_config(pretrained: Pretrained, settings: dict[str, Any]) -> PretrainedConfig:
-    """A copy of the config of a pretrained model, with another dropout if `settings` say so.
+    """A copy of the config of a pretrained model, with the dropout of `settings`.
 
-    Raises ConfigError for settings that would change what the weights mean.
+    Raises ConfigError for settings that would change the meaning of the weights.
     """
-    pretrained.check_purpose(build.CLASSIFIER)
+    pretrained.check_purpose(build.CLASSIFIER_MODEL)
     config = copy.deepcopy(pretrained.config)
     for name, value in settings.items():
         if "drop" not in name or not hasattr(config, name):
@@ -125,8 +126,8 @@ def existing_config(pretrained: Pretrained, settings: dict[str, Any]) -> Pretrai
             raise ConfigError(
                 "only the dropout of a pretrained model can be set",
                 where=f"model.config.{name}",
-                next=f"write one of {', '.join(known) or 'none: it has no dropout'}, or leave "
-                "model.name_or_path out for a new model",
+                next=f"write one of {', '.join(known) or 'none: it has no dropout'}, or remove "
+                "model.name_or_path for a new model",
             )
         if reason := build.type_refusal(type(config), name, value):
             value = build.with_floats(type(config), {name: value})[name]
@@ -144,40 +145,40 @@ def new_config(
     tokenizer: PreTrainedTokenizerFast,
     length: int,
 ) -> PretrainedConfig:
-    """The config of a new model that reads texts of up to `length` tokens."""
+    """The config of a new classifier for texts of up to `length` tokens."""
     names = ("pad", "cls", "sep", "bos", "eos")
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in names}
     special = {name: number for name, number in ids.items() if number is not None}
     size = len(tokenizer)
-    return build.model_config(architecture, settings, size, length, special, build.CLASSIFIER)
+    return build.model_config(architecture, settings, size, length, special, build.CLASSIFIER_MODEL)
 
 
 def longest_text(config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast) -> int:
-    """Tokens of the longest text that model and tokenizer can take."""
+    """Maximum number of tokens of a text that both model and tokenizer support."""
     positions = getattr(config, "max_position_embeddings", None) or 0
     limits = [
         tokenizer.model_max_length,
-        positions - build.unused_positions(config, build.CLASSIFIER),
+        positions - build.unused_positions(config, build.CLASSIFIER_MODEL),
     ]
-    return min((limit for limit in limits if 0 < limit < 1_000_000), default=LENGTH)
+    return min((limit for limit in limits if 0 < limit < 1_000_000), default=DEFAULT_MAX_LENGTH)
 
 
 def load_body(
-    pretrained: Pretrained, config: PretrainedConfig, seed: int, told: Told | None = None
+    pretrained: Pretrained, config: PretrainedConfig, seed: int, reporter: Reporter | None = None
 ) -> PreTrainedModel:
     """A pretrained model with the head that `config` describes, in fp32.
 
-    A head of the same labels is kept, any other is new, and the same for the same seed; `told`
-    gets a sentence on it. Raises DataError when weights below the head are missing.
+    A head for the same labels is kept; any other is new, the same for the same seed, and reported
+    to `reporter`. Raises DataError if weights below the head are missing.
     """
     with torch.device("meta"):
         new = set(head_weights(AutoModelForSequenceClassification.from_config(config)))
     torch.manual_seed(seed)
     model = load.load_model(
         pretrained,
-        build.CLASSIFIER,
+        build.CLASSIFIER_MODEL,
         new.__contains__,
-        told.say if told else lambda text: None,
+        reporter.say if reporter else lambda text: None,
         config=config,
         ignore_mismatched_sizes=True,
     )
@@ -185,26 +186,27 @@ def load_body(
     other = before.architectures[0] if _has_task_head(before) else None
     if other and not keeps_head(pretrained, config):
         _renew_head(model, seed)
-        if told:
-            told.warn(f"the head of the {other} is replaced by a new one: it has other labels")
+        if reporter:
+            reporter.warn(f"the head of the {other} is replaced by a new one: its labels differ")
     return model
 
 
 def keeps_head(pretrained: Pretrained, config: PretrainedConfig) -> bool:
-    """Whether `load_body` gives the head that the model has, since it means what `config` does."""
+    """Whether `load_body` keeps the model's head, because it has the labels of `config`."""
     before = pretrained.config
     return is_classifier(before) and head_of(before) == head_of(config)
 
 
 def head_weights(model: PreTrainedModel) -> Iterator[str]:
-    """Names of the weights above the body, and of its pooler, which language models lack."""
+    """Yields the names of the weights above the body, and of its pooler, which language models
+    lack."""
     for name, _ in model.named_parameters():
         if not _in_body(model, name) or "pooler" in name.split("."):
             yield name
 
 
 def freeze(model: PreTrainedModel, part: str) -> None:
-    """Keeps a part of the model as it is: `none`, the `embeddings`, or the `body`."""
+    """Freezes a part of the model: `none`, the `embeddings`, or the `body`."""
     head = set(head_weights(model))
     embeddings = {
         id(weight)
@@ -218,34 +220,35 @@ def freeze(model: PreTrainedModel, part: str) -> None:
             weight.requires_grad_(False)
 
 
-def remember(
+def remember_columns(
     config: PretrainedConfig, text: Sequence[str | int], label: Sequence[str | int] = ()
 ) -> None:
-    """Notes in a classifier's config the columns that its texts and labels came from."""
+    """Records in a classifier's config the columns of its texts and labels."""
     setattr(config, MARK, {"text_column": list(text), "label_column": list(label)})
 
 
 def remembered_columns(config: PretrainedConfig, key: str = "text_column") -> tuple[str | int, ...]:
-    """The columns of `text_column` or `label_column` that the classifier was trained on, if it says
-    so."""
+    """The columns of `text_column` or `label_column` that the classifier was trained on, if they
+    were recorded."""
     noted = getattr(config, MARK, None)
     columns = noted.get(key) if isinstance(noted, dict) else None
     return tuple(columns) if isinstance(columns, list) else ()
 
 
 class NumberHead(nn.Linear):
-    """The last linear layer of a regression, which predicts in the unit of its labels; in fp32
-    whatever the precision around it, since the mean of the labels would cost a bf16 number all its
-    digits.
+    """The last linear layer of a regression, which predicts in the unit of the labels.
 
-    A model learns numbers around 0 with a spread of 1; labels may be prices or years. The head is
-    therefore initialised to the mean and spread of the labels, and its learning rate, weight decay
-    and loss are measured in that spread: training is that on standardised labels, and the saved
-    weights give plain numbers.
+    It computes in fp32 regardless of autocast: in bf16, a large mean of the labels would leave no
+    digits for the differences between them.
+
+    A model learns numbers around 0 with a standard deviation of 1; labels may be prices or years.
+    The head is therefore initialised to the mean and standard deviation of the labels, and its
+    learning rate, weight decay and loss are scaled by that deviation: this equals training on
+    standardised labels, and the saved weights predict plain numbers.
     """
 
     unit: float = 1.0
-    """The spread of the labels that it learns; 1 for a finished one."""
+    """Standard deviation of the labels that it is trained on; 1 for a trained one."""
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., hidden] -> [..., 1] in the unit of the labels."""
@@ -253,8 +256,8 @@ class NumberHead(nn.Linear):
             return super().forward(input.float())
 
 
-def keep_digits(model: PreTrainedModel) -> NumberHead:
-    """The last linear layer of a regression, which computes in fp32 from now on."""
+def to_number_head(model: PreTrainedModel) -> NumberHead:
+    """Converts the last linear layer of a regression to a NumberHead in place, and returns it."""
     [*_, last] = _linears(model)
     last.__class__ = NumberHead
     assert isinstance(last, NumberHead)
@@ -262,12 +265,13 @@ def keep_digits(model: PreTrainedModel) -> NumberHead:
 
 
 def fit_number_head(model: PreTrainedModel, labels: NDArray[Any], is_new: bool) -> None:
-    """Measures the last layer in the spread of the labels [rows]; a new one begins at their mean.
+    """Scales the last layer by the standard deviation of the labels [rows]; a new one starts at
+    their mean.
 
-    A layer without bias (decoders have none) cannot hold the mean: it takes the root mean square
-    as its unit.
+    A layer without bias (decoders have none) cannot represent the mean: its unit is the root mean
+    square of the labels.
     """
-    last = keep_digits(model)
+    last = to_number_head(model)
     mean = float(labels.mean(dtype=np.float64)) if last.bias is not None else 0.0
     unit = float(np.sqrt(np.square(labels.astype(np.float64) - mean).mean())) or 1.0
     last.unit = unit
@@ -284,7 +288,7 @@ def head_unit(model: nn.Module) -> float:
 
 
 def head_units(model: nn.Module) -> dict[str, float]:
-    """The unit of each weight of the head, by its name; nothing for any other model."""
+    """The unit of each weight of the head, by its name; empty for any other model."""
     return {
         f"{name}.{leaf}": module.unit
         for name, module in _number_heads(model)
@@ -293,19 +297,19 @@ def head_units(model: nn.Module) -> dict[str, float]:
 
 
 def _has_task_head(config: PretrainedConfig) -> bool:
-    """Whether a model was saved with a head for a task, not one that predicts tokens."""
+    """Whether a model was saved with a task head, not a language modelling head."""
     name = (config.architectures or [""])[0]
     return "For" in name and not name.endswith(("LM", "ForPreTraining", "Generation"))
 
 
 def _renew_head(model: PreTrainedModel, seed: int) -> None:
-    """Gives the head weights as a new model would have them."""
+    """Reinitialises the weights of the head, as in a new model."""
     torch.manual_seed(seed)
     for name, module in model.named_modules():
         weights = list(module.parameters(recurse=False))
         if weights and not _in_body(model, f"{name}."):
             for weight in weights:
-                # transformers leaves alone what carries this mark of a loaded weight.
+                # transformers does not initialise weights that have this mark of a loaded weight.
                 weight._is_hf_initialized = False
             model._init_weights(module)
 
@@ -321,7 +325,8 @@ def _number_heads(model: nn.Module) -> Iterator[tuple[str, NumberHead]]:
 
 
 def _linears(model: PreTrainedModel) -> Iterator[nn.Linear]:
-    """The linear layers above the body that give the numbers, of which ours have one."""
+    """The linear layers above the body with one output per label; our models have one such
+    layer."""
     for name, module in model.named_modules():
         above = not name.startswith(f"{model.base_model_prefix}.")
         count = model.config.num_labels

@@ -1,4 +1,4 @@
-"""What a model or tokenizer holds, in one text: the same only for the same answers."""
+"""Identify the content of a model or tokenizer, to notice when it has changed."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from llmkit.storage import atomic
 _SUFFIXES = (".safetensors", ".json", ".jinja")
 
 
-def identity(location: str, revision: str | None) -> str:
-    """The sha256 of a directory's weights, shapes and tokenizer; for a model of the hub, its name
-    and revision."""
+def content_identity(location: str, revision: str | None) -> str:
+    """The sha256 of a directory's weights, configs and tokenizer; for a hub model, its name and
+    revision."""
     whole, directory = hashlib.sha256(), Path(location)
     if not directory.is_dir():
         return f"{location} {revision or ''}".strip()

@@ -1,9 +1,10 @@
-"""Control tokens in text: what a person wrote stays text, and only templates place the tokens.
+"""Control tokens in text: user text is always encoded as text, and only templates insert the
+tokens.
 
-A tokenizer turns `<|im_end|>`, `</s>` or `[SEP]` in a text into the token of that name, so a text
-can end a response or close a document. Here the control tokens of a copy of the tokenizer have
-other names, which no text holds: text is then text, token for token, and a template's own control
-tokens are written under the new names.
+A tokenizer encodes `<|im_end|>`, `</s>` or `[SEP]` in a text as the token of that name, so a text
+could end a response or a document. Here a copy of the tokenizer renames its control tokens to names
+that occur in no text: text is then encoded as text, and a template's own control tokens are written
+under the new names.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
-"""Around the new name of a control token. Noncharacters: Unicode keeps them out of text."""
+"""Enclose the new name of a control token. Noncharacters: Unicode reserves them from text."""
 _HIDDEN = "\ufdd2"
-"""Around the number of a control token that stands for its name in a message."""
+"""Encloses the number of a control token, as a placeholder for its name in a message."""
 
 
 class ControlTokens:
-    """The control tokens of a tokenizer: those that it marks as special, and those that it names,
-    such as its eos_token. `control_tokens` makes one."""
+    """The control tokens of a tokenizer: those marked as special, and named ones such as its
+    eos_token. Create it with `control_tokens`."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
@@ -33,32 +34,33 @@ class ControlTokens:
         self.names = sorted(_names(tokenizer), key=len, reverse=True)
         escaped = "|".join(map(re.escape, self.names))
         self._pattern = re.compile(escaped or r"(?!)")
-        # Names that are matched after the normalizer may be spelled otherwise in a text.
+        # Names that are matched after normalization may be spelled otherwise in a text.
         normalizes = getattr(tokenizer.backend_tokenizer, "normalizer", None) is not None
         control = [token for token in added if token.content in self.names]
         self._may_hide = normalizes and any(token.normalized for token in control)
 
     def named_in(self, text: str) -> list[str]:
-        """The names of control tokens that stand in a text."""
+        """The names of control tokens that occur in a text."""
         return self._pattern.findall(text)
 
     def warning(self, rows: Iterable[Iterable[str]], of: str) -> str | None:
-        """What `Named.warning` says of rows of texts."""
-        named = Named(self)
+        """The warning of `ControlTokenCount` for rows of texts."""
+        named = ControlTokenCount(self)
         for texts in rows:
             named.add(texts)
         return named.warning(of)
 
     def ids(self, text: str) -> tuple[int, ...]:
-        """The ids of a text, without what the tokenizer puts around it; all of it is text."""
+        """The ids of a text, without the special tokens around it; names of control tokens are
+        text."""
         if not self._may_hide and not self.named_in(text):
             encoding = self.tokenizer(text, add_special_tokens=False, verbose=False)
             return tuple(encoding["input_ids"])
         return tuple(self._plain.encode(text, add_special_tokens=False).ids)
 
     def ids_of_rendered(self, text: str) -> tuple[int, ...]:
-        """The same of what a template wrote: the names of control tokens in it are the tokens, but
-        for those that `hide` took from the messages."""
+        """The ids of a template's output: names of control tokens in it become the tokens, except
+        those that `hide` replaced in the messages."""
         if _HIDDEN not in text:
             encoding = self.tokenizer(
                 text, add_special_tokens=False, split_special_tokens=False, verbose=False
@@ -67,7 +69,7 @@ class ControlTokens:
         return tuple(self._renamed.encode(self.placed(text), add_special_tokens=False).ids)
 
     def hide(self, value: Any) -> Any:
-        """A message, or a part of one, with numbers in place of the names of control tokens."""
+        """Replaces the names of control tokens in a message, or part of one, by placeholders."""
         if isinstance(value, str):
             return self._pattern.sub(
                 lambda found: f"{_HIDDEN}{self.names.index(found[0])}{_HIDDEN}", value
@@ -77,8 +79,8 @@ class ControlTokens:
         return [self.hide(each) for each in value] if isinstance(value, list | tuple) else value
 
     def placed(self, text: str) -> str:
-        """What a template wrote, for a copy that `renamed` makes: the control tokens under their
-        new names, and the names that were hidden as text again."""
+        """Prepares a template's output for the tokenizer of `renamed`: control tokens get their new
+        names, and placeholders become the hidden names again."""
         text = self._pattern.sub(lambda found: _new_name(found[0]), text)
         hidden = rf"{_HIDDEN}(\d+){_HIDDEN}"
         return re.sub(hidden, lambda found: self.names[int(found[1])], text)
@@ -92,8 +94,8 @@ class ControlTokens:
         return text_only(self.tokenizer)
 
 
-class Named:
-    """Counts the rows of text that name a control token."""
+class ControlTokenCount:
+    """Counts rows whose texts contain the name of a control token."""
 
     def __init__(self, control: ControlTokens) -> None:
         self._control = control
@@ -106,7 +108,7 @@ class Named:
         self.names |= found
 
     def warning(self, of: str) -> str | None:
-        """A sentence with their number; None without any. `of` is what a row is called."""
+        """A sentence with the count, where `of` is the noun for a row; None if the count is 0."""
         if not self.rows:
             return None
         names = ", ".join(sorted(self.names)[:5])
@@ -118,12 +120,12 @@ class Named:
 
 @lru_cache(maxsize=8)
 def control_tokens(tokenizer: PreTrainedTokenizerBase) -> ControlTokens:
-    """The control tokens of a tokenizer, found once."""
+    """The control tokens of a tokenizer (cached)."""
     return ControlTokens(tokenizer)
 
 
 def text_only(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
-    """A copy of the tokenizer's backend for which everything is text; it does not pad or
+    """A copy of the tokenizer's backend that encodes everything as text; it does not pad or
     truncate."""
     copy = renamed(tokenizer)
     copy.encode_special_tokens = True
@@ -131,8 +133,8 @@ def text_only(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
 
 
 def renamed(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
-    """A copy of the tokenizer's backend that knows its control tokens by new names only, which
-    `ControlTokens.placed` writes; it does not pad or truncate.
+    """A copy of the tokenizer's backend that recognizes its control tokens only under new names,
+    which `ControlTokens.placed` writes; it does not pad or truncate.
 
     Texts without the old names get the same ids from it.
     """
@@ -154,7 +156,7 @@ def _names(tokenizer: PreTrainedTokenizerBase) -> set[str]:
 
 
 def _rename(model: dict[str, Any], names: Mapping[str, str]) -> None:
-    """Gives tokens of a model's vocabulary new names; nothing merges into them any more."""
+    """Renames tokens of a model's vocabulary, and removes the merges that produce them."""
     vocabulary = model["vocab"]
     if isinstance(vocabulary, dict):
         model["vocab"] = {names.get(name, name): id for name, id in vocabulary.items()}
@@ -163,11 +165,11 @@ def _rename(model: dict[str, Any], names: Mapping[str, str]) -> None:
     if model.get("unk_token") in names:
         model["unk_token"] = names[model["unk_token"]]
     if "merges" in model:
-        model["merges"] = [each for each in model["merges"] if not _parts(each) & names.keys()]
+        model["merges"] = [each for each in model["merges"] if not _tokens_of(each) & names.keys()]
 
 
-def _parts(merge: str | list[str]) -> set[str]:
-    """The tokens that a merge of BPE joins, and what it makes."""
+def _tokens_of(merge: str | list[str]) -> set[str]:
+    """The two tokens that a BPE merge joins, and their result."""
     first, second = merge.split(" ", 1) if isinstance(merge, str) else merge
     return {first, second, first + second}
 

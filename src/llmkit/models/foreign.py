@@ -1,4 +1,4 @@
-"""What a path holds in place of a model of safetensors, named for what it is. Needs no library."""
+"""Recognize what a path holds instead of a safetensors model. Imports no heavy library."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _BY_SUFFIX = {
     ".gguf": "a GGUF file of llama.cpp",
     ".ggml": "a GGML file of llama.cpp",
     ".onnx": "an ONNX model",
-    ".h5": "weights of TensorFlow",
-    ".msgpack": "weights of Flax",
-    ".npz": "weights of MLX",
+    ".h5": "TensorFlow weights",
+    ".msgpack": "Flax weights",
+    ".npz": "MLX weights",
     ".tflite": "a TensorFlow Lite model",
 }
-_ORIGINAL = "name the Hugging Face directory that it was made from: config.json with *.safetensors"
+_ORIGINAL = "name the original Hugging Face directory, with config.json and *.safetensors"
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "*.model")
 
 
 def refusal_of_file(path: Path) -> LlmkitError:
-    """The error for a file that stands where a model directory is asked for."""
+    """The error for a file that was given instead of a model directory."""
     suffix = path.suffix.lower()
     if suffix in PICKLES:
         return _pickle(path.name, str(path))
@@ -38,8 +38,8 @@ def refusal_of_file(path: Path) -> LlmkitError:
 
 
 def refusal_of_directory(path: Path) -> LlmkitError | None:
-    """The error for a directory that holds something other than a model; None where it may hold
-    one."""
+    """The error for a directory that holds something other than a model; None if it may hold a
+    model."""
     models = [each for each in path.glob("*.safetensors") if not each.name.startswith("adapter_")]
     if (path / "adapter_config.json").is_file() and not models:
         return _adapter(path)
@@ -47,13 +47,13 @@ def refusal_of_directory(path: Path) -> LlmkitError | None:
         if (path / "config.json").is_file() or not (path / "params.json").is_file():
             return None
         return _no_model(
-            path, f"{path} holds a model in the format of its maker (params.json)", _ORIGINAL
+            path, f"{path} holds a model in its publisher's format (params.json)", _ORIGINAL
         )
     return _pipeline(path) or _other_weights(path) or _folder(path)
 
 
 def _adapter(path: Path) -> LlmkitError:
-    """A LoRA adapter, or another one of peft."""
+    """The error for a LoRA adapter, or another adapter of peft."""
     try:
         settings = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
         base, kind = settings["base_model_name_or_path"], settings.get("peft_type", "LORA")
@@ -62,23 +62,23 @@ def _adapter(path: Path) -> LlmkitError:
     named = "LoRA" if kind == "LORA" else str(kind)
     return _no_model(
         path,
-        f"{path} holds a {named} adapter of {base or 'an unnamed model'}, and no model",
+        f"{path} holds a {named} adapter of {base or 'an unnamed model'}, not a model",
         f"merge it first: peft.AutoPeftModelForCausalLM.from_pretrained({str(path)!r})"
         ".merge_and_unload().save_pretrained(NEW), then name NEW"
-        + (f"; or begin with --model {base}" if base else ""),
+        + (f"; or start from --model {base}" if base else ""),
     )
 
 
 def _pipeline(path: Path) -> LlmkitError | None:
-    """Directories of libraries that keep models in directories below."""
+    """The error for directories of libraries that keep their models in subdirectories."""
     if (path / "model_index.json").is_file():
-        return _no_model(path, f"{path} holds a pipeline of diffusers", "name a language model")
+        return _no_model(path, f"{path} holds a diffusers pipeline", "name a language model")
     inner = path / "0_Transformer"
     if (path / "modules.json").is_file() and inner.is_dir():
-        return _no_model(path, f"{path} holds a model of sentence-transformers", f"name {inner}")
+        return _no_model(path, f"{path} holds a sentence-transformers model", f"name {inner}")
     snapshots = sorted((path / "snapshots").glob("*"))
     if (path / "refs").is_dir() and snapshots:
-        return _no_model(path, f"{path} is a folder of the hub's cache", f"name {snapshots[-1]}")
+        return _no_model(path, f"{path} is a directory of the hub cache", f"name {snapshots[-1]}")
     steps = outputs.checkpoints(path)
     if path.name == outputs.CHECKPOINTS and steps:
         where = f"name the run, {path.parent}, or one of them, such as {steps[-1]}"
@@ -87,7 +87,7 @@ def _pipeline(path: Path) -> LlmkitError | None:
 
 
 def _other_weights(path: Path) -> LlmkitError | None:
-    """Weights in a format that is not read."""
+    """The error for weights in an unsupported format."""
     files = sorted(each for each in path.iterdir() if each.is_file())
     for each in files:
         if each.suffix.lower() in PICKLES and not each.name.startswith("training_args"):
@@ -99,15 +99,15 @@ def _other_weights(path: Path) -> LlmkitError | None:
 
 
 def _folder(path: Path) -> LlmkitError | None:
-    """A directory without weights."""
+    """The error for a directory without weights."""
     if (path / "config.json").is_file():
         return _no_model(
-            path, "there are no weights (*.safetensors)", "check that the directory is whole"
+            path, "there are no weights (*.safetensors)", "check that the directory is complete"
         )
     if any(next(path.glob(pattern), None) for pattern in _TOKENIZERS):
         return _no_model(
             path,
-            f"{path} holds a tokenizer, and no model",
+            f"{path} holds a tokenizer, not a model",
             "name it in tokenizer.name_or_path, and a model with --model",
         )
     return None
@@ -127,7 +127,7 @@ def _no_model(path: Path, what: str, advice: str) -> InputNotFound:
 
 def _pickle(name: str, where: str) -> Unsafe:
     return Unsafe(
-        f"the weights are a pickle ({name}), which can run code when it is read",
+        f"the weights are a pickle ({name}), which can run code when it is loaded",
         where=where,
-        next="convert them to safetensors where you trust them",
+        next="convert them to safetensors if you trust them",
     )

@@ -1,4 +1,4 @@
-"""What is read of the hub, or of an earlier copy where the hub cannot be asked."""
+"""Load models from the hub, or from the local cache if the hub cannot be reached."""
 
 from __future__ import annotations
 
@@ -12,38 +12,39 @@ from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundErro
 from llmkit.errors import DataError, HubUnreachable, Unsafe
 
 SECONDS = 10.0
-"""How long the hub may take to answer."""
+"""Timeout of a request to the hub."""
 
 
 @cache
-def answers(name: str, revision: str | None) -> bool:
-    """Whether the hub knows of this model, or says that it does not; it is asked once."""
+def hub_answers(name: str, revision: str | None) -> bool:
+    """Whether the hub answers a request for this model, also with "not found"; requested once."""
     fault = hub_fault(name, "model", revision)
-    # A model that is not there is reported by what follows.
+    # A missing model is reported when it is loaded.
     return fault is None or isinstance(fault, RepositoryNotFoundError | RevisionNotFoundError)
 
 
 def is_silent(data_set: str) -> bool:
-    """Whether the hub gives no answer at all on a data set."""
+    """Whether a request to the hub for a data set times out."""
     return "Timeout" in type(hub_fault(data_set, "dataset")).__name__
 
 
 def hub_fault(name: str, kind: str, revision: str | None = None) -> Exception | None:
-    """What goes wrong when the hub is asked for a repository; None if nothing does.
+    """The error of a request to the hub for a repository; None if it succeeds.
 
-    One question with a short patience: the libraries ask many times, and wait for ever.
+    It is one request with a short timeout: the libraries retry many times, without a timeout.
     """
     try:
         HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=SECONDS)
-    except Exception as fault:  # the HTTP client has errors of its own, which are no OSError
+    except Exception as fault:  # the HTTP client's own errors are not OSErrors
         return fault
     return None
 
 
 def fetch(auto: Any, name: str, revision: str | None, **options: Any) -> Any:
-    """What an Auto class of transformers gives of a directory, or of a name on the hub.
+    """Loads a directory or a hub name with an Auto class of transformers.
 
-    Raises Unsafe for code, HubUnreachable, and DataError for what cannot be read.
+    Raises Unsafe for a model with its own code, HubUnreachable, and DataError for an unreadable
+    model.
     """
     local = Path(name).is_dir()
     try:
@@ -51,7 +52,7 @@ def fetch(auto: Any, name: str, revision: str | None, **options: Any) -> Any:
             name,
             revision=revision or "main",
             trust_remote_code=False,
-            local_files_only=local or not answers(name, revision),
+            local_files_only=local or not hub_answers(name, revision),
             **options,
         )
     except Exception as error:
@@ -59,24 +60,24 @@ def fetch(auto: Any, name: str, revision: str | None, **options: Any) -> Any:
 
 
 def _translate(error: Exception, name: str, local: bool) -> Exception:
-    """The fault of ours that a loading error of transformers or safetensors stands for."""
+    """Our error for a loading error of transformers or safetensors."""
     text = str(error).strip() or type(error).__name__
     reason = text.splitlines()[0]
     if "trust_remote_code" in text:
         return Unsafe(
-            "the model brings code of its own",
+            "the model needs its own code to run",
             where=name,
-            next="use a model that transformers knows by itself",
+            next="use a model that transformers supports without extra code",
         )
     if not local and isinstance(error, OSError):
         return HubUnreachable(
-            f"the hub did not give {name!r}: {reason}",
+            f"cannot load {name!r} from the hub: {reason}",
             where="model.name_or_path",
-            next="check the name and the network, or give a local directory",
+            next="check the name and the network, or use a local directory",
         )
     if isinstance(error, MemoryError):
         return error
-    advice = "check that the directory is whole"
+    advice = "check that the directory is complete"
     if "does not recognize this architecture" in text:
-        advice = "if it is one of your own, write model.code=FILE and add --allow-code"
-    return DataError(f"the model cannot be read: {reason}", where=name, next=advice)
+        advice = "if it is your own architecture, write model.code=FILE and add --allow-code"
+    return DataError(f"cannot read the model: {reason}", where=name, next=advice)

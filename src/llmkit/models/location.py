@@ -1,4 +1,4 @@
-"""Where a model is: in a directory, in a run directory, or on the hub. Needs no library."""
+"""Locate a model: in a directory, in a run directory, or on the hub. Imports no heavy library."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from llmkit.models import foreign
 from llmkit.storage import atomic, outputs, paths
 
 
-def locate(name_or_path: str) -> str:
-    """The directory that holds the model, or the hub name as it is.
+def locate_model(name_or_path: str) -> str:
+    """The directory that holds the model, or the hub name unchanged.
 
-    A run directory stands for its final model, else its best, else its newest checkpoint.
-    Raises InputNotFound for a path that is none, Unsafe for a directory whose files would run code
-    or point outside of it, and NoValidCheckpoint for one of ours that is damaged (its weights are
-    looked at when they are loaded).
+    A run directory resolves to its final model, else its best, else its newest checkpoint. Raises
+    InputNotFound for a missing directory, Unsafe for one whose files would run code or point
+    outside it, and NoValidCheckpoint for a damaged directory of ours (weights are verified when
+    they are loaded).
     """
     path = Path(name_or_path).expanduser()
     if path.is_dir():
@@ -27,15 +27,15 @@ def locate(name_or_path: str) -> str:
         return str(directory)
     is_name = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name_or_path)
     if paths.looks_like_path(name_or_path) or not is_name:
-        raise _missing(path, name_or_path)
+        raise _missing_directory(path, name_or_path)
     return name_or_path
 
 
-def _missing(path: Path, name: str) -> LlmkitError:
+def _missing_directory(path: Path, name: str) -> LlmkitError:
     if path.exists():
         return foreign.refusal_of_file(path)
     near = [str(found) for found in paths.near(path) if found.is_dir()]
-    advice = "give a directory with config.json, a run directory, or a hub name (OWNER/NAME)"
+    advice = "use a directory with config.json, a run directory, or a hub name (OWNER/NAME)"
     return InputNotFound(
         f"there is no model directory {name!r}",
         where="model.name_or_path",
@@ -44,7 +44,7 @@ def _missing(path: Path, name: str) -> LlmkitError:
 
 
 def locate_tokenizer(name_or_path: str) -> str:
-    """The directory that holds a tokenizer, or its hub name; a run stands for its model.
+    """The directory that holds a tokenizer, or its hub name; a run resolves to its model.
 
     Raises InputNotFound for a path that is not a directory.
     """
@@ -59,12 +59,12 @@ def locate_tokenizer(name_or_path: str) -> str:
         where="tokenizer.name_or_path",
         next=f"did you mean {' or '.join(near)}?"
         if near
-        else "name a directory that holds tokenizer.json, or a hub name such as gpt2",
+        else "use a directory that holds tokenizer.json, or a hub name such as gpt2",
     )
 
 
 def check_directory(directory: Path) -> None:
-    """Refuses, before anything is loaded, a model directory that is unsafe or has no weights."""
+    """Refuses, before loading anything, a model directory that is unsafe or has no weights."""
     if fault := foreign.refusal_of_directory(directory):
         raise fault
     config = read_json(directory / "config.json")
@@ -75,9 +75,10 @@ def check_directory(directory: Path) -> None:
     ]
     if hooks:
         raise Unsafe(
-            f"config.json asks for code to be run ({', '.join(sorted(set(hooks)))})",
+            f"config.json requests to run code ({', '.join(sorted(set(hooks)))})",
             where=str(directory / "config.json"),
-            next="use a model that transformers knows by itself, or remove the key if it is yours",
+            next="use a model that transformers supports without extra code, or remove the key if "
+            "the model is yours",
         )
     index = directory / "model.safetensors.index.json"
     if index.exists():
@@ -87,13 +88,13 @@ def check_directory(directory: Path) -> None:
                 raise Unsafe(
                     f"the index names a file outside its directory: {name!r}",
                     where=str(index),
-                    next="use a model whose index names its own files only",
+                    next="use a model whose index names only its own files",
                 )
     check_whole(directory, weights=False)
 
 
 def has_chat_template(directory: Path) -> bool:
-    """Whether the tokenizer of a model directory can write a conversation."""
+    """Whether the tokenizer of a model directory has a chat template."""
     if (directory / "chat_template.jinja").exists() or (directory / "chat_templates").exists():
         return True
     config = directory / "tokenizer_config.json"
@@ -101,8 +102,8 @@ def has_chat_template(directory: Path) -> bool:
 
 
 def check_whole(directory: Path, weights: bool) -> None:
-    """Raises NoValidCheckpoint where the weights, or the other files, of a model that we have
-    written are not what they were."""
+    """Raises NoValidCheckpoint if the weights, or else the other files, of a model that llmkit has
+    written are damaged."""
     if not atomic.is_signed(directory):
         return
     try:
@@ -112,13 +113,13 @@ def check_whole(directory: Path, weights: bool) -> None:
             f"the model is damaged: {damage}",
             where=str(directory),
             kept="all files",
-            next="use a checkpoint of its run, or restore the file; if you have changed it on "
-            f"purpose, delete {atomic.MANIFEST}",
+            next="use a checkpoint of its run, or restore the file; if you changed it on purpose, "
+            f"delete {atomic.MANIFEST}",
         ) from damage
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file of a model directory."""
+    """Reads a JSON object from a file of a model directory; raises InputNotFound or DataError."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -127,18 +128,18 @@ def read_json(path: Path) -> dict[str, Any]:
         ) from error
     except (ValueError, RecursionError) as error:
         raise DataError(
-            f"not readable as JSON: {error}", where=str(path), next="check that the file is whole"
+            f"invalid JSON: {error}", where=str(path), next="check that the file is complete"
         ) from error
     if not isinstance(value, dict):
         raise DataError(
-            "should hold a JSON object", where=str(path), next="check that the file is whole"
+            "should hold a JSON object", where=str(path), next="check that the file is complete"
         )
     return value
 
 
 def model_in_run(path: Path) -> Path:
     """The directory of a run's model: the final one, else the best, else the newest checkpoint; any
-    other directory as it is. Raises NoValidCheckpoint for a run without one."""
+    other directory unchanged. Raises NoValidCheckpoint for a run without a model."""
     if (path / "config.json").exists() or not (path / "run.json").exists():
         return path
     if (path / "final").is_dir():
@@ -146,7 +147,7 @@ def model_in_run(path: Path) -> Path:
     steps = outputs.checkpoints(path / outputs.CHECKPOINTS)
     if not steps:
         raise NoValidCheckpoint(
-            "the run has no model yet", where=str(path), next="let it train on first"
+            "the run has no model yet", where=str(path), next="continue its training first"
         )
     check_whole(steps[-1], weights=False)
     best = read_json(steps[-1] / "state.json")["state"]["best_step"]
@@ -155,7 +156,7 @@ def model_in_run(path: Path) -> Path:
 
 
 def _all_keys(value: Any) -> list[str]:
-    """The keys of nested JSON, however deep."""
+    """The keys of nested JSON at every depth, without recursion."""
     found: list[str] = []
     open_values = [value]
     while open_values:

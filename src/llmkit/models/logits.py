@@ -1,5 +1,4 @@
-"""The parts of a model: its layers, its body, and the head that makes logits of hidden states; and
-the logits of chosen places without those of all the others."""
+"""Split a model into its layers, body and head, and compute logits only at chosen positions."""
 
 from __future__ import annotations
 
@@ -14,26 +13,29 @@ from transformers import PreTrainedModel
 from llmkit.models import rope
 
 FACTOR = 1000.0
-"""Small logits pass a soft cap unchanged: the check makes them large."""
+"""Scales the logits in a check: a soft cap leaves small logits unchanged."""
 
-TOLERANCE = 1e-3
+_TOLERANCE = 1e-3
 """Largest difference of logits that rounding may cause."""
 
 ENTRIES = {"cpu": 1 << 22, "cuda": 1 << 26}
-"""Logits that exist at once, whatever the batch: on a CPU they should stay in its caches."""
+"""Logits held at once, regardless of the batch: on a CPU they should fit into its caches."""
 
 FEWEST_PLACES = 128
-"""Places whose logits are made at once at least: fewer would read a wide head again and again."""
+"""Minimum number of positions per chunk: smaller chunks would read a wide head too often."""
 
 
-class Head:
-    """The head of a model by itself: its own forward pass over a body that only hands on what it is
-    given, so whatever the model does to its logits (a transform, a scale, a soft cap) is done."""
+class LogitsHead:
+    """Computes the logits of a model from hidden states.
+
+    It runs the model's own forward pass with a body that passes its input through, so that whatever
+    the model does to its logits (a transform, a scale, a soft cap) is applied.
+    """
 
     def __init__(self, model: PreTrainedModel, output: type) -> None:
-        """`output` is what the body returns. All weights are shared with the model."""
+        """`output` is the type that the body returns. All weights are shared with the model."""
         self._model = copy.copy(model)
-        self._model._modules = {**model._modules, model.base_model_prefix: _Handing(output)}
+        self._model._modules = {**model._modules, model.base_model_prefix: _PassThroughBody(output)}
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """[batch, places, hidden] -> logits [batch, places, vocabulary]."""
@@ -42,8 +44,8 @@ class Head:
 
 
 @torch.no_grad()
-def split_head(model: PreTrainedModel) -> Head | None:
-    """The head of a model, or None where body and head apart do not give the model's logits."""
+def split_head(model: PreTrainedModel) -> LogitsHead | None:
+    """The head of a model, or None if body and head, run separately, differ from the model."""
     if model.base_model_prefix not in model._modules:
         return None
     training = model.training
@@ -52,19 +54,19 @@ def split_head(model: PreTrainedModel) -> Head | None:
     try:
         own = model(input_ids=ids).logits
         body = model.base_model(input_ids=ids)
-        head = Head(model, type(body))
+        head = LogitsHead(model, type(body))
         logits = head(body[0])
-    # A head that needs more than hidden states fails in whatever way it likes.
+    # A head that needs more than hidden states may raise anything.
     except Exception:
         return None
     finally:
         model.train(training)
-    agrees = logits.shape == own.shape and bool((logits - own).abs().max() < TOLERANCE)
+    agrees = logits.shape == own.shape and bool((logits - own).abs().max() < _TOLERANCE)
     return head if agrees else None
 
 
-class _Handing(nn.Module):
-    """Stands where the body was, and hands on hidden states that are already there."""
+class _PassThroughBody(nn.Module):
+    """Replaces the body, and returns the given hidden states."""
 
     def __init__(self, output: type) -> None:
         super().__init__()
@@ -76,7 +78,7 @@ class _Handing(nn.Module):
 
 @torch.no_grad()
 def has_linear_head(model: PreTrainedModel) -> bool:
-    """Whether the output layer alone gives the model's logits from its last hidden states."""
+    """Whether the model's logits are its output layer applied to its last hidden states."""
     head = model.get_output_embeddings()
     body = model.base_model
     if body is model or not isinstance(head, nn.Linear) or head.bias is not None:
@@ -95,12 +97,11 @@ def has_linear_head(model: PreTrainedModel) -> bool:
 
 
 class ChosenLogits:
-    """A model as its body, which gives hidden states, and its head, which makes logits of them.
+    """Computes a model's logits at chosen positions: hidden states from its body, logits from its
+    head (see `LogitsHead`).
 
-    The head is the model's own forward pass over a body that only hands on what it is given, so
-    whatever the model does to its logits (a transform, a scale, a soft cap) is done. Whether this
-    gives the model's logits is checked on the model; one that is made otherwise computes all of its
-    logits, and the chosen ones are taken from them.
+    Construction checks on the model that this gives its logits. If it does not, all logits are
+    computed, and the chosen ones selected.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -112,20 +113,20 @@ class ChosenLogits:
 
     @property
     def entries(self) -> int:
-        """Logits that the model's device should hold at once."""
+        """Number of logits that the model's device should hold at once."""
         return ENTRIES.get(self.model.device.type, ENTRIES["cpu"])
 
     @property
     def chunk(self) -> int:
-        """Places whose logits are made at once."""
+        """Number of positions whose logits are computed at once."""
         return max(FEWEST_PLACES, self.entries // self.vocab_size)
 
     def chunks(self, inputs: dict[str, Tensor], chosen: Tensor) -> Iterator[Tensor]:
-        """The logits [places, vocabulary] of the chosen places of a batch, some places at once.
+        """Yields the logits [positions, vocabulary] of the chosen positions of a batch in chunks.
 
-        `chosen` is bool [rows, columns], as `input_ids` are; its places come in reading order.
+        `chosen` is bool [rows, columns], like `input_ids`; its positions come in reading order.
         """
-        inputs = rope.placed(self.model, inputs)
+        inputs = rope.with_positions(self.model, inputs)
         if self.head is None:
             yield from torch.split(self._logits(inputs)[chosen], self.chunk)
             return
@@ -139,7 +140,7 @@ class ChosenLogits:
 
 
 def layers_of(model: PreTrainedModel) -> list[nn.Module]:
-    """The layers of a model, which stand in its outermost lists; its body where it has no list."""
+    """The layers of a model: the modules of its outermost module lists, or its body without one."""
     return _listed(model) or [model.base_model]
 
 

@@ -1,7 +1,7 @@
-"""Low-rank updates beside frozen weights (LoRA, Hu et al. 2021, arXiv 2106.09685), through peft.
+"""Low-rank updates of frozen weights (LoRA, Hu et al. 2021, arXiv 2106.09685), through peft.
 
-The updates are layers inside the model itself. What is saved is the merged model, as plain
-transformers reads it, and beside it the updates alone, from which training goes on to the bit.
+The updates are layers inside the model. A checkpoint holds the merged model, which plain
+transformers loads, and the updates separately, from which training resumes bit-identically.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from llmkit import extras
 from llmkit.config.schema import LoraConfig
 from llmkit.errors import ConfigError, LlmkitError
 
-FILE = "lora.safetensors"
-"""The trained weights of a checkpoint, as training holds them."""
+LORA_FILE = "lora.safetensors"
+"""The file of a checkpoint that holds the trainable weights alone."""
 
-TOLERANCE = 1e-3
-"""Largest difference of logits that merging may cause, by their size; rounding makes 1e-6."""
+_TOLERANCE = 1e-3
+"""Largest difference of logits from merging, relative to their size; rounding causes 1e-6."""
 
 COMPARED = 128
-"""Tokens of each text that the merged model is tried with."""
+"""Tokens of each text on which the merged model is compared."""
 
 
 def attach(
     model: PreTrainedModel, settings: LoraConfig, seed: int, head: Collection[str] = ()
 ) -> None:
-    """Freezes the model but for the weights of its `head`, and puts updates that begin at zero
-    beside its linear layers, those of the head and the output embeddings left out.
+    """Freezes the model except the weights of its `head`, and adds updates that start at zero to
+    its linear layers, except those of the head and the output embeddings.
 
     Raises ConfigError without peft, and for layers that the model does not have.
     """
@@ -51,7 +51,7 @@ def attach(
     )
     torch.manual_seed(seed)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it tells that Conv1D is transposed, and sees to it
+        warnings.simplefilter("ignore")  # peft warns that Conv1D is transposed, and handles it
         peft.inject_adapter_in_model(config, model)
     for name, weight in model.named_parameters():
         if name in head:
@@ -65,7 +65,7 @@ def is_attached(model: nn.Module) -> bool:
 
 @torch.no_grad()
 def merged(model: nn.Module) -> dict[str, Tensor]:
-    """The weights of the plain model that gives what model and updates give together."""
+    """The weights of the plain model that equals the model with its updates."""
     layers = {name: module for name, module in model.named_modules() if hasattr(module, "lora_A")}
     plain = {}
     for name, weight in model.state_dict().items():
@@ -78,19 +78,21 @@ def merged(model: nn.Module) -> dict[str, Tensor]:
     return plain
 
 
-def save(model: PreTrainedModel, directory: Path) -> None:
-    """Writes the merged model, and the trained weights alone."""
+def save_lora(model: PreTrainedModel, directory: Path) -> None:
+    """Saves the merged model, and the trainable weights separately."""
     model.save_pretrained(directory, state_dict=merged(model))
-    save_file({k: w.detach().contiguous() for k, w in _trained(model).items()}, directory / FILE)
+    save_file(
+        {k: w.detach().contiguous() for k, w in _trained(model).items()}, directory / LORA_FILE
+    )
 
 
 @torch.no_grad()
-def restore(model: PreTrainedModel, directory: Path) -> None:
-    """Takes back the trained weights of a checkpoint.
+def restore_lora(model: PreTrainedModel, directory: Path) -> None:
+    """Restores the trainable weights of a checkpoint.
 
-    Raises ConfigError when the weights that stay as they are differ from those the run began with.
+    Raises ConfigError if the frozen weights differ from those at the start of the run.
     """
-    trained, stored = _trained(model), load_file(directory / FILE)
+    trained, stored = _trained(model), load_file(directory / LORA_FILE)
     fits = trained.keys() == stored.keys()
     if fits and all(stored[name].shape == weight.shape for name, weight in trained.items()):
         for name, weight in trained.items():
@@ -101,18 +103,18 @@ def restore(model: PreTrainedModel, directory: Path) -> None:
     now = merged(model)
     if not fits or any(not torch.equal(now[name].cpu(), before[name]) for name in before):
         raise ConfigError(
-            "the model below the LoRA updates is not the one that the run began with",
+            "the base model of the LoRA updates is not the one that the run started from",
             where=f"model.name_or_path; {directory}",
             kept="the run and all its checkpoints, untouched",
-            next="put the old model back, or choose another output_dir for a new run",
+            next="restore the old model, or choose another output_dir for a new run",
         )
 
 
 @torch.no_grad()
 def check_merge(model: PreTrainedModel, plain: PreTrainedModel, batch: dict[str, Tensor]) -> None:
-    """Passes when the merged model gives the logits of model and updates; raises LlmkitError."""
+    """Raises LlmkitError unless the merged model gives the logits of model and updates."""
     inputs = {
-        name: value[:, :COMPARED]  # all logits of long rows would take much memory
+        name: value[:, :COMPARED]  # the logits of long rows would need much memory
         for name, value in batch.items()
         if name not in ("labels", "targets", "places")
     }
@@ -121,17 +123,17 @@ def check_merge(model: PreTrainedModel, plain: PreTrainedModel, batch: dict[str,
     model.train(training)
     theirs = plain.eval()(**inputs).logits
     distance = float((ours - theirs).abs().max())
-    if distance > TOLERANCE * max(1.0, float(ours.abs().max())):
+    if distance > _TOLERANCE * max(1.0, float(ours.abs().max())):
         raise LlmkitError(
             f"the merged model's logits differ by {distance:.2g} from those of the LoRA updates",
             where="final/",
-            kept="all checkpoints, which hold the updates as they were trained",
+            kept="all checkpoints, which hold the trained updates",
             next="report it with the architecture of the model",
         )
 
 
 def _targets(model: PreTrainedModel, settings: LoraConfig, head: Collection[str]) -> list[str]:
-    """Names of the linear layers below the head, all of them or those that are asked for."""
+    """Names of the linear layers below the head: all, or those that the settings name."""
     output = model.get_output_embeddings()  # often the input embeddings too
     layers = [
         name
@@ -146,7 +148,7 @@ def _targets(model: PreTrainedModel, settings: LoraConfig, head: Collection[str]
         if not any(_is(name, wanted) for name in layers):
             kinds = sorted({name.rpartition(".")[2] for name in layers})
             raise ConfigError(
-                f"the model has no linear layer called {wanted!r}",
+                f"the model has no linear layer named {wanted!r}",
                 where="model.lora.target_modules",
                 next=f"write some of {', '.join(kinds)}, or `auto` for all",
             )

@@ -1,5 +1,4 @@
-"""Whether a model keeps packed documents apart, by positions or by masks made for it: checked on
-the model itself."""
+"""Check by running a model whether it isolates packed documents, by positions or by masks."""
 
 from __future__ import annotations
 
@@ -16,20 +15,18 @@ from transformers import PreTrainedModel
 from llmkit.errors import ConfigError
 from llmkit.models import build
 
-LENGTH = 160
-"""Tokens of the row that is looked at: enough for layers that see blocks of 64 at a time."""
+_ROW_LENGTH = 160
+"""Tokens of the row that is checked: enough for layers that attend in blocks of 64."""
 
-TOLERANCE = 1e-3
-"""Largest difference of logits that rounding may cause, as a share of the largest logit."""
+_TOLERANCE = 1e-3
+"""Largest difference of logits that rounding may cause, relative to the largest logit."""
 
-_BESIDE = 8  # tokens that the check has beyond a window of local attention
+_BESIDE = 8  # tokens of the check beyond a window of local attention
 
 
 def check_isolation(model: PreTrainedModel) -> None:
-    """Passes when documents packed into one row do not see each other.
-
-    Raises ConfigError for an architecture that has no position ids, or does not heed them.
-    """
+    """Raises ConfigError if documents packed into one row attend to each other: the architecture
+    has no position ids, or ignores them."""
     if not isolates(model):
         raise _cannot_isolate(model)
 
@@ -37,19 +34,19 @@ def check_isolation(model: PreTrainedModel) -> None:
 def isolates(model: PreTrainedModel) -> bool:
     """Whether two documents packed into one row give the logits that each gives alone.
 
-    A packed row tells its documents apart by position ids that start again at 0.
+    Position ids that restart at 0 separate the documents of a packed row.
     """
     if "position_ids" not in inspect.signature(model.forward).parameters:
         return False
-    length = min(LENGTH, getattr(model.config, "max_position_embeddings", None) or LENGTH)
+    length = min(_ROW_LENGTH, getattr(model.config, "max_position_embeddings", None) or _ROW_LENGTH)
     ids = torch.arange(length, device=model.device)[None] % model.config.vocab_size
     documents = (torch.arange(length, device=model.device) >= length * 2 // 5).long()
     positions = torch.cat([torch.arange(n) for n in torch.bincount(documents).tolist()])
     packed = {"position_ids": positions[None].to(model.device), "use_cache": False}
-    return are_apart(model, ids, documents, packed, {"use_cache": False})
+    return are_isolated(model, ids, documents, packed, {"use_cache": False})
 
 
-def are_apart(
+def are_isolated(
     model: PreTrainedModel,
     ids: Tensor,
     documents: Tensor,
@@ -60,30 +57,30 @@ def are_apart(
     none of them depends on another's tokens.
 
     `documents` [length] numbers the document of each token from 0, `packed` holds the other inputs
-    of the row, and `alone` those of each document. What depends on what is read from gradients,
-    which are exactly zero where there is no path: unlike a difference of logits they do not vanish
-    when weights are small, so a new model gives the same answer as the trained one.
+    of the row, and `alone` those of each document. Dependence is determined from gradients, which
+    are exactly zero without a path: unlike differences of logits, they do not vanish when weights
+    are small, so a new model gives the same answer as the trained one.
     """
     training = model.training
     model.eval()
     try:
-        with _no_weight_zero(model), torch.enable_grad(), _watched(model) as embedded:
+        with _nonzero_weights(model), torch.enable_grad(), _recorded_embeddings(model) as embedded:
             logits: Tensor = model(input_ids=ids, **packed).logits[0]
             for number in torch.unique(documents).tolist():
                 own = documents == number
-                if not _depends_on_itself_alone(logits[own], embedded, own):
+                if not _depends_only_on_itself(logits[own], embedded, own):
                     return False
                 by_itself = model(input_ids=ids[:, own], **alone).logits[0]
                 largest = (logits[own] - by_itself).detach().abs().max()
-                if not bool(largest <= TOLERANCE * by_itself.detach().abs().max()):
+                if not bool(largest <= _TOLERANCE * by_itself.detach().abs().max()):
                     return False
         return True
     finally:
         model.train(training)
 
 
-def _depends_on_itself_alone(logits: Tensor, embedded: list[Tensor], own: Tensor) -> bool:
-    # Weights of different sizes: with equal ones, what passes through a softmax may cancel.
+def _depends_only_on_itself(logits: Tensor, embedded: list[Tensor], own: Tensor) -> bool:
+    # Different weights per logit: with equal ones, gradients through a softmax may cancel out.
     weights = torch.linspace(1.0, 2.0, logits.numel(), device=logits.device).view_as(logits)
     gradients = torch.autograd.grad((logits * weights).sum(), embedded[:1], retain_graph=True)
     by_token = gradients[0].abs().amax(dim=(0, 2))  # [length]
@@ -91,8 +88,8 @@ def _depends_on_itself_alone(logits: Tensor, embedded: list[Tensor], own: Tensor
 
 
 @contextlib.contextmanager
-def _watched(model: PreTrainedModel) -> Iterator[list[Tensor]]:
-    """The outputs of the token embeddings, whose gradients can be asked for."""
+def _recorded_embeddings(model: PreTrainedModel) -> Iterator[list[Tensor]]:
+    """Records the outputs of the token embeddings, with gradients enabled."""
     found: list[Tensor] = []
 
     def keep(module: nn.Module, args: Any, output: Tensor) -> Tensor:
@@ -107,9 +104,12 @@ def _watched(model: PreTrainedModel) -> Iterator[list[Tensor]]:
 
 
 @contextlib.contextmanager
-def _no_weight_zero(model: PreTrainedModel) -> Iterator[None]:
-    """Weights that begin as zeros, as the last of a branch often do, would hide what passes through
-    them once they are trained: within, they are small random numbers."""
+def _nonzero_weights(model: PreTrainedModel) -> Iterator[None]:
+    """Temporarily replaces all-zero weights by small random numbers.
+
+    The last weights of a branch often start at zero, and would hide dependencies that appear once
+    they are trained.
+    """
     zero = [weight for weight in model.parameters() if not bool(weight.any())]
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -125,20 +125,20 @@ def _no_weight_zero(model: PreTrainedModel) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class DocumentMasks:
-    """What tells an architecture which tokens of a row belong together."""
+    """The inputs with which an architecture isolates the documents of a row."""
 
     takes: frozenset[str]
-    """Inputs that its forward pass knows."""
+    """Names of the inputs of its forward pass."""
     is_additive: bool
-    """Whether masks are numbers to add to the scores, not which of them count."""
+    """Whether masks are numbers to add to the attention scores, not booleans."""
     window: int | None
-    """Farthest token that its layers of local attention see; None where it has none."""
+    """Largest distance that its local attention layers see; None without such layers."""
     first_position: int
-    """RoBERTa and its kin count from after their padding id."""
+    """Position of the first token: RoBERTa and similar models count from after the padding id."""
 
     def inputs(self, documents: Tensor) -> dict[str, Any]:
-        """Masks and positions that restart, for rows whose tokens have these numbers of documents
-        (int64 [batch, length])."""
+        """Attention masks, and positions that restart with each document, from the document number
+        of each token (int64 [batch, length])."""
         same = documents[:, None, :, None] == documents[:, None, None, :]
         columns = torch.arange(documents.shape[1], device=documents.device)
         found: dict[str, Any] = {"attention_mask": self._mask(same)}
@@ -161,9 +161,10 @@ class DocumentMasks:
 
 
 def document_masks(model: PreTrainedModel) -> DocumentMasks:
-    """What keeps documents apart in this model.
+    """The masks that isolate packed documents in this model.
 
-    Raises ConfigError for a model in which packed documents give other logits than each alone.
+    Raises ConfigError for a model in which packed documents still give other logits than each
+    alone.
     """
     masks = DocumentMasks(
         takes=frozenset(inspect.signature(model.forward).parameters),
@@ -171,16 +172,16 @@ def document_masks(model: PreTrainedModel) -> DocumentMasks:
         window=_window(model),
         first_position=build.unused_positions(model.config, build.MASKED_MODEL),
     )
-    if not _apart(model, masks):
+    if not _masks_isolate(model, masks):
         raise _cannot_isolate(model)
     return masks
 
 
 def _cannot_isolate(model: PreTrainedModel) -> ConfigError:
     return ConfigError(
-        f"{type(model).__name__} cannot keep packed documents apart",
+        f"{type(model).__name__} cannot isolate packed documents",
         where="data.isolate_documents",
-        next="write data.isolate_documents=false to train with documents that see each other",
+        next="write data.isolate_documents=false to let packed documents attend to each other",
     )
 
 
@@ -190,19 +191,19 @@ def _window(model: PreTrainedModel) -> int | None:
     return int(model.config.sliding_window)
 
 
-def _apart(model: PreTrainedModel, masks: DocumentMasks) -> bool:
+def _masks_isolate(model: PreTrainedModel, masks: DocumentMasks) -> bool:
     """Whether two documents in one row give the logits that each gives alone."""
     vocabulary = model.config.vocab_size
     positions = getattr(model.config, "max_position_embeddings", None) or 1 << 20
-    window = LENGTH if masks.window is None else masks.window + 2 * _BESIDE
+    window = _ROW_LENGTH if masks.window is None else masks.window + 2 * _BESIDE
     length = min(positions - masks.first_position, window)
     places = torch.arange(length, device=model.device)
-    # No id that an architecture may take for padding.
+    # Avoids ids that an architecture may treat as padding.
     ids = vocabulary - 1 - places[None] % (vocabulary // 2)
     documents = (places >= length // 3).long()
     try:
         packed = masks.inputs(documents[None] + 1)
-        return are_apart(model, ids, documents, packed, {})
-    # A model that does not take such masks fails in whatever way it likes.
+        return are_isolated(model, ids, documents, packed, {})
+    # A model that does not support such masks may raise anything.
     except Exception:
         return False

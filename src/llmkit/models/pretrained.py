@@ -1,4 +1,4 @@
-"""A pretrained model, opened once: where it is, its config and its tokenizer, without weights."""
+"""A pretrained model, opened once: its location, config and tokenizer, without weights."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ from llmkit.errors import ConfigError, DataError, InputNotFound
 from llmkit.models import build, hub
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.build import Purpose
-from llmkit.models.location import locate
+from llmkit.models.location import locate_model
 from llmkit.models.tokenizer_saving import PROBE
 
-Kind = Literal["causal", "masked", "classifier"]
+ModelKind = Literal["causal", "masked", "classifier"]
 
-_PURPOSES: dict[Kind, Purpose] = {
+_PURPOSES: dict[ModelKind, Purpose] = {
     "causal": build.LANGUAGE_MODEL,
     "masked": build.MASKED_MODEL,
-    "classifier": build.CLASSIFIER,
+    "classifier": build.CLASSIFIER_MODEL,
 }
 _COUNTS = ("vocab_size", "hidden_size", "num_hidden_layers", "max_position_embeddings")
-"""What every config counts, under these names for most models."""
+"""Settings of a config that must be integers above 0; most models have these names."""
 
 _PROBES = (*PROBE.split(), PROBE, "Once upon a time there was. HELLO World 12345", "床前明月光")
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A pretrained model that was located and checked."""
+    """A located and checked pretrained model."""
 
     name: str
-    """As the user named it."""
+    """The name or path that the user gave."""
     revision: str | None
     location: str
     """The directory that holds it, or its hub name."""
     config: PretrainedConfig
-    """What every user of the model shares: change a copy."""
+    """Shared by all users of the model: modify only a copy."""
     named_tokenizer: str | None = None
-    """Another tokenizer than its own that was named for it."""
+    """The tokenizer that the user named instead of the model's own."""
 
     @property
-    def kind(self) -> Kind:
-        """What the model is for, by the class that its weights were saved from."""
+    def kind(self) -> ModelKind:
+        """The kind of the model, from the class that saved its weights."""
         architecture = (self.config.architectures or [""])[0]
         if "SequenceClassification" in architecture:
             return "classifier"
@@ -60,7 +60,7 @@ class Pretrained:
 
     @property
     def vocab_size(self) -> int:
-        """Ids that the model has embeddings for."""
+        """Number of ids that the model has embeddings for."""
         return int(self.config.get_text_config().vocab_size)
 
     @property
@@ -69,72 +69,72 @@ class Pretrained:
         positions = getattr(self.config.get_text_config(), "max_position_embeddings", None)
         if positions is None:
             return None
-        # RoBERTa's positions begin after its padding id; its tokenizer knows.
+        # RoBERTa's positions start after its padding id; its tokenizer has the right limit.
         limit = self.tokenizer.model_max_length if self.kind == "masked" else positions
         return int(min(positions, limit))
 
     @property
     def is_stored_in_bf16(self) -> bool:
-        """Whether the weights were saved in bf16, by the config."""
+        """Whether the weights were saved in bf16, according to the config."""
         text = self.config.get_text_config()
         dtype = getattr(self.config, "dtype", None) or getattr(text, "dtype", None)
         return str(dtype).removeprefix("torch.") == "bfloat16"
 
     @cached_property
     def own_tokenizer(self) -> PreTrainedTokenizerFast:
-        """The tokenizer that comes with the model, loaded once."""
-        return tokenizers.load(self.location, self.revision, self.config)
+        """The tokenizer saved with the model, loaded once."""
+        return tokenizers.load_tokenizer(self.location, self.revision, self.config)
 
     @cached_property
     def unchecked_tokenizer(self) -> PreTrainedTokenizerFast:
-        """The tokenizer that is named for the model, else its own, loaded once."""
+        """The tokenizer that the user named, else the model's own, loaded once."""
         if self.named_tokenizer is None:
             return self.own_tokenizer
-        return tokenizers.load(self.named_tokenizer)
+        return tokenizers.load_tokenizer(self.named_tokenizer)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerFast:
-        """The same, which belongs to the model.
+        """The same, after checking that it fits the model.
 
         Raises ConfigError for one that gives text other ids than the model's own, or an id of the
-        model's vocabulary to another token. Tokens that it adds are no difference.
+        model's vocabulary to another token. Added tokens do not count as a difference.
         """
         given = self.unchecked_tokenizer
         if self.named_tokenizer is None:
             return given
         try:
             own = self.own_tokenizer
-        except (DataError, InputNotFound):  # the model comes without one
+        except (DataError, InputNotFound):  # the model has none
             return given
         if difference := _difference(own, given):
             raise ConfigError(
-                f"{self.named_tokenizer} is another tokenizer than that of {self.name}: "
+                f"the tokenizer {self.named_tokenizer} differs from that of {self.name}: "
                 f"{difference}, so the model would read other tokens than it was trained on",
                 where="tokenizer.name_or_path",
-                next="leave tokenizer.name_or_path out: the model's own tokenizer is used",
+                next="remove tokenizer.name_or_path to use the model's own tokenizer",
             )
         return given
 
     def check_purpose(self, purpose: Purpose) -> None:
-        """Raises ConfigError where transformers cannot load the model for a purpose."""
+        """Raises ConfigError if transformers cannot load the model for a purpose."""
         if type(self.config) not in purpose.mapping:
             raise ConfigError(
-                f"{self.name} is a {self.config.model_type} model, of which transformers has no "
+                f"{self.name} is a {self.config.model_type} model, for which transformers has no "
                 f"{purpose.name}",
                 where="model.name_or_path",
-                next=f"name a model of another type, such as {purpose.common}",
+                next=f"use a model of another type, such as {purpose.common}",
             )
 
     def check_causal(self) -> None:
-        """Raises DataError for a model that was saved as something other than a causal language
-        model: transformers alone would give it a head of random numbers."""
+        """Raises DataError for a model that was not saved as a causal language model: transformers
+        would silently load it with a randomly initialised head."""
         known = build.known_architectures(build.LANGUAGE_MODEL)
         own = self.config.architectures or []
         if self.config.model_type not in known or (own and not set(own) & set(known.values())):
             raise DataError(
-                f"this is no causal language model but a {(own or [self.config.model_type])[0]}",
+                f"this is a {(own or [self.config.model_type])[0]}, not a causal language model",
                 where=f"{self.name} (model.name_or_path)",
-                next="name a model that was trained to write text; `llmkit predict` asks a "
+                next="use a model that was trained to generate text; `llmkit predict` runs a "
                 "classifier",
             )
 
@@ -142,33 +142,32 @@ class Pretrained:
 def open_model(
     name: str, revision: str | None = None, named_tokenizer: str | None = None
 ) -> Pretrained:
-    """The model of a hub name, a directory or one of our runs; its tokenizer is loaded when it is
-    first needed.
+    """Opens the model of a hub name, a directory or a run; its tokenizer is loaded on first use.
 
-    Raises what `location.locate` raises, DataError for a config that makes no sense, and
-    ConfigError for a model that reads no text, or that reads one text and writes another.
+    Raises what `location.locate_model` raises, DataError for an invalid config, and ConfigError for
+    a model that is not for text, or is an encoder-decoder model.
     """
-    location = locate(name)
+    location = locate_model(name)
     config: PretrainedConfig = hub.fetch(AutoConfig, location, revision)
     _check_values(config, name)
     if config.is_encoder_decoder:
         raise ConfigError(
-            f"{name} reads one text and writes another ({config.model_type}): it is "
-            "neither a causal model nor a masked model nor a classifier",
+            f"{name} is an encoder-decoder model ({config.model_type}): it is neither a causal "
+            "model nor a masked model nor a classifier",
             where="model.name_or_path",
-            next="name a causal model, a masked model or a classifier",
+            next="use a causal model, a masked model or a classifier",
         )
     if not hasattr(config.get_text_config(), "vocab_size"):
         raise ConfigError(
-            f"{name} is a {config.model_type} model, which reads no text",
+            f"{name} is a {config.model_type} model, which does not read text",
             where="model.name_or_path",
-            next="name a causal model, a masked model or a classifier of text",
+            next="use a causal model, a masked model or a text classifier",
         )
     return Pretrained(name, revision, location, config, named_tokenizer)
 
 
 def of_config(config: Config) -> Pretrained | None:
-    """The model that a config names, with the tokenizer that it names; None without one."""
+    """The model that a config names, with the tokenizer that it names; None without a model."""
     model = config.model
     if model.name_or_path is None:
         return None
@@ -176,7 +175,7 @@ def of_config(config: Config) -> Pretrained | None:
 
 
 def compared(config: Config) -> list[Pretrained]:
-    """The model that a config names, and those that it is compared with; none without one."""
+    """The model that a config names, and those to compare it with; empty without a model."""
     first = of_config(config)
     if first is None:
         return []
@@ -185,7 +184,7 @@ def compared(config: Config) -> list[Pretrained]:
 
 
 def _check_values(config: PretrainedConfig, name: str) -> None:
-    """Raises DataError for values that no model can have, which would fail anywhere later."""
+    """Raises DataError for values that no model can have: later errors would not name them."""
     own = config.architectures
     faults = []
     if own is not None and not (isinstance(own, list) and all(isinstance(a, str) for a in own)):
@@ -199,14 +198,14 @@ def _check_values(config: PretrainedConfig, name: str) -> None:
             faults.append(f"{key} is {value!r}, not an integer above 0")
     if faults:
         raise DataError(
-            f"the config of the model makes no sense: {'; '.join(faults)}",
+            f"the model config is invalid: {'; '.join(faults)}",
             where=f"{name} (config.json)",
-            next="check that the directory is whole",
+            next="check that the directory is complete",
         )
 
 
 def _difference(own: PreTrainedTokenizerFast, given: PreTrainedTokenizerFast) -> str:
-    """In what two tokenizers differ; empty where one can stand for the other."""
+    """How two tokenizers differ; empty if one can replace the other."""
     known = {id: token for token, id in own.get_vocab().items()}
     added = own.added_tokens_decoder.keys() | given.added_tokens_decoder.keys()
     tokens = given.get_vocab().items()
@@ -220,4 +219,4 @@ def _difference(own: PreTrainedTokenizerFast, given: PreTrainedTokenizerFast) ->
     if ids[0] == ids[1]:
         return ""
     several = len(set(chain(*ids[0])) ^ set(chain(*ids[1])))
-    return f"it splits text otherwise ({several:,} tokens differ in a short probe)"
+    return f"it splits text differently ({several:,} tokens differ in a short probe)"

@@ -1,4 +1,4 @@
-"""Loads a tokenizer that exists, or trains one on the text; never runs code that comes with one."""
+"""Load a pretrained tokenizer or train a new one; code that comes with a tokenizer never runs."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from llmkit.config.schema import Config
 from llmkit.errors import DataError, HubUnreachable, InputNotFound, Unsafe
 from llmkit.models import hub, location
 from llmkit.models.control_tokens import control_tokens
-from llmkit.models.tokenizer_saving import PROBE, default_config, kept, read_back
+from llmkit.models.tokenizer_saving import PROBE, default_config, read_back, savable_tokenizer
 
 END_OF_TEXT = "<|endoftext|>"
-"""The one special token of a tokenizer that is trained here."""
+"""The only special token of a tokenizer for language models that is trained here."""
 
 _VOCABULARIES = ((4_000_000, 2048), (20_000_000, 4096), (200_000_000, 8192))
 _LARGEST_VOCABULARY = 32768
@@ -33,12 +33,12 @@ _SMALLEST_VOCABULARY = 512
 _BYTES = {letter: byte for byte, letter in bytes_to_unicode().items()}
 
 _PROBES = ("a", "A", "0", ".", "\u3002", "\u4e00")
-"""Texts of which any tokenizer knows one."""
+"""Texts of which every tokenizer can encode at least one."""
 
 
 @dataclass(frozen=True)
 class Framing:
-    """The ids that stand around each document."""
+    """The ids around each document."""
 
     opening: int
     closing: int
@@ -47,26 +47,27 @@ class Framing:
 def train_bpe(
     texts: Iterable[str], vocab_size: int, model_type: str | None = None
 ) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer trained on the texts, the same for the same texts.
+    """Trains a byte-level BPE tokenizer on the texts, the same for the same texts.
 
-    Words are split by GPT-2's pattern, every text decodes to itself, and `<|endoftext|>` stands
-    between texts; but where transformers reads tokenizers beside models of `model_type` by another
-    rule, it is that rule. `vocab_size` is the maximum: merges seen only once are not made. Raises
-    ConfigError for a model type whose tokenizer cannot be saved.
+    Words are split by GPT-2's pattern, every text decodes to itself, and `<|endoftext|>` separates
+    texts. If transformers loads tokenizers of `model_type` with another rule, that rule is used.
+    `vocab_size` is a maximum: merges that occur only once are not learned. Raises ConfigError for a
+    model type whose tokenizer cannot be saved.
     """
-    return _trained(_without_frame, [END_OF_TEXT], texts, vocab_size, model_type)
+    return _train(_without_frame, [END_OF_TEXT], texts, vocab_size, model_type)
 
 
 def train_bpe_with_frame(
     texts: Iterable[str], vocab_size: int, model_type: str | None = None
 ) -> PreTrainedTokenizerFast:
-    """The same for a classifier: [CLS] opens each text and [SEP] closes it, and each of a pair."""
+    """The same for a classifier: [CLS] opens each text, and [SEP] closes it and each text of a
+    pair."""
     special = ["[PAD]", "[CLS]", "[SEP]", "[MASK]"]
-    return _trained(_with_frame, special, texts, vocab_size, model_type)
+    return _train(_with_frame, special, texts, vocab_size, model_type)
 
 
 def _without_frame(backend: Tokenizer) -> PreTrainedTokenizerFast:
-    # Padding is never scored nor attended to, so it needs no token of its own.
+    # Padding is never scored nor attended to, so it can share a token.
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         bos_token=END_OF_TEXT,
@@ -95,29 +96,30 @@ def _with_frame(backend: Tokenizer) -> PreTrainedTokenizerFast:
     )
 
 
-def _trained(
+def _train(
     wrap: Callable[[Tokenizer], PreTrainedTokenizerFast],
     special: list[str],
     texts: Iterable[str],
     vocab_size: int,
     model_type: str | None,
 ) -> PreTrainedTokenizerFast:
-    """A tokenizer that transformers reads as it is, saved beside a model of this type."""
-    shape = default_config(model_type)
-    if shape is None:
+    """A tokenizer that transformers loads unchanged when it is saved beside a model of this
+    type."""
+    model_config = default_config(model_type)
+    if model_config is None:
         return wrap(_byte_level_bpe(texts, vocab_size, special))
     first = wrap(_byte_level_bpe([PROBE] * 2, 2048, special))
-    back = read_back(first, shape)
+    back = read_back(first, model_config)
     if back(PROBE)["input_ids"] == first(PROBE)["input_ids"]:
-        return kept(wrap(_byte_level_bpe(texts, vocab_size, special)), shape)
+        return savable_tokenizer(wrap(_byte_level_bpe(texts, vocab_size, special)), model_config)
     made = wrap(_byte_level_bpe(texts, vocab_size, special, back.backend_tokenizer))
-    return kept(read_back(made, shape), shape)
+    return savable_tokenizer(read_back(made, model_config), model_config)
 
 
 def _byte_level_bpe(
     texts: Iterable[str], vocab_size: int, special: list[str], like: Tokenizer | None = None
 ) -> Tokenizer:
-    """BPE on bytes, with words split by GPT-2's pattern or as another tokenizer does it."""
+    """BPE on bytes, with words split by GPT-2's pattern or like another tokenizer."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     if like is not None:
@@ -137,22 +139,22 @@ def _byte_level_bpe(
 
 
 def auto_vocab_size(n_bytes: int) -> int:
-    """The size of a vocabulary trained on so much text: larger with more, and never too large."""
+    """The vocabulary size for this much training text: it grows with the text up to a maximum."""
     for limit, size in _VOCABULARIES:
         if n_bytes < limit:
             return min(size, max(_SMALLEST_VOCABULARY, n_bytes // _BYTES_PER_TOKEN))
     return _LARGEST_VOCABULARY
 
 
-def load(
+def load_tokenizer(
     name_or_path: str, revision: str | None = None, config: PretrainedConfig | None = None
 ) -> PreTrainedTokenizerFast:
-    """The tokenizer of a directory, a run or a hub name; only a directory that exists is local.
+    """Loads the tokenizer of a directory, a run or a hub name; only an existing directory is local.
 
-    `config` is that of the model it comes with, where that is known and checked.
+    `config` is that of the tokenizer's model, if it was loaded and checked.
 
-    Raises InputNotFound, HubUnreachable, DataError for one without a fast form, and Unsafe for one
-    that would run code.
+    Raises InputNotFound, HubUnreachable, DataError for a tokenizer without a fast implementation,
+    and Unsafe for one that would run code.
     """
     place = location.locate_tokenizer(name_or_path)
     local = Path(place).is_dir()
@@ -164,17 +166,17 @@ def load(
             config=config,
             revision=revision,
             trust_remote_code=False,
-            local_files_only=local or not hub.answers(name_or_path, revision),
+            local_files_only=local or not hub.hub_answers(name_or_path, revision),
         )
-    except BaseException as fault:  # the library raises nearly anything for a file it cannot read
+    except BaseException as fault:  # the library may raise anything for a file it cannot read
         if isinstance(fault, Exception) or type(fault).__name__ == "PanicException":
-            raise _fault(name_or_path, local, fault) from fault
+            raise _translate_error(name_or_path, local, fault) from fault
         raise
     if not isinstance(tokenizer, PreTrainedTokenizerFast) or not tokenizer.is_fast:
         raise DataError(
-            f"{name_or_path} has a {type(tokenizer).__name__}, which has no fast form",
+            f"{name_or_path} has a {type(tokenizer).__name__}, which has no fast implementation",
             where="tokenizer.name_or_path",
-            next="use a tokenizer that comes as tokenizer.json",
+            next="use a tokenizer with a tokenizer.json",
         )
     if not isinstance(tokenizer.model_max_length, int | float):
         raise DataError(
@@ -185,22 +187,22 @@ def load(
     return tokenizer
 
 
-def named(config: Config) -> PreTrainedTokenizerFast | None:
+def configured_tokenizer(config: Config) -> PreTrainedTokenizerFast | None:
     """The tokenizer that a config names; None without one."""
     name = config.tokenizer.name_or_path
-    return None if name is None else load(name)
+    return None if name is None else load_tokenizer(name)
 
 
 def framing(tokenizer: PreTrainedTokenizerFast) -> Framing:
-    """The ids that close a document (end of sequence) and open it.
+    """The ids that open and close a document.
 
-    The opening one is the last that the tokenizer itself puts before every text, else the closing
-    one.
+    The closing id is the end of sequence. The opening id is the last one that the tokenizer itself
+    adds before every text, else the closing id. Raises DataError without an end-of-text token.
     """
     closing = tokenizer.eos_token_id
     if closing is None:
         raise DataError(
-            "the tokenizer has no end-of-text token, and nothing could stand between documents",
+            "the tokenizer has no end-of-text token, which must separate documents",
             where="tokenizer.name_or_path",
             next="add eos_token to its tokenizer_config.json (often [SEP]), or use another",
         )
@@ -209,7 +211,7 @@ def framing(tokenizer: PreTrainedTokenizerFast) -> Framing:
 
 
 def opening(tokenizer: PreTrainedTokenizerFast) -> tuple[int, ...]:
-    """The ids that the tokenizer itself puts before every text, none twice in a row."""
+    """The ids that the tokenizer itself adds before every text, without repeats in a row."""
     for probe in _PROBES:
         bare = tokenizer(probe, add_special_tokens=False, verbose=False)["input_ids"]
         framed = tokenizer(probe, verbose=False)["input_ids"]
@@ -222,10 +224,10 @@ def opening(tokenizer: PreTrainedTokenizerFast) -> tuple[int, ...]:
 def prompt_ids(
     tokenizer: PreTrainedTokenizerFast, text: str, split_special_tokens: bool = True
 ) -> tuple[int, ...]:
-    """The ids of a text that continues: opened as a document is by the tokenizer, not closed.
+    """The ids of a text to continue: opened by the tokenizer as a document is, but not closed.
 
-    Names of control tokens in it are text; without `split_special_tokens` they are the tokens, and
-    an opening that the text brings itself does not come twice.
+    Names of control tokens are text; without `split_special_tokens` they become the tokens, and an
+    opening that the text already has is not repeated.
     """
     before = opening(tokenizer)
     if split_special_tokens:
@@ -235,33 +237,33 @@ def prompt_ids(
 
 
 def set_frame(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Lets what BERT calls its separator end a text, where no token is said to."""
+    """Uses the separator, such as BERT's [SEP], as end of sequence if the tokenizer has none."""
     if tokenizer.eos_token_id is None:
         tokenizer.eos_token = tokenizer.sep_token
 
 
 def read_as_text(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Lets the tokenizer read names of control tokens as text, once it is saved and loaded too."""
+    """Makes the tokenizer read names of control tokens as text, also after saving and loading."""
     tokenizer.split_special_tokens = tokenizer.init_kwargs["split_special_tokens"] = True
 
 
-def fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
-    """The sha256 of all that decides which ids a text gets."""
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
+    """The sha256 of everything that determines the ids of a text."""
     frame = framing(tokenizer)
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
-    # Set by calls and by saving; our encoding ignores both.
+    # Changed by calls and by saving; our encoding ignores both.
     backend |= {"truncation": None, "padding": None}
     text = json.dumps([backend, frame.opening, frame.closing], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def max_id(tokenizer: PreTrainedTokenizerFast) -> int:
-    """The highest id that the tokenizer can give: a model needs more embeddings than this."""
+    """The highest id of the tokenizer: a model needs more embeddings than this."""
     return int(max(tokenizer.get_vocab().values()))
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerFast) -> NDArray[np.bool_]:
-    """[ids], whether a token is special or is none at all."""
+    """bool [ids]: whether an id is special, or belongs to no token."""
     special = np.ones(max_id(tokenizer) + 1, dtype=np.bool_)
     special[list(tokenizer.get_vocab().values())] = False
     special[tokenizer.all_special_ids] = True
@@ -269,12 +271,12 @@ def special_tokens(tokenizer: PreTrainedTokenizerFast) -> NDArray[np.bool_]:
 
 
 def word_edges(tokenizer: PreTrainedTokenizerFast) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """[ids] each: whether a token can continue the word before it, and whether it closes its own.
+    """bool [ids] each: whether a token can continue the previous word, and whether it ends a word.
 
-    WordPiece says so itself (`##`), and so do vocabularies that mark the ends of words (`</w>`). Of
-    any other, a token continues a word when it begins with a letter or a digit, or in the middle of
-    one, and closes it with white space behind it; so white space and punctuation begin words, and
-    so does each letter of a script that is written without spaces (CJK).
+    WordPiece marks continuations (`##`), and some vocabularies mark the ends of words (`</w>`). In
+    any other vocabulary, a token continues a word if it starts with a letter or digit, or in the
+    middle of one, and ends a word if it ends with white space. So white space and punctuation start
+    words, and so does each letter of a script that is written without spaces (CJK).
     """
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     n = max_id(tokenizer) + 1
@@ -290,20 +292,22 @@ def word_edges(tokenizer: PreTrainedTokenizerFast) -> tuple[NDArray[np.bool_], N
             text = token.replace("▁", " ").encode()
             if byte_level:
                 text = bytes(_BYTES.get(letter, 32) for letter in token)
-            continues[number] = _inside(text)
+            continues[number] = _continues_word(text)
             closes[number] = text[-1:].isspace() and not text.isspace()
     return continues, closes
 
 
-def check_fit(tokenizer: PreTrainedTokenizerFast, shape: PretrainedConfig, config: Config) -> None:
-    """Refuses a tokenizer that gives ids for which the model has no embedding."""
-    embeddings = shape.get_text_config().vocab_size
+def check_fit(
+    tokenizer: PreTrainedTokenizerFast, model_config: PretrainedConfig, config: Config
+) -> None:
+    """Raises DataError for a tokenizer with ids for which the model has no embedding."""
+    embeddings = model_config.get_text_config().vocab_size
     if (largest := max_id(tokenizer)) >= embeddings:
         raise DataError(
-            f"the tokenizer gives ids up to {largest}, the model has {embeddings} embeddings",
+            f"the tokenizer has ids up to {largest}, the model has {embeddings} embeddings",
             where=f"model {config.model.name_or_path or config.model.architecture}, "
             f"tokenizer {config.tokenizer.name_or_path}",
-            next="use the tokenizer that belongs to the model: leave tokenizer.name_or_path out",
+            next="use the model's own tokenizer: remove tokenizer.name_or_path",
         )
 
 
@@ -322,23 +326,23 @@ def _refuse_code(path: Path, names: Sequence[str]) -> None:
             raise Unsafe(
                 f"{path} has a tokenizer that would run its own code (`auto_map` in {name})",
                 where=str(path / name),
-                next="use a tokenizer that comes as tokenizer.json alone",
+                next="use a tokenizer that needs only tokenizer.json",
             )
 
 
-def _fault(name: str, local: bool, fault: BaseException) -> Exception:
-    """Our error for what the library raised."""
+def _translate_error(name: str, local: bool, fault: BaseException) -> Exception:
+    """Our error for an error of the library."""
     text = " ".join(str(fault).split())
     where = "tokenizer.name_or_path"
     if "trust_remote_code" in text or "custom code" in text:
         return Unsafe(
             f"{name} has a tokenizer that would run its own code",
             where=where,
-            next="use a tokenizer that comes as tokenizer.json alone",
+            next="use a tokenizer that needs only tokenizer.json",
         )
     if local:
         return DataError(
-            f"{name} holds no tokenizer that can be read: {text}",
+            f"cannot read a tokenizer from {name}: {text}",
             where=where,
             next="it needs tokenizer.json, or vocab.json with merges.txt, or vocab.txt",
         )
@@ -346,15 +350,15 @@ def _fault(name: str, local: bool, fault: BaseException) -> Exception:
         return InputNotFound(f"{name} is neither a directory nor on the hub", where=where)
     if isinstance(fault, OSError):
         return HubUnreachable(
-            f"the tokenizer {name} cannot be fetched: {text}",
+            f"cannot download the tokenizer {name}: {text}",
             where=where,
-            next="check the network, or name a local directory",
+            next="check the network, or use a local directory",
         )
-    return DataError(f"the tokenizer {name} cannot be read: {text}", where=where)
+    return DataError(f"cannot read the tokenizer {name}: {text}", where=where)
 
 
-def _inside(text: bytes) -> bool:
-    """Whether UTF-8 that may begin and end in the middle of a letter would not begin a word."""
+def _continues_word(text: bytes) -> bool:
+    """Whether UTF-8, which may start or end inside a character, continues a word."""
     if not text:
         return False
     if 0x80 <= text[0] < 0xC0:
@@ -362,5 +366,5 @@ def _inside(text: bytes) -> bool:
     first = text.decode(errors="ignore")[:1]
     if first and first.encode()[0] == text[0]:
         return first.isalnum() and unicodedata.east_asian_width(first) not in "WF"
-    # A letter in two bytes is most likely one of an alphabet, in three one of CJK.
+    # A character of two bytes is most likely from an alphabet, one of three bytes from CJK.
     return text[0] < 0xE0

@@ -1,8 +1,9 @@
-"""What is saved is what was trained: the tokenizer that AutoTokenizer reads back is compared with
-the one in memory.
+"""Ensure that a saved tokenizer loads unchanged: what AutoTokenizer reads back is compared with the
+tokenizer in memory.
 
-transformers chooses the class of a tokenizer by the model type beside it, whatever the saved files
-say; for some types that class has its own normalizer and its own rule for parting words.
+transformers chooses the class of a tokenizer by the model type in the same directory, regardless of
+the tokenizer's files; for some types that class has its own normalizer and rule for splitting
+words.
 """
 
 from __future__ import annotations
@@ -26,49 +27,51 @@ PROBE = (
 """Digits, contractions, runs of spaces, tabs and lines, combining marks, CJK, emoji, code."""
 
 _MOST_TOKENS = 8192
-"""Tokens of the vocabulary whose text is tried too."""
+"""Maximum number of tokens of the vocabulary whose text is compared too."""
 
 
-def kept(tokenizer: PreTrainedTokenizerFast, shape: PretrainedConfig) -> PreTrainedTokenizerFast:
-    """The tokenizer, or one that reads the same, that AutoTokenizer gives back when it is saved
+def savable_tokenizer(
+    tokenizer: PreTrainedTokenizerFast, model_config: PretrainedConfig
+) -> PreTrainedTokenizerFast:
+    """The tokenizer, or an equivalent one, that AutoTokenizer loads unchanged when it is saved
     beside a model of this config.
 
-    Raises ConfigError where transformers would read any such tokenizer otherwise.
+    Raises ConfigError if transformers would load either of them with differences.
     """
     expected = reading(tokenizer)
-    back = read_back(tokenizer, shape)
+    back = read_back(tokenizer, model_config)
     if reading(back) == expected:
         return tokenizer
     plain = _plain(tokenizer)
-    if reading(plain) == expected == reading(read_back(plain, shape)):
+    if reading(plain) == expected == reading(read_back(plain, model_config)):
         return plain
     raise ConfigError(
-        f"transformers would read this tokenizer otherwise once it is saved: as the "
-        f"{type(back).__name__} of {shape.model_type} models, with {_difference(expected, back)}",
+        f"transformers would load this tokenizer differently once it is saved: as the "
+        f"{type(back).__name__} of {model_config.model_type} models, "
+        f"with {_difference(expected, back)}",
         where=f"tokenizer {tokenizer.name_or_path or 'that was trained'}, model type "
-        f"{shape.model_type}",
+        f"{model_config.model_type}",
         next="use a tokenizer that was made for this model type, or another model.architecture",
     )
 
 
 def default_config(model_type: str | None) -> PretrainedConfig | None:
-    """The default config of a model type; None for one that transformers does not know or that has
-    no default."""
+    """The default config of a model type; None for an unknown type or one without a default."""
     if model_type is None or model_type not in CONFIG_MAPPING:
         return None
     try:
         return CONFIG_MAPPING[model_type]()
-    # A config may refuse its own defaults in whatever way it likes.
+    # A config may reject its own defaults with any error.
     except Exception:
         return None
 
 
 def read_back(
-    tokenizer: PreTrainedTokenizerFast, shape: PretrainedConfig
+    tokenizer: PreTrainedTokenizerFast, model_config: PretrainedConfig
 ) -> PreTrainedTokenizerFast:
-    """What AutoTokenizer makes of the tokenizer, saved beside a config."""
+    """Saves the tokenizer beside a config, and loads it with AutoTokenizer."""
     with tempfile.TemporaryDirectory() as directory:
-        shape.save_pretrained(directory)
+        model_config.save_pretrained(directory)
         tokenizer.save_pretrained(directory)
         return AutoTokenizer.from_pretrained(
             directory, trust_remote_code=False, local_files_only=True
@@ -76,7 +79,8 @@ def read_back(
 
 
 def reading(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
-    """How a tokenizer reads the probe and its own vocabulary, and what else is to be kept of it."""
+    """How a tokenizer reads the probe and its own vocabulary, and its other settings that saving
+    must preserve."""
     ids = sorted(tokenizer.get_vocab().values())
     some = [[id] for id in ids[:: 1 + len(ids) // _MOST_TOKENS]]
     texts = [PROBE, "".join(tokenizer.backend_tokenizer.decode_batch(some))]
@@ -103,13 +107,13 @@ def reading(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
 
 
 def _difference(expected: dict[str, Any], back: PreTrainedTokenizerFast) -> str:
-    """The names of what is read otherwise."""
+    """Lists what differs in the tokenizer that was read back."""
     found = reading(back)
     return " and ".join(name for name, value in expected.items() if found[name] != value)
 
 
 def _plain(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
-    """The same tokenizer without a class of its own."""
+    """The same tokenizer as a plain PreTrainedTokenizerFast."""
     special = {
         name: token
         for name, token in tokenizer.special_tokens_map.items()

@@ -50,7 +50,7 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, direc
                 next="lower train.learning_rate in a new run, and check the data",
             )
     if lora.is_attached(model):
-        lora.save(model, directory)
+        lora.save_lora(model, directory)
     else:
         model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
@@ -84,7 +84,7 @@ def model_of_step(model: PreTrainedModel, run: Path, step: int) -> PreTrainedMod
     if not lora.is_attached(model):
         best: PreTrainedModel = type(model).from_pretrained(saved, dtype=torch.float32)
         return best
-    lora.restore(model, saved)
+    lora.restore_lora(model, saved)
     return model
 
 
@@ -131,7 +131,7 @@ def write_final(
             card = _card(model, run.name, note)
             (directory / "README.md").write_text(card, encoding="utf-8", errors="backslashreplace")
         if lora.is_attached(model):
-            (directory / lora.FILE).unlink()
+            (directory / lora.LORA_FILE).unlink()
             merged = type(model).from_pretrained(directory, dtype=torch.float32)
             lora.check_merge(model, merged, examples.batch(range(min(_COMPARED, len(examples)))))
 

@@ -124,7 +124,7 @@ def _model(task: Task, resumed: Checkpoint | None) -> PreTrainedModel:
     if task.lora is not None:
         lora.attach(model, task.lora, task.config.seed, task.head(model))
         if resumed is not None:
-            lora.restore(model, resumed.directory)
+            lora.restore_lora(model, resumed.directory)
     return model
 
 

@@ -33,9 +33,9 @@ def test_elements_are_dropped_by_chance_and_the_others_scaled(p: float, dtype: t
         found = functional.dropout(torch.ones(1, n, dtype=dtype), p)
     kept = found[found != 0]
     share = len(kept) / n
-    assert abs(share - (1 - p)) < 5 * math.sqrt(p * (1 - p) / n) + 1 / dropout.LEVELS
+    assert abs(share - (1 - p)) < 5 * math.sqrt(p * (1 - p) / n) + 1 / dropout.DROPOUT_LEVELS
     assert len(kept.unique()) == 1
-    rounding = 1 / dropout.LEVELS / (1 - p) + torch.finfo(dtype).eps
+    rounding = 1 / dropout.DROPOUT_LEVELS / (1 - p) + torch.finfo(dtype).eps
     assert float(kept[0]) == pytest.approx(1 / (1 - p), rel=rounding)
 
 

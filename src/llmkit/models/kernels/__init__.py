@@ -1,2 +1,2 @@
-"""Replacements of torch operations: results that are equal, or differ as the file states, faster or
-independent of the batch. Each can be deleted by itself; its first lines say how."""
+"""Replacements of torch operations that are faster or independent of the batch. Results are equal,
+or differ as the file states. Each can be deleted by itself; its first lines explain how."""

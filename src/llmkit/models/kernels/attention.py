@@ -1,8 +1,8 @@
-"""Attention that trains fast on a CPU once it is compiled: products of matrices, and little else.
+"""Blockwise attention for faster compiled training on a CPU.
 
-Replaces `scaled_dot_product_attention`, whose kernel for CPUs reaches a sixth of the matrix rate,
-by plain products of a block of queries at a time, with all that stands between them compiled into
-one loop. Gain: 1.03 to 1.20 times the speed of a compiled step (decision 0006). To delete it:
+Replaces `scaled_dot_product_attention`, whose CPU kernel reaches a sixth of the matrix rate, by
+plain matrix products of one block of queries at a time; everything between the products is compiled
+into one loop. Gain: 1.03 to 1.20 times the speed of a compiled step (decision 0006). To delete it:
 remove the call of `use_blockwise` in `training/module.py`.
 """
 
@@ -21,14 +21,14 @@ USUAL = "sdpa"
 BLOCKWISE = "llmkit_blockwise"
 
 QUERIES = 256
-"""Queries of a block: the fewer, the less memory do scores take and the fewer are made in vain."""
+"""Queries of a block: with fewer, the scores need less memory, and fewer are computed in vain."""
 
 HIDDEN = -1e30
 """The score of a key that a query does not see."""
 
 
 def use_blockwise(model: PreTrainedModel, device: torch.device) -> None:
-    """Has a model on a CPU compute attention block by block wherever it is compiled."""
+    """Makes a model on a CPU compute attention block by block wherever it is compiled."""
     usual = model.config._attn_implementation == USUAL
     if device.type == "cpu" and usual and model._supports_attention_backend:
         model.set_attn_implementation(BLOCKWISE)
@@ -69,13 +69,13 @@ def forward(
     if causal is None:
         causal = getattr(module, "is_causal", True)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    # Compiled, transformers hands a causal model its mask even where it is just the causal one.
+    # When compiled, transformers passes a causal model its mask even if it is just the causal one.
     out: Tensor = _Blockwise.apply(query, key, value, attention_mask, scale, causal)  # type: ignore[no-untyped-call]
     return out.transpose(1, 2).contiguous(), None
 
 
 class _Blockwise(torch.autograd.Function):
-    """softmax(Q K' scale) V, whose scores are made again for the gradients (Rabe and Staats 2021,
+    """softmax(Q K' scale) V, whose scores are recomputed for the gradients (Rabe and Staats 2021,
     arXiv 2112.05682; the gradients are those of Dao et al. 2022, arXiv 2205.14135, appendix B)."""
 
     @staticmethod
@@ -89,8 +89,8 @@ class _Blockwise(torch.autograd.Function):
             weights = torch.exp(scores - total).to(q.dtype)  # [batch, heads, block, seen]
             outs.append(torch.matmul(weights, v[:, :, seen]))
             sums.append(total)
-        out = _joined(outs)
-        ctx.save_for_backward(q, k, v, mask, out, _joined(sums))
+        out = _concatenate(outs)
+        ctx.save_for_backward(q, k, v, mask, out, _concatenate(sums))
         ctx.scale, ctx.causal = scale, causal
         return out
 
@@ -109,16 +109,17 @@ class _Blockwise(torch.autograd.Function):
             grads_q.append(torch.matmul(grad_scores, k[:, :, seen]))
             grads_k.append(torch.matmul(grad_scores.transpose(-1, -2), q[:, :, own]))
             grads_v.append(torch.matmul(weights.transpose(-1, -2), grad[:, :, own]))
-        return _joined(grads_q), _added(grads_k), _added(grads_v), None, None, None
+        return _concatenate(grads_q), _sum_blocks(grads_k), _sum_blocks(grads_v), None, None, None
 
 
-def _joined(blocks: list[Tensor]) -> Tensor:
-    """The blocks behind each other; one alone is not copied."""
+def _concatenate(blocks: list[Tensor]) -> Tensor:
+    """Concatenates the blocks; a single block is not copied."""
     return torch.cat(blocks, 2) if len(blocks) > 1 else blocks[0]
 
 
-def _added(blocks: list[Tensor]) -> Tensor:
-    """The sum of what belongs to the first keys, in each block to some more; to all in the last."""
+def _sum_blocks(blocks: list[Tensor]) -> Tensor:
+    """Sums gradients of the first keys: each block covers at least as many keys as the one before,
+    and the last covers all."""
     *parts, whole = blocks
     for part in parts:
         whole = whole + functional.pad(part, (0, 0, 0, whole.shape[2] - part.shape[2]))
@@ -128,8 +129,8 @@ def _added(blocks: list[Tensor]) -> Tensor:
 def _blocks(
     q: Tensor, mask: Tensor | None, causal: bool
 ) -> list[tuple[slice, slice, Tensor | None]]:
-    """The queries of each block, the keys that they may see, and which of those each does see
-    [batch or 1, heads or 1, block, keys], where that is not all of them."""
+    """The queries of each block, the keys that they may see, and the mask of the keys that each
+    query sees [batch or 1, heads or 1, block, keys]; the mask is None if it sees all of them."""
     n, places = q.shape[2], torch.arange(q.shape[2], device=q.device)
     blocks = []
     for first in range(0, n, QUERIES):

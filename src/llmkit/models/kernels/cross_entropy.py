@@ -1,5 +1,5 @@
-"""Cross entropy of a linear output layer that never holds all logits: memory for one chunk of
-tokens, whatever the vocabulary.
+"""Cross entropy of a linear output layer without holding all logits: it needs memory for one chunk
+of tokens, whatever the size of the vocabulary.
 
 Replaces `functional.cross_entropy(hidden @ weight.T, targets, reduction="sum")`. Gain: on two cores
 half the time for a vocabulary of 8192. To delete it: write that line in `training/tasks.py`.
@@ -14,21 +14,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 CHUNK_LOGITS = {"cpu": 1 << 22}
-"""Logits that are held at once, by device: 16 MB in fp32 stay in the cache of a CPU; on two cores
-half the time of all at once, for a vocabulary of 8192."""
+"""Logits held at once, by device: 16 MB in fp32 fit into the cache of a CPU; on two cores this
+takes half the time of all at once, for a vocabulary of 8192."""
 
 MOST_LOGITS = 1 << 27
-"""The same on any other device: 512 MB in fp32, for products large enough to fill it."""
+"""The same on any other device: 512 MB in fp32, for products large enough to occupy it."""
 
 FEWEST_TOKENS = 128
-"""Tokens in a chunk at least, whatever the vocabulary: smaller products are slow ones."""
+"""Minimum number of tokens in a chunk, whatever the vocabulary: smaller products are slow."""
 
 
 class LinearCrossEntropy(nn.Module):
     """The cross entropy of a linear output layer."""
 
     def __init__(self, ignored: int) -> None:
-        """Targets that equal `ignored` do not count."""
+        """`ignored` is the target of tokens that do not count."""
         super().__init__()
         self.ignored = ignored
         self.chunk = Chunk(ignored)
@@ -37,9 +37,9 @@ class LinearCrossEntropy(nn.Module):
         """The cross entropy of `hidden @ weight.T` summed over tokens, in nats and fp32.
 
         `hidden` [tokens, width], `weight` [vocabulary, width], `targets` [tokens]. Products are
-        computed in autocast's type where it is on, sums in fp32. The gradients are computed chunk
-        by chunk with the loss, as Hsu et al. 2024 do (arXiv 2410.10989), so that backward only
-        scales them.
+        computed in autocast's dtype if it is enabled, sums in fp32. The gradients are computed
+        chunk by chunk with the loss, as in Hsu et al. 2024 (arXiv 2410.10989), so that backward
+        only scales them.
         """
         device = hidden.device.type
         if torch.is_autocast_enabled(device):
@@ -58,8 +58,8 @@ class LinearCrossEntropy(nn.Module):
 
 
 class Chunk(nn.Module):
-    """A chunk of tokens, as a module so that it can be compiled: all chunks as one graph would hold
-    the logits of several."""
+    """The loss of a chunk of tokens, as a module so that it can be compiled: a graph of all chunks
+    would hold the logits of several."""
 
     def __init__(self, ignored: int) -> None:
         super().__init__()
@@ -68,13 +68,13 @@ class Chunk(nn.Module):
     def forward(
         self, hidden: Tensor, weight: Tensor, targets: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The summed loss of the chunk, and its gradients by `hidden` and by `weight`."""
+        """The summed loss of the chunk, and its gradients for `hidden` and `weight`."""
         log_probabilities = torch.log_softmax((hidden @ weight.T).float(), dim=1)
         scored = (targets != self.ignored)[:, None]  # [chunk, 1]
         index = targets.clamp(min=0)[:, None]
         loss = -(log_probabilities.gather(1, index) * scored).sum()
-        # d loss / d logits = softmax - one at the target. In place: uncompiled, its time is that
-        # of reading and writing the logits.
+        # d loss / d logits = softmax - one at the target. In place: without compilation, it takes
+        # the time of reading and writing the logits.
         gradient = log_probabilities.exp_()
         gradient.scatter_add_(1, index, -torch.ones_like(index, dtype=torch.float32))
         gradient = gradient.to(weight.dtype)

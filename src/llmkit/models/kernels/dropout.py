@@ -1,8 +1,8 @@
-"""Dropout whose masks belong to the examples, not to the batch in which they are computed.
+"""Dropout whose masks depend on the examples, not on the batch in which they are computed.
 
-Whether an element is dropped depends on a seed, on its example, on how many dropouts ran before it
-in the forward pass, and on its coordinates within the example. Micro-batches, processes, padding
-and the other rows of a batch change nothing.
+Whether an element is dropped depends on a seed, its example, the number of earlier dropouts in the
+forward pass, and its coordinates within the example. Micro-batches, processes, padding and the
+other rows of a batch do not change it.
 
 Replaces `functional.dropout` and `scaled_dot_product_attention` while a step is computed. Gain: no
 loss depends on the batch, in 0.86 of the time of masks drawn for a micro-batch (decision 0024). To
@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-LEVELS = 1 << 15
-"""An element is dropped with the probability k / LEVELS nearest to the one asked for, and the
-others are scaled by exactly that, so that the expectation does not change."""
+DROPOUT_LEVELS = 1 << 15
+"""An element is dropped with the probability k / DROPOUT_LEVELS nearest to the requested one, and
+the others are scaled to match it exactly, so that the expectation does not change."""
 
 _LANES = 4
 """Elements that share one 64-bit random number, 16 bits each."""
@@ -44,51 +44,51 @@ _torch_attention = functional.scaled_dot_product_attention
 
 
 BATCH_DEPENDENT = ("xlnet", "funnel", "big_bird")
-"""Model types whose masks still depend on the batch: the first two do not put it first, and the
-last draws its attention with numpy."""
+"""Model types whose masks still depend on the batch: in the first two it is not the first
+dimension, and the last draws its attention with numpy."""
 
 
 class _Rows:
-    """The rows that are being computed."""
+    """The rows of the current batch."""
 
     keys: Tensor
     """[rows]"""
     steps: Tensor
-    """What one step along each dimension adds to a counter; as a tensor, since the compiler
-    computes products of an index and such large constants wrongly."""
+    """The increment of a counter along each dimension; a tensor, since the compiler computes
+    products of an index and such large constants wrongly."""
 
 
 @contextmanager
 def of_examples(seed: int, examples: NDArray[np.int64], device: torch.device) -> Iterator[None]:
-    """Draws the masks of all dropout within for a batch whose rows are these examples of a step.
+    """Within this context, dropout draws the masks of a batch whose rows are these examples.
 
-    Forward and backward passes both belong inside, since recomputed activations need the masks
-    again. The first dimension of whatever is dropped must be that of the rows, or a multiple.
-    Covers `torch.nn.functional.dropout` and `scaled_dot_product_attention`, on which torch's and
-    transformers' layers are built. torch's own generator is seeded too: it numbers the dropouts,
-    because gradient checkpointing and torch.compile know how to restore it.
+    Run both the forward and the backward pass inside, since recomputed activations need the same
+    masks. The first dimension of a dropped tensor must be the rows, or a multiple of them. Covers
+    `torch.nn.functional.dropout` and `scaled_dot_product_attention`, on which the layers of torch
+    and transformers are built. torch's own generator is seeded too: it numbers the dropouts,
+    because gradient checkpointing and torch.compile restore it.
     """
     torch.manual_seed(seed)
-    keys = _scrambled(torch.from_numpy(examples.astype(np.int64)) * _GOLDEN + seed)
+    keys = _mix_bits(torch.from_numpy(examples.astype(np.int64)) * _GOLDEN + seed)
     _Rows.keys, _Rows.steps = keys.to(device), _STEPS.to(device)
     with (
         patch.object(functional, "dropout", dropout),
-        patch.object(functional, "scaled_dot_product_attention", attention),
+        patch.object(functional, "scaled_dot_product_attention", attention_with_dropout),
     ):
         yield
 
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-    """Takes the place of `torch.nn.functional.dropout`: input of any shape, the rows first."""
-    dropped = round(p * LEVELS)
-    if not training or not 0 < dropped < LEVELS:
+    """Replaces `torch.nn.functional.dropout`: input of any shape, rows first."""
+    dropped = round(p * DROPOUT_LEVELS)
+    if not training or not 0 < dropped < DROPOUT_LEVELS:
         return _torch_dropout(input, p, training, inplace)
-    mask = _kept(input.shape, dropped, input.device).to(input.dtype)
-    mask *= LEVELS / (LEVELS - dropped)
+    mask = _keep_mask(input.shape, dropped, input.device).to(input.dtype)
+    mask *= DROPOUT_LEVELS / (DROPOUT_LEVELS - dropped)
     return input.mul_(mask) if inplace else input * mask
 
 
-def attention(  # noqa: PLR0913 (torch's own names)
+def attention_with_dropout(  # noqa: PLR0913 (torch's own names)
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -98,8 +98,8 @@ def attention(  # noqa: PLR0913 (torch's own names)
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """Takes the place of `scaled_dot_product_attention`, whose kernels draw masks of their own:
-    query [batch, heads, queries, width], key and value [batch, key heads, keys, width]."""
+    """Replaces `scaled_dot_product_attention`, whose kernels draw their own masks: query [batch,
+    heads, queries, width], key and value [batch, key heads, keys, width]."""
     if dropout_p == 0:
         return _torch_attention(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
@@ -120,22 +120,24 @@ def attention(  # noqa: PLR0913 (torch's own names)
     return torch.matmul(dropout(weights, dropout_p), value)
 
 
-def _kept(shape: torch.Size, dropped: int, device: torch.device) -> Tensor:
-    """1 where an element is kept and 0 where it is dropped, as integers of this shape."""
+def _keep_mask(shape: torch.Size, dropped: int, device: torch.device) -> Tensor:
+    """An integer mask of this shape: 1 where an element is kept, 0 where it is dropped."""
     width = shape[-1] if len(shape) > 1 else 1
-    words = _scrambled(_counters(shape, -(-width // _LANES), device))
+    words = _mix_bits(_counters(shape, -(-width // _LANES), device))
     if torch.compiler.is_compiling():  # fused into one loop, unlike a view of another type
         shifts = torch.arange(0, 16 * _LANES, 16, device=device)
-        draws = (words[..., None] >> shifts).flatten(-2) & (LEVELS - 1)
+        draws = (words[..., None] >> shifts).flatten(-2) & (DROPOUT_LEVELS - 1)
         kept = (draws >= dropped).to(torch.int16)
-    else:  # in place: the time is that of passing over memory, and comparing takes much of it
-        kept = words.view(torch.int16).bitwise_and_(LEVELS - 1).sub_(dropped - 1).clamp_(0, 1)
+    else:  # in place: memory bandwidth limits it, and a comparison is slow
+        kept = (
+            words.view(torch.int16).bitwise_and_(DROPOUT_LEVELS - 1).sub_(dropped - 1).clamp_(0, 1)
+        )
     return kept[..., :width].reshape(shape)
 
 
 def _counters(shape: torch.Size, n_words: int, device: torch.device) -> Tensor:
-    """A number for each word of random bits, [rows, ..., words]; it depends on the example and on
-    the word's coordinates there, not on the shape."""
+    """A counter for each word of random bits, [rows, ..., words]; it depends on the example and the
+    word's coordinates within it, not on the shape."""
     rows, n = _Rows.keys, shape[0] if len(shape) else 1
     if n % len(rows):  # shared by all rows
         rows = torch.zeros(1, dtype=torch.int64, device=device)
@@ -147,9 +149,9 @@ def _counters(shape: torch.Size, n_words: int, device: torch.device) -> Tensor:
     return counters.flatten(0, 1)
 
 
-def _scrambled(values: Tensor) -> Tensor:
-    """Passes every bit on to all others, in place: MurmurHash3's finaliser, with a third product
-    in place of its last shift, whose sign bit is always 0 for numbers that have a sign."""
+def _mix_bits(values: Tensor) -> Tensor:
+    """Mixes every bit into all others, in place: MurmurHash3's finaliser, with a third product
+    instead of its last shift, which would leave the sign bit of signed numbers always 0."""
     first, second, third = _FACTORS
     values *= first
     values ^= values >> 33

@@ -1,7 +1,7 @@
-"""Linear layers with one byte for each weight: a single text is bound by reading weights.
+"""Linear layers with int8 weights: reading the weights limits the generation of a single text.
 
 Replaces `nn.Linear` and GPT-2's `Conv1D` where `generation.weights: int8` asks for it. Each output
-channel has one scale, its largest weight over 127; hidden states stay bf16. The results are near,
+channel has one scale, its largest weight over 127; hidden states stay bf16. The results are close,
 not equal. Gain: 1.76 times the speed of transformers' bf16 (GPT-2 124M, one stream). To delete it:
 remove that choice from the config, and the calls in `inference/loading.py`.
 """
@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 FEW_ROWS = 16
-"""With more rows than this, computing binds and not reading: the weights are unpacked then."""
+"""With more rows, computation is the limit, not reading: the weights are then unpacked."""
 
 
 class Int8Linear(nn.Module):
@@ -44,23 +44,23 @@ class Int8Linear(nn.Module):
 
 
 def quantize(model: PreTrainedModel) -> PreTrainedModel:
-    """The model, in place, with int8 weights in its linear layers and its head, the rest in bf16.
+    """Converts the model in place to int8 weights in its linear layers and head, bf16 elsewhere.
 
-    Embeddings keep full rows: only one of them is read for a token.
+    Embeddings stay bf16: only one row is read for a token.
     """
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.Linear):
                 setattr(module, name, Int8Linear(child.weight.data, _data(child.bias)))
-            elif isinstance(child, Conv1D):  # GPT-2's linear layer, stored the other way round
+            elif isinstance(child, Conv1D):  # GPT-2's linear layer, stored transposed
                 setattr(module, name, Int8Linear(child.weight.data.T, _data(child.bias)))
     return to_bf16(model)
 
 
 def to_bf16(model: PreTrainedModel) -> PreTrainedModel:
-    """The model, in place, with bf16 parameters.
+    """Converts the parameters of the model to bf16 in place.
 
-    Its buffers stay as they are: rotary frequencies in bf16 would move every position.
+    Buffers are not converted: rotary frequencies in bf16 would shift every position.
     """
     for parameter in model.parameters():
         parameter.data = parameter.data.to(torch.bfloat16)

@@ -1,5 +1,5 @@
-"""Our own architecture. Importing this package registers it with the Auto classes of transformers,
-so that `from_pretrained` loads its models; a model of your own is registered in the same way."""
+"""llmkit's own architecture. Importing this package registers it with the Auto classes of
+transformers, so that `from_pretrained` loads its models; register your own model the same way."""
 
 from transformers import (
     AutoConfig,

@@ -1,4 +1,4 @@
-"""What can be chosen about the Transformer of `model.py`."""
+"""The settings of the Transformer of `model.py`."""
 
 from typing import Literal
 
@@ -18,9 +18,9 @@ class TransformerConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers
     num_hidden_layers: int = 4
     num_attention_heads: int = 4
     num_key_value_heads: int | None = None
-    """Heads of keys and values; fewer than attention heads: grouped-query attention."""
+    """Number of key-value heads; fewer than attention heads give grouped-query attention."""
     intermediate_size: int | None = None
-    """Width of the feed-forward network: 4 hidden sizes, or 8/3 where it is gated."""
+    """Width of the feed-forward network: by default 4 hidden sizes, or 8/3 if it is gated."""
     max_position_embeddings: int = 1024
     position_embedding: Literal["rotary", "learned", "sinusoidal"] = "rotary"
     rope_theta: float = 10000.0
@@ -33,7 +33,7 @@ class TransformerConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers
     bias: bool = False
     """Whether linear layers and layer norms add a bias."""
     hidden_dropout: float = 0.0
-    """Dropout of the embeddings and of what each part adds to the residual."""
+    """Dropout of the embeddings, and of the output of each attention and feed-forward network."""
     attention_dropout: float = 0.0
     """Dropout of the attention weights."""
     is_causal: bool = True
@@ -62,7 +62,7 @@ class TransformerConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, should be at least 1")
         if self.hidden_size % heads:
-            raise ValueError(f"hidden_size {self.hidden_size} is no multiple of {heads} heads")
+            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of {heads} heads")
         if heads % shared:
             raise ValueError(f"{heads} heads cannot share {shared} key-value heads evenly")
         turned = {"rotary": self.hidden_size // heads, "sinusoidal": self.hidden_size}

@@ -1,4 +1,4 @@
-"""What a Transformer predicts: the next token, a masked one, or a label."""
+"""The Transformer with a head: to predict the next token, masked tokens, or a label."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class _LanguageModel(TransformerPreTrainedModel):
 
 
 class TransformerForCausalLM(_LanguageModel, GenerationMixin):  # type: ignore[misc]
-    """Each token from those before it."""
+    """Predicts each token from the tokens before it."""
 
     def __init__(self, config: TransformerConfig) -> None:
         if not config.is_causal:
-            raise ValueError("a model that sees both sides (is_causal: false) cannot write text")
+            raise ValueError("a bidirectional model (is_causal: false) cannot generate text")
         super().__init__(config)
 
     @can_return_tuple  # type: ignore[untyped-decorator]
@@ -77,7 +77,7 @@ class TransformerForCausalLM(_LanguageModel, GenerationMixin):  # type: ignore[m
 
 
 class TransformerForMaskedLM(_LanguageModel):
-    """Masked tokens from both sides (Devlin et al. 2018, arXiv 1810.04805)."""
+    """Predicts masked tokens from both sides (Devlin et al. 2018, arXiv 1810.04805)."""
 
     def __init__(self, config: TransformerConfig) -> None:
         config.is_causal = False
@@ -116,4 +116,4 @@ class TransformerForSequenceClassification(
     GenericForSequenceClassification,  # type: ignore[misc]
     TransformerPreTrainedModel,
 ):
-    """A text's label from its last token, which has seen all of it, causal or not."""
+    """Predicts a text's label from its last token, which sees all of the text, causal or not."""

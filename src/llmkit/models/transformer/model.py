@@ -6,9 +6,9 @@ any architecture of transformers, where its name is `transformer`.
     h = h + FeedForward(Norm(h))
     logits = W Norm(h)                          [batch, length, vocabulary]
 
-The defaults are what came after "Attention Is All You Need" (Vaswani et al. 2017, arXiv
-1706.03762): rotary positions, RMS norm before each part, a gated feed-forward network, no biases.
-Other settings give the paper's decoder, GPT-2 or BERT's kind.
+The defaults are the improvements since "Attention Is All You Need" (Vaswani et al. 2017, arXiv
+1706.03762): rotary positions, RMS norm before each sublayer, a gated feed-forward network, no
+biases. Other settings give the paper's decoder, GPT-2, or a model like BERT.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def normalization(config: TransformerConfig) -> nn.Module:
 
 
 class ResidualLinear(nn.Linear):
-    """A linear layer whose output is added to the residual; its weights begin smaller."""
+    """A linear layer whose output is added to the residual; its weights are initialised smaller."""
 
 
 class Attention(nn.Module):
@@ -95,7 +95,7 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, mask: Tensor | None, rotation: Rotation | None, cache: Cache | None
     ) -> Tensor:
-        """What each position [batch, length, hidden] gathers from those that it sees."""
+        """Attention output [batch, length, hidden] of each position over the positions it sees."""
         query = self._heads(self.query(x))  # [batch, heads, length, head size]
         key = self._heads(self.key(x))  # [batch, key-value heads, length, head size]
         value = self._heads(self.value(x))
@@ -104,7 +104,7 @@ class Attention(nn.Module):
         if cache is not None:
             key, value = cache.update(key, value, self.layer)  # length grows by the past
         if mask is not None and self.groups > 1:
-            # With a mask, the fast kernels of accelerators want keys for each head.
+            # With a mask, the fast kernels of accelerators need keys for each head.
             key = key.repeat_interleave(self.groups, dim=1)
             value = value.repeat_interleave(self.groups, dim=1)
         mixed = functional.scaled_dot_product_attention(
@@ -149,13 +149,13 @@ class FeedForward(nn.Module):
 
 
 class TransformerLayer(GradientCheckpointingLayer):  # type: ignore[misc]
-    """Attention, then feed-forward, each added to what came in: x + f(x) (residual, He et al. 2015,
+    """Attention, then feed-forward, each added to its input: x + f(x) (residual, He et al. 2015,
     arXiv 1512.03385).
 
     Norm after is the original, Norm(x + f(x)); norm before, x + f(Norm(x)), leaves the residual
     untouched from embedding to head and trains without long warm-up (Xiong et al. 2020, arXiv
-    2002.04745). Dropout of what is added: 0 with probability p, else f(x) / (1 - p) (Srivastava et
-    al. 2014; Vaswani et al. 2017, section 5.4).
+    2002.04745). Dropout is applied to f(x): 0 with probability p, else f(x) / (1 - p) (Srivastava
+    et al. 2014; Vaswani et al. 2017, section 5.4).
     """
 
     def __init__(self, config: TransformerConfig, layer: int) -> None:
@@ -186,7 +186,7 @@ class TransformerLayer(GradientCheckpointingLayer):  # type: ignore[misc]
 
 
 class TransformerPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
-    """What transformers has to know to build, load and save these models."""
+    """The class attributes with which transformers builds, loads and saves these models."""
 
     config_class = TransformerConfig
     base_model_prefix = "model"
@@ -237,16 +237,16 @@ class TransformerModel(TransformerPreTrainedModel):
     ) -> BaseModelOutputWithPast:
         """The hidden state [batch, length, hidden] of each token.
 
-        `attention_mask` [batch, past + length] is 0 at padding; `position_ids` [batch, length] that
-        begin again tell packed documents apart, of which none then sees another; `token_type_ids`,
-        which some tokenizers give, say nothing here. Raises ValueError for `output_attentions`.
+        `attention_mask` [batch, past + length] is 0 at padding. `position_ids` [batch, length] that
+        restart separate packed documents, which then do not see each other. `token_type_ids`, which
+        some tokenizers return, are ignored. Raises ValueError for `output_attentions`.
         """
         if output_attentions:
-            raise ValueError("the attention weights are inside torch's kernel and cannot be given")
+            raise ValueError("torch's attention kernel does not return the attention weights")
         # [batch, length, hidden]: row t of the embedding is the vector of token t.
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        # None where order alone decides, which torch's kernels do faster. It comes before a cache
-        # is made, since transformers overlooks packed documents beside one.
+        # None if the mask is purely causal or full, for which torch's kernels are faster. Created
+        # before the cache, since transformers ignores packed documents if there is one.
         mask = create_causal_mask(self.config, x, attention_mask, past_key_values, position_ids)
         if use_cache is None:
             use_cache = self.config.use_cache and self.config.is_causal and not self.training
@@ -257,7 +257,7 @@ class TransformerModel(TransformerPreTrainedModel):
             position_ids = torch.arange(x.shape[1], device=x.device)[None] + past
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        x, rotation = self._placed(x, position_ids)
+        x, rotation = self._add_positions(x, position_ids)
         states: tuple[Tensor, ...] = ()  # before each layer, and at the end
         for layer in self.layers:
             states += (x,) if output_hidden_states else ()
@@ -269,17 +269,17 @@ class TransformerModel(TransformerPreTrainedModel):
             hidden_states=(*states, x) if output_hidden_states else None,
         )
 
-    def _placed(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Rotation | None]:
-        """The embeddings with their positions in them, or else the rotation that tells of these.
+    def _add_positions(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Rotation | None]:
+        """Adds positions to the embeddings, or returns the rotation that encodes them.
 
-        Learned, x + P[pos] (Gehring et al. 2017, arXiv 1705.03122); sinusoidal, √hidden x + PE(pos)
-        (Vaswani et al. 2017, sections 3.4 and 3.5); rotary, x, and queries and keys are turned.
+        Learned: x + P[pos] (Gehring et al. 2017, arXiv 1705.03122). Sinusoidal: √hidden x + PE(pos)
+        (Vaswani et al. 2017, sections 3.4 and 3.5). Rotary: x; queries and keys are rotated.
         """
         config, rotation = self.config, None
         if config.position_embedding == "learned":
-            x = x + self.embed_positions(position_ids)  # [batch or 1, length, hidden] is added
+            x = x + self.embed_positions(position_ids)  # adds [batch or 1, length, hidden]
         elif config.position_embedding == "sinusoidal":
-            # Scaled, for sinusoids are large beside fresh embeddings.
+            # Scaled, because sinusoids are large compared with new embeddings.
             x = x * math.sqrt(x.shape[-1]) + sinusoids(position_ids, x.shape[-1]).to(x.dtype)
         else:
             head_size = config.hidden_size // config.num_attention_heads

@@ -63,7 +63,7 @@ class CausalLoss(Loss):
 
     def _outputs(self, model: Any, part: Any, batch: Batch) -> Any:
         inputs = {key: value for key, value in batch.items() if key not in ("targets", "places")}
-        inputs = rope.placed(model, inputs)
+        inputs = rope.with_positions(model, inputs)
         options = {} if self.balance is None else {"output_router_logits": True}
         # Without use_cache=False, transformers silently ignores position_ids that start again.
         return part(**inputs, use_cache=False, **options)

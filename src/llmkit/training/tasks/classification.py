@@ -26,7 +26,7 @@ from llmkit.evaluation import classifiers, label_metrics
 from llmkit.inference import classify
 from llmkit.models import build, classifier, tokenizer_saving
 from llmkit.models import tokenizer as tokenizers
-from llmkit.models.classifier import Head
+from llmkit.models.classifier import ClassifierHead
 from llmkit.models.control_tokens import control_tokens
 from llmkit.models.pretrained import Pretrained, open_model
 from llmkit.progress import Say, Watch
@@ -57,7 +57,7 @@ class Classification(Task):
 
     command = "finetune"
     unit = "examples"
-    purpose = build.CLASSIFIER
+    purpose = build.CLASSIFIER_MODEL
 
     @classmethod
     def open(cls, asked: Config, pretrained: Pretrained | None, session: Session) -> Self:
@@ -65,12 +65,12 @@ class Classification(Task):
         config, console = asked, session.console
         if pretrained is None:
             config = asked.changed(model=asked.model.filled(architecture=ARCHITECTURE))
-        given = pretrained.tokenizer if pretrained else tokenizers.named(config)
+        given = pretrained.tokenizer if pretrained else tokenizers.configured_tokenizer(config)
         model = config.model
         if pretrained is not None:
             classifier.existing_config(pretrained, model.config)
         else:
-            build.fill_shape(model.architecture, model.config, build.CLASSIFIER)
+            build.fill_settings(model.architecture, model.config, build.CLASSIFIER_MODEL)
         data = dataset.load_labelled(
             config, session.sources, session.watch, console.say, console.warn, given
         )
@@ -83,7 +83,7 @@ class Classification(Task):
         is_new_pair = len(data.train.texts[0]) > 1 and not _keeps_head(pretrained, made)
         if is_new_pair and (between := classifier.separate_pairs(tokenizer)):
             console.say(f"pairs: {between} stands between the two texts, which the tokenizer joins")
-        tokenizer = tokenizer_saving.kept(tokenizer, made)
+        tokenizer = tokenizer_saving.savable_tokenizer(tokenizer, made)
         tables = [table for table in (data.train, data.validation, data.test) if table is not None]
         rows = (texts for table in tables for texts in table.texts)
         if found := control_tokens(tokenizer).warning(rows, "row"):
@@ -278,7 +278,7 @@ def _shape(
     """The config of the model with its head, and the tokens to which texts are cut."""
     model, wish = config.model, config.data.max_length
     if pretrained is None:
-        length = classifier.LENGTH if wish == "auto" else wish
+        length = classifier.DEFAULT_MAX_LENGTH if wish == "auto" else wish
         shape = classifier.new_config(model.architecture, model.config, tokenizer, length)
     else:
         shape = classifier.existing_config(pretrained, model.config)
@@ -290,10 +290,10 @@ def _shape(
             next=f"write data.max_length={most} or less",
         )
     tokenizers.check_fit(tokenizer, shape, config)
-    head = Head(data.labels.kind, data.labels.names)
+    head = ClassifierHead(data.labels.kind, data.labels.names)
     head.describe(shape, tokenizer.pad_token_id)
     text, label = data.data.text_column, data.data.label_column
-    classifier.remember(shape, _columns(text), _columns(label))
+    classifier.remember_columns(shape, _columns(text), _columns(label))
     return shape, most if wish == "auto" else wish
 
 

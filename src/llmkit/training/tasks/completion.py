@@ -91,7 +91,7 @@ class Completion(Task):
         made, tokenizer = pretrained.config, pretrained.tokenizer
         tokenizers.check_fit(tokenizer, made, config)
         template, said = chat_template.set_template(tokenizer, config.tokenizer.chat_template)
-        template = replace(template, tokenizer=tokenizer_saving.kept(tokenizer, made))
+        template = replace(template, tokenizer=tokenizer_saving.savable_tokenizer(tokenizer, made))
         data = conversations.load_conversations(
             config, session.sources, session.watch, console.say, console.warn, tokenizer
         )

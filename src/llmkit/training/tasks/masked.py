@@ -18,7 +18,7 @@ from llmkit.data.tokens import TokenFile
 from llmkit.errors import ConfigError
 from llmkit.models import build, logits, packing
 from llmkit.models import tokenizer as tokenizers
-from llmkit.models.logits import Head
+from llmkit.models.logits import LogitsHead
 from llmkit.models.packing import DocumentMasks
 from llmkit.models.pretrained import Pretrained
 from llmkit.training.tasks import by_domain
@@ -43,7 +43,7 @@ _SHOWN, _AROUND = 4, 6  # hidden tokens that are shown, and tokens on each side 
 class MaskedLoss(Loss):
     """Each hidden token from all others of its document (Devlin et al. 2019, arXiv 1810.04805)."""
 
-    def __init__(self, head: Head | None, masks: DocumentMasks | None) -> None:
+    def __init__(self, head: LogitsHead | None, masks: DocumentMasks | None) -> None:
         """`head` makes logits of the predicted places alone, where a model can be parted so;
         `masks` keep the documents of a row apart."""
         self.head, self.masks = head, masks

@@ -90,7 +90,7 @@ class Pretraining(Task):
         if given is not None:
             beside = cls._model_config(config, pretrained, given, block)
             tokenizers.check_fit(given, beside, config)
-            given = tokenizer_saving.kept(given, beside)
+            given = tokenizer_saving.savable_tokenizer(given, beside)
         data = prepare_domains(config, session.sources, given, session.watch, session.console.say)
         tokenizer = next(iter(data.values())).tokenizer
         cls.prepare_tokenizer(tokenizer, config, block)
@@ -120,7 +120,7 @@ class Pretraining(Task):
         made = cls._sized_config(config, pretrained, size, block, {})
         if given is not None:
             tokenizers.check_fit(given, made, asked)
-            tokenizer_saving.kept(given, made)
+            tokenizer_saving.savable_tokenizer(given, made)
         with torch.device("meta"):
             parameters = build.new_model(made, 0, cls.purpose).num_parameters()
         return {
@@ -172,7 +172,7 @@ class Pretraining(Task):
         cls, config: Config, pretrained: Pretrained | None, block_size: int
     ) -> PreTrainedTokenizerFast | None:
         """The tokenizer that is named, or the named model's own, if it does for the objective."""
-        given = pretrained.tokenizer if pretrained else tokenizers.named(config)
+        given = pretrained.tokenizer if pretrained else tokenizers.configured_tokenizer(config)
         if given is not None:
             cls.prepare_tokenizer(given, config, block_size)
         return given

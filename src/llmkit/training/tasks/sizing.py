@@ -169,7 +169,7 @@ def of_new(
     """The sizes of a new model; what the user has set stays."""
     model, asked = config.model, config.train.global_batch_size
     architecture = recipe.architecture if model.architecture == "auto" else model.architecture
-    filled = build.fill_shape(
+    filled = build.fill_settings(
         architecture,
         model.config,
         purpose,
