@@ -102,7 +102,7 @@ def test_a_template_that_asks_for_another_beginning_is_told_by_row(bpe) -> None:
         "{% if add_generation_prompt and messages|length > 2 %}model:{% endif %}"
     )
     template, _ = chat_template.set_template(bpe, "auto")
-    with pytest.raises(DataError, match="otherwise than its generation prompt") as fault:
+    with pytest.raises(DataError, match="with its own generation prompt") as fault:
         template.examples(TURNS, "chats.jsonl row 7")
     assert fault.value.where == "chats.jsonl row 7"
 

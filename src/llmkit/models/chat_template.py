@@ -63,9 +63,9 @@ class Template:
         """Splits the text of a conversation into alternating prompts and responses.
 
         A response includes the token that ends it; control tokens are as `render_chat` gives them.
-        Returns one text, or one for each response if the template writes an earlier turn otherwise
-        once messages follow (some drop its reasoning): a response is trained after the same prompt
-        as in generation. Raises DataError if the template refuses the conversation.
+        Returns one text, or one for each response if the template formats an earlier turn
+        differently once messages follow (some drop its reasoning): training then uses the same
+        prompt as generation. Raises DataError if the template refuses the conversation.
         """
         whole = self._text(messages, where)
         asked = [n for n, message in enumerate(messages) if message["role"] == "assistant"]
@@ -73,9 +73,9 @@ class Template:
         after = [self._text(messages[: n + 1], where) for n in asked[:-1]] + [whole]
         if not all(text.startswith(part) for part, text in zip(before, after, strict=True)):
             raise DataError(
-                "the chat template begins a response otherwise than its generation prompt",
+                "the chat template does not start a response with its own generation prompt",
                 where=where,
-                next=f"give another template in {_KEY}",
+                next=f"use another template in {_KEY}",
             )
         if all(whole.startswith(text) for text in after):
             return [self._parts(before, after)]
@@ -100,7 +100,7 @@ class Template:
             raise DataError(
                 f"the chat template refuses the conversation: {error}",
                 where=where,
-                next=f"correct the row, or give another template in {_KEY}",
+                next=f"correct the row, or use another template in {_KEY}",
             ) from error
 
 
@@ -134,7 +134,7 @@ def _probe(tokenizer: PreTrainedTokenizerFast) -> Template:
     try:
         [[_, answer]] = probe.examples(messages, _KEY)
     except DataError as fault:
-        raise ConfigError(fault.what, where=_KEY, next="give another template") from fault
+        raise ConfigError(fault.what, where=_KEY, next="use another template") from fault
     _, found, rest = answer.rpartition(_ANSWER)
     if not found:
         raise ConfigError("the chat template does not write the response", where=_KEY)

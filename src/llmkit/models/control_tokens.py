@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
-"""Enclose the new name of a control token. Noncharacters: Unicode reserves them from text."""
+"""Enclose the new name of a control token. They are noncharacters, which Unicode bars from text."""
 _HIDDEN = "\ufdd2"
 """Encloses the number of a control token, as a placeholder for its name in a message."""
 

@@ -22,7 +22,7 @@ from llmkit.config.schema import LoraConfig
 from llmkit.errors import ConfigError, LlmkitError
 
 LORA_FILE = "lora.safetensors"
-"""The file of a checkpoint that holds the trainable weights alone."""
+"""The file of a checkpoint that holds only the trainable weights."""
 
 _TOLERANCE = 1e-3
 """Largest difference of logits from merging, relative to their size; rounding causes 1e-6."""

@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 
 
 def use_document_lengths(model: PreTrainedModel) -> None:
-    """Patches the model to compute each document, however packed or padded, with the frequencies
-    that it has alone. A model with fixed frequencies is not changed."""
+    """Patches the model to use, for each document, the frequencies of that document's own length,
+    however it is packed or padded. A model with fixed frequencies is not changed."""
     found = [module for module in model.modules() if _kinds(module)]
     for module in found:
         module.forward = _ByDocument(module)

@@ -21,7 +21,7 @@ USUAL = "sdpa"
 BLOCKWISE = "llmkit_blockwise"
 
 QUERIES = 256
-"""Queries of a block: with fewer, the scores need less memory, and fewer are computed in vain."""
+"""Queries of a block: smaller blocks need less memory and compute fewer masked scores."""
 
 HIDDEN = -1e30
 """The score of a key that a query does not see."""
@@ -44,11 +44,11 @@ def forward(
     scaling: float | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Attention as transformers asks for it: query [batch, heads, queries, width], key and value
+    """The attention function for transformers: query [batch, heads, queries, width], key and value
     [batch, key heads, keys, width], mask [batch or 1, heads or 1, queries, keys] true where a query
     sees a key; returns [batch, queries, heads, width].
 
-    What is not compiled on a CPU, has dropout or a bias, or reads a cache goes torch's usual way.
+    Calls torch's kernel unless it is compiled on a CPU, without dropout, bias or cache.
     """
     plain = query.device.type != "cpu" or not torch.compiler.is_compiling()
     special = dropout > 0 or any(
