@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from llmkit import cli
-from llmkit.options import OPTIONS
+from llmkit.cli import app
+from llmkit.cli.options import OPTIONS
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "llmkit"
@@ -86,7 +86,7 @@ def test_documents_use_standard_terms(path: Path) -> None:
 
 @pytest.mark.parametrize("command", ["", "keys", *OPTIONS])
 def test_help_uses_standard_terms(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run([*command.split(), "--help"]) == 0
+    assert app.run_command([*command.split(), "--help"]) == 0
     assert private_words(capsys.readouterr().out) == []
 
 

@@ -19,9 +19,8 @@ import turns
 from train import BATCH, BLOCK, VOCABULARY, llmkit
 from turns import Round
 
-from llmkit.data import packs
-from llmkit.data.packs import Packs
-from llmkit.data.responses import Responses
+from llmkit.data.examples import packs
+from llmkit.data.examples.packs import Packs, Responses
 from llmkit.training.tasks.causal import CausalLoss
 from llmkit.training.tasks.completion import CompletionLoss
 

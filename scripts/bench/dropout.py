@@ -27,13 +27,13 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from llmkit.data import order
-from llmkit.data.examples import Encoded, Encoder
-from llmkit.data.labels import SINGLE
+from llmkit.data.examples import order
+from llmkit.data.examples.encoded import Encoded, Encoder
+from llmkit.data.records.labels import SINGLE
 from llmkit.distributed.processes import join_processes
 from llmkit.evaluation import label_metrics
 from llmkit.models.kernels import dropout
-from llmkit.training import module
+from llmkit.training.objective import quick
 from llmkit.training.tasks.classification_loss import ClassificationLoss
 
 SIDES = ("examples", "batch", "torch")
@@ -53,7 +53,7 @@ def main() -> None:
     examples, n_classes = _examples(given.data / "train.csv", given.model)
     model = AutoModelForSequenceClassification.from_pretrained(given.model, num_labels=n_classes)
     task = ClassificationLoss(SINGLE, n_classes, label_metrics.figures_from(SINGLE))
-    objective = module.quick(task, model.train(), processes.device)
+    objective = quick(task, model.train(), processes.device)
     seconds = dict.fromkeys(SIDES, 0.0)
     for step in range(given.batches):
         rows = order.rows_by_length(step, global_batch_size=BATCH, lengths=examples.lengths, seed=0)

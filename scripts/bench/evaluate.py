@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from llmkit.data.tokens import TokenFile
+from llmkit.data.text.token_file import TokenFile
 from llmkit.distributed.processes import Processes, join_processes
 from llmkit.evaluation.likelihood import score_rows
 from llmkit.evaluation.scored_rows import CausalRows

@@ -20,10 +20,9 @@ from train import BATCH, BLOCK, DEVICE, VOCABULARY, llmkit
 from transformers import PreTrainedModel
 from turns import Round
 
-from llmkit.data import order
-from llmkit.data.blocks import Blocks
-from llmkit.data.masking import MaskedBlocks, Vocabulary
-from llmkit.data.tokens import TokenFile
+from llmkit.data.examples import order
+from llmkit.data.examples.blocks import Blocks, MaskedBlocks, Vocabulary
+from llmkit.data.text.token_file import TokenFile
 from llmkit.models import build, logits, packing
 from llmkit.training.tasks.masked import MaskedLoss
 

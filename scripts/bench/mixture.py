@@ -19,10 +19,10 @@ import turns
 from train import BATCH, BLOCK, VOCABULARY, llmkit
 from turns import Round
 
-from llmkit.data import order
-from llmkit.data.blocks import Blocks
-from llmkit.data.mixture import Mixture
-from llmkit.data.tokens import TokenFile
+from llmkit.data.examples import order
+from llmkit.data.examples.blocks import Blocks
+from llmkit.data.examples.mixture import Mixture
+from llmkit.data.text.token_file import TokenFile
 
 SHARES = {"first": 0.6, "second": 0.3, "third": 0.1}
 TOKENS = 1_000_000

@@ -29,9 +29,9 @@ BLOCK = 1024
 
 def with_llmkit(text: Path, tokenizer: Path, cache: Path) -> Callable[[], int]:
     from llmkit.config.schema import Config
-    from llmkit.data.blocks import Blocks
-    from llmkit.data.prepare import prepare_domains
-    from llmkit.data.sources import Sources
+    from llmkit.data.examples.blocks import Blocks
+    from llmkit.data.readers.files import Sources
+    from llmkit.data.text.prepare import prepare_domains
     from llmkit.models import tokenizer as tokenizers
 
     @contextmanager

@@ -40,14 +40,13 @@ from llmkit.distributed import device
 from llmkit.distributed.processes import join_processes
 from llmkit.distributed.signals import StopSignal
 from llmkit.reporting.console import Console
-from llmkit.reporting.progress import TrainingDisplay
-from llmkit.training import engine, module, probe, utilization
-from llmkit.training.budget import Clock
+from llmkit.reporting.training_display import TrainingDisplay
+from llmkit.training import engine, probe
 from llmkit.training.checkpoint import State
-from llmkit.training.module import Objective
+from llmkit.training.objective import Objective, quick
 from llmkit.training.optimizer import NamedOptimizer
-from llmkit.training.record import Record
-from llmkit.training.schedule import Plan, Revision
+from llmkit.training.record import Recorder
+from llmkit.training.schedule import Clock, Plan, Revision
 from llmkit.training.tasks import defaults
 from llmkit.training.tasks.causal import CausalLoss
 from llmkit.training.tasks.task import Examples, Loss, Rows
@@ -132,7 +131,7 @@ def llmkit(
     own, loss = (own or model()).train(), loss or CausalLoss(1, linear_head=True)
     directory = Path(tempfile.mkdtemp())
     processes = join_processes("bf16", (), directory)
-    objective = module.quick(loss, own, processes.device)
+    objective = quick(loss, own, processes.device)
     size, _ = probe.fit(objective, stream, BATCH, None, processes)
     if compiled:
         objective.compile_layers()
@@ -150,7 +149,7 @@ def llmkit(
         examples=stream, rows_of_step=rows_of_step, validation=None,
         validation_loss=loss, settings=settings, seed=0, processes=processes,
     )  # fmt: skip
-    record = Record(
+    record = Recorder(
         directory=directory, settings=settings, processes=processes,
         display=TrainingDisplay(Console(quiet=True), 0, None), clock=Clock(),
         save_model=lambda _: None, optimizer_tensors=dict, identity={},
@@ -196,7 +195,7 @@ def trainer(stream: Stream, bf16: bool) -> Round:
 def operations_per_token(vocabulary: int) -> float:
     """Training FLOP per token, attention included."""
     objective = Objective(CausalLoss(1, linear_head=True), model(vocabulary))
-    return utilization.operations(objective, Stream(vocabulary), DEVICE)
+    return probe.operations(objective, Stream(vocabulary), DEVICE)
 
 
 def main() -> None:

@@ -1,5 +1,7 @@
 """`python -m llmkit`, so that torchrun and accelerate launch can start it."""
 
-from llmkit.cli import main
+from __future__ import annotations
+
+from llmkit.cli.app import main
 
 main()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from llmkit import cli
+from llmkit.cli import app
 
 
 def llmkit(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -29,7 +29,7 @@ def without_libraries(
 ) -> subprocess.CompletedProcess[str]:
     """A command line that fails where it loads a library, with `given` in its pipe."""
     script = (
-        "import sys; from llmkit import cli; code = cli.run(sys.argv[1:]);"
+        "import sys; from llmkit.cli.app import run_command; code = run_command(sys.argv[1:]);"
         "heavy = {'torch', 'transformers', 'numpy', 'datasets', 'huggingface_hub'};"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules); sys.exit(code)"
     )
@@ -43,14 +43,14 @@ class Told:
     """What a command line printed, and its exit code."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str], *arguments: str) -> None:
-        self.code = cli.run(arguments)
+        self.code = app.run_command(arguments)
         self.out, self.err = capsys.readouterr()
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("pretrain", "--help"), ("--version",)])
 def test_help_and_version_come_without_the_libraries(arguments: tuple[str, ...]) -> None:
     script = (
-        "import sys; from llmkit import cli; code = cli.run(sys.argv[1:]);"
+        "import sys; from llmkit.cli.app import run_command; code = run_command(sys.argv[1:]);"
         "heavy = {'torch', 'transformers', 'numpy', 'datasets', 'accelerate'} & set(sys.modules);"
         "print(sorted(heavy), file=sys.stderr); sys.exit(code)"
     )
@@ -64,7 +64,7 @@ def test_a_wrong_config_is_refused_without_the_libraries(tmp_path: Path) -> None
     path = tmp_path / "run.yaml"
     path.write_text("train: {lr: 1}")
     script = (
-        "import sys; from llmkit import cli; code = cli.run(sys.argv[1:]);"
+        "import sys; from llmkit.cli.app import run_command; code = run_command(sys.argv[1:]);"
         "assert 'torch' not in sys.modules and 'numpy' not in sys.modules; sys.exit(code)"
     )
     command = [sys.executable, "-c", script, "pretrain", str(path)]
@@ -106,7 +106,7 @@ def test_memory_that_runs_out_anywhere_is_told_as_that(capsys, fault, code) -> N
     def work() -> int:
         raise fault
 
-    assert cli.faults.exit_code(work) == code
+    assert app.faults.exit_code(work) == code
     assert (": out of memory" in capsys.readouterr().err) == (code == 71)
 
 
@@ -190,8 +190,8 @@ def test_control_characters_of_the_input_never_reach_the_terminal(
 
 def test_a_reader_that_goes_away_is_no_fault() -> None:
     code = (
-        "import sys; from llmkit import cli; from llmkit.config import load;"
-        "load.as_yaml = lambda *_: 'x' * 10_000_000; sys.exit(cli.run(sys.argv[1:]))"
+        "import sys; from llmkit.cli.app import run_command; from llmkit.config import load;"
+        "load.as_yaml = lambda *_: 'x' * 10_000_000; sys.exit(run_command(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", code, "pretrain", "seed=1", "--print-config"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from llmkit.cli.faults import exit_code
 from llmkit.errors import ConfigError, LlmkitError
-from llmkit.faults import exit_code
 
 
 def failing(fault: BaseException) -> Callable[[], int]:

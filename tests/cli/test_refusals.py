@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from llmkit import cli, extras, faults
+from llmkit import extras
+from llmkit.cli import app, faults
 from llmkit.distributed import launcher
 from llmkit.errors import ConfigError, DataError, LlmkitError
 
@@ -36,7 +37,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def error(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
     """The one JSON object on stdout of a command line that fails."""
-    code = cli.run(arguments)
+    code = app.run_command(arguments)
     out, err = capsys.readouterr()
     shown: dict[str, Any] = json.loads(out)
     assert shown["error"]["code"] == code != 0
@@ -169,7 +170,7 @@ def test_a_refusal_takes_less_than_a_second_of_this_process(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     began = time.process_time()
-    assert cli.run(["generate", "--model", "runs/shak", "--prompt", "a"]) == 66
+    assert app.run_command(["generate", "--model", "runs/shak", "--prompt", "a"]) == 66
     assert time.process_time() - began < 1
 
 
@@ -192,7 +193,7 @@ def test_a_refusal_takes_less_than_a_second_of_this_process(
 def test_a_table_or_text_in_place_of_config_is_the_data(
     here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
 ) -> None:
-    assert cli.run([*arguments, "--print-config"]) == 0
+    assert app.run_command([*arguments, "--print-config"]) == 0
     assert said in " ".join(capsys.readouterr().out.split())
 
 
@@ -224,7 +225,7 @@ def test_a_table_or_text_in_place_of_config_is_the_data(
 def test_the_command_to_type_is_named(
     here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
 ) -> None:
-    assert cli.run(arguments) in (2, 66)
+    assert app.run_command(arguments) in (2, 66)
     err = capsys.readouterr().err
     assert said in err
     assert "kept:" not in err
@@ -234,7 +235,7 @@ def test_the_command_to_type_is_named(
 def test_the_run_directory_has_a_short_option(
     capsys: pytest.CaptureFixture[str], flag: str
 ) -> None:
-    assert cli.run(["pretrain", "--data", "a.txt", flag, "out", "--print-config"]) == 0
+    assert app.run_command(["pretrain", "--data", "a.txt", flag, "out", "--print-config"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "output_dir: out" in shown
     assert "train_files: [a.txt]" in shown
@@ -308,13 +309,13 @@ def test_an_extra_is_installed_beside_this_installation() -> None:
 
 
 def test_help_has_groups_and_examples(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["--help"]) == 0
+    assert app.run_command(["--help"]) == 0
     out = capsys.readouterr().out
     places = [out.index(word) for word in ("Train:", "pretrain", "Use:", "generate", "Measure:")]
     assert places == sorted(places)
     assert "  llmkit pretrain --text corpus.txt" in out
-    for command in cli.app.registered_commands:
-        assert cli.run([str(command.callback.__name__), "--help"]) == 0  # type: ignore[union-attr]
+    for command in app.app.registered_commands:
+        assert app.run_command([str(command.name or command.callback.__name__), "--help"]) == 0
         out += capsys.readouterr().out
     for mark in ("<bool>", "<str>", "<list"):
         assert mark not in out

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertForMaskedLM
 
-from llmkit import cli
+from llmkit.cli import app
 from llmkit.models import build, tokenizer
 
 from .conftest import kill, wait_for_lines
@@ -77,7 +77,7 @@ def call(capsys) -> Callable[..., dict[str, Any]]:
 
     def run(*arguments: object) -> dict[str, Any]:
         torch.set_num_threads(1)
-        code = cli.run([*map(str, arguments), "--json"])
+        code = app.run_command([*map(str, arguments), "--json"])
         said = capsys.readouterr()
         return {**json.loads(said.out or "{}"), "code": code, "said": said.err}
 
@@ -89,7 +89,7 @@ def reference(command, tmp_path_factory) -> Path:
     torch.set_num_threads(1)
     run = tmp_path_factory.mktemp("runs") / "reference"
     line = [*command, "evaluation.responses=12", "--output-dir", run, "--quiet"]
-    assert cli.run([*map(str, line)]) == 0
+    assert app.run_command([*map(str, line)]) == 0
     return run
 
 
@@ -160,7 +160,7 @@ def test_generate_and_chat_talk_to_the_result(reference, call, capsys, monkeypat
     assert found["code"] == 0, found["said"]
     assert (found["text"], found["finish_reason"]) == ("blue", "eos")
     monkeypatch.setattr("sys.stdin", io.StringIO("what of coal 901\nwhat of snow 902\n"))
-    assert cli.run(["chat", "--model", str(reference), *greedy]) == 0
+    assert app.run_command(["chat", "--model", str(reference), *greedy]) == 0
     assert "black" in capsys.readouterr().out
 
 

@@ -18,7 +18,7 @@ from transformers import (
     BertForSequenceClassification,
 )
 
-from llmkit.cli import run
+from llmkit.cli.app import run_command
 
 from .conftest import tiny
 
@@ -48,7 +48,7 @@ def evaluate(monkeypatch, environment, capsys) -> Callable[..., Any]:
 
     def call(*arguments: object, json_output: bool = True) -> Any:
         flags = ["--json"] if json_output else []
-        code = run(["evaluate", *map(str, arguments), *flags])
+        code = run_command(["evaluate", *map(str, arguments), *flags])
         said = capsys.readouterr()
         if code:
             return code, said.err

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from llmkit import cli
+from llmkit.cli import app
 
 from .conftest import kill, wait_for_lines
 
@@ -61,7 +61,7 @@ def call(capsys) -> Callable[..., dict[str, Any]]:
 
     def run(*arguments: object) -> dict[str, Any]:
         torch.set_num_threads(1)
-        code = cli.run([*map(str, arguments), "--json"])
+        code = app.run_command([*map(str, arguments), "--json"])
         said = capsys.readouterr()
         return {**json.loads(said.out or "{}"), "code": code, "said": said.err}
 
@@ -74,7 +74,7 @@ def reference(tables, tmp_path_factory) -> dict[str, Any]:
     torch.set_num_threads(1)
     run = tmp_path_factory.mktemp("runs") / "reference"
     files = ("--csv", str(tables["train"]), f"data.test_files={tables['test']}")
-    assert cli.run(["finetune", *files, *SMALL, "--output-dir", str(run)]) == 0
+    assert app.run_command(["finetune", *files, *SMALL, "--output-dir", str(run)]) == 0
     return {"run": run, **json.loads((run / "evaluation.json").read_text())}
 
 
@@ -282,7 +282,7 @@ def test_a_dry_run_reports_the_data_and_writes_nothing(call, tables, tmp_path) -
 
 
 def test_a_dry_run_for_people_shows_tables(tables, capsys) -> None:
-    assert cli.run(["finetune", "--csv", str(tables["train"]), *SMALL, "--dry-run"]) == 0
+    assert app.run_command(["finetune", "--csv", str(tables["train"]), *SMALL, "--dry-run"]) == 0
     shown = capsys.readouterr().out
     assert "pets" in shown
     assert "duplicates" in shown

@@ -15,7 +15,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from llmkit import cli
+from llmkit.cli import app
 from llmkit.models import build, tokenizer
 
 from .conftest import WORDS, Run, kill, wait_for_lines
@@ -52,7 +52,7 @@ def generate(
         given = [str(argument) for argument in arguments]
         if "--model" not in given:
             given = ["--model", str(model), *given]
-        code = cli.run([command, *given])
+        code = app.run_command([command, *given])
         return code, *capsys.readouterr()
 
     return run

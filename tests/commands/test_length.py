@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from llmkit import cli
+from llmkit.cli import app
 
 from .conftest import tiny
 
@@ -35,7 +35,7 @@ def call(capsys) -> Callable[..., dict[str, Any]]:
     """Runs a command line in this process; the JSON that it prints, or how it failed."""
 
     def run(*arguments: object) -> dict[str, Any]:
-        code = cli.run([*map(str, arguments), "--json"])
+        code = app.run_command([*map(str, arguments), "--json"])
         said = capsys.readouterr()
         return {**json.loads(said.out or "{}"), "code": code, "said": said.err}
 
@@ -47,7 +47,7 @@ def base(corpus, tmp_path_factory) -> Path:
     run = tmp_path_factory.mktemp("base") / "run"
     keys = tiny("train.max_steps=1", "data.block_size=64")
     command = ("pretrain", "--text", corpus, *keys, "--output-dir", run)
-    assert cli.run([*map(str, command), "--quiet"]) == 0
+    assert app.run_command([*map(str, command), "--quiet"]) == 0
     return run
 
 

@@ -33,13 +33,13 @@ def count_call(frame, event, argument):
     if event == "call" and frame.f_code.co_qualname in CALLS:
         counts[CALLS[frame.f_code.co_qualname]] += 1
 
-from llmkit import cli
+from llmkit.cli import app
 
 sys.argv = ["llmkit", *command]
 sys.addaudithook(count_opening)
 sys.setprofile(count_call)
 try:
-    cli.main()
+    app.main()
 finally:
     sys.setprofile(None)
     print(json.dumps(counts), file=sys.stderr)

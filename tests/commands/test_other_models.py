@@ -22,7 +22,7 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from llmkit import cli
+from llmkit.cli import app
 from llmkit.models import tokenizer as tokenizers
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
@@ -79,7 +79,7 @@ def test_a_model_of_another_kind_is_refused(room, model: str, command, capsys, t
     line = [*commands(room)[command], "--model", str(room / model)]
     if line[0] in ("finetune", "pretrain"):
         line += ["--output-dir", str(tmp_path / "run")]
-    code = cli.run(line)
+    code = app.run_command(line)
     said = capsys.readouterr().err
     assert code in (65, 78), said
     assert model in said.lower()
@@ -89,7 +89,7 @@ def test_a_model_of_another_kind_is_refused(room, model: str, command, capsys, t
 
 def ran(capsys, *line: object) -> dict[str, Any]:
     torch.set_num_threads(1)
-    code = cli.run([*map(str, line), "--json"])
+    code = app.run_command([*map(str, line), "--json"])
     said = capsys.readouterr()
     assert code == 0, said.err
     return json.loads(said.out)

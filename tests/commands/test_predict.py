@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from llmkit import cli
+from llmkit.cli import app
 from llmkit.models import build, classifier
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.classifier import ClassifierHead
@@ -62,7 +62,7 @@ def call(capsys, monkeypatch) -> Callable[..., tuple[int, str, str]]:
         torch.set_num_threads(1)
         if stdin is not None:
             monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        code = cli.run([command, *map(str, arguments)])
+        code = app.run_command([command, *map(str, arguments)])
         said = capsys.readouterr()
         return code, said.out, said.err
 

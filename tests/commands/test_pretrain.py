@@ -205,14 +205,14 @@ def test_training_goes_on_from_a_model_that_exists(reference, llmkit, corpus, tm
 
 COUNTED = """
 import sys
-from llmkit import cli
+from llmkit.cli import app
 from llmkit.data import fingerprints
 of_tokens, made = fingerprints.of_tokens, []
 def counted(files):
     made.append([file.fingerprint for file in files])
     return of_tokens(files)
 fingerprints.of_tokens = counted
-assert cli.run(sys.argv[1:]) == 0
+assert app.run_command(sys.argv[1:]) == 0
 print(len(made), len({*map(str, made)}))
 """
 

@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from torch.nn import functional
 from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
 
-from llmkit import cli
-from llmkit.data.masking import MaskedBlocks, Vocabulary
+from llmkit.cli import app
+from llmkit.data.examples.blocks import MaskedBlocks, Vocabulary
 from llmkit.models import tokenizer as tokenizers
-from tests.data.test_blocks import token_file
+from tests.data.examples.test_blocks import token_file
 
 from .conftest import kill, tiny, wait_for_lines
 
@@ -56,7 +56,7 @@ def call(capsys) -> Callable[..., dict[str, Any]]:
 
     def run(*arguments: object) -> dict[str, Any]:
         torch.set_num_threads(1)
-        code = cli.run([*map(str, arguments), "--json"])
+        code = app.run_command([*map(str, arguments), "--json"])
         said = capsys.readouterr()
         printed = [json.loads(line) for line in said.out.splitlines()]
         return {**(printed[0] if printed else {}), "code": code, "said": said.err}
@@ -70,7 +70,7 @@ def reference(corpus, tmp_path_factory) -> Path:
     torch.set_num_threads(1)
     run = tmp_path_factory.mktemp("runs") / "reference"
     command = ("pretrain", "--text", corpus, *MASKED, "--output-dir", run)
-    assert cli.run([*map(str, command)]) == 0
+    assert app.run_command([*map(str, command)]) == 0
     return run
 
 

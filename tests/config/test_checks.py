@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from llmkit import cli
-from llmkit.config.load import load
+from llmkit.cli import app
+from llmkit.config.load import load_config
 from llmkit.errors import ConfigError
 
 BAD = """\
@@ -32,7 +32,7 @@ def test_all_faults_come_at_once_with_their_lines(
 ) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(BAD)
-    assert cli.run(["pretrain", str(path), "--json"]) == 78
+    assert app.run_command(["pretrain", str(path), "--json"]) == 78
     where = json.loads(capsys.readouterr().out)["error"]["where"]
     for line, key in (
         (2, "train.metric_for_best_model"), (4, "data.train_files"), (5, "data.encoding"),
@@ -69,7 +69,7 @@ def test_values_that_do_not_go_together_are_refused_with_what_to_write(
     command: str, keys: list[str], said: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
-        load(command, None, keys)
+        load_config(command, None, keys)
     assert said in f"{caught.value.what} {caught.value.where} {caught.value.next}"
 
 
@@ -79,14 +79,14 @@ def test_paths_may_use_home_and_the_environment(
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.setenv("RUNS", str(tmp_path))
     monkeypatch.delenv("NOWHERE", raising=False)
-    assert load("pretrain", None, ["output_dir=${HOME}/x"]).config.output_dir == "/home/me/x"
-    assert load("pretrain", None, ["output_dir=~/x"]).config.output_dir == "/home/me/x"
-    found = load("pretrain", None, ["data.train_files=[$RUNS/a.txt, b.txt]"]).config
+    assert load_config("pretrain", None, ["output_dir=${HOME}/x"]).config.output_dir == "/home/me/x"
+    assert load_config("pretrain", None, ["output_dir=~/x"]).config.output_dir == "/home/me/x"
+    found = load_config("pretrain", None, ["data.train_files=[$RUNS/a.txt, b.txt]"]).config
     assert found.data.train_files == (f"{tmp_path}/a.txt", "b.txt")
     path = tmp_path / "run.yaml"
     path.write_text("output_dir: $NOWHERE/x\n")
     with pytest.raises(ConfigError, match="NOWHERE is not set"):
-        load("pretrain", path, [])
+        load_config("pretrain", path, [])
 
 
 def test_a_file_whose_name_holds_a_dollar_is_that_file(
@@ -94,5 +94,5 @@ def test_a_file_whose_name_holds_a_dollar_is_that_file(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "$prices.txt").write_text("x")
-    found = load("pretrain", None, ["data.train_files=$prices.txt"]).config
+    found = load_config("pretrain", None, ["data.train_files=$prices.txt"]).config
     assert found.data.train_files == ("$prices.txt",)

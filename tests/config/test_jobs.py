@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from llmkit import cli
-from llmkit.config import jobs, keys, objectives, other_tools, reference
+from llmkit.cli import app
+from llmkit.config import checks, jobs, keys, other_tools, reference
 from llmkit.config.jobs import TASKS, For
-from llmkit.config.load import load
+from llmkit.config.load import load_config
 from llmkit.errors import ConfigError
 
 
 def refusal(command: str, *overrides: str) -> str:
     with pytest.raises(ConfigError) as caught:
-        load(command, None, overrides)
+        load_config(command, None, overrides)
     assert caught.value.exit_code == 78
     return caught.value.where
 
@@ -72,7 +72,7 @@ def test_a_key_that_does_not_apply_is_refused_with_the_one_that_is_meant(
 
 
 def test_every_key_is_refused_by_every_command_that_it_does_not_apply_to() -> None:
-    for key in keys.keys().values():
+    for key in keys.all_keys().values():
         for command in TASKS:
             mine = key.jobs & set(jobs.jobs_of(command))
             name = key.name.replace("NAME", "a")
@@ -88,21 +88,21 @@ def test_a_file_may_be_shared_by_commands(tmp_path: Path) -> None:
         "predict: {format: csv}\nevaluation: {window: 9, tasks: [a]}\n"
     )
     for command in TASKS:
-        assert load(command, shared, []).config.data.max_length == 5
+        assert load_config(command, shared, []).config.data.max_length == 5
 
 
 def test_what_the_model_decides_is_refused_when_it_is_known() -> None:
-    config = load("pretrain", None, ["train.mask_probability=0.2", "seed=1"]).config
-    objectives.refuse_others(config, "pretrain/masked")
+    config = load_config("pretrain", None, ["train.mask_probability=0.2", "seed=1"]).config
+    checks.refuse_inapplicable(config, "pretrain/masked")
     with pytest.raises(ConfigError) as caught:
-        objectives.refuse_others(config.model_copy(), "pretrain/causal")
+        checks.refuse_inapplicable(config.model_copy(), "pretrain/causal")
     assert "train.mask_probability: is a key of pretrain (masked)" in caught.value.where
     from_file = config.model_validate(config.model_dump())
-    objectives.refuse_others(from_file, "pretrain/causal")
+    checks.refuse_inapplicable(from_file, "pretrain/causal")
 
 
 def test_a_counterpart_applies_where_its_key_does_not() -> None:
-    known = {key.name: key for key in keys.keys().values()}
+    known = {key.name: key for key in keys.all_keys().values()}
     for name, others in other_tools.COUNTERPARTS.items():
         assert any(known[other].jobs - known[name].jobs for other in others if other != name), name
     for job in other_tools.CHOOSES:
@@ -128,21 +128,21 @@ def test_the_documentation_says_what_each_key_applies_to() -> None:
 
 
 def listed(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
-    assert cli.run(["keys", *arguments, "--json"]) == 0
+    assert app.run_command(["keys", *arguments, "--json"]) == 0
     return [each["key"] for each in json.loads(capsys.readouterr().out)["keys"]]
 
 
 def test_keys_are_found_by_name_meaning_scope_and_the_names_of_other_tools(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert len(listed(capsys)) == len(keys.keys())
+    assert len(listed(capsys)) == len(keys.all_keys())
     assert listed(capsys, "early-stopping") == ["train.early_stopping_patience"]
     assert "train.learning_rate" in listed(capsys, "lr")
     assert "generation.top_p" in listed(capsys, "nucleus")
     assert listed(capsys, "length", "--for", "completion") == ["data.max_length"]
     assert listed(capsys, "zork") == []
     assert all(
-        keys.keys()[tuple(name.split("."))].jobs & {"predict"}
+        keys.all_keys()[tuple(name.split("."))].jobs & {"predict"}
         for name in listed(capsys, "--for", "predict")
     )
 
@@ -151,7 +151,7 @@ def test_the_list_of_keys_fits_a_narrow_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    assert cli.run(["keys"]) == 0
+    assert app.run_command(["keys"]) == 0
     assert max(len(line) for line in capsys.readouterr().out.splitlines()) <= 80
 
 
@@ -166,5 +166,5 @@ def test_the_list_of_keys_fits_a_narrow_terminal(
 def test_a_search_without_result_says_how_to_go_on(
     capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
 ) -> None:
-    assert cli.run(["keys", *arguments]) == 2
+    assert app.run_command(["keys", *arguments]) == 2
     assert said in capsys.readouterr().err

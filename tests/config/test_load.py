@@ -11,21 +11,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmkit.config import keys
-from llmkit.config.load import Option, Resolved, load
+from llmkit.config.load import GivenOption, _Resolved, load_config
 from llmkit.config.schema import Config
 from llmkit.errors import ConfigError, UsageError
 
 
 def resolved(
-    tmp_path: Path, text: str, *overrides: str, options: tuple[Option, ...] = ()
-) -> Resolved:
+    tmp_path: Path, text: str, *overrides: str, options: tuple[GivenOption, ...] = ()
+) -> _Resolved:
     path = tmp_path / "run.yaml"
     path.write_text(text)
-    return load("pretrain", path, overrides, options)
+    return load_config("pretrain", path, overrides, options)
 
 
 def faults(
-    tmp_path: Path, text: str, *overrides: str, options: tuple[Option, ...] = ()
+    tmp_path: Path, text: str, *overrides: str, options: tuple[GivenOption, ...] = ()
 ) -> list[str]:
     """The lines of the message, with the file's path shortened to its name."""
     with pytest.raises(ConfigError) as caught:
@@ -35,7 +35,7 @@ def faults(
 
 def test_the_file_goes_before_defaults_and_the_command_line_before_the_file(tmp_path: Path) -> None:
     text = "seed: 1\ntrain:\n  max_steps: 10\n  learning_rate: 1e-4\n"
-    options = (Option("--model", "model.name_or_path", "gpt2"),)
+    options = (GivenOption("--model", "model.name_or_path", "gpt2"),)
     found = resolved(tmp_path, text, "train.learning_rate=3e-4", options=options)
     assert (found.config.seed, found.config.train.max_steps) == (1, 10)
     assert found.config.train.learning_rate == 3e-4
@@ -50,14 +50,14 @@ def test_the_file_goes_before_defaults_and_the_command_line_before_the_file(tmp_
 
 
 def test_every_key_has_a_source() -> None:
-    fixed = {key.name for key in keys.keys().values() if keys.NAME not in key.path}
-    assert set(load("pretrain", None, []).sources) == fixed
+    fixed = {key.name for key in keys.all_keys().values() if keys.KEY_NAME not in key.path}
+    assert set(load_config("pretrain", None, []).sources) == fixed
 
 
 def test_an_option_is_the_same_as_its_key() -> None:
-    options = [Option("--text", "data.train_files", ("a b.txt", "no", "*.md"))]
-    by_option = load("pretrain", None, [], options).config
-    by_key = load("pretrain", None, ["data.train_files=['a b.txt', 'no', '*.md']"]).config
+    options = [GivenOption("--text", "data.train_files", ("a b.txt", "no", "*.md"))]
+    by_option = load_config("pretrain", None, [], options).config
+    by_key = load_config("pretrain", None, ["data.train_files=['a b.txt', 'no', '*.md']"]).config
     assert by_option == by_key
 
 
@@ -168,39 +168,39 @@ def test_a_fault_of_an_argument_names_the_argument(
 
 
 def test_a_later_value_on_the_command_line_wins() -> None:
-    assert load("pretrain", None, ["seed=1", "seed=2"]).config.seed == 2
-    assert load("pretrain", None, ["seed=x", "seed=2"]).config.seed == 2
+    assert load_config("pretrain", None, ["seed=1", "seed=2"]).config.seed == 2
+    assert load_config("pretrain", None, ["seed=x", "seed=2"]).config.seed == 2
     overrides = ["model.name_or_path=b", "seed=3"]
     for after, name in ((0, "b"), (1, "a"), (2, "a")):
-        option = Option("--model", "model.name_or_path", "a", after)
-        found = load("pretrain", None, overrides, [option])
+        option = GivenOption("--model", "model.name_or_path", "a", after)
+        found = load_config("pretrain", None, overrides, [option])
         assert found.config.model.name_or_path == name
         assert found.sources["model.name_or_path"] == "command line"
 
 
 def test_a_later_value_replaces_what_it_holds_and_nothing_beside_it() -> None:
-    merged = load("pretrain", None, ["model.config={a: 1, b: 2}", "model.config.a=3"])
+    merged = load_config("pretrain", None, ["model.config={a: 1, b: 2}", "model.config.a=3"])
     assert merged.config.model.config == {"a": 3, "b": 2}
-    nested = load("pretrain", None, ["model.config.r.x=1", "model.config.r=null"])
+    nested = load_config("pretrain", None, ["model.config.r.x=1", "model.config.r=null"])
     assert nested.config.model.config == {"r": None}
 
 
 def test_two_options_for_the_same_files_are_refused(tmp_path: Path) -> None:
     key = "data.train_files"
-    options = (Option("--text", key, ("a",)), Option("--csv", key, ("b",)))
+    options = (GivenOption("--text", key, ("a",)), GivenOption("--csv", key, ("b",)))
     (line,) = faults(tmp_path, "", options=options)
     assert line == "option --csv: data.train_files: is also set by --text; keep one"
 
 
 def test_an_option_without_a_value_is_refused(tmp_path: Path) -> None:
-    (line,) = faults(tmp_path, "", options=(Option("--model", "model.name_or_path", ""),))
+    (line,) = faults(tmp_path, "", options=(GivenOption("--model", "model.name_or_path", ""),))
     assert line == "option --model: model.name_or_path: is empty"
 
 
 @pytest.mark.parametrize("argument", ["seed", "=1", ""])
 def test_an_argument_without_key_and_value_is_wrong_usage(argument: str) -> None:
     with pytest.raises(UsageError):
-        load("pretrain", None, [argument])
+        load_config("pretrain", None, [argument])
 
 
 def test_a_file_of_data_is_refused_in_less_than_a_second(tmp_path: Path) -> None:
@@ -216,12 +216,12 @@ def test_a_file_of_data_is_refused_in_less_than_a_second(tmp_path: Path) -> None
 def test_no_argument_is_a_bug(text: str) -> None:
     for argument in (f"seed={text}", f"{text}=1", f"train.{text}=x", f"model.config={text}"):
         with contextlib.suppress(ConfigError, UsageError):
-            load("pretrain", None, [argument])
+            load_config("pretrain", None, [argument])
 
 
 def test_a_value_that_is_no_yaml_is_text_where_text_is_taken() -> None:
     for value in (",", "|", ">", "[", "'", "*", "a #1"):
-        found = load("finetune", None, [f"data.label_separator={value}"])
+        found = load_config("finetune", None, [f"data.label_separator={value}"])
         assert found.config.data.label_separator == value
     with pytest.raises(ConfigError):
-        load("finetune", None, ["train.max_steps=["])
+        load_config("finetune", None, ["train.max_steps=["])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llmkit.config.load import as_yaml, load
+from llmkit.config.load import as_yaml, load_config
 from llmkit.errors import ConfigError
 
 TWO = """data:
@@ -21,7 +21,7 @@ TWO = """data:
 def read(tmp_path: Path, text: str, *overrides: str):
     path = tmp_path / "run.yaml"
     path.write_text(text)
-    return load("pretrain", path, overrides)
+    return load_config("pretrain", path, overrides)
 
 
 def said(tmp_path: Path, text: str, *overrides: str) -> str:

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llmkit.config import keys, reference
-from llmkit.config.load import as_yaml, load
+from llmkit.config.load import as_yaml, load_config
 from llmkit.config.schema import Config
 
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
@@ -49,11 +49,11 @@ def test_a_printed_config_reads_back_as_the_same_config(
     text = as_yaml(config, {"seed": "command line"})
     path = tmp_path / "config.yaml"
     path.write_text(text, encoding="utf-8")
-    assert load("pretrain", path, []).config == config
+    assert load_config("pretrain", path, []).config == config
 
 
 def test_a_printed_config_means_the_same_to_other_readers_of_yaml() -> None:
-    config = load("pretrain", None, ["train.learning_rate=3e-5", "output_dir=no"]).config
+    config = load_config("pretrain", None, ["train.learning_rate=3e-5", "output_dir=no"]).config
     values = yaml.safe_load(as_yaml(config))
     assert Config.model_validate(values).model_dump() == config.model_dump()
 
@@ -61,7 +61,7 @@ def test_a_printed_config_means_the_same_to_other_readers_of_yaml() -> None:
 def test_each_value_stands_beside_its_source(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("train:\n  max_steps: 5\n")
-    found = load("pretrain", path, ["train.learning_rate=3e-4"])
+    found = load_config("pretrain", path, ["train.learning_rate=3e-4"])
     lines = [" ".join(line.split()) for line in as_yaml(found.config, found.sources).splitlines()]
     assert f"max_steps: 5 # {path}:2" in lines
     assert "learning_rate: 0.0003 # command line" in lines
@@ -74,7 +74,7 @@ def test_without_sources_there_are_no_comments() -> None:
 
 def test_every_key_of_the_schema_is_documented() -> None:
     table = reference.key_table()
-    for key in keys.keys().values():
+    for key in keys.all_keys().values():
         assert f"| `{key.name}` |" in table
         assert key.meaning.endswith(".")
         assert key.takes
@@ -83,7 +83,7 @@ def test_every_key_of_the_schema_is_documented() -> None:
 
 
 def test_the_words_of_a_key_are_those_of_its_type() -> None:
-    words = {key.name: key.takes for key in keys.keys().values()}
+    words = {key.name: key.takes for key in keys.all_keys().values()}
     assert words["train.learning_rate"] == "`auto` or float > 0"
     assert words["train.micro_batch_size"] == "`auto` or int >= 1"
     assert words["train.adam_beta1"] == "float in [0, 1)"

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmkit.config import yaml12
-from llmkit.config.yaml12 import dump, resolve
+from llmkit.config.yaml12 import dump, resolve_scalar
 
 SCALARS = st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False)
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=30)
@@ -43,8 +43,8 @@ VALUES = st.recursive(
     ],
 )
 def test_the_core_schema_of_yaml_1_2_is_kept(text: str, value: object) -> None:
-    assert resolve(text) == value
-    assert type(resolve(text)) is type(value)
+    assert resolve_scalar(text) == value
+    assert type(resolve_scalar(text)) is type(value)
 
 
 @pytest.mark.parametrize(
@@ -67,18 +67,18 @@ def test_the_core_schema_of_yaml_1_2_is_kept(text: str, value: object) -> None:
     ],
 )
 def test_what_only_yaml_1_1_takes_for_something_else_stays_text(text: str) -> None:
-    assert resolve(text) == text
+    assert resolve_scalar(text) == text
 
 
 def test_a_number_beyond_64_bits_is_refused_and_costs_no_time() -> None:
     for text in ("9" * 100_000, str(2**63), str(-(2**63) - 1), "0x" + "f" * 17):
         with pytest.raises(ValueError, match="64 bits"):
-            resolve(text)
+            resolve_scalar(text)
 
 
 @given(VALUES)
 def test_a_dumped_value_reads_back_as_itself(value: object) -> None:
-    assert yaml12.parse(dump(value)) == value
+    assert yaml12.parse_scalar(dump(value)) == value
 
 
 @given(VALUES)

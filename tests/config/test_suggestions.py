@@ -9,9 +9,9 @@ import pytest
 
 from llmkit.config import jobs, keys, suggestions
 from llmkit.config import other_tools as other
-from llmkit.config.load import load
+from llmkit.config.load import load_config
 from llmkit.config.suggestions import Setting, Writing
-from llmkit.config.yaml12 import resolve
+from llmkit.config.yaml12 import resolve_scalar
 from llmkit.errors import ConfigError
 
 IN_FILE = Writing(on_command_line=False)
@@ -41,7 +41,7 @@ def test_every_value_of_the_table_is_one_that_its_key_takes() -> None:
     answers = [(name, text) for name, values in other.VALUES.items() for text in values.values()]
     answers += [tuple(pair.split(": ")) for s in other.SWITCHES.values() for pair in s.values()]
     for name, text in answers:
-        assert load(command_of(name), None, [f"{name}={text}"]), (name, text)
+        assert load_config(command_of(name), None, [f"{name}={text}"]), (name, text)
 
 
 def test_no_name_of_the_table_stands_twice_or_is_one_of_ours() -> None:
@@ -50,11 +50,11 @@ def test_no_name_of_the_table_stands_twice_or_is_one_of_ours() -> None:
         *other.RENAMED,
         *other.SWITCHES,
         *other.ABSENT,
-        *other.DATA,
+        *other.OTHER_DATA,
         *batch,
     ]
     assert sorted(tables) == sorted(set(tables))
-    assert [name for name in tables if keys.named(name)] == []
+    assert [name for name in tables if keys.key_named(name)] == []
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_the_answer_depends_on_the_command_and_keeps_the_value(
 
 
 def test_every_name_of_others_is_answered_for_every_command_with_keys_that_apply() -> None:
-    names = [*other.RENAMED, *other.SWITCHES, *other.ABSENT, *other.DATA]
+    names = [*other.RENAMED, *other.SWITCHES, *other.ABSENT, *other.OTHER_DATA]
     for job in jobs.EVERY_JOB:
         for name in names:
             said = instead(name, "true", job)
@@ -136,7 +136,7 @@ def test_every_name_of_others_is_answered_for_every_command_with_keys_that_apply
 
 def test_two_batch_sizes_keep_each_its_own_value() -> None:
     with pytest.raises(ConfigError) as caught:
-        load("finetune", None, ["data.batch_size=32", "train.batch_size=16"])
+        load_config("finetune", None, ["data.batch_size=32", "train.batch_size=16"])
     one, other = caught.value.where.split("\n")
     assert "write `train.global_batch_size=32`" in one
     assert "write `train.global_batch_size=16`" in other
@@ -158,14 +158,14 @@ def test_a_correction_can_be_pasted_into_a_shell() -> None:
 
 def test_what_is_proposed_is_always_valid(tmp_path: Path) -> None:
     values = ["yes", "1_000", "5%", "3e-4", 1000.0, 0.5, [7], "cosin", True, "x", -1, {"a": 1}]
-    for key in keys.keys().values():
+    for key in keys.all_keys().values():
         for value in values:
             text = str(value)
             said = suggestions.for_value(key, key.path, value, text, IN_FILE)
             if said and key.path[-1] != "metric_for_best_model":  # which hangs on the task
                 path = tmp_path / "run.yaml"
                 path.write_text(said.removeprefix("write `").removesuffix("`"))
-                assert load("pretrain", path, []), said
+                assert load_config("pretrain", path, []), said
 
 
 def test_a_whole_config_of_another_tool_is_answered_key_by_key() -> None:
@@ -182,11 +182,11 @@ def test_a_whole_config_of_another_tool_is_answered_key_by_key() -> None:
         "overwrite_output_dir": "true",
     }
     with pytest.raises(ConfigError) as caught:
-        load("pretrain", None, [f"{name}={text}" for name, text in theirs.items()])
+        load_config("pretrain", None, [f"{name}={text}" for name, text in theirs.items()])
     lines = caught.value.where.split("\n")
     assert len(lines) == len(theirs)
     assert all("write" in line or "remove it" in line for line in lines)
 
 
 def test_resolve_is_what_the_table_is_read_with() -> None:
-    assert resolve(other.VALUES["model.name_or_path"]["scratch"]) is None
+    assert resolve_scalar(other.VALUES["model.name_or_path"]["scratch"]) is None

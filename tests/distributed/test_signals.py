@@ -24,7 +24,7 @@ BUSY = "hashlib.pbkdf2_hmac('sha256', b'a', b'b', 400_000_000)"
 
 IN_A_RUN = f"""
 import hashlib, sys
-from llmkit import faults
+from llmkit.cli import faults
 from llmkit.distributed.signals import stop_signal
 faults.end_by_signals()
 faults.acknowledge_signals(json="--json" in sys.argv)
@@ -35,7 +35,7 @@ with stop_signal() as stop:
 
 ALONE = f"""
 import hashlib, sys
-from llmkit import faults
+from llmkit.cli import faults
 faults.end_by_signals()
 faults.acknowledge_signals(json="--json" in sys.argv)
 print("ready", file=sys.stderr, flush=True)

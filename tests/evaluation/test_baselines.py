@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from llmkit.data.labels import MULTI, REGRESSION, SINGLE
+from llmkit.data.records.labels import MULTI, REGRESSION, SINGLE
 from llmkit.evaluation import baselines
 
 GOOD, BAD = ["good film", "a good day", "good, very good"], ["bad film", "a bad day", "so bad"]

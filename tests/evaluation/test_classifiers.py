@@ -15,8 +15,8 @@ from transformers import (
     BertForSequenceClassification,
 )
 
-from llmkit.config.load import load
-from llmkit.data.sources import Sources
+from llmkit.config.load import load_config
+from llmkit.data.readers.files import Sources
 from llmkit.errors import DataError
 from llmkit.evaluation import classifiers
 from llmkit.models.pretrained import compared
@@ -64,7 +64,7 @@ def table(tmp_path_factory):
 def measured(processes, watch):
     def measure(path, *models, keys=()):
         first, *others = map(str, models)
-        config = load("evaluate", None, [
+        config = load_config("evaluate", None, [
             f"model.name_or_path={first}", f"data.test_files={path}",
             f"evaluation.compare_with={json.dumps(others)}", *keys,
         ]).config  # fmt: skip

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from llmkit.config.load import load
+from llmkit.config.load import load_config
 from llmkit.errors import ConfigError, InputNotFound, Unsafe
 from llmkit.evaluation import harness
 from llmkit.models.pretrained import compared
@@ -45,7 +45,7 @@ def task(tmp_path):
 
 def config(model, task, *keys):
     named = [f"model.name_or_path={model}", f"evaluation.tasks={task}"]
-    return load("evaluate", None, [*named, *keys]).config
+    return load_config("evaluate", None, [*named, *keys]).config
 
 
 @pytest.mark.skipif(INSTALLED, reason="lm-evaluation-harness is installed")

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 from scipy import stats
 from sklearn import metrics as sklearn
 
-from llmkit.data.labels import MULTI, REGRESSION, SINGLE
+from llmkit.data.records.labels import MULTI, REGRESSION, SINGLE
 from llmkit.evaluation import bootstrap, label_metrics
 from llmkit.inference import classify
 

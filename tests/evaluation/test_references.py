@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
-from llmkit.config.load import load
+from llmkit.config.load import load_config
 from llmkit.config.schema import Config
-from llmkit.data.sources import Sources
+from llmkit.data.readers.files import Sources
+from llmkit.data.records.pairs import Pairs, read_pairs
 from llmkit.errors import ConfigError, DataError
 from llmkit.evaluation import references
-from llmkit.evaluation.pairs import Pairs, read_pairs
 
 ENGLISH = (
     ["The cat sat on the mat.", "It's raining, isn't it?", "nothing alike", "same text"],
@@ -93,7 +93,7 @@ def test_distinct_and_repetition_by_hand() -> None:
 
 def config(path, **columns):
     keys = [f"evaluation.{name}_column={column}" for name, column in columns.items()]
-    return load("evaluate", None, [f"data.test_files={path}", *keys]).config
+    return load_config("evaluate", None, [f"data.test_files={path}", *keys]).config
 
 
 def read(config: Config) -> Pairs:

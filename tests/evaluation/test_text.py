@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from llmkit.config.load import load
-from llmkit.data.sources import Sources
+from llmkit.config.load import load_config
+from llmkit.data.readers.files import Sources
 from llmkit.errors import ConfigError, DataError
 from llmkit.evaluation import text
 from llmkit.evaluation.windows import check_models
@@ -33,7 +33,7 @@ def measured(processes, watch, text_file):
 
     def measure(*names: Path, path: Path = text_file, keys: tuple[str, ...] = ()) -> Any:
         first, *others = map(str, names)
-        config = load("evaluate", None, [
+        config = load_config("evaluate", None, [
             f"model.name_or_path={first}", f"data.test_files={path}",
             f"evaluation.compare_with={json.dumps(others)}", *keys,
         ]).config  # fmt: skip

@@ -33,8 +33,8 @@ import llmkit.commands.finetune
 import llmkit.commands.generate
 import llmkit.commands.predict
 import llmkit.commands.pretrain  # noqa: F401
-from llmkit import cli
-from llmkit.config.load import load
+from llmkit.cli import app
+from llmkit.config.load import load_config
 from tests.fault import subjects
 
 FORBIDDEN = {
@@ -126,9 +126,9 @@ def _work(request: dict[str, Any]) -> int:
     try:
         if "function" in request:
             function = getattr(subjects, request["function"])
-            return cli.faults.exit_code(lambda: function(**request["keywords"]) or 0)
+            return app.faults.exit_code(lambda: function(**request["keywords"]) or 0)
         sys.argv = ["llmkit", *request["arguments"]]
-        cli.main()
+        app.main()
     except SystemExit as end:
         return int(end.code or 0)
     return 0
@@ -136,7 +136,7 @@ def _work(request: dict[str, Any]) -> int:
 
 def _warm_up() -> None:
     """Makes what a process makes once, so that no trial has to."""
-    load("pretrain", None, ["seed=1"])
+    load_config("pretrain", None, ["seed=1"])
     with tempfile.TemporaryDirectory() as directory:
         subjects.tiny_model().save_pretrained(directory)
 

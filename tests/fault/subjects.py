@@ -36,7 +36,7 @@ def save(root: str, acknowledged: str, steps: list[int]) -> None:
             for weight in model.parameters():
                 weight.fill_(step)
         try:
-            checkpoint.save(
+            checkpoint.save_checkpoint(
                 Path(root),
                 state(step),
                 {},

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from llmkit.errors import InputNotFound, NoValidCheckpoint, Unsafe
-from llmkit.models import load
+from llmkit.models import pretrained
 from llmkit.models.pretrained import open_model
 from llmkit.storage import atomic
 from llmkit.training import checkpoint
@@ -341,13 +341,13 @@ def test_a_model_of_ours_that_is_damaged_is_never_loaded(
 ) -> None:
     flip(run / "final" / name, place)
     with pytest.raises(NoValidCheckpoint, match=name) as fault:
-        load.load_model(open_model(str(run)))
+        pretrained.load_model(open_model(str(run)))
     assert fault.value.exit_code == 76
     (run / "final" / atomic.MANIFEST).unlink()
     if name == "model.safetensors" and place > 0.5:
-        load.load_model(open_model(str(run)))  # what anyone may do with files of their own
+        pretrained.load_model(open_model(str(run)))  # what anyone may do with files of their own
 
 
 def test_a_manifest_of_others_is_not_ours_to_judge(run: Path) -> None:
     (run / "final" / atomic.MANIFEST).write_text('{"name": "a web app"}')
-    assert load.load_model(open_model(str(run))).num_parameters() > 0
+    assert pretrained.load_model(open_model(str(run))).num_parameters() > 0

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmkit.errors import Diverged, Stopped
-from llmkit.training import checkpoint, export, spikes
+from llmkit.training import checkpoint, engine, final_model
 from llmkit.training.checkpoint import State
 from llmkit.training.schedule import Plan, Revision
 from llmkit.training.tasks.causal import CausalLoss
@@ -125,33 +125,33 @@ def stop_after(run: Trial, step: int) -> None:
     task.sums = sums
 
 
-@given(st.lists(st.floats(0, 20), min_size=spikes.FEWEST, max_size=spikes.WINDOW))
+@given(st.lists(st.floats(0, 20), min_size=engine.FEWEST, max_size=engine._WINDOW))
 def test_the_limit_is_that_of_numpy(losses: list[float]) -> None:
-    deviation = max(spikes.LEAST_DEVIATION, float(np.std(losses)))
-    expected = np.mean(losses) + spikes.DEVIATIONS * deviation
-    assert spikes.limit(losses) == pytest.approx(expected, rel=1e-9)
+    deviation = max(engine.LEAST_DEVIATION, float(np.std(losses)))
+    expected = np.mean(losses) + engine.DEVIATIONS * deviation
+    assert engine.spike_limit(losses) == pytest.approx(expected, rel=1e-9)
 
 
 def test_a_loss_that_has_risen_for_good_is_soon_no_spike() -> None:
-    recent: tuple[float, ...] = (2.0,) * spikes.WINDOW
+    recent: tuple[float, ...] = (2.0,) * engine._WINDOW
     spiked = 0
-    while spikes.limit(recent) < 5.0:
+    while engine.spike_limit(recent) < 5.0:
         spiked += 1
-        recent = spikes.after(recent, 5.0)
+        recent = engine.after(recent, 5.0)
     assert spiked < 10
 
 
 def test_the_first_steps_are_no_spikes() -> None:
-    assert spikes.limit([1.0] * (spikes.FEWEST - 1)) == math.inf
+    assert engine.spike_limit([1.0] * (engine.FEWEST - 1)) == math.inf
 
 
 def test_weights_that_are_no_numbers_are_never_saved(tmp_path: Path) -> None:
     model, state = tiny_model(), State(step=1, plan=Plan((Revision(0, 2),)), seconds=0.0)
 
     def save(moment: float) -> Path:
-        fill = partial(export.save_model, model, NoTokenizer())
+        fill = partial(final_model.save_model, model, NoTokenizer())
         moments = {"w.exp_avg": torch.full((3,), moment)}
-        return checkpoint.save(tmp_path / "checkpoints", state, {}, fill, moments)
+        return checkpoint.save_checkpoint(tmp_path / "checkpoints", state, {}, fill, moments)
 
     with pytest.raises(Diverged, match=r"w\.exp_avg is not finite"):
         save(moment=math.nan)

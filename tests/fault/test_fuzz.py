@@ -19,12 +19,14 @@ import zstandard
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from llmkit.config.load import load as load_config
+from llmkit.config.load import load_config as load_config
 from llmkit.config.schema import Config
-from llmkit.data import labelled, prepare, roles
-from llmkit.data.sources import Sources
+from llmkit.data.readers import roles
+from llmkit.data.readers.files import Sources
+from llmkit.data.records import labelled
+from llmkit.data.text import prepare
 from llmkit.errors import LlmkitError
-from llmkit.models import load
+from llmkit.models import pretrained
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.pretrained import open_model
 from llmkit.storage import jsonl
@@ -263,7 +265,7 @@ def test_files_of_a_model_of_any_bytes(
     shutil.rmtree(model, ignore_errors=True)
     shutil.copytree(harmless, model)
     (model / name).write_bytes(content)
-    only_our_faults(lambda: load.load_model(open_model(str(model))))
+    only_our_faults(lambda: pretrained.load_model(open_model(str(model))))
     only_our_faults(lambda: tokenizers.load_tokenizer(str(model)))
 
 
@@ -285,7 +287,7 @@ def test_a_model_config_of_any_values(
     shutil.copytree(harmless, model)
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**config, **changes}))
-    only_our_faults(lambda: load.load_model(open_model(str(model))))
+    only_our_faults(lambda: pretrained.load_model(open_model(str(model))))
 
 
 PLACES = st.sampled_from(

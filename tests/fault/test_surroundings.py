@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from llmkit.errors import WriteError
-from llmkit.storage import cache
+from llmkit.storage import paths
 
 from . import runs
 from .harness import SURROUNDINGS, Server
@@ -126,7 +126,7 @@ def test_a_user_without_a_home_is_told_where_a_cache_may_be(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(pwd, "getpwuid", unknown)
     with pytest.raises(WriteError) as fault:
-        cache.cache_directory()
+        paths.cache_directory()
     assert "set LLMKIT_CACHE" in fault.value.next
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from llmkit.data.labelled import Row
+from llmkit.data.records.labelled import Row
 from llmkit.errors import DataError
 from llmkit.inference import classify
 from llmkit.inference.classify import Classifier

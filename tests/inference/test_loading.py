@@ -9,13 +9,13 @@ import torch
 
 from llmkit.config.schema import Config
 from llmkit.errors import ConfigError
-from llmkit.inference import loading
+from llmkit.inference import generate
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
 def chosen(device: torch.device, **settings: Any) -> str:
-    return loading.resolved(config(**settings), device).generation.precision
+    return generate.resolved(config(**settings), device).generation.precision
 
 
 def config(**settings: Any) -> Config:
@@ -46,8 +46,8 @@ def test_int8_weights_are_computed_in_bf16_and_on_a_cpu_alone() -> None:
 def test_it_is_said_where_a_text_may_hang_on_its_batch(
     device: torch.device, settings: dict[str, str], n_texts: int, is_warned: bool
 ) -> None:
-    resolved = loading.resolved(config(**settings), device)
-    warning = loading.warning_of_precision(resolved.generation, n_texts)
+    resolved = generate.resolved(config(**settings), device)
+    warning = generate.warning_of_precision(resolved.generation, n_texts)
     assert (warning is not None) == is_warned
     if warning is not None:
         assert "bf16" in warning

@@ -7,12 +7,12 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from llmkit.config.schema import GenerationConfig
-from llmkit.data.documents import Piece
-from llmkit.data.tokens import Encoder
+from llmkit.data.text.documents import Piece
+from llmkit.data.text.token_file import TokenEncoder
 from llmkit.inference import generate, prompts
 from llmkit.inference.batching import Engine
 from llmkit.inference.requests import PromptRequest
-from llmkit.models import load
+from llmkit.models import pretrained
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.pretrained import open_model
 
@@ -36,7 +36,7 @@ def closing() -> PreTrainedTokenizerFast:
 
 def test_a_prompt_has_the_ids_of_a_document_without_its_end(closing, llama) -> None:
     frame = tokenizers.framing(closing)
-    [document] = Encoder(closing, [TEXT]).encode([Piece(TEXT, True)])
+    [document] = TokenEncoder(closing, [TEXT]).encode([Piece(TEXT, True)])
     assert ids(closing, TEXT, llama) == [frame.opening, *document]
     assert closing(TEXT)["input_ids"][-1] == frame.closing
 
@@ -60,7 +60,7 @@ def test_a_post_processor_that_closes_texts_changes_no_continuation(single) -> N
     directory = str(SHARED / "models" / "tinystories-656k")
     tokenizer, model = (
         tokenizers.load_tokenizer(directory),
-        load.load_model(open_model(directory)).eval(),
+        pretrained.load_model(open_model(directory)).eval(),
     )
     special = [
         (t, tokenizer.convert_tokens_to_ids(t)) for t in ("<|start_story|>", "<|end_story|>")

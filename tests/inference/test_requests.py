@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from llmkit.config.schema import Config, GenerationConfig
-from llmkit.data.sources import Sources
+from llmkit.data.readers.files import Sources
 from llmkit.errors import ConfigError, DataError, InputNotFound, UsageError
 from llmkit.inference import requests
 

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from llmkit.errors import ConfigError
-from llmkit.models import build, load, packing
+from llmkit.models import build, packing, pretrained
 from llmkit.models.pretrained import open_model
 
 ARCHITECTURES = ["llama", "gpt2", "qwen3", "mistral", "mixtral", "qwen3_moe", "gpt_neox", "olmo2"]
@@ -79,7 +79,7 @@ def test_weights_that_are_missing_are_an_error_not_random(tmp_path: Path) -> Non
         config.replace('"num_hidden_layers": 2', '"num_hidden_layers": 3')
     )
     with pytest.raises(Exception, match="missing"):
-        load.load_model(open_model(str(tmp_path)))
+        pretrained.load_model(open_model(str(tmp_path)))
 
 
 def test_a_token_is_routed_to_no_more_experts_than_there_are() -> None:

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from llmkit.errors import ConfigError, DataError
-from llmkit.models import build, classifier, load, tokenizer_saving
+from llmkit.models import build, classifier, pretrained, tokenizer_saving
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.classifier import ClassifierHead
 from llmkit.models.pretrained import open_model
@@ -115,7 +115,7 @@ def test_a_finished_classifier_must_have_its_head(tokenizer, tmp_path) -> None:
     del weights["classifier.weight"]
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(DataError, match=r"classifier\.weight"):
-        load.load_model(open_model(str(tmp_path)), build.CLASSIFIER_MODEL)
+        pretrained.load_model(open_model(str(tmp_path)), build.CLASSIFIER_MODEL)
 
 
 def test_padding_is_a_token_that_exists(tokenizer) -> None:

@@ -18,8 +18,8 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
-from llmkit.data import responses
-from llmkit.data.examples import Encoder
+from llmkit.data.examples import packs
+from llmkit.data.examples.encoded import Encoder
 from llmkit.inference import prompts
 from llmkit.models import chat_template
 from llmkit.models import tokenizer as tokenizers
@@ -166,7 +166,7 @@ def test_a_chat_without_control_tokens_in_its_words_keeps_its_ids(chatty) -> Non
 def test_a_response_may_name_the_token_that_ends_it(chatty) -> None:
     template, _ = chat_template.set_template(chatty, "auto")
     [parts] = template.examples(MESSAGES, "row 1")
-    encoded = responses.encode(chatty, [parts], 4096)
+    encoded = packs.encode_responses(chatty, [parts], 4096)
     scored = encoded.ids[encoded.scored]
     assert chatty.decode(scored) == "ok </s> 1.<|im_end|>"
     assert [id for id in scored.tolist() if id in control_ids(chatty)] == [scored[-1]]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from llmkit import cli, prechecks
+from llmkit.cli import app, prechecks
 from llmkit.config.schema import Config, ModelConfig
 from llmkit.errors import ConfigError, InputNotFound, LlmkitError, Unsafe
 from llmkit.models import build, custom
@@ -150,9 +150,9 @@ def test_the_command_line_refuses_code_before_it_does_anything(
     file: Path, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     keys = [f"model.code={file}", f"model.architecture={name}", f"output_dir={tmp_path / 'run'}"]
-    assert cli.run(["pretrain", "--text", "missing.txt", *keys]) == 77
+    assert app.run_command(["pretrain", "--text", "missing.txt", *keys]) == 77
     assert "--allow-code" in capsys.readouterr().err
-    assert cli.run(["pretrain", "--text", "missing.txt", *keys, "--allow-code"]) == 66
+    assert app.run_command(["pretrain", "--text", "missing.txt", *keys, "--allow-code"]) == 66
     assert not (tmp_path / "run").exists()
 
 

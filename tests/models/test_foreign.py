@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llmkit.errors import InputNotFound, LlmkitError, NoValidCheckpoint, Unsafe
-from llmkit.models.location import locate_model
+from llmkit.models.directory import locate_model
 
 SAFE = "model.safetensors"
 

@@ -9,8 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from llmkit.data.packs import alone, packed
-from llmkit.data.responses import Responses
+from llmkit.data.examples.packs import Responses, alone, packed
 from llmkit.models import build, logits, packing, rope
 from llmkit.models.logits import ChosenLogits
 from llmkit.training.tasks.completion import CompletionLoss

@@ -12,7 +12,7 @@ import pytest
 
 from llmkit.errors import LlmkitError, WriteError
 from llmkit.progress import Watch
-from llmkit.storage import cache
+from llmkit.storage import cache, paths
 
 
 def build(directory: Path) -> dict[str, Any]:
@@ -215,4 +215,4 @@ def test_the_cache_stands_where_the_environment_says(
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert cache.cache_directory() == Path(place)
+    assert paths.cache_directory() == Path(place)

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from llmkit.config.schema import PredictConfig
-from llmkit.data import sources
+from llmkit.data.readers import files
 from llmkit.errors import InputNotFound
-from llmkit.evaluation import outputs as evaluations
 from llmkit.reporting import predictions
+from llmkit.reporting import results as evaluations
 from llmkit.reporting.predictions import Prediction
 from llmkit.storage import atomic, cache, resumable
 
@@ -20,7 +20,7 @@ RECORD = json.dumps({"command": "finetune", "arguments": [], "environment": {}})
 
 
 def found(*entries: object) -> set[str]:
-    return {each.path.name for each in sources.find([str(e) for e in entries], "data.test_files")}
+    return {each.path.name for each in files.find([str(e) for e in entries], "data.test_files")}
 
 
 @pytest.fixture

@@ -19,14 +19,13 @@ from llmkit.distributed.processes import join_processes
 from llmkit.distributed.signals import StopSignal
 from llmkit.models import build
 from llmkit.reporting.console import Console
-from llmkit.reporting.progress import TrainingDisplay
+from llmkit.reporting.training_display import TrainingDisplay
 from llmkit.training import engine
-from llmkit.training.budget import Clock
 from llmkit.training.checkpoint import State
-from llmkit.training.module import Objective
+from llmkit.training.objective import Objective
 from llmkit.training.optimizer import NamedOptimizer
-from llmkit.training.record import Record
-from llmkit.training.schedule import Plan, Revision
+from llmkit.training.record import Recorder
+from llmkit.training.schedule import Clock, Plan, Revision
 from llmkit.training.tasks import defaults
 from llmkit.training.tasks.causal import CausalLoss
 from llmkit.training.tasks.task import Batch
@@ -116,7 +115,7 @@ class Trial:
             self.validation, self.task, settings, 0, processes,
         )  # fmt: skip
         self.directory.mkdir(parents=True, exist_ok=True)
-        record = Record(
+        record = Recorder(
             self.directory, settings, processes, TrainingDisplay(Console(quiet=True), 0, None),
             Clock(), self.model.save_pretrained, self.named.state, {"choices": {}},
         )  # fmt: skip

@@ -7,9 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from llmkit.training import budget
-from llmkit.training.budget import Budget, Clock
-from llmkit.training.schedule import Plan, Revision, rate
+from llmkit.training import schedule
+from llmkit.training.schedule import Budget, Clock, Plan, Revision, rate
 
 
 class Hand(Clock):
@@ -65,9 +64,9 @@ def test_validations_take_a_tenth_of_the_minutes_at_most_with_the_last_one() -> 
 
 
 def test_minutes_that_hold_few_steps_come_with_the_minutes_that_would_do() -> None:
-    needed = budget.minutes_needed(seconds_before=30, per_step=3.0)
-    said = budget.too_few(17, 1, needed, before=True)
+    needed = schedule.minutes_needed(seconds_before=30, per_step=3.0)
+    said = schedule.too_few(17, 1, needed, before=True)
     assert said.startswith("only about 17 steps fit into 1 minute: ")
     assert said.endswith("give train.max_minutes=7 or more")
-    assert "only 1 step fitted into 2 minutes" in budget.too_few(1, 2, 1, before=False)
-    assert "train.max_minutes=3 " in budget.too_few(1, 2, 1, before=False)
+    assert "only 1 step fitted into 2 minutes" in schedule.too_few(1, 2, 1, before=False)
+    assert "train.max_minutes=3 " in schedule.too_few(1, 2, 1, before=False)

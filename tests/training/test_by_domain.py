@@ -13,12 +13,16 @@ import torch
 from llmkit.config.resolved import ResolvedTrain
 from llmkit.distributed.processes import join_processes
 from llmkit.reporting.console import Console
-from llmkit.reporting.progress import TrainingDisplay
-from llmkit.training.budget import Clock
+from llmkit.reporting.training_display import TrainingDisplay
 from llmkit.training.checkpoint import State
-from llmkit.training.record import Record
-from llmkit.training.schedule import Plan, Revision
-from llmkit.training.tasks.by_domain import ByDomain, names_of_figures, readable, report
+from llmkit.training.record import Recorder
+from llmkit.training.schedule import Clock, Plan, Revision
+from llmkit.training.tasks.by_domain import (
+    ByDomain,
+    domain_report,
+    names_of_figures,
+    readable_domains,
+)
 from llmkit.training.tasks.causal import CausalLoss
 from llmkit.training.tasks.task import Batch
 
@@ -94,14 +98,18 @@ def test_the_report_tells_change_only_where_the_run_began_with_a_measurement(
     figures = {"step": 5, "validation": {"loss": 2.5, "loss/a": 1.5, "loss/b": 4.5}}
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    found = report({"a": 1.0, "b": 0.0}, figures, tmp_path)
+    found = domain_report({"a": 1.0, "b": 0.0}, figures, tmp_path)
     assert found["a"] == {"share": 1.0, "epochs": 0.5, "before": {"loss": 2.0},
                           "after": {"loss": 1.5}, "change": {"loss": -0.5}}  # fmt: skip
-    rows = readable({**figures, "domains": found})["domains"]
+    rows = readable_domains({**figures, "domains": found})["domains"]
     assert [row["result"] for row in rows] == ["gained", "lost"]
     assert rows[0]["loss"] == "2 -> 1.5 (-25.0%)"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines[1:]))
-    assert set(report({"a": 1.0, "b": 0.0}, figures, tmp_path)["b"]) == {"share", "epochs", "after"}
+    assert set(domain_report({"a": 1.0, "b": 0.0}, figures, tmp_path)["b"]) == {
+        "share",
+        "epochs",
+        "after",
+    }
 
 
 def test_a_run_may_be_remembered_for_one_domain_and_never_for_what_it_began_with(
@@ -114,7 +122,7 @@ def test_a_run_may_be_remembered_for_one_domain_and_never_for_what_it_began_with
         max_nonfinite_steps=1, logging_steps=1, eval_steps=1, save_steps=1, save_total_limit=2,
         metric_for_best_model="loss/a",
     )  # fmt: skip
-    record = Record(
+    record = Recorder(
         tmp_path, settings, join_processes("fp32", (), tmp_path),
         TrainingDisplay(Console(quiet=True), 0, None), Clock(), lambda _: None, dict, {},
         progress=lambda step: {"epochs/a": step / 2},

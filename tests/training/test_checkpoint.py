@@ -27,7 +27,7 @@ def state(step: int) -> State:
 
 def save(root: Path, *steps: int) -> None:
     for step in steps:
-        checkpoint.save(
+        checkpoint.save_checkpoint(
             root, state(step), {"a": 1}, lambda d: (d / "model.txt").write_text("w"), MOMENTS
         )
 
@@ -107,9 +107,9 @@ def test_a_checkpoint_named_by_the_user_has_no_stand_in(tmp_path: Path) -> None:
     save(tmp_path, 1, 2)
     (tmp_path / "step-0000000002" / "state.json").write_text("{}")
     with pytest.raises(NoValidCheckpoint):
-        checkpoint.named(tmp_path / "step-0000000002")
+        checkpoint.read_checkpoint(tmp_path / "step-0000000002")
     with pytest.raises(InputNotFound):
-        checkpoint.named(tmp_path / "step-0000000009")
+        checkpoint.read_checkpoint(tmp_path / "step-0000000009")
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/b", ".hidden"])

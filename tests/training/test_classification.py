@@ -19,9 +19,9 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from llmkit.config.resolved import ResolvedTrain
 from llmkit.config.schema import TrainConfig
-from llmkit.data import order
-from llmkit.data.examples import Encoded
-from llmkit.data.labels import MULTI, REGRESSION, SINGLE
+from llmkit.data.examples import order
+from llmkit.data.examples.encoded import Encoded
+from llmkit.data.records.labels import MULTI, REGRESSION, SINGLE
 from llmkit.distributed.processes import join_processes
 from llmkit.distributed.signals import StopSignal
 from llmkit.errors import ConfigError, Stopped
@@ -29,14 +29,13 @@ from llmkit.evaluation import label_metrics
 from llmkit.models import build
 from llmkit.models.classifier import ClassifierHead
 from llmkit.reporting.console import Console
-from llmkit.reporting.progress import TrainingDisplay
+from llmkit.reporting.training_display import TrainingDisplay
 from llmkit.training import checkpoint, engine
-from llmkit.training.budget import Clock
 from llmkit.training.checkpoint import State
-from llmkit.training.module import Objective
+from llmkit.training.objective import Objective
 from llmkit.training.optimizer import NamedOptimizer, depths
-from llmkit.training.record import Record
-from llmkit.training.schedule import Plan, Revision
+from llmkit.training.record import Recorder
+from llmkit.training.schedule import Clock, Plan, Revision
 from llmkit.training.tasks import defaults
 from llmkit.training.tasks.classification_loss import ClassificationLoss, balanced_weights
 
@@ -116,7 +115,7 @@ class Trial:
             examples(self.kind, 21, seed=9), own, settings, 0, processes,
         )  # fmt: skip
         self.directory.mkdir(parents=True, exist_ok=True)
-        record = Record(
+        record = Recorder(
             self.directory, settings, processes, TrainingDisplay(Console(quiet=True), 0, None),
             Clock(), self.model.save_pretrained, self.named.state, {"choices": {}}, "examples",
         )  # fmt: skip

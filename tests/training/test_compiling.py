@@ -10,7 +10,7 @@ from torch._dynamo.utils import counters
 from transformers import PreTrainedModel
 
 from llmkit.models import build, logits
-from llmkit.training.module import Objective
+from llmkit.training.objective import Objective
 from llmkit.training.tasks.causal import CausalLoss
 
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from llmkit.config.schema import TrainConfig
-from llmkit.data import packs
-from llmkit.data.responses import Responses
-from llmkit.training import feed
+from llmkit.data.examples import packs
+from llmkit.data.examples.packs import Responses
+from llmkit.training import prefetch
 from llmkit.training.tasks import defaults
 from llmkit.training.tasks.completion import CompletionLoss
 
@@ -57,7 +57,9 @@ def test_the_micro_batch_changes_no_loss(size) -> None:
     model = tiny_model()
     task = CompletionLoss(linear_head=True)
     whole = task.sums(model.eval(), examples.batch(range(8)))
-    parts = [task.sums(model, examples.batch(part)) for part in feed.share(8, size, 0, 1)]
+    parts = [
+        task.sums(model, examples.batch(part)) for part in prefetch.share_of_rows(8, size, 0, 1)
+    ]
     assert sum(p["loss"].item() for p in parts) == pytest.approx(whole["loss"].item(), rel=1e-6)
 
 

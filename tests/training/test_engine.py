@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
 
 from llmkit.errors import Diverged, Interrupted, Stopped, WriteError
-from llmkit.training import checkpoint, feed
+from llmkit.training import checkpoint, prefetch
 from llmkit.training.tasks.causal import CausalLoss
 
 from . import with_dropout
@@ -275,7 +275,7 @@ def test_a_failed_periodic_save_lets_training_go_on_and_a_failed_last_one_does_n
 @pytest.mark.parametrize("size", [1, 3, 8])
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_shares_hold_each_row_once_and_are_equally_long(n, size, processes) -> None:
-    shares = [feed.share(n, size, rank, processes) for rank in range(processes)]
+    shares = [prefetch.share_of_rows(n, size, rank, processes) for rank in range(processes)]
     rows = [row for part in shares for micro in part for row in micro if row >= 0]
     assert rows == list(range(n))
     assert len({len(part) for part in shares}) == 1

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from llmkit.config.schema import TrainConfig
-from llmkit.training import matrices
+from llmkit.training import muon
 from llmkit.training.muon import Halves, Muon, orthogonal
 from llmkit.training.optimizer import NamedOptimizer
 from llmkit.training.tasks import defaults
@@ -73,7 +73,7 @@ ROUTED = {
 @pytest.mark.parametrize("kind", ROUTED)
 def test_experts_are_hidden_matrices_and_routers_are_not(kind) -> None:
     model = tiny_model(kind, **ROUTED[kind])
-    found = matrices.hidden(model)
+    found = muon.hidden(model)
     named = dict(model.named_parameters())
     experts = {n for n, weight in named.items() if ".experts." in n and weight.ndim == 3}
     assert experts
@@ -95,12 +95,12 @@ def test_a_list_of_experts_has_a_router_too() -> None:
             self.choose = torch.nn.Linear(8, 3, bias=False)
             self.experts = torch.nn.ModuleList(torch.nn.Linear(8, 8) for _ in range(3))
 
-    assert set(matrices.hidden(Block())) == {f"experts.{i}.weight" for i in range(3)}
+    assert set(muon.hidden(Block())) == {f"experts.{i}.weight" for i in range(3)}
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "transformer", "bert", "phi3"])
 def test_every_linear_layer_of_a_dense_model_is_a_hidden_matrix_but_the_last(kind) -> None:
-    found = matrices.hidden(tiny_model(kind))
+    found = muon.hidden(tiny_model(kind))
     assert found
     assert set(found.values()) == {None}
     assert not [name for name in found if "embed" in name or "lm_head" in name or "wte" in name]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llmkit.training import utilization
-from llmkit.training.module import Objective
+from llmkit.training import probe
+from llmkit.training.objective import Objective
 from llmkit.training.tasks.causal import CausalLoss
 from tests.training.conftest import Rows, tiny_model
 
@@ -19,7 +19,7 @@ def test_a_token_asks_for_six_operations_a_weight_and_attention_to_its_block(
     model = tiny_model("llama")
     model.set_attn_implementation(attention)
     examples = Rows(4)
-    found = utilization.operations(
+    found = probe.operations(
         Objective(CausalLoss(1, linear_head), model), examples, torch.device("cpu")
     )
     config, length = model.config, examples.batch([0])["input_ids"].shape[1]
@@ -33,5 +33,5 @@ def test_a_token_asks_for_six_operations_a_weight_and_attention_to_its_block(
 def test_counting_leaves_no_gradient_behind() -> None:
     model = tiny_model("llama")
     objective = Objective(CausalLoss(1, True), model)
-    utilization.operations(objective, Rows(4), torch.device("cpu"))
+    probe.operations(objective, Rows(4), torch.device("cpu"))
     assert all(weight.grad is None for weight in model.parameters())

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 
 from llmkit.config.schema import LoraConfig
-from llmkit.data import packs
-from llmkit.data.masking import MaskedBlocks, Vocabulary
-from llmkit.data.responses import Responses
+from llmkit.data.examples import packs
+from llmkit.data.examples.blocks import MaskedBlocks, Vocabulary
+from llmkit.data.examples.packs import Responses
 from llmkit.models import build, logits, lora, packing
 from llmkit.training.tasks.causal import CausalLoss
 from llmkit.training.tasks.completion import CompletionLoss
 from llmkit.training.tasks.masked import MaskedLoss
-from tests.data.test_blocks import token_file
+from tests.data.examples.test_blocks import token_file
 from tests.training import test_classification as classification
 from tests.training.conftest import BLOCK, VOCABULARY, tiny_model
 

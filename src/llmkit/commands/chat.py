@@ -13,9 +13,9 @@ from pydantic import ValidationError
 
 from llmkit.config import yaml12
 from llmkit.config.schema import Config, GenerationConfig
-from llmkit.data.sources import Sources
+from llmkit.data.readers.files import Sources
 from llmkit.errors import ConfigError, LlmkitError, WriteError
-from llmkit.inference import generate, loading, prompts, requests, shown
+from llmkit.inference import generate, prompts, requests, shown
 from llmkit.inference.batching import Engine
 from llmkit.inference.prompts import Prompt
 from llmkit.inference.sampler import Sampler
@@ -72,7 +72,7 @@ class _Conversation:
 def run(config: Config, sources: Sources, console: Console) -> None:
     """Responds to each line of stdin until it ends; `/help` lists the commands."""
     config, model = _prepare(config)
-    engine = loading.engine(config, model)
+    engine = generate.engine(config, model)
     talk = _Conversation(config, engine, engine.sampler(config.generation))
     talk.reset()
     console.say("/help lists the commands; Ctrl-D quits")
@@ -98,9 +98,9 @@ def _prepare(config: Config) -> tuple[Config, Pretrained]:
     settings = config.generation.changed(**one)
     config = config.changed(generation=settings)
     requests.check_generation_settings(config)
-    model = loading.open_language_model(config)
+    model = generate.open_language_model(config)
     prompts.chat_ids([{"role": "user", "content": "?"}], model.tokenizer)
-    loading.constraint(config, model)
+    generate.constraint(config, model)
     return config, model
 
 
@@ -177,7 +177,7 @@ def _changed(settings: GenerationConfig, key: str, text: str) -> GenerationConfi
             next=f"choose one of {', '.join(names)}",
         )
     try:
-        values = settings.model_dump() | {key: yaml12.parse(text)}
+        values = settings.model_dump() | {key: yaml12.parse_scalar(text)}
         return GenerationConfig.model_validate(values)
     except (ValidationError, ValueError) as error:
         what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)

@@ -6,22 +6,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmkit.config import objectives
+from llmkit.config import checks
 from llmkit.config.schema import Config
-from llmkit.data import fingerprints
-from llmkit.data.documents import mark_hints
-from llmkit.data.prepare import data_report
-from llmkit.data.sources import Sources
-from llmkit.data.tokens import TokenFile
+from llmkit.data.readers.files import Sources
+from llmkit.data.records import pairs
+from llmkit.data.records.pairs import Pairs
+from llmkit.data.text import fingerprints
+from llmkit.data.text.documents import mark_hints
+from llmkit.data.text.prepare import data_report
+from llmkit.data.text.token_file import TokenFile
 from llmkit.distributed.processes import Processes, join_processes
-from llmkit.evaluation import classifiers, harness, outputs, pairs, references, text
-from llmkit.evaluation.pairs import Pairs
+from llmkit.evaluation import classifiers, harness, references, text
 from llmkit.evaluation.windows import check_models, protocol
-from llmkit.inference import generate, loading, prompts
+from llmkit.inference import generate, prompts
 from llmkit.inference.requests import PromptRequest
 from llmkit.models import pretrained
 from llmkit.models.pretrained import Pretrained
-from llmkit.reporting import plots, verdicts
+from llmkit.reporting import plots, results, summary
 from llmkit.reporting.console import Console
 
 _Samples = Iterable[Mapping[str, Any]]
@@ -30,17 +31,17 @@ _Samples = Iterable[Mapping[str, Any]]
 def run(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
     """Evaluates as configured, writes the requested files and returns the metrics."""
     settings = config.evaluation
-    outputs.check_output_files((settings.output, settings.log_samples, settings.per_token))
+    results.check_output_files((settings.output, settings.log_samples, settings.per_token))
     models = pretrained.compared(config)
     with join_processes(_precision(config, models), (), Path()) as processes:
         figures, scored = _evaluate(config, sources, models, processes, console)
         result = {"command": "evaluate", **figures}
         if processes.is_main:
             if settings.log_samples is not None:
-                outputs.write_lines(Path(settings.log_samples), scored)
+                results.write_lines(Path(settings.log_samples), scored)
             if settings.output is not None:
                 whole = {**result, "warnings": console.warnings}
-                outputs.write_result(Path(settings.output), whole)
+                results.write_result(Path(settings.output), whole)
         return result
 
 
@@ -83,7 +84,7 @@ def _check(config: Config, models: Sequence[Pretrained]) -> None:
         harness.check_tasks(config, models)
     else:
         kind = "labels" if models[0].kind == "classifier" else "text"
-        objectives.refuse_others(config, f"evaluate/{kind}")
+        checks.refuse_inapplicable(config, f"evaluate/{kind}")
 
 
 def _evaluate(
@@ -105,13 +106,13 @@ def _evaluate(
         return _evaluate_classifiers(config, sources, models, processes, console)
     measured = text.measure_text(config, sources, models, processes, console.watch, console.say)
     if settings.per_token is not None and processes.is_main:
-        outputs.write_text(Path(settings.per_token), text.token_page(measured[0]))
+        results.write_text(Path(settings.per_token), text.token_page(measured[0]))
     for each in measured:
         for hint in mark_hints(each.text.tokens.marks, len(each.text.tokens.starts)):
             console.warn(hint)
         for sentence in _overlap_with_training(each.text.model, each.text.tokens):
             console.warn(sentence)
-        for sentence in verdicts.of_measured_text(each.text.model.name, each.figures):
+        for sentence in summary.of_measured_text(each.text.model.name, each.figures):
             console.warn(sentence)
     return text.text_result(config, measured), text.text_samples(measured)
 
@@ -131,11 +132,11 @@ def _evaluate_classifiers(
     for each, model in zip(measured, models, strict=True):
         for sentence in _overlap_with_training(model, each.table.texts):
             console.warn(sentence)
-        for sentence in verdicts.of_classifier(each.name, each.figures, ""):
+        for sentence in summary.of_classifier(each.name, each.figures, ""):
             console.warn(sentence)
     matrix = measured[0].figures.get("confusion_matrix")
     if output is not None and matrix and processes.is_main:
-        picture = outputs.picture_beside(Path(output))
+        picture = results.picture_beside(Path(output))
         names = measured[0].table.labels.names
         plots.draw_confusion_matrix(matrix, names, picture, measured[0].name)
         console.say(f"confusion matrix: {picture}")
@@ -151,7 +152,7 @@ def _evaluate_references(
 ) -> tuple[dict[str, Any], _Samples]:
     """Scores texts against references; without predictions, the model generates them."""
     asked = pairs.read_pairs(sources.of("data.test_files"), config)
-    config = loading.resolved(config, processes.device)
+    config = generate.resolved(config, processes.device)
     made = {} if asked.predictions else {"generation": config.generation.model_dump(mode="json")}
     predictions = asked.predictions or _generate_texts(config, models, asked, processes, console)
     figures = references.score_texts(predictions, asked.references, config.seed)
@@ -168,7 +169,7 @@ def _generate_texts(
 ) -> list[str]:
     """Generates one text for each prompt, with the settings of `generation`."""
     config = config.changed(generation={"num_return_sequences": 1})
-    model = loading.checked(next(iter(models), None))
+    model = generate.checked(next(iter(models), None))
     for sentence in _overlap_with_training(model, [(prompt,) for prompt in asked.prompts]):
         console.warn(sentence)
     items = [
@@ -178,7 +179,7 @@ def _generate_texts(
     encoded = prompts.encode_prompts(
         items, model.tokenizer, model.config, config.generation, config.sampling_seed
     )
-    engine = loading.engine(config, model, processes.device)
+    engine = generate.engine(config, model, processes.device)
     sampler = engine.sampler(config.generation)
     texts = []
     with console.watch("generating", len(encoded)) as advance:
@@ -194,7 +195,7 @@ def _overlap_with_training(
     """A warning if a notable part of a text, or of rows, is in the fingerprints of the model's
     training data."""
     kind, noun = ("text", "document") if isinstance(measured, TokenFile) else ("rows", "row")
-    known = fingerprints.read(model.name)
+    known = fingerprints.read_fingerprints(model.name)
     if known is None or known.kind != kind:
         return []
     if isinstance(measured, TokenFile):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from llmkit.config.schema import Config
-from llmkit.data.sources import Sources
+from llmkit.data.readers.files import Sources
 from llmkit.models.pretrained import Pretrained
 from llmkit.reporting.console import Console
 from llmkit.training import run as training

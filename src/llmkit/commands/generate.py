@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from llmkit.config.schema import Config
-from llmkit.data.sources import Sources
+from llmkit.data.readers.files import Sources
 from llmkit.distributed.launcher import is_main_process, n_processes
 from llmkit.distributed.signals import StopSignal, stop_signal
 from llmkit.errors import ConfigError
-from llmkit.inference import generate, loading, prompts, requests, shown
+from llmkit.inference import generate, prompts, requests, shown
 from llmkit.inference.batching import Engine
 from llmkit.inference.prompts import Prompt
 from llmkit.inference.requests import PromptRequests
 from llmkit.inference.sample import Sample
-from llmkit.models import content
+from llmkit.models import directory
 from llmkit.models.control_tokens import control_tokens
-from llmkit.models.location import locate_tokenizer
+from llmkit.models.directory import locate_tokenizer
 from llmkit.models.pretrained import Pretrained
 from llmkit.reporting.console import Console
 from llmkit.storage import resumable
@@ -119,10 +119,10 @@ def _is_line_by_line(config: Config) -> bool:
 def _generate_line_by_line(config: Config, sources: Sources, console: Console) -> None:
     """Generates for the prompts of a pipe; prompts that arrive together form a batch."""
     requests.check_generation_settings(config)
-    config = loading.resolved(config, loading.usual_device())
+    config = generate.resolved(config, generate.usual_device())
     engine, number = None, 0
     seen: Counter[tuple[int, ...]] = Counter()
-    opened = loading.open_language_model(config)
+    opened = generate.open_language_model(config)
     for asked in requests.groups(config, sources):
         work = replace(_encoded(config, asked, opened, seen), before=number)
         _warn(work, console)
@@ -136,9 +136,9 @@ def _generate_line_by_line(config: Config, sources: Sources, console: Console) -
 def _prepare(config: Config, sources: Sources) -> _Work:
     """The encoded prompts; checks everything that can be checked without weights."""
     requests.check_generation_settings(config)
-    config = loading.resolved(config, loading.usual_device())
+    config = generate.resolved(config, generate.usual_device())
     asked = requests.read_requests(config, sources)
-    return _encoded(config, asked, loading.open_language_model(config), Counter())
+    return _encoded(config, asked, generate.open_language_model(config), Counter())
 
 
 def _encoded(
@@ -147,21 +147,21 @@ def _encoded(
     encoded = prompts.encode_prompts(
         asked.items, model.tokenizer, model.config, config.generation, config.sampling_seed, seen
     )
-    if constrain := loading.constraint(config, model):
+    if constrain := generate.constraint(config, model):
         for prompt in encoded:
             constrain(prompt)
     return _Work(config, model, asked, encoded)
 
 
 def _engine(work: _Work, processes: Processes | None) -> Engine:
-    return loading.engine(work.config, work.model, processes.device if processes else None)
+    return generate.engine(work.config, work.model, processes.device if processes else None)
 
 
 def _warn(work: _Work, console: Console) -> None:
     if work.requests.blank:
         console.warn(f"skipped {work.requests.blank} blank lines")
     _warn_of_control_tokens(work, console)
-    bf16 = loading.warning_of_precision(work.config.generation, work.n_samples)
+    bf16 = generate.warning_of_precision(work.config.generation, work.n_samples)
     if bf16 and bf16 not in console.warnings:
         console.warn(bf16)
     cut = [prompt.cut for prompt in work.prompts if prompt.cut]
@@ -307,7 +307,8 @@ def _identity(work: _Work) -> _Record:
     tokenizer = config.tokenizer.name_or_path
     places = {"model": work.model.location, "tokenizer": tokenizer and locate_tokenizer(tokenizer)}
     held = {
-        key: at and content.content_identity(at, work.model.revision) for key, at in places.items()
+        key: at and directory.content_identity(at, work.model.revision)
+        for key, at in places.items()
     }
     return {**kept, "generation.seed": config.sampling_seed, **held}
 

@@ -11,19 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from llmkit.config.schema import Config, DataConfig
-from llmkit.data import labelled, piped, roles
-from llmkit.data.labelled import Row, many
-from llmkit.data.piped import Pipe
-from llmkit.data.sources import Source, Sources, fingerprint
+from llmkit.data.readers import piped, roles
+from llmkit.data.readers.files import Source, Sources, files_fingerprint
+from llmkit.data.readers.piped import Pipe
+from llmkit.data.records import labelled
+from llmkit.data.records.labelled import Row
 from llmkit.distributed.launcher import is_main_process
 from llmkit.distributed.processes import join_processes
 from llmkit.errors import InputNotFound, UsageError
 from llmkit.inference import classify
-from llmkit.models import content, pretrained
+from llmkit.models import directory, pretrained
 from llmkit.models.classifier import head_of
 from llmkit.models.pretrained import Pretrained
 from llmkit.reporting import predictions
 from llmkit.reporting.console import Console
+from llmkit.reporting.format import many
 
 _COMMAND, _KEY = "predict", "data.test_files"
 
@@ -179,7 +181,7 @@ def _windows(
     first = next(groups, None)
     if first is None:
         return config.data, iter(())
-    source = Source(Path(piped.NAME), pipe.format, "", 0, 0)
+    source = Source(Path(piped.STDIN), pipe.format, "", 0, 0)
     data = config.data
     if pipe.format == "jsonl":
         data = classify.resolve_columns(
@@ -189,11 +191,11 @@ def _windows(
         )
     else:
         data = data.changed(text_column=0)
-        classify.check_number_of_texts(opened.config, 0, piped.NAME)
+        classify.check_number_of_texts(opened.config, 0, piped.STDIN)
     tables = chain([first], groups)
     counts = labelled.Counts()
     return data, (
-        list(labelled.rows_of(each, data, piped.NAME, False, True, counts)) for each in tables
+        list(labelled.rows_of(each, data, piped.STDIN, False, True, counts)) for each in tables
     )
 
 
@@ -205,8 +207,8 @@ def _identity(
         return {}
     settings = config.predict.model_dump(mode="json", exclude={"output", "precision"})
     return {
-        "model": content.content_identity(opened.location, opened.revision),
-        "rows": fingerprint(found, lambda n_bytes: None),
+        "model": directory.content_identity(opened.location, opened.revision),
+        "rows": files_fingerprint(found, lambda n_bytes: None),
         "data": data.model_dump(mode="json", exclude={"test_files"}),
         "predict": {**settings, "precision": precision},
     }

@@ -1,0 +1,1 @@
+"""The keys: schema, YAML, checks, suggestions and their reference."""

@@ -6,16 +6,18 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from llmkit.config.jobs import metrics
+from llmkit.config import keys, suggestions
+from llmkit.config.jobs import TASKS, jobs_of, metrics
 from llmkit.config.schema import Config, GenerationConfig, LoraConfig
-from llmkit.config.yaml12 import KeyPath
+from llmkit.config.suggestions import Writing
+from llmkit.config.yaml12 import KeyPath, dump
 from llmkit.errors import ConfigError, LlmkitError
 
 MAX_FAULTS_SHOWN = 20
 
 
 @dataclass(frozen=True, order=True)
-class Place:
+class ConfigPlace:
     """Where a value was given; places in the file sort before the command line."""
 
     on_command_line: bool
@@ -28,7 +30,7 @@ class Place:
         return "command line" if self.on_command_line else self.text
 
 
-NOWHERE = Place(True, 0, "config")
+NO_PLACE = ConfigPlace(True, 0, "config")
 """The place of a value that was not given."""
 
 
@@ -37,22 +39,22 @@ class Faults:
     """The faults of a config, to be raised together."""
 
     command: str
-    places: dict[KeyPath, Place] = field(default_factory=dict)
+    places: dict[KeyPath, ConfigPlace] = field(default_factory=dict)
     """The place of each given key."""
-    found: list[tuple[Place, str]] = field(default_factory=list)
-    raised: list[tuple[Place, str, LlmkitError]] = field(default_factory=list)
+    found: list[tuple[ConfigPlace, str]] = field(default_factory=list)
+    raised: list[tuple[ConfigPlace, str, LlmkitError]] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         """Whether there is any fault."""
         return bool(self.found or self.raised)
 
-    def add(self, place: Place, name: str, *parts: str) -> None:
+    def add(self, place: ConfigPlace, name: str, *parts: str) -> None:
         """Adds a fault: what is wrong, and what to write instead."""
         self.found.append((place, f"{place.text}: {name}: {'; '.join(filter(None, parts))}"))
 
     def add_of_key(self, name: str, *parts: str) -> None:
         """Adds a fault of a key, wherever that was given."""
-        self.add(place_of(name, self.places), name, *parts)
+        self.add(_place_of(name, self.places), name, *parts)
 
     @contextmanager
     def collected(self, name: str) -> Iterator[None]:
@@ -60,7 +62,7 @@ class Faults:
         try:
             yield
         except LlmkitError as fault:
-            self.raised.append((place_of(name, self.places), name, fault))
+            self.raised.append((_place_of(name, self.places), name, fault))
 
     def check(self) -> None:
         """Raises a single fault unchanged, or one ConfigError that lists all of them.
@@ -88,28 +90,28 @@ class Faults:
         )
 
     @staticmethod
-    def _line(place: Place, name: str, fault: LlmkitError) -> tuple[Place, str]:
+    def _line(place: ConfigPlace, name: str, fault: LlmkitError) -> tuple[ConfigPlace, str]:
         what = fault.what.removeprefix(f"{name}: ")
         where = "" if fault.where in ("", name) or name in fault.where else f" ({fault.where})"
         next = f"; {fault.next}" if fault.next else ""
         return place, f"{place.text}: {name}: {what}{where}{next}"
 
 
-def place_of(name: str, places: Mapping[KeyPath, Place]) -> Place:
+def _place_of(name: str, places: Mapping[KeyPath, ConfigPlace]) -> ConfigPlace:
     """The place of a key, else of the nearest key above it or the first below it."""
     path = tuple(name.split("."))
     for depth in range(len(path), 0, -1):
         if path[:depth] in places:
             return places[path[:depth]]
     below = (place for given, place in places.items() if given[: len(path)] == path)
-    return min(below, default=NOWHERE)
+    return min(below, default=NO_PLACE)
 
 
-Conflict = tuple[str, str, str]
+_Conflict = tuple[str, str, str]
 """A key, what is wrong with it, and what to write instead."""
 
 
-def conflicts(config: Config, jobs: Collection[str]) -> Iterator[Conflict]:
+def conflicts(config: Config, jobs: Collection[str]) -> Iterator[_Conflict]:
     """The contradictions in a config, for the jobs that its command may do."""
     commands = {job.partition("/")[0] for job in jobs}
     if commands & {"pretrain", "finetune"}:
@@ -122,7 +124,7 @@ def conflicts(config: Config, jobs: Collection[str]) -> Iterator[Conflict]:
         yield from _of_windows(config)
 
 
-def of_generation(settings: GenerationConfig, is_chat: bool) -> Iterator[Conflict]:
+def of_generation(settings: GenerationConfig, is_chat: bool) -> Iterator[_Conflict]:
     """The contradictions among generation settings."""
     given = [name for name in ("choices", "regex", "json_schema") if getattr(settings, name)]
     if settings.system is not None and not (settings.chat or is_chat):
@@ -138,7 +140,7 @@ def of_generation(settings: GenerationConfig, is_chat: bool) -> Iterator[Conflic
         yield "generation.num_return_sequences", what, "set do_sample or num_beams"
 
 
-def _of_beams(settings: GenerationConfig, given: list[str]) -> Iterator[Conflict]:
+def _of_beams(settings: GenerationConfig, given: list[str]) -> Iterator[_Conflict]:
     for name in [*given, *(["bad_words"] if settings.bad_words else [])]:
         yield f"generation.{name}", "does not work with beam search", "remove num_beams"
     if settings.num_return_sequences > settings.num_beams:
@@ -147,7 +149,7 @@ def _of_beams(settings: GenerationConfig, given: list[str]) -> Iterator[Conflict
         yield "generation.explain", "does not work with beam search", "remove one of them"
 
 
-def _of_validation(config: Config, jobs: Collection[str]) -> Iterator[Conflict]:
+def _of_validation(config: Config, jobs: Collection[str]) -> Iterator[_Conflict]:
     train, data = config.train, config.data
     metric, _, domain = train.metric_for_best_model.partition("/")
     known = metrics(jobs, data.problem_type)
@@ -165,7 +167,7 @@ def _of_validation(config: Config, jobs: Collection[str]) -> Iterator[Conflict]:
         )
 
 
-def _of_finetuning(config: Config, jobs: Collection[str]) -> Iterator[Conflict]:
+def _of_finetuning(config: Config, jobs: Collection[str]) -> Iterator[_Conflict]:
     lora, train, model = config.model.lora, config.train, config.model
     if lora.r is None and lora != LoraConfig():
         other = next(name for name in LoraConfig.model_fields if name in lora.model_fields_set)
@@ -186,7 +188,7 @@ def _of_finetuning(config: Config, jobs: Collection[str]) -> Iterator[Conflict]:
         )
 
 
-def _of_windows(config: Config) -> Iterator[Conflict]:
+def _of_windows(config: Config) -> Iterator[_Conflict]:
     settings = config.evaluation
     if settings.window == "auto" or settings.stride == "auto":
         return
@@ -198,3 +200,47 @@ def _of_windows(config: Config) -> Iterator[Conflict]:
 
 def _one_of(names: Collection[str]) -> str:
     return f"write one of {', '.join(names)}"
+
+
+def check_objective(command: str, config: Config) -> None:
+    """Raises ConfigError for an objective of another command."""
+    objective = config.train.objective
+    if command not in ("pretrain", "finetune") or objective in ("auto", *TASKS[command]):
+        return
+    other = next(name for name, tasks in TASKS.items() if objective in tasks)
+    raise ConfigError(
+        f"`{command}` has no objective {objective!r}",
+        where="train.objective",
+        next=f"write one of {', '.join(TASKS[command])}, or use `llmkit {other}`",
+    )
+
+
+def jobs(command: str, config: Config) -> frozenset[str]:
+    """The jobs that a config selects for a command; several where the model decides."""
+    if command == "evaluate":
+        return frozenset(_of_evaluate(config))
+    objective = config.train.objective
+    if command == "finetune" and objective == "auto":
+        objective = "classification"
+    chosen = f"{command}/{objective}"
+    return frozenset([chosen] if chosen in jobs_of(command) else jobs_of(command))
+
+
+def refuse_inapplicable(config: Config, job: str) -> None:
+    """Raises ConfigError for keys that were given on the command line and do not apply to the job
+    that the model has decided."""
+    faults = []
+    for path in sorted(config._typed):
+        key = keys.owner(path)
+        if key is not None and job not in key.jobs:
+            text = dump(keys.value_at(config, path))
+            next = suggestions.for_misplaced(key, {job}, text, Writing(on_command_line=True))
+            faults.append(f"{'.'.join(path)}: {suggestions.not_for(key, {job})}; {next}")
+    if faults:
+        raise ConfigError("keys that do not apply here", where="\n       ".join(faults))
+
+
+def _of_evaluate(config: Config) -> list[str]:
+    if config.evaluation.reference_column is not None:
+        return ["evaluate/references"]
+    return ["evaluate/tasks"] if config.evaluation.tasks else ["evaluate/text", "evaluate/labels"]

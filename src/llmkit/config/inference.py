@@ -17,7 +17,7 @@ from llmkit.config.types import (
     Positive,
     Section,
     Share,
-    Texts,
+    TextList,
     Whole,
 )
 
@@ -51,7 +51,7 @@ class GenerationConfig(Section):
     """Subtracted once from the logit of every token that was generated."""
     no_repeat_ngram_size: Whole = 0
     """No n-gram of this many tokens occurs twice; 0 disables this."""
-    bad_words: Texts = ()
+    bad_words: TextList = ()
     """Strings that are never generated, however they are tokenized."""
     temperature: Positive = 0.8
     """Below 1, probabilities become sharper; above 1, flatter."""
@@ -69,9 +69,9 @@ class GenerationConfig(Section):
         Count, For("generate", "evaluate/references", "pretrain", "finetune/completion")
     ] = 1
     """Number of beams; above 1, beam search of transformers instead of sampling."""
-    stop: Texts = ()
+    stop: TextList = ()
     """Strings that end the text; not included in it."""
-    choices: Annotated[Texts, _TALK] = ()
+    choices: Annotated[TextList, _TALK] = ()
     """The text is one of these strings."""
     regex: Annotated[str | None, _TALK] = None
     """Regular expression that the text matches; requires the extra `grammar`."""

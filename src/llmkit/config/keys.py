@@ -13,7 +13,7 @@ from llmkit.config.schema import Config
 from llmkit.config.types import Section
 from llmkit.config.yaml12 import KeyPath, dump
 
-NAME = "NAME"
+KEY_NAME = "NAME"
 """Placeholder for a name that the user chooses: `data.mixture.NAME.files`."""
 
 
@@ -43,7 +43,7 @@ class Key:
 
 
 @cache
-def keys() -> dict[KeyPath, Key]:
+def all_keys() -> dict[KeyPath, Key]:
     """Every key with a value, in the order of the schema."""
     return {key.path: key for key in _keys_of(Config, (), frozenset())}
 
@@ -51,14 +51,14 @@ def keys() -> dict[KeyPath, Key]:
 @cache
 def sections() -> frozenset[KeyPath]:
     """The paths of sections: `train`, `data`, ...; the config itself is ()."""
-    return frozenset(path[:depth] for path in keys() for depth in range(len(path)))
+    return frozenset(path[:depth] for path in all_keys() for depth in range(len(path)))
 
 
 def general(path: KeyPath) -> KeyPath:
     """The path with NAME in place of names that the user chose."""
     for depth in range(len(path)):
-        if (*path[:depth], NAME) in sections():
-            path = (*path[:depth], NAME, *path[depth + 1 :])
+        if (*path[:depth], KEY_NAME) in sections():
+            path = (*path[:depth], KEY_NAME, *path[depth + 1 :])
     return path
 
 
@@ -66,7 +66,7 @@ def owner(path: KeyPath) -> Key | None:
     """The key that a path belongs to: itself, or the open key above it; None for unknown paths."""
     path = general(path)
     for depth in range(len(path), 0, -1):
-        key = keys().get(path[:depth])
+        key = all_keys().get(path[:depth])
         if key is not None and (depth == len(path) or key.is_open):
             return key
     return None
@@ -80,17 +80,17 @@ def value_at(config: Config, path: KeyPath) -> Any:
     return value
 
 
-def named(leaf: str) -> list[Key]:
+def key_named(leaf: str) -> list[Key]:
     """The keys whose last part is this name, the shallowest first."""
-    fixed = (key for key in keys().values() if NAME not in key.path)
+    fixed = (key for key in all_keys().values() if KEY_NAME not in key.path)
     return sorted((k for k in fixed if k.path[-1] == leaf), key=lambda k: len(k.path))
 
 
 def nearest(path: KeyPath, jobs: Collection[str] = EVERY_JOB) -> Key | None:
     """The key that a misspelled path probably means, among the keys of the jobs: compares the whole
     name, then the names in its section, then the last part."""
-    apply = [key for key in keys().values() if key.jobs & set(jobs)]
-    fixed = [key for key in apply if NAME not in key.path]
+    apply = [key for key in all_keys().values() if key.jobs & set(jobs)]
+    fixed = [key for key in apply if KEY_NAME not in key.path]
     names = {key.name: key for key in fixed}
     if close := difflib.get_close_matches(".".join(path), names, n=1, cutoff=0.85):
         return names[close[0]]
@@ -112,7 +112,7 @@ def _keys_of(section: type[Section], above: KeyPath, jobs: frozenset[str]) -> It
             yield from _keys_of(inner, path, scope)
             continue
         if get_args(field.annotation) and (inner := _section(get_args(field.annotation)[-1])):
-            yield from _keys_of(inner, (*path, NAME), scope)
+            yield from _keys_of(inner, (*path, KEY_NAME), scope)
             continue
         yield Key(
             path=path,

@@ -10,8 +10,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from llmkit.config import checks, keys, objectives, suggestions, yaml12
-from llmkit.config.checks import MAX_FAULTS_SHOWN, NOWHERE, Faults, Place
+from llmkit.config import checks, keys, suggestions, yaml12
+from llmkit.config.checks import MAX_FAULTS_SHOWN, NO_PLACE, ConfigPlace, Faults
 from llmkit.config.schema import Config
 from llmkit.config.suggestions import Writing
 from llmkit.config.types import RULE
@@ -23,7 +23,7 @@ MAY_BE_EMPTY = {"generation.prompts"}
 
 
 @dataclass(frozen=True)
-class Resolved:
+class _Resolved:
     """A config, and the origin of each of its values: `default`, `FILE:LINE` or `command line`."""
 
     config: Config
@@ -31,7 +31,7 @@ class Resolved:
 
 
 @dataclass(frozen=True)
-class Option:
+class GivenOption:
     """An option that sets a key, such as `--model X`; its value is not parsed as YAML."""
 
     flag: str
@@ -42,13 +42,13 @@ class Option:
 
 
 @dataclass(frozen=True)
-class Setting:
+class _Setting:
     """A value given for a key."""
 
     path: KeyPath
     value: Any
     text: str
-    place: Place
+    place: ConfigPlace
 
     @property
     def name(self) -> str:
@@ -61,42 +61,42 @@ class Setting:
         return Writing(self.place.on_command_line)
 
 
-def load(
-    command: str, path: Path | None, overrides: Sequence[str], options: Sequence[Option] = ()
-) -> Resolved:
+def load_config(
+    command: str, path: Path | None, overrides: Sequence[str], options: Sequence[GivenOption] = ()
+) -> _Resolved:
     """The config of a command: defaults, then the YAML file, then KEY=VALUE and options.
 
     Raises ConfigError with all faults, their places and what to write instead, UsageError for an
     override without `=`, and InputNotFound for a missing file.
     """
     faults = Faults(command)
-    found = read(command, path, overrides, options, faults)
+    found = read_config(command, path, overrides, options, faults)
     faults.check()
     return found
 
 
-def read(
+def read_config(
     command: str,
     path: Path | None,
     overrides: Sequence[str],
-    options: Sequence[Option],
+    options: Sequence[GivenOption],
     faults: Faults,
-) -> Resolved:
+) -> _Resolved:
     """The same as `load`, but adds the faults to `faults` and leaves invalid values out."""
     from_file = _from_file(path, faults) if path else []
     from_line = _from_line(overrides, options, faults)
     known, unknown = _known([*from_file, *from_line], faults)
     faults.places |= {each.path: each.place for each in known}
     config = _validated(known, faults)
-    jobs = objectives.jobs(command, config)
+    jobs = checks.jobs(command, config)
     _check_scope(jobs, known, faults)
     _advise(unknown, jobs, {each.path[-1]: each.text for each in (*known, *unknown)}, faults)
     with faults.collected("train.objective"):
-        objectives.check_objective(command, config)
+        checks.check_objective(command, config)
     for conflict in checks.conflicts(config, jobs):
         faults.add_of_key(*conflict)
     config._typed = frozenset(each.path for each in known if each.place.on_command_line)
-    return Resolved(config, _sources(config, known))
+    return _Resolved(config, _sources(config, known))
 
 
 def leaves(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
@@ -128,10 +128,10 @@ def as_yaml(config: Config, sources: Mapping[str, str] | None = None) -> str:
     return "".join(f"{text:{width}}  {source}".rstrip() + "\n" for text, source in lines)
 
 
-def _from_file(path: Path, faults: Faults) -> list[Setting]:
-    document = yaml12.read(path)
+def _from_file(path: Path, faults: Faults) -> list[_Setting]:
+    document = yaml12.read_yaml(path)
     for repeat in document.repeats:
-        place = Place(False, repeat.line, f"{path}:{repeat.line}")
+        place = ConfigPlace(False, repeat.line, f"{path}:{repeat.line}")
         faults.add(
             place, ".".join(repeat.path), f"also appears in line {repeat.first_line}; keep one"
         )
@@ -141,39 +141,39 @@ def _from_file(path: Path, faults: Faults) -> list[Setting]:
         parts = tuple(top.split("."))
         for inner, value in leaves(below, parts):
             mark = document.marks[(top, *inner[len(parts) :])]
-            place = Place(False, mark.line, f"{path}:{mark.line}")
-            settings.append(Setting(inner, value, mark.text, place))
+            place = ConfigPlace(False, mark.line, f"{path}:{mark.line}")
+            settings.append(_Setting(inner, value, mark.text, place))
     _refuse_repeats(settings, faults)
     return settings
 
 
 def _from_line(
-    overrides: Sequence[str], options: Sequence[Option], faults: Faults
-) -> list[Setting]:
-    settings: dict[KeyPath, Setting] = {}
+    overrides: Sequence[str], options: Sequence[GivenOption], faults: Faults
+) -> list[_Setting]:
+    settings: dict[KeyPath, _Setting] = {}
     _refuse_rivals(options, faults)
     waiting = sorted(options, key=lambda option: option.after)
     for number, argument in enumerate(overrides):
         while waiting and waiting[0].after <= number:
             _give(settings, _from_option(waiting.pop(0), faults))
-        place = Place(True, number, f"argument {argument}")
+        place = ConfigPlace(True, number, f"argument {argument}")
         _give(settings, *_from_argument(argument, place, faults))
     for option in waiting:
         _give(settings, _from_option(option, faults))
     return list(settings.values())
 
 
-def _refuse_rivals(options: Sequence[Option], faults: Faults) -> None:
+def _refuse_rivals(options: Sequence[GivenOption], faults: Faults) -> None:
     """Refuses two options for the same key: it is unclear which one was meant."""
-    first: dict[str, Option] = {}
+    first: dict[str, GivenOption] = {}
     for option in options:
         before = first.setdefault(option.key, option)
         if before is not option:
-            place = Place(True, option.after, f"option {option.flag}")
+            place = ConfigPlace(True, option.after, f"option {option.flag}")
             faults.add(place, option.key, f"is also set by {before.flag}; keep one")
 
 
-def _give(settings: dict[KeyPath, Setting], *later: Setting) -> None:
+def _give(settings: dict[KeyPath, _Setting], *later: _Setting) -> None:
     """Adds settings; each replaces earlier ones of the same key or of keys below it."""
     for setting in later:
         depth = len(setting.path)
@@ -182,16 +182,16 @@ def _give(settings: dict[KeyPath, Setting], *later: Setting) -> None:
         settings[setting.path] = setting
 
 
-def _from_option(option: Option, faults: Faults) -> Setting:
-    place = Place(True, option.after, f"option {option.flag}")
+def _from_option(option: GivenOption, faults: Faults) -> _Setting:
+    place = ConfigPlace(True, option.after, f"option {option.flag}")
     value = option.value if isinstance(option.value, str | int) else list(option.value)
     empty = value == "" or (isinstance(value, list) and "" in value)
     if empty and option.key not in MAY_BE_EMPTY:
         faults.add(place, option.key, "is empty")
-    return Setting(tuple(option.key.split(".")), value, dump(value), place)
+    return _Setting(tuple(option.key.split(".")), value, dump(value), place)
 
 
-def _from_argument(argument: str, place: Place, faults: Faults) -> list[Setting]:
+def _from_argument(argument: str, place: ConfigPlace, faults: Faults) -> list[_Setting]:
     name, equals, text = argument.partition("=")
     if not name or not equals:
         raise UsageError(
@@ -200,10 +200,10 @@ def _from_argument(argument: str, place: Place, faults: Faults) -> list[Setting]
     path = tuple(name.split("."))
     try:
         # A lone | or > would open a block in YAML; here it can only be a separator.
-        value = text if text in ("|", ">") else yaml12.parse(text)
+        value = text if text in ("|", ">") else yaml12.parse_scalar(text)
     except ValueError as error:
         if text and "\0" not in text and _takes_text(path):
-            return [Setting(path, text, text, place)]
+            return [_Setting(path, text, text, place)]
         quoted = Writing(True)(name, dump(text))
         faults.add(place, name, str(error), f"to pass text, write {quoted}")
         return []
@@ -211,7 +211,7 @@ def _from_argument(argument: str, place: Place, faults: Faults) -> list[Setting]
         faults.add(place, name, "has no value", f"to unset it, write `{name}=null`")
         return []
     return [
-        Setting(inner, item, text if inner == path else dump(item), place)
+        _Setting(inner, item, text if inner == path else dump(item), place)
         for inner, item in leaves(value, path)
     ]
 
@@ -223,8 +223,8 @@ def _takes_text(path: KeyPath) -> bool:
     return key is not None and key.path == path and bool(types & {"str", "path"})
 
 
-def _refuse_repeats(settings: Sequence[Setting], faults: Faults) -> None:
-    first: dict[KeyPath, Setting] = {}
+def _refuse_repeats(settings: Sequence[_Setting], faults: Faults) -> None:
+    first: dict[KeyPath, _Setting] = {}
     for setting in settings:
         before = first.setdefault(setting.path, setting)
         if before is not setting:
@@ -233,7 +233,7 @@ def _refuse_repeats(settings: Sequence[Setting], faults: Faults) -> None:
             )
 
 
-def _known(settings: Sequence[Setting], faults: Faults) -> tuple[list[Setting], list[Setting]]:
+def _known(settings: Sequence[_Setting], faults: Faults) -> tuple[list[_Setting], list[_Setting]]:
     """The settings with known keys, and those with unknown keys."""
     known, unknown = [], []
     for setting in settings:
@@ -253,7 +253,7 @@ def _known(settings: Sequence[Setting], faults: Faults) -> tuple[list[Setting], 
 
 
 def _advise(
-    unknown: Sequence[Setting], jobs: Collection[str], given: Mapping[str, str], faults: Faults
+    unknown: Sequence[_Setting], jobs: Collection[str], given: Mapping[str, str], faults: Faults
 ) -> None:
     """Adds unknown keys to the faults, with what to write instead for the first ones.
 
@@ -275,7 +275,7 @@ def _holds_nul(value: Any) -> bool:
     return isinstance(value, str) and "\0" in value
 
 
-def _check_scope(jobs: frozenset[str], settings: Sequence[Setting], faults: Faults) -> None:
+def _check_scope(jobs: frozenset[str], settings: Sequence[_Setting], faults: Faults) -> None:
     """Refuses keys on the command line that do not apply; a YAML file may be shared by commands."""
     for setting in settings:
         key = keys.owner(setting.path)
@@ -285,17 +285,17 @@ def _check_scope(jobs: frozenset[str], settings: Sequence[Setting], faults: Faul
             faults.add(setting.place, setting.name, what, next)
 
 
-def _check_section(setting: Setting, faults: Faults) -> None:
+def _check_section(setting: _Setting, faults: Faults) -> None:
     if setting.value not in (None, {}):
         above = keys.general(setting.path)
-        inside = next(k for k in keys.keys().values() if k.path[: len(above)] == above)
+        inside = next(k for k in keys.all_keys().values() if k.path[: len(above)] == above)
         such = ".".join((*setting.path, *inside.path[len(above) :]))
         faults.add(
             setting.place, setting.name, f"is a section; set one of its keys, such as `{such}`"
         )
 
 
-def _validated(settings: Sequence[Setting], faults: Faults) -> Config:
+def _validated(settings: Sequence[_Setting], faults: Faults) -> Config:
     """The config of the valid settings; adds the faults of the others."""
     given = {setting.path: setting for setting in settings}
     while True:
@@ -313,7 +313,7 @@ def _validated(settings: Sequence[Setting], faults: Faults) -> Config:
 
 
 def _refused(
-    error: ValidationError, given: Mapping[KeyPath, Setting], faults: Faults
+    error: ValidationError, given: Mapping[KeyPath, _Setting], faults: Faults
 ) -> set[KeyPath]:
     """Adds the faults of invalid values, and returns the paths of their settings."""
     refused: set[KeyPath] = set()
@@ -333,13 +333,13 @@ def _add_fault(
     place: KeyPath,
     path: KeyPath,
     message: str,
-    settings: Mapping[KeyPath, Setting],
+    settings: Mapping[KeyPath, _Setting],
     faults: Faults,
 ) -> None:
     """Adds the fault of one value, once for all types that it was tried as."""
     key = keys.owner(path)
     if key is None:
-        faults.add(NOWHERE, ".".join(place) or "all keys", message)
+        faults.add(NO_PLACE, ".".join(place) or "all keys", message)
         return
     setting = settings[path]
     hint = suggestions.for_value(key, path, setting.value, setting.text, setting.writing)
@@ -356,7 +356,7 @@ def _put(nested: dict[str, Any], path: KeyPath, value: Any) -> None:
     nested[path[-1]] = value
 
 
-def _sources(config: Config, settings: Sequence[Setting]) -> dict[str, str]:
+def _sources(config: Config, settings: Sequence[_Setting]) -> dict[str, str]:
     sources = {setting.path: setting.place.source for setting in settings}
     found = leaves(config.model_dump())
     return {".".join(path): sources.get(path, "default") for path, _ in found}

@@ -179,7 +179,7 @@ RENAMED = {
 }
 """Their key: our key."""
 
-DATA = (
+OTHER_DATA = (
     "dataset datasets dataset_name data_path text texts csv files file data_file data_files "
     "input_file input inputs in_file"
 ).split()

@@ -19,7 +19,7 @@ WIDEST = 100
 """Longer lines are hard to read."""
 
 
-def listed(words: Sequence[str], scope: str | None, as_json: bool) -> str:
+def list_keys(words: Sequence[str], scope: str | None, as_json: bool) -> str:
     """The keys whose name or meaning contains all words and that apply to a command or task.
 
     Raises UsageError if there are none, and for an unknown command or task.
@@ -37,7 +37,7 @@ def listed(words: Sequence[str], scope: str | None, as_json: bool) -> str:
 
 
 def _of_scope(scope: str | None) -> list[Key]:
-    every = list(keys.keys().values())
+    every = list(keys.all_keys().values())
     if scope is None:
         return every
     try:
@@ -64,7 +64,7 @@ def _matches(key: Key, word: str) -> bool:
 
 
 def _nearest(words: Sequence[str]) -> str:
-    names = {name for key in keys.keys().values() for name in (key.name, key.path[-1])}
+    names = {name for key in keys.all_keys().values() for name in (key.name, key.path[-1])}
     near = [difflib.get_close_matches(word, names, n=1) for word in words]
     return " or ".join(f"did you mean `llmkit keys {each[0]}`?" for each in near if each)
 
@@ -98,7 +98,7 @@ def key_table(sections: Collection[str] = ()) -> str:
     their keys and the top-level ones."""
     rows = [
         f"| `{key.name}` | {key.takes} | `{dump(key.default)}` | {key.scope} | {key.meaning} |"
-        for key in keys.keys().values()
+        for key in keys.all_keys().values()
         if not sections or len(key.path) == 1 or key.path[0] in sections
     ]
     return (
@@ -114,7 +114,7 @@ def json_schema() -> dict[str, Any]:
         **Config.model_json_schema(),
         "title": "llmkit config",
     }
-    for key in keys.keys().values():
+    for key in keys.all_keys().values():
         node = schema
         for part in key.path:
             node = _below(schema, node, part)
@@ -126,5 +126,5 @@ def _below(schema: dict[str, Any], node: dict[str, Any], part: str) -> dict[str,
     """The schema of a key's next path part, inside the schema of the parts before it."""
     if "$ref" in node:
         node = schema["$defs"][node["$ref"].rpartition("/")[2]]
-    found: dict[str, Any] = node["additionalProperties" if part == keys.NAME else "properties"]
-    return found if part == keys.NAME else found[part]
+    found: dict[str, Any] = node["additionalProperties" if part == keys.KEY_NAME else "properties"]
+    return found if part == keys.KEY_NAME else found[part]

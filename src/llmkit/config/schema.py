@@ -18,20 +18,20 @@ from llmkit.config.inference import GenerationConfig as GenerationConfig
 from llmkit.config.inference import PredictConfig as PredictConfig
 from llmkit.config.jobs import TASKS, For
 from llmkit.config.types import (
+    AllowedFaults,
     Auto,
     Column,
-    Columns,
+    ColumnNames,
     Count,
     Delimiter,
     Encoding,
-    Faults,
     FilePath,
     Files,
     Fraction,
     NameOrPath,
+    PlanRevision,
     Positive,
     Rate,
-    Revision,
     Section,
     Trackers,
     Whole,
@@ -147,7 +147,7 @@ class DataConfig(Section):
     header: Annotated[bool | Auto, TABLES] = "auto"
     """Whether the first row of a CSV or TSV file names the columns; `auto` detects it."""
     text_column: Annotated[
-        Column | Columns | None,
+        Column | ColumnNames | None,
         For(
             "pretrain", "finetune/classification", "predict", "generate", "evaluate/text",
             "evaluate/labels",
@@ -155,14 +155,14 @@ class DataConfig(Section):
     ] = None  # fmt: skip
     """Column of the text, by name or by number from 0. Two columns are a text pair for a
     classifier; more are joined by a space. By default detected if only one column is possible."""
-    label_column: Annotated[Column | Columns | None, LABELS] = None
+    label_column: Annotated[Column | ColumnNames | None, LABELS] = None
     """Column of the label, by name or by number from 0; white space around labels is removed.
     With several columns of 0 and 1, each is one label."""
     label_separator: Annotated[Annotated[str, Field(min_length=1)] | None, LABELS] = None
     """Separator of several labels in one field, such as `,`; a row may have none."""
     label_names: Annotated[FilePath | None, LABELS] = None
     """File with label names: label 0 in the first line, label 1 in the second, and so on."""
-    prompt_column: Annotated[Column | Columns | None, COMPLETION] = None
+    prompt_column: Annotated[Column | ColumnNames | None, COMPLETION] = None
     """Column of the prompt, by name or by number from 0; several are joined by a blank line. By
     default detected by common names."""
     response_column: Annotated[Column | None, COMPLETION] = None
@@ -178,7 +178,7 @@ class DataConfig(Section):
     max_length: Annotated[Annotated[int, Field(strict=True, ge=3)] | Auto, For("finetune")] = "auto"
     """Maximum number of tokens of a text or conversation; longer ones are truncated. `auto` is the
     maximum length of the model."""
-    allow: Annotated[Faults, LABELS] = ()
+    allow: Annotated[AllowedFaults, LABELS] = ()
     """Data problems to tolerate instead of stopping."""
     document: Annotated[Literal["file", "line", "blank_line"], For("pretrain", "evaluate/text")] = (
         "file"
@@ -240,7 +240,7 @@ class TrainConfig(Section):
     max_minutes: Positive | None = None
     """Stop after this many minutes in total; the schedule is planned to end with them. Without
     another limit, a new causal model stops after four epochs."""
-    plan: tuple[Revision, ...] = Field(default=(), strict=False)
+    plan: tuple[PlanRevision, ...] = Field(default=(), strict=False)
     """Recorded plan of a time-limited run, a list of `[step, total steps]`; following it instead of
     the clock reproduces the weights."""
     global_batch_size: Count | Auto = "auto"

@@ -18,7 +18,7 @@ from llmkit.config.jobs import in_words
 from llmkit.config.keys import Key
 from llmkit.config.schema import Config
 from llmkit.config.types import LARGEST
-from llmkit.config.yaml12 import KeyPath, dump, resolve
+from llmkit.config.yaml12 import KeyPath, dump, resolve_scalar
 
 _SWITCH_WORDS = {"yes": True, "on": True, "no": False, "off": False}
 
@@ -69,7 +69,7 @@ def known(setting: Setting) -> str:
     path, leaf = setting.path, setting.leaf
     if keys.general(path) != path:
         return _in_named_section((*path[:-1], leaf), setting.text, setting.writing)
-    if ours := keys.named(leaf):
+    if ours := keys.key_named(leaf):
         return _ours(ours, setting)
     if leaf in other_tools.ACCUMULATION or leaf in other_tools.PER_DEVICE:
         return _batch(setting)
@@ -77,7 +77,7 @@ def known(setting: Setting) -> str:
         pair = other_tools.SWITCHES[leaf].get(setting.text.lower(), "")
         key, _, text = pair.partition(": ")
         return _meant(key, text, setting) if pair else "remove it"
-    if leaf in other_tools.DATA:
+    if leaf in other_tools.OTHER_DATA:
         key = other_tools.DATA_KEYS.get(min(setting.jobs).partition("/")[0], "")
         return f"write {setting.writing(key, setting.text)}" if key else "remove it"
     if name := other_tools.RENAMED.get(leaf):
@@ -136,7 +136,7 @@ def for_misplaced(key: Key, jobs: Collection[str], text: str, writing: Writing) 
         return f"it needs {writing(*chosen)}; otherwise remove it"
     for name in other_tools.COUNTERPARTS.get(key.name, ()):
         path = tuple(name.split("."))
-        if keys.keys()[path].jobs & set(jobs):
+        if keys.all_keys()[path].jobs & set(jobs):
             keeps = name not in other_tools.IN_OTHER_UNITS and _fits(path, text)
             return f"write {writing(name, text)}" if keeps else f"write `{name}`"
     return "remove it"
@@ -144,7 +144,7 @@ def for_misplaced(key: Key, jobs: Collection[str], text: str, writing: Writing) 
 
 def _fits(path: KeyPath, text: str) -> bool:
     try:
-        return is_valid(path, yaml12.parse(text))
+        return is_valid(path, yaml12.parse_scalar(text))
     except ValueError:
         return is_valid(path, text)
 
@@ -171,7 +171,7 @@ def is_valid(path: KeyPath, value: Any) -> bool:
 
 def _in_named_section(path: KeyPath, text: str, writing: Writing) -> str:
     """What to write for an unknown key under a name that the user chose."""
-    if path[-1] in ("train_files", "train_file", *other_tools.DATA):
+    if path[-1] in ("train_files", "train_file", *other_tools.OTHER_DATA):
         path = (*path[:-1], "files")
     near = keys.nearest(path)
     return f"did you mean {writing(near.name, text)}?" if near else _neighbours(path)
@@ -184,7 +184,7 @@ def _translated(name: str, text: str) -> str:
 def _batch(setting: Setting) -> str:
     """What to write for a batch size: the product of theirs per device, their accumulation and the
     number of processes; without training, what one device computes at once."""
-    if not keys.keys()["train", "global_batch_size"].jobs & set(setting.jobs):
+    if not keys.all_keys()["train", "global_batch_size"].jobs & set(setting.jobs):
         return _meant("train.micro_batch_size", setting.text, setting)
     if setting.path[:-1] == ("generation",):
         return f"write {setting.writing('generation.micro_batch_size', setting.text)}"
@@ -211,7 +211,7 @@ def _neighbours(path: KeyPath) -> str:
     above = named if named in keys.sections() else ()
     parts = {
         key.path[len(above)]: None
-        for key in keys.keys().values()
+        for key in keys.all_keys().values()
         if key.path[: len(above)] == above
     }
     where = f"the keys of `{'.'.join(path[:-1])}` are" if above else "the keys are"
@@ -220,7 +220,7 @@ def _neighbours(path: KeyPath) -> str:
 
 def _candidates(key: Key, value: Any, text: str) -> Iterator[Any]:
     if translated := other_tools.VALUES.get(key.name, {}).get(text.lower()):
-        yield resolve(translated)
+        yield resolve_scalar(translated)
     if isinstance(value, str):
         yield from _readings(value)
         yield from difflib.get_close_matches(value.lower(), key.choices, n=1)
@@ -238,7 +238,7 @@ def _readings(text: str) -> Iterator[Any]:
     number = text.replace("_", "").replace(",", "").strip()
     for reading in (number, number.removesuffix("%")):
         try:
-            plain = resolve(reading)
+            plain = resolve_scalar(reading)
         except ValueError:
             continue
         yield plain / 100 if text.endswith("%") and isinstance(plain, int | float) else plain

@@ -98,7 +98,7 @@ NameOrPath = Annotated[str, AfterValidator(_expanded)]
 FilePath = Annotated[NameOrPath, Field(json_schema_extra={"format": "path"})]
 """The path of a file or directory."""
 Encoding = Annotated[str, AfterValidator(_known_encoding)]
-Texts = Annotated[
+TextList = Annotated[
     tuple[Annotated[str, Field(min_length=1)], ...],
     BeforeValidator(several, json_schema_input_type=str | tuple[str, ...]),
     Field(strict=False),
@@ -122,14 +122,14 @@ Names = Annotated[
 
 Column = str | Whole
 """A column of a table, by name or by number from 0."""
-Columns = Annotated[tuple[Column, ...], Field(strict=False, min_length=1)]
+ColumnNames = Annotated[tuple[Column, ...], Field(strict=False, min_length=1)]
 Delimiter = Annotated[
     str, BeforeValidator(tab, json_schema_input_type=str), Field(pattern=r"^[^\r\n\"]$")
 ]
-Fault = Literal["blank", "one_row_classes", "unseen_labels"]
-Faults = Annotated[
-    tuple[Fault, ...],
-    BeforeValidator(several, json_schema_input_type=Fault | tuple[Fault, ...]),
+_Fault = Literal["blank", "one_row_classes", "unseen_labels"]
+AllowedFaults = Annotated[
+    tuple[_Fault, ...],
+    BeforeValidator(several, json_schema_input_type=_Fault | tuple[_Fault, ...]),
     Field(strict=False),
 ]
 
@@ -142,7 +142,7 @@ Trackers = Annotated[
 ]
 
 
-Revision = Annotated[tuple[Whole, ...], Field(strict=False, min_length=2, max_length=2)]
+PlanRevision = Annotated[tuple[Whole, ...], Field(strict=False, min_length=2, max_length=2)]
 """A step, and the total number of steps planned from it on."""
 
 

@@ -53,7 +53,7 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Repeat:
+class _Repeat:
     """A key that appears twice in one mapping."""
 
     path: KeyPath
@@ -67,7 +67,7 @@ class Document:
 
     value: dict[str, Any]
     marks: dict[KeyPath, Mark]
-    repeats: list[Repeat]
+    repeats: list[_Repeat]
 
 
 class _RefusedError(Exception):
@@ -78,7 +78,7 @@ class _RefusedError(Exception):
         self.what, self.line, self.next = what, line, next
 
 
-def read(path: Path) -> Document:
+def read_yaml(path: Path) -> Document:
     """Reads a file with one mapping; its keys are strings, as in JSON.
 
     Raises InputNotFound for a missing file or a directory, and ConfigError for everything but
@@ -96,7 +96,7 @@ def read(path: Path) -> Document:
     return Document(value, reader.marks, reader.repeats)
 
 
-def parse(text: str) -> Any:
+def parse_scalar(text: str) -> Any:
     """The value of a line of YAML; raises ValueError with a readable reason."""
     reader = _Reader()
     try:
@@ -110,7 +110,7 @@ def parse(text: str) -> Any:
     return value
 
 
-def resolve(text: str) -> Any:
+def resolve_scalar(text: str) -> Any:
     """The value of unquoted text; raises ValueError for an integer beyond 64 bits."""
     if _NULL.fullmatch(text):
         return None
@@ -209,7 +209,7 @@ class _Reader:
     """Turns the nodes of one document into its value."""
 
     marks: dict[KeyPath, Mark] = field(default_factory=dict)
-    repeats: list[Repeat] = field(default_factory=list)
+    repeats: list[_Repeat] = field(default_factory=list)
     end: int = 0
 
     def document(self, text: str) -> Any:
@@ -242,7 +242,7 @@ class _Reader:
                 raise _RefusedError("a key is not text", _line(key), "quote the key")
             inner = (*path, key.value)
             if key.value in mapping:
-                self.repeats.append(Repeat(inner, _line(key), self.marks[inner].line))
+                self.repeats.append(_Repeat(inner, _line(key), self.marks[inner].line))
             mapping[key.value] = self._value(value, inner)
             self.marks[inner] = Mark(_line(key), _written(value, mapping[key.value]))
         return mapping
@@ -261,7 +261,7 @@ def _written(node: yaml.Node, value: Any) -> str:
 def _scalar(node: yaml.ScalarNode) -> Any:
     try:
         node.value.encode()
-        return resolve(node.value) if node.style is None else node.value
+        return resolve_scalar(node.value) if node.style is None else node.value
     except UnicodeEncodeError:
         raise _RefusedError("half a surrogate pair", _line(node), "write the character") from None
     except ValueError as error:

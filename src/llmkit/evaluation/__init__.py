@@ -1,0 +1,1 @@
+"""Perplexity of texts, metrics of classifiers, comparisons with references, benchmarks."""

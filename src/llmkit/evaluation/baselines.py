@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from llmkit.data.blocks import UNSCORED
-from llmkit.data.labels import MULTI, REGRESSION, SINGLE
+from llmkit.data.examples.blocks import UNSCORED
+from llmkit.data.records.labels import MULTI, REGRESSION, SINGLE
 from llmkit.evaluation import label_metrics
 from llmkit.inference.classify import THRESHOLD, AnyArray
 

@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from llmkit.config.schema import Config, DataConfig
-from llmkit.data import dataset, labelled, labels, roles
-from llmkit.data.columns import LABEL_NAMES
-from llmkit.data.examples import Table
-from llmkit.data.labels import MULTI, REGRESSION, SINGLE, Labels
-from llmkit.data.sources import Source, Sources
+from llmkit.data.examples.encoded import LabelledTable
+from llmkit.data.readers import roles
+from llmkit.data.readers.columns import LABEL_NAMES
+from llmkit.data.readers.files import Source, Sources
+from llmkit.data.records import dataset, labelled, labels
+from llmkit.data.records.labels import MULTI, REGRESSION, SINGLE, Labels
 from llmkit.distributed.processes import Processes
 from llmkit.errors import DataError
 from llmkit.evaluation import bootstrap
@@ -43,7 +44,7 @@ class MeasuredClassifier:
     """The results of one classifier."""
 
     name: str
-    table: Table
+    table: LabelledTable
     outputs: AnyArray
     """[rows, labels] logits, or [rows, 1] numbers."""
     figures: dict[str, Any]
@@ -52,8 +53,8 @@ class MeasuredClassifier:
 class LabelledTables(NamedTuple):
     """The rows encoded with the labels of one classifier."""
 
-    test: Table
-    train: Table | None
+    test: LabelledTable
+    train: LabelledTable | None
     """The training rows for the baselines, if given."""
 
 
@@ -119,7 +120,7 @@ def classifier_samples(measured: Sequence[MeasuredClassifier]) -> Iterator[dict[
 
 def measure_trained(
     classifier: Classifier,
-    table: Table,
+    table: LabelledTable,
     fitted: Mapping[str, Baseline],
     seed: int,
     watch: Watch,
@@ -135,20 +136,20 @@ def measure_trained(
     return {**figures, "baseline": beside}
 
 
-def fitted_baselines(table: Table, say: Callable[[str], None]) -> dict[str, Baseline]:
+def fitted_baselines(table: LabelledTable, say: Callable[[str], None]) -> dict[str, Baseline]:
     """The baselines, fitted to a training table."""
     say(f"fitting baselines (majority class; TF-IDF with regression) on {len(table):,} rows")
     return fit_baselines(table.labels.kind, joined_texts(table), encoded_targets(table))
 
 
-def encoded_targets(table: Table) -> AnyArray:
+def encoded_targets(table: LabelledTable) -> AnyArray:
     """The labels as the arrays that metrics and baselines take."""
     if table.labels.kind == REGRESSION:
         return table.targets.astype(np.float64)
     return table.targets.astype(np.int64)
 
 
-def joined_texts(table: Table) -> list[str]:
+def joined_texts(table: LabelledTable) -> list[str]:
     """Each row as one text; the two texts of a pair are joined by a line break."""
     return ["\n".join(texts) for texts in table.texts]
 
@@ -203,8 +204,8 @@ def _data(
     meant = remembered_columns(shape, "label_column")
     guessed = data.label_column is None and resolved.label_column not in (*meant, *LABEL_NAMES)
     if guessed and raws and all(map(known.unknown, raws)):
-        held = f": {resolved.label_column!r} holds {labels.listed(map(str, raws), 3)}"
-        raise _no_labels(data, model, f"{held}, and the model knows {labels.listed(known.names)}")
+        held = f": {resolved.label_column!r} holds {labels.listing(map(str, raws), 3)}"
+        raise _no_labels(data, model, f"{held}, and the model knows {labels.listing(known.names)}")
     return resolved
 
 
@@ -248,13 +249,15 @@ def _measured(
     })  # fmt: skip
 
 
-def _outputs(classifier: Classifier, table: Table, processes: Processes, watch: Watch) -> AnyArray:
+def _outputs(
+    classifier: Classifier, table: LabelledTable, processes: Processes, watch: Watch
+) -> AnyArray:
     """The classifier's outputs for all rows, which all processes share."""
     with watch("measuring", len(table) // processes.count) as advance:
         return classify.shared_outputs(classifier, table.texts, processes, advance)
 
 
-def _baselines(table: Table, train: Table | None, say: Say) -> dict[str, Any]:
+def _baselines(table: LabelledTable, train: LabelledTable | None, say: Say) -> dict[str, Any]:
     kind, targets = table.labels.kind, encoded_targets(table)
     fitted: dict[str, Baseline] = {"majority_of_these_rows": Majority(kind, targets)}
     if train is not None:
@@ -324,7 +327,7 @@ def _row(measured: MeasuredClassifier, row: int) -> dict[str, Any]:
     return {"file": file, "row": number, "label": label, "predicted": predicted}
 
 
-def _names(table: Table, target: Any) -> Any:
+def _names(table: LabelledTable, target: Any) -> Any:
     if table.labels.kind == REGRESSION:
         return float(target)
     if table.labels.kind == MULTI:
@@ -333,11 +336,11 @@ def _names(table: Table, target: Any) -> Any:
     return table.labels.names[int(target)]
 
 
-def _predicted(table: Table, values: AnyArray) -> Any:
+def _predicted(table: LabelledTable, values: AnyArray) -> Any:
     if table.labels.kind == REGRESSION:
         return float(values[0])
     return _names(table, values >= THRESHOLD if table.labels.kind == MULTI else values.argmax())
 
 
-def _text(table: Table, row: int) -> str:
+def _text(table: LabelledTable, row: int) -> str:
     return "\n".join(table.texts[row])

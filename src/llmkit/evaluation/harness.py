@@ -14,7 +14,7 @@ from llmkit.config import yaml12
 from llmkit.config.schema import Config
 from llmkit.distributed.processes import Processes
 from llmkit.errors import ConfigError, InputNotFound, Unsafe
-from llmkit.models import load
+from llmkit.models import pretrained
 from llmkit.models.pretrained import Pretrained
 
 _CODE = re.compile(r"!function|unsafe_code\s*:\s*true", re.IGNORECASE)
@@ -84,7 +84,7 @@ def _evaluate(config: Config, opened: Pretrained, processes: Processes) -> dict[
 
     settings = config.evaluation
     names, folders = names_and_folders(settings.tasks)
-    model = load.load_model(opened).eval().to(processes.device)
+    model = pretrained.load_model(opened).eval().to(processes.device)
     low = processes.precision == "bf16"
     wrapped = HFLM(
         pretrained=model,
@@ -132,5 +132,5 @@ def _task_of(file: Path) -> str | None:
             where=str(file),
             next="use a task without code, or run this one with lm_eval itself",
         )
-    task = yaml12.read(file).value.get("task")
+    task = yaml12.read_yaml(file).value.get("task")
     return task if isinstance(task, str) else None

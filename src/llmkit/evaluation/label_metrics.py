@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from llmkit.data.labels import MULTI, REGRESSION, SINGLE
+from llmkit.data.records.labels import MULTI, REGRESSION, SINGLE
 from llmkit.evaluation import bootstrap
 from llmkit.inference.classify import THRESHOLD, AnyArray, probabilities
 

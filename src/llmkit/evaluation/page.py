@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from llmkit.data.tokens import TokenFile
+from llmkit.data.text.token_file import TokenFile
 from llmkit.evaluation.likelihood import Scores
 from llmkit.storage.outputs import EVALUATION
 

@@ -13,9 +13,9 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from llmkit.data.blocks import UNSCORED
-from llmkit.data.packs import Packs
-from llmkit.data.tokens import TokenFile
+from llmkit.data.examples.blocks import UNSCORED
+from llmkit.data.examples.packs import Packs
+from llmkit.data.text.token_file import TokenFile
 from llmkit.evaluation.likelihood import SCORING_BATCH_TOKENS, ScoringBatch
 from llmkit.evaluation.windows import Places, Spans, Windows
 from llmkit.models.logits import ChosenLogits

@@ -18,12 +18,12 @@ from tokenizers import decoders
 from transformers import PreTrainedTokenizerFast
 
 from llmkit.config.schema import Config, DataConfig
-from llmkit.data import tables
-from llmkit.data.delimited import named_format
-from llmkit.data.documents import pieces
-from llmkit.data.reading import Reading
-from llmkit.data.sources import Source
-from llmkit.data.tokens import TokenFile
+from llmkit.data.readers import tables
+from llmkit.data.readers.decode import Reading
+from llmkit.data.readers.delimited import named_format
+from llmkit.data.readers.files import Source
+from llmkit.data.text.documents import pieces
+from llmkit.data.text.token_file import TokenFile
 from llmkit.errors import ConfigError
 from llmkit.evaluation.windows import Places
 

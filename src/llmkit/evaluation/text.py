@@ -9,9 +9,9 @@ from itertools import combinations
 from typing import Any
 
 from llmkit.config.schema import Config
-from llmkit.data.prepare import held_out_domains, tokens_of
-from llmkit.data.sources import Sources
-from llmkit.data.tokens import TokenFile, joined
+from llmkit.data.readers.files import Sources
+from llmkit.data.text.prepare import held_out_domains, tokens_of
+from llmkit.data.text.token_file import TokenFile, joined
 from llmkit.distributed.processes import Processes
 from llmkit.errors import DataError
 from llmkit.evaluation import perplexity
@@ -27,7 +27,7 @@ from llmkit.evaluation.segments import (
     survey_mixture,
 )
 from llmkit.evaluation.windows import Places, ScoringProtocol, Windows, check_tokens, protocol
-from llmkit.models import load
+from llmkit.models import pretrained
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.logits import ChosenLogits
 from llmkit.models.pretrained import Pretrained
@@ -162,7 +162,7 @@ def _measured(
     config: Config, text: Text, found: Survey, processes: Processes, watch: Watch, say: Say
 ) -> Measured:
     settings, opened = config.evaluation, text.model
-    model = load.load_model(opened, say=say).eval().to(processes.device)
+    model = pretrained.load_model(opened, say=say).eval().to(processes.device)
     say(f"model: {type(model).__name__}, {model.num_parameters():,} parameters")
     started = time.monotonic()
     scores = score_rows(

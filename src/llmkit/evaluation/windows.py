@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmkit.config.schema import EvaluationConfig
-from llmkit.data.tokens import TokenFile
+from llmkit.data.text.token_file import TokenFile
 from llmkit.errors import ConfigError, DataError, UsageError
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.pretrained import Pretrained

@@ -1,0 +1,1 @@
+"""Trained models at work: batched generation and classification."""

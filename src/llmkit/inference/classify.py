@@ -21,12 +21,12 @@ from torch.nn import functional
 from transformers import PretrainedConfig, PreTrainedModel
 
 from llmkit.config.schema import DataConfig
-from llmkit.data.examples import Encoded, Encoder
-from llmkit.data.labelled import Row
-from llmkit.data.labels import MULTI, REGRESSION, SINGLE
+from llmkit.data.examples.encoded import Encoded, Encoder
+from llmkit.data.records.labelled import Row
+from llmkit.data.records.labels import MULTI, REGRESSION, SINGLE
 from llmkit.distributed.processes import Processes
 from llmkit.errors import DataError
-from llmkit.models import build, load
+from llmkit.models import build
 from llmkit.models.classifier import (
     ClassifierHead,
     head_of,
@@ -36,7 +36,7 @@ from llmkit.models.classifier import (
     set_padding,
     to_number_head,
 )
-from llmkit.models.pretrained import Pretrained
+from llmkit.models.pretrained import Pretrained, load_model
 from llmkit.reporting.predictions import DIGITS, Prediction
 
 THRESHOLD = 0.5
@@ -114,7 +114,7 @@ def open_classifier(pretrained: Pretrained, device: torch.device, precision: str
     check_classifier(pretrained)
     config, tokenizer = pretrained.config, pretrained.own_tokenizer
     set_padding(tokenizer)
-    model = load.load_model(pretrained, build.CLASSIFIER_MODEL).eval().to(device)
+    model = load_model(pretrained, build.CLASSIFIER_MODEL).eval().to(device)
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     encoder, head = Encoder(tokenizer, longest_text(config, tokenizer)), head_of(config)
     if head.problem_type == REGRESSION:

@@ -12,10 +12,11 @@ from llmkit.config.schema import Config
 from llmkit.errors import ConfigError, DataError, InputNotFound, UsageError
 
 if TYPE_CHECKING:
-    from llmkit.data.columns import Columns
-    from llmkit.data.delimited import Record
-    from llmkit.data.sources import Source, Sources
-    from llmkit.data.tables import Table
+    from llmkit.data.readers.columns import Columns
+    from llmkit.data.readers.delimited import Record
+    from llmkit.data.readers.files import Source, Sources
+    from llmkit.data.readers.tables import Table
+
 
 OWN: dict[str, type] = {"system": str, "seed": int, "max_new_tokens": int}
 """Settings that a JSON object may have for its own prompt, with their types."""
@@ -97,8 +98,9 @@ def _require_prompts(several: Iterator[PromptRequests], source: str) -> Iterator
 
 def _of_pipe(config: Config, stdin: BinaryIO | None) -> Iterator[PromptRequests]:
     # Imported here: the table readers take longer to import than a short prompt to answer.
-    from llmkit.data import labelled, piped
-    from llmkit.data.sources import find
+    from llmkit.data.readers import piped
+    from llmkit.data.readers.files import find
+    from llmkit.data.records import labelled
 
     stdin = stdin or sys.stdin.buffer
     if stdin.isatty():
@@ -115,12 +117,12 @@ def _of_pipe(config: Config, stdin: BinaryIO | None) -> Iterator[PromptRequests]
         return
     column = None
     for table in labelled.arriving(pipe):
-        column = _prompt_columns(table.columns, config, piped.NAME) if column is None else column
+        column = _prompt_columns(table.columns, config, piped.STDIN) if column is None else column
         yield _of_table(table, column)
 
 
 def _of_file(found: Sequence[Source], config: Config) -> PromptRequests:
-    from llmkit.data import reading, tables
+    from llmkit.data.readers import decode, tables
 
     if len(found) != 1:
         raise UsageError(
@@ -129,14 +131,14 @@ def _of_file(found: Sequence[Source], config: Config) -> PromptRequests:
             next="name one file",
         )
     [source] = found
-    table = tables.open_table(source, reading.Reading(config.data, lambda amount: None))
+    table = tables.open_table(source, decode.Reading(config.data, lambda amount: None))
     return _of_table(table, _prompt_columns(table.columns, config, str(source.path)))
 
 
 def _prompt_columns(columns: Columns, config: Config, where: str) -> Sequence[int]:
     """The columns of the prompt: `data.text_column`, or a column named `prompt` or as texts usually
     are."""
-    from llmkit.data.columns import TEXT_NAMES
+    from llmkit.data.readers.columns import TEXT_NAMES
 
     wanted, key = config.data.text_column, "data.text_column"
     if wanted is not None:

@@ -20,8 +20,8 @@ from transformers import (
 )
 
 from llmkit.errors import ConfigError, DataError
-from llmkit.models import build, load
-from llmkit.models.pretrained import Pretrained
+from llmkit.models import build
+from llmkit.models.pretrained import Pretrained, load_model
 
 DEFAULT_MAX_LENGTH = 512
 """Maximum number of tokens of a text if neither model nor tokenizer sets a limit."""
@@ -174,7 +174,7 @@ def load_body(
     with torch.device("meta"):
         new = set(head_weights(AutoModelForSequenceClassification.from_config(config)))
     torch.manual_seed(seed)
-    model = load.load_model(
+    model = load_model(
         pretrained,
         build.CLASSIFIER_MODEL,
         new.__contains__,

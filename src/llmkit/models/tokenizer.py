@@ -18,7 +18,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from llmkit.config.schema import Config
 from llmkit.errors import DataError, HubUnreachable, InputNotFound, Unsafe
-from llmkit.models import hub, location
+from llmkit.models import directory, hub
 from llmkit.models.control_tokens import control_tokens
 from llmkit.models.tokenizer_saving import PROBE, default_config, read_back, savable_tokenizer
 
@@ -156,7 +156,7 @@ def load_tokenizer(
     Raises InputNotFound, HubUnreachable, DataError for a tokenizer without a fast implementation,
     and Unsafe for one that would run code.
     """
-    place = location.locate_tokenizer(name_or_path)
+    place = directory.locate_tokenizer(name_or_path)
     local = Path(place).is_dir()
     if local:
         _refuse_code(Path(place), ("tokenizer_config.json", *([] if config else ["config.json"])))

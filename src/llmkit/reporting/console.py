@@ -23,19 +23,13 @@ from rich.text import Text
 
 from llmkit.distributed.launcher import is_main_process
 from llmkit.progress import Advance
+from llmkit.reporting.format import clock, printable
 
 LOADING_SECONDS = 0.5
 """How long the libraries may load before a terminal shows it."""
 
 PLAIN_SECONDS = 10.0
 """Without a terminal, progress is printed at most this often."""
-
-
-def printable(text: str) -> str:
-    """Replaces control characters, which a terminal would execute."""
-    return "".join(
-        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
-    )
 
 
 class _Stderr:
@@ -94,7 +88,7 @@ class Console:
             # A lone surrogate, from a file name that is not UTF-8, becomes a JSON escape.
             print(line.encode("utf-8", "backslashreplace").decode(), flush=True)
         elif not self.silent:
-            from llmkit.reporting import summary, tables  # which import this module
+            from llmkit.reporting import summary, tables
 
             if summary.is_training(figures):
                 print("\n".join(map(printable, summary.of_training(figures))))
@@ -153,18 +147,3 @@ class Console:
                 self.say(f"{label}: {100 * done / total:.0f}%, {clock(left)} left")
 
         return advance
-
-
-def clock(seconds: float) -> str:
-    """Formats seconds as 0:07, 12:34 or 1:02:03."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def short(value: float) -> str:
-    """Formats a figure in a few characters: 12.3k, 1.25M, 0.0312."""
-    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
-        if abs(value) >= limit:
-            return f"{value / (1e3 if unit == 'k' else limit):.3g}{unit}"
-    return f"{value:.4g}"

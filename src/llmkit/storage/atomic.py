@@ -9,6 +9,7 @@ cryptographic signature.
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -16,9 +17,22 @@ import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from llmkit.errors import NoValidCheckpoint, Unsafe, WriteError
+
+
+def try_lock(file: IO[Any]) -> bool:
+    """Tries to lock an open file for this process; False if another process holds the lock.
+
+    The system releases the lock when the file is closed or the process ends, however it ends.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
 
 _FORMAT = 1
 MANIFEST = "manifest.json"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +14,8 @@ from typing import Any
 from llmkit.errors import LlmkitError, WriteError
 from llmkit.progress import Say, Watch
 from llmkit.storage import atomic
-from llmkit.storage.lock import try_lock
+from llmkit.storage.atomic import try_lock
+from llmkit.storage.paths import cache_directory
 
 _ADVICE = "free some space, or set LLMKIT_CACHE to a writable directory with enough space"
 
@@ -30,25 +30,6 @@ class Entry:
     fingerprint: str
     """The sha256 of its contents."""
     reused: bool
-
-
-def cache_directory() -> Path:
-    """The cache: $LLMKIT_CACHE, else $XDG_CACHE_HOME/llmkit, else ~/.cache/llmkit.
-
-    Raises WriteError if there is no home directory, or its name is not UTF-8.
-    """
-    own = os.environ.get("LLMKIT_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    try:
-        path = (Path(own) if own else Path(base, "llmkit")).expanduser()
-        str(path).encode()
-    except (RuntimeError, UnicodeError) as fault:
-        raise WriteError(
-            f"no usable cache directory: {fault}",
-            where="LLMKIT_CACHE",
-            next="set LLMKIT_CACHE to a writable directory",
-        ) from fault
-    return path
 
 
 def key(*parts: object) -> str:

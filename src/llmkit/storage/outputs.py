@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from llmkit.errors import NoValidCheckpoint, WriteError
-from llmkit.storage import atomic, cache
+from llmkit.storage import atomic, paths
 from llmkit.storage.resumable import SETTINGS, settings_of
 
 RUN, CONFIG, CHECKPOINTS, METRICS = "run.json", "config.yaml", "checkpoints", "metrics.jsonl"
@@ -128,7 +128,7 @@ def _is_cache(directory: Path) -> bool:
     if any(_CACHE_LOCK.fullmatch(each.name) for each in directory.glob("to*.lock")):
         return True
     try:
-        return cache.cache_directory().samefile(directory)
+        return paths.cache_directory().samefile(directory)
     except (OSError, WriteError):
         return False
 

@@ -6,6 +6,27 @@ import difflib
 import os
 from pathlib import Path
 
+from llmkit.errors import WriteError
+
+
+def cache_directory() -> Path:
+    """The cache: $LLMKIT_CACHE, else $XDG_CACHE_HOME/llmkit, else ~/.cache/llmkit.
+
+    Raises WriteError if there is no home directory, or its name is not UTF-8.
+    """
+    own = os.environ.get("LLMKIT_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    try:
+        path = (Path(own) if own else Path(base, "llmkit")).expanduser()
+        str(path).encode()
+    except (RuntimeError, UnicodeError) as fault:
+        raise WriteError(
+            f"no usable cache directory: {fault}",
+            where="LLMKIT_CACHE",
+            next="set LLMKIT_CACHE to a writable directory",
+        ) from fault
+    return path
+
 
 def looks_like_path(name: str) -> bool:
     """Whether a name must be a path rather than a model or data set on the hub.

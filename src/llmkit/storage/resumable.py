@@ -17,7 +17,7 @@ from typing import IO, Any
 from llmkit.errors import ConfigError, DataError, RunBusy, WriteError
 from llmkit.progress import Say
 from llmkit.storage import atomic
-from llmkit.storage.lock import try_lock
+from llmkit.storage.atomic import try_lock
 
 SETTINGS = ".settings.json"
 """Suffix of the file that records the settings of the result lines beside it."""

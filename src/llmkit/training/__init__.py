@@ -1,0 +1,1 @@
+"""The one training loop, and all that a run is: schedule, checkpoints, records."""

@@ -45,7 +45,7 @@ class State:
     nonfinite_steps: int = 0
     """Steps in a row that were refused for a loss or gradient that is no number."""
     recent_losses: tuple[float, ...] = ()
-    """Mean losses of the steps that the next is compared with: see `llmkit.training.spikes`."""
+    """Mean losses of the steps that the next is compared with: see `llmkit.training.engine`."""
     spiked_step: int = 0
     """The last step whose loss stood out from those before it."""
     evaluated_step: int = 0
@@ -82,7 +82,7 @@ class Checkpoint:
     directory: Path
     state: State
     identity: dict[str, Any]
-    """What must not change when the run is resumed: see `llmkit.training.identity`."""
+    """What must not change when the run is resumed: see `llmkit.training.run_directory`."""
 
     def optimizer_tensors(self) -> dict[str, Tensor]:
         """The optimizer's state by name; raises NoValidCheckpoint for a file that holds none."""
@@ -97,7 +97,7 @@ class Checkpoint:
             ) from error
 
 
-def save(
+def save_checkpoint(
     root: Path,
     state: State,
     identity: Mapping[str, Any],
@@ -169,7 +169,7 @@ def newest(root: Path, warn: Callable[[str], None]) -> Checkpoint | None:
     return None
 
 
-def named(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path) -> Checkpoint:
     """The checkpoint that the user names; no other takes its place."""
     if not path.is_dir():
         raise InputNotFound(

@@ -8,7 +8,7 @@ no number, learning rate (a pure function of the step), optimizer.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -25,14 +25,44 @@ from llmkit.distributed.signals import StopSignal, stopped_by
 from llmkit.errors import Diverged
 from llmkit.models.kernels import dropout
 from llmkit.progress import Watch
-from llmkit.training import feed, spikes
+from llmkit.training import prefetch
 from llmkit.training.checkpoint import State
-from llmkit.training.feed import Input, share
-from llmkit.training.module import Objective
+from llmkit.training.objective import Objective
 from llmkit.training.optimizer import NamedOptimizer
-from llmkit.training.record import Record
+from llmkit.training.prefetch import Input, share_of_rows
+from llmkit.training.record import Recorder
 from llmkit.training.schedule import rate
 from llmkit.training.tasks.task import Batch, Examples, Loss, Rows, on_device
+
+_WINDOW = 128
+"""Steps that a loss is compared with."""
+
+FEWEST = 32
+"""Steps from which on there is something to compare with."""
+
+DEVIATIONS = 6.0
+
+LEAST_DEVIATION = 0.05
+"""Nats; where losses hardly differ, small differences are no spikes."""
+
+
+def spike_limit(recent: Sequence[float]) -> float:
+    """The mean loss of a step above which it is a spike after these."""
+    if len(recent) < FEWEST:
+        return math.inf
+    # Sums that are exact to the last bit are the same on every machine.
+    mean = math.fsum(recent) / len(recent)
+    variance = math.fsum((loss - mean) ** 2 for loss in recent) / len(recent)
+    return mean + DEVIATIONS * max(LEAST_DEVIATION, math.sqrt(variance))
+
+
+def after(recent: Sequence[float], loss: float) -> tuple[float, ...]:
+    """The losses to compare the next step with.
+
+    Spikes count: a loss that has risen for good is soon no spike any more.
+    """
+    return (*recent, loss)[-_WINDOW:]
+
 
 Look = Callable[[], Mapping[str, Any]]
 """A look at the model after each validation, such as a few samples; goes into metrics.jsonl."""
@@ -70,7 +100,7 @@ class Work:
         return self.processes.distribute(self.objective)
 
 
-def train(work: Work, state: State, record: Record, stop: StopSignal, look: Look) -> State:
+def train(work: Work, state: State, record: Recorder, stop: StopSignal, look: Look) -> State:
     """Trains until the plan is done and returns the final state.
 
     Whatever is due at a step comes before the next step, so that a run resumed at that step does
@@ -79,7 +109,7 @@ def train(work: Work, state: State, record: Record, stop: StopSignal, look: Look
     WriteError when the last checkpoint cannot be saved.
     """
     settings = work.settings
-    with feed.ahead(
+    with prefetch.ahead(
         work.loss, work.examples, work.rows_of_step, settings.micro_batch_size, work.processes
     ) as input_of:
         while True:
@@ -105,7 +135,7 @@ def train(work: Work, state: State, record: Record, stop: StopSignal, look: Look
             state = _step(work, state, record, input_of(state.step))
 
 
-def _step(work: Work, state: State, record: Record, given: Input) -> State:
+def _step(work: Work, state: State, record: Recorder, given: Input) -> State:
     """One optimizer step."""
     settings, predictions = work.settings, given.predictions
     found = _gradients(work, state.step, given)
@@ -113,7 +143,7 @@ def _step(work: Work, state: State, record: Record, given: Input) -> State:
         state.plan, state.step, settings.lr_scheduler_type, settings.warmup_steps
     )
     loss = found.loss / max(1, predictions)
-    limit = spikes.limit(state.recent_losses)
+    limit = spike_limit(state.recent_losses)
     state = _judged(state, loss, found.norm, limit)
     if state.nonfinite_steps:
         record.refused(state)
@@ -206,7 +236,7 @@ def _judged(state: State, loss: float, grad_norm: float, limit: float) -> State:
         state,
         step=step,
         nonfinite_steps=0,
-        recent_losses=spikes.after(state.recent_losses, loss),
+        recent_losses=after(state.recent_losses, loss),
         spiked_step=step if loss > limit else state.spiked_step,
     )
 
@@ -241,7 +271,7 @@ def measure(
     # Dealt out in turn: every process gets as many long examples as the others.
     parts = [rows[first :: processes.count] for first in range(processes.count)]
     dealt = np.concatenate([*parts, [-1]])
-    slots = share(len(rows), size, processes.rank, processes.count)
+    slots = share_of_rows(len(rows), size, processes.rank, processes.count)
     work.model.eval()
     try:
         with watch("validation", len(slots)) as advance:
@@ -258,7 +288,7 @@ def measure(
     return work.validation_loss.figures(sums, examples.count(rows))
 
 
-def _agree(work: Work, state: State, record: Record, stop: StopSignal) -> tuple[State, int, bool]:
+def _agree(work: Work, state: State, record: Recorder, stop: StopSignal) -> tuple[State, int, bool]:
     """The plan as the main process's clock sees it, the signal that any process received, and
     whether to validate now."""
     main = work.processes.is_main
@@ -271,7 +301,7 @@ def _agree(work: Work, state: State, record: Record, stop: StopSignal) -> tuple[
     return state, int(signal_number), record.validation_is_due(state, bool(allows))
 
 
-def _validate(work: Work, state: State, record: Record, stop: StopSignal) -> tuple[State, int]:
+def _validate(work: Work, state: State, record: Recorder, stop: StopSignal) -> tuple[State, int]:
     figures = None
     if work.validation is not None:
         figures = measure(work, work.validation, record.watch, stop)

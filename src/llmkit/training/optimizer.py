@@ -13,7 +13,7 @@ from llmkit.config.resolved import ResolvedTrain
 from llmkit.errors import ConfigError, NoValidCheckpoint
 from llmkit.models import classifier
 from llmkit.models.classifier import head_weights
-from llmkit.training import matrices
+from llmkit.training import muon
 from llmkit.training.muon import Halves, Muon
 
 EMBEDDING_SCALE = 5.0
@@ -37,7 +37,7 @@ class NamedOptimizer:
         if not named:
             raise ConfigError("the model has no trainable weights", where="model")
         self.names = {parameter: name for name, parameter in named.items()}
-        hidden = matrices.hidden(model) if kind == "muon" else {}
+        hidden = muon.hidden(model) if kind == "muon" else {}
         below = depths(model) if settings.layer_decay < 1 else {}
         scales = dict.fromkeys(_input_embeddings(model), EMBEDDING_SCALE) if kind == "muon" else {}
         if settings.head_scale != "auto":

@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from llmkit.distributed.device import wait_for
 from llmkit.distributed.failures import out_of_memory, too_large
 from llmkit.distributed.processes import Processes
 from llmkit.models import packing
 from llmkit.models.kernels import dropout
-from llmkit.training.module import Objective
+from llmkit.training.objective import Objective
 from llmkit.training.tasks.task import Examples, Rows, on_device
 
 CPU_TOKENS = 2048
@@ -82,7 +83,7 @@ def compiling_pays(seconds: float, examples: Examples) -> tuple[bool, str]:
     return True, f"about {seconds:.0f} s of computing without it"
 
 
-def attention(
+def quickest_attention(
     objective: Objective, examples: Examples, size: int, processes: Processes
 ) -> tuple[str, float]:
     """The implementation of attention to train packed documents with, which the model is left with,
@@ -195,3 +196,26 @@ def _most(examples: Examples, processes: Processes) -> int:
 
 def _length(examples: Examples, row: int) -> int:
     return int(examples.batch([row])["input_ids"].shape[-1])
+
+
+Shape = tuple[int, ...]
+
+
+@torch.no_grad()
+def operations(objective: Objective, examples: Examples, device: torch.device) -> float:
+    """Operations that training asks for each prediction, as "PaLM" counts them (Chowdhery et al.
+    2022, appendix B): three times those of the forward pass, all attention scores, no recomputing.
+    """
+    rows = [int(examples.longest_first()[0])]
+    batch = on_device(examples.batch(rows), device)
+    # torch's own table leaves attention on a CPU out.
+    own = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
+    with FlopCounterMode(display=False, custom_mapping=own) as counter:
+        objective.forward(batch)
+    return float(3 * counter.get_total_flops() / max(1, examples.count(rows)))
+
+
+def _attention(query: Shape, key: Shape, value: Shape, *_: Any, **__: Any) -> int:
+    """Scores and their sums over values; shapes are [batch, heads, tokens, width]."""
+    batch, heads, n, width = query
+    return 2 * batch * heads * n * key[2] * (width + value[3])

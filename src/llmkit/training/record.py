@@ -15,12 +15,12 @@ from torch import Tensor
 from llmkit.config.resolved import ResolvedTrain
 from llmkit.distributed.processes import Processes
 from llmkit.errors import WriteError
-from llmkit.reporting.progress import TrainingDisplay, memory_used
+from llmkit.reporting.training_display import TrainingDisplay, memory_used
 from llmkit.storage import outputs
 from llmkit.storage.jsonl import JsonLines
 from llmkit.training import checkpoint
-from llmkit.training.budget import NEAR, Budget, Clock, readable
 from llmkit.training.checkpoint import State
+from llmkit.training.schedule import NEAR, Budget, Clock, readable_minutes
 
 LOWER_IS_BETTER = {"loss", "perplexity", "bits_per_byte", "mse", "mae"}
 """Validation figures that fall while a model gets better; all others rise."""
@@ -30,7 +30,7 @@ FAILED_SAVES = 3
 
 
 @dataclass
-class Record:
+class Recorder:
     """The run directory as the main process writes it; other processes only follow.
 
     metrics.jsonl holds deterministic figures only: it is the same, byte for byte, however often the
@@ -116,7 +116,7 @@ class Record:
         total, budget = state.plan.total_steps, self.budget
         if budget and abs(total - self.said_steps) > 0.1 * self.said_steps and not state.finished:
             self.display.console.say(
-                f"about {total} steps fit into {readable(budget.seconds / 60)}"
+                f"about {total} steps fit into {readable_minutes(budget.seconds / 60)}"
             )
             self.said_steps = total
         return self._note(state, {"total_steps": state.plan.total_steps})
@@ -234,7 +234,7 @@ class Record:
     def _save(self, state: State) -> None:
         self.metrics.flush()
         state = replace(state, seconds=self.clock.seconds(), metrics_size=self.metrics.size)
-        self.saved = checkpoint.save(
+        self.saved = checkpoint.save_checkpoint(
             self.checkpoints, state, self.identity, self.save_model, self.optimizer_tensors()
         )
         checkpoint.prune(

@@ -2,16 +2,300 @@
 
 from __future__ import annotations
 
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import accelerate
+import numpy as np
+import torch
+import transformers
+
+import llmkit
 from llmkit.config.resolved import Resolved, ResolvedTrain
-from llmkit.training.choices import Choices
-from llmkit.training.schedule import Plan
+from llmkit.config.schema import TrainConfig
+from llmkit.distributed import device
+from llmkit.distributed.processes import Processes
+from llmkit.errors import ConfigError
+from llmkit.reporting.format import clock as duration
+from llmkit.training import probe, schedule
+from llmkit.training.checkpoint import State
+from llmkit.training.objective import Objective
+from llmkit.training.schedule import Clock, Plan, Revision
 from llmkit.training.tasks import defaults
-from llmkit.training.tasks.task import Examples, Task
+from llmkit.training.tasks.task import Examples, Session, Task
 
 
-def resolve(
+@dataclass(frozen=True)
+class Choices:
+    """What a run goes by besides its config; recorded in its checkpoints."""
+
+    max_eval_samples: int
+    logging_steps: int
+    save_steps: int
+    eval_steps: int
+    micro_batch_size: int
+    precision: str
+    compile: bool
+    attention: str
+    epochs: float
+    plan: Plan
+    step_seconds: float
+    validation_seconds: float
+    processes: int
+    full_rate: float | None
+    """Predictions per second that the machine's matrix rate allows."""
+    environment: Mapping[str, Any]
+    """Versions and settings where the run began."""
+    weight_decay: float
+    lengthened: tuple[Mapping[str, Any], ...] = ()
+    """The steps at which the run was given another length, with the keys that changed."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The choices as JSON values."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        found |= {"plan": [[r.step, r.total_steps] for r in self.plan.revisions]}
+        if not self.lengthened:
+            del found["lengthened"]
+        place = list(found).index("environment")
+        items = list(found.items())
+        return dict([*items[:place], *self.environment.items(), *items[place + 1 :]])
+
+    @classmethod
+    def from_json(cls, recorded: Mapping[str, Any]) -> Choices:
+        """The choices that `to_json` recorded."""
+        own = {field.name for field in fields(cls)} & recorded.keys()
+        values = {name: recorded[name] for name in own}
+        values["plan"] = Plan(tuple(Revision(*revision) for revision in recorded["plan"]))
+        values["environment"] = {k: recorded[k] for k in environment() if k in recorded}
+        return cls(**{**values, "lengthened": tuple(recorded.get("lengthened", ()))})
+
+
+def environment() -> dict[str, Any]:
+    """Versions and settings that repetition to the bit depends on."""
+    return {
+        "llmkit": llmkit.__version__,
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "accelerate": accelerate.__version__,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def kept_choices(recorded: Choices, train: TrainConfig, session: Session) -> Choices:
+    """The choices of a resumed run: measuring anew might come out otherwise.
+
+    What changes no result may be asked for anew. Warns where the machine has changed.
+    """
+    before = {**recorded.environment, "processes": recorded.processes}
+    for key, value in {**environment(), "processes": session.processes.count}.items():
+        if before.get(key) != value:
+            session.console.warn(
+                f"{key} was {before.get(key)}, is now {value}: last digits may differ"
+            )
+    free = ("micro_batch_size", "compile", "logging_steps", "eval_steps", "save_steps")
+    wishes = {key: getattr(train, key) for key in free}
+    return replace(recorded, **{key: wish for key, wish in wishes.items() if wish != "auto"})
+
+
+def lengthened(
+    recorded: Choices,
+    changed: Mapping[str, Any],
+    task: Task,
+    batch: int,
+    state: State,
+    clock: Clock,
+) -> Choices:
+    """The choices of a run that is given another length when it has come to a state, by keys that
+    changed: all that goes by its length is chosen anew, but for the weight decay, which its weights
+    are used to.
+
+    Raises ConfigError where the run has done more than it is given.
+    """
+    train, n_examples = task.config.train, len(task.examples)
+    most = defaults.most_steps(train, n_examples, batch)
+    total, minutes = most, _minutes(train)
+    if minutes is not None:
+        left = max(0.0, 60 * minutes - clock.seconds())
+        total = state.step + int(left / (1.1 * recorded.step_seconds))
+        total = total if most is None else min(total, most)
+    assert total is not None
+    if total < state.step:
+        raise ConfigError(
+            f"the run has done {state.step} steps already, and is asked for {total}",
+            where="train.max_steps" if train.max_steps is not None else "train.num_train_epochs",
+            kept="the run and all its checkpoints, untouched",
+            next=f"ask for more than {state.step} steps, or start a shorter run with another "
+            "--output-dir",
+        )
+    seconds = total * recorded.step_seconds
+    share = defaults.validation_share(recorded.max_eval_samples, total * batch, total)
+    if minutes is not None:
+        share = recorded.validation_seconds / max(1e-9, seconds)
+    intervals: dict[str, Any] = defaults.intervals(train, total, share, seconds)
+    return replace(
+        recorded,
+        **intervals,
+        epochs=total * batch / n_examples,
+        plan=state.plan.revised(state.step, total),
+        lengthened=(*recorded.lengthened, {"step": state.step, "changed": changed}),
+    )
+
+
+def measured_choices(task: Task, objective: Objective, batch: int, clock: Clock) -> Choices:
+    """The micro-batch that fits, whether compiling pays, how many steps the run has, and how often
+    and on how much to validate. Without minutes the clock decides only what changes no number."""
+    train, examples, validation = task.config.train, task.examples, task.validation
+    session = task.session
+    processes, minutes = session.processes, _minutes(train)
+    share = math.ceil(batch / processes.count)
+    wish = None if train.micro_batch_size == "auto" else min(train.micro_batch_size, share)
+    size, seconds = probe.fit(objective, examples, share, wish, processes)
+    operations = _operations(objective, examples, processes)  # counted with the usual attention
+    attention, quickest = probe.quickest_attention(objective, examples, size, processes)
+    seconds = min(seconds, quickest)
+    rounds = math.ceil(share / size)
+    most = defaults.most_steps(train, len(examples), batch)
+    steps = _steps(train, most, seconds * rounds, clock)
+    compiling, reason = train.compile is True, "as asked"
+    if train.compile == "auto":
+        work = steps * rounds * seconds
+        if minutes is None and operations is not None:
+            work = steps * _usual_seconds(operations, examples, batch, processes.device.type)
+        quick, reason = _compiled(objective, examples, size, work, processes)
+        compiling, seconds = quick < (seconds if minutes else math.inf), min(seconds, quick)
+    per_step = seconds * rounds
+    steps = _steps(train, most, per_step, clock)
+    whole = probe.measuring(objective, validation, size, processes)
+    held_out = _held_out(train, validation, whole, minutes)
+    validating = whole * held_out / max(1, len(validation or ()))
+    taken = defaults.validation_share(held_out, steps * batch, steps)
+    if minutes is not None:
+        taken = validating / max(1e-9, steps * per_step)
+    intervals = defaults.intervals(train, steps, taken, steps * per_step)
+    numbers = {"steps": steps, "compile": int(compiling), "max_eval_samples": held_out}
+    agreed: dict[str, Any] = _agreed({**numbers, **intervals}, processes)
+    steps, compiling = agreed.pop("steps"), bool(agreed.pop("compile"))
+    epochs = steps * batch / len(examples)
+    session.console.say(
+        f"{_expected(steps, steps * per_step, minutes)}: {batch} sequences a step, {size} at once, "
+        f"{epochs:.2g} epochs; precision {processes.precision}; "
+        f"compile {str(compiling).lower()} ({reason})"
+    )
+    _warn(task, steps, most, per_step, held_out, clock)
+    revisions = [Revision(*revision) for revision in train.plan] or [Revision(0, steps)]
+    return Choices(
+        **agreed,
+        micro_batch_size=size,
+        precision=processes.precision,
+        compile=compiling,
+        attention=attention,
+        epochs=epochs,
+        plan=Plan(tuple(revisions)),
+        step_seconds=round(per_step, 4),
+        validation_seconds=round(validating, 3),
+        processes=processes.count,
+        full_rate=_full_rate(operations, processes),
+        environment=environment(),
+        weight_decay=defaults.weight_decay(train, epochs, task.from_scratch),
+    )
+
+
+def _compiled(
+    objective: Objective, examples: Examples, size: int, work: float, processes: Processes
+) -> tuple[float, str]:
+    """Seconds of a compiled micro-batch in a run that takes `work` seconds without, and the reason
+    in a few words; infinite where compiling does not pay, or fails."""
+    pays, reason = probe.compiling_pays(work, examples)
+    if not processes.largest([pays])[0]:
+        return math.inf, reason
+    return probe.compiled(objective, examples, size, processes)
+
+
+def _usual_seconds(operations: float, examples: Examples, batch: int, device: str) -> float:
+    """Seconds of a step at the usual speed of a kind of device, whatever this one is doing now."""
+    predictions = examples.count(np.resize(examples.longest_first(), batch))
+    return operations * predictions / probe.USUAL_RATE[device]
+
+
+def _agreed(numbers: Mapping[str, int], processes: Processes) -> dict[str, int]:
+    """The numbers that all processes go by: each has a stopwatch of its own."""
+    largest = processes.largest(list(numbers.values()))
+    return {name: int(value) for name, value in zip(numbers, largest, strict=True)}
+
+
+def _expected(steps: int, seconds: float, minutes: float | None) -> str:
+    """How long the run will be, for people."""
+    if minutes is None:
+        return f"{steps} steps, about {duration(seconds)} on this machine"
+    return f"about {steps} steps fit into {schedule.readable_minutes(minutes)}"
+
+
+def _warn(
+    task: Task, steps: int, most: int | None, per_step: float, held_out: int, clock: Clock
+) -> None:
+    """Says before training what minutes are too few for."""
+    session, validation, minutes = task.session, task.validation, _minutes(task.config.train)
+    if minutes is None:
+        return
+    if validation and held_out < len(validation):
+        session.console.say(
+            f"validation: {held_out:,} of {len(validation):,} examples, drawn at random; all of "
+            f"them would take more than a tenth of {schedule.readable_minutes(minutes)}"
+        )
+    if steps < min(schedule.FEW_STEPS, most or schedule.FEW_STEPS):
+        needed = schedule.minutes_needed(clock.seconds(), per_step)
+        session.console.warn(schedule.too_few(steps, minutes, needed, before=True))
+
+
+def _minutes(train: TrainConfig) -> float | None:
+    """The minutes that limit a run; a recorded plan takes the place of the clock."""
+    return None if train.plan else train.max_minutes
+
+
+def _held_out(
+    train: TrainConfig, validation: Examples | None, seconds: float, minutes: float | None
+) -> int:
+    """How many examples are validated each time: all, unless two validations of so many seconds
+    would take more of the minutes than validation may."""
+    if not validation:
+        return 0
+    if train.max_eval_samples != "auto":
+        return min(train.max_eval_samples, len(validation))
+    allowed = math.inf if minutes is None else schedule.VALIDATION_SHARE * 60 * minutes / 2
+    return max(1, int(len(validation) * min(1.0, allowed / max(seconds, 1e-9))))
+
+
+def _operations(objective: Objective, examples: Examples, processes: Processes) -> float | None:
+    """Operations of training for each prediction; None where the lengths of examples differ."""
+    if probe.lengths_differ(examples):
+        return None
+    return probe.operations(objective, examples, processes.device)
+
+
+def _full_rate(operations: float | None, processes: Processes) -> float | None:
+    """Predictions per second if all processes did nothing but multiply matrices."""
+    if operations is None:
+        return None
+    rate = device.matrix_rate(processes.device, processes.precision)
+    return rate * processes.count / operations
+
+
+def _steps(train: TrainConfig, most: int | None, per_step: float, clock: Clock) -> int:
+    if train.plan:
+        return train.plan[-1][1]
+    if train.max_minutes is None:
+        assert most is not None
+        return most
+    left = 60 * train.max_minutes - clock.seconds()
+    fitting = max(1, int(left / (1.1 * per_step)))
+    return min(fitting, most) if most else fitting
+
+
+def resolve_config(
     task: Task, hidden_size: int, batch: int, chosen: Choices, validation: Examples | None
 ) -> Resolved:
     """The config of a run with a model of so many hidden units, which validates on these

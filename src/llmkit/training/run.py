@@ -16,37 +16,36 @@ from transformers import PreTrainedModel
 from llmkit.config.load import as_yaml
 from llmkit.config.resolved import Resolved, ResolvedTrain
 from llmkit.config.schema import Config
-from llmkit.data import fingerprints, subset
-from llmkit.data.sources import Sources
+from llmkit.data.examples import subset
+from llmkit.data.readers.files import Sources
+from llmkit.data.text import fingerprints
 from llmkit.distributed import failures
 from llmkit.distributed.processes import Processes, join_processes
 from llmkit.distributed.signals import StopSignal, stop_signal
-from llmkit.models import load, lora, moe, pretrained
+from llmkit.models import lora, moe, pretrained
 from llmkit.models.kernels import dropout
 from llmkit.models.pretrained import Pretrained
 from llmkit.reporting import plots
 from llmkit.reporting.console import Console
-from llmkit.reporting.data_report import report_tables
-from llmkit.reporting.progress import TrainingDisplay, training_display
+from llmkit.reporting.tables import report_tables
+from llmkit.reporting.training_display import TrainingDisplay, training_display
 from llmkit.storage import atomic, jsonl
 from llmkit.training import (
-    budget,
     checkpoint,
-    choices,
     engine,
-    export,
-    identity,
-    module,
+    final_model,
+    objective,
     probe,
     resolve,
+    run_directory,
+    schedule,
 )
-from llmkit.training import directory as run_directory
-from llmkit.training.budget import Clock
 from llmkit.training.checkpoint import Checkpoint, State
-from llmkit.training.choices import Choices
+from llmkit.training.objective import quick
 from llmkit.training.optimizer import NamedOptimizer
-from llmkit.training.record import Record
-from llmkit.training.schedule import Plan
+from llmkit.training.record import Recorder
+from llmkit.training.resolve import Choices
+from llmkit.training.schedule import Clock, Plan
 from llmkit.training.tasks import defaults, sizing
 from llmkit.training.tasks.task import Examples, Loss, Session, Task
 
@@ -76,12 +75,12 @@ def train_task(
     command: str, task_of: TaskOf, config: Config, sources: Sources, console: Console
 ) -> dict[str, Any]:
     """Trains, or resumes training, and measures the finished model: the figures of the run."""
-    run_directory.check(config, command)
+    run_directory.check_run_directory(config, command)
     with stop_signal() as stop, _processes(config, command) as processes:
         session = Session(sources, processes, console, stop)
         named = pretrained.of_config(config)
         task = task_of(config, named).open(config, named, session)
-        with run_directory.opened(config, command) as directory:
+        with run_directory.hold_run_directory(config, command) as directory:
             resumed = _resume_point(task, directory)
             model = _model(task, resumed)
             task = task.fitted(model)
@@ -99,7 +98,7 @@ def check_task(
     command: str, task_of: TaskOf, config: Config, sources: Sources, console: Console
 ) -> dict[str, Any]:
     """Checks all that a run needs, without weights and without writing, and says what it found."""
-    run_directory.check(config, command)
+    run_directory.check_run_directory(config, command)
     with _processes(config, command) as processes:
         session = Session(sources, processes, console, StopSignal())
         named = pretrained.of_config(config)
@@ -110,7 +109,7 @@ def check_task(
 def _processes(config: Config, command: str) -> Processes:
     """This process among those of the run; raises ConfigError for a plan of another length."""
     defaults.check_plan(config.train)
-    directory, train = run_directory.locate(config, command), config.train
+    directory, train = run_directory.locate_run(config, command), config.train
     return join_processes(train.precision, config.report_to, directory, train.ddp_timeout)
 
 
@@ -119,7 +118,7 @@ def _model(task: Task, resumed: Checkpoint | None) -> PreTrainedModel:
     if resumed is None or task.lora is not None:
         model = task.equip(task.begin(), begun=True)
     else:
-        saved = load.load_model(pretrained.open_model(str(resumed.directory)), task.purpose)
+        saved = pretrained.load_model(pretrained.open_model(str(resumed.directory)), task.purpose)
         model = task.equip(saved, begun=False)
     if task.lora is not None:
         lora.attach(model, task.lora, task.config.seed, task.head(model))
@@ -152,10 +151,10 @@ def _carry_out(run: Run, loss: Loss) -> dict[str, Any]:
             run.directory / "checkpoints", work.model.num_parameters(), session.console.warn
         )
         _write_down(run, resolved, state.plan, chosen)
-        if not (run.directory / fingerprints.FILE).exists():
-            earlier = fingerprints.read(task.config.model.name_or_path or "")
+        if not (run.directory / fingerprints.FINGERPRINTS).exists():
+            earlier = fingerprints.read_fingerprints(task.config.model.name_or_path or "")
             fingerprints.write(run.directory, task.seen().joined(earlier))
-    session.processes.start_trackers(identity.dotted(resolved.model_dump(mode="json")))
+    session.processes.start_trackers(run_directory.dotted(resolved.model_dump(mode="json")))
     with training_display(session.console, state.step, state.plan.total_steps) as display:
         record = _record(run, work, chosen, resolved, display, state)
         if changed:
@@ -168,21 +167,21 @@ def _carry_out(run: Run, loss: Loss) -> dict[str, Any]:
     if session.processes.is_main:
         _write_down(run, resolve.pinned(resolved, state.plan), state.plan, chosen)
         _export(run, work, state)
-        if note := export.loading_note(work.model):
+        if note := final_model.loading_note(work.model):
             session.console.say(note)
     session.processes.wait()
     if run.resumed is not None and before.finished:
-        model = run.directory / export.FINAL
+        model = run.directory / final_model.FINAL
         session.console.say(f"the run is complete: {state.step} steps; its model is {model}")
     done = state.step - before.step
-    if warning := budget.warning_after(task.config.train, state.step, done, seconds, run.clock):
+    if warning := schedule.warning_after(task.config.train, state.step, done, seconds, run.clock):
         session.console.warn(warning)
     figures = jsonl.last_figures(run.directory / "metrics.jsonl", _final_step(work.settings, state))
     speed = (state.predictions - before.predictions) / max(1e-9, seconds)
     return {
         "command": task.command,
         "run_dir": str(run.directory),
-        "model_dir": str(run.directory / export.FINAL),
+        "model_dir": str(run.directory / final_model.FINAL),
         "step": state.step,
         "seconds": round(run.clock.seconds(), 3),
         **({f"{task.unit}_per_second": round(speed, 1)} if state.step > before.step else {}),
@@ -205,17 +204,17 @@ def _resume_point(task: Task, directory: Path) -> Checkpoint | None:
     config, processes, console = task.asked, task.session.processes, task.session.console
     root, found = directory / "checkpoints", None
     if config.resume not in ("auto", "never"):
-        found = checkpoint.named(Path(config.resume))
+        found = checkpoint.read_checkpoint(Path(config.resume))
     elif processes.is_main:
         found = checkpoint.newest(root, console.warn)
         if found is None:
-            export.check_unfinished(directory)
+            final_model.check_unfinished(directory)
     step = int(processes.largest([found.state.step if found else -1])[0])
     if step >= 0 and found is None:
-        found = checkpoint.named(checkpoint.directory_of(root, step))
+        found = checkpoint.read_checkpoint(checkpoint.directory_of(root, step))
     if found is not None:
-        where, model = str(found.directory), directory / export.FINAL
-        identity.check(found.identity, config, task.content, where, model)
+        where, model = str(found.directory), directory / final_model.FINAL
+        run_directory.check_same_run(found.identity, config, task.content, where, model)
         if not found.state.finished:
             console.say(f"resuming from step {found.state.step} ({found.directory})")
     return found
@@ -232,7 +231,7 @@ def _work(run: Run, loss: Loss) -> tuple[engine.Work, Resolved, Choices]:
             f"what {model.config.model_type} drops depends on the micro-batch size and the number "
             "of processes: keep both for the same numbers, or set its dropout to 0"
         )
-    objective = module.quick(loss, model, processes.device)
+    objective = quick(loss, model, processes.device)
     hidden = int(model.config.hidden_size)
     batch = defaults.global_batch_size(
         train, len(task.examples), task.tokens_per_example, hidden, processes.device.type
@@ -242,7 +241,7 @@ def _work(run: Run, loss: Loss) -> tuple[engine.Work, Resolved, Choices]:
         objective.compile_layers(dynamic=probe.lengths_differ(task.examples))
     limit = defaults.examples_to_see(train, len(task.examples))
     validation = task.validation and subset.drawn(task.validation, chosen.max_eval_samples)
-    resolved = resolve.resolve(task, hidden, batch, chosen, validation)
+    resolved = resolve.resolve_config(task, hidden, batch, chosen, validation)
     work = engine.Work(
         objective=objective,
         optimizer=NamedOptimizer(model, resolved.train.optimizer, resolved.train),
@@ -257,13 +256,13 @@ def _work(run: Run, loss: Loss) -> tuple[engine.Work, Resolved, Choices]:
     return work, resolved, chosen
 
 
-def _choices(run: Run, objective: module.Objective, batch: int) -> Choices:
+def _choices(run: Run, objective: objective.Objective, batch: int) -> Choices:
     """What the run goes by besides its config: chosen when it begins, kept when it is resumed, and
     planned anew where it is given another length."""
     task, train = run.task, run.task.config.train
     if run.resumed is None:
         defaults.check_plan(train, defaults.most_steps(train, len(task.examples), batch))
-        chosen = choices.measured(task, objective, batch, run.clock)
+        chosen = resolve.measured_choices(task, objective, batch, run.clock)
         if chosen.plan.revisions[0].total_steps == train.max_steps != task.asked.train.max_steps:
             run.session.console.say(
                 "auto: the steps end before the minutes do: "
@@ -271,12 +270,12 @@ def _choices(run: Run, objective: module.Objective, batch: int) -> Choices:
             )
         return chosen
     recorded = Choices.from_json(run.resumed.identity["choices"])
-    chosen = choices.kept(recorded, train, run.session)
+    chosen = resolve.kept_choices(recorded, train, run.session)
     if chosen.attention != run.model.config._attn_implementation:
         run.model.set_attn_implementation(chosen.attention)
-    if changed := identity.changed_length(run.resumed.identity, task.asked):
+    if changed := run_directory.changed_length(run.resumed.identity, task.asked):
         state = run.resumed.state
-        return choices.lengthened(chosen, changed, task, batch, state, run.clock)
+        return resolve.lengthened(chosen, changed, task, batch, state, run.clock)
     return chosen
 
 
@@ -287,27 +286,27 @@ def _record(
     resolved: Resolved,
     display: TrainingDisplay,
     state: State,
-) -> Record:
+) -> Recorder:
     task = run.task
     train, batch = task.config.train, work.settings.global_batch_size
     limit = defaults.examples_to_see(train, len(task.examples))
-    record = Record(
+    record = Recorder(
         directory=run.directory,
         settings=work.settings,
         processes=work.processes,
         display=display,
         clock=run.clock,
-        save_model=partial(export.save_model, work.model, task.tokenizer),
+        save_model=partial(final_model.save_model, work.model, task.tokenizer),
         optimizer_tensors=work.optimizer.state,
         identity={
-            "requested": identity.keys(task.asked),
-            "resolved": identity.keys(resolved),
+            "requested": run_directory.identifying_keys(task.asked),
+            "resolved": run_directory.identifying_keys(resolved),
             "content": dict(task.content),
             "choices": chosen.to_json(),
         },
         unit=task.unit,
         full_rate=chosen.full_rate,
-        budget=budget.of_run(train, run.clock, state.step, chosen.validation_seconds),
+        budget=schedule.of_run(train, run.clock, state.step, chosen.validation_seconds),
         most_steps=defaults.most_steps(train, len(task.examples), batch),
         track=work.processes.track if task.config.report_to else None,
         progress=partial(task.progress, global_batch_size=batch, limit=limit),
@@ -320,12 +319,12 @@ def _export(run: Run, work: engine.Work, state: State) -> None:
     """Writes `final/`, from the last step or from the best, and draws the curve."""
     task = run.task
     step = _final_step(work.settings, state)
-    if export.is_written(run.directory, step):
+    if final_model.is_written(run.directory, step):
         return
     model = work.model
     if step != state.step:
-        model = export.model_of_step(model, run.directory, step)
-    export.write_final(model, task.tokenizer, run.directory, step, task.examples)
+        model = final_model.model_of_step(model, run.directory, step)
+    final_model.write_final(model, task.tokenizer, run.directory, step, task.examples)
     unit = "nats per token" if task.unit == "tokens" else f"per {task.unit.removesuffix('s')}"
     title = f"{run.directory.name}: {type(work.model).__name__}"
     plots.draw_loss_curve(run.directory / "metrics.jsonl", run.directory / "loss.png", title, unit)
@@ -346,7 +345,7 @@ def _state(run: Run, work: engine.Work, chosen: Choices) -> tuple[State, bool]:
         ), False
     work.optimizer.load_state(run.resumed.optimizer_tensors())
     state = run.resumed.state
-    changed = identity.changed_length(run.resumed.identity, task.asked)
+    changed = run_directory.changed_length(run.resumed.identity, task.asked)
     if not changed:
         return state, False
     plan = chosen.plan
@@ -368,7 +367,7 @@ def _write_down(run: Run, resolved: Resolved, plan: Plan, chosen: Choices) -> No
         "settled": sizing.as_json(task.config),
         "plan": [[r.step, r.total_steps] for r in plan.revisions],
         "lengthened": list(chosen.lengthened),
-        "environment": choices.environment(),
+        "environment": resolve.environment(),
     }
     elsewhere = resolved.changed(output_dir=None, resume="auto")
     atomic.replace_text(run.directory / "run.json", json.dumps(record, indent=1) + "\n")

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM, PreTrainedModel
 
-from llmkit.data.blocks import Blocks
+from llmkit.data.examples.blocks import Blocks
 from llmkit.distributed.processes import join_processes
 from llmkit.models import build, packing
 from llmkit.models.kernels import attention
 from llmkit.training import probe
-from llmkit.training.module import Objective
+from llmkit.training.objective import Objective
 from llmkit.training.tasks.causal import CausalLoss
 from llmkit.training.tasks.task import on_device
-from tests.data.test_blocks import token_file
+from tests.data.examples.test_blocks import token_file
 from tests.training.conftest import tiny_model
 
 STILL = {"attn_pdrop": 0.0, "resid_pdrop": 0.0, "embd_pdrop": 0.0}
@@ -104,7 +104,7 @@ def test_what_is_not_compiled_is_computed_as_by_plain_transformers() -> None:
 def test_a_cpu_keeps_the_attention_that_it_has(tmp_path: Path) -> None:
     processes, model = join_processes("fp32", (), tmp_path), tiny_model("qwen3")
     objective = Objective(CausalLoss(1, linear_head=True), model)
-    name, _ = probe.attention(objective, packed(64), 4, processes)
+    name, _ = probe.quickest_attention(objective, packed(64), 4, processes)
     assert name == model.config._attn_implementation == "sdpa"
 
 
@@ -127,7 +127,7 @@ def test_the_attention_of_a_gpu_gives_the_loss_and_the_gradients_of_the_usual_on
     model = tiny_model("qwen3", hidden_size=128).to(processes.device)
     objective, examples = Objective(CausalLoss(1, linear_head=True), model), packed(512)
     found = []
-    for name in ("sdpa", probe.attention(objective, examples, 8, processes)[0]):
+    for name in ("sdpa", probe.quickest_attention(objective, examples, 8, processes)[0]):
         model.set_attn_implementation(name)
         with processes.autocast():
             sums = objective(on_device(examples.batch(range(8)), processes.device))

@@ -1,5 +1,8 @@
-"""llmkit's own architecture. Importing this package registers it with the Auto classes of
-transformers, so that `from_pretrained` loads its models; register your own model the same way."""
+"""A Transformer that is written to be read.
+
+Importing this package registers it with the Auto classes of transformers, so that `from_pretrained`
+loads its models; register your own model the same way.
+"""
 
 from transformers import (
     AutoConfig,

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from llmkit.data.mixture import Mixture
+from llmkit.data.examples.mixture import Mixture
 from llmkit.storage import jsonl
 from llmkit.training.tasks.task import Batch, Examples, Loss, Rows, Sums
 
@@ -62,7 +62,7 @@ class ByDomain(Loss):
         return found
 
 
-def measured(loss_of: Callable[[Any], Loss], validation: Examples | None) -> Loss:
+def measured_by_domain(loss_of: Callable[[Any], Loss], validation: Examples | None) -> Loss:
     """The loss for these validation examples; of a mixture it is measured by domain too."""
     whole = loss_of(validation)
     if not isinstance(validation, Mixture):
@@ -88,7 +88,7 @@ def progress(examples: Mixture, step: int, **run: Any) -> dict[str, float]:
     return {f"epochs{BY_DOMAIN}{name}": number for name, number in found.items()}
 
 
-def report(
+def domain_report(
     shares: Mapping[str, float], figures: Mapping[str, Any], run: Path
 ) -> dict[str, dict[str, Any]]:
     """Each domain's share and epochs, its validation figures, and, where the run began with a
@@ -110,7 +110,7 @@ def report(
     return found
 
 
-def readable(figures: Mapping[str, Any]) -> dict[str, Any]:
+def readable_domains(figures: Mapping[str, Any]) -> dict[str, Any]:
     """The figures of a run with a table of its domains: a row says what was gained or lost."""
     validation = {key: value for key, value in figures["validation"].items() if "/" not in key}
     rows = [{"domain": name, **_row(found)} for name, found in figures["domains"].items()]

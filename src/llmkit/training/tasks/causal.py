@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from llmkit.config import jobs
-from llmkit.data import order
-from llmkit.data.blocks import Blocks
-from llmkit.data.tokens import TokenFile
+from llmkit.data.examples import order
+from llmkit.data.examples.blocks import Blocks
+from llmkit.data.text.token_file import TokenFile
 from llmkit.inference import generate
 from llmkit.models import build, logits, moe, packing, rope
 from llmkit.models.kernels.cross_entropy import LinearCrossEntropy
@@ -23,7 +23,7 @@ from llmkit.training.tasks import defaults
 from llmkit.training.tasks.pretraining import Pretraining, special_ids
 from llmkit.training.tasks.task import IGNORED, Batch, Loss, Rows, Sums, summed_cross_entropy
 
-PROMPT = 16
+_PROMPT = 16
 """Tokens of held-out text that each sample continues."""
 
 
@@ -130,7 +130,7 @@ class Causal(Pretraining):
     def samples(self, model: PreTrainedModel, loss: Loss) -> dict[str, Any]:
         """A few continuations of held-out text."""
         source = self.validation or self.examples
-        prompt = source.tokens.ids[:PROMPT].tolist()
+        prompt = source.tokens.ids[:_PROMPT].tolist()
         settings = self.config.generation
         texts = generate.continuations(
             model, self.tokenizer, prompt, settings, self.config.sampling_seed

@@ -16,11 +16,13 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerF
 
 from llmkit.config import jobs
 from llmkit.config.schema import Config
-from llmkit.data import dataset, fingerprints, order
-from llmkit.data.dataset import Labelled
-from llmkit.data.examples import Encoded
-from llmkit.data.fingerprints import Fingerprints
-from llmkit.data.labels import REGRESSION, SINGLE
+from llmkit.data.examples import order
+from llmkit.data.examples.encoded import Encoded
+from llmkit.data.records import dataset
+from llmkit.data.records.dataset import Labelled
+from llmkit.data.records.labels import REGRESSION, SINGLE
+from llmkit.data.text import fingerprints
+from llmkit.data.text.fingerprints import Fingerprints
 from llmkit.errors import ConfigError
 from llmkit.evaluation import classifiers, label_metrics
 from llmkit.inference import classify
@@ -30,14 +32,14 @@ from llmkit.models.classifier import ClassifierHead
 from llmkit.models.control_tokens import control_tokens
 from llmkit.models.pretrained import Pretrained, open_model
 from llmkit.progress import Say, Watch
-from llmkit.reporting import plots, verdicts
+from llmkit.reporting import plots, summary
 from llmkit.storage import atomic
-from llmkit.training import directory as run_directory
+from llmkit.training import run_directory
 from llmkit.training.tasks import defaults
 from llmkit.training.tasks.classification_loss import ClassificationLoss, balanced_weights
 from llmkit.training.tasks.task import Examples, Loss, Rows, Session, Task
 
-ARCHITECTURE = "modernbert"
+_ARCHITECTURE = "modernbert"
 """What a new classifier is: of the encoders it learns fastest from random weights."""
 
 
@@ -64,7 +66,7 @@ class Classification(Task):
         """Reads and tokenizes the rows, with a new tokenizer where none is named."""
         config, console = asked, session.console
         if pretrained is None:
-            config = asked.changed(model=asked.model.filled(architecture=ARCHITECTURE))
+            config = asked.changed(model=asked.model.filled(architecture=_ARCHITECTURE))
         given = pretrained.tokenizer if pretrained else tokenizers.configured_tokenizer(config)
         model = config.model
         if pretrained is not None:
@@ -104,7 +106,7 @@ class Classification(Task):
             parameters = build.classifier(task.model_config, seed=0).num_parameters()
         return {
             "command": cls.command,
-            "run_dir": str(run_directory.locate(asked, cls.command)),
+            "run_dir": str(run_directory.locate_run(asked, cls.command)),
             "architecture": task.model_config.model_type,
             "parameters": parameters,
             "max_length": task.config.data.max_length,
@@ -215,10 +217,10 @@ class Classification(Task):
     def _judge(self, found: Mapping[str, Any]) -> None:
         """Warns where the figures of a run show that little was learned."""
         validation = {**found["validation"], "baseline": found["baseline"]}
-        advice = verdicts.PRETRAINED if self.from_scratch else verdicts.LONGER
+        advice = summary.PRETRAINED if self.from_scratch else summary.LONGER
         for name, figures in (("validation", validation), ("test", found.get("test", {}))):
             if figures.get("examples"):
-                for text in verdicts.of_classifier(name, figures, advice):
+                for text in summary.of_classifier(name, figures, advice):
                     self.session.console.warn(text)
 
 

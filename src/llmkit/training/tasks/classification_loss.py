@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from llmkit.data.labels import MULTI, SINGLE
+from llmkit.data.records.labels import MULTI, SINGLE
 from llmkit.training.tasks.task import (
     IGNORED,
     Batch,
@@ -24,7 +24,7 @@ from llmkit.training.tasks.task import (
     summed_cross_entropy,
 )
 
-Parts = tuple[dict[str, Tensor], Callable[[], dict[str, Tensor]]]
+_Parts = tuple[dict[str, Tensor], Callable[[], dict[str, Tensor]]]
 """Objective and loss, and what makes the counts that validation needs."""
 
 
@@ -70,7 +70,7 @@ class ClassificationLoss(Loss):
         loss = float(sums["loss"]) / max(1, predictions)
         return {"loss": loss, **self.figures_of(sums)}
 
-    def _single_label(self, logits: Tensor, labels: Tensor) -> Parts:
+    def _single_label(self, logits: Tensor, labels: Tensor) -> _Parts:
         loss = summed_cross_entropy(logits, labels)
         objective = loss
         if self.class_weights is not None or self.label_smoothing:
@@ -85,7 +85,7 @@ class ClassificationLoss(Loss):
 
         return {"objective": objective, "loss": loss}, counts
 
-    def _multi_label(self, logits: Tensor, labels: Tensor) -> Parts:
+    def _multi_label(self, logits: Tensor, labels: Tensor) -> _Parts:
         scored = ~labels[:, :1].isnan()  # [batch, 1]
         actual = torch.where(scored, labels, 0.0)
         smoothed = actual * (1 - self.label_smoothing) + self.label_smoothing / 2
@@ -106,7 +106,7 @@ class ClassificationLoss(Loss):
         objective = entropy(smoothed, weights) if changed else loss
         return {"objective": objective, "loss": loss}, counts
 
-    def _regression(self, outputs: Tensor, labels: Tensor) -> Parts:
+    def _regression(self, outputs: Tensor, labels: Tensor) -> _Parts:
         scored = ~labels.isnan()
         x, y = outputs[:, 0] * scored, torch.where(scored, labels, 0.0)
         distance = x - y

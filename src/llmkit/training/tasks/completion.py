@@ -13,34 +13,36 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerF
 
 from llmkit.config import jobs
 from llmkit.config.schema import Config
-from llmkit.data import conversations, fingerprints, look, order, packs, responses
-from llmkit.data.conversations import Chats, Conversation
-from llmkit.data.fingerprints import Fingerprints
-from llmkit.data.labelled import many, told
-from llmkit.data.packs import Packs
-from llmkit.data.responses import Responses
+from llmkit.data.examples import order, packs
+from llmkit.data.examples.packs import Packs, Responses
+from llmkit.data.records import conversations, findings
+from llmkit.data.records.conversations import Chats, Conversation
+from llmkit.data.records.labelled import told
+from llmkit.data.records.pairs import Pairs
+from llmkit.data.text import fingerprints
+from llmkit.data.text.fingerprints import Fingerprints
 from llmkit.errors import ConfigError, DataError
-from llmkit.evaluation import outputs, references
+from llmkit.evaluation import references
 from llmkit.evaluation.baselines import unigram_figures
-from llmkit.evaluation.pairs import Pairs
 from llmkit.evaluation.scored_rows import measure_responses
 from llmkit.inference import generate, prompts
 from llmkit.inference.batching import Engine
-from llmkit.models import build, chat_template, load, logits, moe, packing, tokenizer_saving
+from llmkit.models import build, chat_template, logits, moe, packing, pretrained, tokenizer_saving
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.chat_template import Template
 from llmkit.models.control_tokens import control_tokens
 from llmkit.models.moe import Balance
 from llmkit.models.pretrained import Pretrained, open_model
 from llmkit.progress import Watch
-from llmkit.reporting import verdicts
+from llmkit.reporting import results, summary
+from llmkit.reporting.format import many
 from llmkit.storage import atomic
-from llmkit.training import directory as run_directory
+from llmkit.training import run_directory
 from llmkit.training.tasks import defaults
 from llmkit.training.tasks.causal import CausalLoss
 from llmkit.training.tasks.task import Examples, Loss, Rows, Session, Sums, Task
 
-LENGTH = 2048
+_LENGTH = 2048
 """Most tokens of a conversation where the model sets no limit."""
 
 ROW, ROWS = 512, 40
@@ -140,7 +142,7 @@ class Completion(Task):
             parameters = build.causal_model(task.pretrained.config, seed=0).num_parameters()
         return {
             "command": cls.command,
-            "run_dir": str(run_directory.locate(asked, cls.command)),
+            "run_dir": str(run_directory.locate_run(asked, cls.command)),
             "architecture": task.pretrained.config.model_type,
             "parameters": parameters,
             "max_length": task.max_length,
@@ -190,7 +192,7 @@ class Completion(Task):
 
     def begin(self) -> PreTrainedModel:
         """The named model."""
-        return load.load_model(self.pretrained, say=self.session.console.warn)
+        return pretrained.load_model(self.pretrained, say=self.session.console.warn)
 
     def equip(self, model: PreTrainedModel, begun: bool) -> PreTrainedModel:
         """Lets the model end a text as the template ends a response."""
@@ -245,7 +247,9 @@ class Completion(Task):
             return {}
         directory, session = Path(figures["run_dir"]), self.session
         final = (
-            load.load_model(open_model(figures["model_dir"])).to(session.processes.device).eval()
+            pretrained.load_model(open_model(figures["model_dir"]))
+            .to(session.processes.device)
+            .eval()
         )
         measured = measure_responses(final, self.validation, session.watch)
         if asked := self._answerable():
@@ -257,7 +261,7 @@ class Completion(Task):
             numbers = measured["answers"].items()
             shown["answers"] = {n: each for n, each in numbers if isinstance(each, int | float)}
         unigram = unigram_figures(loss.figures, self.examples, self.validation)
-        for text in verdicts.of_language_model(shown, unigram, figures["train_loss"]):
+        for text in summary.of_language_model(shown, unigram, figures["train_loss"]):
             session.console.warn(text)
         return {"validation": shown, "baseline": {"unigram": unigram}}
 
@@ -276,7 +280,7 @@ class Completion(Task):
             prompts=[each.contents[-2] for each in asked],
             places=[(each.path, each.number) for each in asked],
         )
-        outputs.write_lines(directory / "samples.jsonl", references.reference_samples(pairs, texts))
+        results.write_lines(directory / "samples.jsonl", references.reference_samples(pairs, texts))
         made_by = {**settings.model_dump(mode="json"), "precision": "fp32"}
         protocol = {"words": references.WORDS, "generation": made_by}
         scores = references.score_texts(texts, pairs.references, self.config.seed)
@@ -307,7 +311,7 @@ def _messages(some: Sequence[Conversation]) -> list[list[dict[str, str]]]:
 
 
 def _limit(shape: PretrainedConfig) -> int:
-    return int(getattr(shape.get_text_config(), "max_position_embeddings", None) or LENGTH)
+    return int(getattr(shape.get_text_config(), "max_position_embeddings", None) or _LENGTH)
 
 
 def _max_length(config: Config, shape: PretrainedConfig) -> int:
@@ -347,7 +351,7 @@ def _encoded(
         parted += texts
         rows += [row] * len(texts)
     with watch("tokenizing", len(parted)) as advance:
-        return responses.encode(template.tokenizer, parted, length, rows, advance)
+        return packs.encode_responses(template.tokenizer, parted, length, rows, advance)
 
 
 def _report(data: Chats, encoded: dict[str, Responses], session: Session) -> None:
@@ -359,7 +363,7 @@ def _report(data: Chats, encoded: dict[str, Responses], session: Session) -> Non
             continue
         each = encoded[name]
         places = [(some[row].path, some[row].number) for row in each.left_out]
-        rows += [{"split": name, **look.place_of(place)} for place in places]
+        rows += [{"split": name, **findings.place_of(place)} for place in places]
         if places:
             what = f"{many(len(places), 'row')} whose whole response is behind the cut"
             if not len(each):
@@ -375,5 +379,5 @@ def _report(data: Chats, encoded: dict[str, Responses], session: Session) -> Non
                 f"{many(cut, 'row')} of {name} ({share:.1%}) lose their end after "
                 f"{each.max_length} tokens"
             )
-    data.report["left_out"] = look.finding(rows)
+    data.report["left_out"] = findings.finding(rows)
     data.report["lengths"] = {name: each.report() for name, each in encoded.items()}

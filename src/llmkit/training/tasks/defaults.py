@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from llmkit.config.schema import TrainConfig
 from llmkit.errors import ConfigError
-from llmkit.training.budget import VALIDATION_SHARE
+from llmkit.training.schedule import VALIDATION_SHARE
 
 TOKENS_PER_HIDDEN = {"cpu": 8, "cuda": 128}
 """Tokens per optimizer step for each unit of hidden size, in a run by minutes: 2048 for 256 wide on
@@ -33,7 +33,7 @@ LOOK_COST = 1.0
 MOST_LOST = 120.0
 """Seconds of training that may lie between checkpoints where validations are rare."""
 
-MOST_EPOCHS, LEAST_STEPS = 4, 700
+MOST_EPOCHS, _LEAST_STEPS = 4, 700
 """Passes over the text that minutes are spent on, and steps that they are spent on in any case."""
 
 CLASSIFIER_EPOCHS, CLASSIFIER_BATCH = 3.0, 32
@@ -153,7 +153,7 @@ def bounded(train: TrainConfig, n_examples: int, batch: int) -> TrainConfig:
     if not alone or train.num_train_epochs is not None:
         return train
     steps = math.ceil(MOST_EPOCHS * n_examples / batch)
-    return train.changed(max_steps=max(steps, LEAST_STEPS))
+    return train.changed(max_steps=max(steps, _LEAST_STEPS))
 
 
 def global_batch_size(

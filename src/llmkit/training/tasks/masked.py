@@ -12,9 +12,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTok
 
 from llmkit.config import jobs
 from llmkit.config.schema import Config
-from llmkit.data import order
-from llmkit.data.masking import MaskedBlocks, Vocabulary
-from llmkit.data.tokens import TokenFile
+from llmkit.data.examples import order
+from llmkit.data.examples.blocks import MaskedBlocks, Vocabulary
+from llmkit.data.text.token_file import TokenFile
 from llmkit.errors import ConfigError
 from llmkit.models import build, logits, packing
 from llmkit.models import tokenizer as tokenizers
@@ -31,7 +31,7 @@ MODERN = {"modernbert": 0.3, "nomic_bert": 0.3, "transformer": 0.3}
 
 USUAL_PROBABILITY = 0.15
 
-ARCHITECTURE = "modernbert"
+_ARCHITECTURE = "modernbert"
 """What a new masked model is."""
 
 _FEWEST = 4  # tokens of a masked block: two frame the others
@@ -99,7 +99,7 @@ class Masked(Pretraining):
         """With the share of tokens that is hidden, and the architecture of a new model."""
         config = super().resolve_objective(config, pretrained)
         if pretrained is None:
-            config = config.changed(model=config.model.filled(architecture=ARCHITECTURE))
+            config = config.changed(model=config.model.filled(architecture=_ARCHITECTURE))
         share = _hidden_share(config, pretrained)
         return config.changed(train={"mask_probability": share})
 
@@ -167,7 +167,7 @@ class Masked(Pretraining):
         """All tokens that are read, of which a share is predicted."""
         if "predictions_per_second" not in figures:
             return {}
-        speed = figures["predictions_per_second"] / share(self.examples)
+        speed = figures["predictions_per_second"] / _share(self.examples)
         return {"tokens_per_second": round(speed, 1)}
 
 
@@ -178,7 +178,7 @@ def _hidden_share(config: Config, pretrained: Pretrained | None) -> float:
     return MODERN.get(kind, USUAL_PROBABILITY) if asked == "auto" else asked
 
 
-def share(examples: Examples) -> float:
+def _share(examples: Examples) -> float:
     """The share of the places of examples that are predicted, from some of them."""
     rows = range(min(_SOME, len(examples)))
     return max(1, examples.count(rows)) / examples.batch(rows)["input_ids"].numel()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from transformers import PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from llmkit.config import objectives
+from llmkit.config import checks
 from llmkit.config.schema import Config
 from llmkit.errors import ConfigError
 from llmkit.models import build
@@ -31,7 +31,7 @@ def objective_of(config: Config, pretrained: Pretrained | None) -> str:
             next=f"leave train.objective out, or choose a model that is {chosen}: "
             f"{PURPOSES[chosen].common}",
         )
-    objectives.refuse_others(config, f"pretrain/{chosen}")
+    checks.refuse_inapplicable(config, f"pretrain/{chosen}")
     return chosen
 
 

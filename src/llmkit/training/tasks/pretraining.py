@@ -12,20 +12,20 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from llmkit.config.schema import Config
-from llmkit.data import domains, fingerprints
-from llmkit.data.documents import mark_hints
-from llmkit.data.fingerprints import Fingerprints
-from llmkit.data.mixture import Mixture
-from llmkit.data.prepare import Prepared, data_report, prepare_domains
-from llmkit.data.tokens import TokenFile
+from llmkit.data.examples.mixture import Mixture
+from llmkit.data.text import domains, fingerprints
+from llmkit.data.text.documents import mark_hints
+from llmkit.data.text.fingerprints import Fingerprints
+from llmkit.data.text.prepare import Prepared, data_report, prepare_domains
+from llmkit.data.text.token_file import TokenFile
 from llmkit.distributed import device
 from llmkit.evaluation.baselines import unigram_figures
-from llmkit.models import build, load, tokenizer_saving
+from llmkit.models import build, pretrained, tokenizer_saving
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.pretrained import Pretrained
-from llmkit.reporting import verdicts
-from llmkit.training import directory as run_directory
-from llmkit.training.budget import readable
+from llmkit.reporting import summary
+from llmkit.training import run_directory
+from llmkit.training.schedule import readable_minutes
 from llmkit.training.tasks import by_domain, defaults, sizing
 from llmkit.training.tasks.sizing import Recipe, Sizes
 from llmkit.training.tasks.task import Examples, Loss, Rows, Session, Task
@@ -125,7 +125,7 @@ class Pretraining(Task):
             parameters = build.new_model(made, 0, cls.purpose).num_parameters()
         return {
             "command": cls.command,
-            "run_dir": str(run_directory.locate(asked, cls.command)),
+            "run_dir": str(run_directory.locate_run(asked, cls.command)),
             "data": report,
             "objective": config.train.objective,
             "architecture": made.model_type,
@@ -156,7 +156,7 @@ class Pretraining(Task):
         if pretrained is not None:
             kind = session.processes.device.type
             sizes = sizing.of_pretrained(config, pretrained, n_bytes, kind, cls.purpose)
-            because += f" and {readable(minutes)} on a {kind}" if minutes else ""
+            because += f" and {readable_minutes(minutes)} on a {kind}" if minutes else ""
         else:
             chosen, limited = _recipe(n_bytes, minutes, session)
             vocabulary = tokenizers.auto_vocab_size(n_bytes)
@@ -266,13 +266,13 @@ class Pretraining(Task):
         """New weights from the seed, or those of the named model."""
         if self.pretrained is None:
             return build.new_model(self.model_config, self.config.seed, self.purpose)
-        return load.load_model(self.pretrained, self.purpose, say=self.session.console.warn)
+        return pretrained.load_model(self.pretrained, self.purpose, say=self.session.console.warn)
 
     def losses(self, model: PreTrainedModel) -> Callable[[Examples | None], Loss]:
         """The loss; of a mixture, measured by domain too."""
         files = [*(each.train for each in self.data.values()), *self.held_out.values()]
         isolated = self.config.data.isolate_documents and any(len(f.starts) > 1 for f in files)
-        return partial(by_domain.measured, self.losses_of(model, isolated))
+        return partial(by_domain.measured_by_domain, self.losses_of(model, isolated))
 
     def rows_of_step(self, step: int, *, global_batch_size: int, limit: int | None) -> Rows:
         """Every example once in each epoch; of a mixture, each domain by its share."""
@@ -307,21 +307,21 @@ class Pretraining(Task):
         """The unigram baseline, and the domains of a mixture with what each has gained or lost."""
         console, found = self.session.console, dict[str, Any]()
         if self.config.train.max_minutes is None:  # of minutes, the run itself warns
-            for text in verdicts.of_steps(figures["step"], self.from_scratch):
+            for text in summary.of_steps(figures["step"], self.from_scratch):
                 console.warn(text)
         measured = figures["validation"]
         if self.validation is not None and measured:
             figures_of = by_domain.whole(loss).figures
             unigram = unigram_figures(figures_of, self.examples, self.validation)
-            for text in verdicts.of_language_model(measured, unigram, figures["train_loss"]):
+            for text in summary.of_language_model(measured, unigram, figures["train_loss"]):
                 console.warn(text)
             found["baseline"] = {"unigram": unigram}
         found |= self.speeds(figures)
         if self.config.data.mixture:
-            run = run_directory.locate(self.asked, self.command)
-            found["domains"] = by_domain.report(domains.shares(self.config), figures, run)
+            run = run_directory.locate_run(self.asked, self.command)
+            found["domains"] = by_domain.domain_report(domains.shares(self.config), figures, run)
             if not console.json:
-                return by_domain.readable({**figures, **found})
+                return by_domain.readable_domains({**figures, **found})
         return found
 
     def _warn_of_data(self) -> None:
@@ -347,7 +347,8 @@ def _recipe(n_bytes: int, minutes: float | None, session: Session) -> tuple[Reci
     measured = device.matrix_rate(processes.device, processes.precision)
     rate = processes.largest([measured])[0] * processes.count
     return sizing.for_minutes(n_bytes, minutes, rate), (
-        f" and {readable(minutes)} at the {rate / 1e9:,.0f} GFLOP/s that this machine has now"
+        f" and {readable_minutes(minutes)} at the {rate / 1e9:,.0f} GFLOP/s that this machine has "
+        "now"
     )
 
 

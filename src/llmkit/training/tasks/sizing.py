@@ -24,7 +24,7 @@ USABLE_SHARE = 0.4
 USUAL_BLOCK = 512
 """Tokens of a block for a model that exists, where its positions allow."""
 
-LEAST_STEPS = 128
+_LEAST_STEPS = 128
 """Steps that one pass over a small text has: fewer and larger ones learn less of it."""
 
 PARAMETERS_PER_TOKEN = 12
@@ -78,7 +78,7 @@ TIERS = (
 def for_text(n_bytes: int) -> Recipe:
     """The recipe for one pass over so much text, whatever the machine."""
     recipe = next(tier.recipe for tier in TIERS if n_bytes <= tier.n_bytes)
-    most = max(recipe.block_size, int(n_bytes / BYTES_PER_TOKEN / LEAST_STEPS))
+    most = max(recipe.block_size, int(n_bytes / BYTES_PER_TOKEN / _LEAST_STEPS))
     return replace(recipe, tokens_per_step=min(recipe.tokens_per_step, most))
 
 

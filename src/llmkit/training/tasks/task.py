@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import numpy as np
 import torch
@@ -18,8 +18,6 @@ from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from llmkit.config.schema import Config, LoraConfig
-from llmkit.data.fingerprints import Fingerprints
-from llmkit.data.sources import Sources
 from llmkit.distributed.processes import Processes
 from llmkit.distributed.signals import StopSignal
 from llmkit.models.build import Purpose
@@ -27,6 +25,11 @@ from llmkit.models.moe import Balance
 from llmkit.models.pretrained import Pretrained
 from llmkit.progress import Watch
 from llmkit.reporting.console import Console
+
+if TYPE_CHECKING:
+    from llmkit.data.readers.files import Sources
+    from llmkit.data.text.fingerprints import Fingerprints
+
 
 Batch = dict[str, Tensor]
 """Tensors that a model takes, its targets, where few places are predicted their numbers, and for

@@ -1,0 +1,1 @@
+"""Arguments to commands, errors to exit codes; imports no torch."""

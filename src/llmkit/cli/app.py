@@ -1,0 +1,157 @@
+"""The command line: arguments in, exit code out. Imports nothing heavy, so that help is instant."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from functools import partial
+from inspect import Signature
+from typing import Annotated
+
+import typer
+
+from llmkit import __version__
+from llmkit.cli import faults
+from llmkit.cli.arguments import is_override
+from llmkit.cli.dispatch import Given, Invocation
+from llmkit.cli.help import EPILOG, Command, Commands
+from llmkit.cli.options import (
+    COMMON,
+    OPTIONS,
+    AppliesTo,
+    KeysJson,
+    Option,
+    Words,
+    parameters,
+    refuse_unknown,
+)
+from llmkit.distributed import launcher
+from llmkit.errors import Interrupted, UsageError
+
+app = typer.Typer(
+    name="llmkit",
+    cls=Commands,
+    epilog=EPILOG,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+# Options of other tools, such as --lr, arrive as arguments and are answered with our key.
+LENIENT = {"ignore_unknown_options": True}
+
+
+@app.callback(invoke_without_command=True)
+def llmkit(
+    ctx: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Pretrain, fine-tune, evaluate and sample Hugging Face language models.
+
+    Each command takes an optional YAML config, KEY=VALUE pairs that override it, and
+    options.
+    """
+    if version:
+        print(f"llmkit {__version__}")
+        raise typer.Exit
+    if ctx.invoked_subcommand is None:
+        raise UsageError(
+            "no command given",
+            next="`llmkit --help` lists the commands; try `llmkit pretrain --text corpus.txt`",
+        )
+
+
+def _add(command: str, help: str) -> None:
+    """Adds a command whose parameters are the options declared for it."""
+
+    def asked(ctx: typer.Context, **_given: object) -> Invocation:
+        return _request(command, ctx)
+
+    asked.__name__, asked.__doc__ = command, help
+    asked.__signature__ = Signature(parameters(command))  # type: ignore[attr-defined]
+    app.command(cls=Command, context_settings=LENIENT)(asked)
+
+
+_add("pretrain", "Train a language model on raw text, from scratch or from a pretrained model.")
+_add("finetune", "Train a classifier on labelled rows, or a model that answers prompts.")
+_add("predict", "Label the rows of a file, or lines from a pipe, with a classifier.")
+_add("generate", "Generate text from --prompt, --prompts-file, or lines from a pipe.")
+_add("chat", "Chat with an instruction-tuned model (type /help inside).")
+_add("evaluate", "Measure perplexity on text, accuracy on labelled rows, or benchmark tasks.")
+
+
+@app.command("keys", cls=Command)
+def keys_command(
+    words: Words = None,
+    applies_to: AppliesTo = None,
+    json: KeysJson = False,
+) -> None:
+    """List config keys with type, default, meaning and the commands they apply to."""
+    from llmkit.config import reference
+
+    with faults.of_stdout():
+        print(reference.list_keys(words or [], applies_to, json))
+
+
+def main() -> None:
+    """Runs the command line of this process and ends it with the exit code."""
+    faults.end_by_signals()
+    code = faults.exit_code(_run_here, "--json" in sys.argv)
+    faults.flush_stderr()
+    sys.exit(code)
+
+
+def _run_here() -> int:
+    faults.open_streams()
+    faults.acknowledge_signals("--json" in sys.argv)
+    return run_command(sys.argv[1:])
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Runs the command that the arguments name and returns the exit code."""
+    warnings: list[str] = []
+    return faults.exit_code(partial(_obey, arguments, warnings), "--json" in arguments, warnings)
+
+
+def _obey(arguments: Sequence[str], warnings: list[str]) -> int:
+    # Typer only parses the arguments; the command runs outside it, where it catches nothing.
+    asked = app(arguments, prog_name="llmkit", standalone_mode=False, obj=arguments)
+    if isinstance(asked, Invocation):
+        asked.carry_out(warnings)
+        return 0
+    if asked == Interrupted.exit_code:  # Typer's result after Ctrl-C
+        raise KeyboardInterrupt
+    return int(asked or 0)
+
+
+def _request(command: str, ctx: typer.Context) -> Invocation:
+    """The request of a command, from the parameters that Typer parsed."""
+    launcher.check_environment()
+    given, options = ctx.params, OPTIONS[command]
+    # Click fills CONFIG first, whatever it looks like; `arguments.parse` sorts them out.
+    arguments = [a for a in (given["config"], *(given["overrides"] or [])) if a is not None]
+    known = [flag for parameter in ctx.command.params for flag in parameter.opts]
+    known += ctx.help_option_names
+    refuse_unknown(command, arguments, known, {each.key: each.flag for each in reversed(options)})
+    chosen: list[Given] = []
+    for option in options:
+        value, place = given[option.name], _place(ctx, option, arguments)
+        if option.key == "model.name_or_path" and isinstance(value, list) and value:
+            value, others = value[0], value[1:]
+            if others:
+                chosen.append((option.flag, "evaluation.compare_with", others, place))
+        if value not in (None, False, [], ()):
+            chosen.append((option.flag, option.key, value, place))
+    return Invocation(
+        command, arguments, chosen, **{each.name: given[each.name] for each in COMMON}
+    )
+
+
+def _place(ctx: typer.Context, option: Option, arguments: Sequence[str]) -> int:
+    """How many KEY=VALUE arguments come before the last occurrence of an option."""
+    raw = ctx.find_root().obj
+    flags = option.flags.split()
+    places = [place for place, word in enumerate(raw) if word.partition("=")[0] in flags]
+    before = raw[: places[-1]] if places else raw
+    return sum(is_override(word) and word in arguments for word in before)

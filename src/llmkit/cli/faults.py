@@ -1,0 +1,276 @@
+"""Turns errors into messages on stderr and exit codes."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import json as jsonlib
+import os
+import platform
+import re
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+from typing import TextIO
+
+import typer
+
+from llmkit import __version__
+from llmkit.distributed import signals
+from llmkit.distributed.launcher import is_main_process
+from llmkit.errors import (
+    InputNotFound,
+    Interrupted,
+    LlmkitError,
+    ResourceError,
+    Stopped,
+    UsageError,
+    WriteError,
+)
+
+MOST_SHOWN = 300
+"""Number of characters shown of an unexpected message; the log holds all of it."""
+
+NOTHING_SAVED = "nothing was saved yet"
+"""What is kept of a command that stopped before its work began."""
+
+CLOSED_PIPE = 141
+"""Exit code after a broken pipe: 128 + SIGPIPE, as in a shell."""
+
+
+def exit_code(work: Callable[[], int], json: bool = False, warnings: Sequence[str] = ()) -> int:
+    """Calls `work` and returns its exit code; an error is reported on stderr.
+
+    With `json` the error is also printed on stdout, as a JSON object with the warnings so far.
+    """
+    try:
+        return work()
+    except BrokenPipeError:
+        _abandon(sys.stdout)
+        return CLOSED_PIPE
+    except SystemExit:
+        raise
+    except BaseException as error:
+        fault = _as_fault(error)
+    _tell(fault)
+    if json:
+        _print_object(fault, warnings)
+    return fault.exit_code
+
+
+class Ended(BaseException):
+    """A signal stopped a command that has nothing to save."""
+
+
+def end_by_signals() -> None:
+    """Makes SIGTERM, SIGUSR1 and SIGHUP end this process as Ctrl-C does.
+
+    A run with something to save installs its own handlers. Ignored signals, as under nohup, stay
+    ignored.
+
+    Each signal is recorded, since a library may replace the exception by another.
+    """
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        signals.state.is_second(number)
+        raise KeyboardInterrupt if number == signal.SIGINT else _ended_by(number)
+
+    for number in signals.SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, end)
+
+
+def acknowledge_signals(json: bool) -> None:
+    """Acknowledges each signal to stop within a second; a second Ctrl-C ends the process at once.
+
+    Standard streams must be open.
+    """
+    signals.listen(_acknowledge, lambda: _end_at_once(json))
+
+
+def _acknowledge() -> None:
+    if is_main_process():
+        how = "stopping after this step" if signals.state.saving else "stopping"
+        _say(f"{how} (Ctrl-C again: now)")
+
+
+def _end_at_once(json: bool) -> None:
+    fault = Interrupted("stopped at once by a second Ctrl-C", kept="everything saved before")
+    _say(f"{_SHOW_CURSOR if sys.stderr.isatty() else ''}{fault}")
+    if json:
+        _print_object(fault, ())
+
+
+_SHOW_CURSOR = "\x1b[?25h"  # progress bars hide it
+
+
+@contextlib.contextmanager
+def of_stdout() -> Iterator[None]:
+    """Raises WriteError where stdout cannot be written; a broken pipe passes through."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _abandon(sys.stdout)
+        kept = "everything except the printed result"
+        raise WriteError(f"cannot write to stdout: {error.strerror}", kept=kept) from None
+
+
+def open_streams() -> None:
+    """Opens closed standard streams on /dev/null, and makes output UTF-8 in every locale.
+
+    A file that the run opens would otherwise take the number of a closed stream, and receive what
+    other code prints."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            with contextlib.suppress(OSError):
+                stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
+def flush_stderr() -> None:
+    """Discards stderr that cannot be flushed: Python would otherwise exit with 120."""
+    try:
+        sys.stderr.flush()
+    except (OSError, ValueError, AttributeError):
+        _abandon(sys.stderr)
+
+
+def _abandon(stream: TextIO) -> None:
+    """Redirects a stream to /dev/null, so that Python's last flush succeeds."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _as_fault(error: BaseException) -> LlmkitError:
+    """The llmkit error for any exception."""
+    number = signals.state.received
+    match error:
+        case LlmkitError():
+            return error
+        case typer.TyperException():
+            return _usage(error)
+        case KeyboardInterrupt() | Ended():
+            return stopped(error)
+        case MemoryError():
+            return _out_of_memory()
+        case Exception() if _is_out_of_memory(error):
+            return _out_of_memory()
+        case _ if number:  # an interrupted library raises errors of its own
+            return stopped(KeyboardInterrupt() if number == signal.SIGINT else _ended_by(number))
+        case OSError() if error.errno is not None:
+            return _of_system(error)
+        case Exception() if hidden := re.search(r"os error (\d+)", str(error)):  # of Rust
+            return _of_system(OSError(int(hidden[1]), os.strerror(int(hidden[1]))))
+    return _bug(error)
+
+
+def stopped(fault: KeyboardInterrupt | Ended, kept: str = NOTHING_SAVED) -> LlmkitError:
+    """The error of a command that a signal stopped."""
+    advice = "run the same command again"
+    if isinstance(fault, Ended):
+        return Stopped(f"stopped by {fault}", kept=kept, next=advice)
+    return Interrupted("stopped by Ctrl-C", kept=kept, next=advice)
+
+
+def _ended_by(number: int) -> Ended:
+    return Ended(signal.Signals(number).name)
+
+
+def _is_out_of_memory(fault: Exception) -> bool:
+    message = str(fault)
+    # No memory to map a library; if mapping is forbidden, the message continues with the reason.
+    no_room = message.endswith("failed to map segment from shared object")
+    signs = ("out of memory", "allocate memory", "can't start new thread")
+    return no_room or any(sign in message for sign in signs)
+
+
+def _out_of_memory() -> ResourceError:
+    return ResourceError(
+        "out of memory",
+        kept="everything saved before",
+        next="a smaller batch (train.micro_batch_size changes no result), a smaller model, or a "
+        "machine with more memory",
+    )
+
+
+def _of_system(error: OSError) -> LlmkitError:
+    """The llmkit error for an operating system error: a file, a disk or a limit."""
+    reason, path = error.strerror or str(error), str(error.filename or "")
+    if error.errno in (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM):
+        advice = "raise the limits of the process (`ulimit -a` shows them)"
+        return ResourceError(f"reached a limit of the system: {reason}", where=path, next=advice)
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO):
+        advice = "check the path, and that nothing removes it while llmkit runs"
+        return InputNotFound(f"cannot read a file: {reason}", where=path, next=advice)
+    what = f"cannot access a file: {reason}"
+    return WriteError(what, where=path, next="check permissions and free space")
+
+
+def _usage(fault: typer.TyperException) -> UsageError:
+    context = getattr(fault, "ctx", None)
+    command = context.command_path if context else "llmkit"
+    return UsageError(fault.format_message(), next=f"`{command} --help` lists the options")
+
+
+def _tell(fault: LlmkitError) -> None:
+    """Prints an error once per run; every rank prints its own bugs, since the others may not see
+    them."""
+    # Imported here, so that rich loads only when there is something to print.
+    from llmkit.reporting.format import printable
+
+    bug = fault.exit_code == LlmkitError.exit_code
+    if is_main_process() or fault.rank is not None or fault.alone or bug:
+        _say(printable(str(fault)))
+
+
+def _print_object(fault: LlmkitError, warnings: Sequence[str]) -> None:
+    """Prints an error as JSON on stdout, once per run."""
+    if not is_main_process() and not fault.alone:
+        return
+    shown = {"error": fault.described(), **fault.found, "warnings": list(warnings)}
+    text = jsonlib.dumps(shown, ensure_ascii=False, default=str)
+    try:
+        # Lone surrogates, from names that are not UTF-8, become JSON escapes.
+        print(text.encode("utf-8", "backslashreplace").decode(), flush=True)
+    except (OSError, ValueError, AttributeError):
+        _abandon(sys.stdout)
+
+
+def _bug(error: BaseException) -> LlmkitError:
+    """The error for a bug of llmkit, with the traceback in a file."""
+    if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        raise error  # PanicException comes from libraries in Rust
+    details = "".join(traceback.format_exception(error))
+    path = "" if os.environ.get("LLMKIT_DEBUG") == "1" else _written(details)
+    if not path:
+        _say(details)
+    return LlmkitError(
+        f"a bug in llmkit: {type(error).__name__}: {str(error)[:MOST_SHOWN]}",
+        where=path or "above",
+        kept="every saved checkpoint",
+        next="report it with the traceback; to resume, run the same command again",
+    )
+
+
+def _written(details: str) -> str:
+    """The path of a new file with the details; empty if it cannot be written."""
+    origin = f"llmkit {__version__}, Python {platform.python_version()}, {sys.argv}\n\n"
+    with contextlib.suppress(OSError):
+        handle, path = tempfile.mkstemp(prefix="llmkit-", suffix=".log", text=True)
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(origin + details)
+        return path
+    return ""
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        print(text, file=sys.stderr, flush=True)

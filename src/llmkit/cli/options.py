@@ -1,0 +1,265 @@
+"""The options of the commands, each declared once, and the answer to unknown ones."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from inspect import Parameter
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llmkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from llmkit.config.suggestions import Setting
+
+
+_TEXT = str | None
+TEXTS = list[str] | None
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option, and the config key that it sets; the common switches set none."""
+
+    flags: str
+    """`--name` and its aliases, separated by spaces."""
+    help: str
+    metavar: str | None = None
+    key: str = ""
+    kind: Any = bool
+
+    @property
+    def flag(self) -> str:
+        """The flag to show in messages."""
+        return self.flags.split()[0]
+
+    @property
+    def name(self) -> str:
+        """The name of the parameter."""
+        return self.flag.removeprefix("--").replace("-", "_")
+
+    def parameter(self) -> Parameter:
+        """The option as Typer reads it from a signature."""
+        declared = typer.Option(*self.flags.split(), metavar=self.metavar, help=self.help)
+        return _parameter(self.name, self.kind, declared, False if self.kind is bool else None)
+
+
+MODEL = Option(
+    "--model", "Hub name, model directory or run directory.", "NAME", "model.name_or_path", _TEXT
+)
+MODELS = Option(
+    "--model", "Model to evaluate; repeat to compare several.", "NAME", "model.name_or_path", TEXTS
+)
+OUTPUT_DIR = Option("--output-dir -o", "Run directory.", "DIR", "output_dir", _TEXT)
+_SYSTEM = Option("--system", "System message of the chat.", "TEXT", "generation.system", _TEXT)
+EXPLAIN = Option(
+    "--explain",
+    "Show the N most likely tokens at each step.",
+    "N",
+    "generation.explain",
+    int | None,
+)
+
+COMMON = (
+    Option("--json", "Print the result, or the error, as JSON."),
+    Option("--quiet", "Only show warnings and errors."),
+    Option("--verbose", "Also show cached files and the libraries' logs."),
+    Option("--dry-run", "Check everything, but load no weights and write nothing."),
+    Option("--print-config", "Print every config key with its value and origin."),
+    Option("--allow-code", "Allow the Python file in model.code to run."),
+)
+"""The switches of every command that takes a config."""
+
+OPTIONS: dict[str, tuple[Option, ...]] = {
+    "pretrain": (
+        Option(
+            "--text --data",
+            "Text file, directory or glob; repeatable.",
+            "PATH",
+            "data.train_files",
+            TEXTS,
+        ),
+        MODEL,
+        OUTPUT_DIR,
+    ),
+    "finetune": (
+        Option(
+            "--csv --data",
+            "Rows as CSV, TSV, JSONL or Parquet; repeatable.",
+            "PATH",
+            "data.train_files",
+            TEXTS,
+        ),
+        MODEL,
+        OUTPUT_DIR,
+    ),
+    "predict": (
+        Option(
+            "--csv --data",
+            "Rows to label, as CSV, JSONL, Parquet or text; repeatable.",
+            "PATH",
+            "data.test_files",
+            TEXTS,
+        ),
+        MODEL,
+        Option(
+            "--output -o",
+            "Write predictions here (.jsonl or .csv).",
+            "FILE",
+            "predict.output",
+            _TEXT,
+        ),
+    ),
+    "generate": (
+        MODEL,
+        Option("--prompt", "Text to continue; repeatable.", "TEXT", "generation.prompts", TEXTS),
+        Option(
+            "--prompts-file",
+            "File of prompts: text lines, JSONL, or a table.",
+            "PATH",
+            "generation.prompts_file",
+            _TEXT,
+        ),
+        Option(
+            "--output -o",
+            "Write JSON lines here; rerun to continue where it stopped.",
+            "FILE",
+            "generation.output_file",
+            _TEXT,
+        ),
+        Option("--chat", "Apply the model's chat template to prompts.", key="generation.chat"),
+        _SYSTEM,
+        EXPLAIN,
+    ),
+    "chat": (MODEL, _SYSTEM, EXPLAIN),
+    "evaluate": (
+        MODELS,
+        Option("--text", "Text to score; repeatable.", "PATH", "data.test_files", TEXTS),
+        Option(
+            "--csv --data",
+            "Rows as CSV, TSV, JSONL or Parquet; repeatable.",
+            "PATH",
+            "data.test_files",
+            TEXTS,
+        ),
+        Option(
+            "--tasks",
+            "Task of lm-evaluation-harness, or a task file; repeatable.",
+            "NAME",
+            "evaluation.tasks",
+            TEXTS,
+        ),
+        Option("--by-document", "Report figures for each document.", key="evaluation.by_document"),
+        Option(
+            "--by-domain",
+            "Report figures for each file, or value of a column.",
+            key="evaluation.by_domain",
+        ),
+        Option(
+            "--per-token",
+            "Write a web page that shades each token by its loss.",
+            "FILE",
+            "evaluation.per_token",
+            _TEXT,
+        ),
+        Option(
+            "--log-samples",
+            "Write every scored sample as JSON lines.",
+            "FILE",
+            "evaluation.log_samples",
+            _TEXT,
+        ),
+        Option(
+            "--output -o",
+            "Write results here (.json, otherwise plain text).",
+            "FILE",
+            "evaluation.output",
+            _TEXT,
+        ),
+    ),
+}
+"""The options of each command that set config keys."""
+
+
+def parameters(command: str) -> list[Parameter]:
+    """The parameters of a command: its context, CONFIG, KEY=VALUE and its options."""
+    config = typer.Argument(metavar="CONFIG", help="YAML config file.", show_default=False)
+    overrides = typer.Argument(
+        metavar="KEY=VALUE",
+        help="Set a config key: train.learning_rate=3e-4",
+        show_default=False,
+    )
+    return [
+        Parameter("ctx", Parameter.KEYWORD_ONLY, annotation=typer.Context),
+        _parameter("config", _TEXT, config, None),
+        _parameter("overrides", TEXTS, overrides, None),
+        *(option.parameter() for option in (*OPTIONS[command], *COMMON)),
+    ]
+
+
+def _parameter(name: str, kind: Any, declared: Any, default: Any) -> Parameter:
+    annotation = Annotated[kind, declared]
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="WORD",
+        help="Part of a key's name or meaning, or its name in another tool.",
+        show_default=False,
+    ),
+]
+AppliesTo = Annotated[
+    str | None,
+    typer.Option(
+        "--for",
+        metavar="COMMAND",
+        help="Only keys of a command or task, such as finetune/completion.",
+    ),
+]
+KeysJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def refuse_unknown(
+    command: str, arguments: Sequence[str], known: Sequence[str], options: Mapping[str, str]
+) -> None:
+    """Raises UsageError for unknown options, with what to write instead.
+
+    `known` holds the flags of the command; `options` maps config keys to their flags.
+    """
+    unknown: dict[str, str] = {}
+    for argument, following in pairwise([*arguments, "-"]):
+        if argument.startswith("-") and argument != "-":
+            flag, equals, value = argument.partition("=")
+            follows = "true" if following.startswith("-") or "=" in following else following
+            unknown[flag] = value if equals else follows
+    if not unknown:
+        return
+    from llmkit.config import checks
+    from llmkit.config.schema import Config
+    from llmkit.config.suggestions import Setting, Writing
+
+    given = {flag.lstrip("-").replace("-", "_"): value for flag, value in unknown.items()}
+    writing, jobs = Writing(True, options), checks.jobs(command, Config())
+    settings = {
+        flag: Setting(tuple(flag.lstrip("-").split(".")), value, jobs, writing, given)
+        for flag, value in unknown.items()
+    }
+    lines = [f"{flag}: {_instead(flag, setting, known)}" for flag, setting in settings.items()]
+    raise UsageError("no such option", where="\n       ".join(lines))
+
+
+def _instead(flag: str, setting: Setting, known: Sequence[str]) -> str:
+    from llmkit.config import suggestions
+
+    if near := difflib.get_close_matches(flag, known, n=1, cutoff=0.8):
+        return f"did you mean `{near[0]}`?"
+    options = ", ".join(each for each in known if each.startswith("--"))
+    return suggestions.known(setting) or (
+        f"the options are {options}; KEY=VALUE sets any config key, and `llmkit keys` lists them"
+    )

@@ -1,0 +1,274 @@
+"""Checks of input, model, packages and output that run before the libraries load."""
+
+from __future__ import annotations
+
+import select
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from llmkit import extras
+from llmkit.cli.help import FIRST
+from llmkit.config import checks, keys, load
+from llmkit.config.checks import Faults
+from llmkit.config.schema import Config
+from llmkit.data.readers.files import Sources
+from llmkit.errors import ConfigError, DataError, InputNotFound, Unsafe, UsageError
+from llmkit.reporting.console import Console
+from llmkit.storage import paths
+
+FILES_OF = {
+    "pretrain": ("data.train_files", "data.validation_files"),
+    "finetune": ("data.train_files", "data.validation_files", "data.test_files"),
+    "predict": ("data.test_files",),
+    "evaluate": ("data.test_files",),
+    "generate": ("generation.prompts_file",),
+}
+"""Keys whose files a command reads."""
+
+FREE_TEXT = ("generation.prompts", "generation.system", "generation.stop")
+"""Keys that hold text for the model."""
+
+
+def check_code(config: Config, allowed: bool) -> None:
+    """Raises Unsafe for a config that names code, unless the command line allows it to run."""
+    if config.model.code is not None and not allowed:
+        raise Unsafe(
+            f"the config asks to run Python code ({config.model.code})",
+            where="model.code",
+            next="read the file first; then add --allow-code to the command line",
+        )
+
+
+def check_early(
+    command: str, config: Config, sources: Sources, console: Console, faults: Faults
+) -> None:
+    """Finds the faults of input, model, packages and output that the command would raise later, and
+    raises them together with those of the config."""
+    _check_model(command, config, faults)
+    _check_files(command, config, sources, console, faults)
+    _check_named(command, config, faults)
+    _check_extras(command, config, faults)
+    with faults.collected("output_dir"):
+        _check_output(command, config)
+    if not faults:
+        _check_text(config)
+        _check_input(command, config)
+        _check_need_of_model(command, config)
+    _check_settings(command, config, faults)
+    faults.check()
+
+
+def _check_text(config: Config) -> None:
+    """Refuses arguments that are not UTF-8: Python gives them lone surrogates, which no tokenizer
+    accepts."""
+    for path, value in load.leaves(config.model_dump()):
+        name = ".".join(path)
+        for text in value if isinstance(value, list | tuple) else [value]:
+            if name.startswith(FREE_TEXT) and isinstance(text, str) and not _encodes(text):
+                raise DataError(
+                    "the text is not UTF-8",
+                    where=f"{name}: {text.encode('utf-8', 'surrogateescape')!r}",
+                    next="use a UTF-8 terminal, or put the text into a file",
+                )
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _check_input(command: str, config: Config) -> None:
+    data = config.data
+    match command:
+        case "pretrain" | "finetune" if not (data.train_files or data.mixture):
+            key = "data.train_files"
+        case "evaluate" if not (data.test_files or data.mixture or config.evaluation.tasks):
+            key = "data.test_files"
+        case "predict" if not data.test_files and sys.stdin.isatty():
+            key = "data.test_files"
+        case "generate":
+            _check_prompts(config)
+            return
+        case _:
+            return
+    raise InputNotFound(f"{key} is not given", where=key, next=f"try `{FIRST[command]}`")
+
+
+def _check_prompts(config: Config) -> None:
+    settings = config.generation
+    if not (settings.prompts or settings.prompts_file) and (
+        sys.stdin.isatty() or _is_empty(sys.stdin)
+    ):
+        raise UsageError(
+            "no prompt given",
+            next='use --prompt "..." or --prompts-file, or pipe lines',
+        )
+
+
+def _is_empty(stdin: Any) -> bool:
+    """Whether a pipe or file ended before its first byte; an open pipe is not empty."""
+    try:
+        ready = select.select([stdin], [], [], 0)[0]
+        return bool(ready) and not stdin.buffer.peek(1)
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _check_model(command: str, config: Config, faults: Faults) -> None:
+    from llmkit.models import directory
+
+    name = config.model.name_or_path
+    with faults.collected("model.name_or_path"):
+        if name is not None:
+            place = Path(directory.locate_model(name))
+            if command == "chat" and config.tokenizer.name_or_path is None:
+                _check_template(name, place)
+    with faults.collected("evaluation.compare_with"):
+        for each in config.evaluation.compare_with if command == "evaluate" else ():
+            directory.locate_model(each)
+    with faults.collected("tokenizer.name_or_path"):
+        if config.tokenizer.name_or_path is not None:
+            directory.locate_tokenizer(config.tokenizer.name_or_path)
+
+
+def _check_need_of_model(command: str, config: Config) -> None:
+    name = config.model.name_or_path
+    if name is None and checks.jobs(command, config) == {"finetune/completion"}:
+        raise ConfigError(
+            "train.objective=completion needs a pretrained model",
+            where="model.name_or_path",
+            next="pass a causal language model with --model, such as a run of `llmkit pretrain`",
+        )
+    needed = command in ("generate", "chat", "predict")
+    needed |= command == "evaluate" and config.evaluation.reference_column is None
+    if needed and name is None:
+        raise UsageError(
+            f"`llmkit {command}` needs a model",
+            where="model.name_or_path",
+            next=f"pass a run directory, a model directory or a hub name: `{FIRST[command]}`",
+        )
+
+
+def _check_template(name: str, place: Path) -> None:
+    """Raises ConfigError for a directory whose model has no chat template."""
+    from llmkit.models import directory
+
+    if place.is_dir() and not directory.has_chat_template(place):
+        raise ConfigError(
+            f"{name} has no chat template: it continues text and cannot chat",
+            where=str(place),
+            next=f'to continue a text: `llmkit generate --model {name} --prompt "..."`; to teach '
+            f"it to chat: `llmkit finetune train.objective=completion --model {name} "
+            "--csv chats.jsonl`",
+        )
+
+
+def _check_files(
+    command: str, config: Config, sources: Sources, console: Console, faults: Faults
+) -> None:
+    """Adds missing input files to the faults, and reports the files in directories that are
+    skipped."""
+    named = list(FILES_OF.get(command, ()))
+    if command == "pretrain":
+        for name in config.data.mixture:
+            named += [f"data.mixture.{name}.files", f"data.mixture.{name}.validation_files"]
+    for key in named:
+        with faults.collected(key):
+            sentence, is_most = sources.skipped(key)
+            if sentence:
+                (console.warn if is_most else console.say)(f"{key}: {sentence}")
+
+
+def _check_named(command: str, config: Config, faults: Faults) -> None:
+    """Adds the other missing files that keys name to the faults."""
+    data, generation, template = config.data, config.generation, config.tokenizer.chat_template
+    named = {
+        "data.label_names": data.label_names,
+        "generation.json_schema": generation.json_schema,
+        "model.code": config.model.code,
+        "tokenizer.chat_template": None if template in ("auto", "plain") else template,
+    }
+    jobs = checks.jobs(command, config)
+    for name, file in named.items():
+        if file is not None and keys.all_keys()[tuple(name.split("."))].jobs & jobs:
+            with faults.collected(name):
+                _check_file(Path(file), name)
+
+
+def _check_file(path: Path, key: str) -> None:
+    if path.is_file():
+        return
+    near = [str(found) for found in paths.near(path) if found.is_file()]
+    raise InputNotFound(
+        f"{str(path)!r} does not exist",
+        where=key,
+        next=f"did you mean {' or '.join(near)}?" if near else "name a file that exists",
+    )
+
+
+def _check_extras(command: str, config: Config, faults: Faults) -> None:
+    if command in ("pretrain", "finetune"):
+        for name in config.report_to:
+            with faults.collected("report_to"):
+                extras.require(name, name, f"report_to={name}", "report_to")
+    if command == "finetune" and config.model.lora.r is not None:
+        with faults.collected("model.lora.r"):
+            extras.require("peft", "lora", "LoRA", "model.lora")
+    if command == "evaluate" and config.evaluation.tasks:
+        with faults.collected("evaluation.tasks"):
+            extras.require("lm_eval", "lm-eval", "a standard task", "evaluation.tasks")
+    grammar = {name: getattr(config.generation, name) for name in ("regex", "json_schema")}
+    for form, value in grammar.items():
+        if command in ("generate", "chat") and value is not None:
+            with faults.collected(key := f"generation.{form}"):
+                extras.require("llguidance", "grammar", key, key)
+
+
+def _check_settings(command: str, config: Config, faults: Faults) -> None:
+    """Adds settings that the config class of a new model does not accept.
+
+    This loads transformers, but only where `model.config` is set and the run needs it anyway."""
+    model, jobs = config.model, checks.jobs(command, config)
+    key = keys.all_keys()["model", "config"]
+    if not (model.config and key.jobs & jobs) or model.name_or_path or model.code:
+        return
+    from llmkit.models import build
+
+    purposes = {
+        "pretrain/causal": build.LANGUAGE_MODEL,
+        "pretrain/masked": build.MASKED_MODEL,
+        "finetune/classification": build.CLASSIFIER_MODEL,
+    }
+    several = [purposes[job] for job in sorted(key.jobs & jobs)]
+    architecture = model.architecture
+    if architecture == "auto":
+        architecture = "qwen3" if several[0] is build.LANGUAGE_MODEL else "modernbert"
+    with suppress(ConfigError):  # an unsuitable architecture is refused later, with reasons
+        for name, *parts in build.settings_faults(architecture, model.config, several):
+            faults.add_of_key(f"model.config.{name}", *parts)
+
+
+def _check_output(command: str, config: Config) -> None:
+    from llmkit.reporting import predictions, results
+    from llmkit.storage import resumable
+    from llmkit.training import run_directory
+
+    settings = config.evaluation
+    checks: dict[str, Callable[[], None]] = {
+        "pretrain": lambda: run_directory.check_run_directory(config, command),
+        "finetune": lambda: run_directory.check_run_directory(config, command),
+        "predict": lambda: predictions.check_predictions_file(config.predict),
+        "evaluate": lambda: results.check_output_files(
+            (settings.output, settings.log_samples, settings.per_token)
+        ),
+    }
+    if command in checks:
+        checks[command]()
+    if command == "generate" and config.generation.output_file is not None:
+        resumable.check_result_file(Path(config.generation.output_file))

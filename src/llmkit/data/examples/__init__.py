@@ -1,0 +1,1 @@
+"""What batches are made of, and in which order."""

@@ -1,0 +1,230 @@
+"""Labelled rows in memory, and as padded batches of token ids."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerFast
+
+from llmkit.data.records.labels import MULTI, Labels
+from llmkit.errors import DataError
+from llmkit.models.control_tokens import ControlTokenCount, control_tokens, text_only
+
+UNLABELLED = -100
+"""The label of row -1, which is none; in batches of numbers it is not a number (NaN)."""
+
+PERCENTILES = (50, 90, 95, 99, 100)
+
+_TEXTS_AT_ONCE = 4096
+
+
+@dataclass(frozen=True)
+class LabelledTable:
+    """Labelled rows."""
+
+    texts: Sequence[tuple[str, ...]]
+    targets: NDArray[Any]
+    """int64 [rows], the class; or bool [rows, classes]; or float32 [rows], after the kind."""
+    labels: Labels
+    places: Sequence[tuple[str, int]]
+    """The file of each row, and its number there, counted from 1."""
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 of texts, labels and label names, in order."""
+        whole = hashlib.sha256(repr((self.labels.kind, self.labels.names)).encode())
+        for texts in self.texts:
+            # Lengths keep ("ab", "c") and ("a", "bc") apart.
+            whole.update(f"{[len(text) for text in texts]}{''.join(texts)}".encode())
+        whole.update(np.ascontiguousarray(self.targets).tobytes())
+        return whole.hexdigest()
+
+    def part(self, chosen: NDArray[np.bool_]) -> LabelledTable:
+        """Some of the rows, in order."""
+        rows = np.flatnonzero(chosen).tolist()
+        return LabelledTable(
+            [self.texts[row] for row in rows],
+            self.targets[chosen],
+            self.labels,
+            [self.places[row] for row in rows],
+        )
+
+    def examples(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        max_length: int,
+        advance: Callable[[int], None] = lambda n_rows: None,
+    ) -> Encoded:
+        """The rows as token ids, encoded once with all cores."""
+        return Encoder(tokenizer, max_length).encode(self.texts, self.targets, advance)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Texts as token ids, end to end, and their labels where they have some."""
+
+    ids: NDArray[np.int32]
+    types: NDArray[np.uint8] | None
+    """Which text of a pair a token belongs to; None where the tokenizer does not tell."""
+    starts: NDArray[np.int64]
+    """[rows + 1]"""
+    uncut: NDArray[np.int32]
+    """[rows], how many tokens each would have without the cut at the greatest length."""
+    targets: NDArray[Any] | None
+    pad_id: int
+
+    def __len__(self) -> int:
+        return len(self.uncut)
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """[rows], in tokens."""
+        return np.diff(self.starts)
+
+    def count(self, rows: Sequence[int] | NDArray[np.int64]) -> int:
+        """Predictions in these rows: one in each but -1."""
+        return int((np.asarray(rows) >= 0).sum())
+
+    def longest_first(self) -> NDArray[np.int64]:
+        """All rows by length, so that neighbours need little padding, from the longest down."""
+        return np.argsort(-self.lengths, kind="stable")
+
+    def batch(self, rows: Sequence[int] | NDArray[np.int64]) -> dict[str, torch.Tensor]:
+        """The rows as tensors [rows, longest of them], padded on the right.
+
+        `input_ids`, `attention_mask` and, where the tokenizer gives them, `token_type_ids`, all
+        int64. `labels` int64 [rows], UNLABELLED for row -1; of several labels float32 [rows,
+        classes] and of numbers float32 [rows], NaN for row -1. A row without tokens, and row -1,
+        attend to one token of padding: attention to nothing gives NaN.
+        """
+        chosen = np.asarray(rows, dtype=np.int64)
+        lengths = np.where(chosen < 0, 0, self.lengths[chosen])
+        columns = np.arange(max(1, int(lengths.max(initial=0))))
+        inside = columns < lengths[:, None]
+        places = (self.starts[chosen][:, None] + columns)[inside]
+        batch: dict[str, NDArray[Any]] = {
+            "input_ids": _filled(inside, self.ids[places], self.pad_id),
+            "attention_mask": (inside | (columns == 0)).astype(np.int64),
+        }
+        if self.types is not None:
+            batch["token_type_ids"] = _filled(inside, self.types[places], 0)
+        if self.targets is not None:
+            batch["labels"] = self._labels(self.targets, chosen)
+        return {name: torch.from_numpy(values) for name, values in batch.items()}
+
+    def length_report(self) -> dict[str, Any]:
+        """Percentiles of the tokens that the rows have before the cut, and the share it cuts."""
+        return length_report(self.uncut, self.lengths)
+
+    def _labels(self, targets: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:
+        chosen = targets[rows]
+        labels = chosen if chosen.dtype == np.int64 else chosen.astype(np.float32)
+        labels[rows < 0] = UNLABELLED if labels.dtype == np.int64 else np.nan
+        return labels
+
+
+def length_report(uncut: NDArray[Any], lengths: NDArray[Any]) -> dict[str, Any]:
+    """Percentiles of lengths in tokens before the cut, how many rows it cuts, and their share."""
+    rank = [int(np.ceil(percent / 100 * len(uncut))) - 1 for percent in PERCENTILES]
+    ordered = np.sort(uncut)
+    return {
+        "percentiles": {
+            str(percent): int(ordered[place])
+            for percent, place in zip(PERCENTILES, rank, strict=True)
+        },
+        "truncated": int((uncut > lengths).sum()),
+        "truncated_share": float((uncut > lengths).mean()),
+    }
+
+
+class Encoder:
+    """Gives the token ids that a tokenizer gives with truncation, faster."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, max_length: int) -> None:
+        if tokenizer.pad_token_id is None:
+            raise DataError(
+                "the tokenizer has no padding token, and batches of texts need one",
+                where="tokenizer.name_or_path",
+                next="set pad_token in its tokenizer_config.json to a token that it has",
+            )
+        self.named = ControlTokenCount(control_tokens(tokenizer))
+        self.pad_id = int(tokenizer.pad_token_id)
+        self.max_length = max_length
+        self.gives_types = "token_type_ids" in tokenizer.model_input_names
+        # Copies: the settings of the tokenizer itself stay as they are. Text is text in them.
+        self.whole, self.cut = text_only(tokenizer), text_only(tokenizer)
+        self.cut.enable_truncation(max_length, direction=tokenizer.truncation_side)
+
+    def encode(
+        self,
+        texts: Sequence[tuple[str, ...]],
+        targets: NDArray[Any] | None = None,
+        advance: Callable[[int], None] = lambda n_rows: None,
+    ) -> Encoded:
+        """Texts, or pairs of texts, as token ids; `advance` is told how many were done."""
+        ids, types, lengths, uncut = [], [], [], []
+        for first in range(0, len(texts), _TEXTS_AT_ONCE):
+            some = texts[first : first + _TEXTS_AT_ONCE]
+            for each in some:
+                self.named.add(each)
+            encodings, before = self._encode(some)
+            uncut += before
+            lengths += [len(encoding) for encoding in encodings]
+            ids.append(_flat((encoding.ids for encoding in encodings), np.int32))
+            if self.gives_types:
+                types.append(_flat((encoding.type_ids for encoding in encodings), np.uint8))
+            advance(len(some))
+        starts = np.zeros(len(texts) + 1, dtype=np.int64)
+        np.cumsum(lengths, out=starts[1:])
+        return Encoded(
+            ids=np.concatenate([*ids, np.zeros(0, np.int32)]),
+            types=np.concatenate([*types, np.zeros(0, np.uint8)]) if self.gives_types else None,
+            starts=starts,
+            uncut=np.array(uncut, dtype=np.int32),
+            targets=targets,
+            pad_id=self.pad_id,
+        )
+
+    def _encode(self, texts: Sequence[tuple[str, ...]]) -> tuple[list[Any], list[int]]:
+        """Each text cut, and its length before."""
+        inputs = [text if len(text) > 1 else text[0] for text in texts]
+        encodings = self.whole.encode_batch_fast(inputs)
+        lengths = [len(encoding) for encoding in encodings]
+        # How a pair is cut is the backend's affair: the few that are too long are encoded anew.
+        long = [row for row, length in enumerate(lengths) if length > self.max_length]
+        for row, encoding in zip(
+            long, self.cut.encode_batch_fast([inputs[row] for row in long]), strict=True
+        ):
+            encodings[row] = encoding
+        return encodings, lengths
+
+
+def targets(labels: Labels, encoded: Sequence[Any]) -> NDArray[Any]:
+    """What `Labels.encode` gave for the rows, as an array."""
+    if labels.kind != MULTI:
+        return np.array(encoded, dtype=np.int64 if labels.is_classes else np.float32)
+    marks = np.zeros((len(encoded), len(labels)), dtype=np.bool_)
+    for row, numbers in enumerate(encoded):
+        marks[row, numbers] = True
+    return marks
+
+
+def _flat(parts: Any, dtype: type) -> NDArray[Any]:
+    return np.fromiter(chain.from_iterable(parts), dtype=dtype)
+
+
+def _filled(inside: NDArray[np.bool_], values: NDArray[Any], rest: int) -> NDArray[np.int64]:
+    filled = np.full(inside.shape, rest, dtype=np.int64)
+    filled[inside] = values
+    return filled

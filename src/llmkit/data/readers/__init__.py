@@ -1,0 +1,1 @@
+"""Files to rows: decoding, formats, delimiters, and the roles of columns."""

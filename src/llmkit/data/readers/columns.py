@@ -1,0 +1,188 @@
+"""Which column of a table is meant: by its name, by its number, or because there is no other."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llmkit.errors import DataError
+
+_TEXT = """text texts sentence sentences content body document doc review comment comment_text
+    message msg sms tweet post utterance query"""
+TEXT_NAMES = frozenset(_TEXT.split())
+"""What a column of text is usually called."""
+
+_LABEL = """label labels category categories class target sentiment intent topic emotion emotions
+    polarity rating stars score"""
+LABEL_NAMES = frozenset(_LABEL.split())
+"""What a column of labels is usually called."""
+
+PAIR_NAMES = (
+    ("sentence1", "sentence2"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+    ("text1", "text2"),
+    ("text_a", "text_b"),
+)
+"""What two columns of texts that belong together are usually called."""
+
+ColumnNumbers = tuple[int, ...]
+
+_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of a table, counted from 0."""
+
+    names: tuple[str, ...] | None
+    """None where the table has no header."""
+    first: tuple[str, ...]
+    """The first row, which shows what columns without names are."""
+    keyed: bool = False
+    """Whether a row holds its values by name, and not by number."""
+
+    def __len__(self) -> int:
+        return len(self.names if self.names is not None else self.first)
+
+    def __str__(self) -> str:
+        """The columns as a message lists them."""
+        if self.names is not None:
+            shown = [f"{number} {name[:40]!r}" for number, name in enumerate(self.names)]
+        else:
+            shown = [f"{number} (first {value[:40]!r})" for number, value in enumerate(self.first)]
+        return ", ".join(shown[:_SHOWN]) + (", ..." if len(shown) > _SHOWN else "")
+
+    def address(self, number: int) -> int | str:
+        """What a row is indexed with to get the value of a column."""
+        return self.names[number] if self.keyed and self.names is not None else number
+
+    def label(self, number: int) -> str | int:
+        """How a config names a column: by its name, or where that would not do, by its number."""
+        if self.names is None or not self.names[number] or self.names.count(self.names[number]) > 1:
+            return number
+        return self.names[number]
+
+    def find(self, wanted: str | int, key: str, where: str) -> int:
+        """The number of the column that a config key names; raises DataError if there is none."""
+        names = self.names or ()
+        if isinstance(wanted, int):
+            if wanted < len(self):
+                return wanted
+            problem = f"{key} is {wanted}, and the last column is number {len(self) - 1}"
+        elif names.count(wanted) == 1:
+            return names.index(wanted)
+        elif self.names is None:
+            problem = f"{key} is {wanted!r}, and the table has no header, so no column has a name"
+        elif wanted in names:
+            problem = f"{wanted!r} is the name of {names.count(wanted)} columns"
+        else:
+            near = difflib.get_close_matches(wanted, names, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            problem = f"no column is called {wanted!r}{hint}"
+        raise self.fault(problem, key, where)
+
+    def find_all(self, wanted: Any, key: str, where: str) -> ColumnNumbers:
+        """The numbers of the columns that a config key names: none, one or several."""
+        several = wanted if isinstance(wanted, tuple) else () if wanted is None else (wanted,)
+        return tuple(self.find(each, key, where) for each in several)
+
+    def fault(self, problem: str, key: str, where: str) -> DataError:
+        """The error of a column that is not there or not known, with those that are."""
+        return DataError(
+            problem,
+            where=f"{key}; {where}",
+            next=f"{key}=NAME, or a number from 0; the columns are {self}",
+        )
+
+
+def guess(
+    columns: Columns,
+    given: tuple[ColumnNumbers, ColumnNumbers],
+    rows: Callable[[], Sequence[Sequence[str]]],
+) -> tuple[ColumnNumbers, ColumnNumbers]:
+    """The columns of text and of label; those not `given` are empty unless only one can be meant.
+
+    A usual name tells, or that no other column is left, or of two columns that the values of one
+    come again and again in these first rows.
+    """
+    text, label = given
+    if not label:
+        label = only_column(columns, LABEL_NAMES, without=text)
+    if not text:
+        text = guess_text(columns, label)
+    if text and not label:
+        left = [number for number in _candidates(columns) if number not in text]
+        label = (left[0],) if len(left) == 1 and not usual_labels(columns) else ()
+    if not text and len(_candidates(columns)) == 2:
+        again = [number for number in _candidates(columns) if _comes_again(rows(), number)]
+        if len(again) == 1:
+            return guess_text(columns, again), tuple(again)
+    return text, label
+
+
+def guess_text(columns: Columns, label: Sequence[int]) -> ColumnNumbers:
+    """The column of the text, or the two of a pair, if only one can be meant beside the label."""
+    names = _names(columns)
+    for pair in PAIR_NAMES:
+        if all(names.count(name) == 1 for name in pair):
+            return tuple(names.index(name) for name in pair)
+    left = [number for number in _candidates(columns) if number not in label]
+    usual = only_column(columns, TEXT_NAMES, without=label)
+    return usual or ((left[0],) if len(left) == 1 else ())
+
+
+def usual_labels(columns: Columns) -> ColumnNumbers:
+    """The columns that have a usual name of labels."""
+    return tuple(n for n, name in enumerate(_names(columns)) if name in LABEL_NAMES)
+
+
+def looks_like_header(rows: Sequence[Sequence[str]]) -> bool:
+    """Whether the first of these rows names the columns.
+
+    It does if it holds short words only, of which one is a usual name or none comes again below.
+    """
+    names = [name.strip() for name in rows[0]]
+    named = [name for name in names if name]
+    if not named or not all(map(_is_name, named)):
+        return False
+    if {name.lower() for name in named} & (TEXT_NAMES | LABEL_NAMES):
+        return True
+    return len(set(named)) == len(named) and not any(
+        name and name in {row[number].strip() for row in rows[1:] if number < len(row)}
+        for number, name in enumerate(names)
+    )
+
+
+def _is_name(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        words = text.split()
+        return len(text) <= 40 and len(words) <= 4 and "\n" not in text and text[-1] not in ".!?"
+    return False
+
+
+def _names(columns: Columns) -> list[str]:
+    return [name.strip().lower() for name in columns.names or [""] * len(columns)]
+
+
+def _candidates(columns: Columns) -> list[int]:
+    """The columns that have a name, or all where the table has no header."""
+    return [n for n in range(len(columns)) if columns.names is None or columns.names[n].strip()]
+
+
+def only_column(
+    columns: Columns, names: Collection[str], without: Sequence[int] = ()
+) -> ColumnNumbers:
+    """The only column that has one of these names."""
+    found = [n for n, name in enumerate(_names(columns)) if name in names and n not in without]
+    return (found[0],) if len(found) == 1 else ()
+
+
+def _comes_again(rows: Sequence[Sequence[str]], number: int) -> bool:
+    """Whether a value of the column comes twice on average, or more often."""
+    values = [row[number] for row in rows]
+    return len(values) > 1 and 2 * len(set(values)) <= len(values)

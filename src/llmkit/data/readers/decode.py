@@ -1,0 +1,188 @@
+"""The bytes of a source as text: unpacked, decoded, and in parts of bounded size."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import os
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from llmkit.config.schema import DataConfig
+from llmkit.data.readers import formats
+from llmkit.data.readers.files import Source
+from llmkit.errors import DataError
+
+CHUNK = 1 << 18
+"""Bytes that are read at once."""
+
+LONGEST_LINE = 64 << 20
+"""Characters that one line or field of a table may have."""
+
+
+@dataclass
+class Reading:
+    """How sources are read, and what was found on the way."""
+
+    data: DataConfig
+    advance: Callable[[int], None]
+    """Is told how many bytes of the sources were read since it was last called."""
+    undecodable: int = 0
+    """Bytes that the encoding does not allow, replaced or ignored."""
+
+
+def chunks(source: Source, reading: Reading) -> Iterator[str]:
+    """The text of a source in parts, without a byte order mark.
+
+    Raises DataError for bytes that the encoding does not allow, with their place, once the text
+    before them was given, and for binary data.
+    """
+    decoder = _Decoder(source, reading)
+    start = True
+    for chunk in raw(source, reading.advance):
+        if start and formats.is_binary(chunk, decoder.encoding):
+            raise formats.binary(str(source.path))
+        if text := decoder.decode(chunk):
+            yield text.removeprefix("\ufeff") if start else text
+            start = False
+        decoder.check()
+    if text := decoder.decode(b"", final=True):
+        yield text
+    decoder.check()
+
+
+def raw(source: Source, advance: Callable[[int], None]) -> Iterator[bytes]:
+    """The unpacked bytes of a source; a damaged or cut archive raises DataError."""
+    try:
+        path = os.fsencode(str(source.path))  # which need not be UTF-8
+        with pa.OSFile(path) as file, _unpacked(file, source.compression) as stream:
+            told = 0
+            while chunk := stream.read(CHUNK):
+                advance(file.tell() - told)
+                told = file.tell()
+                yield chunk
+    except OSError as fault:
+        raise DataError(
+            f"{source.path} cannot be read: {fault}",
+            where=str(source.path),
+            next="check the file (its rights, its download, its suffix), or leave it out",
+        ) from fault
+
+
+def line_pieces(parts: Iterator[str]) -> Iterator[str]:
+    r"""The text line by line, each with its end `\n`; a long line comes in several pieces.
+
+    Only `\n` ends a line. A `\r` is never the last character of a piece unless the text ends there.
+    """
+    held = ""
+    for part in parts:
+        for line in io.StringIO(held + part, newline="\n"):
+            held = ""
+            if line.endswith("\r"):
+                line, held = line[:-1], "\r"
+            if line:
+                yield line
+    if held:
+        yield held
+
+
+def lines(source: Source, reading: Reading) -> Iterator[str]:
+    r"""The whole lines of a source, each with its end; only `\n` ends a line.
+
+    Raises DataError for a line longer than LONGEST_LINE, which is never held in memory.
+    """
+    pieces: list[str] = []
+    size, number = 0, 1
+    for piece in line_pieces(chunks(source, reading)):
+        pieces.append(piece)
+        size += len(piece)
+        if size > LONGEST_LINE:
+            raise too_long(f"{source.path}:{number}")
+        if piece.endswith("\n"):
+            yield "".join(pieces)
+            pieces.clear()
+            size, number = 0, number + 1
+    if pieces:
+        yield "".join(pieces)
+
+
+def too_long(where: str) -> DataError:
+    """The fault of a line or field that is longer than LONGEST_LINE."""
+    return DataError(
+        f"a line or field of this table is longer than {LONGEST_LINE >> 20} MiB",
+        where=where,
+        next="break it up, or give the text as a plain text file, where a line may have any length",
+    )
+
+
+def _unpacked(file: Any, compression: str) -> Any:
+    if not compression:
+        return nullcontext(file)
+    return pa.CompressedInputStream(file, {"gz": "gzip", "zst": "zstd"}[compression])
+
+
+class _Decoder:
+    """Decodes a stream and knows the place of each byte that the encoding does not allow."""
+
+    def __init__(self, source: Source, reading: Reading) -> None:
+        self.source, self.reading = source, reading
+        self.encoding = source.encoding or reading.data.encoding
+        self.decoder = codecs.getincrementaldecoder(self.encoding)("strict")
+        self.offset = 0  # bytes fed so far
+        self.line = 1
+        self.fault: DataError | None = None
+
+    def decode(self, chunk: bytes, final: bool = False) -> str:
+        state = self.decoder.getstate()
+        try:
+            text = self.decoder.decode(chunk, final)
+        except UnicodeDecodeError as fault:
+            if self.reading.data.errors == "strict":
+                self.fault = self._error(fault, state[0])
+                self.decoder.setstate((b"", state[1]))
+                return self.decoder.decode(fault.object[: fault.start])
+            text = self._lenient(chunk, final, state)
+        self.offset += len(chunk)
+        if self.source.line_end == "\r":
+            text = text.replace("\r", "\n")
+        self.line += text.count("\n")
+        return text
+
+    def check(self) -> None:
+        """Raise DataError if the text that was decoded last ends before a bad byte."""
+        if self.fault:
+            raise self.fault
+
+    def _lenient(self, chunk: bytes, final: bool, state: tuple[bytes, int]) -> str:
+        mark = "\ufffd" if self.reading.data.errors == "replace" else ""
+        text: list[str] = []
+        self.decoder.setstate(state)
+        # Every bad byte costs a copy of what follows it: short slices keep that cheap.
+        slices = [chunk[i : i + 1024] for i in range(0, len(chunk), 1024)] or [b""]
+        for number, rest in enumerate(slices, 1):
+            while True:
+                state = self.decoder.getstate()
+                try:
+                    text.append(self.decoder.decode(rest, final and number == len(slices)))
+                    break
+                except UnicodeDecodeError as fault:
+                    self.decoder.setstate((b"", state[1]))
+                    text += self.decoder.decode(fault.object[: fault.start]), mark
+                    self.reading.undecodable += fault.end - fault.start
+                    rest = fault.object[fault.end :]
+        return "".join(text)
+
+    def _error(self, fault: UnicodeDecodeError, pending: bytes) -> DataError:
+        place = self.offset - len(pending) + fault.start
+        line = self.line + fault.object[: fault.start].count(b"\n")
+        return DataError(
+            f"byte 0x{fault.object[fault.start]:02x} at offset {place} is not {self.encoding}: "
+            f"{fault.reason}",
+            where=f"{self.source.path}:{line}",
+            next="data.encoding=NAME if the file has another encoding (latin-1, gb18030, utf-16), "
+            "or data.errors=replace to mark such bytes and go on",
+        )

@@ -1,0 +1,371 @@
+"""Data sets that the `datasets` library reads: from the Hugging Face hub, or a local directory."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmkit.config.schema import Config
+from llmkit.data.readers import formats
+from llmkit.data.readers.formats import COMPRESSIONS, FORMAT_NAMES
+from llmkit.errors import ConfigError, DataError, HubUnreachable, InputNotFound, Unsafe
+from llmkit.storage import outputs, paths
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One split of one data set, as `hub:NAME[:CONFIG][@SPLIT]` names it."""
+
+    name: str
+    config: str | None
+    split: str
+
+    def __str__(self) -> str:
+        return f"hub:{self.name}{f':{self.config}' if self.config else ''}@{self.split}"
+
+
+def parse_dataset_name(entry: str, key: str) -> DataSet:
+    """The data set that the entry of a config key names; the split is `train` if not given."""
+    match = re.fullmatch(r"hub:([^:@]+)(?::([^:@]+))?(?:@([^@]+))?", entry)
+    if not match:
+        raise ConfigError(
+            f"{key}: {entry!r} is not of the form hub:NAME[:CONFIG][@SPLIT]",
+            where=key,
+            next="for example hub:roneneldan/TinyStories@validation",
+        )
+    return DataSet(match[1], match[2], match[3] or "train")
+
+
+def dataset_fingerprint(data: DataSet) -> str:
+    """What identifies the content of a data set: its name, config and split, and its revision."""
+    from datasets import load_dataset_builder
+
+    with _faults(data):
+        # Imported here: huggingface_hub takes long, and most data comes from files.
+        from llmkit.models import hub
+
+        if not Path(data.name).exists() and hub.is_silent(data.name):
+            # `datasets` would wait for ever.
+            raise ConnectionError(f"no answer in {hub.SECONDS:.0f} s")
+        builder = load_dataset_builder(data.name, data.config)
+        return f"{data} {builder.hash} {builder.config_id}"
+
+
+def rows(data: DataSet) -> Iterator[dict[str, Any]]:
+    """The rows of a data set in order, read as a stream: nothing is downloaded as a whole."""
+    from datasets import load_dataset
+
+    with _faults(data):
+        stream = load_dataset(data.name, data.config, split=data.split, streaming=True)
+        yield from stream
+
+
+@contextmanager
+def _faults(data: DataSet) -> Iterator[None]:
+    """Turn what `datasets` raises into the error that says what to do."""
+    try:
+        yield
+    except ConnectionError as fault:
+        raise HubUnreachable(
+            f"{data} cannot be reached: {fault}",
+            where=str(data),
+            next="check the network; HF_HUB_OFFLINE=1 takes a data set that was loaded before",
+        ) from fault
+    except FileNotFoundError as fault:
+        raise InputNotFound(f"{data} does not exist: {fault}", where=str(data)) from fault
+    except RuntimeError as fault:
+        if "script" not in str(fault):
+            raise
+        raise Unsafe(
+            f"{data} is made by a script that would have to be run",
+            where=str(data),
+            next="use a copy of the data set in parquet, jsonl or csv",
+        ) from fault
+    except (ValueError, OSError) as fault:
+        raise DataError(f"{data} cannot be read: {fault}", where=str(data)) from fault
+
+
+SUFFIXES = tuple(f".{name}" for name in FORMAT_NAMES) + tuple(
+    f".{name}.{packed}" for name in FORMAT_NAMES if name != "parquet" for packed in COMPRESSIONS
+)
+"""The suffixes that are looked for in a directory."""
+
+PROSE = ("txt", "text", "md", "markdown", "mdx", "rst", "tex", "org", "adoc")
+CODE = (
+    "py", "pyi", "js", "jsx", "ts", "tsx", "java", "kt", "scala", "c", "h", "cc", "cpp", "hpp",
+    "cs", "go", "rs", "swift", "rb", "php", "pl", "lua", "r", "jl", "hs", "ml", "ex", "erl", "clj",
+    "sh", "bash", "sql",
+)  # fmt: skip
+"""Text that is read where a directory holds hardly anything in the formats above."""
+
+SLIVER = 0.1
+"""Share of the bytes of a directory below which what is read is hardly anything."""
+
+_NAMED = 3
+
+Folders = dict[Path, list[Path]]
+"""Directories that were searched, with all their files."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file, or one hub data set, that holds text."""
+
+    path: Path | DataSet
+    format: str
+    """One that `formats.recognise` gives, or `hub`."""
+    compression: str
+    """One of COMPRESSIONS, or empty."""
+    n_bytes: int
+    """Size of the file as it lies on the disk; 0 for a hub data set."""
+    modified: int
+    """When the file was last changed, in nanoseconds; 0 for a hub data set."""
+    encoding: str = ""
+    """That of its byte order mark; empty where the config tells it."""
+    line_end: str = "\n"
+
+
+class Sources:
+    """The sources of each key of a config: found when a key is first asked for, and never again."""
+
+    def __init__(self, config: Config) -> None:
+        data, prompts = config.data, config.generation.prompts_file
+        self._entries: dict[str, Sequence[str]] = {
+            "data.train_files": data.train_files,
+            "data.validation_files": data.validation_files,
+            "data.test_files": data.test_files,
+            "generation.prompts_file": () if prompts is None else (prompts,),
+        }
+        for name, domain in data.mixture.items():
+            self._entries[f"data.mixture.{name}.files"] = domain.files
+            self._entries[f"data.mixture.{name}.validation_files"] = domain.validation_files
+        self._found: dict[str, list[Source]] = {}
+        self._folders: dict[str, Folders] = {}
+
+    def of(self, key: str) -> list[Source]:
+        """The sources of a key such as `data.train_files`, as `find` gives them; none where it is
+        not given."""
+        if key not in self._found and self._entries[key]:
+            self._folders[key] = {}
+            self._found[key] = find(self._entries[key], key, self._folders[key])
+        return self._found.get(key, [])
+
+    def skipped(self, key: str) -> tuple[str, bool]:
+        """What the directories of a key hold that is not read, in a sentence, and whether it is
+        most of them by far; empty where everything is read."""
+        self.of(key)
+        return _skipped(self._folders.get(key, {}))
+
+
+def find(entries: Sequence[str], key: str, folders: Folders | None = None) -> list[Source]:
+    """The sources that the entries of a config key mean, sorted, each file once.
+
+    An entry is a file, a directory (searched for SUFFIXES, without hidden files; where these are a
+    sliver of its text and it has no tables, for PROSE and CODE too), a glob, or
+    `hub:NAME[:CONFIG][@SPLIT]`. A file that is named, or matched by a glob, may have any suffix:
+    `formats` recognises what it holds. Directories and globs skip what llmkit has written, such as
+    runs. Raises InputNotFound where an entry means nothing, and DataError for a file that holds
+    neither text nor rows. Each directory is noted in `folders` with its files, read or not.
+    """
+    folders = {} if folders is None else folders
+    paths: dict[str, Path] = {}
+    sets: dict[str, Source] = {}
+    for entry in entries:
+        if entry.startswith("hub:"):
+            sets[entry] = Source(parse_dataset_name(entry, key), "hub", "", 0, 0)
+        else:
+            paths.update((os.path.realpath(path), path) for path in _expand(entry, key, folders))
+    files = [_source(path) for path in sorted(paths.values())]
+    if not sets and not any(source.n_bytes for source in files):
+        raise InputNotFound(
+            f"all {len(files)} files of {key} are empty" if files[1:] else f"{key} holds no text",
+            where=", ".join(str(source.path) for source in files[:3]) or key,
+            next=f"name files with text in {key}",
+        )
+    return files + [sets[entry] for entry in sorted(sets)]
+
+
+def _skipped(folders: Folders) -> tuple[str, bool]:
+    said, most = [], False
+    for path, files in folders.items():
+        read = _chosen(files)
+        if left := sorted({*files} - {*read}):
+            size, whole = _size(left), _size(files)
+            most = most or whole - size < SLIVER * whole
+            said.append(
+                f"{path}: {len(read):,} of {len(files):,} files are read; skipped are "
+                f"{_by_suffix(left)}, {size:,} of {whole:,} bytes"
+            )
+    return "; ".join(said), most
+
+
+def _by_suffix(files: Sequence[Path]) -> str:
+    """Files as a message names them: how many of each suffix, and a few names."""
+    counts = Counter(path.suffix.lower() or "without suffix" for path in files)
+    several = ", ".join(f"{number:,} {suffix}" for suffix, number in counts.most_common(8))
+    names = ", ".join(path.name for path in files[:_NAMED])
+    return f"{several} ({names}{', ...' if len(files) > _NAMED else ''})"
+
+
+def files_fingerprint(sources: Sequence[Source], advance: Callable[[int], None]) -> str:
+    """The sha256 of what the sources hold and how it is packed; names do not matter.
+
+    `advance` is told of the bytes that were read.
+    """
+    whole = hashlib.sha256()
+    for source in sources:
+        if isinstance(source.path, DataSet):
+            content = dataset_fingerprint(source.path)
+        else:
+            content = _file_digest(source.path, advance)
+        whole.update(f"{source.format} {source.compression} {content}\n".encode())
+    return whole.hexdigest()
+
+
+def check_unchanged(source: Source) -> None:
+    """Raise DataError if the file is not what it was when it was found."""
+    if isinstance(source.path, DataSet):
+        return
+    status = _status(source.path)
+    if (status.st_size, status.st_mtime_ns) != (source.n_bytes, source.modified):
+        raise DataError(
+            f"{source.path} changed while it was read",
+            where=str(source.path),
+            next="wait until nothing writes to it, then run the same command again",
+        )
+
+
+def _expand(entry: str, key: str, folders: Folders) -> list[Path]:
+    path = Path(entry).expanduser()
+    if path.is_dir():
+        folders[path] = list(outputs.walk(path))
+        return _search(path, folders[path], entry, key)
+    if path.exists():
+        return [path]
+    if not glob.has_magic(entry):
+        raise _missing(path, entry, key)
+    # Path.glob refuses absolute patterns and matches hidden files.
+    matches = [Path(match) for match in glob.glob(str(path), recursive=True)]  # noqa: PTH207
+    files = [match for match in matches if not match.is_dir()]
+    if others := outputs.without(files, _fixed_part(path)):
+        return others
+    if files:
+        raise _only_outputs(entry, key)
+    raise InputNotFound(
+        f"{key}: {entry} matches no file",
+        where=f"{key}: {entry}",
+        next="check the pattern; quote it so that the shell leaves it alone; `**` crosses folders",
+    )
+
+
+def _search(directory: Path, files: Sequence[Path], entry: str, key: str) -> list[Path]:
+    if known := _chosen(files):
+        return known
+    if outputs.is_output_directory(directory):
+        raise _only_outputs(entry, key)
+    suffixes = ", ".join(f".{name}" for name in FORMAT_NAMES)
+    others = sorted({path.suffix for path in files if path.suffix})
+    pattern = f"{entry.rstrip('/')}/**/*{others[0] if len(others) == 1 else ''}"
+    raise InputNotFound(
+        f"{key}: the directory {entry} holds no text: looked for {suffixes}, also .gz and .zst",
+        where=f"{key}: {entry}",
+        next=f"'{pattern}' takes the {len(files)} other files in it as plain text"
+        if files
+        else "name a directory that holds text",
+    )
+
+
+def _chosen(files: Sequence[Path]) -> list[Path]:
+    """The files of a directory that are read: those in the formats of NAMES; where there are no
+    tables and these are less than a tenth of the text, prose and source code too."""
+    known = [path for path in files if path.name.lower().endswith(SUFFIXES)]
+    if any(".txt" not in path.name.lower() for path in known):
+        return known
+    others = [path for path in files if path.suffix[1:].lower() in (*PROSE, *CODE)]
+    everything = sorted({*known, *others})
+    return known if _size(known) >= SLIVER * _size(everything) and known else everything
+
+
+def _size(files: Iterable[Path]) -> int:
+    sizes = 0
+    for path in files:
+        with suppress(OSError):
+            sizes += path.stat().st_size
+    return sizes
+
+
+def _fixed_part(pattern: Path) -> Path:
+    """The directory that a glob names before its first wildcard."""
+    return next(each for each in pattern.parents if not glob.has_magic(str(each)))
+
+
+def _only_outputs(entry: str, key: str) -> InputNotFound:
+    return InputNotFound(
+        f"{key}: {entry} holds only what llmkit has written; runs and results are not data",
+        where=f"{key}: {entry}",
+        next="name the data itself; a file that is named is read, whatever wrote it",
+    )
+
+
+def _missing(path: Path, entry: str, key: str) -> InputNotFound:
+    near = [str(found) for found in paths.near(path)]
+    return InputNotFound(
+        f"{key}: {entry} does not exist",
+        where=f"{key}: {entry}",
+        next=f"did you mean {' or '.join(near)}?"
+        if near
+        else f"paths are taken from the current directory, {Path.cwd()}",
+    )
+
+
+def _source(path: Path) -> Source:
+    status = _status(path)
+    if not path.is_file():
+        raise InputNotFound(
+            f"{path} is not a regular file, and text is read more than once",
+            where=str(path),
+            next="write its content to a file first",
+        )
+    try:
+        with path.open("rb", buffering=0) as file:
+            found = formats.recognise(file.read(formats.FIRST_BYTES), str(path))
+    except OSError as fault:
+        raise _unreadable(path, fault) from fault
+    return Source(
+        path, found.format, found.compression, status.st_size, status.st_mtime_ns, *found[2:]
+    )
+
+
+def _status(path: Path) -> os.stat_result:
+    try:
+        return path.stat()
+    except OSError as fault:
+        raise InputNotFound(f"{path} cannot be read: {fault.strerror}", where=str(path)) from fault
+
+
+def _unreadable(path: Path, fault: OSError) -> InputNotFound:
+    return InputNotFound(
+        f"{path} cannot be read: {fault.strerror}",
+        where=str(path),
+        next="check the rights of the file",
+    )
+
+
+def _file_digest(path: Path, advance: Callable[[int], None]) -> str:
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb", buffering=0) as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+                advance(len(chunk))
+    except OSError as fault:
+        raise _unreadable(path, fault) from fault
+    return digest.hexdigest()

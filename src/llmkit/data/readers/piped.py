@@ -1,0 +1,104 @@
+"""A pipe as rows: lines of text or of JSON as they arrive, anything else as a file is read."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import BinaryIO
+
+from llmkit.config.schema import DataConfig
+from llmkit.data.readers import delimited, formats
+from llmkit.distributed.launcher import n_processes
+from llmkit.errors import DataError, UsageError
+
+STDIN = "stdin"
+
+
+def refuse_sharing(option: str) -> None:
+    """Raises UsageError where several processes would share a pipe; `option` is what to use."""
+    if n_processes() > 1:
+        raise UsageError(
+            "several processes cannot share a pipe",
+            where=STDIN,
+            next=f"write the input to a file and name it: {option}",
+        )
+
+
+class Pipe:
+    """A pipe whose first line has been read, and with it what it holds."""
+
+    def __init__(self, stream: BinaryIO, data: DataConfig) -> None:
+        """Waits for the first line; raises DataError for what holds neither text nor rows."""
+        self.stream, self.data = stream, data
+        self.head = b""
+        while (
+            b"\n" not in self.head
+            and len(self.head) < formats.FIRST_BYTES
+            and (more := self._read())
+        ):
+            self.head += more
+        found = formats.recognise(self.head, STDIN)
+        self.format = self._format(found.format)
+        wide = found.encoding not in ("", "utf-8") or formats.is_wide(data.encoding)
+        odd = found.compression or wide or found.line_end == "\r"
+        self.is_lines = self.format in ("txt", "jsonl") and not odd
+        """Whether each line is a row by itself, so that it can be answered when it arrives."""
+
+    def groups(self) -> Iterator[list[str]]:
+        """The lines, those together that arrived together, without waiting for more.
+
+        Raises DataError with the line for bytes that the encoding does not allow.
+        """
+        held, number = b"", 0
+        for part in chain([self.head], iter(self._read, b"")):
+            held += part
+            if formats.is_binary(held):
+                raise formats.binary(STDIN)
+            *whole, held = held.split(b"\n")
+            if whole:
+                yield [self._decoded(line, number + n) for n, line in enumerate(whole, 1)]
+                number += len(whole)
+        if held:
+            yield [self._decoded(held, number + 1)]
+
+    @contextmanager
+    def as_file(self) -> Iterator[tuple[Path, DataConfig]]:
+        """All of the pipe in a file, which is removed afterwards, and the data section with its
+        format."""
+        is_table = self.format in ("csv", "tsv")
+        data = self.data.changed(format=self.format) if is_table else self.data
+        with tempfile.TemporaryDirectory(prefix="llmkit-") as folder:
+            path = Path(folder, STDIN)
+            with path.open("wb") as file:
+                file.write(self.head)
+                shutil.copyfileobj(self.stream, file)
+            yield path, data
+
+    def _read(self) -> bytes:
+        some: bytes = self.stream.read1(formats.FIRST_BYTES)  # type: ignore[attr-defined]
+        return some
+
+    def _format(self, recognised: str) -> str:
+        if self.data.format not in ("auto", "jsonl") or recognised not in ("txt", "jsonl"):
+            return self.data.format if self.data.format not in ("auto", "jsonl") else recognised
+        if self.data.format == "jsonl" or recognised == "jsonl":
+            return "jsonl"
+        lines = self.head.decode(self.data.encoding, "replace").removeprefix("\ufeff").splitlines()
+        return delimited.table_format(lines[:1], self.data) or "txt"
+
+    def _decoded(self, line: bytes, number: int) -> str:
+        errors = self.data.errors
+        try:
+            text = line.decode(self.data.encoding, errors)
+        except UnicodeDecodeError as fault:
+            raise DataError(
+                f"byte 0x{line[fault.start]:02x} in column {fault.start + 1} is not "
+                f"{self.data.encoding}",
+                where=f"{STDIN}:{number}",
+                next="name the right encoding with data.encoding, or convert the text",
+            ) from fault
+        return text.removeprefix("\ufeff" if number == 1 else "").removesuffix("\r")

@@ -1,0 +1,179 @@
+"""Which columns of a table hold the text, the label, the prompt, the response or the messages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from llmkit.config.schema import DataConfig
+from llmkit.config.yaml12 import dump
+from llmkit.data.readers import delimited, tables
+from llmkit.data.readers.columns import (
+    ColumnNumbers,
+    Columns,
+    guess,
+    guess_text,
+    only_column,
+    usual_labels,
+)
+from llmkit.data.readers.decode import Reading
+from llmkit.data.readers.delimited import named_format
+from llmkit.data.readers.files import Source
+from llmkit.data.readers.tables import Table
+from llmkit.errors import DataError
+from llmkit.progress import Say
+
+TEXT, LABEL = "data.text_column", "data.label_column"
+_PROMPT, RESPONSE, MESSAGES = "data.prompt_column", "data.response_column", "data.messages_column"
+
+_PROMPTS = frozenset("prompt instruction question query".split())
+_RESPONSES = frozenset("response output answer completion reply".split())
+_CONVERSATIONS = frozenset("messages conversation conversations".split())
+_TASK = ("instruction", "input")
+"""What to do, and what to do it with: two columns that are one prompt."""
+
+
+def with_header(data: DataConfig, *wanted: Any) -> DataConfig:
+    """The data section; a column that is named stands in a header."""
+    flat = [each for one in wanted for each in (one if isinstance(one, tuple) else (one,))]
+    if data.header == "auto" and any(isinstance(each, str) for each in flat):
+        return data.changed(header=True)
+    return data
+
+
+def resolve_label_columns(
+    found: Sequence[Source], data: DataConfig, say: Say, labelled: bool = True
+) -> DataConfig:
+    """The data section with the columns spelled out, and whether the tables have a header.
+
+    Columns that are not given are guessed by the first table if only one can be meant, and the
+    guess is reported. Raises DataError with the columns that exist where that is not so.
+    """
+    # A file that is too short to show its format has that of the first where no name tells one.
+    all_plain = all(source.format == "txt" for source in found)
+    for source in found:
+        table = tables.open_table(source, Reading(data, lambda n_bytes: None), labelled)
+        if len(table.columns):
+            return resolve_by_table(data, table, source, say, labelled, all_plain)
+    return data
+
+
+def resolve_by_table(
+    data: DataConfig, table: Table, source: Source, say: Say, labelled: bool, all_plain: bool
+) -> DataConfig:
+    """The data section with the columns spelled out by one table."""
+    columns, where = table.columns, str(source.path)
+    given = (
+        columns.find_all(data.text_column, TEXT, where),
+        columns.find_all(data.label_column, LABEL, where) if labelled else (),
+    )
+    text, label = guess(columns, given, lambda: _cells(table)) if labelled else given
+    text = text or guess_text(columns, usual_labels(columns))
+    for numbers, key, what in ((text, TEXT, "text"), (label, LABEL, "label")):
+        if not numbers and (labelled or key == TEXT):
+            raise columns.fault(f"it is not clear which column is the {what}", key, where)
+    resolved: dict[str, Any] = {"text_column": _named(columns, text)}
+    if labelled:
+        resolved["label_column"] = _named(columns, label)
+    said = dict(resolved) if (text, label) != given else {}
+    if table.format in ("csv", "tsv"):
+        resolved["header"] = columns.names is not None
+        if data.header == "auto" and not _by_name(data):
+            said["header"] = resolved["header"]
+    if table.format != delimited.named_format(source, data):
+        said["format"] = table.format
+        if all_plain:
+            resolved["format"] = table.format
+    _report(said, columns, where, say)
+    return data.changed(**resolved)
+
+
+def _report(found: dict[str, Any], columns: Columns, where: str, say: Say) -> None:
+    """Reports what was guessed."""
+    if found:
+        keys = ", ".join(f"data.{name}={dump(value)}" for name, value in found.items())
+        say(f"{where}: found {keys}; the columns are {columns}")
+
+
+def _by_name(data: DataConfig) -> bool:
+    """Whether a column is named, so that there must be a header."""
+    return any(isinstance(each, str) for each in delimited.wanted(data))
+
+
+def _named(columns: Columns, numbers: Sequence[int]) -> Any:
+    named = tuple(columns.label(number) for number in numbers)
+    return named if len(named) > 1 else next(iter(named), None)
+
+
+def _cells(table: Table) -> list[list[str]]:
+    """The first rows as texts."""
+    rows = [record.values or () for record in table.sample()]
+    return [list(map(str, row.values() if isinstance(row, dict) else row)) for row in rows]
+
+
+def resolve_chat_columns(found: Sequence[Source], data: DataConfig, say: Say) -> DataConfig:
+    """The data section with the columns of the tables spelled out.
+
+    Columns that are not given are guessed by the first table if only one can be meant, and the
+    guess is reported. Raises DataError with the columns that exist where that is not so.
+    """
+    data = with_header(data, data.prompt_column, data.response_column, data.messages_column)
+    for source in found:
+        columns = _columns(source, data)
+        if not len(columns):
+            continue
+        resolved = _chat_roles(data, columns, str(source.path))
+        said = {name: value for name, value in resolved.items() if getattr(data, name) is None}
+        _report(said, columns, str(source.path), say)
+        header = {} if columns.keyed else {"header": columns.names is not None}
+        return data.changed(**{**resolved, **header})
+    return data
+
+
+def chat_numbers(
+    columns: Columns, data: DataConfig, where: str
+) -> tuple[ColumnNumbers, ColumnNumbers, ColumnNumbers]:
+    """The columns of prompt, response and messages in a table, as far as the config names them."""
+    return (
+        columns.find_all(data.prompt_column, _PROMPT, where),
+        columns.find_all(data.response_column, RESPONSE, where),
+        columns.find_all(data.messages_column, MESSAGES, where),
+    )
+
+
+def _columns(source: Source, data: DataConfig) -> Columns:
+    if named_format(source, data) == "txt":
+        raise DataError(
+            "a plain text file has no columns for prompts and responses",
+            where=str(source.path),
+            next="give them as .csv, .tsv, .jsonl or .parquet, or set data.format",
+        )
+    return tables.open_table(source, Reading(data, lambda n_bytes: None)).columns
+
+
+def _chat_roles(data: DataConfig, columns: Columns, where: str) -> dict[str, Any]:
+    """The columns, given or guessed, by their keys."""
+    prompt, response, messages = chat_numbers(columns, data, where)
+    if messages:
+        return {"messages_column": columns.label(messages[0])}
+    guessed = prompt or _guess_prompt(columns), response or only_column(columns, _RESPONSES)
+    conversations = only_column(columns, _CONVERSATIONS)
+    if conversations and not (prompt or response):
+        if all(guessed):
+            raise columns.fault("there are conversations, and prompts besides", MESSAGES, where)
+        return {"messages_column": columns.label(conversations[0])}
+    for found, key, what in zip(guessed, (_PROMPT, RESPONSE), ("prompt", "response"), strict=True):
+        if not found:
+            raise columns.fault(f"it is not clear which column is the {what}", key, where)
+    return {
+        "prompt_column": _named(columns, guessed[0]),
+        "response_column": columns.label(guessed[1][0]),
+    }
+
+
+def _guess_prompt(columns: Columns) -> ColumnNumbers:
+    """The column of the prompt, or the two of a task, if only one can be meant."""
+    names = [name.strip().lower() for name in columns.names or ()]
+    if all(names.count(name) == 1 for name in _TASK) and not _PROMPTS & {*names} - {*_TASK}:
+        return tuple(names.index(name) for name in _TASK)
+    return only_column(columns, _PROMPTS)

@@ -1,0 +1,1 @@
+"""Rows to labels, conversations and pairs, with their checks and splits."""

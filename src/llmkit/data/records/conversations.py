@@ -1,0 +1,334 @@
+"""Conversations: prompts with responses or lists of messages, read, looked at and split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from transformers import PreTrainedTokenizerFast
+
+from llmkit.config.schema import Config, DataConfig
+from llmkit.data.readers import files, tables
+from llmkit.data.readers.columns import ColumnNumbers, Columns
+from llmkit.data.readers.decode import Reading
+from llmkit.data.readers.delimited import Record
+from llmkit.data.readers.files import Source, Sources
+from llmkit.data.readers.roles import chat_numbers, resolve_chat_columns
+from llmkit.data.readers.tables import Table
+from llmkit.data.records import checks, splits
+from llmkit.data.records.findings import Findings, finding, place_of, repeated, repeats
+from llmkit.data.records.labelled import Counts, Part, Place, told
+from llmkit.data.records.splits import Texts
+from llmkit.data.text.fingerprints import as_seen
+from llmkit.errors import DataError, InputNotFound
+from llmkit.progress import Say, Watch
+from llmkit.reporting.format import many
+
+_SYSTEM, USER, ASSISTANT = ROLES = ("system", "user", "assistant")
+
+
+_TEXT_PARTS = ("text", "input_text", "output_text")
+
+
+class Message(NamedTuple):
+    """What one side says in its turn."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages of which the last is the assistant's."""
+
+    messages: tuple[Message, ...]
+    path: str
+    number: int
+    """Data rows of the file, counted from 1."""
+
+    @property
+    def opening(self) -> tuple[str, ...]:
+        """What is said before the assistant first speaks."""
+        roles = [message.role for message in self.messages]
+        return tuple(message.content for message in self.messages[: roles.index(ASSISTANT)])
+
+    @property
+    def contents(self) -> tuple[str, ...]:
+        """All that is said."""
+        return tuple(message.content for message in self.messages)
+
+    @property
+    def responses(self) -> tuple[str, ...]:
+        """What the assistant says."""
+        return tuple(each.content for each in self.messages if each.role == ASSISTANT)
+
+
+def read_conversations(
+    found: Iterable[Source], data: DataConfig, advance: Callable[[int], None], counts: Counts
+) -> Iterator[Conversation]:
+    """The conversations of tables whose columns are resolved.
+
+    Raises DataError with file and row for what is broken, a role that is not known, and messages
+    that do not end with the assistant's.
+    """
+    for source in found:
+        reading = Reading(data, advance)
+        table = tables.open_table(source, reading)
+        if len(table.columns):
+            yield from _rows(table, data, str(source.path), counts)
+        counts.undecodable += reading.undecodable
+        files.check_unchanged(source)
+
+
+def _rows(table: Table, data: DataConfig, path: str, counts: Counts) -> Iterator[Conversation]:
+    prompt, response, messages = chat_numbers(table.columns, data, path)
+    for record in table.records((*prompt, *response, *messages)):
+        if record.values is None:
+            counts.blank_lines += 1
+            continue
+        try:
+            said = _said(record, table.columns, prompt, response, messages)
+        except DataError as fault:
+            raise tables.in_row(fault, record.number) from fault
+        yield Conversation(said, path, record.number)
+
+
+def _said(
+    record: Record,
+    columns: Columns,
+    prompt: ColumnNumbers,
+    response: ColumnNumbers,
+    messages: ColumnNumbers,
+) -> tuple[Message, ...]:
+    if messages:
+        return _messages(tables.field(record, columns, messages[0]), record.where)
+    parts = [tables.text_or_empty(record, columns, number) for number in prompt]
+    # A task may come without anything that it is done with.
+    asked = "\n\n".join(part for part in parts if part.strip()) if len(parts) > 1 else parts[0]
+    answer = tables.text_or_empty(record, columns, response[0])
+    return Message(USER, asked), Message(ASSISTANT, answer)
+
+
+def _messages(value: Any, where: str) -> tuple[Message, ...]:
+    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
+        raise DataError(
+            f"the messages of this row are {_shown(value)}, not a list of messages",
+            where=where,
+            next='each message is {"role": "user", "content": "..."}',
+        )
+    messages = tuple(_message(each, number, where) for number, each in enumerate(value, 1))
+    first = next((each.role for each in messages if each.role != _SYSTEM), _SYSTEM)
+    if first != USER:
+        raise DataError(
+            "the conversation does not begin with the user: there is nothing to respond to",
+            where=where,
+            next="begin it with the user's message, or take the row out",
+        )
+    if messages[-1].role != ASSISTANT:
+        raise DataError(
+            f"the last message is the {messages[-1].role}'s: there is no response to learn",
+            where=where,
+            next="end the conversation with the assistant's message, or take the row out",
+        )
+    return messages
+
+
+def _message(value: Any, number: int, where: str) -> Message:
+    if not isinstance(value, dict):
+        raise DataError(
+            f"message {number} is {_shown(value)}, not an object",
+            where=where,
+            next='each message is {"role": "user", "content": "..."}',
+        )
+    # Parquet gives each message the keys of all.
+    given = {name for name, each in value.items() if each is not None}
+    if given != {"role", "content"}:
+        raise DataError(
+            f"message {number} holds {', '.join(sorted(given)) or 'nothing'}, not role and content",
+            where=where,
+            next='each message is {"role": "user", "content": "..."}',
+        )
+    if value["role"] not in ROLES:
+        raise DataError(
+            f"message {number} has the unknown role {_shown(value['role'])}",
+            where=where,
+            next=f"a role is one of {', '.join(ROLES)}",
+        )
+    content = value["content"]
+    if isinstance(content, list):
+        content = "".join(_text_of_part(each, number, where) for each in content)
+    return Message(value["role"], tables.cell_text(content, "content", where))
+
+
+def _text_of_part(value: Any, number: int, where: str) -> str:
+    """The text of a part of a message, `{"type": "text", "text": "..."}`."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict) and value.get("type") in _TEXT_PARTS:
+        return tables.cell_text(value.get("text"), "text", where)
+    kind = repr(value.get("type")) if isinstance(value, dict) else _shown(value)
+    raise DataError(
+        f"message {number} has a part of type {kind}, and only text can be learned",
+        where=where,
+        next="take the row out, or give the content as text",
+    )
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else repr(value)[:60]
+
+
+Conversations = Sequence[Conversation]
+
+
+@dataclass(frozen=True)
+class Chats:
+    """Conversations to learn from, and those that are held out."""
+
+    data: DataConfig
+    """The data section with the columns that were found."""
+    train: Conversations
+    validation: Conversations
+    """Empty if nothing is held out and no validation files are given."""
+    report: dict[str, Any]
+    """The look at the data, as JSON has it."""
+
+
+def load_conversations(
+    config: Config,
+    sources: Sources,
+    watch: Watch,
+    say: Say,
+    warn: Say,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+) -> Chats:
+    """All conversations of a config: read, looked at, and split so that no prompt stands on both
+    sides. Texts that the tokenizer, where one is given, reads as the same count as the same.
+
+    Guesses are said, odd rows are warned of. Raises what reading raises, and DataError for empty
+    responses.
+    """
+    train = sources.of("data.train_files")
+    if not train:
+        raise InputNotFound(
+            "data.train_files is not given",
+            where="data.train_files",
+            next="data.train_files=FILE, a directory, a glob, or hub:NAME",
+        )
+    data = resolve_chat_columns(train, config.data, say)
+    found = {"train": train, "validation": sources.of("data.validation_files")}
+    counts = {name: Counts() for name, some in found.items() if some}
+    parts = {name: _read(found[name], data, name, counts[name], watch) for name in counts}
+    report = _report(parts, counts, tokenizer)
+    for warning in report["warnings"]:
+        warn(warning)
+    if "validation" not in parts:
+        wish = data.validation_fraction
+        fraction = splits.AUTO_SHARE if wish == "auto" else wish
+        parts["train"], parts["validation"] = _split(
+            parts["train"], fraction, config.seed, tokenizer
+        )
+    report["columns"] = {
+        name: getattr(data, f"{name}_column")
+        for name in ("prompt", "response", "messages")
+        if getattr(data, f"{name}_column") is not None
+    }
+    report["splits"] = {name: {"rows": len(each)} for name, each in parts.items() if each}
+    return Chats(data, parts["train"], parts["validation"], report)
+
+
+def _read(
+    found: Sequence[Source], data: DataConfig, name: str, counts: Counts, watch: Watch
+) -> list[Conversation]:
+    """All conversations of one part; raises DataError where there are none, or empty responses."""
+    key = f"data.{name}_files"
+    with watch(f"reading {key}", sum(source.n_bytes for source in found)) as advance:
+        read = list(read_conversations(found, data, advance, counts))
+    if not read:
+        files = ", ".join(str(source.path) for source in found)
+        raise DataError(f"{key} has no rows", where=files, next="name files with rows")
+    empty = [each for each in read if any(not text.strip() for text in each.responses)]
+    if empty:
+        rows = many(len(empty), "row")
+        raise DataError(
+            f"{rows} of {key} with an empty response, from which nothing can be learned",
+            where=told(map(_place, empty)),
+            next="give them a response, or take them out",
+        )
+    return read
+
+
+def _split(
+    whole: list[Conversation],
+    fraction: float,
+    seed: int,
+    tokenizer: PreTrainedTokenizerFast | None,
+) -> tuple[list[Conversation], list[Conversation]]:
+    """The conversations to learn from and those held out, drawn by what opens them."""
+    strata = np.zeros(len(whole), dtype=np.int64)
+    held = np.zeros(len(whole), dtype=np.bool_)
+    if fraction > 0:
+        openings = [each.opening for each in whole]
+        seen = as_seen(openings, tokenizer)
+        held = splits.hold_out(openings, strata, fraction, seed, seen)
+    kept = [each for each, out in zip(whole, held, strict=True) if not out]
+    return kept, [each for each, out in zip(whole, held, strict=True) if out]
+
+
+def _report(
+    parts: dict[str, list[Conversation]],
+    counts: dict[str, Counts],
+    tokenizer: PreTrainedTokenizerFast | None,
+) -> dict[str, Any]:
+    """What the rows hold: whole conversations that repeat, and prompts that stand in both parts."""
+    whole = {name: _part(name, each, counts, lambda c: c.contents) for name, each in parts.items()}
+    opened = {name: _part(name, each, counts, lambda c: c.opening) for name, each in parts.items()}
+    for part in (*whole.values(), *opened.values()):
+        part.seen = as_seen(part.texts, tokenizer)
+    duplicates = [each for each in repeats(whole) if each.part == each.first_part]
+    overlap = [each for each in repeats(opened) if each.part != each.first_part]
+    blank = [
+        {"split": name, **place_of(_place(each))}
+        for name, some in parts.items()
+        for each in some
+        if not any(text.strip() for text in each.opening)
+    ]
+    findings = Findings(duplicates, overlap, [], [])
+    return {
+        "rows": len(parts["train"]),
+        "turns": sum(len(each.responses) for each in parts["train"]),
+        "blank": finding(blank),
+        "duplicates": repeated(duplicates),
+        "overlap": repeated(overlap),
+        "blank_lines": sum(each.blank_lines for each in counts.values()),
+        "undecodable": sum(each.undecodable for each in counts.values()),
+        "warnings": [*_blank(blank), *_odd(whole, findings)],
+    }
+
+
+def _part(
+    name: str,
+    some: Conversations,
+    counts: dict[str, Counts],
+    text: Callable[[Conversation], Texts],
+) -> Part:
+    """The conversations as the look at labelled rows takes them."""
+    places = [_place(each) for each in some]
+    return Part(name, [text(each) for each in some], [], places, counts=counts[name])
+
+
+def _odd(parts: dict[str, Part], findings: Findings) -> Iterator[str]:
+    for part in parts.values():
+        yield from checks.odd_rows(part, findings)
+
+
+def _blank(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    if rows:
+        places = told((row["file"], row["row"]) for row in rows)
+        yield f"{many(len(rows), 'row')} with an empty prompt, kept: {places}"
+
+
+def _place(each: Conversation) -> Place:
+    return each.path, each.number

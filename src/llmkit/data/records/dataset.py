@@ -1,0 +1,173 @@
+"""A labelled data set: read, looked at, and split, ready for training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerFast
+
+from llmkit.config.schema import Config, DataConfig
+from llmkit.data.examples.encoded import LabelledTable, targets
+from llmkit.data.readers import roles
+from llmkit.data.readers.files import Source, Sources
+from llmkit.data.records import checks, findings, labels, splits
+from llmkit.data.records.findings import look, row_report
+from llmkit.data.records.labelled import Part, read_part
+from llmkit.data.records.labels import REGRESSION, Labels
+from llmkit.data.text.fingerprints import as_seen
+from llmkit.errors import DataError, InputNotFound
+from llmkit.progress import Say, Watch
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A labelled data set."""
+
+    data: DataConfig
+    """The data section with the columns that were found."""
+    train: LabelledTable
+    validation: LabelledTable | None
+    """None if nothing is held out and no validation files are given."""
+    test: LabelledTable | None
+    labels: Labels
+    report: dict[str, Any]
+    """The look at the data, as JSON has it."""
+
+
+def load_labelled(
+    config: Config,
+    sources: Sources,
+    watch: Watch,
+    say: Say,
+    warn: Say,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+) -> Labelled:
+    """All labelled data of a config: read, looked at, and split.
+
+    Texts that the tokenizer, where one is given, reads as the same count as the same. Guesses are
+    said, odd rows are warned of. Raises what reading raises, and DataError for data
+    that would spoil the model and is not allowed by `data.allow`.
+    """
+    names = ("train", "validation", "test")
+    found = {name: some for name in names if (some := sources.of(f"data.{name}_files"))}
+    if "train" not in found:
+        raise InputNotFound(
+            "data.train_files is not given",
+            where="data.train_files",
+            next="data.train_files=FILE, a directory, a glob, or hub:NAME",
+        )
+    everything = list(chain.from_iterable(found.values()))
+    data = roles.resolve_label_columns(everything, config.data, say)
+    parts = {name: read_part(some, data, name, watch) for name, some in found.items()}
+    for part in parts.values():
+        checks.check_rows(part)
+        part.seen = as_seen(part.texts, tokenizer)
+    raws = set(parts["train"].raws)
+    known = labels.of(data, raws, str(data.label_column))
+    if known.kind != REGRESSION and (marks := labels.indicated(raws, parts["train"].key)):
+        named = "" if data.label_names else "; data.label_names=FILE gives their names"
+        warn(f"labels are lists of 0 and 1: {marks} labels, called by their place{named}")
+        for part in parts.values():
+            _name_marks(part, known)
+    checks.check_training_rows(parts["train"], known)
+    fraction = splits.AUTO_SHARE if data.validation_fraction == "auto" else data.validation_fraction
+    splitting = "validation" not in parts and fraction > 0
+    faults = list(checks.faults(parts, known, splitting))
+    columns = {"text": data.text_column, "label": data.label_column}
+    try:
+        checks.refuse(faults, data.allow)
+    except DataError as fault:
+        with suppress(ValueError):  # a target of a regression that is not a number
+            report = row_report(parts, known, look(parts, known))
+            fault.found = {**report, "columns": columns}
+        raise
+    tables = {name: table(part, known) for name, part in parts.items()}
+    findings = look(parts, known)
+    report = {**row_report(parts, known, findings), "columns": columns}
+    report["warnings"] = list(checks.warnings(parts, known, findings, faults))
+    for warning in report["warnings"]:
+        warn(warning)
+    if splitting:
+        _split(tables, fraction, config.seed, tokenizer)
+    report["splits"] = {name: _counts(each) for name, each in tables.items()}
+    return Labelled(
+        data, tables["train"], tables.get("validation"), tables.get("test"), known, report
+    )
+
+
+def load_known(
+    found: Sequence[Source], data: DataConfig, name: str, known: Labels, watch: Watch, warn: Say
+) -> LabelledTable:
+    """The rows of a part, such as `test`, whose columns are resolved, with the labels that a model
+    knows.
+
+    Raises what reading raises, and DataError for labels that are unknown unless `data.allow` has
+    `unseen_labels`; such rows, and blank ones, are left out and warned of.
+    """
+    part = read_part(found, data, name, watch)
+    checks.check_rows(part)
+    if known.kind != REGRESSION:
+        _name_marks(part, known)
+    parts = {name: part}
+    faults = list(checks.faults(parts, known, splitting=False))
+    checks.refuse(faults, data.allow)
+    for warning in checks.warnings(parts, known, findings.look(parts, known), faults):
+        warn(warning)
+    return table(part, known)
+
+
+def table(part: Part, known: Labels) -> LabelledTable:
+    """The rows of a part whose labels are known, as a table; raises DataError if there are none."""
+    rows = [row for row, raw in enumerate(part.raws) if not known.unknown(raw)]
+    if not rows:
+        raise DataError(f"no row of {part.key} has a label that is known", where=part.key)
+    encoded = [known.encode(part.raws[row], "{} row {}".format(*part.places[row])) for row in rows]
+    return LabelledTable(
+        [part.texts[row] for row in rows],
+        targets(known, encoded),
+        known,
+        [part.places[row] for row in rows],
+    )
+
+
+def _name_marks(part: Part, known: Labels) -> None:
+    """Turn lists of 0 and 1, one mark for each label, into the names of labels."""
+    marks = labels.indicated(set(part.raws), part.key)
+    if marks == len(known):
+        part.raws = [labels.marked(raw, known.names, known.is_classes) for raw in part.raws]
+    elif marks:
+        raise DataError(
+            f"labels are lists of {marks} marks, and there are {len(known)} labels",
+            where=part.key,
+            next=f"the labels are {labels.listing(known.names)}",
+        )
+
+
+def _split(
+    tables: dict[str, LabelledTable],
+    fraction: float,
+    seed: int,
+    tokenizer: PreTrainedTokenizerFast | None,
+) -> None:
+    """Hold a part of the training table out as the validation table."""
+    whole = tables["train"]
+    strata = splits.strata(whole.labels, whole.targets)
+    seen = as_seen(whole.texts, tokenizer)
+    held = splits.hold_out(whole.texts, strata, fraction, seed, seen)
+    tables["train"], tables["validation"] = whole.part(~held), whole.part(held)
+
+
+def _counts(each: LabelledTable) -> dict[str, Any]:
+    counts: dict[str, Any] = {"rows": len(each)}
+    if each.targets.dtype == np.int64:
+        numbers = np.bincount(each.targets, minlength=len(each.labels)).tolist()
+        counts["classes"] = dict(zip(each.labels.names, numbers, strict=True))
+    elif each.targets.ndim > 1:
+        numbers = each.targets.sum(axis=0).tolist()
+        counts["classes"] = dict(zip(each.labels.names, numbers, strict=True))
+    return counts

@@ -1,0 +1,302 @@
+"""Labelled tables: each row with its texts, label and other columns, and all rows of one key."""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from llmkit.config.schema import DataConfig
+from llmkit.data.readers import files, piped, tables
+from llmkit.data.readers.columns import Columns
+from llmkit.data.readers.decode import Reading
+from llmkit.data.readers.delimited import Record
+from llmkit.data.readers.files import Source
+from llmkit.data.readers.piped import Pipe
+from llmkit.data.readers.roles import LABEL, TEXT
+from llmkit.data.readers.tables import Table
+from llmkit.data.records.labels import Raw
+from llmkit.data.records.splits import Texts, text_identity
+from llmkit.errors import DataError
+from llmkit.progress import Watch
+
+_ARRAY = re.compile(r"\[(\s*[-+\d.]+)+\s*\]")
+_CONSTANTS = re.compile(r"\b(true|false)\b")
+
+_CELLS = {"1": True, "0": False, "1.0": True, "0.0": False, "true": True, "false": False}
+
+
+class Row(NamedTuple):
+    """One row of a labelled table."""
+
+    number: int
+    """Data rows of the file, counted from 1."""
+    path: str
+    texts: tuple[str, ...]
+    """One text, or two that belong together."""
+    label: Raw | None
+    """As it is written, without white space around it; None for a blank one."""
+    extra: dict[str, Any]
+    """The other columns, by name or else by number."""
+    named: Mapping[str, str] = MappingProxyType({})
+    """The columns of the texts with what they hold, under their own names."""
+    order: tuple[str, ...] = ()
+    """All columns but the label as the table has them."""
+
+
+@dataclass
+class Counts:
+    """What was found besides the rows."""
+
+    blank_lines: int = 0
+    """Lines of tables that hold nothing and are no rows."""
+    undecodable: int = 0
+    """Bytes that were replaced or ignored."""
+
+
+def read_rows(
+    found: Iterable[Source],
+    data: DataConfig,
+    *,
+    labelled: bool = True,
+    extra: bool = True,
+    advance: Callable[[int], None] = lambda n_bytes: None,
+    counts: Counts | None = None,
+) -> Iterator[Row]:
+    """The rows of labelled tables, in bounded memory.
+
+    The columns are those that `resolve_label_columns` gave. Where rows need not be `labelled`, a
+    line of a plain text file is a text, every label is None, and all columns but the text are
+    extra. Of two text columns a row has the texts as a pair, of more joined by a space. Raises
+    DataError with file and row for what is broken, and for columns that are not there.
+    """
+    counts = counts or Counts()
+    for source in found:
+        reading = Reading(data, advance)
+        table = tables.open_table(source, reading, labelled)
+        if len(table.columns):
+            yield from rows_of(table, data, str(source.path), labelled, extra, counts)
+        counts.undecodable += reading.undecodable
+        files.check_unchanged(source)
+
+
+def arriving(pipe: Pipe) -> Iterator[Table]:
+    """The lines of a pipe, those together that arrived together: each group is a table."""
+    number = line = 0
+    for group in pipe.groups():
+        records = []
+        for text in group:
+            line += 1
+            where = f"{piped.STDIN}:{line}"
+            number += pipe.format == "txt" or bool(text.strip())
+            records.append(_arrived(pipe.format, text, number, where))
+        yield tables.of_records(pipe.format, records)
+
+
+def _arrived(format: str, text: str, number: int, where: str) -> Record:
+    if format == "txt":
+        return Record(number, where, [text])
+    return Record(number, where, tables.parsed(text, where) if text.strip() else None)
+
+
+def rows_of(
+    table: Table, data: DataConfig, path: str, labelled: bool, extra: bool, counts: Counts
+) -> Iterator[Row]:
+    """The rows of a table, whose columns are known."""
+    columns = table.columns
+    text = columns.find_all(data.text_column, TEXT, path)
+    label = columns.find_all(data.label_column, LABEL, path) if labelled else ()
+    used = (*text, *label)
+    rest = [number for number in range(len(columns)) if number not in used] if extra else []
+    for record in table.records([*used, *rest]):
+        if record.values is None:
+            counts.blank_lines += 1
+            continue
+        try:
+            texts = tuple(tables.text_or_empty(record, columns, number) for number in text)
+            written = _label(record, columns, label, data.label_separator)
+        except DataError as fault:
+            raise tables.in_row(fault, record.number) from fault
+        others = _extra(record, columns, used, rest) if extra else {}
+        named = {_name(columns, number, text): one for number, one in zip(text, texts, strict=True)}
+        order = _order(record, columns, text, used) if extra else ()
+        texts = texts if len(texts) < 3 else (" ".join(texts),)
+        yield Row(record.number, path, texts, written, others, named, order)
+
+
+def _name(columns: Columns, number: int, text: Sequence[int]) -> str:
+    """What a column of text is called; without a name `text`, or `text1` and `text2`."""
+    label = columns.label(number)
+    return label if isinstance(label, str) else f"text{text.index(number) + 1 if text[1:] else ''}"
+
+
+def _order(
+    record: Record, columns: Columns, text: Sequence[int], used: Sequence[int]
+) -> tuple[str, ...]:
+    if isinstance(record.values, dict):
+        labels = {columns.address(number) for number in used if number not in text}
+        return tuple(name for name in record.values if name not in labels)
+    kept = (number for number in range(len(columns)) if number in text or number not in used)
+    return tuple(
+        _name(columns, number, text) if number in text else str(columns.label(number))
+        for number in kept
+    )
+
+
+def _label(
+    record: Record, columns: Columns, numbers: Sequence[int], separator: str | None
+) -> Raw | None:
+    values = [tables.field(record, columns, number) for number in numbers]
+    if len(numbers) > 1:
+        names = [str(columns.label(number)) for number in numbers]
+        marks = [_mark(value, record.where) for value in values]
+        return tuple(name for name, marked in zip(names, marks, strict=True) if marked)
+    if not values or values[0] is None or values[0] != values[0]:
+        return None
+    value = _unwritten(values[0]) if separator is None else values[0]
+    if isinstance(value, dict) and all(each in (0, 1, None) for each in value.values()):
+        value = [name for name, each in value.items() if each]
+    if isinstance(value, list):
+        return _several(value, record.where)
+    written = _written(value, record.where)
+    if separator is not None:
+        return tuple(part.strip() for part in written.split(separator) if part.strip())
+    return written or None
+
+
+def _unwritten(value: Any) -> Any:
+    """The list that a text writes, as JSON, Python or NumPy do; any other value as it is."""
+    if not (isinstance(value, str) and value.strip().startswith("[") and value.strip()[-1] == "]"):
+        return value
+    if _ARRAY.fullmatch(value.strip()):
+        return [float(each) for each in value.strip()[1:-1].split()]
+    try:
+        found = ast.literal_eval(_CONSTANTS.sub(lambda m: m[0].title(), value.strip()))
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return value
+    return found if isinstance(found, list) else value
+
+
+def _several(values: list[Any], where: str) -> tuple[str, ...]:
+    """The labels of a list, or its marks, 0 or 1 for each label."""
+    if values[1:] and all(isinstance(each, int | float) and each in (0, 1) for each in values):
+        return tuple(str(int(each)) for each in values)
+    if any(isinstance(each, float) and not each.is_integer() for each in values):
+        raise DataError(
+            "the label is a list of fractions, and a row has a label or does not have it",
+            where=where,
+            next="write 0 or 1 for each label, or the names of the labels that the row has",
+        )
+    return tuple(_written(each, where) for each in values)
+
+
+def _mark(value: Any, where: str) -> bool:
+    """Whether a row has the label of a column."""
+    marked = _CELLS.get(str(value).strip().lower())
+    if marked is None:
+        raise DataError(
+            f"{value!r} is neither 0 nor 1",
+            where=where,
+            next=f"of several columns in {LABEL} each holds 1 where a row has that label, else 0",
+        )
+    return marked
+
+
+def _written(value: Any, where: str) -> str:
+    """A label as it is written, or would be in JSON."""
+    if isinstance(value, str):
+        return value.strip()
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
+        return repr(value)
+    raise DataError(
+        f"a label is text or a number, and this one is {type(value).__name__}",
+        where=where,
+        next=f"name the column of the label with {LABEL}, or correct the row",
+    )
+
+
+def _extra(
+    record: Record, columns: Columns, used: Sequence[int], rest: Sequence[int]
+) -> dict[str, Any]:
+    if isinstance(record.values, dict):
+        names = {columns.address(number) for number in used}
+        return {name: value for name, value in record.values.items() if name not in names}
+    assert record.values is not None
+    return {str(columns.label(number)): record.values[number] for number in rest}
+
+
+SHOWN = 20
+"""Rows that a message or a finding lists; it counts all."""
+
+Place = tuple[str, int]
+"""A file, and a row of it, counted from 1."""
+
+
+@dataclass
+class Part:
+    """The rows of one key: those that can be used, and where the others are."""
+
+    name: str
+    """`train`, `validation` or `test`."""
+    texts: list[Texts] = field(default_factory=list)
+    raws: list[Raw] = field(default_factory=list)
+    places: list[Place] = field(default_factory=list)
+    seen: list[Texts] = field(default_factory=list)
+    """The texts as the model tells them apart, where its tokenizer is known."""
+    blank: list[tuple[Place, str]] = field(default_factory=list)
+    """Rows without text or label, and which of the two."""
+    counts: Counts = field(default_factory=Counts)
+    files: dict[str, int] = field(default_factory=dict)
+    """Every file, and how many rows it has."""
+
+    @property
+    def key(self) -> str:
+        return f"data.{self.name}_files"
+
+    @property
+    def identities(self) -> list[Texts]:
+        """What the rows have in common with others if the model reads them as the same; without a
+        tokenizer, if nothing but the white space around their texts differs."""
+        return self.seen or [text_identity(texts) for texts in self.texts]
+
+    def __len__(self) -> int:
+        return len(self.texts) + len(self.blank)
+
+
+def read_part(found: Sequence[Source], data: DataConfig, name: str, watch: Watch) -> Part:
+    """All rows of one key, read into memory; raises what reading raises."""
+    part, known = Part(name), dict[Raw, Raw]()
+    part.files = {str(source.path): 0 for source in found}
+    size = sum(source.n_bytes for source in found)
+    with watch(f"reading {part.key}", size) as advance:
+        for row in read_rows(found, data, extra=False, advance=advance, counts=part.counts):
+            place = (row.path, row.number)
+            part.files[row.path] += 1
+            if not any(text.strip() for text in row.texts):
+                part.blank.append((place, "text"))
+            elif row.label is None:
+                part.blank.append((place, "label"))
+            else:
+                part.texts.append(row.texts)
+                part.raws.append(known.setdefault(row.label, row.label))
+                part.places.append(place)
+    return part
+
+
+def told(places: Iterable[Place]) -> str:
+    """Some places as a message lists them."""
+    several = list(places)
+    by_file: dict[str, list[str]] = {}
+    for path, number in several[:SHOWN]:
+        by_file.setdefault(path, []).append(str(number))
+    said = [
+        f"{path} row{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"
+        for path, numbers in by_file.items()
+    ]
+    return "; ".join(said) + (" ..." if len(several) > SHOWN else "")

@@ -1,0 +1,233 @@
+"""What the labels of a data set are: their kind, their names in order, and their numbers."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from llmkit.config.schema import DataConfig
+from llmkit.data.readers import files
+from llmkit.data.readers.decode import Reading, lines
+from llmkit.errors import ConfigError, DataError
+
+SINGLE, MULTI, REGRESSION = (
+    "single_label_classification",
+    "multi_label_classification",
+    "regression",
+)
+"""The kinds, by transformers' names."""
+
+Raw = str | tuple[str, ...]
+"""A label as a table has it, without white space around it; several where a row has several."""
+
+NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?", re.ASCII)
+"""A label that is a number."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The kind of the labels, and a name for each output of the model.
+
+    Labels stay as they are written. Names that are all numbers stand in the order of the numbers,
+    others in that of their characters, those of `data.label_names` and of columns as they are
+    given. In a regression the one name is that of the column.
+    """
+
+    kind: str
+    names: tuple[str, ...]
+    from_file: bool = False
+    """Whether a number in the data stands for the name at that place."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def is_classes(self) -> bool:
+        """Whether a row belongs to exactly one class."""
+        return self.kind == SINGLE
+
+    def encode(self, raw: Raw, where: str = "") -> int | float | list[int]:
+        """A label as the number of its class, as the numbers of its classes in order, or as the
+        value itself, after the kind; raises DataError for one that is none of these."""
+        if self.kind == REGRESSION:
+            return _value(raw, where)
+        if self.kind == MULTI:
+            return sorted({self._number(label, where) for label in each(raw)})
+        if isinstance(raw, tuple):
+            raise _several(raw, where)
+        return self._number(raw, where)
+
+    def unknown(self, raw: Raw) -> list[str]:
+        """The labels of a row that have no number."""
+        if self.kind == REGRESSION:
+            return []
+        return [label for label in each(raw) if self._find(label) is None]
+
+    def name(self, raw: str) -> str:
+        """The name of a class by what stands in the data."""
+        number = self._find(raw)
+        return raw if number is None else self.names[number]
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.names)}
+
+    def _find(self, raw: str) -> int | None:
+        number = self._numbers.get(raw)
+        if number is None and self.from_file and raw.isascii() and raw.isdigit():
+            number = int(raw) if len(raw) < 10 and int(raw) < len(self) else None
+        return number
+
+    def _number(self, raw: str, where: str) -> int:
+        number = self._find(raw)
+        if number is not None:
+            return number
+        near = difflib.get_close_matches(raw, self.names, 1)
+        raise DataError(
+            f"the label {raw!r} is unknown" + (f"; did you mean {near[0]!r}?" if near else ""),
+            where=where,
+            next=f"the {len(self)} labels are {listing(self.names)}",
+        )
+
+
+def of(data: DataConfig, raws: Collection[Raw], output: str) -> Labels:
+    """The labels that the distinct raw labels of a training set make; `output` names the value of a
+    regression.
+
+    Lists of 0 and 1 are one label for each place, called by its number unless `data.label_names`
+    names it.
+    """
+    kind = _kind(data, raws)
+    if marks := 0 if kind == REGRESSION else indicated(raws, "data.train_files"):
+        return _of_marks(data, kind, marks)
+    if data.label_names is not None and kind != REGRESSION:
+        return Labels(kind, _names_of_file(data, data.label_names), from_file=True)
+    if kind == REGRESSION:
+        return Labels(kind, (output,))
+    if columns := _several_columns(data):
+        return Labels(kind, columns)
+    return Labels(kind, tuple(_ordered({label for raw in raws for label in each(raw)})))
+
+
+def _of_marks(data: DataConfig, kind: str, marks: int) -> Labels:
+    if data.label_names is None:
+        return Labels(kind, tuple(map(str, range(marks))))
+    names = _names_of_file(data, data.label_names)
+    if len(names) != marks:
+        raise DataError(
+            f"{data.label_names} names {len(names)} labels, and rows have lists of {marks}",
+            where="data.label_names",
+            next=f"give {marks} names, one in each line, in the order of the lists",
+        )
+    return Labels(kind, names, from_file=True)
+
+
+def indicated(raws: Collection[Raw], where: str) -> int:
+    """The length of lists of 0 and 1 that mark which labels a row has; 0 for other labels.
+
+    Raises DataError where such lists differ in length.
+    """
+    lists = [raw for raw in raws if isinstance(raw, tuple)]
+    if not lists or len(lists) < len(raws) or not all(set(raw) <= {"0", "1"} for raw in lists):
+        return 0
+    lengths = sorted(set(map(len, lists)))
+    if lengths[1:] and any(len(set(raw)) < len(raw) for raw in lists):
+        raise DataError(
+            f"labels are lists of 0 and 1 of different lengths, from {lengths[0]} to {lengths[-1]}",
+            where=where,
+            next="give every row a mark for every label, or lists of label names",
+        )
+    return lengths[0] if not lengths[1:] and lengths[0] > 1 else 0
+
+
+def marked(raw: Raw, names: Sequence[str], single: bool) -> Raw:
+    """The names of the labels that a list of 0 and 1 marks; of one class, its name alone."""
+    found = tuple(name for name, mark in zip(names, raw, strict=True) if mark == "1")
+    return found[0] if single and len(found) == 1 else found
+
+
+def each(raw: Raw) -> tuple[str, ...]:
+    """The labels of a row one by one."""
+    return raw if isinstance(raw, tuple) else (raw,)
+
+
+def listing(names: Iterable[str], most: int = 10) -> str:
+    """Some names as a message lists them."""
+    shown = list(names)
+    more = f" and {len(shown) - most:,} more" if len(shown) > most else ""
+    return ", ".join(repr(name[:60]) for name in shown[:most]) + more
+
+
+def _kind(data: DataConfig, raws: Collection[Raw]) -> str:
+    """What the config says, or else: several labels in a row, fractions, or neither."""
+    several = _several_columns(data) is not None or data.label_separator is not None
+    if data.problem_type == "auto":
+        if several or any(isinstance(raw, tuple) for raw in raws):
+            return MULTI
+        return REGRESSION if _are_fractions([str(raw) for raw in raws]) else SINGLE
+    if several and data.problem_type != MULTI:
+        key = "label_separator" if data.label_separator is not None else "label_column"
+        raise ConfigError(
+            f"data.{key} gives a row several labels, and data.problem_type is {data.problem_type}",
+            where=f"data.{key}",
+            next=f"leave data.{key} or data.problem_type out",
+        )
+    return data.problem_type
+
+
+def _several_columns(data: DataConfig) -> tuple[str, ...] | None:
+    """The names of columns that are one label each."""
+    columns = data.label_column
+    return tuple(map(str, columns)) if isinstance(columns, tuple) and columns[1:] else None
+
+
+def _are_fractions(texts: Collection[str]) -> bool:
+    """Whether all are numbers, and not all of them whole."""
+    if not texts or not all(NUMBER.fullmatch(text) for text in texts):
+        return False
+    return not all(float(text).is_integer() for text in texts)
+
+
+def _ordered(names: Iterable[str]) -> list[str]:
+    texts = sorted(names)
+    if all(NUMBER.fullmatch(text) for text in texts):
+        return sorted(texts, key=float)
+    return texts
+
+
+def _value(raw: Raw, where: str) -> float:
+    if isinstance(raw, str) and NUMBER.fullmatch(raw) and math.isfinite(float(raw)):
+        return float(raw)
+    raise DataError(
+        f"the label {raw!r} is no number",
+        where=where,
+        next="correct the row, or data.problem_type=single_label_classification",
+    )
+
+
+def _several(raw: tuple[str, ...], where: str) -> DataError:
+    return DataError(
+        f"this row has {len(raw)} labels ({listing(raw)}), and one is allowed",
+        where=where,
+        next="correct the row, or data.problem_type=multi_label_classification",
+    )
+
+
+def _names_of_file(data: DataConfig, path: str) -> tuple[str, ...]:
+    key = "data.label_names"
+    [source] = files.find([path], key)[:1]
+    names = [line.strip() for line in lines(source, Reading(data, lambda n_bytes: None))]
+    while names and not names[-1]:
+        names.pop()
+    for number, name in enumerate(names):
+        if not name or name in names[:number]:
+            raise DataError(
+                f"the name {name!r} stands twice" if name else "this line names no label",
+                where=f"{source.path}:{number + 1}",
+                next=f"{key} is a file with one name in each line",
+            )
+    return tuple(names)

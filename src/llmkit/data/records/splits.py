@@ -1,0 +1,88 @@
+"""Which labelled rows are held out: a share of every class, and never half of a repeated text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmkit.data.records.labels import MULTI, SINGLE, Labels
+
+AUTO_SHARE = 0.1
+"""What `data.validation_fraction: auto` holds out."""
+
+_QUANTILES = 10
+
+Texts = tuple[str, ...]
+
+
+def text_identity(texts: Texts) -> Texts:
+    """What two rows have in common if their texts are the same but for white space around them."""
+    return tuple(text.strip() for text in texts)
+
+
+def strata(labels: Labels, targets: NDArray[Any]) -> NDArray[np.int64]:
+    """[rows], the group of like rows that each belongs to: its class, the rarest of its labels (-1
+    without any), or the tenth that its value falls into."""
+    if labels.kind == SINGLE:
+        return targets.astype(np.int64)
+    if labels.kind == MULTI:
+        counts = np.where(targets, targets.sum(axis=0), np.iinfo(np.int64).max)
+        return np.where(targets.any(axis=1), counts.argmin(axis=1), -1)
+    edges = np.quantile(targets, np.arange(1, _QUANTILES) / _QUANTILES)
+    return np.searchsorted(edges, targets, side="right").astype(np.int64)
+
+
+def hold_out(
+    texts: Sequence[Texts],
+    strata: NDArray[np.int64],
+    fraction: float,
+    seed: int,
+    seen: Sequence[Texts] | None = None,
+) -> NDArray[np.bool_]:
+    """[rows], which are held out: this fraction of each stratum as near as whole texts allow.
+
+    Rows of the same text stay together, also where only the model reads it as the same (`seen`),
+    and a stratum of several texts has at least one of them on either side. Which texts are held out
+    depends on the seed, the texts and the strata alone, not on the order of the rows.
+    """
+    rows_of: dict[Texts, list[int]] = {}
+    first: dict[Texts, Texts] = {}
+    for row, text in enumerate(texts):
+        own = text_identity(text)
+        known = own if seen is None else seen[row]
+        first[known] = min(own, first.get(known, own))
+        rows_of.setdefault(known, []).append(row)
+    rows_of = {first[known]: rows for known, rows in rows_of.items()}
+    size_of = dict(zip(*np.unique(strata, return_counts=True), strict=True))
+    texts_of: dict[int, list[Texts]] = {}
+    for text, rows in rows_of.items():
+        # A text with several labels counts with the rarest.
+        stratum = min(strata[rows].tolist(), key=lambda each: (size_of[each], each))
+        texts_of.setdefault(stratum, []).append(text)
+    held = np.zeros(len(texts), dtype=np.bool_)
+    for members in texts_of.values():
+        for text in _drawn(members, {text: len(rows_of[text]) for text in members}, fraction, seed):
+            held[rows_of[text]] = True
+    return held
+
+
+def _drawn(texts: list[Texts], sizes: dict[Texts, int], fraction: float, seed: int) -> list[Texts]:
+    """The texts of one stratum that are held out."""
+    if len(texts) < 2:
+        return []
+    order = sorted(texts, key=lambda text: _draw(text, seed))
+    wanted, n_rows = int(fraction * sum(sizes.values()) + 0.5), 0
+    drawn = []
+    for text in order[:-1]:  # never all
+        if n_rows + sizes[text] <= wanted:
+            drawn.append(text)
+            n_rows += sizes[text]
+    return drawn or [min(order, key=lambda text: sizes[text])]
+
+
+def _draw(text: Texts, seed: int) -> bytes:
+    return blake2b(repr((seed, text)).encode("utf-8", "backslashreplace"), digest_size=16).digest()

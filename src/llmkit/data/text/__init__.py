@@ -1,0 +1,1 @@
+"""Documents to files of tokens, by domain, with a held-out part."""

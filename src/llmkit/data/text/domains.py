@@ -1,0 +1,154 @@
+"""The text of a config: of one key, or of each domain of a mixture with its weight and share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Literal
+
+from llmkit.config.schema import Config, DomainConfig
+from llmkit.data.readers import files
+from llmkit.data.readers.files import Source, Sources
+from llmkit.data.text import corpus, token_file
+from llmkit.data.text.corpus import Corpus, Documents
+from llmkit.errors import ConfigError, DataError, InputNotFound
+from llmkit.progress import Watch
+from llmkit.storage import paths
+
+Split = Literal["all", "train", "validation"]
+
+
+class RawText:
+    """The text of one key of the config: hashed at once, read at the first need."""
+
+    def __init__(self, found: Sequence[Source], key: str, config: Config, watch: Watch) -> None:
+        self.config, self.name, self.watch, self.found = config, key, watch, found
+        if not found:
+            raise InputNotFound(
+                f"{self.name} is not given",
+                where=self.name,
+                next=f"{self.name}=FILE, a directory, a glob, or hub:NAME",
+            )
+        self.n_bytes = sum(source.n_bytes for source in self.found)
+        with watch("looking for prepared data", self.n_bytes) as advance:
+            self.fingerprint = files.files_fingerprint(self.found, advance)
+
+    def key(self, part: Split) -> list[object]:
+        """What decides which text a part holds."""
+        data = self.config.data
+        table = [data.format, data.delimiter, data.header, data.text_column]
+        how = [*table, data.document, data.document_separator, data.encoding, data.errors]
+        split = [] if part == "all" else [data.validation_fraction, self.config.seed]
+        return [token_file.FORMAT, self.fingerprint, how, part, split]
+
+    def part(self, part: Split) -> Documents:
+        """The documents of a part."""
+        if part == "all":
+            return corpus.everything(self._corpus)
+        return self._split[part == "validation"]
+
+    def close(self) -> None:
+        """Give up what was read."""
+        if "_corpus" in self.__dict__:
+            self._corpus.close()
+
+    @cached_property
+    def _corpus(self) -> Corpus:
+        with self.watch("reading", self.n_bytes) as advance:
+            read = corpus.spool(self.found, self.config.data, paths.cache_directory(), advance)
+        if not read.n_documents:
+            raise DataError(
+                f"{self.name} holds no text: all {read.blank:,} documents are blank",
+                where=", ".join(str(source.path) for source in self.found[:3]),
+                next="name files that hold text",
+            )
+        return read
+
+    @cached_property
+    def _split(self) -> tuple[Documents, Documents]:
+        return corpus.split(self._corpus, self.config.data.validation_fraction, self.config.seed)
+
+
+class DomainText:
+    """The text of one data set, or of one domain of several: what is learned from, and what is held
+    out."""
+
+    def __init__(
+        self,
+        key: str,
+        held_out_key: str,
+        domain: str,
+        config: Config,
+        sources: Sources,
+        watch: Watch,
+    ) -> None:
+        self.train = RawText(sources.of(key), key, config, watch)
+        self.train_part: Split = "all"
+        self.held_out: RawText | None = None
+        self.held_out_part: Split = "all"
+        if found := sources.of(held_out_key):
+            self.held_out = RawText(found, held_out_key, config, watch)
+        elif config.data.validation_fraction != 0:
+            self.held_out = self.train
+            self.train_part, self.held_out_part = "train", "validation"
+        self.is_learned = not domain or config.data.mixture[domain].weight != 0
+
+    def close(self) -> None:
+        """Give up what was read."""
+        self.train.close()
+        if self.held_out:
+            self.held_out.close()
+
+
+def keys_by_domain(config: Config) -> dict[str, tuple[str, str]]:
+    """The keys of the training and of the validation text of each domain; of data without a
+    mixture, under no name. A domain that is only measured needs no more than files to measure.
+
+    Raises ConfigError for a domain that would be neither trained on nor measured.
+    """
+    keys = {}
+    for name, domain in config.data.mixture.items():
+        if domain.weight == 0 and not (domain.validation_files or config.data.validation_fraction):
+            raise ConfigError(
+                f"the domain {name} would not be used: it has no weight, and nothing is held out",
+                where=f"data.mixture.{name}.weight, data.validation_fraction",
+                next=f"leave it out, give it a weight, or data.mixture.{name}.validation_files",
+            )
+        files, held_out = (f"data.mixture.{name}.{key}" for key in ("files", "validation_files"))
+        only_measured = domain.weight == 0 and domain.validation_files and not domain.files
+        keys[name] = (held_out if only_measured else files), held_out
+    return keys or {"": ("data.train_files", "data.validation_files")}
+
+
+def domain_texts(config: Config, sources: Sources, watch: Watch) -> dict[str, DomainText]:
+    """The text of each domain; of data without a mixture, under no name."""
+    return {
+        name: DomainText(*keys, name, config, sources, watch)
+        for name, keys in keys_by_domain(config).items()
+    }
+
+
+def weights(
+    domains: Mapping[str, DomainConfig], sizes: Mapping[str, int], temperature: float
+) -> dict[str, float]:
+    """The weight of each domain: as it is given, or tokens ^ (1 / temperature), where `sizes` are
+    tokens (Arivazhagan et al. 2019, arXiv 1907.05019)."""
+    return {
+        name: sizes[name] ** (1 / temperature) if domain.weight == "auto" else domain.weight
+        for name, domain in domains.items()
+    }
+
+
+def with_weights(config: Config, sizes: Mapping[str, int]) -> Config:
+    """The config with the weights of its domains spelled out; `sizes` are tokens."""
+    data = config.data
+    given = weights(data.mixture, sizes, data.mixture_temperature)
+    domains = {name: domain.changed(weight=given[name]) for name, domain in data.mixture.items()}
+    update = {"mixture": domains, "mixture_temperature": 1.0}
+    return config.changed(data=data.changed(**update))
+
+
+def shares(config: Config) -> dict[str, float]:
+    """The share that each domain has of the training examples, once weights are resolved."""
+    given = {name: float(domain.weight) for name, domain in config.data.mixture.items()}
+    return {name: weight / sum(given.values()) for name, weight in given.items()}

@@ -1,0 +1,258 @@
+"""What a model was trained on, as hashes of the token ids that it saw: kept by a run, so that
+figures on the same rows or text are known as such."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+from transformers import PreTrainedTokenizerFast
+
+from llmkit.data.text.token_file import TokenFile
+from llmkit.models.control_tokens import text_only
+from llmkit.storage import atomic
+
+FINGERPRINTS = "fingerprints.safetensors"
+
+SEGMENT = 32
+"""Tokens of a segment: long enough that no two texts share one by chance."""
+
+MOST = 1 << 20
+"""Hashes of one kind that are kept; of more, those divisible by a power of two."""
+
+NOTABLE = 0.01
+"""Share of documents or segments in common that is reported."""
+
+_SPARSE = 16  # of this many segments, which begin at every token, about one is kept
+_CHUNK = 1 << 20
+_ROWS_AT_ONCE = 4096
+
+Hashes = NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class Fingerprints:
+    """Hashes of documents (or rows), and of the segments of 32 tokens in them."""
+
+    kind: str
+    """`text` or `rows`."""
+    documents: Hashes
+    """[documents], each in order when fresh; sorted and without repeats when kept."""
+    segments: Hashes
+    every_document: int = 1
+    """The hashes that are divisible by this power of two stand for all."""
+    every_segment: int = _SPARSE
+
+    def kept(self) -> Fingerprints:
+        """As a run keeps them: sorted, and at most `MOST` of each."""
+        return Fingerprints(
+            self.kind,
+            *_sampled(self.documents, self.every_document, self.segments, self.every_segment),
+        )
+
+    def joined(self, earlier: Fingerprints | None) -> Fingerprints:
+        """These with those of the run that the model comes from."""
+        if earlier is None or earlier.kind != self.kind:
+            return self
+        return Fingerprints(
+            self.kind,
+            np.concatenate([self.documents, earlier.documents]),
+            np.concatenate([self.segments, earlier.segments]),
+            max(self.every_document, earlier.every_document),
+            max(self.every_segment, earlier.every_segment),
+        )
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How much of some text or rows is in what a model was trained on."""
+
+    matched: int
+    """Documents or rows, as far as they were sampled."""
+    compared: int
+    total: int
+    segments: float
+    """Share of the segments."""
+
+    @property
+    def is_notable(self) -> bool:
+        """Whether a figure on this text must say so."""
+        return self.matched >= NOTABLE * max(1, self.compared) or self.segments >= NOTABLE
+
+    def sentence(self, what: str) -> str:
+        """`240 of these 250 rows (96%)`, and the share of the text where segments were compared."""
+        share = self.matched / max(1, self.compared)
+        about = "" if self.compared == self.total else "about "
+        count = (
+            f"{about}{round(share * self.total):,} of these {self.total:,} {what}s ({share:.0%})"
+        )
+        text = f"{self.segments:.0%} of the text"
+        if not self.matched:
+            return text
+        return f"{count} and {text}" if self.segments >= NOTABLE else count
+
+
+def of_tokens(files: Iterable[TokenFile]) -> Fingerprints:
+    """The fingerprints of token streams; frames around documents do not count."""
+    files, every = list(files), _SPARSE
+    documents = np.concatenate([document_hashes(file) for file in files])
+    segments = np.zeros(0, np.uint64)
+    for some in chain.from_iterable(map(segment_hashes, files)):
+        segments = np.concatenate([segments, some[some % np.uint64(every) == 0]])
+        while len(segments) > 8 * MOST:
+            every *= 2
+            segments = segments[segments % np.uint64(every) == 0]
+    return Fingerprints("text", documents, segments, every_segment=every)
+
+
+def of_rows(
+    rows: Sequence[tuple[str, ...]], tokenizer: PreTrainedTokenizerFast | None
+) -> Fingerprints:
+    """The fingerprints of rows of texts, by the ids that their texts have; without a tokenizer, by
+    the texts themselves. White space around a text does not count."""
+    hashes = [_hash_of(row) for row in as_seen(rows, tokenizer)]
+    return Fingerprints("rows", np.array(hashes, dtype=np.uint64), np.zeros(0, np.uint64))
+
+
+def as_seen(
+    rows: Sequence[tuple[str, ...]], tokenizer: PreTrainedTokenizerFast | None
+) -> list[tuple[str, ...]]:
+    """What the model can tell apart: the ids of each text as one string, so that rows which it
+    reads as the same are equal. White space around a text does not count."""
+    stripped = [tuple(text.strip() for text in row) for row in rows]
+    if tokenizer is None:
+        return stripped
+    backend = text_only(tokenizer)
+    flat = [text for row in stripped for text in row]
+    seen: list[str] = []
+    for first in range(0, len(flat), _ROWS_AT_ONCE):
+        some = flat[first : first + _ROWS_AT_ONCE]
+        encodings = backend.encode_batch_fast(some, add_special_tokens=False)
+        seen += ["".join(map(chr, _printable(each.ids))) for each in encodings]
+    texts = iter(seen)
+    return [tuple(next(texts) for _ in row) for row in stripped]
+
+
+def overlap(part: Fingerprints, known: Fingerprints) -> Overlap:
+    """How much of a part is among what is known; both of one tokenizer."""
+    documents = max(part.every_document, known.every_document)
+    mine = part.documents[part.documents % np.uint64(documents) == 0]
+    every = max(part.every_segment, known.every_segment)
+    segments = part.segments[part.segments % np.uint64(every) == 0]
+    found = np.isin(segments, known.segments)
+    return Overlap(
+        int(np.isin(mine, known.documents).sum()),
+        len(mine),
+        len(part.documents),
+        float(found.mean()) if len(found) else 0.0,
+    )
+
+
+def write(directory: Path, fingerprints: Fingerprints) -> None:
+    """Keep them in a run directory; raises WriteError."""
+    kept = fingerprints.kept()
+    tensors = {"documents": kept.documents, "segments": kept.segments}
+    notes = {
+        "kind": kept.kind,
+        "every_document": str(kept.every_document),
+        "every_segment": str(kept.every_segment),
+    }
+    atomic.replace_bytes(directory / FINGERPRINTS, save(tensors, notes))
+
+
+def read_fingerprints(model: str) -> Fingerprints | None:
+    """Those of the run that a model is, or is the final model or a checkpoint of; None if none."""
+    place = Path(model).expanduser()
+    for directory in (place, *place.resolve().parents[:2]):
+        if (directory / "run.json").is_file() and (directory / FINGERPRINTS).is_file():
+            with suppress(SafetensorError, OSError, KeyError, ValueError):  # damaged: unknown
+                return _read(directory / FINGERPRINTS)
+    return None
+
+
+def _read(path: Path) -> Fingerprints:
+    with safe_open(path, "numpy") as file:
+        notes = file.metadata()
+        return Fingerprints(
+            notes["kind"],
+            file.get_tensor("documents"),
+            file.get_tensor("segments"),
+            int(notes["every_document"]),
+            int(notes["every_segment"]),
+        )
+
+
+def document_hashes(file: TokenFile) -> Hashes:
+    """[documents], the hash of the ids of each."""
+    found = np.zeros(len(file.starts), np.uint64)
+    for ids, document, place in _chunks(file):
+        values = _mixed(ids * np.uint64(0x9E3779B97F4A7C15) + place * np.uint64(0xD1B54A32D192ED03))
+        inside = (place > 0) & (ids != np.uint64(file.closing))
+        values[~inside] = 0
+        begins = np.flatnonzero(np.diff(document, prepend=-1))
+        found[document[begins]] += np.add.reduceat(values, begins)
+    return _mixed(found)
+
+
+def segment_hashes(file: TokenFile) -> Iterator[Hashes]:
+    """The hashes of the segments within documents, those divisible by 16."""
+    for ids, document, place in _chunks(file, SEGMENT - 1):
+        values, step, factor = _mixed(ids), 1, 0x9E3779B97F4A7C15
+        while step < SEGMENT and len(values) > step:
+            values = values[:-step] + np.uint64(factor) * values[step:]
+            step, factor = 2 * step, factor * factor % (1 << 64)
+        if step < SEGMENT:
+            continue
+        n = len(values)
+        whole = (place[:n] > 0) & (document[:n] == document[SEGMENT - 1 :][:n])
+        values = _mixed(values[whole])
+        yield values[values % np.uint64(_SPARSE) == 0]
+
+
+def _chunks(
+    file: TokenFile, more: int = 0
+) -> Iterator[tuple[Hashes, NDArray[np.int64], NDArray[np.uint64]]]:
+    """Ids in chunks, with the number of each one's document and its place in it; every chunk also
+    has the first `more` tokens of the next."""
+    for first in range(0, len(file.ids), _CHUNK):
+        ids = np.array(file.ids[first : first + _CHUNK + more], dtype=np.uint64)
+        index = np.arange(first, first + len(ids))
+        document = np.searchsorted(file.starts, index, side="right") - 1
+        yield ids, document, (index - file.starts[document]).astype(np.uint64)
+
+
+def _mixed(values: Hashes) -> Hashes:
+    """The finalizer of splitmix64 (Steele et al. 2014): equal values stay equal, others spread."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray(values ^ (values >> np.uint64(31)))
+
+
+def _sampled(
+    documents: Hashes, every_document: int, segments: Hashes, every_segment: int
+) -> tuple[Hashes, Hashes, int, int]:
+    kept = []
+    for hashes, every in ((documents, every_document), (segments, every_segment)):
+        chosen = np.unique(hashes)
+        while len(chosen := chosen[chosen % np.uint64(every) == 0]) > MOST:
+            every *= 2
+        kept.append((chosen, every))
+    return kept[0][0], kept[1][0], kept[0][1], kept[1][1]
+
+
+def _printable(ids: Sequence[int]) -> Iterator[int]:
+    """Ids as code points that are no surrogates."""
+    return (id if id < 0xD800 else id + 0x800 for id in ids)
+
+
+def _hash_of(row: tuple[str, ...]) -> int:
+    text = repr([(len(each), each) for each in row]).encode("utf-8", "backslashreplace")
+    return int.from_bytes(blake2b(text, digest_size=8).digest(), "little")

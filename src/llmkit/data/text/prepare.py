@@ -1,0 +1,297 @@
+"""From the data section of a config to token files."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerFast
+
+from llmkit.config.schema import Config, DataConfig
+from llmkit.data.readers.decode import Reading
+from llmkit.data.readers.files import Source, Sources
+from llmkit.data.text import domains, token_file
+from llmkit.data.text.corpus import Documents
+from llmkit.data.text.documents import pieces
+from llmkit.data.text.domains import DomainText, RawText, Split
+from llmkit.data.text.token_file import TokenFile
+from llmkit.errors import DataError, InputNotFound
+from llmkit.models import tokenizer as tokenizers
+from llmkit.progress import Say, Watch
+from llmkit.reporting.format import many
+from llmkit.storage import cache
+
+_log = logging.getLogger(__name__)
+
+TOKENIZER_BYTES = 100_000_000
+"""Text that a tokenizer is trained on, taken evenly; more changes its merges hardly at all."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a run trains on."""
+
+    train: TokenFile
+    validation: TokenFile | None
+    """None if nothing is held out and no validation files are given."""
+    tokenizer: PreTrainedTokenizerFast
+
+
+def prepare_domains(
+    config: Config,
+    sources: Sources,
+    tokenizer: PreTrainedTokenizerFast | None,
+    watch: Watch,
+    say: Say,
+) -> dict[str, Prepared]:
+    """The training and validation text of each domain of `data.mixture` as token files, from the
+    cache where it has them; data without a mixture is one domain without a name.
+
+    All have one tokenizer: the given one, or one trained on the training parts of the domains with
+    a weight. Raises what finding, reading and writing raise, and DataError where a part has too
+    little text.
+    """
+    pairs = domains.domain_texts(config, sources, watch)
+    try:
+        if tokenizer is None:
+            learned = [pair for pair in pairs.values() if pair.is_learned]
+            tokenizer = _trained(learned, say)
+        make = _Maker(tokenizer, watch, say)
+        return {name: make.both(pair) for name, pair in pairs.items()}
+    finally:
+        for pair in pairs.values():
+            pair.close()
+
+
+def held_out_domains(
+    config: Config,
+    sources: Sources,
+    tokenizer: PreTrainedTokenizerFast,
+    watch: Watch,
+    say: Say,
+) -> dict[str, TokenFile]:
+    """The held-out text of each domain of `data.mixture` that has some; InputNotFound if none."""
+    pairs = domains.domain_texts(config, sources, watch)
+    make = _Maker(tokenizer, watch, say)
+    try:
+        kept = {
+            name: make.counted(pair.held_out, pair.held_out_part)
+            for name, pair in pairs.items()
+            if pair.held_out
+        }
+    finally:
+        for pair in pairs.values():
+            pair.close()
+    if not kept:
+        raise InputNotFound(
+            "no domain of data.mixture holds text out",
+            where="data.validation_fraction",
+            next="leave data.validation_fraction=0 out, or name text in data.test_files",
+        )
+    return kept
+
+
+def tokens_of(
+    found: Sequence[Source],
+    key: str,
+    config: Config,
+    tokenizer: PreTrainedTokenizerFast,
+    watch: Watch,
+    say: Say,
+) -> TokenFile:
+    """All text of the sources of a key, such as `data.test_files`, as a token file."""
+    text = RawText(found, key, config, watch)
+    try:
+        return _Maker(tokenizer, watch, say).counted(text, "all")
+    finally:
+        text.close()
+
+
+def data_report(config: Config, sources: Sources, watch: Watch) -> dict[str, Any]:
+    """What each key of the data section holds: its files, and documents, bytes and blanks in all.
+
+    Raises the error of the first fault that is found.
+    """
+    wanted = ["train_files", "validation_files", "test_files"]
+    for name in config.data.mixture:
+        wanted += [f"mixture.{name}.files", f"mixture.{name}.validation_files"]
+    report = {}
+    for key in wanted:
+        if found := sources.of(f"data.{key}"):
+            with watch(f"reading data.{key}", sum(each.n_bytes for each in found)) as advance:
+                files = [_file_report(source, config.data, advance) for source in found]
+            names = ("documents", "blank", "text_bytes", "undecodable")
+            report[key] = {name: sum(file[name] for file in files) for name in names}
+            report[key]["files"] = files
+    return report
+
+
+class _Maker:
+    """Makes token files with one tokenizer, and tells what they hold."""
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        watch: Watch,
+        say: Say,
+    ) -> None:
+        self.tokenizer, self.watch, self.say = tokenizer, watch, say
+        self.framing = tokenizers.framing(tokenizer)
+        self.fingerprint = tokenizers.tokenizer_fingerprint(tokenizer)
+
+    def both(self, pair: DomainText) -> Prepared:
+        return Prepared(
+            self.tokens(pair.train, pair.train_part), self.held_out(pair), self.tokenizer
+        )
+
+    def held_out(self, pair: DomainText) -> TokenFile | None:
+        return self.tokens(pair.held_out, pair.held_out_part) if pair.held_out else None
+
+    def counted(self, text: RawText, part: Split) -> TokenFile:
+        """The same as `tokens`, with the number of characters, which older token files lack."""
+        made = self.tokens(text, part)
+        if made.characters is None:
+            pieces = text.part(part).pieces()
+            made = replace(made, characters=sum(len(piece.text) for piece in pieces))
+        return made
+
+    def tokens(self, text: RawText, part: Split) -> TokenFile:
+        def documents() -> Documents:
+            chosen = text.part(part)
+            if not chosen.n_documents:
+                raise _too_little(text.name, part, 0)
+            return chosen
+
+        name = f"tokens-{cache.key(text.key(part), self.fingerprint)}"
+        made = token_file.tokenize(
+            name, documents, self.tokenizer, self.framing, self.watch, self.say
+        )
+        if len(made.ids) < _FEWEST:
+            raise _too_little(text.name, part, len(made.ids))
+        self._tell(made, text, part)
+        return made
+
+    def _tell(self, made: TokenFile, text: RawText, part: Split) -> None:
+        label = text.name if part == "all" else f"{text.name} ({part} part)"
+        n_text = len(made.ids) - len(made.starts)
+        facts = [
+            f"{label}: {len(made.starts):,} documents",
+            f"{made.n_bytes:,} bytes",
+            f"{len(made.ids):,} tokens",
+            f"{made.n_bytes / max(1, n_text):.2f} bytes per token",
+        ]
+        if made.blank:
+            facts.append(f"{made.blank:,} blank left out")
+        if made.undecodable:
+            facts.append(f"{made.undecodable:,} bytes that are not {text.config.data.encoding}")
+        if made.lost >= _LOST:
+            facts.append(f"{made.lost:.0%} of the letters and digits unknown to the tokenizer")
+        self.say(", ".join(facts))
+        if part == "validation":
+            self.say(_held_out(made, text))
+        _log.info("%s: %s", "reused" if made.reused else "made", made.path)
+        block_size = text.config.data.block_size
+        if block_size != "auto" and len(made.ids) <= block_size:
+            self.say(f"{label}: less than one block of {block_size} tokens; the block is padded")
+
+
+_LOST = 0.01  # share of the text that a tokenizer may not know before it is said
+_SHOWN = 5  # files that a line names
+_FEWEST = 3  # tokens: two to predict, and the one before them
+
+
+def _trained(pairs: Sequence[DomainText], say: Say) -> PreTrainedTokenizerFast:
+    """The tokenizer trained on the training parts, from the cache where it is there."""
+    first = pairs[0].train
+    wish, model_type = first.config.tokenizer.vocab_size, first.config.model.architecture
+    framed = first.config.train.objective == "masked"
+    train = tokenizers.train_bpe_with_frame if framed else tokenizers.train_bpe
+
+    def build(directory: Path) -> dict[str, Any]:
+        parts = [pair.train.part(pair.train_part) for pair in pairs]
+        n_bytes = sum(part.n_bytes for part in parts)
+        size = tokenizers.auto_vocab_size(n_bytes) if wish == "auto" else wish
+        n_read = min(n_bytes, TOKENIZER_BYTES)
+        with first.watch("training a tokenizer", n_read) as advance:
+            # Of each part as much as it is of the whole.
+            shares = [max(1, TOKENIZER_BYTES * part.n_bytes // max(1, n_bytes)) for part in parts]
+            samples = (part.sample(share) for part, share in zip(parts, shares, strict=True))
+            texts = _told(chain.from_iterable(samples), advance)
+            train(texts, size, model_type).save_pretrained(directory)
+        return {"vocab_size": size, "n_bytes": n_read}
+
+    wanted = [
+        *(pair.train.key(pair.train_part) for pair in pairs),
+        wish,
+        model_type,
+        *(["framed"] if framed else []),
+    ]
+    entry = cache.open_or_build(f"tokenizer-{cache.key(wanted)}", build, first.watch, say)
+    tokenizer = tokenizers.load_tokenizer(str(entry.path))
+    say(
+        f"tokenizer: {len(tokenizer):,} tokens (at most {entry.info['vocab_size']:,}), byte-level "
+        f"BPE trained on {entry.info['n_bytes']:,} bytes of "
+        f"{', '.join(pair.train.name for pair in pairs)}"
+    )
+    _log.info("%s: %s", "reused" if entry.reused else "made", entry.path)
+    return tokenizer
+
+
+def _told(texts: Iterable[str], advance: Callable[[int], None]) -> Iterable[str]:
+    for text in texts:
+        advance(len(text.encode()))
+        yield text
+
+
+def _held_out(made: TokenFile, text: RawText) -> str:
+    """Which files the held-out text comes from."""
+    cut = sum(segments for _, _, segments in made.by_source)
+    whole = sum(documents for _, documents, _ in made.by_source) - cut
+    parts = [many(whole, "whole document")] if whole else []
+    parts += [f"the end of {many(cut, 'document')}"] if cut else []
+    names = [str(text.found[number].path) for number, _, _ in made.by_source]
+    shown = ", ".join(Path(name).name for name in names[:_SHOWN])
+    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    of = f"{len(names):,} of {many(len(text.found), 'file')}"
+    return f"held out: {' and '.join(parts)}, from {of}: {shown}{more}"
+
+
+def _too_little(name: str, part: Split, n_tokens: int) -> DataError:
+    return DataError(
+        f"too little text for {'validation' if part == 'validation' else name}: {n_tokens} tokens, "
+        f"at least {_FEWEST} are needed",
+        where=name,
+        next="add text, or data.validation_fraction=0 to hold nothing out"
+        if part == "validation"
+        else "add text",
+    )
+
+
+def _file_report(
+    source: Source, data: DataConfig, advance: Callable[[int], None]
+) -> dict[str, Any]:
+    reading = Reading(data, advance)
+    documents = blank = text_bytes = size = 0
+    empty = True
+    for text, last in pieces(source, reading):
+        size += len(text.encode())
+        empty = empty and (not text or text.isspace())
+        if last:
+            documents += not empty
+            blank += empty
+            text_bytes += 0 if empty else size
+            empty, size = True, 0
+    return {
+        "path": str(source.path),
+        "format": source.format,
+        "compression": source.compression,
+        "bytes": source.n_bytes,
+        "documents": documents,
+        "blank": blank,
+        "text_bytes": text_bytes,
+        "undecodable": reading.undecodable,
+    }

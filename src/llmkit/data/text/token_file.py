@@ -1,0 +1,302 @@
+"""Documents as one stream of token ids on the disk: made once, checked, then only mapped."""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
+
+from llmkit.data.text.corpus import Documents
+from llmkit.data.text.documents import LONGEST, NOWHERE, Piece, Rule, cut, exact_rule
+from llmkit.models.control_tokens import renamed
+from llmkit.models.tokenizer import Framing
+from llmkit.progress import Say, Watch
+from llmkit.storage import cache
+
+FORMAT = 5
+"""Changes whenever the same text would give other files."""
+
+_BATCH = 1 << 20  # characters encoded at once: some tenths of a second
+_PART = 16  # what a short part costs, counted as characters
+_PROOF = 1 << 18  # bytes of text on which a rule for cuts is proven
+_NOTES = (
+    "n_bytes",
+    "opening",
+    "closing",
+    "max_id",
+    "blank",
+    "undecodable",
+    "lost",
+    "by_source",
+    "marks",
+)
+
+
+@dataclass(frozen=True)
+class TokenFile:
+    """A stream of token ids, and where its documents begin.
+
+    With one id for both ends (E) the stream is `E a b c E d e E`: the id between two documents ends
+    the one and begins the other. With two (B, E) it is `B a b c E B d e E`. A document starts at
+    its opening id.
+    """
+
+    ids: NDArray[np.unsignedinteger[Any]]
+    """[tokens], uint16 or uint32."""
+    starts: NDArray[np.int64]
+    """[documents], where each one starts in `ids`."""
+    document_bytes: NDArray[np.int64]
+    """[documents], the UTF-8 bytes of each one's text."""
+    n_bytes: int
+    """UTF-8 bytes of all text."""
+    opening: int
+    closing: int
+    max_id: int
+    """The highest id in the stream."""
+    blank: int
+    """Documents without text in the sources, left out."""
+    undecodable: int
+    """Bytes of the sources that the encoding does not allow, replaced or ignored."""
+    lost: float
+    """Share of letters and digits that the tokenizer has no token for, measured on a sample."""
+    fingerprint: str
+    """The sha256 of all of this."""
+    by_source: list[list[int]] = field(default_factory=list)
+    """The sources by number, the documents from each, and how many of those are segments."""
+    marks: dict[str, list[int]] = field(default_factory=dict)
+    """Marks between documents that the sources hold as text: how often, and as whole lines."""
+    reused: bool = False
+    path: Path | None = None
+    characters: int | None = None
+    """Characters of all text; None in a file that was written before they were counted."""
+
+
+def tokenize(
+    name: str,
+    documents: Callable[[], Documents],
+    tokenizer: PreTrainedTokenizerFast,
+    framing: Framing,
+    watch: Watch,
+    say: Say,
+) -> TokenFile:
+    """The token file of this name from the cache; where it has none, it is made of the documents.
+
+    The ids are those of each whole document, without special tokens; special tokens that are
+    written out in the text stay text. Raises WriteError where the cache cannot be written.
+    """
+
+    def build(directory: Path) -> dict[str, Any]:
+        part = documents()
+        encoder = TokenEncoder(tokenizer, part.sample(_PROOF, 1 << 14))
+        if encoder.rule is NOWHERE:
+            say(
+                "tokenizer: no cut leaves all its tokens as they are, so documents are encoded "
+                f"whole, those over {LONGEST >> 20}M characters in parts of that size"
+            )
+        with watch("tokenizing", part.n_bytes) as advance:
+            return _write(directory, part, encoder, framing, advance)
+
+    return _opened(cache.open_or_build(name, build, watch, say))
+
+
+class TokenEncoder:
+    """Texts to ids through the tokenizer's backend: all cores, no special tokens, no truncation."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, sample: Iterable[str]) -> None:
+        # Copies: the settings of the tokenizer itself are its owner's.
+        settings = json.loads(renamed(tokenizer).to_str())
+        self.opening = _backend(settings)
+        parts = ("normalizer", "pre_tokenizer")
+        self.continuing = _backend(settings | {name: _bare(settings[name]) for name in parts})
+        vocabulary = self.opening.get_vocab(with_added_tokens=True)
+        self.highest = max(vocabulary.values())
+        tokens = self.opening.get_added_tokens_decoder().values()
+        added = [token.content for token in tokens if not token.special]
+        texts = list(sample)
+        self.rule: Rule = exact_rule(self.encode, texts, vocabulary, added)
+        self.lost = self._lost(texts)
+
+    def encode(self, parts: Sequence[Piece], inside: bool = False) -> list[list[int]]:
+        """The ids of each part of documents in order; `inside`: the first part continues one."""
+        ids: list[list[int]] = [[]] * len(parts)
+        continues = [inside, *(not part.last for part in parts[:-1])]
+        for backend, wanted in ((self.opening, False), (self.continuing, True)):
+            places = [place for place, each in enumerate(continues) if each is wanted]
+            texts = [parts[place].text for place in places]
+            batch = backend.encode_batch_fast(texts, add_special_tokens=False)
+            for place, encoding in zip(places, batch, strict=True):
+                ids[place] = encoding.ids
+        return ids
+
+    def batches(self, pieces: Iterable[Piece]) -> Iterator[_Batch]:
+        """The parts of documents as ids, a megabyte of text at once."""
+        parts: list[Piece] = []
+        size, inside = 0, False
+        for part in cut(pieces, self.rule):
+            parts.append(part)
+            size += len(part.text) + _PART
+            if size >= _BATCH:
+                yield self._batch(parts, inside)
+                parts, size, inside = [], 0, not part.last
+        if parts:
+            yield self._batch(parts, inside)
+
+    def _batch(self, parts: Sequence[Piece], inside: bool) -> _Batch:
+        n_bytes = sum(len(part.text.encode()) for part in parts)
+        characters = sum(len(part.text) for part in parts)
+        last = [part.last for part in parts]
+        return _Batch(self.encode(parts, inside), last, inside, n_bytes, characters)
+
+    def _lost(self, texts: Sequence[str]) -> float:
+        """The share of letters and digits that are gone when the texts are encoded and decoded."""
+        before = sum(map(str.isalnum, chain.from_iterable(texts)))
+        ids = self.encode([Piece(text, True) for text in texts])
+        decoded = self.opening.decode_batch(ids, skip_special_tokens=True)
+        after = sum(map(str.isalnum, chain.from_iterable(decoded)))
+        return max(0.0, 1 - after / before) if before else 0.0
+
+
+def joined(files: Sequence[TokenFile]) -> tuple[TokenFile, NDArray[np.int64]]:
+    """Several streams of tokens as one, in memory, and where each begins in it.
+
+    Where one id closes a document and opens the next, it does so between streams too.
+    """
+    shared = int(files[0].opening == files[0].closing)
+    kept = [file.ids[shared if number else 0 :] for number, file in enumerate(files)]
+    begins = np.cumsum([0, *(len(file.ids) - shared for file in files[:-1])])
+    first = files[0]
+    whole = replace(
+        first,
+        ids=np.concatenate(kept),
+        starts=np.concatenate([f.starts + begin for f, begin in zip(files, begins, strict=True)]),
+        document_bytes=np.concatenate([file.document_bytes for file in files]),
+        n_bytes=sum(file.n_bytes for file in files),
+        max_id=max(file.max_id for file in files),
+        blank=sum(file.blank for file in files),
+        undecodable=sum(file.undecodable for file in files),
+        lost=sum(f.lost * f.n_bytes for f in files) / max(1, sum(f.n_bytes for f in files)),
+        fingerprint=cache.key(*(file.fingerprint for file in files)),
+        path=None,
+        characters=None,
+    )
+    return whole, begins
+
+
+def _backend(settings: dict[str, Any]) -> Tokenizer:
+    backend = Tokenizer.from_str(json.dumps(settings))
+    backend.encode_special_tokens = True
+    return backend
+
+
+def _bare(step: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A step of a tokenizer without what it puts before each text: that is for documents alone."""
+    if not step or step["type"] == "Prepend":
+        return None
+    bare = dict(step)
+    for name in {"normalizers", "pretokenizers"} & bare.keys():
+        bare[name] = [kept for child in bare[name] if (kept := _bare(child))]
+    if "prepend_scheme" in bare:
+        bare["prepend_scheme"] = "never"
+    if "add_prefix_space" in bare:
+        bare["add_prefix_space"] = False
+    return bare
+
+
+@dataclass(frozen=True)
+class _Batch:
+    ids: list[list[int]]
+    last: list[bool]
+    """Whether each part ends its document."""
+    inside: bool
+    """Whether the first part continues a document."""
+    n_bytes: int
+    characters: int
+
+
+class _Stream:
+    """Puts the framing around documents, and keeps count of the stream that they form."""
+
+    def __init__(self, framing: Framing, dtype: np.dtype[Any]) -> None:
+        self.framing, self.dtype = framing, dtype
+        self.n_tokens = self.max_id = 0
+
+    def add(self, batch: _Batch) -> tuple[NDArray[np.unsignedinteger[Any]], array[int]]:
+        """The tokens that a batch adds to the stream, and where documents start among them."""
+        flat: list[int] = []
+        starts = array("q")
+        shared = self.framing.opening == self.framing.closing
+        inside = batch.inside
+        for ids, last in zip(batch.ids, batch.last, strict=True):
+            if not inside:
+                if not shared or not self.n_tokens + len(flat):
+                    flat.append(self.framing.opening)
+                starts.append(self.n_tokens + len(flat) - 1)
+            flat += ids
+            if last:
+                flat.append(self.framing.closing)
+            inside = not last
+        tokens = np.array(flat, dtype=self.dtype)
+        self.n_tokens += len(tokens)
+        self.max_id = max(self.max_id, int(tokens.max(initial=0)))
+        return tokens, starts
+
+
+def _write(
+    directory: Path,
+    documents: Documents,
+    encoder: TokenEncoder,
+    framing: Framing,
+    advance: Callable[[int], None],
+) -> dict[str, Any]:
+    """Write the files of an entry, and return its notes."""
+    characters = 0
+    stream = _Stream(framing, np.dtype(np.uint16 if encoder.highest < 1 << 16 else np.uint32))
+    with (directory / "ids").open("wb") as ids, (directory / "starts").open("wb") as starts:
+        for batch in encoder.batches(documents.pieces()):
+            tokens, begun = stream.add(batch)
+            ids.write(tokens.data)
+            starts.write(begun.tobytes())
+            characters += batch.characters
+            advance(batch.n_bytes)
+    with (directory / "document_bytes").open("wb") as sizes:
+        for some in documents.sizes():
+            sizes.write(some.tobytes())
+    return {
+        "dtype": stream.dtype.name,
+        "n_bytes": documents.n_bytes,
+        "opening": framing.opening,
+        "closing": framing.closing,
+        "max_id": stream.max_id,
+        "blank": documents.corpus.blank,
+        "undecodable": documents.corpus.undecodable,
+        "lost": encoder.lost,
+        "by_source": documents.by_source(),
+        "marks": documents.corpus.marks,
+        "cuts": encoder.rule.pattern,
+        "derived": {"characters": characters},
+    }
+
+
+def _opened(entry: cache.Entry) -> TokenFile:
+    def mapped(name: str, dtype: str) -> NDArray[Any]:
+        return np.memmap(entry.path / name, dtype=dtype, mode="r")
+
+    return TokenFile(
+        ids=mapped("ids", entry.info["dtype"]),
+        starts=mapped("starts", "int64"),
+        document_bytes=mapped("document_bytes", "int64"),
+        **{name: entry.info[name] for name in _NOTES},
+        fingerprint=entry.fingerprint,
+        reused=entry.reused,
+        path=entry.path,
+        characters=entry.info.get("characters"),
+    )

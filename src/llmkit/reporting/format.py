@@ -1,0 +1,30 @@
+"""Numbers, durations and text as messages and tables show them."""
+
+from __future__ import annotations
+
+
+def many(number: int, what: str) -> str:
+    """A number with what is counted, in the plural except for 1: `3 rows`."""
+    return f"{number:,} {what}{'s' if number != 1 else ''}"
+
+
+def printable(text: str) -> str:
+    """Replaces control characters, which a terminal would execute."""
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
+    )
+
+
+def clock(seconds: float) -> str:
+    """Formats seconds as 0:07, 12:34 or 1:02:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def short(value: float) -> str:
+    """Formats a figure in a few characters: 12.3k, 1.25M, 0.0312."""
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= limit:
+            return f"{value / (1e3 if unit == 'k' else limit):.3g}{unit}"
+    return f"{value:.4g}"

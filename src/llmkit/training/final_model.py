@@ -1,0 +1,139 @@
+"""The model of a run as files: in its checkpoints, and finished in `final/`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from llmkit.errors import Diverged, NoValidCheckpoint
+from llmkit.models import build, lora
+from llmkit.storage import atomic
+from llmkit.training import checkpoint
+from llmkit.training.tasks.task import Examples
+
+FINAL = "final"
+"""The finished model, in the run directory."""
+
+_CARD = """\
+---
+library_name: transformers
+---
+# {name}
+
+{said}
+
+```python
+{first}
+from transformers import {auto}, AutoTokenizer
+
+model = {auto}.from_pretrained("{name}/final")
+tokenizer = AutoTokenizer.from_pretrained("{name}/final")
+```
+"""
+
+_COMPARED = 4  # examples that the merged model of LoRA updates is tried with
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+    """Writes model and tokenizer as plain transformers reads them; LoRA updates merged, and beside.
+
+    Raises Diverged rather than save a weight that is no number.
+    """
+    for name, weight in model.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise Diverged(
+                f"the weight {name} is not finite; it was not saved",
+                where=str(directory),
+                kept="all earlier checkpoints",
+                next="lower train.learning_rate in a new run, and check the data",
+            )
+    if lora.is_attached(model):
+        lora.save_lora(model, directory)
+    else:
+        model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+
+
+def loading_note(model: PreTrainedModel) -> str | None:
+    """A sentence on what plain transformers needs to load the model; None where it has all."""
+    kind = model.config.model_type
+    if kind not in build.registered_architectures():
+        return None
+    return f"transformers has no architecture `{kind}`: {_first(model)} before from_pretrained"
+
+
+def _first(model: PreTrainedModel) -> str:
+    """What registers the architecture with transformers."""
+    is_ours = type(model).__module__.startswith("llmkit.")
+    return "import llmkit.models.transformer" if is_ours else "run the file of model.code"
+
+
+def _card(model: PreTrainedModel, name: str, said: str) -> str:
+    first = _first(model)
+    if not first.startswith("import"):
+        first = f"# {first} here"
+    auto = f"AutoModelFor{type(model).__name__.rpartition('For')[2]}"
+    return _CARD.format(name=name, said=f"{said}.", first=first, auto=auto)
+
+
+def model_of_step(model: PreTrainedModel, run: Path, step: int) -> PreTrainedModel:
+    """The model as one of the run's checkpoints holds it."""
+    saved = checkpoint.read_checkpoint(checkpoint.directory_of(run / "checkpoints", step)).directory
+    if not lora.is_attached(model):
+        best: PreTrainedModel = type(model).from_pretrained(saved, dtype=torch.float32)
+        return best
+    lora.restore_lora(model, saved)
+    return model
+
+
+def check_unfinished(run: Path) -> None:
+    """Raises NoValidCheckpoint where a finished model would be trained once more from nothing."""
+    final = run / FINAL
+    if final.exists() and _step_of(final) != 0:
+        raise NoValidCheckpoint(
+            "the run is finished and its checkpoints are gone",
+            where=str(run / "checkpoints"),
+            kept=f"{final}, untouched",
+            next="use that model, or choose another output_dir to train it anew",
+        )
+
+
+def is_written(run: Path, step: int) -> bool:
+    """Whether `final/` holds the model of this step, undamaged."""
+    try:
+        return bool(atomic.verify(run / FINAL)["step"] == step)
+    except (atomic.DamagedError, LookupError):
+        return False
+
+
+def _step_of(final: Path) -> int | None:
+    try:
+        return int(atomic.read_manifest(final)["step"])
+    except (atomic.DamagedError, LookupError):
+        return None
+
+
+def write_final(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    run: Path,
+    step: int,
+    examples: Examples,
+) -> None:
+    """Writes `final/` by the protocol of a checkpoint; merged LoRA updates are tried on examples
+    before it is done."""
+
+    def fill(directory: Path) -> None:
+        save_model(model, tokenizer, directory)
+        if note := loading_note(model):
+            card = _card(model, run.name, note)
+            (directory / "README.md").write_text(card, encoding="utf-8", errors="backslashreplace")
+        if lora.is_attached(model):
+            (directory / lora.LORA_FILE).unlink()
+            merged = type(model).from_pretrained(directory, dtype=torch.float32)
+            lora.check_merge(model, merged, examples.batch(range(min(_COMPARED, len(examples)))))
+
+    atomic.clean(run)
+    atomic.commit(run / FINAL, fill, {"step": step})

@@ -1,0 +1,78 @@
+"""The input of each step, prepared by a thread while the step before it is computed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmkit.distributed.processes import Processes
+from llmkit.training.tasks.task import Batch, Examples, Loss, Rows
+
+
+@dataclass(frozen=True)
+class Input:
+    """What one process computes in one step."""
+
+    rows: Rows
+    """Of all processes together."""
+    predictions: int
+    weight: float
+    """What the objective summed over all rows is divided by."""
+    slots: list[NDArray[np.int64]]
+    """Of each micro-batch, the places of its examples in the step, counted over all processes."""
+    micro_batches: list[Batch]
+
+
+@contextmanager
+def ahead(
+    loss: Loss,
+    examples: Examples,
+    rows_of_step: Callable[[int], Rows],
+    micro_batch_size: int,
+    processes: Processes,
+) -> Iterator[Callable[[int], Input]]:
+    """Gives the input of a step, and begins with that of the next; what a step is made of is a pure
+    function of its number, so preparing one that never comes changes nothing."""
+    pinned = processes.device.type == "cuda"  # copies from there do not hold up the program
+
+    def prepared(step: int) -> Input:
+        rows = rows_of_step(step)
+        slots = share_of_rows(len(rows), micro_batch_size, processes.rank, processes.count)
+        chosen = np.append(rows, -1)  # which is what slot -1 stands for
+        batches = [examples.batch(chosen[part]) for part in slots]
+        if pinned:
+            batches = [{name: x.pin_memory() for name, x in batch.items()} for batch in batches]
+        weight = loss.weight(examples, rows)
+        return Input(rows, examples.count(rows), weight, slots, batches)
+
+    waiting: dict[int, Future[Input]] = {}
+    with ThreadPoolExecutor(1, thread_name_prefix="input") as thread:
+
+        def take(step: int) -> Input:
+            found = waiting.pop(step, None) or thread.submit(prepared, step)
+            waiting[step + 1] = thread.submit(prepared, step + 1)
+            return found.result()
+
+        yield take
+
+
+def share_of_rows(n_rows: int, size: int, rank: int, processes: int) -> list[NDArray[np.int64]]:
+    """This process's part of the slots 0 to `n_rows` - 1 in micro-batches of at most `size`,
+    equally many and equally large on every process.
+
+    A contiguous part; where the slots do not fill it, slot -1 stands for an example without
+    predictions, so that no process waits for a micro-batch that another does not have.
+    """
+    part = max(1, math.ceil(n_rows / processes))
+    size = min(size, part)
+    slots = np.full((processes, math.ceil(part / size) * size), -1, dtype=np.int64)
+    for process in range(processes):
+        own = range(n_rows)[process * part : (process + 1) * part]
+        slots[process, : len(own)] = own
+    return list(slots[rank].reshape(-1, size))

@@ -1,0 +1,274 @@
+"""The run directory: made or found, held by one process at a time, never another run's."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from llmkit.config.schema import Config
+from llmkit.distributed.launcher import is_main_process
+from llmkit.errors import ConfigError, RunBusy, WriteError
+from llmkit.storage import atomic
+from llmkit.storage.atomic import try_lock
+from llmkit.storage.outputs import RUN
+
+LOCK = ".lock"
+OURS = {
+    LOCK,
+    RUN,
+    "config.yaml",
+    "metrics.jsonl",
+    "timing.jsonl",
+    "fingerprints.safetensors",
+    "samples.jsonl",
+    "checkpoints",
+    "final",
+    "loss.png",
+    "evaluation.json",
+    "confusion_matrix_validation.png",
+    "confusion_matrix_test.png",
+}
+
+
+def check_run_directory(config: Config, command: str) -> None:
+    """Refuses, before any work, a directory that cannot be this run's; writes nothing.
+
+    Raises WriteError for a path that cannot be written, holds other files, another command's run,
+    or a run at all when `resume` is `never`; RunBusy when another process has it.
+    """
+    if not is_main_process():
+        return
+    directory = locate_run(config, command)
+    if _writable(directory):
+        _check_holdings(directory, command, config.resume)
+
+
+def locate_run(config: Config, command: str) -> Path:
+    """The run directory: the one named, or one that the same command and config find again."""
+    if config.output_dir is not None:
+        return Path(config.output_dir).expanduser()
+    return default_directory(command, config)
+
+
+def sizes(config: Config, command: str) -> dict[str, Any] | None:
+    """The sizes that were resolved when the run was begun; None for a new run."""
+    record = locate_run(config, command) / RUN
+    if not record.exists():
+        return None
+    found: dict[str, Any] | None = json.loads(record.read_text(encoding="utf-8")).get("settled")
+    return found
+
+
+@contextmanager
+def hold_run_directory(config: Config, command: str) -> Iterator[Path]:
+    """The run directory, held while in use; only the main process touches it."""
+    directory = locate_run(config, command)
+    if not is_main_process():
+        yield directory
+        return
+    with held(directory):
+        yield directory
+
+
+@contextmanager
+def held(directory: Path) -> Iterator[None]:
+    """Holds the directory for this process; the system lets go whenever and however it ends.
+
+    Raises RunBusy, with the holder, when another process has it.
+    """
+    try:
+        atomic.make_directory(directory)
+        file = (directory / LOCK).open("a+", encoding="utf-8")
+    except OSError as error:
+        raise atomic.cannot_write(error, directory) from error
+    with file:
+        if not try_lock(file):
+            file.seek(0)
+            raise RunBusy(
+                f"the run directory is in use by {file.read().strip() or 'another process'}",
+                where=str(directory),
+                kept="the other run, untouched",
+                next="wait for it, stop it, or choose another output_dir",
+            )
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
+
+
+def _command(record: Path) -> str:
+    """The command whose run a directory holds."""
+    try:
+        return str(json.loads(record.read_text(encoding="utf-8"))["command"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise WriteError(
+            f"holds a run whose {RUN} is damaged ({error})",
+            where=str(record),
+            kept="the run, untouched",
+            next='put it back; {"command": "pretrain"} or the like is enough to resume',
+        ) from error
+
+
+def _writable(directory: Path) -> bool:
+    """Whether the directory is there already; raises WriteError when it could not be written."""
+    if any("\ud800" <= letter <= "\udfff" for letter in str(directory)):
+        raise WriteError(
+            "its name is not UTF-8, which libraries cannot write to",
+            where=f"output_dir={directory}",
+            next="choose another output_dir; in a locale without UTF-8, set LC_ALL=C.UTF-8",
+        )
+    existing = next(p for p in (directory, *directory.parents) if _exists(p))
+    if not existing.is_dir():
+        raise WriteError(
+            "not a directory",
+            where=f"output_dir={directory} ({existing})",
+            next="choose another output_dir",
+        )
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise WriteError(
+            "may not be written", where=f"output_dir={directory}", next="choose another output_dir"
+        )
+    return existing == directory
+
+
+def _check_holdings(directory: Path, command: str, resume: str) -> None:
+    """Raises when what the directory holds is not a run of this command that may go on."""
+    if (directory / LOCK).is_file():
+        with held(directory):
+            pass
+    unfinished = atomic.partial_of(directory / RUN).name
+    present = {entry.name for entry in directory.iterdir()} - {LOCK, unfinished}
+    if not present:
+        return
+    record = directory / RUN
+    if not record.exists():
+        raise WriteError(
+            f"holds files that are no run of llmkit ({sorted(present)[0]})",
+            where=f"output_dir={directory}",
+            next="choose another output_dir; nothing is overwritten that a run did not create",
+        )
+    found = _command(record)
+    if found != command:
+        raise WriteError(
+            f"holds a run of {found}, not of {command}",
+            where=f"output_dir={directory}",
+            next="choose another output_dir",
+        )
+    if resume == "never":
+        raise WriteError(
+            "holds a run, and resume is `never`",
+            where=f"output_dir={directory}",
+            kept="that run, untouched",
+            next="choose another output_dir, or leave resume out to go on with it",
+        )
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:
+        raise WriteError(
+            f"{error.strerror}", where=f"output_dir={path}", next="choose another output_dir"
+        ) from error
+
+
+FREE = {
+    "output_dir", "resume", "report_to",
+    "train.micro_batch_size", "train.gradient_checkpointing", "train.compile", "train.precision",
+    "train.logging_steps", "train.eval_steps", "train.save_steps", "train.save_total_limit",
+    "train.max_nonfinite_steps", "train.loss_spike", "train.plan",
+    "train.ddp_timeout",
+}  # fmt: skip
+"""Keys that may change when a run is resumed: they change none of its numbers. So may what is done
+with its model (`generation.*`, `evaluation.*`, `predict.*`), and files, whose content counts."""
+
+_LENGTH = ("train.max_steps", "train.num_train_epochs", "train.max_minutes")
+"""Keys that may change too: the run gets another length, and is planned anew from where it is."""
+
+
+def identifying_keys(config: Config) -> dict[str, Any]:
+    """The keys of a config that must stay as they are when a run is resumed."""
+    sections, files = ("generation.", "evaluation.", "predict."), ("_files", ".files")
+    found = {
+        key: value
+        for key, value in dotted(config.model_dump(mode="json")).items()
+        if key not in FREE and not key.startswith(sections) and not key.endswith(files)
+    }
+    if config.model.code is not None:
+        code = Path(config.model.code).expanduser().read_bytes()
+        found["model.code"] = hashlib.sha256(code).hexdigest()
+    return found
+
+
+def check_same_run(
+    recorded: Mapping[str, Any], config: Config, content: Mapping[str, str], where: str, model: Path
+) -> None:
+    """Raises ConfigError with every difference between a checkpoint's run, whose finished `model`
+    is named, and this one; its length may differ.
+
+    `recorded` holds `requested` and `resolved` keys.
+    """
+    requested, now = recorded["requested"], identifying_keys(config)
+    faults = [
+        f"{key} was {requested.get(key)!r}, is now {now.get(key)!r}"
+        for key in sorted({*requested, *now} - {*_LENGTH})
+        if _changed(key, recorded, now)
+    ]
+    faults += [
+        f"the {what} is not the same any more"
+        for what, fingerprint in content.items()
+        if recorded["content"].get(what) != fingerprint
+    ]
+    if faults:
+        raise ConfigError(
+            "the run cannot be resumed with another config or other data:"
+            + "".join(f"\n       {f}" for f in faults),
+            where=where,
+            kept="the run and all its checkpoints, untouched",
+            next="put the old values back; or start a new run with another --output-dir, from this "
+            f"run's model if you like: --model {model} --output-dir {model.parent}-2",
+        )
+
+
+def changed_length(recorded: Mapping[str, Any], config: Config) -> dict[str, list[Any]]:
+    """The keys that make a run longer or shorter than a checkpoint's, with old and new value."""
+    now = identifying_keys(config)
+    return {
+        key: [recorded["requested"].get(key), now.get(key)]
+        for key in _LENGTH
+        if _changed(key, recorded, now)
+    }
+
+
+def _changed(key: str, recorded: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether a key has another value; `auto` may be written as what it was resolved to."""
+    value = now.get(key)
+    return value not in (recorded["requested"].get(key), recorded["resolved"].get(key))
+
+
+def default_directory(command: str, config: Config) -> Path:
+    """The run directory where none is named: the same for the same command and config."""
+    text = json.dumps(
+        [command, identifying_keys(config), config.data.model_dump(mode="json")], sort_keys=True
+    )
+    return (
+        Path("runs")
+        / f"{command}-{hashlib.sha256(text.encode('utf-8', 'backslashreplace')).hexdigest()[:8]}"
+    )
+
+
+def dotted(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, keys joined by dots."""
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        if isinstance(inner, Mapping) and inner:
+            flat |= dotted(inner, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = inner
+    return flat
