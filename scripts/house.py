@@ -162,7 +162,7 @@ def functions(path: Path) -> Iterator[tuple[str, int]]:
 
 
 def way_to_the_optimizer() -> list[tuple[str, str]]:
-    """The frames of ours, file and function, from `cli.main` to the step of the optimizer in a run
+    """The frames of ours, file and function, from `main` to the step of the optimizer in a run
     of one step."""
     from llmkit.cli.app import main
 

@@ -23,7 +23,7 @@ def test_a_compiler_that_fails_is_named_with_the_key_that_asked_for_it(
         env={**environment, **own}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 78
-    assert "cannot be compiled" in done.stderr
+    assert "cannot compile the model" in done.stderr
     assert "where: train.compile" in done.stderr
     assert "train.compile=false" in done.stderr
     assert "Traceback" not in done.stderr

@@ -206,7 +206,7 @@ def test_training_goes_on_from_a_model_that_exists(reference, llmkit, corpus, tm
 COUNTED = """
 import sys
 from llmkit.cli import app
-from llmkit.data import fingerprints
+from llmkit.data.text import fingerprints
 of_tokens, made = fingerprints.of_tokens, []
 def counted(files):
     made.append([file.fingerprint for file in files])
