@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from llmkit.cli.faults import exit_code
+from llmkit.cli.faults import reported
 from llmkit.errors import ConfigError, LlmkitError
+
+
+def exit_code(work: Callable[[], object], **options: Any) -> int:
+    """The exit code after a piece of work and the report of its error."""
+    with reported(**options) as outcome:
+        work()
+    return outcome.code
 
 
 def failing(fault: BaseException) -> Callable[[], int]:

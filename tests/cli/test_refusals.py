@@ -16,6 +16,7 @@ from llmkit.distributed import launcher
 from llmkit.errors import ConfigError, DataError, LlmkitError
 
 from .test_cli import without_libraries
+from .test_faults import exit_code
 
 
 @pytest.fixture
@@ -77,7 +78,7 @@ def test_every_kind_of_fault_is_an_object_with_its_code_and_the_warnings(
     def work() -> int:
         raise kind("what", where="é\udcff", kept="all", next="this")
 
-    assert faults.exit_code(work, json=True, warnings=["one"]) == kind.exit_code
+    assert exit_code(work, json=True, warnings=["one"]) == kind.exit_code
     shown = json.loads(capsys.readouterr().out)
     parts = {"what": "what", "where": "é\udcff", "kept": "all", "next": "this"}
     assert shown == {
@@ -107,7 +108,7 @@ def test_what_libraries_and_the_system_raise_is_an_object_too(
     def work() -> int:
         raise raised
 
-    assert faults.exit_code(work, json=True) == code
+    assert exit_code(work, json=True) == code
     assert json.loads(capsys.readouterr().out)["error"]["code"] == code
 
 
@@ -119,7 +120,7 @@ def test_of_several_processes_only_the_first_prints_the_object(
 
     for rank, printed in (("0", True), ("1", False)):
         monkeypatch.setenv("RANK", rank)
-        assert faults.exit_code(work, json=True) == 78
+        assert exit_code(work, json=True) == 78
         assert bool(capsys.readouterr().out) is printed
 
 

@@ -126,7 +126,9 @@ def _work(request: dict[str, Any]) -> int:
     try:
         if "function" in request:
             function = getattr(subjects, request["function"])
-            return app.faults.exit_code(lambda: function(**request["keywords"]) or 0)
+            with app.faults.reported() as outcome:
+                outcome.code = function(**request["keywords"]) or 0
+            return outcome.code
         sys.argv = ["llmkit", *request["arguments"]]
         app.main()
     except SystemExit as end:

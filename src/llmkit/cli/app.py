@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from functools import partial
 from inspect import Signature
 from typing import Annotated
 
@@ -66,7 +65,7 @@ def _add(command: str, help: str) -> None:
     """Adds a command whose parameters are the options declared for it."""
 
     def asked(ctx: typer.Context, **_given: object) -> Invocation:
-        return _request(command, ctx)
+        return _invocation(command, ctx)
 
     asked.__name__, asked.__doc__ = command, help
     asked.__signature__ = Signature(parameters(command))  # type: ignore[attr-defined]
@@ -97,36 +96,31 @@ def keys_command(
 def main() -> None:
     """Runs the command line of this process and ends it with the exit code."""
     faults.end_by_signals()
-    code = faults.exit_code(_run_here, "--json" in sys.argv)
+    with faults.reported("--json" in sys.argv) as outcome:
+        faults.open_streams()
+        faults.acknowledge_signals("--json" in sys.argv)
+        outcome.code = run_command(sys.argv[1:])
     faults.flush_stderr()
-    sys.exit(code)
-
-
-def _run_here() -> int:
-    faults.open_streams()
-    faults.acknowledge_signals("--json" in sys.argv)
-    return run_command(sys.argv[1:])
+    sys.exit(outcome.code)
 
 
 def run_command(arguments: Sequence[str]) -> int:
     """Runs the command that the arguments name and returns the exit code."""
     warnings: list[str] = []
-    return faults.exit_code(partial(_obey, arguments, warnings), "--json" in arguments, warnings)
+    with faults.reported("--json" in arguments, warnings) as outcome:
+        # Typer only parses the arguments; the command runs outside it, where it catches nothing.
+        asked = app(arguments, prog_name="llmkit", standalone_mode=False, obj=arguments)
+        if isinstance(asked, Invocation):
+            asked.carry_out(warnings)
+        elif asked == Interrupted.exit_code:  # Typer's result after Ctrl-C
+            raise KeyboardInterrupt
+        else:
+            outcome.code = int(asked or 0)
+    return outcome.code
 
 
-def _obey(arguments: Sequence[str], warnings: list[str]) -> int:
-    # Typer only parses the arguments; the command runs outside it, where it catches nothing.
-    asked = app(arguments, prog_name="llmkit", standalone_mode=False, obj=arguments)
-    if isinstance(asked, Invocation):
-        asked.carry_out(warnings)
-        return 0
-    if asked == Interrupted.exit_code:  # Typer's result after Ctrl-C
-        raise KeyboardInterrupt
-    return int(asked or 0)
-
-
-def _request(command: str, ctx: typer.Context) -> Invocation:
-    """The request of a command, from the parameters that Typer parsed."""
+def _invocation(command: str, ctx: typer.Context) -> Invocation:
+    """The invocation of a command, from the parameters that Typer parsed."""
     launcher.check_environment()
     given, options = ctx.params, OPTIONS[command]
     # Click fills CONFIG first, whatever it looks like; `arguments.parse` sorts them out.

@@ -13,7 +13,8 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from types import FrameType
 from typing import TextIO
 
@@ -42,24 +43,33 @@ CLOSED_PIPE = 141
 """Exit code after a broken pipe: 128 + SIGPIPE, as in a shell."""
 
 
-def exit_code(work: Callable[[], int], json: bool = False, warnings: Sequence[str] = ()) -> int:
-    """Calls `work` and returns its exit code; an error is reported on stderr.
+@dataclass
+class Outcome:
+    """How a command ended."""
+
+    code: int = 0
+
+
+@contextlib.contextmanager
+def reported(json: bool = False, warnings: Sequence[str] = ()) -> Iterator[Outcome]:
+    """Reports an error on stderr and turns it into the exit code of the outcome.
 
     With `json` the error is also printed on stdout, as a JSON object with the warnings so far.
     """
+    outcome = Outcome()
     try:
-        return work()
+        yield outcome
     except BrokenPipeError:
         _abandon(sys.stdout)
-        return CLOSED_PIPE
+        outcome.code = CLOSED_PIPE
     except SystemExit:
         raise
     except BaseException as error:
         fault = _as_fault(error)
-    _tell(fault)
-    if json:
-        _print_object(fault, warnings)
-    return fault.exit_code
+        _tell(fault)
+        if json:
+            _print_object(fault, warnings)
+        outcome.code = fault.exit_code
 
 
 class Ended(BaseException):
