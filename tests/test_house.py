@@ -144,6 +144,26 @@ def test_every_module_says_why_it_exists() -> None:
     assert silent == []
 
 
+SPANNING = {
+    "commands/test_length.py", "commands/test_opening.py", "commands/test_other_models.py",
+    "commands/test_transformer.py",
+}  # fmt: skip
+"""Tests of a rule that several modules keep; all of tests/fault are such."""
+
+
+def test_a_file_of_tests_is_named_after_its_module() -> None:
+    tests = ROOT / "tests"
+    files = {path.relative_to(tests) for path in tests.rglob("*/test_*.py")}
+    named = {
+        file
+        for file in files
+        for module in (SOURCE / file.parent).glob("*.py")
+        if f"{file.stem}_".startswith(f"test_{module.stem}_")
+    }
+    without = {str(file) for file in files - named if file.parts[0] != "fault"}
+    assert without == SPANNING
+
+
 NEVER = (
     r"torch\.load\(",
     r"\bimport (pickle|dill|joblib|cloudpickle)|from (pickle|dill|joblib|cloudpickle) import",

@@ -1,12 +1,18 @@
-"""The baselines: fitted to one table, scored on another."""
+"""The baselines: fitted to one table or text, and scored on another."""
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+
 import numpy as np
 import pytest
+import torch
+from numpy.typing import NDArray
 
 from llmkit.data.records.labels import MULTI, REGRESSION, SINGLE
 from llmkit.evaluation import baselines
+from llmkit.evaluation.baselines import measure_unigram
 
 GOOD, BAD = ["good film", "a good day", "good, very good"], ["bad film", "a bad day", "so bad"]
 TEXTS = [*GOOD, *BAD, "good again"]
@@ -46,3 +52,27 @@ def test_words_of_one_character_count_so_that_chinese_has_words() -> None:
     labels = np.array([1, 0, 1, 0])
     fitted = baselines.fit_baselines(SINGLE, texts, labels)
     assert baselines.score_baselines(fitted, SINGLE, 2, texts, labels)["tfidf"]["accuracy"] == 1.0
+
+
+class Targets:
+    """Examples of given targets, -100 where nothing is predicted."""
+
+    def __init__(self, rows: list[list[int]]) -> None:
+        self.rows = torch.tensor(rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, rows: NDArray[np.int64]) -> dict[str, torch.Tensor]:
+        return {"targets": self.rows[torch.from_numpy(np.asarray(rows))]}
+
+
+def test_the_unigram_model_is_fitted_to_the_training_targets_with_one_more_of_each() -> None:
+    train = Targets([[1, 1, 1, 2], [1, 3, -100, -100]])
+    measured = Targets([[1, 2, 4, -100]])
+    found = measure_unigram(train, measured)
+    counts = Counter(dict.fromkeys(range(5), 1))
+    counts.update([1, 1, 1, 2, 1, 3])
+    expected = -sum(math.log(counts[token] / counts.total()) for token in (1, 2, 4))
+    assert math.isclose(found.nll, expected, rel_tol=1e-12)
+    assert (found.hits, found.predictions) == (1, 3)

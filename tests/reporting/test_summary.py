@@ -1,8 +1,10 @@
-"""The end of a run as people read it."""
+"""The end of a run as people read it, and the sentences that say what figures mean."""
 
 from __future__ import annotations
 
 from typing import Any
+
+import pytest
 
 from llmkit.reporting import summary
 
@@ -53,3 +55,70 @@ def test_a_run_without_held_out_data_has_no_line_on_quality() -> None:
 def test_only_results_of_training_are_summed_up() -> None:
     assert summary.is_training(RUN)
     assert not summary.is_training({"command": "evaluate", "perplexity": 3.0})
+
+
+MAJORITY, TFIDF = {"accuracy": 0.5, "f1_macro": 0.33}, {"accuracy": 0.74, "f1_macro": 0.73}
+
+
+def classifier(accuracy: float, f1: float, **more: object) -> dict[str, object]:
+    beside = {"majority": MAJORITY, "tfidf": TFIDF}
+    return {"accuracy": accuracy, "f1_macro": f1, "baseline": beside, **more}
+
+
+def test_new_weights_that_took_too_few_steps_are_called_so() -> None:
+    [text] = summary.of_steps(1, from_scratch=True)
+    assert text.startswith("only 1 optimizer step:")
+    assert "train.max_minutes" in text
+    assert not list(summary.of_steps(summary.FEWEST_STEPS, from_scratch=True))
+    assert not list(summary.of_steps(1, from_scratch=False))
+
+
+@pytest.mark.parametrize(
+    ("loss", "train_loss", "says"),
+    [
+        (9.57, 4.8, "no better than that of a unigram model, 6.00"),
+        (5.9, 4.8, "far above the training loss of 4.80"),
+        (4.9, 4.8, None),
+        (4.0, 4.8, None),
+    ],
+)
+def test_a_held_out_loss_is_read_beside_unigram_and_training(loss, train_loss, says) -> None:
+    found = list(summary.of_language_model({"loss": loss}, {"loss": 6.0}, train_loss))
+    assert [says in text for text in found] == ([True] if says else [])
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "f1", "says"),
+    [
+        (0.5, 0.33, "no better than always predicting the most frequent label (0.500)"),
+        (0.65, 0.64, "worse than TF-IDF with logistic regression (0.740)"),
+        (0.70, 0.75, None),  # F1 for accuracy: a trade, not a failure
+        (0.80, 0.80, None),
+    ],
+)
+def test_a_classifier_is_read_beside_its_baselines(accuracy, f1, says) -> None:
+    found = list(summary.of_classifier("validation", classifier(accuracy, f1), summary.PRETRAINED))
+    assert [says in text for text in found] == ([True] if says else [])
+    assert all("--model" in text for text in found)
+
+
+def test_the_interval_of_a_figure_is_given_with_it() -> None:
+    figures = classifier(0.65, 0.64, intervals={"accuracy": (0.59, 0.71)})
+    [text] = summary.of_classifier("test", figures, summary.LONGER)
+    assert text.startswith("test: accuracy 0.65 (95% interval 0.59 to 0.71) is worse")
+
+
+def test_a_regression_is_read_beside_the_constant() -> None:
+    beside = {"majority": {"mse": 4.0}, "tfidf": {"mse": 2.0}}
+    for mse, says in ((4.5, "always predicting the mean (4)"), (3.0, "ridge"), (1.0, None)):
+        found = list(summary.of_classifier("test", {"mse": mse, "baseline": beside}, ""))
+        assert [says in text for text in found] == ([True] if says else [])
+
+
+def test_a_measured_text_is_read_beside_its_own_unigram_model() -> None:
+    beside = {"baseline": {"perplexity": 84.1}}
+    [text] = summary.of_measured_text("runs/a", {"perplexity": 575.8, **beside})
+    assert "runs/a: a perplexity of 575.8 is no better than the 84.1 of a unigram model" in text
+    assert not list(summary.of_measured_text("runs/a", {"perplexity": 20.0, **beside}))
+    masked = {"pseudo_perplexity": 90.0, "baseline": {"pseudo_perplexity": 84.1}}
+    assert len(list(summary.of_measured_text("runs/a", masked))) == 1

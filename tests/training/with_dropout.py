@@ -15,8 +15,8 @@ from llmkit.training.tasks.causal import CausalLoss
 from llmkit.training.tasks.completion import CompletionLoss
 from llmkit.training.tasks.masked import MaskedLoss
 from tests.data.examples.test_blocks import token_file
-from tests.training import test_classification as classification
 from tests.training.conftest import BLOCK, VOCABULARY, tiny_model
+from tests.training.tasks import test_classification as classification
 
 OBJECTIVES = ("causal", "masked", "classification", "completion", "lora")
 

@@ -14,8 +14,7 @@ from llmkit.data.examples.packs import Responses
 from llmkit.training import prefetch
 from llmkit.training.tasks import defaults
 from llmkit.training.tasks.completion import CompletionLoss
-
-from .conftest import VOCABULARY, tiny_model
+from tests.training.conftest import VOCABULARY, tiny_model
 
 
 def rows() -> packs.Packs:

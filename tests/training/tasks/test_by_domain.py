@@ -25,8 +25,7 @@ from llmkit.training.tasks.by_domain import (
 )
 from llmkit.training.tasks.causal import CausalLoss
 from llmkit.training.tasks.task import Batch
-
-from .conftest import Rows, tiny_model
+from tests.training.conftest import Rows, tiny_model
 
 SIZES = {"a": 5, "b": 8}
 BYTES = {"a": 70, "b": 30}

@@ -36,7 +36,7 @@ from llmkit.models.transformer.heads import TransformerForCausalLM
 from llmkit.models.transformer.model import TransformerLayer, sinusoids
 from tests.models.weights import from_gpt2, from_llama
 
-TINYSTORIES = Path(__file__).parents[3] / "shared" / "data" / "models" / "tinystories-656k"
+TINYSTORIES = Path(__file__).parents[4] / "shared" / "data" / "models" / "tinystories-656k"
 POSITIONS = ("rotary", "learned", "sinusoidal")
 VOCABULARY, LENGTH = 97, 24
 

@@ -15,7 +15,7 @@ from llmkit.cli import app, faults
 from llmkit.distributed import launcher
 from llmkit.errors import ConfigError, DataError, LlmkitError
 
-from .test_cli import without_libraries
+from .test_app import without_libraries
 from .test_faults import exit_code
 
 
