@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -200,6 +201,16 @@ def test_a_reader_that_goes_away_is_no_fault() -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 128 + signal.SIGPIPE
+
+
+@pytest.mark.parametrize("arguments", [("keys",), ("keys", "lora"), ("--help",), ("--version",)])
+def test_help_that_nobody_reads_is_no_fault(arguments: tuple[str, ...]) -> None:
+    command = shlex.join([sys.executable, "-m", "llmkit", *arguments])
+    # The reader is gone before anything is written.
+    done = subprocess.run(
+        ["bash", "-c", f"({command}; echo $? >&2) | exec 0<&-"], capture_output=True, check=True
+    )
+    assert done.stderr.decode().strip() == str(128 + signal.SIGPIPE)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")

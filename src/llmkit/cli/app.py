@@ -90,7 +90,7 @@ def keys_command(
     from llmkit.config import reference
 
     with faults.of_stdout():
-        print(reference.list_keys(words or [], applies_to, json))
+        print(reference.list_keys(words or [], applies_to, json), flush=True)
 
 
 def main() -> None:
@@ -109,7 +109,10 @@ def run_command(arguments: Sequence[str]) -> int:
     warnings: list[str] = []
     with faults.reported("--json" in arguments, warnings) as outcome:
         # Typer only parses the arguments; the command runs outside it, where it catches nothing.
-        asked = app(arguments, prog_name="llmkit", standalone_mode=False, obj=arguments)
+        try:
+            asked = app(arguments, prog_name="llmkit", standalone_mode=False, obj=arguments)
+        except SystemExit as ended:  # Typer's answer to a broken pipe
+            raise BrokenPipeError from ended
         if isinstance(asked, Invocation):
             asked.carry_out(warnings)
         elif asked == Interrupted.exit_code:  # Typer's result after Ctrl-C
@@ -123,7 +126,7 @@ def _invocation(command: str, ctx: typer.Context) -> Invocation:
     """The invocation of a command, from the parameters that Typer parsed."""
     launcher.check_environment()
     given, options = ctx.params, OPTIONS[command]
-    # Click fills CONFIG first, whatever it looks like; `arguments.parse` sorts them out.
+    # Click fills CONFIG first, whatever it looks like; `parse_arguments` sorts them out.
     arguments = [a for a in (given["config"], *(given["overrides"] or [])) if a is not None]
     known = [flag for parameter in ctx.command.params for flag in parameter.opts]
     known += ctx.help_option_names

@@ -23,8 +23,6 @@ from llmkit.distributed import signals
 from llmkit.errors import Interrupted, LlmkitError, Stopped, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from llmkit.config.checks import Faults
     from llmkit.config.load import GivenOption
     from llmkit.config.schema import Config
