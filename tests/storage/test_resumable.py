@@ -38,6 +38,18 @@ def test_other_settings_are_refused_and_nothing_is_touched(tmp_path: Path) -> No
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("damage", ["[1]", "null", "{", "[" * 100_000, "\0"])
+def test_damaged_settings_are_refused_and_the_results_stay(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "out.jsonl"
+    with resumable.open_result_lines(path, {"a": 1}) as results:
+        results.add({"n": 0})
+    before = path.read_bytes()
+    resumable.settings_of(path).write_text(damage)
+    with pytest.raises(DataError, match="cannot read the settings"):
+        resumable.check_result_settings(path, {"a": 1})
+    assert path.read_bytes() == before
+
+
 def test_a_file_that_is_not_ours_is_never_written(tmp_path: Path) -> None:
     path = tmp_path / "mine.jsonl"
     path.write_text("precious\n")

@@ -99,7 +99,7 @@ def _older_manifest(path: Path) -> dict[str, Any] | None:
         }
         whole = older["fingerprint"] == _fingerprint(files, older["info"])
         return {"info": older["info"], "files": files} if whole else None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
 
 

@@ -145,9 +145,14 @@ def check_result_settings(path: Path, settings: Mapping[str, Any]) -> None:
     if not (beside := settings_of(path)).exists():
         return
     try:
-        made_with = json.loads(beside.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot read the settings: {error}", where=str(beside)) from error
+        made_with = dict(json.loads(beside.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise DataError(
+            f"cannot read the settings: {error}",
+            where=str(beside),
+            kept="the results, untouched",
+            next="restore this file to resume, or choose another output",
+        ) from error
     keys = sorted({*made_with, *settings})
     changed = [key for key in keys if made_with.get(key) != settings.get(key)]
     if changed:
