@@ -213,8 +213,8 @@ def _resume_point(task: Task, directory: Path) -> Checkpoint | None:
     if step >= 0 and found is None:
         found = checkpoint.read_checkpoint(checkpoint.directory_of(root, step))
     if found is not None:
-        where, model = str(found.directory), directory / final_model.FINAL
-        run_directory.check_same_run(found.identity, config, task.content, where, model)
+        where = str(found.directory)
+        run_directory.check_same_run(found.identity, config, task.content, where, directory)
         if not found.state.finished:
             console.say(f"resuming from step {found.state.step} ({found.directory})")
     return found

@@ -19,21 +19,6 @@ from llmkit.storage.atomic import try_lock
 from llmkit.storage.outputs import RUN
 
 LOCK = ".lock"
-OURS = {
-    LOCK,
-    RUN,
-    "config.yaml",
-    "metrics.jsonl",
-    "timing.jsonl",
-    "fingerprints.safetensors",
-    "samples.jsonl",
-    "checkpoints",
-    "final",
-    "loss.png",
-    "evaluation.json",
-    "confusion_matrix_validation.png",
-    "confusion_matrix_test.png",
-}
 
 
 def check_run_directory(config: Config, command: str) -> None:
@@ -207,10 +192,10 @@ def identifying_keys(config: Config) -> dict[str, Any]:
 
 
 def check_same_run(
-    recorded: Mapping[str, Any], config: Config, content: Mapping[str, str], where: str, model: Path
+    recorded: Mapping[str, Any], config: Config, content: Mapping[str, str], where: str, run: Path
 ) -> None:
-    """Raises ConfigError with every difference between a checkpoint's run, whose finished `model`
-    is named, and this one; its length may differ.
+    """Raises ConfigError with every difference between a checkpoint's run, in the directory `run`,
+    and this one; its length may differ.
 
     `recorded` holds `requested` and `resolved` keys.
     """
@@ -232,7 +217,7 @@ def check_same_run(
             where=where,
             kept="the run and all its checkpoints, untouched",
             next="put the old values back; or start a new run with another --output-dir, from this "
-            f"run's model if you like: --model {model} --output-dir {model.parent}-2",
+            f"run's model if you like: --model {run} --output-dir {run}-2",
         )
 
 
