@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmkit.config import keys
-from llmkit.config.load import GivenOption, _Resolved, load_config
+from llmkit.config.load import GivenOption, LoadedConfig, load_config
 from llmkit.config.schema import Config
 from llmkit.errors import ConfigError, UsageError
 
 
 def resolved(
     tmp_path: Path, text: str, *overrides: str, options: tuple[GivenOption, ...] = ()
-) -> _Resolved:
+) -> LoadedConfig:
     path = tmp_path / "run.yaml"
     path.write_text(text)
     return load_config("pretrain", path, overrides, options)

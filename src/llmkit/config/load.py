@@ -23,7 +23,7 @@ MAY_BE_EMPTY = {"generation.prompts"}
 
 
 @dataclass(frozen=True)
-class _Resolved:
+class LoadedConfig:
     """A config, and the origin of each of its values: `default`, `FILE:LINE` or `command line`."""
 
     config: Config
@@ -63,7 +63,7 @@ class _Setting:
 
 def load_config(
     command: str, path: Path | None, overrides: Sequence[str], options: Sequence[GivenOption] = ()
-) -> _Resolved:
+) -> LoadedConfig:
     """The config of a command: defaults, then the YAML file, then KEY=VALUE and options.
 
     Raises ConfigError with all faults, their places and what to write instead, UsageError for an
@@ -81,8 +81,8 @@ def read_config(
     overrides: Sequence[str],
     options: Sequence[GivenOption],
     faults: Faults,
-) -> _Resolved:
-    """The same as `load`, but adds the faults to `faults` and leaves invalid values out."""
+) -> LoadedConfig:
+    """The same as `load_config`, but adds the faults to `faults` and leaves invalid values out."""
     from_file = _from_file(path, faults) if path else []
     from_line = _from_line(overrides, options, faults)
     known, unknown = _known([*from_file, *from_line], faults)
@@ -96,7 +96,7 @@ def read_config(
     for conflict in checks.conflicts(config, jobs):
         faults.add_of_key(*conflict)
     config._typed = frozenset(each.path for each in known if each.place.on_command_line)
-    return _Resolved(config, _sources(config, known))
+    return LoadedConfig(config, _sources(config, known))
 
 
 def leaves(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:

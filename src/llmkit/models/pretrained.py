@@ -148,8 +148,8 @@ def open_model(
 ) -> Pretrained:
     """Opens the model of a hub name, a directory or a run; its tokenizer is loaded on first use.
 
-    Raises what `location.locate_model` raises, DataError for an invalid config, and ConfigError for
-    a model that is not for text, or is an encoder-decoder model.
+    Raises what `locate_model` raises, DataError for an invalid config, and ConfigError for a model
+    that is not for text, or is an encoder-decoder model.
     """
     location = locate_model(name)
     config: PretrainedConfig = hub.fetch(AutoConfig, location, revision)

@@ -25,7 +25,7 @@ class NamedOptimizer:
     """One or two torch optimizers over a model's named parameters, stepped as one.
 
     `adamw` decays matrices only (parameters of two or more dimensions that are no stacked vectors).
-    `muon` orthogonalises the momentum of the hidden matrices, see `matrices.hidden`, and leaves the
+    `muon` orthogonalises the momentum of the hidden matrices, see `muon.hidden`, and leaves the
     rest to AdamW; there, input embeddings that are not also output weights learn faster. With
     `layer_decay`, each layer learns slower than the one above it; with `head_scale`, a classifier's
     head has a learning rate of its own. The head of a regression learns in the unit of its labels.

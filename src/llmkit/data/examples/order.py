@@ -153,7 +153,7 @@ def _batch(
     number, rest = divmod(start - head, size)
     if end - start < size or rest or number >= whole:
         return order(np.arange(start, end, dtype=np.int64))
-    window_size = -(-whole // -(-whole // _WINDOW))  # windows of like size, at most WINDOW
+    window_size = -(-whole // -(-whole // _WINDOW))  # windows of like size, at most _WINDOW
     window = number // window_size
     before, count = window * window_size, min(window_size, whole - window * window_size)
     places = head + before * size + np.arange(count * size, dtype=np.int64)

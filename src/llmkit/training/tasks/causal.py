@@ -34,7 +34,7 @@ class CausalLoss(Loss):
         self, n_bytes: int, linear_head: bool = False, balance: Balance | None = None
     ) -> None:
         """`n_bytes` of text stand behind a validation set; `linear_head` says that the logits are
-        a matrix times the last hidden states, as `llmkit.models.heads` finds out; `balance` is the
+        a matrix times the last hidden states (`logits.has_linear_head`); `balance` is the
         load-balancing loss of a mixture of experts."""
         self.n_bytes, self.linear_head, self.balance = n_bytes, linear_head, balance
         self.cross_entropy = LinearCrossEntropy(IGNORED)

@@ -41,7 +41,7 @@ class ClassificationLoss(Loss):
     """transformers' `problem_type`."""
     n_classes: int
     figures_of: Callable[[Sums], dict[str, float]]
-    """Makes the figures from the counts; see `llmkit.evaluation.classification`."""
+    """Makes the figures from the counts; see `llmkit.evaluation.label_metrics`."""
     class_weights: NDArray[np.float32] | None = None
     """[classes]; of several labels, the weight of each where a text has it."""
     label_smoothing: float = 0.0
