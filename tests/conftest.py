@@ -2,7 +2,60 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
 from hypothesis import settings
 
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
+
+MakeRun = Callable[..., Path]
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> MakeRun:
+    """Makes the directory of a finished run of a classifier, or of one whose files are given."""
+
+    def written(name: str = "mine", accuracy: float = 0.8, **files: Any) -> Path:
+        directory = tmp_path / name
+        directory.mkdir()
+        validation = {
+            "examples": 10,
+            "loss": 0.5,
+            "accuracy": accuracy,
+            "intervals": {"accuracy": [accuracy - 0.1, accuracy + 0.1]},
+            "per_class": {"good": {}, "<b>bad</b>": {}},
+            "confusion_matrix": [[5, 1], [1, 3]],
+            "baseline": {"majority": {"accuracy": 0.6}, "tfidf": {"accuracy": 0.7}},
+        }
+        facts = {
+            "command": "finetune",
+            "arguments": ["finetune", "--csv", "my reviews.csv"],
+            "content": {"validation data": "abc"},
+            "environment": {"torch": "2"},
+            "warnings": ["only <i>three</i> rows"],
+            "result": {"step": 2, "seconds": 3.0, "parameters": 1000, "validation": validation},
+        }
+        lines = [
+            {"step": 1, "train_loss": 0.9},
+            {"step": 2, "train_loss": 0.6},
+            {"step": 2, "validation_loss": 0.5, "validation_accuracy": accuracy},
+        ]
+        content = {
+            "run.json": json.dumps(facts),
+            "config.yaml": f"seed: 1\ntrain: {{learning_rate: {accuracy}}}\n"
+            "data: {train_files: [my reviews.csv]}\nmodel: {architecture: bert}\n",
+            "metrics.jsonl": "".join(json.dumps(line) + "\n" for line in lines),
+            "evaluation.json": json.dumps({"validation": validation}),
+            **{key.replace("_", ".", 1): value for key, value in files.items()},
+        }
+        for file, text in content.items():
+            if text is not None:
+                (directory / file).write_text(text, encoding="utf-8")
+        return directory
+
+    return written

@@ -25,7 +25,7 @@ LAYERS = (
     {"data"},
     {"inference"},
     {"evaluation"},
-    {"training"},
+    {"training", "export"},
     {"commands"},
     {"cli"},
     {"__main__"},

@@ -24,6 +24,7 @@ def test_a_language_model_is_summed_up_beside_the_unigram_model() -> None:
         "The saved model is that of step 20, the best in validation.",
         "  model    runs/a/final",
         "  curve    runs/a/loss.png",
+        "  report   runs/a/report.html",
         '  next     llmkit generate --model runs/a --prompt "..."',
     ]
 
@@ -49,7 +50,7 @@ def test_a_classifier_is_summed_up_with_its_interval_and_baselines() -> None:
 
 def test_a_run_without_held_out_data_has_no_line_on_quality() -> None:
     lines = list(summary.of_training({**RUN, "validation": {}, "best_step": None}))
-    assert [line.split()[0] for line in lines] == ["Done:", "model", "curve", "next"]
+    assert [line.split()[0] for line in lines] == ["Done:", "model", "curve", "report", "next"]
 
 
 def test_only_results_of_training_are_summed_up() -> None:

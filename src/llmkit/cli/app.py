@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from inspect import Signature
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,13 +13,16 @@ from llmkit import __version__
 from llmkit.cli import faults
 from llmkit.cli.arguments import is_override
 from llmkit.cli.dispatch import Given, Invocation
-from llmkit.cli.help import EPILOG, Command, Commands
+from llmkit.cli.help import EPILOG, FIRST, Command, Commands
 from llmkit.cli.options import (
     COMMON,
     OPTIONS,
     AppliesTo,
-    KeysJson,
+    Json,
+    Opens,
     Option,
+    Page,
+    Runs,
     Words,
     parameters,
     refuse_unknown,
@@ -84,13 +87,44 @@ _add("evaluate", "Measure perplexity on text, accuracy on labelled rows, or benc
 def keys_command(
     words: Words = None,
     applies_to: AppliesTo = None,
-    json: KeysJson = False,
+    json: Json = False,
 ) -> None:
     """List config keys with type, default, meaning and the commands they apply to."""
     from llmkit.config import reference
 
     with faults.of_stdout():
         print(reference.list_keys(words or [], applies_to, json), flush=True)
+
+
+@app.command("report", cls=Command)
+def report_command(
+    runs: Runs = None,
+    output: Page = None,
+    open: Opens = False,
+    json: Json = False,
+) -> None:
+    """Write one HTML page on a run, or comparing several runs."""
+    if not runs:
+        raise UsageError("`llmkit report` needs a run", next=f"try `{FIRST['report']}`")
+    from llmkit.commands.report import report_runs
+
+    _print(report_runs(runs, output, open), json)
+
+
+@app.command("env", cls=Command)
+def env_command(json: Json = False) -> None:
+    """Print versions, devices and paths for a bug report."""
+    from llmkit.commands.env import describe_environment
+
+    _print(describe_environment(), json)
+
+
+def _print(result: dict[str, Any], as_json: bool) -> None:
+    """Prints the result of a command that takes no config."""
+    from llmkit.reporting.console import Console
+
+    with faults.of_stdout():
+        Console(as_json).result(result)
 
 
 def main() -> None:

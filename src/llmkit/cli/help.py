@@ -12,7 +12,7 @@ from llmkit.errors import UsageError
 GROUPS = {
     "Train": ("pretrain", "finetune"),
     "Use": ("generate", "chat", "predict"),
-    "Measure": ("evaluate",),
+    "Measure": ("evaluate", "report"),
 }
 """The commands by purpose; any other is listed under `Help`."""
 
@@ -23,6 +23,7 @@ FIRST = {
     "chat": "llmkit chat --model runs/mine",
     "predict": "llmkit predict --model runs/mine --csv new.csv --output labels.csv",
     "evaluate": "llmkit evaluate --model runs/mine --text test.txt",
+    "report": "llmkit report runs/mine runs/other --open",
 }
 """An example of each command."""
 
@@ -60,14 +61,13 @@ ELSEWHERE = {
     "talk": "`llmkit chat --model runs/mine`",
     "resume": "the command that started the run: run it again to resume from the last checkpoint",
     "continue": "the command that started the run: run it again to resume where it stopped",
-    "compare": "`llmkit evaluate --model runs/a --model runs/b --text test.txt`",
-    "runs": "`ls runs`; metrics.jsonl and loss.png in each run directory hold its figures",
-    "list": "`ls runs`; metrics.jsonl and loss.png in each run directory hold its figures",
-    "plot": "every run draws loss.png in its run directory",
-    "report": "loss.png, metrics.jsonl and evaluation.json in the run directory, or "
-    "`llmkit evaluate --model runs/mine --output report.txt`",
-    "info": "`llmkit --version` for the version, run.json in the run directory for the rest",
-    "env": "`llmkit --version` for the version, run.json in the run directory for the rest",
+    "compare": "`llmkit report runs/a runs/b`, or on other text `llmkit evaluate --model runs/a "
+    "--model runs/b --text test.txt`",
+    "runs": "`ls runs`, and `llmkit report RUN...` for their figures",
+    "list": "`ls runs`, and `llmkit report RUN...` for their figures",
+    "plot": "`llmkit report runs/mine`",
+    "info": "`llmkit env` for this installation, `llmkit report RUN` for a run",
+    "doctor": "`llmkit env`",
     "version": "`llmkit --version`",
     "init": "`llmkit pretrain --print-config > run.yaml`, then change what you need",
     "config": "`llmkit keys` for every key, `llmkit pretrain --print-config` for their values",
@@ -102,6 +102,8 @@ class Command(TyperCommand):
         for title, kind in (("Arguments", "argument"), ("Options", "option")):
             params = [each for each in self.get_params(ctx) if each.param_type_name == kind]
             records = [record for each in params if (record := each.get_help_record(ctx))]
+            if not records:
+                continue
             with formatter.section(title):
                 formatter.write_dl([(name.partition(" <")[0], text) for name, text in records])
         if example := FIRST.get(str(self.name)):

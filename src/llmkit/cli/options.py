@@ -222,7 +222,16 @@ AppliesTo = Annotated[
         help="Only keys of a command or task, such as finetune/completion.",
     ),
 ]
-KeysJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Runs = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="RUN", help="Run directory; several are compared.", show_default=False),
+]
+Page = Annotated[
+    str | None,
+    typer.Option("--output", "-o", metavar="FILE", help="Write the page here.", show_default=False),
+]
+Opens = Annotated[bool, typer.Option("--open", help="Open the page in a browser.")]
 
 
 def refuse_unknown(

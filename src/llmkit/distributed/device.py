@@ -89,6 +89,13 @@ def matrix_rate(device: torch.device, precision: str) -> float:
     return 2 * side**3 / min(times)
 
 
+def name_of(device: torch.device) -> str:
+    """A description of a device: the name of a GPU, or the threads of a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads"
+
+
 def wait_for(device: torch.device) -> None:
     """Waits until the device has finished all its work."""
     if device.type == "cuda":

@@ -32,8 +32,11 @@ from llmkit.progress import Say, Watch
 _FIRST_ROWS = 1000
 """Rows that are searched for labels that the model knows."""
 
-BULKY = ("per_class", "confusion_matrix")
+BULKY = ("per_class", "confusion_matrix", "worst")
 """Metrics that are too large for a plain-text table."""
+
+_WORST = 10
+"""Mistakes of a finished model that are kept with its figures."""
 
 _MAX_SHOWN = 200
 """Maximum number of characters shown of a misclassified text."""
@@ -125,7 +128,8 @@ def measure_trained(
     seed: int,
     watch: Watch,
 ) -> dict[str, Any]:
-    """Every metric of the classifier on the table, and under `baseline` those of the baselines."""
+    """Every metric of the classifier on the table, its worst mistakes, and under `baseline` the
+    metrics of the baselines."""
     kind, names = table.labels.kind, table.labels.names
     with watch("measuring", len(table)) as advance:
         outputs = classifier.outputs(table.texts, advance)
@@ -133,7 +137,8 @@ def measure_trained(
     figures = score_labels(kind, outputs, targets, names, seed)
     texts = joined_texts(table)
     beside = score_baselines(dict(fitted), kind, len(names), texts, targets)
-    return {**figures, "baseline": beside}
+    worst = list(_worst(MeasuredClassifier("", table, outputs, figures), _WORST))
+    return {**figures, "worst": worst, "baseline": beside}
 
 
 def fitted_baselines(table: LabelledTable, say: Callable[[str], None]) -> dict[str, Baseline]:

@@ -61,9 +61,12 @@ class Console:
         self.stderr = RichConsole(file=stderr, highlight=False, soft_wrap=True)
         self.warnings: list[str] = [] if warnings is None else warnings
         """All warnings so far, without repeats; the result of the command includes them."""
+        self.notes: list[str] = []
+        """All messages so far, also with --quiet; a run keeps those from before its first step."""
 
     def say(self, text: str) -> None:
         """Prints a message on stderr; nothing with --quiet."""
+        self.notes.append(text)
         if not self.silent:
             self.stderr.print(Text(printable(text)))
 

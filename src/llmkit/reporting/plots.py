@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ MOST_PAIRS = 20
 FEW_POINTS = 20
 """A curve of fewer points marks each of them."""
 
+SHARES = ("accuracy", "f1_macro")
+"""Validation metrics of classifiers that are drawn below the loss."""
+
 _OF_DOMAIN = "validation_loss/"
 
 
@@ -29,33 +33,87 @@ def draw_loss_curve(
 ) -> None:
     """Plots training and validation loss, also of each domain, over the steps into a PNG file; a
     dotted line marks the step of the lowest validation loss."""
-    pyplot = _pyplot()
-    records = list(jsonl.read_records(metrics_file))
-    figure, axes = pyplot.subplots(figsize=(8, 4.5), dpi=120)
-    train = [(r["step"], r["train_loss"]) for r in records if "train_loss" in r]
-    if train:
-        marker = "." if len(train) < FEW_POINTS else ""
-        style = {"label": "training", "linewidth": 1, "color": "#4c78a8"}
-        axes.plot(*zip(*train, strict=True), marker=marker, **style)
-    measured = [r for r in records if r.get("validation_loss") is not None]
-    validation = [(r["step"], r["validation_loss"]) for r in measured]
-    if validation:
-        axes.plot(*zip(*validation, strict=True), "o-", label="validation", color="#f58518")
-        step, loss = min(validation, key=lambda point: point[1])
-        label = f"lowest validation loss: {loss:.3f} at step {step:,}"
-        axes.axvline(step, color="#888888", linestyle=":", linewidth=1, label=label)
-    names = dict.fromkeys(key for r in measured for key in r if key.startswith(_OF_DOMAIN))
-    for number, name in enumerate(names, 2):  # the first two colours are those above
-        points = [(r["step"], r[name]) for r in measured if r.get(name) is not None]
-        own = {"label": name.removeprefix(_OF_DOMAIN), "color": f"C{number}", "linewidth": 0.8}
-        axes.plot(*zip(*points, strict=True), ".-", **own)
-    axes.set(xlabel="optimizer step", ylabel=f"loss ({unit})", title=title)
-    axes.xaxis.set_major_locator(pyplot.MaxNLocator(integer=True))
-    axes.grid(alpha=0.3)
-    if train or validation:
-        axes.legend()
+    figure = draw_curve(list(jsonl.read_records(metrics_file)), unit)
+    figure.axes[0].set_title(title)
     figure.tight_layout()
     _save(figure, picture)
+
+
+def draw_curve(records: Sequence[Mapping[str, Any]], unit: str) -> Any:
+    """The losses of a run over its steps as a figure; below them the accuracy and F1 of a
+    classifier on the validation data."""
+    pyplot = _pyplot()
+    shares = [name for name in SHARES if any(f"validation_{name}" in r for r in records)]
+    figure, panels = pyplot.subplots(
+        1 + bool(shares), squeeze=False, sharex=True, figsize=(8, 4.5 + 2.2 * bool(shares)), dpi=120
+    )
+    _draw_losses(panels[0, 0], records, unit)
+    if shares:
+        axes = panels[1, 0]
+        for name in shares:
+            style = {"marker": "o", "label": f"validation {name.replace('_', ' ')}"}
+            axes.plot(*_points(records, f"validation_{name}"), **style)
+        axes.set(ylabel="share", ylim=(0, 1.02))
+        axes.grid(alpha=0.3)
+        axes.legend()
+    panels[-1, 0].set_xlabel("optimizer step")
+    panels[-1, 0].xaxis.set_major_locator(pyplot.MaxNLocator(integer=True))
+    figure.tight_layout()
+    return figure
+
+
+def draw_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Any:
+    """The validation losses of several runs, by their names, over the steps in one figure."""
+    pyplot = _pyplot()
+    figure, axes = pyplot.subplots(figsize=(8, 4.5), dpi=120)
+    for name, records in runs.items():
+        axes.plot(*_points(records, "validation_loss"), ".-", label=name)
+    axes.set(xlabel="optimizer step", ylabel="validation loss")
+    axes.xaxis.set_major_locator(pyplot.MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.tight_layout()
+    return figure
+
+
+def as_svg(figure: Any) -> str:
+    """A figure as an SVG element that takes the colour of its text from the page around it."""
+    pyplot = _pyplot()
+    file = io.StringIO()
+    with pyplot.rc_context({"svg.fonttype": "none", "svg.hashsalt": "llmkit"}):
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    pyplot.close(figure)
+    text = file.getvalue()
+    drawn = text[text.index("<svg") :].replace("#000000", "currentColor")
+    return drawn.replace("<text ", '<text fill="currentColor" ').replace("#ffffff", "transparent")
+
+
+def _draw_losses(axes: Any, records: Sequence[Mapping[str, Any]], unit: str) -> None:
+    steps, losses = _points(records, "train_loss")
+    if steps:
+        marker = "." if len(steps) < FEW_POINTS else ""
+        style = {"label": "training", "linewidth": 1, "color": "#4c78a8"}
+        axes.plot(steps, losses, marker=marker, **style)
+    validated = _points(records, "validation_loss")
+    if validated[0]:
+        axes.plot(*validated, "o-", label="validation", color="#f58518")
+        step, loss = min(zip(*validated, strict=True), key=lambda point: point[1])
+        label = f"lowest validation loss: {loss:.3f} at step {step:,}"
+        axes.axvline(step, color="#888888", linestyle=":", linewidth=1, label=label)
+    names = dict.fromkeys(key for r in records for key in r if key.startswith(_OF_DOMAIN))
+    for number, name in enumerate(names, 2):  # the first two colours are those above
+        own = {"label": name.removeprefix(_OF_DOMAIN), "color": f"C{number}", "linewidth": 0.8}
+        axes.plot(*_points(records, name), ".-", **own)
+    axes.set(ylabel=f"loss ({unit})")
+    axes.grid(alpha=0.3)
+    if steps or validated[0]:
+        axes.legend()
+
+
+def _points(records: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
+    """The steps at which a figure was measured, and its values."""
+    found = [(r["step"], r[name]) for r in records if r.get(name) is not None]
+    return [step for step, _ in found], [value for _, value in found]
 
 
 def draw_confusion_matrix(

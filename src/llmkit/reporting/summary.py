@@ -35,6 +35,7 @@ def of_training(figures: _Figures) -> Iterator[str]:
         yield f"The saved model is that of step {figures['best_step']:,}, the best in validation."
     yield f"  model    {figures['model_dir']}"
     yield f"  curve    {figures['run_dir']}/loss.png"
+    yield f"  report   {figures['run_dir']}/report.html"
     for picture in figures.get("pictures", {}).values():
         yield f"  mistakes {picture}"
     yield f"  next     {_next_command(figures)}"

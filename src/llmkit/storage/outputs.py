@@ -27,6 +27,9 @@ _CACHE_LOCK = re.compile(r"token(s|izer)-[0-9a-f]{32}\.lock")
 EVALUATION = "llmkit evaluate"
 """The generator that pages written by `evaluate` name."""
 
+REPORT = "llmkit report"
+"""The generator that pages written by `report` name."""
+
 PROBLEM_TYPE, NUMBER_KIND = "problem_type", "regression"
 """The column that predicted numbers have instead of probabilities, and its value."""
 
@@ -34,6 +37,7 @@ _EVALUATION = re.compile(
     rf'\{{\s*"command": "evaluate"|command: evaluate\n|<!doctype html>.*content="{EVALUATION}"',
     re.IGNORECASE | re.DOTALL,
 )
+_REPORT = re.compile(rf'<!doctype html>.*content="{REPORT}"', re.IGNORECASE | re.DOTALL)
 _LINE = 1 << 20  # bytes of the first line that are read to see what wrote a file
 _PAGE = 4096
 
@@ -78,7 +82,7 @@ def is_output_directory(directory: Path) -> bool:
 
 
 def is_output_file(path: Path) -> bool:
-    """Whether a file was written by `generate`, `predict` or `evaluate`."""
+    """Whether a file was written by `generate`, `predict`, `evaluate` or `report`."""
     try:
         status = path.stat()
         return path.is_file() and _is_result(str(path), status.st_size, status.st_mtime_ns)
@@ -97,6 +101,12 @@ def holds_evaluation(path: Path) -> bool:
     """Whether a file was written by `evaluate`; raises OSError if it cannot be read."""
     with path.open("rb") as file:
         return bool(_EVALUATION.match(file.read(_PAGE).decode("utf-8", "replace")))
+
+
+def holds_report(path: Path) -> bool:
+    """Whether `report` wrote a file; raises OSError if it cannot be read."""
+    with path.open("rb") as file:
+        return bool(_REPORT.match(file.read(_PAGE).decode("utf-8", "replace").lstrip()))
 
 
 def _is_run(directory: Path) -> bool:
@@ -140,7 +150,7 @@ def _is_result(name: str, size: int, changed: int) -> bool:
         return path.with_name(path.name.removesuffix(SETTINGS)).is_file()
     if settings_of(path).is_file():
         return True
-    return holds_predictions(path) or holds_evaluation(path)
+    return holds_predictions(path) or holds_evaluation(path) or holds_report(path)
 
 
 def _is_prediction(line: str) -> bool:

@@ -16,23 +16,6 @@ from llmkit.training.tasks.task import Examples
 FINAL = "final"
 """The finished model, in the run directory."""
 
-_CARD = """\
----
-library_name: transformers
----
-# {name}
-
-{said}
-
-```python
-{first}
-from transformers import {auto}, AutoTokenizer
-
-model = {auto}.from_pretrained("{name}/final")
-tokenizer = AutoTokenizer.from_pretrained("{name}/final")
-```
-"""
-
 _COMPARED = 4  # examples that the merged model of LoRA updates is tried with
 
 
@@ -58,24 +41,20 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, direc
 
 def loading_note(model: PreTrainedModel) -> str | None:
     """A sentence on what plain transformers needs to load the model; None where it has all."""
-    kind = model.config.model_type
-    if kind not in build.registered_architectures():
+    if (line := loading_line(model)) is None:
         return None
-    return f"transformers has no architecture `{kind}`: {_first(model)} before from_pretrained"
+    needed = line if line.startswith("import") else "run the file of model.code"
+    kind = model.config.model_type
+    return f"transformers has no architecture `{kind}`: {needed} before from_pretrained"
 
 
-def _first(model: PreTrainedModel) -> str:
-    """What registers the architecture with transformers."""
+def loading_line(model: PreTrainedModel) -> str | None:
+    """The line of Python that registers the architecture of the model with transformers; None where
+    it is registered already."""
+    if model.config.model_type not in build.registered_architectures():
+        return None
     is_ours = type(model).__module__.startswith("llmkit.")
-    return "import llmkit.models.transformer" if is_ours else "run the file of model.code"
-
-
-def _card(model: PreTrainedModel, name: str, said: str) -> str:
-    first = _first(model)
-    if not first.startswith("import"):
-        first = f"# {first} here"
-    auto = f"AutoModelFor{type(model).__name__.rpartition('For')[2]}"
-    return _CARD.format(name=name, said=f"{said}.", first=first, auto=auto)
+    return "import llmkit.models.transformer" if is_ours else "# run the file of model.code here"
 
 
 def model_of_step(model: PreTrainedModel, run: Path, step: int) -> PreTrainedModel:
@@ -127,9 +106,6 @@ def write_final(
 
     def fill(directory: Path) -> None:
         save_model(model, tokenizer, directory)
-        if note := loading_note(model):
-            card = _card(model, run.name, note)
-            (directory / "README.md").write_text(card, encoding="utf-8", errors="backslashreplace")
         if lora.is_attached(model):
             (directory / lora.LORA_FILE).unlink()
             merged = type(model).from_pretrained(directory, dtype=torch.float32)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from llmkit.config.schema import Config
 from llmkit.data.examples import subset
 from llmkit.data.readers.files import Sources
 from llmkit.data.text import fingerprints
+from llmkit.distributed import device as devices
 from llmkit.distributed import failures
 from llmkit.distributed.processes import Processes, join_processes
 from llmkit.distributed.signals import StopSignal, stop_signal
@@ -91,7 +91,10 @@ def train_task(
             figures = _carry_out(run, loss)
             if processes.is_main:
                 figures |= task.results(loss, figures)
-            return {**figures, "seconds": round(clock.seconds(), 3)}
+            figures["seconds"] = round(clock.seconds(), 3)
+            if processes.is_main:
+                run_directory.add_result(directory, figures, console.warnings)
+            return figures
 
 
 def check_task(
@@ -146,11 +149,12 @@ def _carry_out(run: Run, loss: Loss) -> dict[str, Any]:
     task, session = run.task, run.session
     work, resolved, chosen = _work(run, loss)
     state, changed = _state(run, work, chosen)
+    notes = list(session.console.notes)
     if session.processes.is_main:
         checkpoint.warn_of_space(
             run.directory / "checkpoints", work.model.num_parameters(), session.console.warn
         )
-        _write_down(run, resolved, state.plan, chosen)
+        _write_down(run, resolved, state.plan, chosen, notes)
         if not (run.directory / fingerprints.FINGERPRINTS).exists():
             earlier = fingerprints.read_fingerprints(task.config.model.name_or_path or "")
             fingerprints.write(run.directory, task.seen().joined(earlier))
@@ -165,7 +169,7 @@ def _carry_out(run: Run, loss: Loss) -> dict[str, Any]:
             state = engine.train(work, state, record, session.stop, look)
         seconds = time.monotonic() - began
     if session.processes.is_main:
-        _write_down(run, resolve.pinned(resolved, state.plan), state.plan, chosen)
+        _write_down(run, resolve.pinned(resolved, state.plan), state.plan, chosen, notes)
         _export(run, work, state)
         if note := final_model.loading_note(work.model):
             session.console.say(note)
@@ -357,18 +361,26 @@ def _state(run: Run, work: engine.Work, chosen: Choices) -> tuple[State, bool]:
     return replace(state, plan=plan), True
 
 
-def _write_down(run: Run, resolved: Resolved, plan: Plan, chosen: Choices) -> None:
+def _write_down(
+    run: Run, resolved: Resolved, plan: Plan, chosen: Choices, notes: Sequence[str]
+) -> None:
     """Writes `run.json`, and `config.yaml`, which repeats the run in a directory of its own."""
-    task = run.task
+    task, console = run.task, run.session.console
     record = {
         "command": task.command,
         "arguments": sys.argv[1:],
+        **run_directory.surroundings(devices.name_of(run.session.processes.device)),
         "content": dict(task.content),
         "settled": sizing.as_json(task.config),
+        "origins": run_directory.origins(task.asked, resolved.model_dump(mode="json")),
+        "data": task.data_report,
+        "notes": notes,
+        "warnings": console.warnings,
         "plan": [[r.step, r.total_steps] for r in plan.revisions],
         "lengthened": list(chosen.lengthened),
         "environment": resolve.environment(),
+        "loading": final_model.loading_line(run.model),
     }
     elsewhere = resolved.changed(output_dir=None, resume="auto")
-    atomic.replace_text(run.directory / "run.json", json.dumps(record, indent=1) + "\n")
+    run_directory.write_record(run.directory, record)
     atomic.replace_text(run.directory / "config.yaml", as_yaml(elsewhere))

@@ -6,8 +6,10 @@ import hashlib
 import json
 import os
 import socket
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -257,3 +259,43 @@ def dotted(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = inner
     return flat
+
+
+def write_record(directory: Path, record: Mapping[str, Any]) -> None:
+    """Writes `run.json` atomically."""
+    text = json.dumps(record, indent=1, ensure_ascii=False)
+    atomic.replace_text(directory / RUN, text + "\n")
+
+
+def add_result(directory: Path, figures: Mapping[str, Any], warnings: Sequence[str]) -> None:
+    """Adds the figures of the finished run, and all warnings, to `run.json`."""
+    record = json.loads((directory / RUN).read_text(encoding="utf-8"))
+    write_record(directory, {**record, "warnings": list(warnings), "result": dict(figures)})
+
+
+def origins(asked: Config, resolved: Mapping[str, Any]) -> dict[str, str]:
+    """Where the values of the config come from, for those that are not defaults: `given`, or
+    `auto` where the run chose the value."""
+    default, given = (dotted(each.model_dump(mode="json")) for each in (Config(), asked))
+    found = {}
+    for key, value in dotted(resolved).items():
+        if given.get(key) == "auto" != value:
+            found[key] = "auto"
+        elif given.get(key, value) != default.get(key):
+            found[key] = "given"
+    return found
+
+
+def surroundings(device: str) -> dict[str, str]:
+    """When, where and on what a run works: the date, the host, the device, and the git commit of
+    the current directory if there is one."""
+    facts = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "host": socket.gethostname(),
+        "device": device,
+    }
+    with suppress(OSError, subprocess.SubprocessError):
+        command = ["git", "rev-parse", "HEAD"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+        facts["commit"] = done.stdout.strip()
+    return facts

@@ -1,1 +1,1 @@
-"""Training examples, and the order in which they form batches."""
+"""What batches are made of, and in which order."""

@@ -1,4 +1,4 @@
-"""Encode conversations, mark the assistant's tokens as targets, and pack them into rows."""
+"""Conversations as token ids, with which of them are to be predicted: what the assistant says."""
 
 from __future__ import annotations
 
@@ -22,25 +22,26 @@ from llmkit.models.control_tokens import control_tokens, renamed
 _TEXTS_AT_ONCE = 1024
 
 _Parts = Sequence[str]
-"""The text of a conversation, alternately what the assistant reads and what it writes."""
+"""The text of a conversation, parted in turn into what the assistant reads and what it says."""
 
 
 @dataclass(frozen=True)
 class Responses:
-    """Concatenated token ids of conversations, without those truncated before any response."""
+    """Conversations as token ids, end to end; those that were cut down to no response are not
+    among them."""
 
     ids: NDArray[np.int32]
     scored: NDArray[np.bool_]
-    """[tokens], whether each is predicted; the first token of a conversation never is."""
+    """[tokens], whether each is predicted; the first of a conversation never is."""
     starts: NDArray[np.int64]
     """[conversations + 1]"""
     uncut: NDArray[np.int64]
-    """Number of tokens of each given text before truncation."""
+    """Tokens of each text that was given, without the cut."""
     left_out: tuple[int, ...]
-    """Rows whose whole response was truncated."""
+    """Rows with a response that is behind the cut as a whole."""
     parted: int
-    """Texts in which a token would span the end of a prompt and the beginning of its response; the
-    two were tokenized separately."""
+    """Texts in which a token would hold an end of a prompt and the beginning of its response: the
+    two were tokenized apart."""
     max_length: int
 
     def __len__(self) -> int:
@@ -53,14 +54,14 @@ class Responses:
 
     @property
     def fingerprint(self) -> str:
-        """The sha256 of the ids and of which are predicted."""
+        """The sha256 of what is read and what is predicted."""
         whole = hashlib.sha256(self.ids.tobytes())
         whole.update(self.scored.tobytes())
         whole.update(self.starts.tobytes())
         return whole.hexdigest()
 
     def report(self) -> dict[str, Any]:
-        """Percentiles of lengths before truncation, the truncated share, and predicted tokens."""
+        """Percentiles of the lengths before the cut, the share it cuts, and tokens predicted."""
         return {
             **length_report(self.uncut, np.minimum(self.uncut, self.max_length)),
             "tokens": len(self.ids),
@@ -76,10 +77,10 @@ def encode_responses(
     rows: Sequence[int] | None = None,
     advance: Callable[[int], None] = lambda n_rows: None,
 ) -> Responses:
-    """Encode conversations, truncated to `max_length` tokens.
+    """The token ids that a tokenizer gives for conversations, cut after `max_length` of them.
 
-    `rows` gives the conversation of each text if one may have several. The ids before a response
-    equal those of the prompt alone, which the model reads at inference.
+    `rows` tells which conversation each text is of, where one may have several. The ids before a
+    response are those that the model gets to read when it is asked: those of the text up to there.
     """
     encoder = _Encoder(tokenizer)
     ids: list[Sequence[int]] = []
@@ -108,8 +109,8 @@ def encode_responses(
 
 
 def _marks(bounds: Sequence[int]) -> NDArray[np.bool_]:
-    """[tokens], whether each belongs to the second, fourth, ... of the parts that end at these
-    bounds; the first token has no context and is not predicted."""
+    """[tokens], which belong to every other of the parts that end at these bounds; the first token
+    follows nothing and is not predicted."""
     lengths = np.diff(bounds, prepend=0)
     marks = np.repeat(np.arange(len(bounds)) % 2 == 1, lengths)
     marks[:1] = False
@@ -117,7 +118,7 @@ def _marks(bounds: Sequence[int]) -> NDArray[np.bool_]:
 
 
 class _Encoder:
-    """Encodes texts, and finds where each part of a text ends among the ids."""
+    """Gives token ids, and where each part of a text ends among them."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self.control = control_tokens(tokenizer)
@@ -135,12 +136,12 @@ class _Encoder:
     def _one(
         self, parts: _Parts, whole: list[int], pieces: list[list[int]]
     ) -> tuple[list[int], list[int]]:
-        """The ids of a text and the ends of its parts, given the ids of each part alone."""
+        """The ids of a text and where its parts end, given the ids of each part by itself."""
         together = list(chain.from_iterable(pieces))
         bounds = list(accumulate(map(len, pieces)))
         if together == whole:
             return whole, bounds
-        # A part alone may begin differently than after another: SentencePiece adds a space.
+        # A part by itself may begin otherwise than behind another: SentencePiece adds a space.
         beginnings = self._ids(list(accumulate(parts)))
         if all(whole[: len(ids)] == ids for ids in beginnings):
             return whole, list(map(len, beginnings))
@@ -158,20 +159,20 @@ _Rows = Sequence[int] | NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Packs:
-    """Rows of one or more whole conversations that do not attend to each other.
+    """Rows that hold one conversation or several, none cut, none of which sees another.
 
-    Positions restart at each conversation, and none predicts a token of the next.
+    Positions begin anew at each conversation, and none predicts a token of the next.
     """
 
     ids: NDArray[np.int32]
     scored: NDArray[np.bool_]
-    """[tokens], whether each is predicted."""
+    """[tokens], whether each is predicted from those before it."""
     starts: NDArray[np.int64]
-    """[conversations + 1], the start of each conversation, pack by pack."""
+    """[conversations + 1], where each begins, pack by pack."""
     bounds: NDArray[np.int64]
-    """[packs + 1], the start of each pack."""
+    """[packs + 1], where each pack begins."""
     width: int | None
-    """Tokens per row; None pads to the longest row of a batch."""
+    """Tokens of every row; None where each is as long as the longest of its batch."""
     pad_id: int
 
     def __len__(self) -> int:
@@ -184,25 +185,25 @@ class Packs:
 
     @property
     def n_predictions(self) -> int:
-        """Number of predictions in all rows."""
+        """Predictions in all rows together."""
         return int(self.scored.sum())
 
     def count(self, rows: _Rows) -> int:
-        """Number of predictions in these rows."""
+        """Predictions in these rows."""
         chosen = np.asarray(rows, dtype=np.int64)
         return int(self._counts[chosen[chosen >= 0]].sum())
 
     def longest_first(self) -> _Rows:
-        """All rows by decreasing length."""
+        """All rows, from the longest down."""
         return np.argsort(-self.lengths, kind="stable")
 
     def batch(self, rows: _Rows) -> dict[str, torch.Tensor]:
-        """The rows as tensors [rows, width]; row -1 is padding only.
+        """The rows as tensors [rows, width]; row -1 is all padding.
 
-        `input_ids` int64, padded on the right; `targets` int64, UNSCORED at positions without a
-        prediction; `places` [predictions] int64, the predicted positions, counted over all rows;
-        `real` bool, False at padding, if there is any; and `position_ids` int64 if a row holds
-        several conversations.
+        `input_ids` int64, padded on the right; `targets` int64, UNSCORED where nothing is
+        predicted; `places` [predictions] int64, where something is, counted over all rows; `real`
+        bool, False at padding, if there is any; and `position_ids` int64 where a row holds several
+        conversations.
         """
         chosen = np.asarray(rows, dtype=np.int64)
         first = self.bounds[chosen]
@@ -229,13 +230,13 @@ class Packs:
 
     @cached_property
     def _counts(self) -> NDArray[np.int64]:
-        """[packs], the number of predictions of each."""
+        """[packs], predictions of each."""
         before = np.concatenate([[0], np.cumsum(self.scored)])
         return np.diff(before[self.bounds])
 
     @cached_property
     def _begins(self) -> NDArray[np.bool_]:
-        """[tokens], whether a conversation begins at each."""
+        """[tokens], whether a conversation begins there."""
         begins = np.zeros(len(self.ids), dtype=np.bool_)
         begins[self.starts[:-1]] = True
         return begins
@@ -247,15 +248,15 @@ def packed(responses: Responses, width: int, pad_id: int) -> Packs:
 
 
 def alone(responses: Responses, pad_id: int) -> Packs:
-    """One row per conversation, padded to the longest of a batch."""
+    """A row for each conversation, padded to the longest of its batch."""
     return _arranged(responses, [[row] for row in range(len(responses))], None, pad_id)
 
 
 def fill(lengths: NDArray[np.int64], size: int) -> list[list[int]]:
-    """Group items into packs of at most `size`: by decreasing length, each item goes where it
-    leaves the least room (best fit decreasing, Johnson et al. 1974)."""
+    """Which items go together so that no pack holds more than `size`: from the longest down, each
+    goes where it leaves the least room (best fit decreasing, Johnson et al. 1974)."""
     packs: list[list[int]] = []
-    rooms: list[tuple[int, int]] = []  # packs that are not full, by remaining room
+    rooms: list[tuple[int, int]] = []  # of packs that are not full, by their room
     shortest = int(lengths.min(initial=size))
     for row in np.argsort(-lengths, kind="stable").tolist():
         length = int(lengths[row])
@@ -278,7 +279,7 @@ def _arranged(
     lengths = responses.lengths[order]
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     sizes = np.cumsum([0, *map(len, packs)])
-    # Token k of a conversation moves to the new start of the conversation, plus k.
+    # Token k of a conversation goes where the conversation begins now, plus k.
     places = np.repeat(responses.starts[order] - starts[:-1], lengths) + np.arange(starts[-1])
     return Packs(
         ids=responses.ids[places],

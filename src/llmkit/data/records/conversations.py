@@ -1,4 +1,4 @@
-"""Read, check and split conversations: prompts with responses, or lists of messages."""
+"""Conversations: prompts with responses or lists of messages, read, looked at and split."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from llmkit.data.readers.roles import chat_numbers, resolve_chat_columns
 from llmkit.data.readers.tables import Table
 from llmkit.data.records import checks, splits
 from llmkit.data.records.findings import Findings, finding, place_of, repeated, repeats
-from llmkit.data.records.labelled import Counts, Part, Place, format_places
+from llmkit.data.records.labelled import Counts, Part, Place, told
 from llmkit.data.records.splits import Texts
 from llmkit.data.text.fingerprints import as_seen
 from llmkit.errors import DataError, InputNotFound
@@ -33,7 +33,7 @@ _TEXT_PARTS = ("text", "input_text", "output_text")
 
 
 class Message(NamedTuple):
-    """One turn of a conversation."""
+    """What one side says in its turn."""
 
     role: str
     content: str
@@ -41,27 +41,27 @@ class Message(NamedTuple):
 
 @dataclass(frozen=True)
 class Conversation:
-    """A list of messages that ends with the assistant's."""
+    """Messages of which the last is the assistant's."""
 
     messages: tuple[Message, ...]
     path: str
     number: int
-    """Number of the data row in its file, counted from 1."""
+    """Data rows of the file, counted from 1."""
 
     @property
     def opening(self) -> tuple[str, ...]:
-        """Contents of the messages before the assistant's first."""
+        """What is said before the assistant first speaks."""
         roles = [message.role for message in self.messages]
         return tuple(message.content for message in self.messages[: roles.index(ASSISTANT)])
 
     @property
     def contents(self) -> tuple[str, ...]:
-        """Contents of all messages."""
+        """All that is said."""
         return tuple(message.content for message in self.messages)
 
     @property
     def responses(self) -> tuple[str, ...]:
-        """Contents of the assistant's messages."""
+        """What the assistant says."""
         return tuple(each.content for each in self.messages if each.role == ASSISTANT)
 
 
@@ -70,8 +70,8 @@ def read_conversations(
 ) -> Iterator[Conversation]:
     """The conversations of tables whose columns are resolved.
 
-    Raises DataError with file and row for broken data, unknown roles, and conversations that do not
-    end with the assistant's message.
+    Raises DataError with file and row for what is broken, a role that is not known, and messages
+    that do not end with the assistant's.
     """
     for source in found:
         reading = Reading(data, advance)
@@ -89,13 +89,13 @@ def _rows(table: Table, data: DataConfig, path: str, counts: Counts) -> Iterator
             counts.blank_lines += 1
             continue
         try:
-            turns = _turns(record, table.columns, prompt, response, messages)
+            said = _said(record, table.columns, prompt, response, messages)
         except DataError as fault:
             raise tables.in_row(fault, record.number) from fault
-        yield Conversation(turns, path, record.number)
+        yield Conversation(said, path, record.number)
 
 
-def _turns(
+def _said(
     record: Record,
     columns: Columns,
     prompt: ColumnNumbers,
@@ -105,7 +105,7 @@ def _turns(
     if messages:
         return _messages(tables.field(record, columns, messages[0]), record.where)
     parts = [tables.text_or_empty(record, columns, number) for number in prompt]
-    # A task may have no input.
+    # A task may come without anything that it is done with.
     asked = "\n\n".join(part for part in parts if part.strip()) if len(parts) > 1 else parts[0]
     answer = tables.text_or_empty(record, columns, response[0])
     return Message(USER, asked), Message(ASSISTANT, answer)
@@ -124,13 +124,13 @@ def _messages(value: Any, where: str) -> tuple[Message, ...]:
         raise DataError(
             "the conversation does not begin with the user: there is nothing to respond to",
             where=where,
-            next="begin it with the user's message, or remove the row",
+            next="begin it with the user's message, or take the row out",
         )
     if messages[-1].role != ASSISTANT:
         raise DataError(
             f"the last message is the {messages[-1].role}'s: there is no response to learn",
             where=where,
-            next="end the conversation with the assistant's message, or remove the row",
+            next="end the conversation with the assistant's message, or take the row out",
         )
     return messages
 
@@ -142,7 +142,7 @@ def _message(value: Any, number: int, where: str) -> Message:
             where=where,
             next='each message is {"role": "user", "content": "..."}',
         )
-    # Parquet gives each message the keys of all messages.
+    # Parquet gives each message the keys of all.
     given = {name for name, each in value.items() if each is not None}
     if given != {"role", "content"}:
         raise DataError(
@@ -172,7 +172,7 @@ def _text_of_part(value: Any, number: int, where: str) -> str:
     raise DataError(
         f"message {number} has a part of type {kind}, and only text can be learned",
         where=where,
-        next="remove the row, or give the content as text",
+        next="take the row out, or give the content as text",
     )
 
 
@@ -185,15 +185,15 @@ Conversations = Sequence[Conversation]
 
 @dataclass(frozen=True)
 class Chats:
-    """Conversations for training and validation."""
+    """Conversations to learn from, and those that are held out."""
 
     data: DataConfig
-    """The data section with the columns resolved."""
+    """The data section with the columns that were found."""
     train: Conversations
     validation: Conversations
     """Empty if nothing is held out and no validation files are given."""
     report: dict[str, Any]
-    """The data report, for JSON output."""
+    """The look at the data, as JSON has it."""
 
 
 def load_conversations(
@@ -204,10 +204,11 @@ def load_conversations(
     warn: Say,
     tokenizer: PreTrainedTokenizerFast | None = None,
 ) -> Chats:
-    """Read, check and split all conversations of a config; no prompt is on both sides.
+    """All conversations of a config: read, looked at, and split so that no prompt stands on both
+    sides. Texts that the tokenizer, where one is given, reads as the same count as the same.
 
-    Texts that the given tokenizer encodes alike count as the same. Guesses are reported, unusual
-    rows raise warnings. Raises the errors of reading, and DataError for empty responses.
+    Guesses are said, odd rows are warned of. Raises what reading raises, and DataError for empty
+    responses.
     """
     train = sources.of("data.train_files")
     if not train:
@@ -241,7 +242,7 @@ def load_conversations(
 def _read(
     found: Sequence[Source], data: DataConfig, name: str, counts: Counts, watch: Watch
 ) -> list[Conversation]:
-    """All conversations of one part; raises DataError if there are none, or empty responses."""
+    """All conversations of one part; raises DataError where there are none, or empty responses."""
     key = f"data.{name}_files"
     with watch(f"reading {key}", sum(source.n_bytes for source in found)) as advance:
         read = list(read_conversations(found, data, advance, counts))
@@ -252,9 +253,9 @@ def _read(
     if empty:
         rows = many(len(empty), "row")
         raise DataError(
-            f"{rows} of {key} with an empty response: there is nothing to learn",
-            where=format_places(map(_place, empty)),
-            next="give them a response, or remove them",
+            f"{rows} of {key} with an empty response, from which nothing can be learned",
+            where=told(map(_place, empty)),
+            next="give them a response, or take them out",
         )
     return read
 
@@ -265,7 +266,7 @@ def _split(
     seed: int,
     tokenizer: PreTrainedTokenizerFast | None,
 ) -> tuple[list[Conversation], list[Conversation]]:
-    """Split conversations into training and validation by their opening messages."""
+    """The conversations to learn from and those held out, drawn by what opens them."""
     strata = np.zeros(len(whole), dtype=np.int64)
     held = np.zeros(len(whole), dtype=np.bool_)
     if fraction > 0:
@@ -281,7 +282,7 @@ def _report(
     counts: dict[str, Counts],
     tokenizer: PreTrainedTokenizerFast | None,
 ) -> dict[str, Any]:
-    """The data report: repeated conversations, and prompts that are in both parts."""
+    """What the rows hold: whole conversations that repeat, and prompts that stand in both parts."""
     whole = {name: _part(name, each, counts, lambda c: c.contents) for name, each in parts.items()}
     opened = {name: _part(name, each, counts, lambda c: c.opening) for name, each in parts.items()}
     for part in (*whole.values(), *opened.values()):
@@ -313,7 +314,7 @@ def _part(
     counts: dict[str, Counts],
     text: Callable[[Conversation], Texts],
 ) -> Part:
-    """The conversations in the form of labelled rows, for `find_unusual_rows`."""
+    """The conversations as the look at labelled rows takes them."""
     places = [_place(each) for each in some]
     return Part(name, [text(each) for each in some], [], places, counts=counts[name])
 
@@ -325,7 +326,7 @@ def _odd(parts: dict[str, Part], findings: Findings) -> Iterator[str]:
 
 def _blank(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     if rows:
-        places = format_places((row["file"], row["row"]) for row in rows)
+        places = told((row["file"], row["row"]) for row in rows)
         yield f"{many(len(rows), 'row')} with an empty prompt, kept: {places}"
 
 

@@ -1,1 +1,1 @@
-"""Turn documents into token files, by domain, with a held-out part."""
+"""Documents to files of tokens, by domain, with a held-out part."""

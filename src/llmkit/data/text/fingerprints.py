@@ -1,4 +1,5 @@
-"""Hash the token ids that a model was trained on, to detect evaluation on training data."""
+"""What a model was trained on, as hashes of the token ids that it saw: kept by a run, so that
+figures on the same rows or text are known as such."""
 
 from __future__ import annotations
 
@@ -22,15 +23,15 @@ from llmkit.storage import atomic
 FINGERPRINTS = "fingerprints.safetensors"
 
 SEGMENT = 32
-"""Tokens per segment: long enough that two texts do not share one by chance."""
+"""Tokens of a segment: long enough that no two texts share one by chance."""
 
 MOST = 1 << 20
-"""Maximum number of hashes kept per kind; beyond it, those divisible by a power of two."""
+"""Hashes of one kind that are kept; of more, those divisible by a power of two."""
 
 NOTABLE = 0.01
-"""Share of common documents or segments from which on an overlap is reported."""
+"""Share of documents or segments in common that is reported."""
 
-_SPARSE = 16  # segments begin at every token; about one in this many is kept
+_SPARSE = 16  # of this many segments, which begin at every token, about one is kept
 _CHUNK = 1 << 20
 _ROWS_AT_ONCE = 4096
 
@@ -39,26 +40,26 @@ Hashes = NDArray[np.uint64]
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """Hashes of documents (or rows) and of the 32-token segments in them."""
+    """Hashes of documents (or rows), and of the segments of 32 tokens in them."""
 
     kind: str
     """`text` or `rows`."""
     documents: Hashes
-    """[documents], in document order when new; sorted and unique when saved."""
+    """[documents], each in order when fresh; sorted and without repeats when kept."""
     segments: Hashes
     every_document: int = 1
-    """Only hashes divisible by this power of two are kept, as a sample."""
+    """The hashes that are divisible by this power of two stand for all."""
     every_segment: int = _SPARSE
 
     def kept(self) -> Fingerprints:
-        """The fingerprints as a run saves them: sorted, and at most `MOST` of each kind."""
+        """As a run keeps them: sorted, and at most `MOST` of each."""
         return Fingerprints(
             self.kind,
             *_sampled(self.documents, self.every_document, self.segments, self.every_segment),
         )
 
     def joined(self, earlier: Fingerprints | None) -> Fingerprints:
-        """The union with the fingerprints of the run that the model comes from."""
+        """These with those of the run that the model comes from."""
         if earlier is None or earlier.kind != self.kind:
             return self
         return Fingerprints(
@@ -72,22 +73,22 @@ class Fingerprints:
 
 @dataclass(frozen=True)
 class Overlap:
-    """How much of a text or of rows a model was trained on."""
+    """How much of some text or rows is in what a model was trained on."""
 
     matched: int
-    """Number of sampled documents or rows."""
+    """Documents or rows, as far as they were sampled."""
     compared: int
     total: int
     segments: float
-    """Share of the segments that are common."""
+    """Share of the segments."""
 
     @property
     def is_notable(self) -> bool:
-        """Whether results on this text must mention the overlap."""
+        """Whether a figure on this text must say so."""
         return self.matched >= NOTABLE * max(1, self.compared) or self.segments >= NOTABLE
 
     def sentence(self, what: str) -> str:
-        """`240 of these 250 rows (96%)`, and the share of the text if segments were compared."""
+        """`240 of these 250 rows (96%)`, and the share of the text where segments were compared."""
         share = self.matched / max(1, self.compared)
         about = "" if self.compared == self.total else "about "
         count = (
@@ -100,7 +101,7 @@ class Overlap:
 
 
 def of_tokens(files: Iterable[TokenFile]) -> Fingerprints:
-    """The fingerprints of token streams, without the special tokens around documents."""
+    """The fingerprints of token streams; frames around documents do not count."""
     files, every = list(files), _SPARSE
     documents = np.concatenate([document_hashes(file) for file in files])
     segments = np.zeros(0, np.uint64)
@@ -115,8 +116,8 @@ def of_tokens(files: Iterable[TokenFile]) -> Fingerprints:
 def of_rows(
     rows: Sequence[tuple[str, ...]], tokenizer: PreTrainedTokenizerFast | None
 ) -> Fingerprints:
-    """The fingerprints of rows, from the ids of their texts, or without a tokenizer from the texts
-    themselves. White space around a text is ignored."""
+    """The fingerprints of rows of texts, by the ids that their texts have; without a tokenizer, by
+    the texts themselves. White space around a text does not count."""
     hashes = [_hash_of(row) for row in as_seen(rows, tokenizer)]
     return Fingerprints("rows", np.array(hashes, dtype=np.uint64), np.zeros(0, np.uint64))
 
@@ -124,8 +125,8 @@ def of_rows(
 def as_seen(
     rows: Sequence[tuple[str, ...]], tokenizer: PreTrainedTokenizerFast | None
 ) -> list[tuple[str, ...]]:
-    """The ids of each text as one string, so that rows that the model reads as the same are equal.
-    White space around a text is ignored."""
+    """What the model can tell apart: the ids of each text as one string, so that rows which it
+    reads as the same are equal. White space around a text does not count."""
     stripped = [tuple(text.strip() for text in row) for row in rows]
     if tokenizer is None:
         return stripped
@@ -141,7 +142,7 @@ def as_seen(
 
 
 def overlap(part: Fingerprints, known: Fingerprints) -> Overlap:
-    """The overlap of a part with known fingerprints; both must come from the same tokenizer."""
+    """How much of a part is among what is known; both of one tokenizer."""
     documents = max(part.every_document, known.every_document)
     mine = part.documents[part.documents % np.uint64(documents) == 0]
     every = max(part.every_segment, known.every_segment)
@@ -156,7 +157,7 @@ def overlap(part: Fingerprints, known: Fingerprints) -> Overlap:
 
 
 def write(directory: Path, fingerprints: Fingerprints) -> None:
-    """Save fingerprints in a run directory; raises WriteError."""
+    """Keep them in a run directory; raises WriteError."""
     kept = fingerprints.kept()
     tensors = {"documents": kept.documents, "segments": kept.segments}
     notes = {
@@ -168,8 +169,7 @@ def write(directory: Path, fingerprints: Fingerprints) -> None:
 
 
 def read_fingerprints(model: str) -> Fingerprints | None:
-    """The fingerprints of the run that a model (a run, final model or checkpoint) belongs to; None
-    if there are none."""
+    """Those of the run that a model is, or is the final model or a checkpoint of; None if none."""
     place = Path(model).expanduser()
     for directory in (place, *place.resolve().parents[:2]):
         if (directory / "run.json").is_file() and (directory / FINGERPRINTS).is_file():
@@ -191,7 +191,7 @@ def _read(path: Path) -> Fingerprints:
 
 
 def document_hashes(file: TokenFile) -> Hashes:
-    """[documents], the hash of each document's ids."""
+    """[documents], the hash of the ids of each."""
     found = np.zeros(len(file.starts), np.uint64)
     for ids, document, place in _chunks(file):
         values = _mixed(ids * np.uint64(0x9E3779B97F4A7C15) + place * np.uint64(0xD1B54A32D192ED03))
@@ -203,7 +203,7 @@ def document_hashes(file: TokenFile) -> Hashes:
 
 
 def segment_hashes(file: TokenFile) -> Iterator[Hashes]:
-    """The hashes of segments within documents that are divisible by 16."""
+    """The hashes of the segments within documents, those divisible by 16."""
     for ids, document, place in _chunks(file, SEGMENT - 1):
         values, step, factor = _mixed(ids), 1, 0x9E3779B97F4A7C15
         while step < SEGMENT and len(values) > step:
@@ -220,8 +220,8 @@ def segment_hashes(file: TokenFile) -> Iterator[Hashes]:
 def _chunks(
     file: TokenFile, more: int = 0
 ) -> Iterator[tuple[Hashes, NDArray[np.int64], NDArray[np.uint64]]]:
-    """Chunks of ids, with each token's document number and position in the document; every chunk
-    also has the first `more` tokens of the next."""
+    """Ids in chunks, with the number of each one's document and its place in it; every chunk also
+    has the first `more` tokens of the next."""
     for first in range(0, len(file.ids), _CHUNK):
         ids = np.array(file.ids[first : first + _CHUNK + more], dtype=np.uint64)
         index = np.arange(first, first + len(ids))
@@ -230,8 +230,7 @@ def _chunks(
 
 
 def _mixed(values: Hashes) -> Hashes:
-    """The finalizer of splitmix64 (Steele et al. 2014): equal values stay equal, others are
-    spread."""
+    """The finalizer of splitmix64 (Steele et al. 2014): equal values stay equal, others spread."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return np.asarray(values ^ (values >> np.uint64(31)))
@@ -250,7 +249,7 @@ def _sampled(
 
 
 def _printable(ids: Sequence[int]) -> Iterator[int]:
-    """Ids as code points that are not surrogates."""
+    """Ids as code points that are no surrogates."""
     return (id if id < 0xD800 else id + 0x800 for id in ids)
 
 

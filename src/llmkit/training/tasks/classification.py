@@ -136,6 +136,11 @@ class Classification(Task):
         ids = hashlib.sha256(self.examples.ids.tobytes()).hexdigest()
         return {**found, "tokens of the training data": ids}
 
+    @property
+    def data_report(self) -> Mapping[str, Any]:
+        """What was found in the rows."""
+        return self.data.report
+
     def begin(self) -> PreTrainedModel:
         """New weights from the seed, or a head on those of the named model."""
         seed = self.config.seed

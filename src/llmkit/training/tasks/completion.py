@@ -17,7 +17,7 @@ from llmkit.data.examples import order, packs
 from llmkit.data.examples.packs import Packs, Responses
 from llmkit.data.records import conversations, findings
 from llmkit.data.records.conversations import Chats, Conversation
-from llmkit.data.records.labelled import format_places
+from llmkit.data.records.labelled import told
 from llmkit.data.records.pairs import Pairs
 from llmkit.data.text import fingerprints
 from llmkit.data.text.fingerprints import Fingerprints
@@ -189,6 +189,11 @@ class Completion(Task):
     def content(self) -> dict[str, str]:
         """The hashes of the tokenized conversations."""
         return {f"{name} data": each.fingerprint for name, each in self.encoded.items()}
+
+    @property
+    def data_report(self) -> Mapping[str, Any]:
+        """What was found in the rows."""
+        return self.data.report
 
     def begin(self) -> PreTrainedModel:
         """The named model."""
@@ -369,11 +374,10 @@ def _report(data: Chats, encoded: dict[str, Responses], session: Session) -> Non
             if not len(each):
                 raise DataError(
                     f"all {what} after {each.max_length} tokens: nothing is left for {name}",
-                    where=format_places(places),
+                    where=told(places),
                     next="raise data.max_length, or shorten the prompts",
                 )
-            where = format_places(places)
-            session.console.warn(f"{what} after {each.max_length} tokens, skipped: {where}")
+            session.console.warn(f"{what} after {each.max_length} tokens, left out: {told(places)}")
         if cut := int((each.uncut > each.max_length).sum()) - len(places):
             share = cut / len(each.uncut)
             session.console.warn(

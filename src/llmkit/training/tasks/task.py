@@ -199,6 +199,11 @@ class Task(ABC):
         baselines; warns where they show that little was learned."""
 
     @property
+    def data_report(self) -> Mapping[str, Any]:
+        """What was found in labelled rows, for `run.json`; text has no such report."""
+        return {}
+
+    @property
     def from_scratch(self) -> bool:
         """Whether the weights of a new run are random."""
         return self.pretrained is None

@@ -1,0 +1,166 @@
+"""The model card of a run: `README.md` of its finished model, as the Hugging Face Hub reads it."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from jinja2 import Environment, PackageLoader
+
+from llmkit.errors import Diverged
+from llmkit.reporting.run_record import RunRecord
+from llmkit.storage import atomic
+
+HUB_TASKS = {
+    "causal": ("text-generation", "AutoModelForCausalLM"),
+    "masked": ("fill-mask", "AutoModelForMaskedLM"),
+    "completion": ("text-generation", "AutoModelForCausalLM"),
+    "classification": ("text-classification", "AutoModelForSequenceClassification"),
+}
+"""The hub's name of what each objective trains a model for, and the class that loads it."""
+
+CARD_METRICS = ("loss", "perplexity", "bits_per_byte", "accuracy", "f1_macro", "mae", "pearson")
+"""Figures that the metadata of the card holds."""
+
+
+def write_card(run: RunRecord, directory: Path) -> None:
+    """Writes the card of a run into the directory of its model; raises Diverged for a figure that
+    is not finite, WriteError where the disk does not take it."""
+    card = model_card(run)
+    with suppress(atomic.DamagedError):
+        if "README.md" in atomic.read_manifest(directory)["files"]:
+            return  # an earlier version wrote it as part of the model
+    atomic.replace_text(directory / "README.md", card)
+
+
+def model_card(run: RunRecord) -> str:
+    """The card of a run: metadata with its figures, data, protocol, limits, how to use the model
+    and how to train it again. It names files without their folders.
+
+    Raises Diverged for a figure that is not finite: the hub would show it as a result.
+    """
+    objective = str(run.config.get("train", {}).get("objective"))
+    task, auto = HUB_TASKS[objective if objective in HUB_TASKS else "classification"]
+    data = _data_name(run)
+    results = [
+        EvalResult(
+            task_type=task,
+            dataset_type="text" if task != "text-classification" else "csv",
+            dataset_name=data,
+            dataset_split=split,
+            metric_type=name,
+            metric_name=name.replace("_", " "),
+            metric_value=value,
+        )
+        for split, name, value in _figures(run)
+    ]
+    base = (run.config.get("model") or {}).get("name_or_path")
+    metadata = ModelCardData(
+        base_model=base if _is_public(base) else None,
+        eval_results=results or None,
+        library_name="transformers",
+        model_name=run.name,
+        pipeline_tag=task,
+        tags=["llmkit"],
+    )
+    environment = Environment(
+        loader=PackageLoader("llmkit.export"), trim_blocks=True, lstrip_blocks=True
+    )
+    body = environment.get_template("card.md").render(
+        name=run.name,
+        task=task,
+        auto=auto,
+        loading=run.facts.get("loading"),
+        base=base if _is_public(base) else (Path(str(base)).name if base else None),
+        architecture=(run.config.get("model") or {}).get("architecture"),
+        run=run,
+        objective=objective,
+        parameters=run.result.get("parameters"),
+        data=data,
+        rows=list(_table(run)),
+        warnings=run.facts.get("warnings", []),
+        command=_command(run),
+        environment=run.facts.get("environment") or {},
+        content=run.facts.get("content") or {},
+    )
+    return str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{body}", ignore_metadata_errors=False))
+
+
+def _figures(run: RunRecord) -> Iterator[tuple[str, str, float]]:
+    for split, found in _splits(run):
+        for name in CARD_METRICS:
+            value = found.get(name)
+            if not isinstance(value, int | float):
+                continue
+            if not math.isfinite(value):
+                raise Diverged(
+                    f"{split} {name} is {value}: a model card does not state it",
+                    where=str(run.directory),
+                    kept="the model, untouched",
+                    next="train again with a lower train.learning_rate",
+                )
+            yield split, name, float(value)
+
+
+def _splits(run: RunRecord) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if run.validation:
+        yield "validation", run.validation
+    if test := run.evaluation.get("test") or run.result.get("test"):
+        yield "test", test
+
+
+def _table(run: RunRecord) -> Iterator[dict[str, str]]:
+    """The rows of the table of figures, each with its interval and its baselines."""
+    for split, found in _splits(run):
+        beside = run.baseline if split == "validation" else found.get("baseline", {})
+        for name in CARD_METRICS:
+            if not isinstance(found.get(name), int | float):
+                continue
+            bounds = (found.get("intervals") or {}).get(name)
+            others = [
+                f"{baseline} {each[name]:.4g}" for baseline, each in beside.items() if name in each
+            ]
+            yield {
+                "split": split,
+                "name": name.replace("_", " "),
+                "value": f"{found[name]:.4g}",
+                "interval": f"{bounds[0]:.4g} to {bounds[1]:.4g}" if bounds else "",
+                "baselines": ", ".join(others),
+            }
+
+
+def _data_name(run: RunRecord) -> str:
+    """The names of the training files, without their folders."""
+    data = run.config.get("data") or {}
+    files = list(data.get("train_files") or [])
+    for domain in (data.get("mixture") or {}).values():
+        files += domain.get("files", []) if isinstance(domain, Mapping) else []
+    names = list(dict.fromkeys(_without_folder(str(name)) for name in files))
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _without_folder(name: str) -> str:
+    return name if "://" in name else name.rstrip("/").rpartition("/")[2]
+
+
+def _is_public(name: str | None) -> bool:
+    """Whether a name can only be one of the hub."""
+    return bool(name) and str(name).count("/") == 1 and not str(name).startswith((".", "/", "~"))
+
+
+def _command(run: RunRecord) -> str:
+    """The command of the run with files by their names alone."""
+    given = [str(each) for each in run.facts.get("arguments", [run.command])]
+    return shlex.join(["llmkit", *(_shortened(each) for each in given)])
+
+
+def _shortened(argument: str) -> str:
+    key, equals, value = argument.partition("=")
+    if equals and "/" in value:
+        return f"{key}={_without_folder(value)}"
+    return _without_folder(argument) if "/" in argument and not equals else argument

@@ -1,0 +1,27 @@
+"""What a finished run hands on: its page, and the card of its model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llmkit.distributed.launcher import is_main_process
+from llmkit.errors import Diverged
+from llmkit.export.card import write_card
+from llmkit.reporting.console import Console
+from llmkit.reporting.run_page import write_page
+from llmkit.reporting.run_record import PAGE, read_run
+
+
+def describe_run(figures: Mapping[str, Any], console: Console) -> None:
+    """Writes `report.html` and the model card of a finished run, on the main process; warns instead
+    of a card with figures that are not finite. Raises WriteError."""
+    if not is_main_process():
+        return
+    run = read_run(Path(figures["run_dir"]))
+    write_page([run], run.directory / PAGE)
+    try:
+        write_card(run, Path(figures["model_dir"]))
+    except Diverged as fault:
+        console.warn(f"no model card was written: {fault.what}")

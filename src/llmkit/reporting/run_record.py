@@ -1,0 +1,133 @@
+"""What a run has left in its directory, read back: facts, config, figures by step, evaluation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llmkit.errors import DataError, InputNotFound
+from llmkit.storage import jsonl
+
+FACTS, PAGE = "run.json", "report.html"
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run as its files describe it."""
+
+    directory: Path
+    facts: Mapping[str, Any]
+    """`run.json`: the command, when and where it ran, its data, warnings and result."""
+    config: Mapping[str, Any]
+    """The resolved config."""
+    metrics: list[dict[str, Any]]
+    timing: list[dict[str, Any]]
+    evaluation: Mapping[str, Any]
+    """Figures of each measured split, from `evaluation.json`; empty for language models."""
+
+    @property
+    def name(self) -> str:
+        """The name of the run directory."""
+        return self.directory.resolve().name
+
+    @property
+    def command(self) -> str:
+        """The command that began the run."""
+        return str(self.facts["command"])
+
+    @property
+    def result(self) -> Mapping[str, Any]:
+        """The figures that the finished run printed; empty while it is unfinished."""
+        found: Mapping[str, Any] = self.facts.get("result") or {}
+        return found
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run has reached its end."""
+        return bool(self.result)
+
+    @property
+    def last_step(self) -> int:
+        """The last step that the metrics know of."""
+        return max((int(record.get("step", 0)) for record in self.metrics), default=0)
+
+    @property
+    def validation(self) -> Mapping[str, Any]:
+        """Figures on the validation data: of the finished model, else of the last validation."""
+        if found := self.evaluation.get("validation") or self.result.get("validation"):
+            return dict(found)
+        prefix = "validation_"
+        measured = (
+            {key.removeprefix(prefix): value for key, value in record.items()}
+            for record in reversed(self.metrics)
+            if f"{prefix}loss" in record
+        )
+        return next(measured, {})
+
+    @property
+    def baseline(self) -> Mapping[str, Mapping[str, Any]]:
+        """Figures of the baselines on the validation data, by their names."""
+        found = self.validation.get("baseline") or self.result.get("baseline") or {}
+        return dict(found)
+
+
+def read_run(directory: Path) -> RunRecord:
+    """Reads the files of a run.
+
+    Raises InputNotFound where the directory holds no run, DataError for a file that is damaged.
+    """
+    if not (directory / FACTS).is_file():
+        inside = sorted(path.parent.name for path in directory.glob(f"*/{FACTS}"))
+        raise InputNotFound(
+            "this is no run of pretrain or finetune" if directory.is_dir() else "there is no run",
+            where=str(directory),
+            next=f"name one of the runs in it: {', '.join(inside[:5])}"
+            if inside
+            else "name a run directory: the --output-dir of pretrain or finetune",
+        )
+    facts = _json(directory / FACTS)
+    if not isinstance(facts.get("command"), str):
+        raise _damaged(directory / FACTS, "it names no command")
+    config = directory / "config.yaml"
+    try:
+        settings = yaml.safe_load(config.read_text(encoding="utf-8")) if config.exists() else {}
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise _damaged(config, str(error)) from error
+    return RunRecord(
+        directory=directory,
+        facts=facts,
+        config=settings or {},
+        metrics=_lines(directory / "metrics.jsonl"),
+        timing=_lines(directory / "timing.jsonl"),
+        evaluation=_json(directory / "evaluation.json"),
+    )
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return list(jsonl.read_records(path)) if path.exists() else []
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise _damaged(path, str(error)) from error
+    if not isinstance(found, dict):
+        raise _damaged(path, "it holds no JSON object")
+    return found
+
+
+def _damaged(path: Path, reason: str) -> DataError:
+    return DataError(
+        f"cannot read a file of the run: {reason}",
+        where=str(path),
+        kept="the run, untouched",
+        next="restore the file, or report another run",
+    )

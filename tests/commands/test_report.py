@@ -1,0 +1,68 @@
+"""`llmkit report` and what a finished run hands on: its page and its card."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+
+from .conftest import Run, tiny
+
+
+@pytest.fixture(scope="module")
+def runs(llmkit: Run, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two runs that differ in their learning rate."""
+    root = tmp_path_factory.mktemp("runs")
+    for rate in ("1e-3", "1e-2"):
+        done = llmkit("pretrain", "--text", corpus, "-o", root / rate, "train.max_steps=2",
+                      f"train.learning_rate={rate}", *tiny())  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert f"report   {root / rate}/report.html" in done.stdout
+    return [root / "1e-3", root / "1e-2"]
+
+
+def test_a_finished_run_leaves_its_page_and_its_card(runs: list[Path]) -> None:
+    page = (runs[0] / "report.html").read_text()
+    facts = json.loads((runs[0] / "run.json").read_text())
+    assert "unfinished" not in page
+    assert f"{facts['result']['validation']['perplexity']:.4g}" in page
+    assert {"date", "host", "device", "notes", "warnings", "result"} <= facts.keys()
+    card = ModelCard.load(runs[0] / "final" / "README.md")
+    values = {each.metric_type: each.metric_value for each in card.data.eval_results}
+    assert values["perplexity"] == facts["result"]["validation"]["perplexity"]
+
+
+def test_the_origins_say_what_was_given_and_what_auto_chose(runs: list[Path]) -> None:
+    origins = json.loads((runs[0] / "run.json").read_text())["origins"]
+    assert origins["train.learning_rate"] == "given"
+    assert origins["train.optimizer"] == "auto"
+    assert "train.adam_beta1" not in origins
+
+
+def test_several_runs_are_compared_in_a_page(llmkit: Run, runs: list[Path], tmp_path: Path) -> None:
+    page = tmp_path / "both.html"
+    done = llmkit("report", *runs, "--output", page, "--json")
+    assert json.loads(done.stdout)["page"] == str(page)
+    assert "learning_rate" in page.read_text()
+    assert llmkit("report", *runs, "--output", page).returncode == 0  # its own page is replaced
+
+
+def test_a_file_that_no_report_wrote_is_kept(llmkit: Run, runs: list[Path], tmp_path: Path) -> None:
+    mine = tmp_path / "mine.html"
+    mine.write_text("mine")
+    done = llmkit("report", runs[0], "--output", mine)
+    assert done.returncode == 73
+    assert mine.read_text() == "mine"
+
+
+def test_a_report_without_runs_names_the_command(llmkit: Run, tmp_path: Path) -> None:
+    assert "llmkit report runs/" in llmkit("report").stderr
+    assert llmkit("report").returncode == 2
+    assert llmkit("report", tmp_path / "nothing").returncode == 66
+
+
+def test_the_environment_is_one_object(llmkit: Run) -> None:
+    found = json.loads(llmkit("env", "--json").stdout)
+    assert {"llmkit", "python", "system", "gpus", "packages", "token_cache"} <= found.keys()
