@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llmkit.cli.completion import complete_key, complete_run
 from llmkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -44,7 +45,12 @@ class Option:
 
     def parameter(self) -> Parameter:
         """The option as Typer reads it from a signature."""
-        declared = typer.Option(*self.flags.split(), metavar=self.metavar, help=self.help)
+        declared = typer.Option(
+            *self.flags.split(),
+            metavar=self.metavar,
+            help=self.help,
+            autocompletion=complete_run if self.key == "model.name_or_path" else None,
+        )
         return _parameter(self.name, self.kind, declared, False if self.kind is bool else None)
 
 
@@ -187,11 +193,17 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
 
 def parameters(command: str) -> list[Parameter]:
     """The parameters of a command: its context, CONFIG, KEY=VALUE and its options."""
-    config = typer.Argument(metavar="CONFIG", help="YAML config file.", show_default=False)
+    config = typer.Argument(
+        metavar="CONFIG",
+        help="YAML config file.",
+        show_default=False,
+        autocompletion=complete_key,
+    )
     overrides = typer.Argument(
         metavar="KEY=VALUE",
         help="Set a config key: train.learning_rate=3e-4",
         show_default=False,
+        autocompletion=complete_key,
     )
     return [
         Parameter("ctx", Parameter.KEYWORD_ONLY, annotation=typer.Context),
@@ -225,7 +237,12 @@ AppliesTo = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Runs = Annotated[
     list[str] | None,
-    typer.Argument(metavar="RUN", help="Run directory; several are compared.", show_default=False),
+    typer.Argument(
+        metavar="RUN",
+        help="Run directory; several are compared.",
+        show_default=False,
+        autocompletion=complete_run,
+    ),
 ]
 Page = Annotated[
     str | None,
