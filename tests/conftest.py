@@ -1,14 +1,17 @@
-"""What holds for all tests: none hangs on how busy the machine is."""
+"""One server of processes for all tests, and the rules that a test leaves nothing behind and that
+none fails because the machine is busy."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
+
+from tests.harness import Server
 
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
@@ -59,3 +62,19 @@ def make_run(tmp_path: Path) -> MakeRun:
         return directory
 
     return written
+
+
+@pytest.fixture(scope="session")
+def trials(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Where trials are started."""
+    server = Server(tmp_path_factory.mktemp("trials"))
+    yield server
+    server.close()
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fails a test that has not ended all that it started, or that left a temporary file."""
+    yield
+    if "trials" in request.fixturenames:
+        assert request.getfixturevalue("trials").leftovers() == []

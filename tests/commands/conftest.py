@@ -1,17 +1,16 @@
-"""Whole runs of the command line, each in a process of its own, on small text made here."""
+"""Whole runs of the command line, on small text made here."""
 
 from __future__ import annotations
 
-import os
 import random
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests.harness import Server
 
 TINY = (
     "model.config.hidden_size=32", "model.config.num_hidden_layers=2",
@@ -40,60 +39,41 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """One thread, a cache of the tests' own, and no hub."""
-    cache = str(tmp_path_factory.mktemp("cache"))
-    own = {"OMP_NUM_THREADS": "1", "LLMKIT_CACHE": cache, "HF_HUB_OFFLINE": "1"}
-    return {**{k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}, **own}
+def environment(trials: Server) -> dict[str, str]:
+    """That of the trials: one thread, a cache of the tests' own, and no hub."""
+    return trials.environment
 
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="session")
-def llmkit(environment: dict[str, str]) -> Run:
-    """Runs a command line to its end; several processes under torchrun."""
+def llmkit(trials: Server) -> Run:
+    """Runs a command line to its end, in one process or several."""
 
     def run(*arguments: object, processes: int = 1) -> subprocess.CompletedProcess[str]:
-        command = [*launcher(processes), *map(str, arguments)]
-        return subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=240, check=False
+        where = {"directory": str(Path.cwd())}
+        if processes == 1:
+            started = [trials.start(*arguments, **where)]
+        else:
+            started = trials.start_processes(processes, *arguments, **where)
+        codes, said, told = zip(*(trial.end(patience=240) for trial in started), strict=True)
+        return subprocess.CompletedProcess(
+            arguments, max(codes, key=abs), "".join(said), "".join(told)
         )
 
     return run
 
 
 @pytest.fixture(scope="session")
-def start(environment: dict[str, str]) -> Callable[..., subprocess.Popen[str]]:
-    """Starts a command line and comes back at once."""
+def torchrun(environment: dict[str, str]) -> Run:
+    """Runs a command line to its end in two processes that torchrun starts."""
 
-    def run(*arguments: object, processes: int = 1) -> subprocess.Popen[str]:
-        command = [*launcher(processes), *map(str, arguments)]
-        return subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+        command = [sys.executable, *launcher, "-m", "llmkit", *map(str, arguments)]
+        return subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=240, check=False
         )
 
     return run
-
-
-def launcher(processes: int) -> Sequence[str]:
-    if processes == 1:
-        return [sys.executable, "-m", "llmkit"]
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return [sys.executable, *torchrun, "-m", "llmkit"]
-
-
-def wait_for_lines(path: Path, lines: int, process: subprocess.Popen[str]) -> None:
-    """Returns when a file has this many lines, or the process has ended."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        if path.exists() and path.read_bytes().count(b"\n") >= lines:
-            return
-        time.sleep(0.01)
-
-
-def kill(process: subprocess.Popen[str], number: signal.Signals) -> tuple[int, str]:
-    """Sends a signal; the exit code and stderr."""
-    process.send_signal(number)
-    _, said = process.communicate(timeout=120)
-    return process.returncode, said

@@ -18,8 +18,6 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from llmkit.cli import app
 
-from .conftest import kill, wait_for_lines
-
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "classify"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared data sets")
 
@@ -159,13 +157,13 @@ def test_the_final_model_is_the_best_checkpoint(reference) -> None:
     assert reference["validation"]["loss"] == pytest.approx(best["validation_loss"], rel=1e-4)
 
 
-def test_a_killed_run_goes_on_to_the_bit(reference, tables, call, start, tmp_path) -> None:
+def test_a_killed_run_goes_on_to_the_bit(reference, tables, call, trials, tmp_path) -> None:
     run = tmp_path / "killed"
     files = ("--csv", tables["train"], f"data.test_files={tables['test']}")
     arguments = ("finetune", *files, *SMALL, "--output-dir", run)
-    process = start(*arguments)
-    wait_for_lines(run / "metrics.jsonl", 24, process)
-    code, _ = kill(process, signal.SIGKILL)
+    process = trials.start(*arguments)
+    process.until_lines(run / "metrics.jsonl", 24)
+    code = process.end(signal.SIGKILL).code
     assert code == -signal.SIGKILL
     done = call(*arguments)
     assert done["code"] == 0, done["said"]

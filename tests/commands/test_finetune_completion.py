@@ -20,8 +20,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertFo
 from llmkit.cli import app
 from llmkit.models import build, tokenizer
 
-from .conftest import kill, wait_for_lines
-
 COLOURS = {"sky": "blue", "grass": "green", "snow": "white", "coal": "black"}
 CONFIG = Path(__file__).parents[2] / "configs" / "finetune-completion.yaml"
 SMALL = (
@@ -173,13 +171,13 @@ def test_the_micro_batch_changes_no_figure(reference, command, call, tmp_path, s
 
 
 def test_a_run_that_goes_on_or_is_repeated_is_bit_identical(
-    reference, command, call, start, tmp_path
+    reference, command, call, trials, tmp_path
 ) -> None:
     run = tmp_path / "killed"
     line = (*command, "--output-dir", run)
-    process = start(*line)
-    wait_for_lines(run / "metrics.jsonl", 12, process)
-    kill(process, signal.SIGKILL)
+    process = trials.start(*line)
+    process.until_lines(run / "metrics.jsonl", 12)
+    process.end(signal.SIGKILL)
     result = call(*line)
     assert result["code"] == 0, result["said"]
     assert_same(run, reference)

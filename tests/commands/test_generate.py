@@ -17,8 +17,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llmkit.cli import app
 from llmkit.models import build, tokenizer
+from tests.harness import Server
 
-from .conftest import WORDS, Run, kill, wait_for_lines
+from .conftest import WORDS, Run
 
 STORIES = Path(__file__).parents[3] / "shared/data/models/tinystories-656k"
 
@@ -211,7 +212,7 @@ def test_a_job_goes_on_with_the_same_settings_only(generate: Generate, tmp_path:
 def test_a_killed_job_goes_on_to_the_file_of_an_uninterrupted_one(
     model: Path,
     tmp_path: Path,
-    start: Callable[..., subprocess.Popen[str]],
+    trials: Server,
     generate: Generate,
 ) -> None:
     prompts = tmp_path / "p.txt"
@@ -220,9 +221,9 @@ def test_a_killed_job_goes_on_to_the_file_of_an_uninterrupted_one(
     job = ["--model", model, "--prompts-file", prompts, "--quiet", *settings, "--output"]
     assert generate(*job, tmp_path / "whole.jsonl")[0] == 0
     out = tmp_path / "killed.jsonl"
-    process = start("generate", *job, out)
-    wait_for_lines(out, 30, process)
-    kill(process, signal.SIGKILL)
+    process = trials.start("generate", *job, out)
+    process.until_lines(out, 30)
+    process.end(signal.SIGKILL)
     assert 30 <= out.read_bytes().count(b"\n") < 200
     assert generate(*job, out)[0] == 0
     assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
@@ -314,14 +315,10 @@ def test_a_model_without_a_template_does_not_chat(
         assert "no chat template" in err
 
 
-def test_a_full_disk_behind_stdout_is_told(model: Path, environment: dict[str, str]) -> None:
+def test_a_full_disk_behind_stdout_is_told(model: Path, trials: Server) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("there is no /dev/full")
-    command = [sys.executable, "-m", "llmkit", "generate", "--model", str(model), "--prompt", "a"]
-    with Path("/dev/full").open("w") as full:
-        done = subprocess.run(
-            command, env=environment, stdout=full, stderr=subprocess.PIPE, text=True, check=False
-        )
-    assert done.returncode == 73
-    assert "cannot write to stdout" in done.stderr
-    assert "Traceback" not in done.stderr
+    done = trials.run("generate", "--model", model, "--prompt", "a", stdout="/dev/full")
+    assert done.code == 73
+    assert "cannot write to stdout" in done.err
+    assert "Traceback" not in done.err

@@ -256,11 +256,11 @@ def test_a_classifier_of_single_texts_refuses_pairs(call, model, tmp_path, comma
         assert "trained on one text, from 'message'" in said
 
 
-def test_two_processes_write_what_one_does(call, model, table, tmp_path, llmkit) -> None:
+def test_two_processes_write_what_one_does(call, model, table, tmp_path, torchrun) -> None:
     one, two = tmp_path / "one.csv", tmp_path / "two.csv"
     job = ("--model", model, "--csv", table, "predict.precision=fp32", "--json", "--output")
     assert call(*job, one)[0] == 0
-    done = llmkit("predict", *job, two, processes=2)
+    done = torchrun("predict", *job, two)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["examples"] == 60
     assert one.read_bytes() == two.read_bytes()

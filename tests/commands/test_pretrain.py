@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from .conftest import TINY, kill, tiny, wait_for_lines
+from .conftest import TINY, tiny
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared data sets")
@@ -129,13 +129,13 @@ def test_the_same_command_again_is_bit_identical_and_done_at_once(
     "lines", [4, *(pytest.param(lines, marks=pytest.mark.slow) for lines in (1, 9))]
 )
 def test_a_killed_run_goes_on_bit_identically(
-    reference, llmkit, start, corpus, tmp_path, lines
+    reference, llmkit, trials, corpus, tmp_path, lines
 ) -> None:
     run = tmp_path / "killed"
     command = ("pretrain", "--text", corpus, LINES, *TINY, *SMALL, "--output-dir", run)
-    process = start(*command)
-    wait_for_lines(run / "metrics.jsonl", lines, process)
-    kill(process, signal.SIGKILL)
+    process = trials.start(*command)
+    process.until_lines(run / "metrics.jsonl", lines)
+    process.end(signal.SIGKILL)
     again = llmkit(*command)
     assert again.returncode == 0, again.stderr
     assert same(run, reference)
@@ -150,13 +150,13 @@ def test_a_killed_run_goes_on_bit_identically(
     ],
 )
 def test_a_stopped_run_says_so_and_goes_on_bit_identically(
-    reference, llmkit, start, corpus, tmp_path, number, code
+    reference, llmkit, trials, corpus, tmp_path, number, code
 ) -> None:
     run = tmp_path / "stopped"
     command = ("pretrain", "--text", corpus, LINES, *TINY, *SMALL, "--output-dir", run)
-    process = start(*command)
-    wait_for_lines(run / "metrics.jsonl", 3, process)
-    returned, said = kill(process, number)
+    process = trials.start(*command)
+    process.until_lines(run / "metrics.jsonl", 3)
+    returned, _, said = process.end(number)
     assert returned == code, said
     for part in ("error[", "kept:", "next:"):
         assert part in said
@@ -164,10 +164,9 @@ def test_a_stopped_run_says_so_and_goes_on_bit_identically(
     assert same(run, reference)
 
 
-def test_two_processes_give_what_one_gives(reference, llmkit, corpus, tmp_path) -> None:
+def test_two_processes_give_what_one_gives(reference, torchrun, corpus, tmp_path) -> None:
     run = tmp_path / "two"
-    done = llmkit("pretrain", "--text", corpus, LINES, *TINY, *SMALL, "--output-dir", run,
-                  processes=2)  # fmt: skip
+    done = torchrun("pretrain", "--text", corpus, LINES, *TINY, *SMALL, "--output-dir", run)
     assert done.returncode == 0, done.stderr
     for one, two in zip(read(reference), read(run), strict=True):
         assert one.keys() == two.keys()

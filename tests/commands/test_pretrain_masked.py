@@ -21,7 +21,7 @@ from llmkit.data.examples.blocks import MaskedBlocks, Vocabulary
 from llmkit.models import tokenizer as tokenizers
 from tests.data.examples.test_blocks import token_file
 
-from .conftest import kill, tiny, wait_for_lines
+from .conftest import tiny
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared data sets")
@@ -148,12 +148,12 @@ def test_the_same_command_again_is_bit_identical(reference, call, corpus, tmp_pa
     assert_same(tmp_path / "again", reference)
 
 
-def test_a_killed_run_goes_on_bit_identically(reference, llmkit, start, corpus, tmp_path) -> None:
+def test_a_killed_run_goes_on_bit_identically(reference, llmkit, trials, corpus, tmp_path) -> None:
     run = tmp_path / "killed"
     command = ("pretrain", "--text", corpus, *MASKED, "--output-dir", run)
-    process = start(*command)
-    wait_for_lines(run / "metrics.jsonl", 2, process)
-    kill(process, signal.SIGKILL)
+    process = trials.start(*command)
+    process.until_lines(run / "metrics.jsonl", 2)
+    process.end(signal.SIGKILL)
     again = llmkit(*command)
     assert again.returncode == 0, again.stderr
     assert_same(run, reference)

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from .conftest import Run, kill, tiny, wait_for_lines
+from .conftest import Run, tiny
 
 CONFIG = Path(__file__).parents[2] / "configs" / "pretrain-mixture.yaml"
 SIZES = tiny("data.document=line", "train.max_steps=20", "train.save_steps=4",
@@ -111,11 +111,11 @@ def test_a_second_run_is_bit_identical(reference, llmkit, command, tmp_path) -> 
     assert same(tmp_path / "run", reference)
 
 
-def test_a_killed_run_goes_on_bit_identically(reference, llmkit, start, command, tmp_path) -> None:
+def test_a_killed_run_goes_on_bit_identically(reference, llmkit, trials, command, tmp_path) -> None:
     run = tmp_path / "killed"
-    process = start(*command(run))
-    wait_for_lines(run / "metrics.jsonl", 4, process)
-    kill(process, signal.SIGKILL)
+    process = trials.start(*command(run))
+    process.until_lines(run / "metrics.jsonl", 4)
+    process.end(signal.SIGKILL)
     again = llmkit(*command(run))
     assert again.returncode == 0, again.stderr
     assert same(run, reference)
@@ -197,16 +197,16 @@ def test_plain_transformers_reads_the_result(adapted) -> None:
 
 @pytest.mark.slow
 def test_hidden_tokens_of_a_mixture_are_learned_and_told_by_domain(
-    llmkit, start, command, tmp_path
+    llmkit, trials, command, tmp_path
 ) -> None:
     masked = ("train.objective=masked", "train.max_steps=12")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert llmkit(*command(whole, *masked)).returncode == 0
     validated = next(line for line in metrics(whole) if "validation_loss" in line)
     assert {"validation_accuracy/sums", "validation_loss/words", "epochs/words"} <= validated.keys()
-    process = start(*command(killed, *masked))
-    wait_for_lines(killed / "metrics.jsonl", 2, process)
-    kill(process, signal.SIGKILL)
+    process = trials.start(*command(killed, *masked))
+    process.until_lines(killed / "metrics.jsonl", 2)
+    process.end(signal.SIGKILL)
     again = llmkit(*command(killed, *masked))
     assert again.returncode == 0, again.stderr
     assert same(killed, whole)

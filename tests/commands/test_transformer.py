@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from .conftest import Run, kill, tiny, wait_for_lines
+from .conftest import Run, tiny
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SIZES = tiny("model.config.num_attention_heads=2", "data.document=line", "train.max_steps=12",
@@ -79,11 +79,11 @@ def test_a_second_run_is_bit_identical(paper, llmkit, command, tmp_path) -> None
     assert same(run_to_end(llmkit, command(tmp_path / "run")), paper)
 
 
-def test_a_killed_run_goes_on_bit_identically(paper, llmkit, start, command, tmp_path) -> None:
+def test_a_killed_run_goes_on_bit_identically(paper, llmkit, trials, command, tmp_path) -> None:
     run = tmp_path / "killed"
-    process = start(*command(run))
-    wait_for_lines(run / "metrics.jsonl", 2, process)
-    kill(process, signal.SIGKILL)
+    process = trials.start(*command(run))
+    process.until_lines(run / "metrics.jsonl", 2)
+    process.end(signal.SIGKILL)
     assert same(run_to_end(llmkit, command(run)), paper)
 
 

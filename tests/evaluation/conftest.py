@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import settings
 from tokenizers import processors
 from transformers import (
     BertConfig,
@@ -23,10 +22,6 @@ from transformers import (
 
 from llmkit.distributed.processes import Processes, join_processes
 from llmkit.models import tokenizer as tokenizers
-
-# A busy machine is no fault of an example.
-settings.register_profile("patient", deadline=None)
-settings.load_profile("patient")
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 WORDS = "the cat sat on a mat and saw how far the little dog had run away from 家 until émile sang"

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmkit.storage import atomic
-
-from .harness import Ended, Server, contents
+from tests.harness import Ended, Server, contents
 
 STEPS = 12
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from llmkit.storage import outputs
 from llmkit.training import checkpoint
+from tests.harness import Ended, Server, traced
 
 from . import subjects
-from .harness import Ended, Server, traced
 
 CALLS = (
     "mkdir", "openat", "write", "fsync", "ftruncate", "rename", "unlinkat", "rmdir", "close",

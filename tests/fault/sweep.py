@@ -21,9 +21,9 @@ from itertools import repeat
 from pathlib import Path
 
 from llmkit.training import checkpoint
+from tests.harness import STRACE, Server
 
 from . import runs
-from .harness import STRACE, Server
 from .runs import Job
 from .saving import CALLS, Saves, spread
 

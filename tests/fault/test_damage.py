@@ -18,9 +18,9 @@ from llmkit.models import pretrained
 from llmkit.models.pretrained import open_model
 from llmkit.storage import atomic
 from llmkit.training import checkpoint
+from tests.harness import Server, contents
 
 from . import runs
-from .harness import Server, contents
 from .runs import STEPS, Job
 
 OLDER, NEWER = 9, 12

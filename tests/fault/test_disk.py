@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from llmkit.training import checkpoint
+from tests.harness import STRACE, Server, traced
 
 from . import runs
-from .harness import STRACE, Server, traced
 from .runs import STEPS, Job
 
 FILE_BYTES = 60_000

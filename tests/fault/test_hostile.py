@@ -18,8 +18,8 @@ import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llmkit.models import tokenizer as tokenizers
+from tests.harness import SURROUNDINGS, Server, contents
 
-from .harness import SURROUNDINGS, Server, contents
 from .runs import Job
 from .test_damage import sign
 

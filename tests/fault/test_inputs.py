@@ -17,9 +17,9 @@ import pytest
 import zstandard
 
 from llmkit.models import tokenizer as tokenizers
+from tests.harness import SURROUNDINGS, Server
 
 from . import runs
-from .harness import SURROUNDINGS, Server
 from .runs import STEPS, Job
 from .test_hostile import harmless  # noqa: F401
 from .test_processes import used

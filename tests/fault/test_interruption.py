@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness import STRACE, Server, contents, traced
+
 from . import runs
-from .harness import STRACE, Server, contents, traced
 from .runs import STEPS, Job
 
 KILLS = 4

@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.harness import STRACE, Server, traced
+
 from . import runs
-from .harness import STRACE, Server, traced
 from .runs import Job
 
 pytestmark = pytest.mark.skipif(STRACE is None, reason="needs strace")

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from llmkit.training import checkpoint
+from tests.harness import Ended, Server, Trial
 from tests.training import with_dropout
 
 from . import runs
-from .harness import Ended, Server, Trial
 from .runs import STEPS, Job
 
 
@@ -35,17 +35,9 @@ def reference(trials: Server, job: Job, tmp_path_factory: pytest.TempPathFactory
 
 
 def pair(trials: Server, *arguments: str, **options) -> tuple[Trial, Trial]:
-    """Two processes of one run, as torchrun would start them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-
-    def process(rank: int) -> Trial:
-        own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
-        return trials.start(*arguments, environment={**shared, **own}, **options)
-
-    return process(0), process(1)
+    """Two processes of one run."""
+    zero, one = trials.start_processes(2, *arguments, **options)
+    return zero, one
 
 
 def ends(processes: tuple[Trial, Trial]) -> tuple[Ended, Ended]:

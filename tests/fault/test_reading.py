@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness import Ended, Server, Trial
+
 from . import runs
-from .harness import Ended, Server, Trial
 from .runs import Job
 
 ROWS = 20_000

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from .harness import STRACE, Server
+from tests.harness import STRACE, Server
+
 from .saving import CALLS, Saves, spread
 
 pytestmark = pytest.mark.skipif(STRACE is None, reason="needs strace")

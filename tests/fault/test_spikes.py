@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from tests.harness import Server
+
 from . import runs
-from .harness import Server
 from .runs import Job
 
 LINE = "the cat sat on a mat and saw how far the little dog had run away from home\n"

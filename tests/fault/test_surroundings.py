@@ -14,9 +14,9 @@ import pytest
 
 from llmkit.errors import WriteError
 from llmkit.storage import paths
+from tests.harness import SURROUNDINGS, Server
 
 from . import runs
-from .harness import SURROUNDINGS, Server
 from .runs import Job
 
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +13,7 @@ from llmkit.cli import app, prechecks
 from llmkit.config.schema import Config, ModelConfig
 from llmkit.errors import ConfigError, InputNotFound, LlmkitError, Unsafe
 from llmkit.models import build, custom
+from tests.harness import Ended, Server
 
 NUMBERS = itertools.count()
 """An architecture registered once stays so in this process: each test takes a name of its own."""
@@ -157,17 +155,14 @@ def test_the_command_line_refuses_code_before_it_does_anything(
 
 
 @pytest.mark.slow
-def test_a_users_own_model_trains_and_needs_its_code_again(file: Path, name: str) -> None:
+def test_a_users_own_model_trains_and_needs_its_code_again(
+    file: Path, name: str, trials: Server
+) -> None:
     corpus = file.parent / "corpus.txt"
     corpus.write_text("the cat sat on the mat\n" * 200, encoding="utf-8")
 
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "llmkit", *arguments]
-        own = {"LLMKIT_CACHE": str(file.parent / "cache"), "HF_HUB_OFFLINE": "1"}
-        return subprocess.run(
-            command, cwd=file.parent, env={**os.environ, **own}, capture_output=True, text=True,
-            timeout=240, check=False,
-        )  # fmt: skip
+    def run(*arguments: str) -> Ended:
+        return trials.run(*arguments, directory=str(file.parent))
 
     keys = ("model.code=my_model.py", "--allow-code", "--json")
     trained = run(
@@ -175,11 +170,11 @@ def test_a_users_own_model_trains_and_needs_its_code_again(file: Path, name: str
         "train.max_steps=3", "data.block_size=16", "tokenizer.vocab_size=280",
         "train.compile=false", "train.global_batch_size=4", "data.isolate_documents=false", *keys,
     )  # fmt: skip
-    assert trained.returncode == 0, trained.stderr
-    assert json.loads(trained.stdout)["step"] == 3
+    assert trained.code == 0, trained.err
+    assert json.loads(trained.out)["step"] == 3
     without = run("evaluate", "--model", "run", "--text", "corpus.txt", "--json")
-    assert without.returncode == 65
-    assert re.search(f"{name}.*model\\.code", without.stderr, re.S)
+    assert without.code == 65
+    assert re.search(f"{name}.*model\\.code", without.err, re.S)
     measured = run("evaluate", "--model", "run", "--text", "corpus.txt", *keys)
-    assert measured.returncode == 0, measured.stderr
-    assert json.loads(measured.stdout)["tokens"] > 0
+    assert measured.code == 0, measured.err
+    assert json.loads(measured.out)["tokens"] > 0

@@ -11,10 +11,11 @@ import resource
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,10 +58,14 @@ class Trial:
 
     def until_there(self, directory: Path, pattern: str) -> None:
         """Reads stderr until the trial has made such a file."""
-        deadline = time.monotonic() + PATIENCE
-        while not any(directory.glob(pattern)):
-            if not self.listen(0.01) or time.monotonic() > deadline:
-                raise AssertionError(f"never made {pattern}:\n{self.said.decode()}")
+        self._listen_until(lambda: any(directory.glob(pattern)), f"made {pattern}")
+
+    def until_lines(self, path: Path, lines: int) -> None:
+        """Reads stderr until a file has this many lines."""
+        self._listen_until(
+            lambda: path.exists() and path.read_bytes().count(b"\n") >= lines,
+            f"wrote {lines} lines",
+        )
 
     def listen(self, seconds: float) -> bool:
         """Reads stderr for this long; whether the trial still has it open then."""
@@ -103,6 +108,12 @@ class Trial:
         said = self.stdout.read_text(errors="replace") if self.stdout.exists() else ""
         return Ended(code, said, self.said.decode())
 
+    def _listen_until(self, condition: Callable[[], bool], done: str) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            if not self.listen(0.01) or time.monotonic() > deadline:
+                raise AssertionError(f"never {done}:\n{self.said.decode()}")
+
     def _read(self, deadline: float) -> bool:
         """Takes in a part of stderr; False at its end or at the deadline."""
         ready = select.select([self.lines], [], [], max(0.0, deadline - time.monotonic()))[0]
@@ -120,14 +131,14 @@ class Server:
     started: int = 0
 
     def __post_init__(self) -> None:
-        environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
         (self.directory / "tmp").mkdir()
-        own = {"LLMKIT_CACHE": "cache", "TMPDIR": "tmp"}
-        places = {name: str(self.directory / place) for name, place in own.items()}
+        inherited = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
+        cache = {"LLMKIT_CACHE": str(self.directory / "cache")}
+        self.environment = {**inherited, **SURROUNDINGS, **cache}
         self.popen = subprocess.Popen(
-            [sys.executable, "-m", "tests.fault.server"],
-            env={**environment, **SURROUNDINGS, **places},
-            cwd=Path(__file__).parents[2],
+            [sys.executable, "-m", "tests.server"],
+            env={**self.environment, "TMPDIR": str(self.directory / "tmp")},
+            cwd=Path(__file__).parents[1],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -162,6 +173,19 @@ class Server:
         process = self._ask(request)
         self.under_way.append(Trial(self, process, stdout, lines))
         return self.under_way[-1]
+
+    def start_processes(self, count: int, *arguments: object, **options: Any) -> list[Trial]:
+        """Starts the processes of one run, as torchrun would."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+
+        def process(rank: int) -> Trial:
+            own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(count)}
+            return self.start(*arguments, environment={**shared, **own}, **options)
+
+        return [process(rank) for rank in range(count)]
 
     def run(self, *arguments: object, **options: Any) -> Ended:
         """Runs a trial to its end."""
