@@ -15,12 +15,13 @@ from llmkit.config import yaml12
 from llmkit.config.schema import Config, GenerationConfig
 from llmkit.data.readers.files import Sources
 from llmkit.errors import ConfigError, LlmkitError, WriteError
-from llmkit.inference import generate, prompts, requests, shown
+from llmkit.inference import generate, prompts, requests
 from llmkit.inference.batching import Engine
 from llmkit.inference.prompts import Prompt
 from llmkit.inference.sampler import Sampler
 from llmkit.inference.sequence import Sequence
 from llmkit.models.pretrained import Pretrained
+from llmkit.reporting import samples
 from llmkit.reporting.console import Console
 from llmkit.storage import atomic
 
@@ -115,10 +116,10 @@ def _lines() -> Iterator[str]:
         try:
             yield input("> ")
         except EOFError:
-            shown.put("\n")
+            samples.put("\n")
             return
         except KeyboardInterrupt:
-            shown.put("\n")
+            samples.put("\n")
 
 
 def _respond(text: str, talk: _Conversation, console: Console) -> None:
@@ -129,7 +130,7 @@ def _respond(text: str, talk: _Conversation, console: Console) -> None:
     def stream(_: Sequence, new: str) -> None:
         response.append(new)
         if not console.json:
-            shown.put(new)
+            samples.put(new)
 
     try:
         prompt = talk.prompt()
@@ -139,10 +140,10 @@ def _respond(text: str, talk: _Conversation, console: Console) -> None:
             )
         (sample,) = generate.generate_samples(talk.engine, [prompt], talk.sampler, on_text=stream)
         record = sample.record()
-        shown.put(json.dumps(record, ensure_ascii=False) if console.json else "")
-        shown.put("\n" + ("" if console.json else shown.steps_table(record)))
+        samples.put(json.dumps(record, ensure_ascii=False) if console.json else "")
+        samples.put("\n" + ("" if console.json else samples.steps_table(record)))
     except KeyboardInterrupt:
-        shown.put("\n")
+        samples.put("\n")
     except LlmkitError:
         talk.messages.pop()
         raise

@@ -19,7 +19,7 @@ from llmkit.data.readers.files import Sources
 from llmkit.distributed.launcher import is_main_process, n_processes
 from llmkit.distributed.signals import StopSignal, stop_signal
 from llmkit.errors import ConfigError
-from llmkit.inference import generate, prompts, requests, shown
+from llmkit.inference import generate, prompts, requests
 from llmkit.inference.batching import Engine
 from llmkit.inference.prompts import Prompt
 from llmkit.inference.requests import PromptRequests
@@ -28,6 +28,7 @@ from llmkit.models import directory
 from llmkit.models.control_tokens import control_tokens
 from llmkit.models.directory import locate_tokenizer
 from llmkit.models.pretrained import Pretrained
+from llmkit.reporting import samples
 from llmkit.reporting.console import Console
 from llmkit.storage import resumable
 from llmkit.storage.resumable import ResultLines
@@ -203,14 +204,14 @@ def _write_samples(
         advance(done)
         tick = partial(advance, 0)
         if streamed:
-            between = shown.BETWEEN if before else ""
-            shown.put(between + _shown_prompt(config, work.prompts[0].text))
+            between = samples.BETWEEN if before else ""
+            samples.put(between + _shown_prompt(config, work.prompts[0].text))
         write = partial(
             generate.generate_samples,
             engine,
             sampler=engine.sampler(config.generation),
             tick=tick,
-            on_text=(lambda _, text: shown.put(text)) if streamed else None,
+            on_text=(lambda _, text: samples.put(text)) if streamed else None,
         )
         for begin in range(first, len(work.prompts), window):
             records = _window_records(work.prompts[begin : begin + window], write, processes)
@@ -258,11 +259,11 @@ def _write_record(
     if results is not None:
         results.add(record)
     elif console.json:
-        shown.put(json.dumps(record, ensure_ascii=False) + "\n")
+        samples.put(json.dumps(record, ensure_ascii=False) + "\n")
     else:
-        between = shown.BETWEEN if number else ""
-        shown.put(between + _shown_prompt(config, record["prompt"]) + record["text"] + "\n")
-        shown.put(shown.steps_table(record))
+        between = samples.BETWEEN if number else ""
+        samples.put(between + _shown_prompt(config, record["prompt"]) + record["text"] + "\n")
+        samples.put(samples.steps_table(record))
 
 
 def _shown_prompt(config: Config, prompt: str) -> str:
