@@ -121,7 +121,7 @@ def test_a_mixture_has_its_own_domains_and_must_hold_text_out(files, watch) -> N
     with pytest.raises(ConfigError, match=r"given by data\.mixture"):
         survey_mixture(mixture(files, "evaluation.domain_column=kind"), {})
     nothing = mixture(files, "data.validation_fraction=0")
-    with pytest.raises(InputNotFound, match="holds text out"):
+    with pytest.raises(InputNotFound, match="has held-out text"):
         held_out_domains(nothing, Sources(nothing), TOKENIZER, watch, print)
 
 

@@ -107,7 +107,7 @@ def test_prose_is_never_read_beside_tables(tmp_path: Path) -> None:
     assert found(tmp_path) == [str(table)]
     sentence, is_most = skipped(str(tmp_path))
     assert is_most
-    assert "1 of 2 files are read; skipped are 1 .md (README.md), 15,000 of 15,015" in sentence
+    assert "1 of 2 files are read; skipped: 1 .md (README.md), 15,000 of 15,015" in sentence
 
 
 def test_what_a_directory_holds_beside_its_text_is_counted_by_suffix(tmp_path: Path) -> None:

@@ -111,9 +111,14 @@ def test_a_column_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) 
     [
         ("a.csv", 'text,n\na,1\n"b,2\nc,3\n', 3, "unexpected end"),
         ("a.csv", 'text,n\na,1\n"b"c,2\n', 3, "not CSV"),
-        ("a.csv", 'text,n\n"a\nb",1\nc\n', 4, "1 fields and the first row has 2"),
+        (
+            "a.csv",
+            'text,n\n"a\nb",1\nc\n',
+            4,
+            "this row has 1 field, expected 2 as in the first row",
+        ),
         ("a.csv", "text,n\na\0,1\n", 2, "NUL byte in column 2"),
-        ("a.csv", "text,n\ra,1\rb\r", 3, "1 fields and the first row has 2"),
+        ("a.csv", "text,n\ra,1\rb\r", 3, "this row has 1 field, expected 2 as in the first row"),
         ("a.tsv", "text\tn\na\tb\tc\n", 2, "3 fields"),
         ("a.jsonl", '{"text": "a"}\n{"text": "b"\n', 2, "not JSON"),
         ("a.jsonl", '{"text": "a"}\n\n["b"]\n', 3, "list, not an object"),

@@ -162,13 +162,16 @@ def test_labels_that_stand_in_one_part_only_are_told(files: Files) -> None:
 def test_a_label_only_in_the_test_file_stops_unless_allowed(files: Files) -> None:
     test = [("x", "a"), ("y", "c"), ("z", "c")]
     fault = files.fault(PLAIN, test_files=test)
-    assert "2 rows of data.test_files with labels that data.train_files has not: 'c'" in fault.what
+    assert (
+        "2 rows of data.test_files with labels that data.train_files does not have: 'c'"
+        in fault.what
+    )
     assert fault.where == f"{files.folder / 'test.csv'} rows 2, 3"
     assert "data.allow=[unseen_labels]" in fault.next
     found = files.load(PLAIN, test_files=test, allow=["unseen_labels"])
     assert found.test
     assert found.test.texts == [("x",)]
-    assert any("left out" in warning and "rows 2, 3" in warning for warning in files.warned)
+    assert any("skipped" in warning and "rows 2, 3" in warning for warning in files.warned)
 
 
 def test_a_class_with_one_text_stops_a_split_unless_allowed(files: Files) -> None:

@@ -289,7 +289,7 @@ def test_empty_lines_between_rows_are_no_rows_and_are_counted(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("content", "row", "line", "part"),
     [
-        ("text,label\na,x\nb\n", 2, 3, "1 fields and the first row has 2"),
+        ("text,label\na,x\nb\n", 2, 3, "this row has 1 field, expected 2 as in the first row"),
         ('text,label\n"a\nb",x\nc,y,z\n', 2, 4, "3 fields"),
         ('text,label\na,x\n"b,y\nc,z\n', 2, 3, "unexpected end"),
         ("text,label\na,x\nb\0,y\n", 2, 3, "NUL byte"),

@@ -65,7 +65,7 @@ def test_a_label_that_is_unknown_is_told_with_those_that_are_known() -> None:
         of("ham", "spam").encode("spm", "a.csv row 3")
     assert fault.value.where == "a.csv row 3"
     assert "'ham', 'spam'" in fault.value.next
-    with pytest.raises(DataError, match="no number"):
+    with pytest.raises(DataError, match="not numeric"):
         of("0.5").encode("x")
     with pytest.raises(DataError, match="has 2 labels"):
         of("a", "b").encode(("a", "b"))
@@ -146,7 +146,7 @@ def test_lists_of_0_and_1_mark_one_label_for_each_place(
     found, counts, _ = loaded(path, watch, label_names=str(names))
     assert (found.names, counts) == (("joy", "anger", "fear"), [30, 30, 0])
     names.write_text("joy\nanger\n")
-    with pytest.raises(DataError, match="names 2 labels, and rows have lists of 3"):
+    with pytest.raises(DataError, match="has 2 names, but rows have lists of 3"):
         loaded(path, watch, label_names=str(names))
 
 

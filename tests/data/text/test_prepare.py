@@ -150,7 +150,7 @@ def test_what_reading_leaves_out_is_said(tmp_path: Path, watch: Watch) -> None:
     lines = [line for line in said if line.startswith("data.train_files")]
     assert len(lines) == 2
     assert all(
-        "10 blank left out" in line and "10 bytes that are not utf-8" in line for line in lines
+        "10 blank skipped" in line and "10 bytes that are not utf-8" in line for line in lines
     )
 
 

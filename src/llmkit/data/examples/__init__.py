@@ -1,1 +1,1 @@
-"""What batches are made of, and in which order."""
+"""Training examples, and the order in which they form batches."""

@@ -1,4 +1,4 @@
-"""Fixed blocks of a token stream as the examples of a causal model."""
+"""Fixed-size blocks of a token stream, for causal and masked language models."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from llmkit.data.examples.order import scramble
 from llmkit.data.text.token_file import TokenFile
 
 UNSCORED = -100
-"""The target of a place where nothing is predicted."""
+"""The target of a position without a prediction."""
 
 
 @dataclass(frozen=True)
 class Blocks:
     """Examples of `block_size` tokens, without overlap, over the whole stream.
 
-    Block k holds tokens kT to kT+T-1 and predicts tokens kT+1 to kT+T, so that each token but the
-    first is predicted exactly once; the last block may be short. With `isolate_documents` no
-    document sees another: positions begin anew at each document, and where documents have an
-    opening id of their own, it is not predicted.
+    Block k holds tokens kT to kT+T-1 and predicts tokens kT+1 to kT+T, so that each token except
+    the first is predicted exactly once; the last block may be short. With `isolate_documents`
+    documents do not attend to each other: positions restart at each document, and an opening id
+    that differs from the closing id is not predicted.
     """
 
     tokens: TokenFile
@@ -38,11 +38,11 @@ class Blocks:
 
     @property
     def n_bytes(self) -> int:
-        """UTF-8 bytes of the text in all blocks together."""
+        """Number of UTF-8 bytes of the text in all blocks."""
         return self.tokens.n_bytes
 
     def count(self, rows: Sequence[int] | NDArray[np.int64]) -> int:
-        """Predictions scored in these blocks."""
+        """Number of predictions in these blocks."""
         first, last = self._bounds(np.asarray(rows, dtype=np.int64))
         counts = last - first
         if self._masks_openings:
@@ -50,19 +50,19 @@ class Blocks:
         return int(counts.sum())
 
     def longest_first(self) -> Sequence[int]:
-        """All rows in their order: they are equally long."""
+        """All rows in order: they have the same length."""
         return range(len(self))
 
     def batch(self, rows: Sequence[int] | NDArray[np.int64]) -> dict[str, torch.Tensor]:
-        """The blocks as tensors [rows, block_size]; row -1 is all padding.
+        """The blocks as tensors [rows, block_size]; row -1 is padding only.
 
-        `input_ids` int64, padded with the closing id; `targets` int64, UNSCORED where nothing is
-        predicted; `real` bool, False at padding, if there is any; and `position_ids` int64 if
-        documents are isolated and one starts after the first column of a row.
+        `input_ids` int64, padded with the closing id; `targets` int64, UNSCORED at positions
+        without a prediction; `real` bool, False at padding, if there is any; and `position_ids`
+        int64 if documents are isolated and one starts after the first column of a row.
         """
         first, last = self._bounds(np.asarray(rows, dtype=np.int64))
         places = first[:, None] + np.arange(self.block_size + 1)
-        # Past the end of a row nothing is read: those places hold the closing id.
+        # Positions past the end of a row hold the closing id.
         inside = places <= last[:, None]
         inside[first == last] = False
         tokens = np.full(places.shape, self.tokens.closing, dtype=np.int64)
@@ -84,7 +84,7 @@ class Blocks:
         return self.isolate_documents and self.tokens.opening != self.tokens.closing
 
     def _bounds(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The first token of each row and its last target; the same for a row of padding."""
+        """The first token of each row and its last target; equal for a row of padding."""
         if len(rows) and (rows.min() < -1 or rows.max() >= len(self)):
             raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self)} blocks")
         first = np.maximum(rows, 0) * self.block_size
@@ -106,14 +106,14 @@ class Blocks:
 
 
 def _positions(starts: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """[rows, columns], counted from the last start at or before each column."""
+    """[rows, columns], the distance from the last start at or before each column."""
     columns = np.arange(starts.shape[1])
     return columns - np.maximum.accumulate(np.where(starts, columns, 0), axis=1)
 
 
 KEPT, RANDOM = 0.1, 0.1
-"""Shares of the predicted tokens that stay as they are, and that become any other token; the rest
-is hidden behind the mask (Devlin et al. 2019, arXiv 1810.04805, section 3.1)."""
+"""Shares of the predicted tokens that are kept and that are replaced by a random token; the rest is
+masked (Devlin et al. 2019, arXiv 1810.04805, section 3.1)."""
 
 _ROWS_AT_ONCE = 1024
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -121,15 +121,15 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What masking must know of the tokenizer."""
+    """The properties of a tokenizer that masking needs."""
 
     mask_id: int
     pad_id: int
     special: NDArray[np.bool_]
-    """[ids], whether a token is special: such a token is never hidden, nor put in place of one."""
+    """[ids], whether a token is special: it is never masked nor used as a random replacement."""
     word_edges: tuple[NDArray[np.bool_], NDArray[np.bool_]] | None = None
-    """[ids] each, whether a token can continue the word before it, and whether it closes its own;
-    None masks tokens, not words."""
+    """[ids] each, whether a token can continue the word before it, and whether it ends its word;
+    None masks tokens rather than words."""
 
     @cached_property
     def ordinary(self) -> NDArray[np.int64]:
@@ -139,12 +139,12 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class MaskedBlocks:
-    """Examples of `block_size` tokens of which some are predicted, over the whole stream.
+    """Examples of `block_size` tokens over the whole stream, of which some are predicted.
 
-    Block k holds tokens k(T-2) to (k+1)(T-2)-1 of the stream; a part of a document that the block
-    cuts gets the opening or closing id that it lacks, so that every stretch of text is framed, and
-    what is then left of T places is padding. Rows count occurrences: row e·n+k is block k the e-th
-    time that it is seen, and each time its masks are others, drawn by `seed` and row alone.
+    Block k holds tokens k(T-2) to (k+1)(T-2)-1 of the stream; a document cut by the block gets
+    the opening or closing id that it lacks, so that every segment has both, and the rest of the T
+    positions is padding. Rows count occurrences: row e·n+k is block k in epoch e. Each occurrence
+    has different masks, which depend only on `seed` and row.
     """
 
     tokens: TokenFile
@@ -153,43 +153,43 @@ class MaskedBlocks:
     probability: float
     vocabulary: Vocabulary
     seed: str
-    """Whatever should draw other masks has another."""
+    """Different seeds give different masks."""
 
     def __len__(self) -> int:
         return -(-len(self.tokens.ids) // (self.block_size - 2))
 
     @property
     def most(self) -> int:
-        """Most predictions of one block."""
+        """Maximum number of predictions in a block."""
         return max(1, round(self.probability * (self.block_size - 2)))
 
     @property
     def n_bytes(self) -> int:
-        """UTF-8 bytes of the text in all blocks together."""
+        """Number of UTF-8 bytes of the text in all blocks."""
         return self.tokens.n_bytes
 
     @property
     def packed(self) -> bool:
-        """Whether a block may hold more than one document that must not see each other."""
+        """Whether a block may hold several documents that must not attend to each other."""
         return self.isolate_documents and len(self.tokens.starts) > 1
 
     def count(self, rows: Sequence[int] | NDArray[np.int64]) -> int:
-        """Predictions in these rows."""
+        """Number of predictions in these rows."""
         chosen = np.asarray(rows, dtype=np.int64)
         parts = np.split(chosen, range(_ROWS_AT_ONCE, len(chosen), _ROWS_AT_ONCE))
         return sum(int(self._predicted(part, self._framed(part)[0]).sum()) for part in parts)
 
     def longest_first(self) -> Sequence[int]:
-        """All rows in their order: they are equally long."""
+        """All rows in order: they have the same length."""
         return range(len(self))
 
     def batch(self, rows: Sequence[int] | NDArray[np.int64]) -> dict[str, torch.Tensor]:
-        """The blocks as int64 tensors; row -1 is all padding.
+        """The blocks as int64 tensors; row -1 is padding only.
 
-        `input_ids` [rows, block_size], with masks; `places` [rows, most], the columns that are
-        predicted, and `targets` [rows, most], what stands there, UNSCORED where a row has fewer.
-        Where documents are kept apart, `documents` [rows, block_size], numbered in each row from 1,
-        0 for padding; else `attention_mask` [rows, block_size] where something is padding.
+        `input_ids` [rows, block_size], masked; `places` [rows, most], the predicted columns, and
+        `targets` [rows, most], their original ids, UNSCORED if a row has fewer. If documents are
+        isolated, `documents` [rows, block_size], numbered in each row from 1, 0 for padding;
+        otherwise `attention_mask` [rows, block_size] if there is padding.
         """
         chosen = np.asarray(rows, dtype=np.int64)
         ids, lengths = self._framed(chosen)
@@ -214,7 +214,7 @@ class MaskedBlocks:
         return {name: torch.from_numpy(value.astype(np.int64)) for name, value in batch.items()}
 
     def _framed(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The tokens [rows, block_size] before any is hidden, and the number in each row."""
+        """The tokens [rows, block_size] before masking, and the number in each row."""
         if len(rows) and rows.min() < -1:
             raise IndexError(f"there is no row {rows.min()}")
         size, stream = self.block_size - 2, self.tokens
@@ -232,14 +232,14 @@ class MaskedBlocks:
         return ids, lengths
 
     def _predicted(self, rows: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """[rows, block_size], which tokens are predicted: as many of each row as `probability`
-        says, at least one; of words, those that fit whole."""
+        """[rows, block_size], whether each token is predicted: the fraction `probability` of each
+        row, at least one token; with whole-word masking, only words that fit."""
         open_to_it = ~self.vocabulary.special[ids]
         keys = self._draws(rows, "which", self.block_size)
         if self.vocabulary.word_edges is not None:
             continues, closes = self.vocabulary.word_edges
             begins = ~continues[ids]
-            # What follows a special token begins a word, whatever it looks like.
+            # A token after a special token always begins a word.
             begins[:, 1:] |= (~open_to_it | closes[ids])[:, :-1]
             columns = np.arange(self.block_size)
             word = np.maximum.accumulate(np.where(begins, columns, 0), axis=1)
@@ -247,12 +247,12 @@ class MaskedBlocks:
         keys[~open_to_it] = np.iinfo(np.uint64).max
         n_open = open_to_it.sum(axis=1)
         wanted = np.maximum(1, np.rint(self.probability * n_open).astype(np.int64))
-        # The first key that is one too many; a word that would be cut there is left out.
+        # The first key beyond the budget; a word that would be cut there is skipped.
         limits = np.take_along_axis(np.sort(keys, axis=1), wanted[:, None], axis=1)
         return (keys < limits) & open_to_it
 
     def _shown(self, rows: NDArray[np.int64], targets: NDArray[np.int64]) -> NDArray[np.int64]:
-        """[rows, most], what stands in the places that are predicted."""
+        """[rows, most], the input ids at predicted positions: the mask, random or original ids."""
         kind = self._draws(rows, "how", self.most) / 2.0**64
         others = self.vocabulary.ordinary
         other = others[self._draws(rows, "what", self.most) % np.uint64(len(others))]
@@ -260,8 +260,8 @@ class MaskedBlocks:
         return np.where(kind >= 1 - RANDOM, other, shown)
 
     def _draws(self, rows: NDArray[np.int64], what: str, n: int) -> NDArray[np.uint64]:
-        """[rows, n] numbers of 64 random bits, a pure function of seed and row (SplitMix64, Steele
-        et al. 2014, begun anew for each row)."""
+        """[rows, n] 64-bit random numbers, a pure function of seed and row (SplitMix64, Steele et
+        al. 2014, restarted for each row)."""
         digest = hashlib.blake2b(f"{self.seed}/{what}".encode(), digest_size=8).digest()
         key = np.uint64(int.from_bytes(digest, "little"))
         begin = scramble(rows.astype(np.uint64) ^ key)[:, None]

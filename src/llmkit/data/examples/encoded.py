@@ -1,4 +1,4 @@
-"""Labelled rows in memory, and as padded batches of token ids."""
+"""Labelled rows, and their token ids as padded batches."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from llmkit.errors import DataError
 from llmkit.models.control_tokens import ControlTokenCount, control_tokens, text_only
 
 UNLABELLED = -100
-"""The label of row -1, which is none; in batches of numbers it is not a number (NaN)."""
+"""The label of row -1, which has none; NaN in batches of float labels."""
 
 PERCENTILES = (50, 90, 95, 99, 100)
 
@@ -28,14 +28,14 @@ _TEXTS_AT_ONCE = 4096
 
 @dataclass(frozen=True)
 class LabelledTable:
-    """Labelled rows."""
+    """Labelled rows in memory."""
 
     texts: Sequence[tuple[str, ...]]
     targets: NDArray[Any]
-    """int64 [rows], the class; or bool [rows, classes]; or float32 [rows], after the kind."""
+    """int64 [rows], the class; bool [rows, classes]; or float32 [rows], depending on the kind."""
     labels: Labels
     places: Sequence[tuple[str, int]]
-    """The file of each row, and its number there, counted from 1."""
+    """File and row number of each row, counted from 1."""
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -45,13 +45,13 @@ class LabelledTable:
         """The sha256 of texts, labels and label names, in order."""
         whole = hashlib.sha256(repr((self.labels.kind, self.labels.names)).encode())
         for texts in self.texts:
-            # Lengths keep ("ab", "c") and ("a", "bc") apart.
+            # Lengths distinguish ("ab", "c") from ("a", "bc").
             whole.update(f"{[len(text) for text in texts]}{''.join(texts)}".encode())
         whole.update(np.ascontiguousarray(self.targets).tobytes())
         return whole.hexdigest()
 
     def part(self, chosen: NDArray[np.bool_]) -> LabelledTable:
-        """Some of the rows, in order."""
+        """The chosen rows, in order."""
         rows = np.flatnonzero(chosen).tolist()
         return LabelledTable(
             [self.texts[row] for row in rows],
@@ -66,21 +66,21 @@ class LabelledTable:
         max_length: int,
         advance: Callable[[int], None] = lambda n_rows: None,
     ) -> Encoded:
-        """The rows as token ids, encoded once with all cores."""
+        """The rows as token ids, encoded once on all cores."""
         return Encoder(tokenizer, max_length).encode(self.texts, self.targets, advance)
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Texts as token ids, end to end, and their labels where they have some."""
+    """Concatenated token ids of texts, with their labels if there are any."""
 
     ids: NDArray[np.int32]
     types: NDArray[np.uint8] | None
-    """Which text of a pair a token belongs to; None where the tokenizer does not tell."""
+    """The text of a pair that each token belongs to; None if the tokenizer does not report it."""
     starts: NDArray[np.int64]
     """[rows + 1]"""
     uncut: NDArray[np.int32]
-    """[rows], how many tokens each would have without the cut at the greatest length."""
+    """[rows], the number of tokens before truncation."""
     targets: NDArray[Any] | None
     pad_id: int
 
@@ -93,20 +93,20 @@ class Encoded:
         return np.diff(self.starts)
 
     def count(self, rows: Sequence[int] | NDArray[np.int64]) -> int:
-        """Predictions in these rows: one in each but -1."""
+        """Number of predictions in these rows: one for each except -1."""
         return int((np.asarray(rows) >= 0).sum())
 
     def longest_first(self) -> NDArray[np.int64]:
-        """All rows by length, so that neighbours need little padding, from the longest down."""
+        """All rows by decreasing length, so that neighbours need little padding."""
         return np.argsort(-self.lengths, kind="stable")
 
     def batch(self, rows: Sequence[int] | NDArray[np.int64]) -> dict[str, torch.Tensor]:
         """The rows as tensors [rows, longest of them], padded on the right.
 
-        `input_ids`, `attention_mask` and, where the tokenizer gives them, `token_type_ids`, all
-        int64. `labels` int64 [rows], UNLABELLED for row -1; of several labels float32 [rows,
-        classes] and of numbers float32 [rows], NaN for row -1. A row without tokens, and row -1,
-        attend to one token of padding: attention to nothing gives NaN.
+        `input_ids`, `attention_mask` and, if the tokenizer returns them, `token_type_ids`, all
+        int64. `labels` int64 [rows], UNLABELLED for row -1; for multi-label classification float32
+        [rows, classes], for regression float32 [rows], NaN for row -1. Row -1 and rows without
+        tokens attend to one padding token: attention to nothing gives NaN.
         """
         chosen = np.asarray(rows, dtype=np.int64)
         lengths = np.where(chosen < 0, 0, self.lengths[chosen])
@@ -124,7 +124,7 @@ class Encoded:
         return {name: torch.from_numpy(values) for name, values in batch.items()}
 
     def length_report(self) -> dict[str, Any]:
-        """Percentiles of the tokens that the rows have before the cut, and the share it cuts."""
+        """Percentiles of the row lengths before truncation, and the share of truncated rows."""
         return length_report(self.uncut, self.lengths)
 
     def _labels(self, targets: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:
@@ -135,7 +135,8 @@ class Encoded:
 
 
 def length_report(uncut: NDArray[Any], lengths: NDArray[Any]) -> dict[str, Any]:
-    """Percentiles of lengths in tokens before the cut, how many rows it cuts, and their share."""
+    """Percentiles of lengths in tokens before truncation, and number and share of truncated
+    rows."""
     rank = [int(np.ceil(percent / 100 * len(uncut))) - 1 for percent in PERCENTILES]
     ordered = np.sort(uncut)
     return {
@@ -149,20 +150,20 @@ def length_report(uncut: NDArray[Any], lengths: NDArray[Any]) -> dict[str, Any]:
 
 
 class Encoder:
-    """Gives the token ids that a tokenizer gives with truncation, faster."""
+    """Encodes like the tokenizer with truncation, but faster."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, max_length: int) -> None:
         if tokenizer.pad_token_id is None:
             raise DataError(
                 "the tokenizer has no padding token, and batches of texts need one",
                 where="tokenizer.name_or_path",
-                next="set pad_token in its tokenizer_config.json to a token that it has",
+                next="set pad_token in its tokenizer_config.json to one of its tokens",
             )
         self.named = ControlTokenCount(control_tokens(tokenizer))
         self.pad_id = int(tokenizer.pad_token_id)
         self.max_length = max_length
         self.gives_types = "token_type_ids" in tokenizer.model_input_names
-        # Copies: the settings of the tokenizer itself stay as they are. Text is text in them.
+        # A copy: the tokenizer keeps its settings. In the copy, special tokens in a text are text.
         self.whole, self.cut = text_only(tokenizer), text_only(tokenizer)
         self.cut.enable_truncation(max_length, direction=tokenizer.truncation_side)
 
@@ -172,7 +173,7 @@ class Encoder:
         targets: NDArray[Any] | None = None,
         advance: Callable[[int], None] = lambda n_rows: None,
     ) -> Encoded:
-        """Texts, or pairs of texts, as token ids; `advance` is told how many were done."""
+        """Encode texts or pairs of texts; `advance` is called with the number encoded."""
         ids, types, lengths, uncut = [], [], [], []
         for first in range(0, len(texts), _TEXTS_AT_ONCE):
             some = texts[first : first + _TEXTS_AT_ONCE]
@@ -197,11 +198,11 @@ class Encoder:
         )
 
     def _encode(self, texts: Sequence[tuple[str, ...]]) -> tuple[list[Any], list[int]]:
-        """Each text cut, and its length before."""
+        """The truncated encoding of each text, and its length before."""
         inputs = [text if len(text) > 1 else text[0] for text in texts]
         encodings = self.whole.encode_batch_fast(inputs)
         lengths = [len(encoding) for encoding in encodings]
-        # How a pair is cut is the backend's affair: the few that are too long are encoded anew.
+        # The backend truncates pairs: the few that are too long are encoded again.
         long = [row for row, length in enumerate(lengths) if length > self.max_length]
         for row, encoding in zip(
             long, self.cut.encode_batch_fast([inputs[row] for row in long]), strict=True
@@ -211,7 +212,7 @@ class Encoder:
 
 
 def targets(labels: Labels, encoded: Sequence[Any]) -> NDArray[Any]:
-    """What `Labels.encode` gave for the rows, as an array."""
+    """The results of `Labels.encode` for the rows, as an array."""
     if labels.kind != MULTI:
         return np.array(encoded, dtype=np.int64 if labels.is_classes else np.float32)
     marks = np.zeros((len(encoded), len(labels)), dtype=np.bool_)

@@ -1,4 +1,4 @@
-"""Several domains as one set of examples, each with its share of a run."""
+"""Mix the examples of several domains, each with its share of a run."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from llmkit.data.text.token_file import TokenFile
 
 _BITS = 31
 _ONE = 1 << _BITS
-"""Shares are counted in whole parts of this, so that every machine rounds alike."""
+"""Shares are multiples of one over this number, so that every machine rounds the same way."""
 
 _Tree = int | tuple["_Tree", "_Tree", int]
-"""A domain, or two trees with the share that the first has of both."""
+"""A domain, or two trees with the share of the first."""
 
 _Rows = Sequence[int] | NDArray[np.int64]
 
 
 class DomainExamples(Protocol):
-    """What is needed of the blocks of one domain."""
+    """The examples of one domain."""
 
     @property
     def tokens(self) -> TokenFile: ...
@@ -42,22 +42,22 @@ class DomainExamples(Protocol):
 
 @dataclass(frozen=True)
 class Mixture:
-    """The blocks of several domains laid end to end; rows number them through."""
+    """The concatenated blocks of several domains; rows are numbered consecutively."""
 
     domains: Mapping[str, DomainExamples]
     shares: Sequence[float] = ()
-    """What each domain has of the examples of a run; without them nothing is drawn."""
+    """Each domain's share of the training examples; without shares nothing is sampled."""
     tells_domain: bool = False
-    """Whether `domain` of a batch, int64 [rows], numbers the domain of each row."""
+    """Whether batches have `domain`, int64 [rows], the domain number of each row."""
     occurrences: bool = False
-    """Whether rows go on past the last for each epoch: the blocks differ from time to time."""
+    """Whether row numbers keep growing with each epoch, since blocks differ between epochs."""
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     @property
     def block_size(self) -> int:
-        """Tokens of a block, the same in all domains."""
+        """Tokens per block, the same in all domains."""
         return self._parts[0].block_size
 
     @property
@@ -71,7 +71,7 @@ class Mixture:
         return self._parts[0].tokens
 
     def count(self, rows: _Rows) -> int:
-        """Predictions scored in these blocks."""
+        """Number of predictions in these blocks."""
         return sum(self._parts[domain].count(own) for domain, _, own in self._by_domain(rows))
 
     def longest_first(self) -> Sequence[int]:
@@ -79,7 +79,7 @@ class Mixture:
         return range(len(self))
 
     def batch(self, rows: _Rows) -> dict[str, torch.Tensor]:
-        """The blocks as tensors, like those of `Blocks`; row -1 is all padding."""
+        """The blocks as tensors, like those of `Blocks`; row -1 is padding only."""
         parts = []
         for domain, places, own in self._by_domain(rows):
             part = self._parts[domain].batch(own)
@@ -98,7 +98,7 @@ class Mixture:
     def rows_of_step(
         self, step: int, *, global_batch_size: int, seed: int, limit: int | None = None
     ) -> NDArray[np.int64]:
-        """The rows that step number `step` trains on, drawn by the shares."""
+        """The rows of step number `step`, sampled by the shares."""
         sizes = [len(part) for part in self._parts]
         return mixed_rows_of_step(
             step,
@@ -113,7 +113,7 @@ class Mixture:
     def epochs(
         self, step: int, *, global_batch_size: int, limit: int | None = None
     ) -> dict[str, float]:
-        """How often each domain has been gone through when `step` steps are done."""
+        """The number of epochs of each domain after `step` steps."""
         slots = slots_before(step, global_batch_size, limit)
         given = examples_given(np.array([slots]), self.shares)[0].tolist()
         parts = zip(self.domains.items(), given, strict=True)
@@ -128,7 +128,8 @@ class Mixture:
         return np.cumsum([0, *map(len, self._parts)])
 
     def _by_domain(self, rows: _Rows) -> list[tuple[int, torch.Tensor, NDArray[np.int64]]]:
-        """Each domain that has some of the rows, where those stand, and their rows in it."""
+        """Each domain with some of the rows, their indices in `rows`, and their rows in the
+        domain."""
         chosen = np.asarray(rows, dtype=np.int64)
         if len(chosen) and not self.occurrences and chosen.max() >= len(self):
             raise IndexError(f"row {chosen.max()} of {len(self)} blocks")
@@ -144,8 +145,8 @@ class Mixture:
 
 
 def _implied(name: str, part: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """What a batch means that leaves an input out: positions from 0 on, one document, padding
-    where there is no document."""
+    """The default of an input that a batch lacks: positions from 0, one document, padding where
+    there is no document."""
     ids = part["input_ids"]
     if name == "position_ids":
         return torch.arange(ids.shape[1]).expand_as(ids)
@@ -158,11 +159,11 @@ def _implied(name: str, part: Mapping[str, torch.Tensor]) -> torch.Tensor:
 
 
 def examples_given(slots: NDArray[np.int64], shares: Sequence[float]) -> NDArray[np.int64]:
-    """[slots, domains], the examples that each domain has given before each slot.
+    """[slots, domains], the number of examples from each domain before each slot.
 
-    They add up to the slot, and none is two or more away from the slot times its share (one, among
-    up to three domains). The domains are halved like a Huffman code, and each half gets its share
-    of the slots, rounded. Slots below 2^32.
+    They add up to the slot, and each differs from the slot times its share by less than two (less
+    than one for up to three domains). The domains form a binary tree like a Huffman code, and each
+    half gets its rounded share of the slots. Slots are below 2^32.
     """
     found = np.zeros((len(slots), len(shares)), dtype=np.int64)
     _deal(slots, _tree(tuple(shares)), found)
@@ -179,12 +180,11 @@ def mixed_rows_of_step(
     limit: int | None = None,
     occurrences: bool = False,
 ) -> NDArray[np.int64]:
-    """The rows that step number `step` (from 0) trains on, of the domains laid end to end.
+    """The rows of step number `step` (from 0), among the concatenated domains.
 
-    A domain of n examples gives them in an order of its own for each of its epochs, as
-    `order.rows_of_step` does, whatever the others give. Slots at or past `limit` are left out.
-    `occurrences` adds the number of all rows for every epoch of the domain before, so that no two
-    of a run are alike.
+    A domain is shuffled again for each of its epochs, as in `order.rows_of_step`, independently of
+    the others. Slots at or past `limit` are skipped. `occurrences` adds the total number of rows
+    for every earlier epoch of the domain, so that no row number repeats in a run.
     """
     slots = slots_of_step(step, global_batch_size, limit)
     if not len(slots):
@@ -204,14 +204,14 @@ def mixed_rows_of_step(
 
 
 def slots_before(step: int, global_batch_size: int, limit: int | None = None) -> int:
-    """The slots of all steps before one."""
+    """The number of slots of all earlier steps."""
     slots = step * global_batch_size
     return slots if limit is None else min(slots, limit)
 
 
 @cache
 def _tree(shares: tuple[float, ...]) -> _Tree:
-    """The two smallest are joined, again and again (Huffman 1952): the larger a share, the fewer
+    """Repeatedly join the two smallest shares (Huffman 1952): the larger a share, the fewer
     roundings."""
     ties = count()
     trees: list[tuple[float, int, _Tree]] = [

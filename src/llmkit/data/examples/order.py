@@ -1,4 +1,4 @@
-"""Which examples form step n: a pure function of seed and step, so nothing is saved to go on."""
+"""The examples of step n, a pure function of seed and step: resuming needs no saved state."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 _WINDOW = 64
-"""Most batches whose examples are sorted together: the more, the less padding, and the less
-random are the batches."""
+"""Maximum number of batches whose examples are sorted together: a larger window means less padding
+and less random batches."""
 
 _ROUNDS = 6
 _KEPT = 1 << 18
-"""Examples up to which the whole order of an epoch is kept: a part of it takes longer to ask."""
+"""Maximum number of examples for which the order of a whole epoch is cached, which is faster."""
 
 
 @dataclass(frozen=True)
 class Permutation:
-    """A keyed permutation of 0..n-1 that takes no memory and can be asked anywhere.
+    """A keyed permutation of 0..n-1 that needs no memory and can be evaluated at any index.
 
     A Feistel network (Luby and Rackoff, 1988) over the next power of four, walked along its cycle
-    until it comes back below n (Black and Rogaway, 2002).
+    until the value is below n (Black and Rogaway, 2002).
     """
 
     n: int
@@ -31,7 +31,7 @@ class Permutation:
     keys: tuple[int, ...]
 
     def __call__(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The places where the permutation puts the indices, each in 0..n-1."""
+        """The permuted indices; all are in 0..n-1."""
         values = self._network(np.asarray(indices).astype(np.uint64))
         while (outside := values >= self.n).any():
             values[outside] = self._network(values[outside])
@@ -47,7 +47,7 @@ class Permutation:
 
 
 def permutation(n: int, key: tuple[int, ...]) -> Permutation:
-    """The permutation of 0..n-1 that belongs to the key, the same on every machine and version."""
+    """The permutation of 0..n-1 for a key, the same on every machine and version."""
     if n < 1:
         raise ValueError(f"a permutation needs at least one element, not {n}")
     digest = blake2b("/".join(map(str, key)).encode(), digest_size=8 * _ROUNDS).digest()
@@ -58,11 +58,11 @@ def permutation(n: int, key: tuple[int, ...]) -> Permutation:
 def rows_of_step(
     step: int, n_examples: int, global_batch_size: int, seed: int, limit: int | None = None
 ) -> NDArray[np.int64]:
-    """The rows that step number `step` (from 0) trains on, in order.
+    """The rows of step number `step` (from 0), in order.
 
-    Slot s of the run holds row permutation(seed, s // n)(s % n), so each epoch sees every example
-    once, whatever the batch size. Slots at or past `limit`, the examples of the whole run, are left
-    out.
+    Slot s of the run holds row permutation(seed, s // n)(s % n), so each epoch has every example
+    once, for any batch size. Slots at or past `limit`, the number of examples of the whole run,
+    are skipped.
     """
     slots = slots_of_step(step, global_batch_size, limit)
     return rows_of_slots(slots, n_examples, (seed,))
@@ -71,13 +71,13 @@ def rows_of_step(
 def occurrences_of_step(
     step: int, n_examples: int, global_batch_size: int, seed: int, limit: int | None = None
 ) -> NDArray[np.int64]:
-    """The same rows, each plus `n_examples` for every epoch before: no two of a run are alike."""
+    """The same rows, plus `n_examples` for every earlier epoch: no row number repeats in a run."""
     slots = slots_of_step(step, global_batch_size, limit)
     return slots // n_examples * n_examples + rows_of_slots(slots, n_examples, (seed,))
 
 
 def slots_of_step(step: int, global_batch_size: int, limit: int | None = None) -> NDArray[np.int64]:
-    """The slots of a step: the examples of a run are numbered from 0 in the order of their use."""
+    """The slots of a step: a slot numbers the examples of a run from 0 in the order of use."""
     first = step * global_batch_size
     last = first + global_batch_size if limit is None else min(first + global_batch_size, limit)
     return np.arange(first, last, dtype=np.int64)
@@ -86,8 +86,7 @@ def slots_of_step(step: int, global_batch_size: int, limit: int | None = None) -
 def rows_of_slots(
     slots: NDArray[np.int64], n_examples: int, key: tuple[int, ...]
 ) -> NDArray[np.int64]:
-    """The rows that stand at these slots, each epoch in an order of its own that hangs on the
-    key."""
+    """The rows at these slots; each epoch has a different order, which depends on the key."""
     epochs, positions = np.divmod(slots, n_examples)
     rows = np.empty_like(positions)
     for epoch in np.unique(epochs).tolist():
@@ -119,13 +118,13 @@ def rows_by_length(
     seed: int,
     limit: int | None = None,
 ) -> NDArray[np.int64]:
-    """The rows that step number `step` (from 0) trains on, the shortest first.
+    """The rows of step number `step` (from 0), sorted by increasing length.
 
-    Each epoch puts the examples in an order of its own and cuts it into windows; in a window
-    the examples are sorted by length and cut into batches, and the batches are shuffled. So each
-    epoch sees every example once, whatever the batch size: a batch that an epoch's end parts holds
-    the last of the one epoch and the first of the next. Slots at or past `limit`, the examples of
-    the whole run, are left out. Takes time and memory for one window.
+    Each epoch shuffles the examples and divides them into windows; within a window the examples are
+    sorted by length and divided into batches, and the batches are shuffled. So each epoch has every
+    example once, for any batch size: a batch that spans two epochs holds the last examples of one
+    and the first of the next. Slots at or past `limit`, the number of examples of the whole run,
+    are skipped. Takes time and memory for one window.
     """
     n = len(lengths)
     first = step * global_batch_size
@@ -145,15 +144,15 @@ def rows_by_length(
 def _batch(
     epoch: int, start: int, end: int, size: int, lengths: NDArray[np.integer], seed: int
 ) -> NDArray[np.int64]:
-    """The rows of one epoch that stand at places start to end, which are one batch of `size`, or
-    the part of one that lies in the epoch."""
+    """The rows of one epoch at positions start to end: one batch of `size`, or the part of a batch
+    that lies in the epoch."""
     order = permutation(len(lengths), (seed, epoch))
-    head = -epoch * len(lengths) % size  # of the batch that the epoch before began
-    whole = (len(lengths) - head) // size  # batches that lie in the epoch
+    head = -epoch * len(lengths) % size  # rest of the batch that the previous epoch began
+    whole = (len(lengths) - head) // size  # whole batches in the epoch
     number, rest = divmod(start - head, size)
     if end - start < size or rest or number >= whole:
         return order(np.arange(start, end, dtype=np.int64))
-    window_size = -(-whole // -(-whole // _WINDOW))  # windows of like size, at most _WINDOW
+    window_size = -(-whole // -(-whole // _WINDOW))  # windows of similar size, at most _WINDOW
     window = number // window_size
     before, count = window * window_size, min(window_size, whole - window * window_size)
     places = head + before * size + np.arange(count * size, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Conversations as token ids, with which of them are to be predicted: what the assistant says."""
+"""Encode conversations, mark the assistant's tokens as targets, and pack them into rows."""
 
 from __future__ import annotations
 
@@ -22,26 +22,25 @@ from llmkit.models.control_tokens import control_tokens, renamed
 _TEXTS_AT_ONCE = 1024
 
 _Parts = Sequence[str]
-"""The text of a conversation, parted in turn into what the assistant reads and what it says."""
+"""The text of a conversation, alternately what the assistant reads and what it writes."""
 
 
 @dataclass(frozen=True)
 class Responses:
-    """Conversations as token ids, end to end; those that were cut down to no response are not
-    among them."""
+    """Concatenated token ids of conversations, without those truncated before any response."""
 
     ids: NDArray[np.int32]
     scored: NDArray[np.bool_]
-    """[tokens], whether each is predicted; the first of a conversation never is."""
+    """[tokens], whether each is predicted; the first token of a conversation never is."""
     starts: NDArray[np.int64]
     """[conversations + 1]"""
     uncut: NDArray[np.int64]
-    """Tokens of each text that was given, without the cut."""
+    """Number of tokens of each given text before truncation."""
     left_out: tuple[int, ...]
-    """Rows with a response that is behind the cut as a whole."""
+    """Rows whose whole response was truncated."""
     parted: int
-    """Texts in which a token would hold an end of a prompt and the beginning of its response: the
-    two were tokenized apart."""
+    """Texts in which a token would span the end of a prompt and the beginning of its response; the
+    two were tokenized separately."""
     max_length: int
 
     def __len__(self) -> int:
@@ -54,14 +53,14 @@ class Responses:
 
     @property
     def fingerprint(self) -> str:
-        """The sha256 of what is read and what is predicted."""
+        """The sha256 of the ids and of which are predicted."""
         whole = hashlib.sha256(self.ids.tobytes())
         whole.update(self.scored.tobytes())
         whole.update(self.starts.tobytes())
         return whole.hexdigest()
 
     def report(self) -> dict[str, Any]:
-        """Percentiles of the lengths before the cut, the share it cuts, and tokens predicted."""
+        """Percentiles of lengths before truncation, the truncated share, and predicted tokens."""
         return {
             **length_report(self.uncut, np.minimum(self.uncut, self.max_length)),
             "tokens": len(self.ids),
@@ -77,10 +76,10 @@ def encode_responses(
     rows: Sequence[int] | None = None,
     advance: Callable[[int], None] = lambda n_rows: None,
 ) -> Responses:
-    """The token ids that a tokenizer gives for conversations, cut after `max_length` of them.
+    """Encode conversations, truncated to `max_length` tokens.
 
-    `rows` tells which conversation each text is of, where one may have several. The ids before a
-    response are those that the model gets to read when it is asked: those of the text up to there.
+    `rows` gives the conversation of each text if one may have several. The ids before a response
+    equal those of the prompt alone, which the model reads at inference.
     """
     encoder = _Encoder(tokenizer)
     ids: list[Sequence[int]] = []
@@ -109,8 +108,8 @@ def encode_responses(
 
 
 def _marks(bounds: Sequence[int]) -> NDArray[np.bool_]:
-    """[tokens], which belong to every other of the parts that end at these bounds; the first token
-    follows nothing and is not predicted."""
+    """[tokens], whether each belongs to the second, fourth, ... of the parts that end at these
+    bounds; the first token has no context and is not predicted."""
     lengths = np.diff(bounds, prepend=0)
     marks = np.repeat(np.arange(len(bounds)) % 2 == 1, lengths)
     marks[:1] = False
@@ -118,7 +117,7 @@ def _marks(bounds: Sequence[int]) -> NDArray[np.bool_]:
 
 
 class _Encoder:
-    """Gives token ids, and where each part of a text ends among them."""
+    """Encodes texts, and finds where each part of a text ends among the ids."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self.control = control_tokens(tokenizer)
@@ -136,12 +135,12 @@ class _Encoder:
     def _one(
         self, parts: _Parts, whole: list[int], pieces: list[list[int]]
     ) -> tuple[list[int], list[int]]:
-        """The ids of a text and where its parts end, given the ids of each part by itself."""
+        """The ids of a text and the ends of its parts, given the ids of each part alone."""
         together = list(chain.from_iterable(pieces))
         bounds = list(accumulate(map(len, pieces)))
         if together == whole:
             return whole, bounds
-        # A part by itself may begin otherwise than behind another: SentencePiece adds a space.
+        # A part alone may begin differently than after another: SentencePiece adds a space.
         beginnings = self._ids(list(accumulate(parts)))
         if all(whole[: len(ids)] == ids for ids in beginnings):
             return whole, list(map(len, beginnings))
@@ -159,20 +158,20 @@ _Rows = Sequence[int] | NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Packs:
-    """Rows that hold one conversation or several, none cut, none of which sees another.
+    """Rows of one or more whole conversations that do not attend to each other.
 
-    Positions begin anew at each conversation, and none predicts a token of the next.
+    Positions restart at each conversation, and none predicts a token of the next.
     """
 
     ids: NDArray[np.int32]
     scored: NDArray[np.bool_]
-    """[tokens], whether each is predicted from those before it."""
+    """[tokens], whether each is predicted."""
     starts: NDArray[np.int64]
-    """[conversations + 1], where each begins, pack by pack."""
+    """[conversations + 1], the start of each conversation, pack by pack."""
     bounds: NDArray[np.int64]
-    """[packs + 1], where each pack begins."""
+    """[packs + 1], the start of each pack."""
     width: int | None
-    """Tokens of every row; None where each is as long as the longest of its batch."""
+    """Tokens per row; None pads to the longest row of a batch."""
     pad_id: int
 
     def __len__(self) -> int:
@@ -185,25 +184,25 @@ class Packs:
 
     @property
     def n_predictions(self) -> int:
-        """Predictions in all rows together."""
+        """Number of predictions in all rows."""
         return int(self.scored.sum())
 
     def count(self, rows: _Rows) -> int:
-        """Predictions in these rows."""
+        """Number of predictions in these rows."""
         chosen = np.asarray(rows, dtype=np.int64)
         return int(self._counts[chosen[chosen >= 0]].sum())
 
     def longest_first(self) -> _Rows:
-        """All rows, from the longest down."""
+        """All rows by decreasing length."""
         return np.argsort(-self.lengths, kind="stable")
 
     def batch(self, rows: _Rows) -> dict[str, torch.Tensor]:
-        """The rows as tensors [rows, width]; row -1 is all padding.
+        """The rows as tensors [rows, width]; row -1 is padding only.
 
-        `input_ids` int64, padded on the right; `targets` int64, UNSCORED where nothing is
-        predicted; `places` [predictions] int64, where something is, counted over all rows; `real`
-        bool, False at padding, if there is any; and `position_ids` int64 where a row holds several
-        conversations.
+        `input_ids` int64, padded on the right; `targets` int64, UNSCORED at positions without a
+        prediction; `places` [predictions] int64, the predicted positions, counted over all rows;
+        `real` bool, False at padding, if there is any; and `position_ids` int64 if a row holds
+        several conversations.
         """
         chosen = np.asarray(rows, dtype=np.int64)
         first = self.bounds[chosen]
@@ -230,13 +229,13 @@ class Packs:
 
     @cached_property
     def _counts(self) -> NDArray[np.int64]:
-        """[packs], predictions of each."""
+        """[packs], the number of predictions of each."""
         before = np.concatenate([[0], np.cumsum(self.scored)])
         return np.diff(before[self.bounds])
 
     @cached_property
     def _begins(self) -> NDArray[np.bool_]:
-        """[tokens], whether a conversation begins there."""
+        """[tokens], whether a conversation begins at each."""
         begins = np.zeros(len(self.ids), dtype=np.bool_)
         begins[self.starts[:-1]] = True
         return begins
@@ -248,15 +247,15 @@ def packed(responses: Responses, width: int, pad_id: int) -> Packs:
 
 
 def alone(responses: Responses, pad_id: int) -> Packs:
-    """A row for each conversation, padded to the longest of its batch."""
+    """One row per conversation, padded to the longest of a batch."""
     return _arranged(responses, [[row] for row in range(len(responses))], None, pad_id)
 
 
 def fill(lengths: NDArray[np.int64], size: int) -> list[list[int]]:
-    """Which items go together so that no pack holds more than `size`: from the longest down, each
-    goes where it leaves the least room (best fit decreasing, Johnson et al. 1974)."""
+    """Group items into packs of at most `size`: by decreasing length, each item goes where it
+    leaves the least room (best fit decreasing, Johnson et al. 1974)."""
     packs: list[list[int]] = []
-    rooms: list[tuple[int, int]] = []  # of packs that are not full, by their room
+    rooms: list[tuple[int, int]] = []  # packs that are not full, by remaining room
     shortest = int(lengths.min(initial=size))
     for row in np.argsort(-lengths, kind="stable").tolist():
         length = int(lengths[row])
@@ -279,7 +278,7 @@ def _arranged(
     lengths = responses.lengths[order]
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     sizes = np.cumsum([0, *map(len, packs)])
-    # Token k of a conversation goes where the conversation begins now, plus k.
+    # Token k of a conversation moves to the new start of the conversation, plus k.
     places = np.repeat(responses.starts[order] - starts[:-1], lengths) + np.arange(starts[-1])
     return Packs(
         ids=responses.ids[places],

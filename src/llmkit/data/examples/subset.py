@@ -1,4 +1,4 @@
-"""Some of a set of examples, drawn once at random: held-out text that takes too long as a whole."""
+"""A random subset of examples, for held-out text that takes too long as a whole."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from llmkit.data.text.token_file import TokenFile
 
 _Rows = Sequence[int] | NDArray[np.int64]
 
-_KEY = (0, 1)  # the same for every seed of a run, so that runs compare
+_KEY = (0, 1)  # the same for every seed, so that runs are comparable
 
 
 @dataclass(frozen=True)
 class Subset:
-    """Rows of another set of examples, in their order; row -1 stands for none, as in that."""
+    """A subset of the rows of other examples, in order; row -1 is padding."""
 
     examples: Any
     rows: NDArray[np.int64]
@@ -31,22 +31,22 @@ class Subset:
 
     @property
     def tokens(self) -> TokenFile:
-        """The tokens of the whole."""
+        """The tokens of all examples."""
         return self.examples.tokens  # type: ignore[no-any-return]
 
     @property
     def block_size(self) -> int:
-        """Tokens of a block."""
+        """Tokens per block."""
         return int(self.examples.block_size)
 
     @property
     def n_bytes(self) -> float:
-        """UTF-8 bytes of the text, by the share of predictions: those of a row are unknown."""
+        """Number of UTF-8 bytes, estimated by the share of predictions."""
         whole = self.examples.count(range(len(self.examples)))
         return float(self.examples.n_bytes * self.count(range(len(self))) / max(1, whole))
 
     def count(self, rows: _Rows) -> int:
-        """Predictions in these rows."""
+        """Number of predictions in these rows."""
         return int(self.examples.count(self._of(rows)))
 
     def batch(self, rows: _Rows) -> dict[str, torch.Tensor]:
@@ -55,7 +55,7 @@ class Subset:
         return batch
 
     def longest_first(self) -> NDArray[np.int64]:
-        """All rows in the order that the whole has them in."""
+        """All rows by decreasing length, as in the full set."""
         place = np.full(len(self.examples), -1, dtype=np.int64)
         place[self.rows] = np.arange(len(self.rows))
         ordered: NDArray[np.int64] = place[np.asarray(self.examples.longest_first())]
@@ -67,8 +67,8 @@ class Subset:
 
 
 def drawn(examples: Any, n: int) -> Any:
-    """About `n` of the examples, each as likely as any other; of a mixture, of each domain its
-    share, and at least one. The same for the same examples."""
+    """About `n` of the examples, sampled uniformly; from a mixture, the same share of each domain,
+    at least one. Deterministic for the same examples."""
     if n >= len(examples):
         return examples
     if isinstance(examples, Mixture):

@@ -1,4 +1,4 @@
-"""Which column of a table is meant: by its name, by its number, or because there is no other."""
+"""Find the column of a table by its name, by its number, or because it is the only candidate."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from llmkit.errors import DataError
 _TEXT = """text texts sentence sentences content body document doc review comment comment_text
     message msg sms tweet post utterance query"""
 TEXT_NAMES = frozenset(_TEXT.split())
-"""What a column of text is usually called."""
+"""Usual names of a text column."""
 
 _LABEL = """label labels category categories class target sentiment intent topic emotion emotions
     polarity rating stars score"""
 LABEL_NAMES = frozenset(_LABEL.split())
-"""What a column of labels is usually called."""
+"""Usual names of a label column."""
 
 PAIR_NAMES = (
     ("sentence1", "sentence2"),
@@ -26,7 +26,7 @@ PAIR_NAMES = (
     ("text1", "text2"),
     ("text_a", "text_b"),
 )
-"""What two columns of texts that belong together are usually called."""
+"""Usual names of the two columns of a text pair."""
 
 ColumnNumbers = tuple[int, ...]
 
@@ -40,15 +40,15 @@ class Columns:
     names: tuple[str, ...] | None
     """None where the table has no header."""
     first: tuple[str, ...]
-    """The first row, which shows what columns without names are."""
+    """The first row, which shows the content of columns without names."""
     keyed: bool = False
-    """Whether a row holds its values by name, and not by number."""
+    """Whether a row holds its values by name rather than by number."""
 
     def __len__(self) -> int:
         return len(self.names if self.names is not None else self.first)
 
     def __str__(self) -> str:
-        """The columns as a message lists them."""
+        """The columns, formatted for a message."""
         if self.names is not None:
             shown = [f"{number} {name[:40]!r}" for number, name in enumerate(self.names)]
         else:
@@ -56,11 +56,11 @@ class Columns:
         return ", ".join(shown[:_SHOWN]) + (", ..." if len(shown) > _SHOWN else "")
 
     def address(self, number: int) -> int | str:
-        """What a row is indexed with to get the value of a column."""
+        """The index into a row that gives the value of a column."""
         return self.names[number] if self.keyed and self.names is not None else number
 
     def label(self, number: int) -> str | int:
-        """How a config names a column: by its name, or where that would not do, by its number."""
+        """The name of a column in a config, or its number if the name is ambiguous or missing."""
         if self.names is None or not self.names[number] or self.names.count(self.names[number]) > 1:
             return number
         return self.names[number]
@@ -90,7 +90,7 @@ class Columns:
         return tuple(self.find(each, key, where) for each in several)
 
     def fault(self, problem: str, key: str, where: str) -> DataError:
-        """The error of a column that is not there or not known, with those that are."""
+        """The error for a missing or ambiguous column; it lists the existing ones."""
         return DataError(
             problem,
             where=f"{key}; {where}",
@@ -103,10 +103,10 @@ def guess(
     given: tuple[ColumnNumbers, ColumnNumbers],
     rows: Callable[[], Sequence[Sequence[str]]],
 ) -> tuple[ColumnNumbers, ColumnNumbers]:
-    """The columns of text and of label; those not `given` are empty unless only one can be meant.
+    """The text and label columns; those not `given` are empty unless there is only one candidate.
 
-    A usual name tells, or that no other column is left, or of two columns that the values of one
-    come again and again in these first rows.
+    A column is recognised by a usual name, by being the only one left, or, of two columns, by
+    values that repeat in these first rows, which labels do.
     """
     text, label = given
     if not label:
@@ -117,14 +117,14 @@ def guess(
         left = [number for number in _candidates(columns) if number not in text]
         label = (left[0],) if len(left) == 1 and not usual_labels(columns) else ()
     if not text and len(_candidates(columns)) == 2:
-        again = [number for number in _candidates(columns) if _comes_again(rows(), number)]
+        again = [number for number in _candidates(columns) if _repeats(rows(), number)]
         if len(again) == 1:
             return guess_text(columns, again), tuple(again)
     return text, label
 
 
 def guess_text(columns: Columns, label: Sequence[int]) -> ColumnNumbers:
-    """The column of the text, or the two of a pair, if only one can be meant beside the label."""
+    """The text column, or the two of a pair, if there is only one candidate besides the label."""
     names = _names(columns)
     for pair in PAIR_NAMES:
         if all(names.count(name) == 1 for name in pair):
@@ -135,14 +135,14 @@ def guess_text(columns: Columns, label: Sequence[int]) -> ColumnNumbers:
 
 
 def usual_labels(columns: Columns) -> ColumnNumbers:
-    """The columns that have a usual name of labels."""
+    """The columns with a usual name for labels."""
     return tuple(n for n, name in enumerate(_names(columns)) if name in LABEL_NAMES)
 
 
 def looks_like_header(rows: Sequence[Sequence[str]]) -> bool:
-    """Whether the first of these rows names the columns.
+    """Whether the first of these rows is a header.
 
-    It does if it holds short words only, of which one is a usual name or none comes again below.
+    It is if it holds only short words, and one is a usual name or none appears again below.
     """
     names = [name.strip() for name in rows[0]]
     named = [name for name in names if name]
@@ -182,7 +182,7 @@ def only_column(
     return (found[0],) if len(found) == 1 else ()
 
 
-def _comes_again(rows: Sequence[Sequence[str]], number: int) -> bool:
-    """Whether a value of the column comes twice on average, or more often."""
+def _repeats(rows: Sequence[Sequence[str]], number: int) -> bool:
+    """Whether the values of the column appear at least twice on average."""
     values = [row[number] for row in rows]
     return len(values) > 1 and 2 * len(set(values)) <= len(values)

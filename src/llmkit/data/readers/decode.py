@@ -1,4 +1,4 @@
-"""The bytes of a source as text: unpacked, decoded, and in parts of bounded size."""
+"""Decompress and decode a source in chunks of bounded size."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from llmkit.data.readers.files import Source
 from llmkit.errors import DataError
 
 CHUNK = 1 << 18
-"""Bytes that are read at once."""
+"""Number of bytes per read."""
 
 LONGEST_LINE = 64 << 20
-"""Characters that one line or field of a table may have."""
+"""Maximum number of characters in one line or field of a table."""
 
 
 @dataclass
 class Reading:
-    """How sources are read, and what was found on the way."""
+    """How to read sources, and what was found while reading."""
 
     data: DataConfig
     advance: Callable[[int], None]
-    """Is told how many bytes of the sources were read since it was last called."""
+    """Called with the number of bytes read since its last call."""
     undecodable: int = 0
-    """Bytes that the encoding does not allow, replaced or ignored."""
+    """Number of invalid bytes that were replaced or ignored."""
 
 
 def chunks(source: Source, reading: Reading) -> Iterator[str]:
-    """The text of a source in parts, without a byte order mark.
+    """The text of a source in chunks, without a byte order mark.
 
-    Raises DataError for bytes that the encoding does not allow, with their place, once the text
-    before them was given, and for binary data.
+    Raises DataError for binary data, and for bytes that are invalid in the encoding, with their
+    position, after the text before them has been yielded.
     """
     decoder = _Decoder(source, reading)
     start = True
@@ -56,25 +56,25 @@ def chunks(source: Source, reading: Reading) -> Iterator[str]:
 
 
 def raw(source: Source, advance: Callable[[int], None]) -> Iterator[bytes]:
-    """The unpacked bytes of a source; a damaged or cut archive raises DataError."""
+    """The decompressed bytes of a source; a damaged or truncated archive raises DataError."""
     try:
         path = os.fsencode(str(source.path))  # which need not be UTF-8
         with pa.OSFile(path) as file, _unpacked(file, source.compression) as stream:
-            told = 0
+            reported = 0
             while chunk := stream.read(CHUNK):
-                advance(file.tell() - told)
-                told = file.tell()
+                advance(file.tell() - reported)
+                reported = file.tell()
                 yield chunk
     except OSError as fault:
         raise DataError(
             f"{source.path} cannot be read: {fault}",
             where=str(source.path),
-            next="check the file (its rights, its download, its suffix), or leave it out",
+            next="check its permissions, its download and its suffix, or remove it from the list",
         ) from fault
 
 
 def line_pieces(parts: Iterator[str]) -> Iterator[str]:
-    r"""The text line by line, each with its end `\n`; a long line comes in several pieces.
+    r"""The text line by line, each with its end `\n`; a long line is yielded in several pieces.
 
     Only `\n` ends a line. A `\r` is never the last character of a piece unless the text ends there.
     """
@@ -93,7 +93,7 @@ def line_pieces(parts: Iterator[str]) -> Iterator[str]:
 def lines(source: Source, reading: Reading) -> Iterator[str]:
     r"""The whole lines of a source, each with its end; only `\n` ends a line.
 
-    Raises DataError for a line longer than LONGEST_LINE, which is never held in memory.
+    Raises DataError for a line longer than LONGEST_LINE, before it fills the memory.
     """
     pieces: list[str] = []
     size, number = 0, 1
@@ -111,7 +111,7 @@ def lines(source: Source, reading: Reading) -> Iterator[str]:
 
 
 def too_long(where: str) -> DataError:
-    """The fault of a line or field that is longer than LONGEST_LINE."""
+    """The error for a line or field longer than LONGEST_LINE."""
     return DataError(
         f"a line or field of this table is longer than {LONGEST_LINE >> 20} MiB",
         where=where,
@@ -126,7 +126,7 @@ def _unpacked(file: Any, compression: str) -> Any:
 
 
 class _Decoder:
-    """Decodes a stream and knows the place of each byte that the encoding does not allow."""
+    """Decodes a stream and tracks the position of each invalid byte."""
 
     def __init__(self, source: Source, reading: Reading) -> None:
         self.source, self.reading = source, reading
@@ -153,7 +153,7 @@ class _Decoder:
         return text
 
     def check(self) -> None:
-        """Raise DataError if the text that was decoded last ends before a bad byte."""
+        """Raise DataError if the text decoded last ends before an invalid byte."""
         if self.fault:
             raise self.fault
 
@@ -161,7 +161,7 @@ class _Decoder:
         mark = "\ufffd" if self.reading.data.errors == "replace" else ""
         text: list[str] = []
         self.decoder.setstate(state)
-        # Every bad byte costs a copy of what follows it: short slices keep that cheap.
+        # Every invalid byte costs a copy of the rest: short slices keep that cheap.
         slices = [chunk[i : i + 1024] for i in range(0, len(chunk), 1024)] or [b""]
         for number, rest in enumerate(slices, 1):
             while True:
@@ -184,5 +184,5 @@ class _Decoder:
             f"{fault.reason}",
             where=f"{self.source.path}:{line}",
             next="data.encoding=NAME if the file has another encoding (latin-1, gb18030, utf-16), "
-            "or data.errors=replace to mark such bytes and go on",
+            "or data.errors=replace to replace such bytes by a mark",
         )

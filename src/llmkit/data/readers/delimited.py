@@ -1,4 +1,4 @@
-"""Rows of text files: separated fields with or without quotes, and lines with their label first."""
+"""Read rows of text files: CSV, TSV, plain lines, and lines that begin with their label."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from llmkit.data.readers.columns import Columns
 from llmkit.data.readers.decode import LONGEST_LINE, Reading, lines
 from llmkit.data.readers.files import Source
 from llmkit.errors import DataError
+from llmkit.reporting.format import many
 
 SAMPLE_ROWS, SAMPLE_CHARACTERS = 1000, 1 << 20
-"""How much of a table is looked at to find out what it is."""
+"""How much of a table is inspected to detect its format."""
 
 _FASTTEXT = "__label__"
 _MOST = 0.9
@@ -32,13 +33,13 @@ class Record(NamedTuple):
     """Counted from 1 without the header and without blank lines."""
     where: str
     values: list[str] | dict[str, Any] | None
-    """By the number or by the name of the column; None for a blank line, which is no row."""
+    """By number or by name of the column; None for a blank line, which is not a row."""
 
 
 def peek(items: Iterable[Item], size: Callable[[Item], int]) -> tuple[list[Item], Iterator[Item]]:
-    """The first SAMPLE_ROWS items, or those of the first SAMPLE_CHARACTERS, and all items.
+    """A sample (SAMPLE_ROWS items or SAMPLE_CHARACTERS, whichever is less), and all items.
 
-    A fault that comes while looking is raised where the items come to it.
+    An error while sampling is raised when the returned items reach it.
     """
     iterator, sample, total = iter(items), [], 0
     try:
@@ -58,16 +59,16 @@ def _with_fault(items: Iterable[Item], fault: DataError) -> Iterator[Item]:
 
 
 def named_format(source: Source, data: DataConfig) -> str:
-    """The format of a source by its config key, or else by its content and its name."""
+    """The format given by the config, or else detected from content and name."""
     asked_for_json = data.format == "jsonl" and source.format == "json"
     given = data.format == "auto" or source.format == "hub" or asked_for_json
     return source.format if given else data.format
 
 
 def delimited_format(source: Source, reading: Reading, labelled: bool) -> str:
-    """The format of a source: by its config key, by its name, or by its first lines.
+    """The format of a source, from the config, its name or its first lines.
 
-    Raises DataError for a file that should hold labels and gives no clue where they stand.
+    Raises DataError for a file that should hold labels if their place cannot be detected.
     """
     data, format = reading.data, named_format(source, reading.data)
     if data.format == "auto" and data.delimiter == "auto" and format == "tsv":
@@ -90,8 +91,10 @@ def delimited_format(source: Source, reading: Reading, labelled: bool) -> str:
 
 
 def table_format(sample: list[str], data: DataConfig) -> str | None:
-    """`csv` or `tsv` where the first of these lines names columns, one as text or labels are
-    usually called or as the config says, and all lines have as many fields."""
+    """`csv` or `tsv` if the first of these lines is a header and all lines have as many fields.
+
+    A header has a usual name of a text or label column, or one that the config gives.
+    """
     if not sample:
         return None
     delimiter = _delimiter(sample[:1])
@@ -113,13 +116,13 @@ def _sample(source: Source, data: DataConfig) -> list[str]:
 
 
 def _has_fields(sample: list[str]) -> bool:
-    """Whether all rows have the same fields, two or more, between some separator of CSV."""
+    """Whether some CSV separator splits all rows into the same number of fields, at least two."""
     widths = _widths(sample, _delimiter(sample))
     return len(set(widths)) == 1 and widths[0] > 1
 
 
 def open_lines(source: Source, reading: Reading, format: str) -> tuple[Columns, Iterator[Record]]:
-    """The rows of a file in which each line is a text, alone or with its label before it."""
+    """The rows of a file in which each line is a text, with or without a label before it."""
     if format == "txt":
         return Columns(("text",), ()), (
             Record(number, f"{source.path}:{number}", [line.rstrip("\r\n")])
@@ -130,12 +133,11 @@ def open_lines(source: Source, reading: Reading, format: str) -> tuple[Columns, 
 
 
 def open_fields(source: Source, reading: Reading, format: str) -> tuple[Columns, Iterator[Record]]:
-    """The rows of a csv, in which quotes mean what they do in CSV, or of a tsv, in which they are
-    text."""
+    """The rows of a csv, in which quotes enclose fields, or of a tsv, in which they are text."""
     split = _split_csv if format == "csv" else _split_tsv
     some, rows = peek(split(source, reading), lambda item: sum(map(len, item[0])))
     if len(some) < SAMPLE_ROWS and not any(field.strip() for row, _ in some for field in row):
-        deque(rows, maxlen=0)  # raises the fault that ended the sample, if one did
+        deque(rows, maxlen=0)  # raises the error that ended the sample, if any
         return Columns(None, ()), iter(())  # only white space
     sample = [row for row, _ in some if row] or [[]]
     first = tuple(name.strip() for name in sample[0])
@@ -152,7 +154,7 @@ def _has_header(data: DataConfig, sample: list[list[str]]) -> bool:
 
 
 def wanted(data: DataConfig) -> list[str | int]:
-    """The columns that a config names, of text and of label."""
+    """The text and label columns named by a config."""
     given = [*_several(data.text_column), *_several(data.label_column)]
     return [column for column in given if column is not None]
 
@@ -182,11 +184,11 @@ def _records(
 
 def _ragged(found: int, width: int, where: str, format: str) -> DataError:
     return DataError(
-        f"{found} fields and the first row has {width}",
+        f"this row has {many(found, 'field')}, expected {width} as in the first row",
         where=where,
-        next="correct the row, or its quotes; data.delimiter=... if fields are parted otherwise"
+        next="correct the row, or its quotes; data.delimiter=... if fields use another separator"
         if format == "csv"
-        else "correct the row; data.format=csv if tabs and line breaks stand in quotes",
+        else "correct the row; data.format=csv if quotes enclose tabs and line breaks",
     )
 
 
@@ -209,23 +211,23 @@ def _split_csv(source: Source, reading: Reading) -> Iterator[tuple[list[str], in
                 raise DataError(
                     f"a field of this row is longer than {LONGEST_LINE >> 20} MiB",
                     where=where,
-                    next="close its quote if one is open, else break it up",
+                    next="close its quote if one is open, else split the field",
                 ) from fault
             raise DataError(
                 f"the row that begins here is not CSV: {fault}",
                 where=where,
-                next='a field with a quote, delimiter or line break stands in "...", its quotes '
-                "doubled; data.format=tsv takes quotes as text",
+                next='put a field with a quote, delimiter or line break in "...", its quotes '
+                "doubled; data.format=tsv reads quotes as text",
             ) from fault
         yield row, number
 
 
 def _delimiter(sample: list[str]) -> str:
-    """What parts the fields: of those that part the first row, the one that parts all alike."""
+    """The separator: of those found in the first row, one that splits all rows consistent."""
     widths = {delimiter: _widths(sample, delimiter) for delimiter in _DELIMITERS}
-    parting = [delimiter for delimiter in _DELIMITERS if widths[delimiter][:1] > [1]]
-    alike = [delimiter for delimiter in parting if len(set(widths[delimiter])) == 1]
-    return (alike or parting or [","])[0]
+    candidates = [delimiter for delimiter in _DELIMITERS if widths[delimiter][:1] > [1]]
+    consistent = [delimiter for delimiter in candidates if len(set(widths[delimiter])) == 1]
+    return (consistent or candidates or [","])[0]
 
 
 def _widths(sample: list[str], delimiter: str) -> list[int]:
@@ -234,8 +236,8 @@ def _widths(sample: list[str], delimiter: str) -> list[int]:
     try:
         widths.extend(len(row) for row in reader if row)
     except csv.Error:
-        # The sample may end inside a quoted field; an error before its end says that quotes do not
-        # fit this delimiter.
+        # The sample may end inside a quoted field; an earlier error means that quotes do not fit
+        # this delimiter.
         if reader.line_num < len(sample):
             widths.append(0)
     return widths
@@ -254,7 +256,7 @@ def _without_nul(source: Source, reading: Reading) -> Iterator[str]:
             raise DataError(
                 f"NUL byte in column {line.index(chr(0)) + 1}",
                 where=f"{source.path}:{number}",
-                next="data.encoding=utf-16 if the file is that; else the file is damaged",
+                next="data.encoding=utf-16 if that is its encoding; otherwise the file is damaged",
             )
         yield line
 
@@ -295,9 +297,9 @@ def _format_of(sample: list[str], labelled: bool) -> str | None:
         return "fasttext"
     if not labelled:
         return "txt"
-    # A few lines may be broken: they are told when the rows are read.
-    [(tabs, alike)] = Counter(line.count("\t") for line in sample).most_common(1)
-    if tabs and alike > _MOST * len(sample):
+    # A few lines may be broken: reading the rows reports them.
+    [(tabs, consistent)] = Counter(line.count("\t") for line in sample).most_common(1)
+    if tabs and consistent > _MOST * len(sample):
         return "tsv"
     first = [line.partition(" ") for line in sample]
     distinct = {label for label, _, _ in first}

@@ -1,4 +1,4 @@
-"""Data sets that the `datasets` library reads: from the Hugging Face hub, or a local directory."""
+"""Find the sources that config keys name: files, directories, globs and Hugging Face data sets."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class DataSet:
 
 
 def parse_dataset_name(entry: str, key: str) -> DataSet:
-    """The data set that the entry of a config key names; the split is `train` if not given."""
+    """The data set named by an entry of a config key; the split defaults to `train`."""
     match = re.fullmatch(r"hub:([^:@]+)(?::([^:@]+))?(?:@([^@]+))?", entry)
     if not match:
         raise ConfigError(
@@ -45,22 +45,22 @@ def parse_dataset_name(entry: str, key: str) -> DataSet:
 
 
 def dataset_fingerprint(data: DataSet) -> str:
-    """What identifies the content of a data set: its name, config and split, and its revision."""
+    """A string that identifies the content of a data set: name, config, split and revision."""
     from datasets import load_dataset_builder
 
     with _faults(data):
-        # Imported here: huggingface_hub takes long, and most data comes from files.
+        # Imported here: huggingface_hub is slow to import, and most data is in files.
         from llmkit.models import hub
 
         if not Path(data.name).exists() and hub.is_silent(data.name):
-            # `datasets` would wait for ever.
+            # `datasets` would wait forever.
             raise ConnectionError(f"no answer in {hub.SECONDS:.0f} s")
         builder = load_dataset_builder(data.name, data.config)
         return f"{data} {builder.hash} {builder.config_id}"
 
 
 def rows(data: DataSet) -> Iterator[dict[str, Any]]:
-    """The rows of a data set in order, read as a stream: nothing is downloaded as a whole."""
+    """The rows of a data set in order, streamed rather than downloaded first."""
     from datasets import load_dataset
 
     with _faults(data):
@@ -70,14 +70,14 @@ def rows(data: DataSet) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def _faults(data: DataSet) -> Iterator[None]:
-    """Turn what `datasets` raises into the error that says what to do."""
+    """Turn errors of `datasets` into ours, which say what to do."""
     try:
         yield
     except ConnectionError as fault:
         raise HubUnreachable(
             f"{data} cannot be reached: {fault}",
             where=str(data),
-            next="check the network; HF_HUB_OFFLINE=1 takes a data set that was loaded before",
+            next="check the network; HF_HUB_OFFLINE=1 uses a data set that was downloaded before",
         ) from fault
     except FileNotFoundError as fault:
         raise InputNotFound(f"{data} does not exist: {fault}", where=str(data)) from fault
@@ -85,7 +85,7 @@ def _faults(data: DataSet) -> Iterator[None]:
         if "script" not in str(fault):
             raise
         raise Unsafe(
-            f"{data} is made by a script that would have to be run",
+            f"{data} needs a script that would have to be executed",
             where=str(data),
             next="use a copy of the data set in parquet, jsonl or csv",
         ) from fault
@@ -96,7 +96,7 @@ def _faults(data: DataSet) -> Iterator[None]:
 SUFFIXES = tuple(f".{name}" for name in FORMAT_NAMES) + tuple(
     f".{name}.{packed}" for name in FORMAT_NAMES if name != "parquet" for packed in COMPRESSIONS
 )
-"""The suffixes that are looked for in a directory."""
+"""The suffixes that are searched for in a directory."""
 
 PROSE = ("txt", "text", "md", "markdown", "mdx", "rst", "tex", "org", "adoc")
 CODE = (
@@ -104,37 +104,37 @@ CODE = (
     "cs", "go", "rs", "swift", "rb", "php", "pl", "lua", "r", "jl", "hs", "ml", "ex", "erl", "clj",
     "sh", "bash", "sql",
 )  # fmt: skip
-"""Text that is read where a directory holds hardly anything in the formats above."""
+"""Text that is also read if a directory holds hardly anything in the formats above."""
 
 SLIVER = 0.1
-"""Share of the bytes of a directory below which what is read is hardly anything."""
+"""Share of the bytes of a directory below which it counts as holding hardly anything."""
 
 _NAMED = 3
 
 Folders = dict[Path, list[Path]]
-"""Directories that were searched, with all their files."""
+"""Searched directories with all their files."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """One file, or one hub data set, that holds text."""
+    """One file or hub data set that holds text."""
 
     path: Path | DataSet
     format: str
-    """One that `formats.recognise` gives, or `hub`."""
+    """A format of `formats.recognise`, or `hub`."""
     compression: str
     """One of COMPRESSIONS, or empty."""
     n_bytes: int
-    """Size of the file as it lies on the disk; 0 for a hub data set."""
+    """Size of the file on disk; 0 for a hub data set."""
     modified: int
-    """When the file was last changed, in nanoseconds; 0 for a hub data set."""
+    """Modification time in nanoseconds; 0 for a hub data set."""
     encoding: str = ""
-    """That of its byte order mark; empty where the config tells it."""
+    """The encoding of its byte order mark; empty if the config decides."""
     line_end: str = "\n"
 
 
 class Sources:
-    """The sources of each key of a config: found when a key is first asked for, and never again."""
+    """The sources of each key of a config, searched once, when the key is first used."""
 
     def __init__(self, config: Config) -> None:
         data, prompts = config.data, config.generation.prompts_file
@@ -151,29 +151,29 @@ class Sources:
         self._folders: dict[str, Folders] = {}
 
     def of(self, key: str) -> list[Source]:
-        """The sources of a key such as `data.train_files`, as `find` gives them; none where it is
-        not given."""
+        """The sources of a key such as `data.train_files`, from `find`; empty if it is not
+        given."""
         if key not in self._found and self._entries[key]:
             self._folders[key] = {}
             self._found[key] = find(self._entries[key], key, self._folders[key])
         return self._found.get(key, [])
 
     def skipped(self, key: str) -> tuple[str, bool]:
-        """What the directories of a key hold that is not read, in a sentence, and whether it is
-        most of them by far; empty where everything is read."""
+        """A sentence about the files that are skipped in the directories of a key, and whether they
+        are by far the larger part; empty if everything is read."""
         self.of(key)
         return _skipped(self._folders.get(key, {}))
 
 
 def find(entries: Sequence[str], key: str, folders: Folders | None = None) -> list[Source]:
-    """The sources that the entries of a config key mean, sorted, each file once.
+    """The sources named by the entries of a config key, sorted, each file once.
 
-    An entry is a file, a directory (searched for SUFFIXES, without hidden files; where these are a
+    An entry is a file, a directory (searched for SUFFIXES, without hidden files; if these are a
     sliver of its text and it has no tables, for PROSE and CODE too), a glob, or
-    `hub:NAME[:CONFIG][@SPLIT]`. A file that is named, or matched by a glob, may have any suffix:
-    `formats` recognises what it holds. Directories and globs skip what llmkit has written, such as
-    runs. Raises InputNotFound where an entry means nothing, and DataError for a file that holds
-    neither text nor rows. Each directory is noted in `folders` with its files, read or not.
+    `hub:NAME[:CONFIG][@SPLIT]`. A file that is named or matched by a glob may have any suffix:
+    `formats` detects its format. Directories and globs skip output of llmkit, such as runs. Raises
+    InputNotFound if an entry matches nothing, and DataError for a file that holds neither text nor
+    rows. Each directory is recorded in `folders` with its files, read or not.
     """
     folders = {} if folders is None else folders
     paths: dict[str, Path] = {}
@@ -194,21 +194,21 @@ def find(entries: Sequence[str], key: str, folders: Folders | None = None) -> li
 
 
 def _skipped(folders: Folders) -> tuple[str, bool]:
-    said, most = [], False
+    sentences, most = [], False
     for path, files in folders.items():
         read = _chosen(files)
         if left := sorted({*files} - {*read}):
             size, whole = _size(left), _size(files)
             most = most or whole - size < SLIVER * whole
-            said.append(
-                f"{path}: {len(read):,} of {len(files):,} files are read; skipped are "
+            sentences.append(
+                f"{path}: {len(read):,} of {len(files):,} files are read; skipped: "
                 f"{_by_suffix(left)}, {size:,} of {whole:,} bytes"
             )
-    return "; ".join(said), most
+    return "; ".join(sentences), most
 
 
 def _by_suffix(files: Sequence[Path]) -> str:
-    """Files as a message names them: how many of each suffix, and a few names."""
+    """Files, formatted for a message: the number per suffix, and a few names."""
     counts = Counter(path.suffix.lower() or "without suffix" for path in files)
     several = ", ".join(f"{number:,} {suffix}" for suffix, number in counts.most_common(8))
     names = ", ".join(path.name for path in files[:_NAMED])
@@ -216,9 +216,9 @@ def _by_suffix(files: Sequence[Path]) -> str:
 
 
 def files_fingerprint(sources: Sequence[Source], advance: Callable[[int], None]) -> str:
-    """The sha256 of what the sources hold and how it is packed; names do not matter.
+    """The sha256 of the content and compression of the sources; names do not matter.
 
-    `advance` is told of the bytes that were read.
+    `advance` is called with the number of bytes read.
     """
     whole = hashlib.sha256()
     for source in sources:
@@ -231,13 +231,13 @@ def files_fingerprint(sources: Sequence[Source], advance: Callable[[int], None])
 
 
 def check_unchanged(source: Source) -> None:
-    """Raise DataError if the file is not what it was when it was found."""
+    """Raise DataError if the file has changed since it was found."""
     if isinstance(source.path, DataSet):
         return
     status = _status(source.path)
     if (status.st_size, status.st_mtime_ns) != (source.n_bytes, source.modified):
         raise DataError(
-            f"{source.path} changed while it was read",
+            f"{source.path} changed while it was being read",
             where=str(source.path),
             next="wait until nothing writes to it, then run the same command again",
         )
@@ -262,7 +262,7 @@ def _expand(entry: str, key: str, folders: Folders) -> list[Path]:
     raise InputNotFound(
         f"{key}: {entry} matches no file",
         where=f"{key}: {entry}",
-        next="check the pattern; quote it so that the shell leaves it alone; `**` crosses folders",
+        next="check the pattern; quote it against expansion by the shell; `**` crosses folders",
     )
 
 
@@ -284,8 +284,8 @@ def _search(directory: Path, files: Sequence[Path], entry: str, key: str) -> lis
 
 
 def _chosen(files: Sequence[Path]) -> list[Path]:
-    """The files of a directory that are read: those in the formats of NAMES; where there are no
-    tables and these are less than a tenth of the text, prose and source code too."""
+    """The files of a directory that are read: those with one of SUFFIXES; without tables, and if
+    these are less than a tenth of the text, prose and source code too."""
     known = [path for path in files if path.name.lower().endswith(SUFFIXES)]
     if any(".txt" not in path.name.lower() for path in known):
         return known
@@ -303,15 +303,15 @@ def _size(files: Iterable[Path]) -> int:
 
 
 def _fixed_part(pattern: Path) -> Path:
-    """The directory that a glob names before its first wildcard."""
+    """The directory of a glob before its first wildcard."""
     return next(each for each in pattern.parents if not glob.has_magic(str(each)))
 
 
 def _only_outputs(entry: str, key: str) -> InputNotFound:
     return InputNotFound(
-        f"{key}: {entry} holds only what llmkit has written; runs and results are not data",
+        f"{key}: {entry} holds only output of llmkit; runs and results are not data",
         where=f"{key}: {entry}",
-        next="name the data itself; a file that is named is read, whatever wrote it",
+        next="name the data itself; a file that is named explicitly is always read",
     )
 
 
@@ -322,7 +322,7 @@ def _missing(path: Path, entry: str, key: str) -> InputNotFound:
         where=f"{key}: {entry}",
         next=f"did you mean {' or '.join(near)}?"
         if near
-        else f"paths are taken from the current directory, {Path.cwd()}",
+        else f"paths are relative to the current directory, {Path.cwd()}",
     )
 
 
@@ -330,7 +330,7 @@ def _source(path: Path) -> Source:
     status = _status(path)
     if not path.is_file():
         raise InputNotFound(
-            f"{path} is not a regular file, and text is read more than once",
+            f"{path} is not a regular file; text must be readable more than once",
             where=str(path),
             next="write its content to a file first",
         )
@@ -355,7 +355,7 @@ def _unreadable(path: Path, fault: OSError) -> InputNotFound:
     return InputNotFound(
         f"{path} cannot be read: {fault.strerror}",
         where=str(path),
-        next="check the rights of the file",
+        next="check the permissions of the file",
     )
 
 

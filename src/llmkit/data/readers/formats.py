@@ -1,4 +1,4 @@
-"""What a file or a pipe holds, by its first bytes and by its name: one rule for every command."""
+"""Detect the format of a file or pipe by its first bytes and its name, for every command."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import NamedTuple
 from llmkit.errors import DataError
 
 FIRST_BYTES = 1 << 16
-"""Bytes that are enough to recognise a format."""
+"""Number of bytes that suffice to recognise a format."""
 
 COMPRESSIONS = ("gz", "zst")
 FORMATS = ("txt", "jsonl", "csv", "tsv", "parquet")
 FORMAT_NAMES = {**{name: name for name in FORMATS}, "ndjson": "jsonl", "jsonlines": "jsonl"}
-"""Formats by the suffixes that stand for them."""
+"""Formats by file suffix."""
 
 _GZIP, _ZSTD, _PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"
 _MARKS = (
@@ -63,24 +63,24 @@ _WIDE = re.compile(r"utf[-_]?(16|32|7)|u(16|32)|cp(037|500|875|1026|1140)", re.I
 
 
 class Recognised(NamedTuple):
-    """How the bytes of a file or pipe are to be read."""
+    """How to read the bytes of a file or pipe."""
 
     format: str
     """One of FORMATS, or `json` for a list of objects or objects that span lines."""
     compression: str
     """One of COMPRESSIONS, or empty."""
     encoding: str
-    """That of the byte order mark; empty without one."""
+    """The encoding named by the byte order mark; empty without one."""
     line_end: str
-    r"""`\n`, or `\r` where no line ends otherwise."""
+    r"""`\n`, or `\r` if no line has another end."""
 
 
 def recognise(head: bytes, name: str) -> Recognised:
-    """The format of what begins with these bytes and is called so.
+    """The format of a file or pipe with this name that begins with these bytes.
 
     Content decides where it is unambiguous: Parquet, gzip and zstd by their magic bytes, Unicode by
     its byte order mark, JSON by its objects. Otherwise the suffix does, and an unknown one is plain
-    text. Raises DataError, with the way to convert it, for what holds neither text nor rows.
+    text. Raises DataError, with a way to convert the file, if it holds neither text nor rows.
     """
     suffixes = [suffix[1:].lower() for suffix in PurePath(name).suffixes]
     packed = suffixes.pop() if suffixes and suffixes[-1] in COMPRESSIONS else ""
@@ -104,7 +104,7 @@ def recognise(head: bytes, name: str) -> Recognised:
 
 
 def is_binary(head: bytes, encoding: str = "utf-8") -> bool:
-    """Whether bytes in such an encoding have more control characters than text ever has."""
+    """Whether bytes in this encoding have more control characters than text ever has."""
     some = head[:4096]
     if is_wide(encoding):
         return False
@@ -112,17 +112,17 @@ def is_binary(head: bytes, encoding: str = "utf-8") -> bool:
 
 
 def is_wide(encoding: str) -> bool:
-    """Whether an encoding gives ASCII characters other bytes than ASCII does."""
+    """Whether an encoding maps ASCII characters to other bytes than ASCII does."""
     return bool(_WIDE.match(encoding))
 
 
 def binary(name: str) -> DataError:
-    """The fault of a file that is not text."""
+    """The error for a file that is not text."""
     return _refused(name, "binary data, not text", "name text files or tables")
 
 
 def is_json_object(line: str) -> bool:
-    """Whether a line is one JSON object that holds something."""
+    """Whether a line is one non-empty JSON object."""
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):
@@ -131,7 +131,7 @@ def is_json_object(line: str) -> bool:
 
 
 def _of_text(text: str, named: str, whole: bool) -> str:
-    """The format of a text by how it begins; `named` is that of its suffix."""
+    """The format of a text by its beginning; `named` is the format of its suffix."""
     plain = named if named in FORMATS else "txt"
     begin = text.lstrip()
     if begin.startswith("{"):
@@ -145,13 +145,13 @@ def _of_text(text: str, named: str, whole: bool) -> str:
 
 
 def _are_objects(text: str, whole: bool) -> bool:
-    """Whether lines are JSON objects: a few of them may be broken, which reading reports."""
+    """Whether lines are JSON objects; a few may be broken, which the reader reports later."""
     lines = text.split("\n")
     if len(lines) > 1 and not whole:
         lines.pop()
     some = [line for line in lines if line.strip()][:50]
     if len(some) == 1 and not whole:
-        return bool(_KEY.match(some[0]))  # longer than what was read
+        return bool(_KEY.match(some[0]))  # longer than the bytes read
     return is_json_object(some[0]) and 2 * sum(map(is_json_object, some)) > len(some)
 
 
@@ -177,7 +177,7 @@ def _encoding(head: bytes) -> str:
 
 
 def _unpacked(head: bytes, compression: str) -> bytes:
-    """What the first bytes of a compressed file unpack to; less where it is damaged."""
+    """The unpacked first bytes of a compressed file; fewer if it is damaged."""
     import pyarrow as pa
 
     whole = b""

@@ -1,4 +1,4 @@
-"""A pipe as rows: lines of text or of JSON as they arrive, anything else as a file is read."""
+"""Read rows from a pipe: text and JSON lines as they arrive, other formats like a file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STDIN = "stdin"
 
 
 def refuse_sharing(option: str) -> None:
-    """Raises UsageError where several processes would share a pipe; `option` is what to use."""
+    """Raises UsageError if several processes would share a pipe; `option` is the alternative."""
     if n_processes() > 1:
         raise UsageError(
             "several processes cannot share a pipe",
@@ -29,10 +29,10 @@ def refuse_sharing(option: str) -> None:
 
 
 class Pipe:
-    """A pipe whose first line has been read, and with it what it holds."""
+    """A pipe whose first line has been read and whose format is known."""
 
     def __init__(self, stream: BinaryIO, data: DataConfig) -> None:
-        """Waits for the first line; raises DataError for what holds neither text nor rows."""
+        """Waits for the first line; raises DataError for input that is neither text nor rows."""
         self.stream, self.data = stream, data
         self.head = b""
         while (
@@ -46,12 +46,12 @@ class Pipe:
         wide = found.encoding not in ("", "utf-8") or formats.is_wide(data.encoding)
         odd = found.compression or wide or found.line_end == "\r"
         self.is_lines = self.format in ("txt", "jsonl") and not odd
-        """Whether each line is a row by itself, so that it can be answered when it arrives."""
+        """Whether each line is a complete row that can be processed as soon as it arrives."""
 
     def groups(self) -> Iterator[list[str]]:
-        """The lines, those together that arrived together, without waiting for more.
+        """The lines, grouped as they arrived, without waiting for more.
 
-        Raises DataError with the line for bytes that the encoding does not allow.
+        Raises DataError with the line number for bytes that are invalid in the encoding.
         """
         held, number = b"", 0
         for part in chain([self.head], iter(self._read, b"")):
@@ -67,8 +67,7 @@ class Pipe:
 
     @contextmanager
     def as_file(self) -> Iterator[tuple[Path, DataConfig]]:
-        """All of the pipe in a file, which is removed afterwards, and the data section with its
-        format."""
+        """The whole pipe as a temporary file, and the data section with its format."""
         is_table = self.format in ("csv", "tsv")
         data = self.data.changed(format=self.format) if is_table else self.data
         with tempfile.TemporaryDirectory(prefix="llmkit-") as folder:

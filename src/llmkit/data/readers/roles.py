@@ -1,4 +1,4 @@
-"""Which columns of a table hold the text, the label, the prompt, the response or the messages."""
+"""Find the columns of a table that hold the text, label, prompt, response or messages."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _PROMPTS = frozenset("prompt instruction question query".split())
 _RESPONSES = frozenset("response output answer completion reply".split())
 _CONVERSATIONS = frozenset("messages conversation conversations".split())
 _TASK = ("instruction", "input")
-"""What to do, and what to do it with: two columns that are one prompt."""
+"""The task and its input: two columns that form one prompt."""
 
 
 def with_header(data: DataConfig, *wanted: Any) -> DataConfig:
-    """The data section; a column that is named stands in a header."""
+    """The data section, which expects a header if a column is given by name."""
     flat = [each for one in wanted for each in (one if isinstance(one, tuple) else (one,))]
     if data.header == "auto" and any(isinstance(each, str) for each in flat):
         return data.changed(header=True)
@@ -44,12 +44,12 @@ def with_header(data: DataConfig, *wanted: Any) -> DataConfig:
 def resolve_label_columns(
     found: Sequence[Source], data: DataConfig, say: Say, labelled: bool = True
 ) -> DataConfig:
-    """The data section with the columns spelled out, and whether the tables have a header.
+    """The data section with the columns resolved, and whether the tables have a header.
 
-    Columns that are not given are guessed by the first table if only one can be meant, and the
-    guess is reported. Raises DataError with the columns that exist where that is not so.
+    Columns that are not given are guessed from the first table if there is only one candidate,
+    and the guess is reported. Otherwise raises DataError with the existing columns.
     """
-    # A file that is too short to show its format has that of the first where no name tells one.
+    # A file too short to detect its format gets that of the first if no name shows another.
     all_plain = all(source.format == "txt" for source in found)
     for source in found:
         table = tables.open_table(source, Reading(data, lambda n_bytes: None), labelled)
@@ -61,7 +61,7 @@ def resolve_label_columns(
 def resolve_by_table(
     data: DataConfig, table: Table, source: Source, say: Say, labelled: bool, all_plain: bool
 ) -> DataConfig:
-    """The data section with the columns spelled out by one table."""
+    """The data section with the columns resolved from one table."""
     columns, where = table.columns, str(source.path)
     given = (
         columns.find_all(data.text_column, TEXT, where),
@@ -75,28 +75,28 @@ def resolve_by_table(
     resolved: dict[str, Any] = {"text_column": _named(columns, text)}
     if labelled:
         resolved["label_column"] = _named(columns, label)
-    said = dict(resolved) if (text, label) != given else {}
+    guessed = dict(resolved) if (text, label) != given else {}
     if table.format in ("csv", "tsv"):
         resolved["header"] = columns.names is not None
         if data.header == "auto" and not _by_name(data):
-            said["header"] = resolved["header"]
+            guessed["header"] = resolved["header"]
     if table.format != delimited.named_format(source, data):
-        said["format"] = table.format
+        guessed["format"] = table.format
         if all_plain:
             resolved["format"] = table.format
-    _report(said, columns, where, say)
+    _report(guessed, columns, where, say)
     return data.changed(**resolved)
 
 
 def _report(found: dict[str, Any], columns: Columns, where: str, say: Say) -> None:
-    """Reports what was guessed."""
+    """Report guessed keys."""
     if found:
         keys = ", ".join(f"data.{name}={dump(value)}" for name, value in found.items())
         say(f"{where}: found {keys}; the columns are {columns}")
 
 
 def _by_name(data: DataConfig) -> bool:
-    """Whether a column is named, so that there must be a header."""
+    """Whether a column is given by name, which requires a header."""
     return any(isinstance(each, str) for each in delimited.wanted(data))
 
 
@@ -106,16 +106,16 @@ def _named(columns: Columns, numbers: Sequence[int]) -> Any:
 
 
 def _cells(table: Table) -> list[list[str]]:
-    """The first rows as texts."""
+    """The first rows as lists of strings."""
     rows = [record.values or () for record in table.sample()]
     return [list(map(str, row.values() if isinstance(row, dict) else row)) for row in rows]
 
 
 def resolve_chat_columns(found: Sequence[Source], data: DataConfig, say: Say) -> DataConfig:
-    """The data section with the columns of the tables spelled out.
+    """The data section with the columns of the tables resolved.
 
-    Columns that are not given are guessed by the first table if only one can be meant, and the
-    guess is reported. Raises DataError with the columns that exist where that is not so.
+    Columns that are not given are guessed from the first table if there is only one candidate,
+    and the guess is reported. Otherwise raises DataError with the existing columns.
     """
     data = with_header(data, data.prompt_column, data.response_column, data.messages_column)
     for source in found:
@@ -123,8 +123,8 @@ def resolve_chat_columns(found: Sequence[Source], data: DataConfig, say: Say) ->
         if not len(columns):
             continue
         resolved = _chat_roles(data, columns, str(source.path))
-        said = {name: value for name, value in resolved.items() if getattr(data, name) is None}
-        _report(said, columns, str(source.path), say)
+        guessed = {name: value for name, value in resolved.items() if getattr(data, name) is None}
+        _report(guessed, columns, str(source.path), say)
         header = {} if columns.keyed else {"header": columns.names is not None}
         return data.changed(**{**resolved, **header})
     return data
@@ -133,7 +133,7 @@ def resolve_chat_columns(found: Sequence[Source], data: DataConfig, say: Say) ->
 def chat_numbers(
     columns: Columns, data: DataConfig, where: str
 ) -> tuple[ColumnNumbers, ColumnNumbers, ColumnNumbers]:
-    """The columns of prompt, response and messages in a table, as far as the config names them."""
+    """The prompt, response and messages columns of a table that the config names."""
     return (
         columns.find_all(data.prompt_column, _PROMPT, where),
         columns.find_all(data.response_column, RESPONSE, where),
@@ -152,7 +152,7 @@ def _columns(source: Source, data: DataConfig) -> Columns:
 
 
 def _chat_roles(data: DataConfig, columns: Columns, where: str) -> dict[str, Any]:
-    """The columns, given or guessed, by their keys."""
+    """The columns, given or guessed, by config key."""
     prompt, response, messages = chat_numbers(columns, data, where)
     if messages:
         return {"messages_column": columns.label(messages[0])}
@@ -160,7 +160,7 @@ def _chat_roles(data: DataConfig, columns: Columns, where: str) -> dict[str, Any
     conversations = only_column(columns, _CONVERSATIONS)
     if conversations and not (prompt or response):
         if all(guessed):
-            raise columns.fault("there are conversations, and prompts besides", MESSAGES, where)
+            raise columns.fault("the table has both conversations and prompts", MESSAGES, where)
         return {"messages_column": columns.label(conversations[0])}
     for found, key, what in zip(guessed, (_PROMPT, RESPONSE), ("prompt", "response"), strict=True):
         if not found:
@@ -172,7 +172,7 @@ def _chat_roles(data: DataConfig, columns: Columns, where: str) -> dict[str, Any
 
 
 def _guess_prompt(columns: Columns) -> ColumnNumbers:
-    """The column of the prompt, or the two of a task, if only one can be meant."""
+    """The prompt column, or the two of a task, if there is only one candidate."""
     names = [name.strip().lower() for name in columns.names or ()]
     if all(names.count(name) == 1 for name in _TASK) and not _PROMPTS & {*names} - {*_TASK}:
         return tuple(names.index(name) for name in _TASK)

@@ -1,4 +1,4 @@
-"""Rows that are JSON objects: one in each line, or in a list or one after another over lines."""
+"""Open any source as a table; read JSON lines, JSON lists, parquet files and hub data sets."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _EXAMPLE = '{"text": "..."}'
 
 
 def by_line(source: Source, reading: Reading) -> Iterator[Record]:
-    """The objects of a file with one in each line; blank lines are not rows."""
+    """The objects of a JSON lines file; blank lines are not rows."""
     number = 0
     for line_number, line in enumerate(lines(source, reading), 1):
         where = f"{source.path}:{line_number}"
@@ -38,7 +38,7 @@ def by_line(source: Source, reading: Reading) -> Iterator[Record]:
 
 
 def parsed(line: str, where: str) -> dict[str, Any]:
-    """The object that a line is; raises DataError with its place for one that is none."""
+    """Parse a line as a JSON object; raises DataError with its place if it is not one."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as fault:
@@ -57,7 +57,7 @@ def parsed(line: str, where: str) -> dict[str, Any]:
 
 
 def spanning(source: Source, reading: Reading) -> Iterator[Record]:
-    """The objects of a JSON list, or objects one after another, whatever lines they take."""
+    """The objects of a JSON list, or concatenated objects that may span lines."""
     held = None
     for number, (row, line) in enumerate(_values(source, reading), 1):
         where = f"{source.path}:{line}"
@@ -88,7 +88,7 @@ def _refuse_columns(row: dict[str, Any], where: str) -> None:
 
 
 def _values(source: Source, reading: Reading) -> Iterator[tuple[Any, int]]:
-    """The values of a list, or those that stand one after another, each with its line."""
+    """The values of a list, or concatenated values, each with its line number."""
     decoder, parts = json.JSONDecoder(), chunks(source, reading)
     text, at, line = "", 0, 1
     between = _SPACE
@@ -125,51 +125,51 @@ def _values(source: Source, reading: Reading) -> Iterator[tuple[Any, int]]:
 
 def _broken(source: Source, line: int, fault: str) -> DataError:
     return DataError(
-        f"what begins here is not JSON: {fault}",
+        f"this is not JSON: {fault}",
         where=f"{source.path}:{line}",
         next="correct it, or data.format=txt if the file is plain text",
     )
 
 
 _PARQUET_ROWS = 256
-_PARQUET_BUFFER = 1 << 20  # without it a whole row group is read at once
+_PARQUET_BUFFER = 1 << 20  # without a buffer a whole row group is read at once
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table that was opened: its columns are known, its rows are read once."""
+    """An open table: its columns are known, its rows are read once."""
 
     format: str
     columns: Columns
     sample: Callable[[], list[Record]]
     """The first rows."""
     records: Callable[[Sequence[int]], Iterator[Record]]
-    """All rows; only these columns need to have their values."""
+    """All rows; only these columns need values."""
 
 
 def open_table(source: Source, reading: Reading, labelled: bool = False) -> Table:
-    """A source as a table; `labelled` says that its rows should have labels.
+    """Open a source as a table; `labelled` says that its rows should have labels.
 
-    Opening it and reading its rows raises DataError with file, line and row for what is broken.
+    Opening it and reading its rows raise DataError with file, line and row for broken data.
     """
     format = delimited.delimited_format(source, reading, labelled)
     if format == "parquet":
         return _open_parquet(source, reading)
     if format == "hub":
-        columns, records = _open_keyed(_told_by_row(_hub_rows(source, reading)))
+        columns, records = _open_keyed(_with_row_numbers(_hub_rows(source, reading)))
     elif format in ("jsonl", "json"):
         read = by_line if format == "jsonl" else spanning
-        columns, records = _open_keyed(_told_by_row(read(source, reading)))
+        columns, records = _open_keyed(_with_row_numbers(read(source, reading)))
     else:
         open_text = delimited.open_fields if format in ("csv", "tsv") else delimited.open_lines
         columns, rows = open_text(source, reading, format)
-        records = _told_by_row(rows)
+        records = _with_row_numbers(rows)
     sample, records = peek(records, _size)
     return Table(format, columns, lambda: [row for row in sample if row.number], lambda _: records)
 
 
 def of_records(format: str, records: Sequence[Record]) -> Table:
-    """Rows that were read already, as a table; lines of text are one column without a name."""
+    """Rows in memory, as a table; lines of text are one column without a name."""
     if format == "txt":
         return Table(format, Columns(("text",), ()), lambda: [], lambda _: iter(records))
     columns, rows = _open_keyed(iter(records))
@@ -177,10 +177,10 @@ def of_records(format: str, records: Sequence[Record]) -> Table:
 
 
 def texts(source: Source, reading: Reading) -> Iterator[str]:
-    """The text of each row, in order; a blank line of a file is a row without text.
+    """The text of each row, in order; a blank line is a row without text.
 
-    Of several text columns the texts are joined by a space. Raises DataError with file and line for
-    a row that is broken or holds no string, and where the text column is not there or not known.
+    Texts of several columns are joined by a space. Raises DataError with file and line for a row
+    that is broken or holds no string, and if the text column is missing or ambiguous.
     """
     table = open_table(source, reading)
     numbers = _text_columns(table.columns, reading, str(source.path)) if len(table.columns) else ()
@@ -192,24 +192,25 @@ def texts(source: Source, reading: Reading) -> Iterator[str]:
 
 
 def text(record: Record, columns: Columns, number: int) -> str:
-    """The text that a row has in a column; raises DataError where it has none."""
+    """The text of a row in a column; raises DataError if there is none."""
     if isinstance(record.values, list):
         return record.values[number]
     return cell_text(field(record, columns, number), columns.address(number), record.where)
 
 
 def text_or_empty(record: Record, columns: Columns, number: int) -> str:
-    """The text that a row has in a column; null is an empty one."""
+    """The text of a row in a column; empty for null."""
     if field(record, columns, number) is None:
         return ""
     return text(record, columns, number)
 
 
 def cell_text(value: Any, name: str | int, where: str) -> str:
-    """A value of a row as a text; raises DataError, with its name, for what is none."""
+    """A value of a row as text; raises DataError with its name if it is no string."""
     if not isinstance(value, str):
+        kind = "null" if value is None else type(value).__name__
         raise DataError(
-            f"{name!r} of this row is {'null' if value is None else type(value).__name__}, no text",
+            f"{name!r} of this row is {kind}, not text",
             where=where,
             next="name another column, or correct the row",
         )
@@ -219,7 +220,7 @@ def cell_text(value: Any, name: str | int, where: str) -> str:
         value.encode()
     except UnicodeEncodeError as fault:
         raise DataError(
-            f"{name!r} of this row holds half of a surrogate pair, which is no character",
+            f"{name!r} of this row holds half of a surrogate pair, which is not a character",
             where=where,
             next="write characters outside the basic plane as two \\u escapes, or as themselves",
         ) from fault
@@ -227,7 +228,7 @@ def cell_text(value: Any, name: str | int, where: str) -> str:
 
 
 def field(record: Record, columns: Columns, number: int) -> Any:
-    """The value that a row has in a column; raises DataError where it has no such column."""
+    """The value of a row in a column; raises DataError if the row lacks the column."""
     if isinstance(record.values, list):
         return record.values[number]
     assert record.values is not None
@@ -242,12 +243,12 @@ def field(record: Record, columns: Columns, number: int) -> Any:
 
 
 def in_row(fault: DataError, number: int) -> DataError:
-    """The same fault, which says in which data row it came."""
+    """The same error with the number of its data row."""
     return DataError(f"data row {number}: {fault.what}", where=fault.where, next=fault.next)
 
 
 def _text_columns(columns: Columns, reading: Reading, where: str) -> ColumnNumbers:
-    """The columns that hold the text: those that are named, or `text`, or the only one."""
+    """The text columns: those named by the config, or `text`, or the only one."""
     key, wanted = "data.text_column", reading.data.text_column
     if wanted is None and columns.names and columns.names.count("text") == 1:
         return (columns.names.index("text"),)
@@ -258,8 +259,8 @@ def _text_columns(columns: Columns, reading: Reading, where: str) -> ColumnNumbe
     return columns.find_all("text" if wanted is None else wanted, key, where)
 
 
-def _told_by_row(records: Iterator[Record]) -> Iterator[Record]:
-    """The same rows; a fault says in which row it came."""
+def _with_row_numbers(records: Iterator[Record]) -> Iterator[Record]:
+    """The same rows; an error names the row that raised it."""
     number = 0
     try:
         for record in records:
@@ -277,7 +278,7 @@ def _size(record: Record) -> int:
 
 
 def _open_keyed(records: Iterator[Record]) -> tuple[Columns, Iterator[Record]]:
-    """The columns of rows that have their values by name are those of the first."""
+    """Rows that hold values by name, and their columns, which are those of the first row."""
     before: list[Record] = []
     for record in records:
         before.append(record)
@@ -299,7 +300,7 @@ def _open_parquet(source: Source, reading: Reading) -> Table:
         share = source.n_bytes // max(1, file.metadata.num_rows)
 
     def records(numbers: Sequence[int]) -> Iterator[Record]:
-        return _told_by_row(rows(numbers))
+        return _with_row_numbers(rows(numbers))
 
     def rows(numbers: Sequence[int]) -> Iterator[Record]:
         wanted = [names[number] for number in numbers] or None
@@ -326,7 +327,7 @@ def _python_rows(batch: Any, where: str, before: int) -> list[dict[str, Any]]:
         raise DataError(
             f"a text of this row is not UTF-8: {fault}",
             where=f"{where} {before + number + 1}",
-            next="write the file anew with its texts as UTF-8",
+            next="write the file again with its texts as UTF-8",
         ) from fault
 
 
@@ -341,7 +342,7 @@ def _is_text(row: Any) -> bool:
 @contextmanager
 def _parquet(source: Source) -> Iterator[Any]:
     try:
-        path = os.fsencode(str(source.path))  # which need not be UTF-8
+        path = os.fsencode(str(source.path))  # the name need not be UTF-8
         with (
             pa.OSFile(path) as stream,
             pq.ParquetFile(stream, buffer_size=_PARQUET_BUFFER) as file,
@@ -349,9 +350,9 @@ def _parquet(source: Source) -> Iterator[Any]:
             yield file
     except (pa.ArrowException, OSError, UnicodeDecodeError) as fault:
         raise DataError(
-            f"{source.path} is no parquet file that can be read: {fault}",
+            f"{source.path} is not a readable parquet file: {fault}",
             where=str(source.path),
-            next="check its download; it must end as it begins, with the four bytes PAR1",
+            next="check its download; a parquet file begins and ends with the four bytes PAR1",
         ) from fault
 
 

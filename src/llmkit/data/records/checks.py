@@ -1,4 +1,4 @@
-"""What in labelled data would spoil a model and stops a run, and what a person should know of."""
+"""Check labelled data: refuse problems that would spoil the model, warn about odd rows."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 from llmkit.data.records.findings import Findings, describe_lookalikes, lookalikes
-from llmkit.data.records.labelled import Part, Place, told
+from llmkit.data.records.labelled import Part, Place, format_places
 from llmkit.data.records.labels import MULTI, REGRESSION, Labels, each, listing
 from llmkit.data.records.splits import Texts
 from llmkit.errors import DataError
@@ -14,16 +14,16 @@ from llmkit.reporting.format import many
 
 
 class _Fault(NamedTuple):
-    """Something that would spoil the model."""
+    """A problem that would spoil the model."""
 
     what: str
     places: list[Place]
     name: str
-    """What `data.allow` calls it."""
+    """Its name in `data.allow`."""
 
 
 def check_training_rows(train: Part, labels: Labels) -> None:
-    """Raise DataError where nothing can be learned, because all rows have the same label."""
+    """Raise DataError if all rows have the same label, so that there is nothing to learn."""
     distinct = set(train.raws)
     if labels.kind == MULTI and not any(each(raw) for raw in distinct):
         problem = f"no row of {train.key} has a label"
@@ -39,20 +39,21 @@ def check_training_rows(train: Part, labels: Labels) -> None:
 
 
 def check_rows(part: Part) -> None:
-    """Raise DataError where a part has no row that can be used."""
+    """Raise DataError if a part has no usable row."""
     if part.texts:
         return
     blank = f": all {len(part.blank):,} rows are blank" if part.blank else ""
     files = ", ".join(part.files)
     raise DataError(
         f"{part.key} has no row with text and label{blank}",
-        where=told(place for place, _ in part.blank) or files or part.key,
+        where=format_places(place for place, _ in part.blank) or files or part.key,
         next="add rows; or are data.text_column and data.label_column right?",
     )
 
 
 def faults(parts: Mapping[str, Part], labels: Labels, splitting: bool) -> Iterator[_Fault]:
-    """What stops a run unless it is allowed; `splitting` says that a part of train is held out."""
+    """Problems that stop a run unless allowed; `splitting` says that a part of train is held
+    out."""
     for part in parts.values():
         if 2 * len(part.blank) > len(part):
             what = f"{len(part.blank):,} of {len(part):,} rows of {part.key} are blank"
@@ -76,58 +77,60 @@ def faults(parts: Mapping[str, Part], labels: Labels, splitting: bool) -> Iterat
 
 def _origin(parts: Mapping[str, Part], labels: Labels) -> str:
     if labels.from_file:
-        return "data.label_names does not name"
-    return f"{parts['train'].key} has not" if "train" in parts else "the model does not know"
+        return "data.label_names does not list"
+    return f"{parts['train'].key} does not have" if "train" in parts else "the model does not know"
 
 
 def refuse(found: Collection[_Fault], allowed: Collection[str]) -> None:
-    """Raise one DataError for all faults that are not allowed."""
+    """Raise one DataError for all problems that are not allowed."""
     refused = [fault for fault in found if fault.name not in allowed]
     if refused:
         names = dict.fromkeys([*allowed, *(fault.name for fault in refused)])
         raise DataError(
             "; ".join(fault.what for fault in refused),
-            where="\n       ".join(told(fault.places) for fault in refused),
-            next=f"correct the data, or go on all the same with data.allow=[{', '.join(names)}]",
+            where="\n       ".join(format_places(fault.places) for fault in refused),
+            next=f"correct the data, or accept it with data.allow=[{', '.join(names)}]",
         )
 
 
 def warnings(
     parts: Mapping[str, Part], labels: Labels, findings: Findings, allowed: Collection[_Fault]
 ) -> Iterator[str]:
-    """What a person should know of the data, one sentence each; of faults that were allowed, what
-    is done about them."""
+    """Warnings about the data, one sentence each; for allowed problems, how they are handled."""
     for part in parts.values():
         yield from odd_rows(part, findings)
     if conflicts := findings.conflicts:
-        said = [f"{label!r} in {told(places)}" for label, places in conflicts[0].places.items()]
+        shown = [
+            f"{label!r} in {format_places(places)}" for label, places in conflicts[0].places.items()
+        ]
         texts = many(len(conflicts), "text")
-        yield f"{texts} with different labels, the first {' and '.join(said)}"
+        yield f"{texts} with different labels, the first {' and '.join(shown)}"
     for fault in allowed:
         if fault.name in _DONE:
-            yield f"{fault.what}: {_DONE[fault.name]} ({told(fault.places)})"
+            yield f"{fault.what}: {_DONE[fault.name]} ({format_places(fault.places)})"
     yield from _about_labels(parts, labels)
 
 
-_DONE = {"one_row_classes": "kept in training", "unseen_labels": "these rows are left out"}
+_DONE = {"one_row_classes": "kept in training", "unseen_labels": "these rows are skipped"}
 
 
 _ALIKE = "the same only as the model reads it: case, accents or white space differ"
 
 
 def odd_rows(part: Part, findings: Findings) -> Iterator[str]:
-    """What a person should know of the rows of a part, one sentence each."""
+    """Warnings about the rows of a part, one sentence each."""
     duplicates = [repeat for repeat in findings.duplicates if repeat.part == part.name]
     overlap = [repeat for repeat in findings.overlap if repeat.part == part.name]
     if part.blank:
         rows = many(len(part.blank), "row")
-        yield f"{rows} of {part.key} blank, left out: {told(place for place, _ in part.blank)}"
+        places = format_places(place for place, _ in part.blank)
+        yield f"{rows} of {part.key} blank, skipped: {places}"
     for repeats, what in (
         (duplicates, "the text of an earlier row"),
         (overlap, "a text that training or validation data holds too"),
     ):
         if repeats:
-            places = told(repeat.place for repeat in repeats)
+            places = format_places(repeat.place for repeat in repeats)
             inexact = sum(not repeat.exact for repeat in repeats)
             but = f" ({inexact:,} {_ALIKE})" if inexact else ""
             yield f"{many(len(repeats), 'row')} of {part.key} with {what}{but}: {places}"
@@ -135,28 +138,29 @@ def odd_rows(part: Part, findings: Findings) -> Iterator[str]:
         shown = ", ".join(empty[:5]) + (", ..." if empty[5:] else "")
         yield f"{many(len(empty), 'file')} of {part.key} without a row: {shown}"
     if part.counts.blank_lines:
-        yield f"{many(part.counts.blank_lines, 'empty line')} of {part.key} taken as no row"
+        yield f"{many(part.counts.blank_lines, 'empty line')} of {part.key} skipped"
     if part.counts.undecodable:
-        yield f"{many(part.counts.undecodable, 'byte')} of {part.key} not decodable"
+        yield f"{many(part.counts.undecodable, 'byte')} of {part.key} that cannot be decoded"
 
 
 def _about_labels(parts: Mapping[str, Part], labels: Labels) -> Iterator[str]:
     if labels.kind == REGRESSION:
         return
     for group in lookalikes(labels.names):
-        said = describe_lookalikes(group)
-        yield f"labels that differ in their spelling only are different labels: {said}"
+        shown = describe_lookalikes(group)
+        yield f"labels that differ only in their spelling are different labels: {shown}"
     for part in parts.values():
         present = {labels.name(name) for raw in set(part.raws) for name in each(raw)}
         if missing := [name for name in labels.names if name not in present]:
             yield f"{many(len(missing), 'label')} without a row in {part.key}: {listing(missing)}"
         without = [place for raw, place in zip(part.raws, part.places, strict=True) if raw == ()]
         if without:
-            yield f"{many(len(without), 'row')} of {part.key} without any label: {told(without)}"
+            rows = many(len(without), "row")
+            yield f"{rows} of {part.key} without any label: {format_places(without)}"
 
 
 def _unknown(part: Part, labels: Labels) -> dict[str, list[Place]]:
-    """The labels of a part that have no number, and where they stand."""
+    """The labels of a part that are unknown, and their places."""
     unknown: dict[str, list[Place]] = {}
     for raw, place in zip(part.raws, part.places, strict=True):
         for label in labels.unknown(raw):
@@ -165,7 +169,7 @@ def _unknown(part: Part, labels: Labels) -> dict[str, list[Place]]:
 
 
 def _one_text(part: Part, labels: Labels) -> dict[str, Place]:
-    """The labels that stand with one text only, and where."""
+    """The labels of only one text, each with its place."""
     texts_of: dict[str, set[Texts]] = {}
     place_of: dict[str, Place] = {}
     if labels.kind != REGRESSION:

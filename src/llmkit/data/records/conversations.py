@@ -1,4 +1,4 @@
-"""Conversations: prompts with responses or lists of messages, read, looked at and split."""
+"""Read, check and split conversations: prompts with responses, or lists of messages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from llmkit.data.readers.roles import chat_numbers, resolve_chat_columns
 from llmkit.data.readers.tables import Table
 from llmkit.data.records import checks, splits
 from llmkit.data.records.findings import Findings, finding, place_of, repeated, repeats
-from llmkit.data.records.labelled import Counts, Part, Place, told
+from llmkit.data.records.labelled import Counts, Part, Place, format_places
 from llmkit.data.records.splits import Texts
 from llmkit.data.text.fingerprints import as_seen
 from llmkit.errors import DataError, InputNotFound
@@ -33,7 +33,7 @@ _TEXT_PARTS = ("text", "input_text", "output_text")
 
 
 class Message(NamedTuple):
-    """What one side says in its turn."""
+    """One turn of a conversation."""
 
     role: str
     content: str
@@ -41,27 +41,27 @@ class Message(NamedTuple):
 
 @dataclass(frozen=True)
 class Conversation:
-    """Messages of which the last is the assistant's."""
+    """A list of messages that ends with the assistant's."""
 
     messages: tuple[Message, ...]
     path: str
     number: int
-    """Data rows of the file, counted from 1."""
+    """Number of the data row in its file, counted from 1."""
 
     @property
     def opening(self) -> tuple[str, ...]:
-        """What is said before the assistant first speaks."""
+        """Contents of the messages before the assistant's first."""
         roles = [message.role for message in self.messages]
         return tuple(message.content for message in self.messages[: roles.index(ASSISTANT)])
 
     @property
     def contents(self) -> tuple[str, ...]:
-        """All that is said."""
+        """Contents of all messages."""
         return tuple(message.content for message in self.messages)
 
     @property
     def responses(self) -> tuple[str, ...]:
-        """What the assistant says."""
+        """Contents of the assistant's messages."""
         return tuple(each.content for each in self.messages if each.role == ASSISTANT)
 
 
@@ -70,8 +70,8 @@ def read_conversations(
 ) -> Iterator[Conversation]:
     """The conversations of tables whose columns are resolved.
 
-    Raises DataError with file and row for what is broken, a role that is not known, and messages
-    that do not end with the assistant's.
+    Raises DataError with file and row for broken data, unknown roles, and conversations that do not
+    end with the assistant's message.
     """
     for source in found:
         reading = Reading(data, advance)
@@ -89,13 +89,13 @@ def _rows(table: Table, data: DataConfig, path: str, counts: Counts) -> Iterator
             counts.blank_lines += 1
             continue
         try:
-            said = _said(record, table.columns, prompt, response, messages)
+            turns = _turns(record, table.columns, prompt, response, messages)
         except DataError as fault:
             raise tables.in_row(fault, record.number) from fault
-        yield Conversation(said, path, record.number)
+        yield Conversation(turns, path, record.number)
 
 
-def _said(
+def _turns(
     record: Record,
     columns: Columns,
     prompt: ColumnNumbers,
@@ -105,7 +105,7 @@ def _said(
     if messages:
         return _messages(tables.field(record, columns, messages[0]), record.where)
     parts = [tables.text_or_empty(record, columns, number) for number in prompt]
-    # A task may come without anything that it is done with.
+    # A task may have no input.
     asked = "\n\n".join(part for part in parts if part.strip()) if len(parts) > 1 else parts[0]
     answer = tables.text_or_empty(record, columns, response[0])
     return Message(USER, asked), Message(ASSISTANT, answer)
@@ -124,13 +124,13 @@ def _messages(value: Any, where: str) -> tuple[Message, ...]:
         raise DataError(
             "the conversation does not begin with the user: there is nothing to respond to",
             where=where,
-            next="begin it with the user's message, or take the row out",
+            next="begin it with the user's message, or remove the row",
         )
     if messages[-1].role != ASSISTANT:
         raise DataError(
             f"the last message is the {messages[-1].role}'s: there is no response to learn",
             where=where,
-            next="end the conversation with the assistant's message, or take the row out",
+            next="end the conversation with the assistant's message, or remove the row",
         )
     return messages
 
@@ -142,7 +142,7 @@ def _message(value: Any, number: int, where: str) -> Message:
             where=where,
             next='each message is {"role": "user", "content": "..."}',
         )
-    # Parquet gives each message the keys of all.
+    # Parquet gives each message the keys of all messages.
     given = {name for name, each in value.items() if each is not None}
     if given != {"role", "content"}:
         raise DataError(
@@ -172,7 +172,7 @@ def _text_of_part(value: Any, number: int, where: str) -> str:
     raise DataError(
         f"message {number} has a part of type {kind}, and only text can be learned",
         where=where,
-        next="take the row out, or give the content as text",
+        next="remove the row, or give the content as text",
     )
 
 
@@ -185,15 +185,15 @@ Conversations = Sequence[Conversation]
 
 @dataclass(frozen=True)
 class Chats:
-    """Conversations to learn from, and those that are held out."""
+    """Conversations for training and validation."""
 
     data: DataConfig
-    """The data section with the columns that were found."""
+    """The data section with the columns resolved."""
     train: Conversations
     validation: Conversations
     """Empty if nothing is held out and no validation files are given."""
     report: dict[str, Any]
-    """The look at the data, as JSON has it."""
+    """The data report, for JSON output."""
 
 
 def load_conversations(
@@ -204,11 +204,10 @@ def load_conversations(
     warn: Say,
     tokenizer: PreTrainedTokenizerFast | None = None,
 ) -> Chats:
-    """All conversations of a config: read, looked at, and split so that no prompt stands on both
-    sides. Texts that the tokenizer, where one is given, reads as the same count as the same.
+    """Read, check and split all conversations of a config; no prompt is on both sides.
 
-    Guesses are said, odd rows are warned of. Raises what reading raises, and DataError for empty
-    responses.
+    Texts that the given tokenizer encodes alike count as the same. Guesses are reported, unusual
+    rows raise warnings. Raises the errors of reading, and DataError for empty responses.
     """
     train = sources.of("data.train_files")
     if not train:
@@ -242,7 +241,7 @@ def load_conversations(
 def _read(
     found: Sequence[Source], data: DataConfig, name: str, counts: Counts, watch: Watch
 ) -> list[Conversation]:
-    """All conversations of one part; raises DataError where there are none, or empty responses."""
+    """All conversations of one part; raises DataError if there are none, or empty responses."""
     key = f"data.{name}_files"
     with watch(f"reading {key}", sum(source.n_bytes for source in found)) as advance:
         read = list(read_conversations(found, data, advance, counts))
@@ -253,9 +252,9 @@ def _read(
     if empty:
         rows = many(len(empty), "row")
         raise DataError(
-            f"{rows} of {key} with an empty response, from which nothing can be learned",
-            where=told(map(_place, empty)),
-            next="give them a response, or take them out",
+            f"{rows} of {key} with an empty response: there is nothing to learn",
+            where=format_places(map(_place, empty)),
+            next="give them a response, or remove them",
         )
     return read
 
@@ -266,7 +265,7 @@ def _split(
     seed: int,
     tokenizer: PreTrainedTokenizerFast | None,
 ) -> tuple[list[Conversation], list[Conversation]]:
-    """The conversations to learn from and those held out, drawn by what opens them."""
+    """Split conversations into training and validation by their opening messages."""
     strata = np.zeros(len(whole), dtype=np.int64)
     held = np.zeros(len(whole), dtype=np.bool_)
     if fraction > 0:
@@ -282,7 +281,7 @@ def _report(
     counts: dict[str, Counts],
     tokenizer: PreTrainedTokenizerFast | None,
 ) -> dict[str, Any]:
-    """What the rows hold: whole conversations that repeat, and prompts that stand in both parts."""
+    """The data report: repeated conversations, and prompts that are in both parts."""
     whole = {name: _part(name, each, counts, lambda c: c.contents) for name, each in parts.items()}
     opened = {name: _part(name, each, counts, lambda c: c.opening) for name, each in parts.items()}
     for part in (*whole.values(), *opened.values()):
@@ -314,7 +313,7 @@ def _part(
     counts: dict[str, Counts],
     text: Callable[[Conversation], Texts],
 ) -> Part:
-    """The conversations as the look at labelled rows takes them."""
+    """The conversations in the form of labelled rows, for `find_unusual_rows`."""
     places = [_place(each) for each in some]
     return Part(name, [text(each) for each in some], [], places, counts=counts[name])
 
@@ -326,7 +325,7 @@ def _odd(parts: dict[str, Part], findings: Findings) -> Iterator[str]:
 
 def _blank(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     if rows:
-        places = told((row["file"], row["row"]) for row in rows)
+        places = format_places((row["file"], row["row"]) for row in rows)
         yield f"{many(len(rows), 'row')} with an empty prompt, kept: {places}"
 
 

@@ -1,4 +1,4 @@
-"""A labelled data set: read, looked at, and split, ready for training."""
+"""Load a labelled data set: read, checked and split for training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from llmkit.data.examples.encoded import LabelledTable, targets
 from llmkit.data.readers import roles
 from llmkit.data.readers.files import Source, Sources
 from llmkit.data.records import checks, findings, labels, splits
-from llmkit.data.records.findings import look, row_report
+from llmkit.data.records.findings import find_unusual_rows, row_report
 from llmkit.data.records.labelled import Part, read_part
 from llmkit.data.records.labels import REGRESSION, Labels
 from llmkit.data.text.fingerprints import as_seen
@@ -29,14 +29,14 @@ class Labelled:
     """A labelled data set."""
 
     data: DataConfig
-    """The data section with the columns that were found."""
+    """The data section with the columns resolved."""
     train: LabelledTable
     validation: LabelledTable | None
     """None if nothing is held out and no validation files are given."""
     test: LabelledTable | None
     labels: Labels
     report: dict[str, Any]
-    """The look at the data, as JSON has it."""
+    """The data report, for JSON output."""
 
 
 def load_labelled(
@@ -47,11 +47,11 @@ def load_labelled(
     warn: Say,
     tokenizer: PreTrainedTokenizerFast | None = None,
 ) -> Labelled:
-    """All labelled data of a config: read, looked at, and split.
+    """Read, check and split all labelled data of a config.
 
-    Texts that the tokenizer, where one is given, reads as the same count as the same. Guesses are
-    said, odd rows are warned of. Raises what reading raises, and DataError for data
-    that would spoil the model and is not allowed by `data.allow`.
+    Texts that the given tokenizer encodes alike count as the same. Guesses are reported, unusual
+    rows raise warnings. Raises the errors of reading, and DataError for data that would spoil the
+    model and is not allowed by `data.allow`.
     """
     names = ("train", "validation", "test")
     found = {name: some for name in names if (some := sources.of(f"data.{name}_files"))}
@@ -71,7 +71,7 @@ def load_labelled(
     known = labels.of(data, raws, str(data.label_column))
     if known.kind != REGRESSION and (marks := labels.indicated(raws, parts["train"].key)):
         named = "" if data.label_names else "; data.label_names=FILE gives their names"
-        warn(f"labels are lists of 0 and 1: {marks} labels, called by their place{named}")
+        warn(f"labels are lists of 0 and 1: {marks} labels, named by their position{named}")
         for part in parts.values():
             _name_marks(part, known)
     checks.check_training_rows(parts["train"], known)
@@ -82,12 +82,12 @@ def load_labelled(
     try:
         checks.refuse(faults, data.allow)
     except DataError as fault:
-        with suppress(ValueError):  # a target of a regression that is not a number
-            report = row_report(parts, known, look(parts, known))
+        with suppress(ValueError):  # a regression target that is not a number
+            report = row_report(parts, known, find_unusual_rows(parts, known))
             fault.found = {**report, "columns": columns}
         raise
     tables = {name: table(part, known) for name, part in parts.items()}
-    findings = look(parts, known)
+    findings = find_unusual_rows(parts, known)
     report = {**row_report(parts, known, findings), "columns": columns}
     report["warnings"] = list(checks.warnings(parts, known, findings, faults))
     for warning in report["warnings"]:
@@ -103,11 +103,10 @@ def load_labelled(
 def load_known(
     found: Sequence[Source], data: DataConfig, name: str, known: Labels, watch: Watch, warn: Say
 ) -> LabelledTable:
-    """The rows of a part, such as `test`, whose columns are resolved, with the labels that a model
-    knows.
+    """The rows of a part, such as `test`, with the labels of a trained model; columns are resolved.
 
-    Raises what reading raises, and DataError for labels that are unknown unless `data.allow` has
-    `unseen_labels`; such rows, and blank ones, are left out and warned of.
+    Raises the errors of reading, and DataError for unknown labels unless `data.allow` has
+    `unseen_labels`; such rows and blank ones are skipped with a warning.
     """
     part = read_part(found, data, name, watch)
     checks.check_rows(part)
@@ -116,16 +115,16 @@ def load_known(
     parts = {name: part}
     faults = list(checks.faults(parts, known, splitting=False))
     checks.refuse(faults, data.allow)
-    for warning in checks.warnings(parts, known, findings.look(parts, known), faults):
+    for warning in checks.warnings(parts, known, findings.find_unusual_rows(parts, known), faults):
         warn(warning)
     return table(part, known)
 
 
 def table(part: Part, known: Labels) -> LabelledTable:
-    """The rows of a part whose labels are known, as a table; raises DataError if there are none."""
+    """The rows of a part with known labels, as a table; raises DataError if there are none."""
     rows = [row for row, raw in enumerate(part.raws) if not known.unknown(raw)]
     if not rows:
-        raise DataError(f"no row of {part.key} has a label that is known", where=part.key)
+        raise DataError(f"no row of {part.key} has a known label", where=part.key)
     encoded = [known.encode(part.raws[row], "{} row {}".format(*part.places[row])) for row in rows]
     return LabelledTable(
         [part.texts[row] for row in rows],
@@ -136,7 +135,7 @@ def table(part: Part, known: Labels) -> LabelledTable:
 
 
 def _name_marks(part: Part, known: Labels) -> None:
-    """Turn lists of 0 and 1, one mark for each label, into the names of labels."""
+    """Turn lists of 0 and 1, one for each label, into label names."""
     marks = labels.indicated(set(part.raws), part.key)
     if marks == len(known):
         part.raws = [labels.marked(raw, known.names, known.is_classes) for raw in part.raws]
@@ -154,7 +153,7 @@ def _split(
     seed: int,
     tokenizer: PreTrainedTokenizerFast | None,
 ) -> None:
-    """Hold a part of the training table out as the validation table."""
+    """Hold out a part of the training table as the validation table."""
     whole = tables["train"]
     strata = splits.strata(whole.labels, whole.targets)
     seen = as_seen(whole.texts, tokenizer)

@@ -1,4 +1,4 @@
-"""The report on labelled data before training: what is in it, and which rows and labels are odd."""
+"""Report on labelled data before training: its content, and unusual rows and labels."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from llmkit.data.records.splits import Texts, text_identity
 
 
 class _Repeat(NamedTuple):
-    """A row whose text stands in an earlier row."""
+    """A row that repeats the text of an earlier row."""
 
     part: str
     place: Place
     first_part: str
     first_place: Place
     exact: bool
-    """Whether the texts are the same to the last space."""
+    """Whether the texts are identical, white space included."""
 
 
 class _Conflict(NamedTuple):
-    """A text that stands with several labels."""
+    """A text with different labels in different rows."""
 
     texts: Texts
     places: dict[str, list[Place]]
 
 
 class Alone(NamedTuple):
-    """A label that stands in one part only, and the first row that has it."""
+    """A label that only one part has, and the first row that has it."""
 
     label: str
     part: str
@@ -41,7 +41,7 @@ class Alone(NamedTuple):
 
 @dataclass(frozen=True)
 class Findings:
-    """All odd rows of all parts."""
+    """All unusual rows of all parts."""
 
     duplicates: list[_Repeat]
     """Within one part."""
@@ -51,9 +51,12 @@ class Findings:
     unseen_labels: list[Alone]
 
 
-def look(parts: Mapping[str, Part], labels: Labels) -> Findings:
-    """What is odd in the rows of all keys together; texts are the same if the model reads them as
-    the same, or without a tokenizer, if nothing but the white space around them differs."""
+def find_unusual_rows(parts: Mapping[str, Part], labels: Labels) -> Findings:
+    """The unusual rows of all keys together.
+
+    Texts are the same if the tokenizer encodes them alike, or without a tokenizer, if they differ
+    only in the white space around them.
+    """
     found = list(repeats(parts))
     return Findings(
         duplicates=[repeat for repeat in found if repeat.part == repeat.first_part],
@@ -64,11 +67,12 @@ def look(parts: Mapping[str, Part], labels: Labels) -> Findings:
 
 
 def row_report(parts: Mapping[str, Part], labels: Labels, findings: Findings) -> dict[str, Any]:
-    """What the rows hold, as JSON has it.
+    """The content of the rows, for JSON output.
 
-    `rows` and `classes` are those of the training files. A finding has a `count`, and the first
-    SHOWN of its `rows`, each with its file and its number there, counted from 1. Of texts that
-    repeat, `count` has the exact ones, `count_stripped` those that the model reads as the same too.
+    `rows` and `classes` are those of the training files. A finding has a `count` and the first
+    SHOWN of its `rows`, each with its file and its number there, counted from 1. For repeated
+    texts, `count` is of identical ones, `count_stripped` also of those that the model reads as the
+    same.
     """
     train = parts["train"]
     blank = [
@@ -109,8 +113,8 @@ def classes(part: Part, labels: Labels) -> dict[str, int]:
 
 
 def repeats(parts: Mapping[str, Part]) -> Iterator[_Repeat]:
-    """Rows whose text stands in an earlier row of their part, and rows whose text stands in an
-    earlier part; a row may be both."""
+    """Rows that repeat the text of an earlier row of their part or of an earlier part, or of
+    both."""
     before = _Seen({}, {})
     for part in parts.values():
         own = _Seen({}, {})
@@ -125,7 +129,7 @@ def repeats(parts: Mapping[str, Part]) -> Iterator[_Repeat]:
 
 
 class _Seen(NamedTuple):
-    """Where texts stood first, to the last space and as the model reads them."""
+    """The first places of texts, by the exact text and as the model reads it."""
 
     exact: dict[Texts, tuple[str, Place]]
     alike: dict[Texts, tuple[str, Place]]
@@ -158,18 +162,17 @@ def _alone(parts: Mapping[str, Part], labels: Labels) -> Iterator[Alone]:
 
 
 def finding(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Some rows as a report has them: all counted, the first SHOWN listed."""
+    """Rows for a report: all are counted, the first SHOWN are listed."""
     return {"count": len(rows), "rows": list(rows[:SHOWN])}
 
 
 def place_of(place: Place) -> dict[str, Any]:
-    """A file and a row of it as a report has them."""
+    """A file and a row of it, for a report."""
     return {"file": place[0], "row": place[1]}
 
 
 def repeated(repeats: Sequence[_Repeat]) -> dict[str, Any]:
-    """Rows that repeat others as a report has them; `count` is of those that do to the last
-    space."""
+    """Rows that repeat others, for a report; `count` is of identical texts."""
     rows = [
         {
             "split": repeat.part,
@@ -197,7 +200,7 @@ _LATIN = str.maketrans(
 )
 """Cyrillic and Greek letters that look like Latin ones."""
 
-_MOST = 3  # characters of one label that are named
+_MOST = 3  # maximum number of characters named per label
 
 
 def lookalikes(names: Collection[str]) -> list[list[str]]:
@@ -211,7 +214,7 @@ def lookalikes(names: Collection[str]) -> list[list[str]]:
 
 
 def describe_lookalikes(group: Collection[str]) -> str:
-    """The names of a group, with the characters by name that do not show what they are."""
+    """The names of a group, with the Unicode names of ambiguous characters."""
     odd = {name: _odd(name) for name in group}
     return ", ".join(
         f"{name[:60]!r}" + (f" (with {', '.join(odd[name])})" if odd[name] else "")
@@ -220,12 +223,12 @@ def describe_lookalikes(group: Collection[str]) -> str:
 
 
 def _looks_as(name: str) -> str | float:
-    """What stands for all names that look like this one."""
+    """One key for all names that look like this one."""
     plain = unicodedata.normalize("NFKC", name)
     if NUMBER.fullmatch(plain):
         return float(plain)
     seen = "".join(c for c in plain if unicodedata.category(c) not in ("Cf", "Cc") or c.isspace())
-    # Folding case may decompose: once more composed, all spellings are one.
+    # Folding case may decompose characters: composing them again unites all spellings.
     folded = unicodedata.normalize("NFKC", seen.translate(_LATIN).casefold())
     words = " ".join(folded.split())
     return words.rstrip(" .,;:!?") or words

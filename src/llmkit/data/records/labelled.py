@@ -1,4 +1,4 @@
-"""Labelled tables: each row with its texts, label and other columns, and all rows of one key."""
+"""Read labelled tables: rows with texts, label and other columns, and all rows of one key."""
 
 from __future__ import annotations
 
@@ -34,28 +34,28 @@ class Row(NamedTuple):
     """One row of a labelled table."""
 
     number: int
-    """Data rows of the file, counted from 1."""
+    """Number of the data row in its file, counted from 1."""
     path: str
     texts: tuple[str, ...]
-    """One text, or two that belong together."""
+    """One text, or a pair of texts."""
     label: Raw | None
-    """As it is written, without white space around it; None for a blank one."""
+    """The label as written, without white space around it; None if blank."""
     extra: dict[str, Any]
-    """The other columns, by name or else by number."""
+    """The other columns, by name or number."""
     named: Mapping[str, str] = MappingProxyType({})
-    """The columns of the texts with what they hold, under their own names."""
+    """The text columns by name, with their values."""
     order: tuple[str, ...] = ()
-    """All columns but the label as the table has them."""
+    """All columns except the label, in the order of the table."""
 
 
 @dataclass
 class Counts:
-    """What was found besides the rows."""
+    """Counts of lines and bytes that did not become rows."""
 
     blank_lines: int = 0
-    """Lines of tables that hold nothing and are no rows."""
+    """Empty lines of tables, which are not rows."""
     undecodable: int = 0
-    """Bytes that were replaced or ignored."""
+    """Invalid bytes that were replaced or ignored."""
 
 
 def read_rows(
@@ -69,10 +69,10 @@ def read_rows(
 ) -> Iterator[Row]:
     """The rows of labelled tables, in bounded memory.
 
-    The columns are those that `resolve_label_columns` gave. Where rows need not be `labelled`, a
-    line of a plain text file is a text, every label is None, and all columns but the text are
-    extra. Of two text columns a row has the texts as a pair, of more joined by a space. Raises
-    DataError with file and row for what is broken, and for columns that are not there.
+    The columns come from `resolve_label_columns`. If rows need not be `labelled`, a line of a plain
+    text file is a text, every label is None, and all columns except the text are extra. Two text
+    columns form a pair; more are joined by a space. Raises DataError with file and row for broken
+    data and missing columns.
     """
     counts = counts or Counts()
     for source in found:
@@ -85,7 +85,7 @@ def read_rows(
 
 
 def arriving(pipe: Pipe) -> Iterator[Table]:
-    """The lines of a pipe, those together that arrived together: each group is a table."""
+    """The lines of a pipe as tables: one for each group of lines that arrived together."""
     number = line = 0
     for group in pipe.groups():
         records = []
@@ -106,7 +106,7 @@ def _arrived(format: str, text: str, number: int, where: str) -> Record:
 def rows_of(
     table: Table, data: DataConfig, path: str, labelled: bool, extra: bool, counts: Counts
 ) -> Iterator[Row]:
-    """The rows of a table, whose columns are known."""
+    """The rows of a table whose columns are resolved."""
     columns = table.columns
     text = columns.find_all(data.text_column, TEXT, path)
     label = columns.find_all(data.label_column, LABEL, path) if labelled else ()
@@ -129,7 +129,7 @@ def rows_of(
 
 
 def _name(columns: Columns, number: int, text: Sequence[int]) -> str:
-    """What a column of text is called; without a name `text`, or `text1` and `text2`."""
+    """The name of a text column; without one, `text`, or `text1` and `text2`."""
     label = columns.label(number)
     return label if isinstance(label, str) else f"text{text.index(number) + 1 if text[1:] else ''}"
 
@@ -169,7 +169,8 @@ def _label(
 
 
 def _unwritten(value: Any) -> Any:
-    """The list that a text writes, as JSON, Python or NumPy do; any other value as it is."""
+    """Parse a list written as text by JSON, Python or NumPy; other values are returned
+    unchanged."""
     if not (isinstance(value, str) and value.strip().startswith("[") and value.strip()[-1] == "]"):
         return value
     if _ARRAY.fullmatch(value.strip()):
@@ -182,14 +183,14 @@ def _unwritten(value: Any) -> Any:
 
 
 def _several(values: list[Any], where: str) -> tuple[str, ...]:
-    """The labels of a list, or its marks, 0 or 1 for each label."""
+    """The labels of a list, or its zeros and ones, one for each label."""
     if values[1:] and all(isinstance(each, int | float) and each in (0, 1) for each in values):
         return tuple(str(int(each)) for each in values)
     if any(isinstance(each, float) and not each.is_integer() for each in values):
         raise DataError(
-            "the label is a list of fractions, and a row has a label or does not have it",
+            "the label is a list of fractions; a row either has a label or not",
             where=where,
-            next="write 0 or 1 for each label, or the names of the labels that the row has",
+            next="write 0 or 1 for each label, or the names of the row's labels",
         )
     return tuple(_written(each, where) for each in values)
 
@@ -201,13 +202,13 @@ def _mark(value: Any, where: str) -> bool:
         raise DataError(
             f"{value!r} is neither 0 nor 1",
             where=where,
-            next=f"of several columns in {LABEL} each holds 1 where a row has that label, else 0",
+            next=f"with several columns in {LABEL}, each holds 1 if a row has that label, else 0",
         )
     return marked
 
 
 def _written(value: Any, where: str) -> str:
-    """A label as it is written, or would be in JSON."""
+    """A label as written, or as JSON would write it."""
     if isinstance(value, str):
         return value.strip()
     if isinstance(value, bool):
@@ -232,15 +233,15 @@ def _extra(
 
 
 SHOWN = 20
-"""Rows that a message or a finding lists; it counts all."""
+"""Maximum number of rows listed in a message or finding; all are counted."""
 
 Place = tuple[str, int]
-"""A file, and a row of it, counted from 1."""
+"""A file and a row number in it, counted from 1."""
 
 
 @dataclass
 class Part:
-    """The rows of one key: those that can be used, and where the others are."""
+    """The usable rows of one key, and the places of the others."""
 
     name: str
     """`train`, `validation` or `test`."""
@@ -248,12 +249,12 @@ class Part:
     raws: list[Raw] = field(default_factory=list)
     places: list[Place] = field(default_factory=list)
     seen: list[Texts] = field(default_factory=list)
-    """The texts as the model tells them apart, where its tokenizer is known."""
+    """The texts as encoded by the model's tokenizer, if it is known."""
     blank: list[tuple[Place, str]] = field(default_factory=list)
-    """Rows without text or label, and which of the two."""
+    """Rows without text or label, and which of the two is missing."""
     counts: Counts = field(default_factory=Counts)
     files: dict[str, int] = field(default_factory=dict)
-    """Every file, and how many rows it has."""
+    """Number of rows by file."""
 
     @property
     def key(self) -> str:
@@ -261,8 +262,8 @@ class Part:
 
     @property
     def identities(self) -> list[Texts]:
-        """What the rows have in common with others if the model reads them as the same; without a
-        tokenizer, if nothing but the white space around their texts differs."""
+        """[rows], equal if the model reads two rows as the same; without a tokenizer, if their
+        texts differ only in the white space around them."""
         return self.seen or [text_identity(texts) for texts in self.texts]
 
     def __len__(self) -> int:
@@ -270,7 +271,7 @@ class Part:
 
 
 def read_part(found: Sequence[Source], data: DataConfig, name: str, watch: Watch) -> Part:
-    """All rows of one key, read into memory; raises what reading raises."""
+    """Read all rows of one key into memory; raises the errors of reading."""
     part, known = Part(name), dict[Raw, Raw]()
     part.files = {str(source.path): 0 for source in found}
     size = sum(source.n_bytes for source in found)
@@ -289,14 +290,14 @@ def read_part(found: Sequence[Source], data: DataConfig, name: str, watch: Watch
     return part
 
 
-def told(places: Iterable[Place]) -> str:
-    """Some places as a message lists them."""
+def format_places(places: Iterable[Place]) -> str:
+    """The first places, formatted for a message."""
     several = list(places)
     by_file: dict[str, list[str]] = {}
     for path, number in several[:SHOWN]:
         by_file.setdefault(path, []).append(str(number))
-    said = [
+    parts = [
         f"{path} row{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"
         for path, numbers in by_file.items()
     ]
-    return "; ".join(said) + (" ..." if len(several) > SHOWN else "")
+    return "; ".join(parts) + (" ..." if len(several) > SHOWN else "")

@@ -1,4 +1,4 @@
-"""What the labels of a data set are: their kind, their names in order, and their numbers."""
+"""The labels of a data set: their kind, ordered names and class numbers."""
 
 from __future__ import annotations
 
@@ -19,28 +19,27 @@ SINGLE, MULTI, REGRESSION = (
     "multi_label_classification",
     "regression",
 )
-"""The kinds, by transformers' names."""
+"""The kinds of labels, with transformers' names."""
 
 Raw = str | tuple[str, ...]
-"""A label as a table has it, without white space around it; several where a row has several."""
+"""A label as written in a table, without white space around it; a tuple if a row has several."""
 
 NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?", re.ASCII)
-"""A label that is a number."""
+"""Matches a label that is a number."""
 
 
 @dataclass(frozen=True)
 class Labels:
     """The kind of the labels, and a name for each output of the model.
 
-    Labels stay as they are written. Names that are all numbers stand in the order of the numbers,
-    others in that of their characters, those of `data.label_names` and of columns as they are
-    given. In a regression the one name is that of the column.
+    Labels stay as written. Names are sorted, as numbers if all are numbers; those of
+    `data.label_names` and of columns keep their order. A regression has one name: its column's.
     """
 
     kind: str
     names: tuple[str, ...]
     from_file: bool = False
-    """Whether a number in the data stands for the name at that place."""
+    """Whether a number in the data is the index of a name."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -51,8 +50,8 @@ class Labels:
         return self.kind == SINGLE
 
     def encode(self, raw: Raw, where: str = "") -> int | float | list[int]:
-        """A label as the number of its class, as the numbers of its classes in order, or as the
-        value itself, after the kind; raises DataError for one that is none of these."""
+        """The class number, the sorted class numbers, or the value of a label, depending on the
+        kind; raises DataError if it is none of these."""
         if self.kind == REGRESSION:
             return _value(raw, where)
         if self.kind == MULTI:
@@ -62,13 +61,13 @@ class Labels:
         return self._number(raw, where)
 
     def unknown(self, raw: Raw) -> list[str]:
-        """The labels of a row that have no number."""
+        """The unknown labels of a row."""
         if self.kind == REGRESSION:
             return []
         return [label for label in each(raw) if self._find(label) is None]
 
     def name(self, raw: str) -> str:
-        """The name of a class by what stands in the data."""
+        """The name of a class, given its label in the data."""
         number = self._find(raw)
         return raw if number is None else self.names[number]
 
@@ -95,11 +94,10 @@ class Labels:
 
 
 def of(data: DataConfig, raws: Collection[Raw], output: str) -> Labels:
-    """The labels that the distinct raw labels of a training set make; `output` names the value of a
-    regression.
+    """The labels of a training set, from its distinct raw labels.
 
-    Lists of 0 and 1 are one label for each place, called by its number unless `data.label_names`
-    names it.
+    `output` names the value of a regression. Lists of 0 and 1 have one label for each position,
+    named by its number unless `data.label_names` gives a name.
     """
     kind = _kind(data, raws)
     if marks := 0 if kind == REGRESSION else indicated(raws, "data.train_files"):
@@ -119,17 +117,17 @@ def _of_marks(data: DataConfig, kind: str, marks: int) -> Labels:
     names = _names_of_file(data, data.label_names)
     if len(names) != marks:
         raise DataError(
-            f"{data.label_names} names {len(names)} labels, and rows have lists of {marks}",
+            f"{data.label_names} has {len(names)} names, but rows have lists of {marks} labels",
             where="data.label_names",
-            next=f"give {marks} names, one in each line, in the order of the lists",
+            next=f"give {marks} names, one per line, in the order of the lists",
         )
     return Labels(kind, names, from_file=True)
 
 
 def indicated(raws: Collection[Raw], where: str) -> int:
-    """The length of lists of 0 and 1 that mark which labels a row has; 0 for other labels.
+    """The length of the labels if they are lists of 0 and 1; 0 for other labels.
 
-    Raises DataError where such lists differ in length.
+    Raises DataError if such lists differ in length.
     """
     lists = [raw for raw in raws if isinstance(raw, tuple)]
     if not lists or len(lists) < len(raws) or not all(set(raw) <= {"0", "1"} for raw in lists):
@@ -139,31 +137,31 @@ def indicated(raws: Collection[Raw], where: str) -> int:
         raise DataError(
             f"labels are lists of 0 and 1 of different lengths, from {lengths[0]} to {lengths[-1]}",
             where=where,
-            next="give every row a mark for every label, or lists of label names",
+            next="give every row one 0 or 1 for each label, or lists of label names",
         )
     return lengths[0] if not lengths[1:] and lengths[0] > 1 else 0
 
 
 def marked(raw: Raw, names: Sequence[str], single: bool) -> Raw:
-    """The names of the labels that a list of 0 and 1 marks; of one class, its name alone."""
+    """The names of the labels marked by a list of 0 and 1; for `single`, the one name alone."""
     found = tuple(name for name, mark in zip(names, raw, strict=True) if mark == "1")
     return found[0] if single and len(found) == 1 else found
 
 
 def each(raw: Raw) -> tuple[str, ...]:
-    """The labels of a row one by one."""
+    """The labels of a row as a tuple."""
     return raw if isinstance(raw, tuple) else (raw,)
 
 
 def listing(names: Iterable[str], most: int = 10) -> str:
-    """Some names as a message lists them."""
+    """The first names, formatted for a message."""
     shown = list(names)
     more = f" and {len(shown) - most:,} more" if len(shown) > most else ""
     return ", ".join(repr(name[:60]) for name in shown[:most]) + more
 
 
 def _kind(data: DataConfig, raws: Collection[Raw]) -> str:
-    """What the config says, or else: several labels in a row, fractions, or neither."""
+    """The kind from the config, or detected: several labels in a row, fractions, or neither."""
     several = _several_columns(data) is not None or data.label_separator is not None
     if data.problem_type == "auto":
         if several or any(isinstance(raw, tuple) for raw in raws):
@@ -172,21 +170,21 @@ def _kind(data: DataConfig, raws: Collection[Raw]) -> str:
     if several and data.problem_type != MULTI:
         key = "label_separator" if data.label_separator is not None else "label_column"
         raise ConfigError(
-            f"data.{key} gives a row several labels, and data.problem_type is {data.problem_type}",
+            f"data.{key} gives a row several labels, but data.problem_type is {data.problem_type}",
             where=f"data.{key}",
-            next=f"leave data.{key} or data.problem_type out",
+            next=f"remove data.{key} or data.problem_type",
         )
     return data.problem_type
 
 
 def _several_columns(data: DataConfig) -> tuple[str, ...] | None:
-    """The names of columns that are one label each."""
+    """The names of columns that hold one label each."""
     columns = data.label_column
     return tuple(map(str, columns)) if isinstance(columns, tuple) and columns[1:] else None
 
 
 def _are_fractions(texts: Collection[str]) -> bool:
-    """Whether all are numbers, and not all of them whole."""
+    """Whether all are numbers, and not all integers."""
     if not texts or not all(NUMBER.fullmatch(text) for text in texts):
         return False
     return not all(float(text).is_integer() for text in texts)
@@ -203,7 +201,7 @@ def _value(raw: Raw, where: str) -> float:
     if isinstance(raw, str) and NUMBER.fullmatch(raw) and math.isfinite(float(raw)):
         return float(raw)
     raise DataError(
-        f"the label {raw!r} is no number",
+        f"the label {raw!r} is not numeric",
         where=where,
         next="correct the row, or data.problem_type=single_label_classification",
     )
@@ -211,7 +209,7 @@ def _value(raw: Raw, where: str) -> float:
 
 def _several(raw: tuple[str, ...], where: str) -> DataError:
     return DataError(
-        f"this row has {len(raw)} labels ({listing(raw)}), and one is allowed",
+        f"this row has {len(raw)} labels ({listing(raw)}), but only one is allowed",
         where=where,
         next="correct the row, or data.problem_type=multi_label_classification",
     )
@@ -226,8 +224,8 @@ def _names_of_file(data: DataConfig, path: str) -> tuple[str, ...]:
     for number, name in enumerate(names):
         if not name or name in names[:number]:
             raise DataError(
-                f"the name {name!r} stands twice" if name else "this line names no label",
+                f"duplicate label name {name!r}" if name else "this line has no label name",
                 where=f"{source.path}:{number + 1}",
-                next=f"{key} is a file with one name in each line",
+                next=f"{key} is a file with one name per line",
             )
     return tuple(names)

@@ -1,4 +1,4 @@
-"""Rows with a reference text, and a prediction or a prompt."""
+"""Read rows with a reference text and a prediction or a prompt."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Pairs:
     predictions: list[str] = field(default_factory=list)
     """Empty unless a prediction column is named."""
     places: list[tuple[str, int]] = field(default_factory=list)
-    """The file of each row, and its number in it, counted from 1."""
+    """File and row number of each row, counted from 1."""
 
 
 def read_pairs(found: Sequence[Source], config: Config) -> Pairs:
-    """Reads the rows of tables with references.
+    """Read the rows of tables with references.
 
     Raises ConfigError if no prediction or prompt column is named, DataError for a row without a
     reference, and the errors of reading a table.

@@ -1,4 +1,4 @@
-"""Which labelled rows are held out: a share of every class, and never half of a repeated text."""
+"""Choose the held-out rows: a share of every class, without splitting repeated texts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from llmkit.data.records.labels import MULTI, SINGLE, Labels
 
 AUTO_SHARE = 0.1
-"""What `data.validation_fraction: auto` holds out."""
+"""The held-out fraction for `data.validation_fraction: auto`."""
 
 _QUANTILES = 10
 
@@ -20,13 +20,13 @@ Texts = tuple[str, ...]
 
 
 def text_identity(texts: Texts) -> Texts:
-    """What two rows have in common if their texts are the same but for white space around them."""
+    """A key that is equal for texts that differ only in the white space around them."""
     return tuple(text.strip() for text in texts)
 
 
 def strata(labels: Labels, targets: NDArray[Any]) -> NDArray[np.int64]:
-    """[rows], the group of like rows that each belongs to: its class, the rarest of its labels (-1
-    without any), or the tenth that its value falls into."""
+    """[rows], the stratum of each row: its class, the rarest of its labels (-1 without any), or the
+    decile of its value."""
     if labels.kind == SINGLE:
         return targets.astype(np.int64)
     if labels.kind == MULTI:
@@ -43,11 +43,11 @@ def hold_out(
     seed: int,
     seen: Sequence[Texts] | None = None,
 ) -> NDArray[np.bool_]:
-    """[rows], which are held out: this fraction of each stratum as near as whole texts allow.
+    """[rows], whether each row is held out: this fraction of each stratum, rounded to whole texts.
 
-    Rows of the same text stay together, also where only the model reads it as the same (`seen`),
-    and a stratum of several texts has at least one of them on either side. Which texts are held out
-    depends on the seed, the texts and the strata alone, not on the order of the rows.
+    Rows with the same text stay together, also if only the model reads it as the same (`seen`), and
+    a stratum of several texts has at least one on each side. The choice depends only on the seed,
+    the texts and the strata, not on the order of the rows.
     """
     rows_of: dict[Texts, list[int]] = {}
     first: dict[Texts, Texts] = {}
@@ -60,7 +60,7 @@ def hold_out(
     size_of = dict(zip(*np.unique(strata, return_counts=True), strict=True))
     texts_of: dict[int, list[Texts]] = {}
     for text, rows in rows_of.items():
-        # A text with several labels counts with the rarest.
+        # A text with several labels belongs to the rarest.
         stratum = min(strata[rows].tolist(), key=lambda each: (size_of[each], each))
         texts_of.setdefault(stratum, []).append(text)
     held = np.zeros(len(texts), dtype=np.bool_)
@@ -77,7 +77,7 @@ def _drawn(texts: list[Texts], sizes: dict[Texts, int], fraction: float, seed: i
     order = sorted(texts, key=lambda text: _draw(text, seed))
     wanted, n_rows = int(fraction * sum(sizes.values()) + 0.5), 0
     drawn = []
-    for text in order[:-1]:  # never all
+    for text in order[:-1]:  # at least one text is trained on
         if n_rows + sizes[text] <= wanted:
             drawn.append(text)
             n_rows += sizes[text]

@@ -1,1 +1,1 @@
-"""Documents to files of tokens, by domain, with a held-out part."""
+"""Turn documents into token files, by domain, with a held-out part."""

@@ -1,4 +1,4 @@
-"""All documents of a data set as UTF-8 on the disk, read once, and the parts made of them."""
+"""Spool all documents of a data set to disk as UTF-8, and split them into parts."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ _DOCUMENTS_AT_ONCE = 1 << 16
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents end to end in one file without a name, which is gone when it is closed.
+    """Concatenated documents in an unnamed temporary file, which disappears when it is closed.
 
-    A killed process leaves nothing behind, and each later pass reads this file and no source.
+    A killed process leaves nothing behind, and later passes read this file instead of the sources.
     """
 
     text: BinaryIO
     ends: NDArray[np.int64]
-    """Where each document ends, in bytes; mapped from a second such file."""
+    """[documents], the byte offset of each document's end; memory-mapped."""
     blank: int
-    """Documents without text, which were left out."""
+    """Number of documents without text, which were skipped."""
     undecodable: int
-    """Bytes that were replaced or ignored."""
+    """Number of invalid bytes that were replaced or ignored."""
     ranges: tuple[tuple[int, int], ...]
-    """The documents that each source holds, as first and one past the last."""
+    """The range of documents of each source, as first and one past the last."""
     marks: dict[str, list[int]]
-    """Marks between documents that were read as text, as `MarkCounts` counts them."""
+    """Document separators that were read as text, as counted by `MarkCounts`."""
 
     @property
     def n_documents(self) -> int:
@@ -55,40 +55,41 @@ class Corpus:
         return int(self.ends[-1]) if len(self.ends) else 0
 
     def close(self) -> None:
-        """Give the space on the disk back."""
+        """Release the disk space."""
         self.text.close()
 
     def start(self, document: int) -> int:
-        """Where a document begins, in bytes."""
+        """The byte offset of a document's start."""
         return int(self.ends[document - 1]) if document else 0
 
 
 @dataclass(frozen=True)
 class Documents:
-    """A part of a corpus: whole documents, and the ends or beginnings of some."""
+    """A part of a corpus: whole documents, and the beginnings or ends of others."""
 
     corpus: Corpus
     chosen: NDArray[np.bool_]
-    """Which documents belong to the part."""
+    """[documents], whether each belongs to the part."""
     n_documents: int
     n_bytes: int
     cut_documents: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    """The chosen documents of which a segment alone belongs to the part, in order."""
+    """The chosen documents of which only a segment belongs to the part, in order."""
     cut_places: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    """The byte of the corpus at which each of them is cut."""
+    """The byte offset in the corpus at which each of them is cut."""
     keeps: Literal["before", "after"] = "before"
     """Which side of the cuts belongs to the part."""
 
     def pieces(self) -> Iterator[Piece]:
-        """The documents in the order of the corpus, in pieces of at most a megabyte."""
+        """The documents in corpus order, in pieces of at most one megabyte."""
         for starts, stops in self._spans():
             for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
                 yield from self._document(start, stop)
 
     def sample(self, n_bytes: int, size: int = 1 << 16) -> Iterator[str]:
-        """About `n_bytes` of the text, taken evenly in windows of `size` bytes; the rest is unread.
+        """About `n_bytes` of the text, in evenly spaced windows of `size` bytes; the rest is not
+        read.
 
-        A window ends with its document, and drops the part of a character at either of its ends.
+        A window ends with its document, and drops partial characters at both ends.
         """
         every = max(size, -(-size * self.n_bytes // n_bytes))
         before = 0
@@ -106,12 +107,13 @@ class Documents:
             before = int(ends[-1]) if len(ends) else before
 
     def sizes(self) -> Iterator[NDArray[np.int64]]:
-        """The bytes of each document, in order, some thousands at once."""
+        """The size of each document in bytes, in order, in batches of some thousands."""
         for starts, stops in self._spans():
             yield (stops - starts)[stops > starts]
 
     def by_source(self) -> list[tuple[int, int, int]]:
-        """The sources with documents in the part: number, documents, and segments among them."""
+        """(source number, documents, segments among them) for each source with documents in the
+        part."""
         found = []
         for number, (first, last) in enumerate(self.corpus.ranges):
             if n_documents := int(np.count_nonzero(self.chosen[first:last])):
@@ -132,7 +134,7 @@ class Documents:
             yield Piece(decoder.decode(chunk), start == stop)
 
     def _spans(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Where the documents begin and end in the corpus."""
+        """The start and end offsets of the documents in the corpus."""
         ends = self.corpus.ends
         for first in range(0, len(ends), _DOCUMENTS_AT_ONCE):
             stops = np.array(ends[first : first + _DOCUMENTS_AT_ONCE])
@@ -147,9 +149,9 @@ class Documents:
 def spool(
     found: Sequence[Source], data: DataConfig, directory: Path, advance: Callable[[int], None]
 ) -> Corpus:
-    """Read all documents of the sources once, blank ones left out, into files in the directory.
+    """Read all non-blank documents of the sources once into files in the directory.
 
-    Raises what reading raises, and WriteError where the directory cannot be written.
+    Raises the errors of reading, and WriteError if the directory cannot be written.
     """
     reading, marks = Reading(data, advance), MarkCounts()
     with writing(directory):
@@ -176,7 +178,7 @@ def everything(corpus: Corpus) -> Documents:
 
 
 class _Writer:
-    """Writes documents one after another, and takes back those that turn out to be blank."""
+    """Writes documents one after another, and removes those that turn out to be blank."""
 
     def __init__(self, text: BinaryIO, offsets: BinaryIO) -> None:
         self.text, self.offsets = text, offsets
@@ -216,7 +218,7 @@ class _Writer:
         del self.ends[:]
 
     def finish(self) -> NDArray[np.int64]:
-        """Where the documents end, mapped into memory."""
+        """The end offsets of the documents, memory-mapped."""
         self._flush()
         self.text.flush()
         self.offsets.flush()
@@ -226,35 +228,35 @@ class _Writer:
 
 
 AUTO_BYTES = 2_000_000
-"""The most text that `data.validation_fraction: auto` holds out."""
+"""Maximum amount of text that `data.validation_fraction: auto` holds out."""
 
-_FAIR = 8  # whole documents that are a fair sample of their stratum
-_SEGMENT = 512  # bytes of a segment that is worth cutting from a document
-_LEAST = 64  # bytes of a segment; a document too short for it is trained on whole
-_MOST = 1 / 3  # share of the documents of a stratum that is drawn at most
+_FAIR = 8  # minimum number of whole documents for a fair sample of a stratum
+_SEGMENT = 512  # bytes of a segment worth cutting from a document
+_LEAST = 64  # minimum bytes of a segment; shorter documents are trained on whole
+_MOST = 1 / 3  # maximum share of a stratum's documents that is drawn
 _BORDERS = tuple(mark.encode() for mark in ("\n\n", "\r\n\r\n", "\n", "。", ". ", " "))
 
 
 def _share(corpus: Corpus, fraction: float | str) -> float:
-    """The share of the text that a `data.validation_fraction` holds out."""
+    """The fraction of the text to hold out for a `data.validation_fraction`."""
     if fraction == "auto":
         return min(AUTO_SHARE, AUTO_BYTES / max(1, corpus.n_bytes))
     return float(fraction)
 
 
 def split(corpus: Corpus, fraction: float | str, seed: int) -> tuple[Documents, Documents]:
-    """The training and the validation part: each byte of the corpus is in exactly one of them.
+    """Split a corpus into training and validation: each byte is in exactly one of them.
 
-    Documents are grouped by file and size (a power of four). A group of many documents gives whole
-    ones, drawn by the seed; where there are too few for a fair sample, each document gives its
-    last segment, cut at a paragraph, line, sentence or word. Every group gives about the fraction
-    of its bytes, and never more than a third of its documents unless the fraction is larger.
-    The corpus has documents.
+    Documents are grouped by file and size (a power of four). From a group of many documents,
+    whole ones are drawn by the seed; if there are too few for a fair sample, the last segment of
+    each is held out, cut at a paragraph, line, sentence or word. Every group contributes about the
+    fraction of its bytes, and at most a third of its documents unless the fraction is larger. The
+    corpus must not be empty.
     """
     wanted = _share(corpus, fraction)
     sizes = np.diff(corpus.ends, prepend=0)
     rank = permutation(len(sizes), (seed, 0))(np.arange(len(sizes)))
-    # From where on each document is held out; its end where nothing is.
+    # The offset from which each document is held out; its end if nothing is.
     begins = np.array(corpus.ends)
     for group in _groups(corpus, sizes, wanted):
         if _is_cut(sizes[group], wanted):
@@ -270,7 +272,7 @@ def split(corpus: Corpus, fraction: float | str, seed: int) -> tuple[Documents, 
 
 
 def _groups(corpus: Corpus, sizes: NDArray[np.int64], wanted: float) -> Iterator[NDArray[np.int64]]:
-    """The documents of each stratum; small ones of strata too small to sample share the last."""
+    """The documents of each stratum; small documents of small strata share the last group."""
     enough = _FAIR / wanted
     stratum = np.log2(np.maximum(1, sizes)).astype(np.int64) // 2
     for number, (first, last) in enumerate(corpus.ranges):
@@ -288,7 +290,7 @@ def _groups(corpus: Corpus, sizes: NDArray[np.int64], wanted: float) -> Iterator
 
 
 def _is_cut(sizes: NDArray[np.int64], wanted: float) -> bool:
-    """Whether each document of a stratum gives a segment: they are too few to draw whole ones."""
+    """Whether segments are held out because a stratum has too few documents to draw whole ones."""
     n = len(sizes)
     return n < 3 or (n * wanted < _FAIR and wanted * float(sizes.mean()) >= _SEGMENT)
 
@@ -296,7 +298,7 @@ def _is_cut(sizes: NDArray[np.int64], wanted: float) -> bool:
 def _draw(
     corpus: Corpus, begins: NDArray[np.int64], group: NDArray[np.int64], share: float
 ) -> None:
-    """Hold out drawn documents of a stratum; of one that alone would be most of it, a segment."""
+    """Hold out random documents of a stratum; if one makes up most of it, hold out a segment."""
     sizes = [int(corpus.ends[document]) - corpus.start(document) for document in group.tolist()]
     wanted = share * sum(sizes)
     large, most = max(wanted / 4, _SEGMENT), min(2 * wanted, sum(sizes) - 1)
@@ -313,7 +315,7 @@ def _draw(
 
 
 def _hold(corpus: Corpus, begins: NDArray[np.int64], document: int, n_bytes: float) -> None:
-    """Hold out the last segment of a document, of about this size."""
+    """Hold out the last segment of a document, about this long."""
     start, end = corpus.start(document), int(corpus.ends[document])
     begins[document] = _cut(corpus, max(start + 1, end - max(1, int(n_bytes))), end)
 
@@ -331,8 +333,8 @@ def _parts(
 
 
 def _cut(corpus: Corpus, earliest: int, end: int) -> int:
-    """The first good place from `earliest` on: after a paragraph, a line, a sentence or a word,
-    whatever comes in the first half; else between two characters."""
+    """The first place to cut after `earliest`: a paragraph, line, sentence or word break if there
+    is one in the first half, else any place between two characters."""
     before = earliest - 1
     length = max(5, min((end - before) // 2, _WINDOW))
     window = os.pread(corpus.text.fileno(), min(length, end - before), before)

@@ -1,4 +1,4 @@
-"""The documents of a source, each in pieces of bounded size."""
+"""Split a source into documents, each in pieces of bounded size."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ MARKS = (
     "<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<|eot_id|>", "<|end|>", "<|endofdoc|>",
     "<|eos|>", "<eos>", "</s>", "<EOS>", "[EOS]", "<|end_story|>",
 )  # fmt: skip
-"""What data sets put between documents."""
+"""Common document separators."""
 
 _OFTEN = 3
-_TAIL = 20  # longer than a mark with its line ends
+_TAIL = 20  # longer than a separator with its line ends
 
 
 class Piece(NamedTuple):
@@ -34,8 +34,8 @@ def pieces(source: Source, reading: Reading) -> Iterator[Piece]:
     """The documents of a source in order, blank ones included, in pieces of bounded size.
 
     A row of a table is a document. Plain text is one document (`data.document: file`), one for
-    each line, one for each block of lines between blank lines, or what stands between two
-    `data.document_separator`; separators belong to none.
+    each line, one for each block of lines between blank lines, or separated
+    by `data.document_separator`; separators belong to no document.
     """
     if delimited.named_format(source, reading.data) != "txt":
         return (Piece(text, True) for text in tables.texts(source, reading))
@@ -56,7 +56,7 @@ def _by_mark(parts: Iterator[str], mark: str) -> Iterator[Piece]:
         *whole, held = (held + part).split(mark)
         yield from (Piece(text, True) for text in whole)
         opened = opened and not whole
-        # The end may be the beginning of a mark.
+        # The end may be the beginning of a separator.
         if sure := held[: max(0, len(held) - len(mark) + 1)]:
             yield Piece(sure, False)
             opened, held = True, held[len(sure) :]
@@ -100,15 +100,15 @@ def _without_end(line: str) -> str:
 
 
 class MarkCounts:
-    """Counts marks between documents that stand inside of them, in pieces of text."""
+    """Counts document separators that occur inside documents."""
 
     def __init__(self) -> None:
         self.found: dict[str, list[int]] = {}
-        """Of each mark, how often it occurs, and how often as a line of its own."""
+        """For each separator, the number of occurrences, and of those that fill a whole line."""
         self._end = ""
 
     def add(self, piece: Piece) -> None:
-        """Count those that end in this piece."""
+        """Count the separators that end in this piece."""
         text = self._end + piece.text
         for mark in MARKS:
             if mark in text:
@@ -119,7 +119,7 @@ class MarkCounts:
 
 
 def mark_hints(found: dict[str, list[int]], n_documents: int) -> Iterator[str]:
-    """A sentence for each mark that seems to separate documents and was read as text."""
+    """A hint for each likely document separator that was read as text."""
     for mark, (number, lines) in found.items():
         if number >= _OFTEN:
             separator = f"\\n{mark}\\n" if 2 * lines > number else mark
@@ -131,19 +131,19 @@ def mark_hints(found: dict[str, list[int]], n_documents: int) -> Iterator[str]:
 
 
 Rule = re.Pattern[str]
-"""Matches, without width, where a text may be cut."""
+"""A zero-width pattern that matches where a text may be cut."""
 
 BEFORE_SPACE: Rule = re.compile(r'(?<=[^\W_])(?=[ \t\r\n!"(),:;<=>?\[\]{}\u3001\u3002\uff0c])')
 """After a letter or digit, before white space or punctuation that no word or number contains."""
 
 NOWHERE: Rule = re.compile(r"(?!)")
-"""Documents stay whole up to LONGEST."""
+"""Documents stay whole up to LONGEST characters."""
 
 SIZE = 4096
-"""Characters of a part, up to the next place for a cut: small parts encode faster than large."""
+"""Minimum characters of a part before it is cut: small parts encode faster than large ones."""
 
 LONGEST = 1 << 20
-"""Characters after which a text is cut wherever it stands, so that memory stays bounded."""
+"""Characters after which a text is cut anywhere, so that memory stays bounded."""
 
 
 def at_line(vocabulary: Iterable[str]) -> Rule:
@@ -159,9 +159,9 @@ def at_line(vocabulary: Iterable[str]) -> Rule:
 def cut(
     pieces: Iterable[Piece], rule: Rule, size: int = SIZE, longest: int = LONGEST
 ) -> Iterator[Piece]:
-    """The same documents in parts of about `size` characters, cut by the rule alone.
+    """Cut documents into parts of about `size` characters, only where the rule allows.
 
-    Only a run of more than `longest` characters without a place for a cut is cut anywhere.
+    A run of more than `longest` characters without such a place is cut anywhere.
     """
     rest = ""
     for text, last in pieces:
@@ -186,10 +186,10 @@ def exact_rule(
     vocabulary: Iterable[str],
     added: Sequence[str],
 ) -> Rule:
-    """The first rule under which the parts of each text encode to the ids of the whole text.
+    """The first rule for which the encoded parts of each text equal the encoded whole text.
 
-    `encode` takes the parts of documents in order. `added` are the tokens that are found in a text
-    before it is parted into words; a rule that could cut through one of them is not exact.
+    `encode` takes the parts of documents in order. `added` are tokens that are matched
+    before a text is split into words; a rule that could cut through one of them is not exact.
     """
     wholes = [Piece(text, True) for text in texts]
     expected = list(chain.from_iterable(encode(wholes)))

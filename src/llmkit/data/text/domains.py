@@ -1,4 +1,4 @@
-"""The text of a config: of one key, or of each domain of a mixture with its weight and share."""
+"""The text of a config: one key, or the domains of a mixture with their weights and shares."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Split = Literal["all", "train", "validation"]
 
 
 class RawText:
-    """The text of one key of the config: hashed at once, read at the first need."""
+    """The text of one config key: hashed when created, read when first needed."""
 
     def __init__(self, found: Sequence[Source], key: str, config: Config, watch: Watch) -> None:
         self.config, self.name, self.watch, self.found = config, key, watch, found
@@ -34,7 +34,7 @@ class RawText:
             self.fingerprint = files.files_fingerprint(self.found, advance)
 
     def key(self, part: Split) -> list[object]:
-        """What decides which text a part holds."""
+        """The cache key: everything that determines the text of a part."""
         data = self.config.data
         table = [data.format, data.delimiter, data.header, data.text_column]
         how = [*table, data.document, data.document_separator, data.encoding, data.errors]
@@ -48,7 +48,7 @@ class RawText:
         return self._split[part == "validation"]
 
     def close(self) -> None:
-        """Give up what was read."""
+        """Release the text."""
         if "_corpus" in self.__dict__:
             self._corpus.close()
 
@@ -70,8 +70,7 @@ class RawText:
 
 
 class DomainText:
-    """The text of one data set, or of one domain of several: what is learned from, and what is held
-    out."""
+    """The training and held-out text of a data set, or of one domain of a mixture."""
 
     def __init__(
         self,
@@ -94,17 +93,17 @@ class DomainText:
         self.is_learned = not domain or config.data.mixture[domain].weight != 0
 
     def close(self) -> None:
-        """Give up what was read."""
+        """Release the text."""
         self.train.close()
         if self.held_out:
             self.held_out.close()
 
 
 def keys_by_domain(config: Config) -> dict[str, tuple[str, str]]:
-    """The keys of the training and of the validation text of each domain; of data without a
-    mixture, under no name. A domain that is only measured needs no more than files to measure.
+    """The config keys of the training and validation text of each domain.
 
-    Raises ConfigError for a domain that would be neither trained on nor measured.
+    Data without a mixture is one domain with an empty name. A domain without weight needs only
+    validation files. Raises ConfigError for a domain that would be neither trained on nor measured.
     """
     keys = {}
     for name, domain in config.data.mixture.items():
@@ -112,7 +111,7 @@ def keys_by_domain(config: Config) -> dict[str, tuple[str, str]]:
             raise ConfigError(
                 f"the domain {name} would not be used: it has no weight, and nothing is held out",
                 where=f"data.mixture.{name}.weight, data.validation_fraction",
-                next=f"leave it out, give it a weight, or data.mixture.{name}.validation_files",
+                next=f"remove it, give it a weight, or set data.mixture.{name}.validation_files",
             )
         files, held_out = (f"data.mixture.{name}.{key}" for key in ("files", "validation_files"))
         only_measured = domain.weight == 0 and domain.validation_files and not domain.files
@@ -121,7 +120,7 @@ def keys_by_domain(config: Config) -> dict[str, tuple[str, str]]:
 
 
 def domain_texts(config: Config, sources: Sources, watch: Watch) -> dict[str, DomainText]:
-    """The text of each domain; of data without a mixture, under no name."""
+    """The text of each domain; data without a mixture has an empty name."""
     return {
         name: DomainText(*keys, name, config, sources, watch)
         for name, keys in keys_by_domain(config).items()
@@ -131,8 +130,8 @@ def domain_texts(config: Config, sources: Sources, watch: Watch) -> dict[str, Do
 def weights(
     domains: Mapping[str, DomainConfig], sizes: Mapping[str, int], temperature: float
 ) -> dict[str, float]:
-    """The weight of each domain: as it is given, or tokens ^ (1 / temperature), where `sizes` are
-    tokens (Arivazhagan et al. 2019, arXiv 1907.05019)."""
+    """The weight of each domain: as given, or tokens ^ (1 / temperature), where `sizes` are tokens
+    (Arivazhagan et al. 2019, arXiv 1907.05019)."""
     return {
         name: sizes[name] ** (1 / temperature) if domain.weight == "auto" else domain.weight
         for name, domain in domains.items()
@@ -140,7 +139,7 @@ def weights(
 
 
 def with_weights(config: Config, sizes: Mapping[str, int]) -> Config:
-    """The config with the weights of its domains spelled out; `sizes` are tokens."""
+    """The config with the weights of its domains resolved; `sizes` are tokens."""
     data = config.data
     given = weights(data.mixture, sizes, data.mixture_temperature)
     domains = {name: domain.changed(weight=given[name]) for name, domain in data.mixture.items()}
@@ -149,6 +148,6 @@ def with_weights(config: Config, sizes: Mapping[str, int]) -> Config:
 
 
 def shares(config: Config) -> dict[str, float]:
-    """The share that each domain has of the training examples, once weights are resolved."""
+    """Each domain's share of the training examples; weights must be resolved."""
     given = {name: float(domain.weight) for name, domain in config.data.mixture.items()}
     return {name: weight / sum(given.values()) for name, weight in given.items()}

@@ -1,5 +1,4 @@
-"""What a model was trained on, as hashes of the token ids that it saw: kept by a run, so that
-figures on the same rows or text are known as such."""
+"""Hash the token ids that a model was trained on, to detect evaluation on training data."""
 
 from __future__ import annotations
 
@@ -23,15 +22,15 @@ from llmkit.storage import atomic
 FINGERPRINTS = "fingerprints.safetensors"
 
 SEGMENT = 32
-"""Tokens of a segment: long enough that no two texts share one by chance."""
+"""Tokens per segment: long enough that two texts do not share one by chance."""
 
 MOST = 1 << 20
-"""Hashes of one kind that are kept; of more, those divisible by a power of two."""
+"""Maximum number of hashes kept per kind; beyond it, those divisible by a power of two."""
 
 NOTABLE = 0.01
-"""Share of documents or segments in common that is reported."""
+"""Share of common documents or segments from which on an overlap is reported."""
 
-_SPARSE = 16  # of this many segments, which begin at every token, about one is kept
+_SPARSE = 16  # segments begin at every token; about one in this many is kept
 _CHUNK = 1 << 20
 _ROWS_AT_ONCE = 4096
 
@@ -40,26 +39,26 @@ Hashes = NDArray[np.uint64]
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """Hashes of documents (or rows), and of the segments of 32 tokens in them."""
+    """Hashes of documents (or rows) and of the 32-token segments in them."""
 
     kind: str
     """`text` or `rows`."""
     documents: Hashes
-    """[documents], each in order when fresh; sorted and without repeats when kept."""
+    """[documents], in document order when new; sorted and unique when saved."""
     segments: Hashes
     every_document: int = 1
-    """The hashes that are divisible by this power of two stand for all."""
+    """Only hashes divisible by this power of two are kept, as a sample."""
     every_segment: int = _SPARSE
 
     def kept(self) -> Fingerprints:
-        """As a run keeps them: sorted, and at most `MOST` of each."""
+        """The fingerprints as a run saves them: sorted, and at most `MOST` of each kind."""
         return Fingerprints(
             self.kind,
             *_sampled(self.documents, self.every_document, self.segments, self.every_segment),
         )
 
     def joined(self, earlier: Fingerprints | None) -> Fingerprints:
-        """These with those of the run that the model comes from."""
+        """The union with the fingerprints of the run that the model comes from."""
         if earlier is None or earlier.kind != self.kind:
             return self
         return Fingerprints(
@@ -73,22 +72,22 @@ class Fingerprints:
 
 @dataclass(frozen=True)
 class Overlap:
-    """How much of some text or rows is in what a model was trained on."""
+    """How much of a text or of rows a model was trained on."""
 
     matched: int
-    """Documents or rows, as far as they were sampled."""
+    """Number of sampled documents or rows."""
     compared: int
     total: int
     segments: float
-    """Share of the segments."""
+    """Share of the segments that are common."""
 
     @property
     def is_notable(self) -> bool:
-        """Whether a figure on this text must say so."""
+        """Whether results on this text must mention the overlap."""
         return self.matched >= NOTABLE * max(1, self.compared) or self.segments >= NOTABLE
 
     def sentence(self, what: str) -> str:
-        """`240 of these 250 rows (96%)`, and the share of the text where segments were compared."""
+        """`240 of these 250 rows (96%)`, and the share of the text if segments were compared."""
         share = self.matched / max(1, self.compared)
         about = "" if self.compared == self.total else "about "
         count = (
@@ -101,7 +100,7 @@ class Overlap:
 
 
 def of_tokens(files: Iterable[TokenFile]) -> Fingerprints:
-    """The fingerprints of token streams; frames around documents do not count."""
+    """The fingerprints of token streams, without the special tokens around documents."""
     files, every = list(files), _SPARSE
     documents = np.concatenate([document_hashes(file) for file in files])
     segments = np.zeros(0, np.uint64)
@@ -116,8 +115,8 @@ def of_tokens(files: Iterable[TokenFile]) -> Fingerprints:
 def of_rows(
     rows: Sequence[tuple[str, ...]], tokenizer: PreTrainedTokenizerFast | None
 ) -> Fingerprints:
-    """The fingerprints of rows of texts, by the ids that their texts have; without a tokenizer, by
-    the texts themselves. White space around a text does not count."""
+    """The fingerprints of rows, from the ids of their texts, or without a tokenizer from the texts
+    themselves. White space around a text is ignored."""
     hashes = [_hash_of(row) for row in as_seen(rows, tokenizer)]
     return Fingerprints("rows", np.array(hashes, dtype=np.uint64), np.zeros(0, np.uint64))
 
@@ -125,8 +124,8 @@ def of_rows(
 def as_seen(
     rows: Sequence[tuple[str, ...]], tokenizer: PreTrainedTokenizerFast | None
 ) -> list[tuple[str, ...]]:
-    """What the model can tell apart: the ids of each text as one string, so that rows which it
-    reads as the same are equal. White space around a text does not count."""
+    """The ids of each text as one string, so that rows that the model reads as the same are equal.
+    White space around a text is ignored."""
     stripped = [tuple(text.strip() for text in row) for row in rows]
     if tokenizer is None:
         return stripped
@@ -142,7 +141,7 @@ def as_seen(
 
 
 def overlap(part: Fingerprints, known: Fingerprints) -> Overlap:
-    """How much of a part is among what is known; both of one tokenizer."""
+    """The overlap of a part with known fingerprints; both must come from the same tokenizer."""
     documents = max(part.every_document, known.every_document)
     mine = part.documents[part.documents % np.uint64(documents) == 0]
     every = max(part.every_segment, known.every_segment)
@@ -157,7 +156,7 @@ def overlap(part: Fingerprints, known: Fingerprints) -> Overlap:
 
 
 def write(directory: Path, fingerprints: Fingerprints) -> None:
-    """Keep them in a run directory; raises WriteError."""
+    """Save fingerprints in a run directory; raises WriteError."""
     kept = fingerprints.kept()
     tensors = {"documents": kept.documents, "segments": kept.segments}
     notes = {
@@ -169,7 +168,8 @@ def write(directory: Path, fingerprints: Fingerprints) -> None:
 
 
 def read_fingerprints(model: str) -> Fingerprints | None:
-    """Those of the run that a model is, or is the final model or a checkpoint of; None if none."""
+    """The fingerprints of the run that a model (a run, final model or checkpoint) belongs to; None
+    if there are none."""
     place = Path(model).expanduser()
     for directory in (place, *place.resolve().parents[:2]):
         if (directory / "run.json").is_file() and (directory / FINGERPRINTS).is_file():
@@ -191,7 +191,7 @@ def _read(path: Path) -> Fingerprints:
 
 
 def document_hashes(file: TokenFile) -> Hashes:
-    """[documents], the hash of the ids of each."""
+    """[documents], the hash of each document's ids."""
     found = np.zeros(len(file.starts), np.uint64)
     for ids, document, place in _chunks(file):
         values = _mixed(ids * np.uint64(0x9E3779B97F4A7C15) + place * np.uint64(0xD1B54A32D192ED03))
@@ -203,7 +203,7 @@ def document_hashes(file: TokenFile) -> Hashes:
 
 
 def segment_hashes(file: TokenFile) -> Iterator[Hashes]:
-    """The hashes of the segments within documents, those divisible by 16."""
+    """The hashes of segments within documents that are divisible by 16."""
     for ids, document, place in _chunks(file, SEGMENT - 1):
         values, step, factor = _mixed(ids), 1, 0x9E3779B97F4A7C15
         while step < SEGMENT and len(values) > step:
@@ -220,8 +220,8 @@ def segment_hashes(file: TokenFile) -> Iterator[Hashes]:
 def _chunks(
     file: TokenFile, more: int = 0
 ) -> Iterator[tuple[Hashes, NDArray[np.int64], NDArray[np.uint64]]]:
-    """Ids in chunks, with the number of each one's document and its place in it; every chunk also
-    has the first `more` tokens of the next."""
+    """Chunks of ids, with each token's document number and position in the document; every chunk
+    also has the first `more` tokens of the next."""
     for first in range(0, len(file.ids), _CHUNK):
         ids = np.array(file.ids[first : first + _CHUNK + more], dtype=np.uint64)
         index = np.arange(first, first + len(ids))
@@ -230,7 +230,8 @@ def _chunks(
 
 
 def _mixed(values: Hashes) -> Hashes:
-    """The finalizer of splitmix64 (Steele et al. 2014): equal values stay equal, others spread."""
+    """The finalizer of splitmix64 (Steele et al. 2014): equal values stay equal, others are
+    spread."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return np.asarray(values ^ (values >> np.uint64(31)))
@@ -249,7 +250,7 @@ def _sampled(
 
 
 def _printable(ids: Sequence[int]) -> Iterator[int]:
-    """Ids as code points that are no surrogates."""
+    """Ids as code points that are not surrogates."""
     return (id if id < 0xD800 else id + 0x800 for id in ids)
 
 

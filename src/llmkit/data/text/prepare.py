@@ -1,4 +1,4 @@
-"""From the data section of a config to token files."""
+"""Turn the data section of a config into token files."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from llmkit.storage import cache
 _log = logging.getLogger(__name__)
 
 TOKENIZER_BYTES = 100_000_000
-"""Text that a tokenizer is trained on, taken evenly; more changes its merges hardly at all."""
+"""Maximum text to train a tokenizer on, sampled evenly; more hardly changes its merges."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a run trains on."""
+    """The training and validation data of a run."""
 
     train: TokenFile
     validation: TokenFile | None
@@ -48,11 +48,11 @@ def prepare_domains(
     watch: Watch,
     say: Say,
 ) -> dict[str, Prepared]:
-    """The training and validation text of each domain of `data.mixture` as token files, from the
-    cache where it has them; data without a mixture is one domain without a name.
+    """The training and validation text of each domain of `data.mixture` as token files.
 
-    All have one tokenizer: the given one, or one trained on the training parts of the domains with
-    a weight. Raises what finding, reading and writing raise, and DataError where a part has too
+    Token files are reused from the cache. Data without a mixture is one domain with an empty name.
+    All domains share the given tokenizer, or one trained on the training parts of the domains with
+    a weight. Raises the errors of finding, reading and writing, and DataError if a part has too
     little text.
     """
     pairs = domains.domain_texts(config, sources, watch)
@@ -74,7 +74,7 @@ def held_out_domains(
     watch: Watch,
     say: Say,
 ) -> dict[str, TokenFile]:
-    """The held-out text of each domain of `data.mixture` that has some; InputNotFound if none."""
+    """The held-out text of each domain of `data.mixture`; raises InputNotFound if none has any."""
     pairs = domains.domain_texts(config, sources, watch)
     make = _Maker(tokenizer, watch, say)
     try:
@@ -88,9 +88,9 @@ def held_out_domains(
             pair.close()
     if not kept:
         raise InputNotFound(
-            "no domain of data.mixture holds text out",
+            "no domain of data.mixture has held-out text",
             where="data.validation_fraction",
-            next="leave data.validation_fraction=0 out, or name text in data.test_files",
+            next="remove data.validation_fraction=0, or name text in data.test_files",
         )
     return kept
 
@@ -112,9 +112,9 @@ def tokens_of(
 
 
 def data_report(config: Config, sources: Sources, watch: Watch) -> dict[str, Any]:
-    """What each key of the data section holds: its files, and documents, bytes and blanks in all.
+    """The files of each key of the data section, and the total of documents, bytes and blanks.
 
-    Raises the error of the first fault that is found.
+    Raises the first error that is found.
     """
     wanted = ["train_files", "validation_files", "test_files"]
     for name in config.data.mixture:
@@ -131,7 +131,7 @@ def data_report(config: Config, sources: Sources, watch: Watch) -> dict[str, Any
 
 
 class _Maker:
-    """Makes token files with one tokenizer, and tells what they hold."""
+    """Makes token files with one tokenizer, and reports their content."""
 
     def __init__(
         self,
@@ -152,7 +152,7 @@ class _Maker:
         return self.tokens(pair.held_out, pair.held_out_part) if pair.held_out else None
 
     def counted(self, text: RawText, part: Split) -> TokenFile:
-        """The same as `tokens`, with the number of characters, which older token files lack."""
+        """`tokens` with the number of characters, which older token files lack."""
         made = self.tokens(text, part)
         if made.characters is None:
             pieces = text.part(part).pieces()
@@ -172,20 +172,20 @@ class _Maker:
         )
         if len(made.ids) < _FEWEST:
             raise _too_little(text.name, part, len(made.ids))
-        self._tell(made, text, part)
+        self._report(made, text, part)
         return made
 
-    def _tell(self, made: TokenFile, text: RawText, part: Split) -> None:
+    def _report(self, made: TokenFile, text: RawText, part: Split) -> None:
         label = text.name if part == "all" else f"{text.name} ({part} part)"
         n_text = len(made.ids) - len(made.starts)
         facts = [
-            f"{label}: {len(made.starts):,} documents",
+            f"{label}: {many(len(made.starts), 'document')}",
             f"{made.n_bytes:,} bytes",
             f"{len(made.ids):,} tokens",
             f"{made.n_bytes / max(1, n_text):.2f} bytes per token",
         ]
         if made.blank:
-            facts.append(f"{made.blank:,} blank left out")
+            facts.append(f"{made.blank:,} blank skipped")
         if made.undecodable:
             facts.append(f"{made.undecodable:,} bytes that are not {text.config.data.encoding}")
         if made.lost >= _LOST:
@@ -199,13 +199,13 @@ class _Maker:
             self.say(f"{label}: less than one block of {block_size} tokens; the block is padded")
 
 
-_LOST = 0.01  # share of the text that a tokenizer may not know before it is said
-_SHOWN = 5  # files that a line names
-_FEWEST = 3  # tokens: two to predict, and the one before them
+_LOST = 0.01  # share of unknown text from which on it is reported
+_SHOWN = 5  # maximum number of files named in a line
+_FEWEST = 3  # tokens: two predicted ones and the one before them
 
 
 def _trained(pairs: Sequence[DomainText], say: Say) -> PreTrainedTokenizerFast:
-    """The tokenizer trained on the training parts, from the cache where it is there."""
+    """The tokenizer trained on the training parts, or reused from the cache."""
     first = pairs[0].train
     wish, model_type = first.config.tokenizer.vocab_size, first.config.model.architecture
     framed = first.config.train.objective == "masked"
@@ -217,10 +217,10 @@ def _trained(pairs: Sequence[DomainText], say: Say) -> PreTrainedTokenizerFast:
         size = tokenizers.auto_vocab_size(n_bytes) if wish == "auto" else wish
         n_read = min(n_bytes, TOKENIZER_BYTES)
         with first.watch("training a tokenizer", n_read) as advance:
-            # Of each part as much as it is of the whole.
+            # Sample each part in proportion to its size.
             shares = [max(1, TOKENIZER_BYTES * part.n_bytes // max(1, n_bytes)) for part in parts]
             samples = (part.sample(share) for part, share in zip(parts, shares, strict=True))
-            texts = _told(chain.from_iterable(samples), advance)
+            texts = _with_progress(chain.from_iterable(samples), advance)
             train(texts, size, model_type).save_pretrained(directory)
         return {"vocab_size": size, "n_bytes": n_read}
 
@@ -241,14 +241,14 @@ def _trained(pairs: Sequence[DomainText], say: Say) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _told(texts: Iterable[str], advance: Callable[[int], None]) -> Iterable[str]:
+def _with_progress(texts: Iterable[str], advance: Callable[[int], None]) -> Iterable[str]:
     for text in texts:
         advance(len(text.encode()))
         yield text
 
 
 def _held_out(made: TokenFile, text: RawText) -> str:
-    """Which files the held-out text comes from."""
+    """The files that the held-out text comes from."""
     cut = sum(segments for _, _, segments in made.by_source)
     whole = sum(documents for _, documents, _ in made.by_source) - cut
     parts = [many(whole, "whole document")] if whole else []

@@ -1,4 +1,4 @@
-"""Documents as one stream of token ids on the disk: made once, checked, then only mapped."""
+"""Token files: documents as one stream of token ids on disk, written once, then memory-mapped."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from llmkit.progress import Say, Watch
 from llmkit.storage import cache
 
 FORMAT = 5
-"""Changes whenever the same text would give other files."""
+"""Format version; changes whenever the same text would give different files."""
 
-_BATCH = 1 << 20  # characters encoded at once: some tenths of a second
-_PART = 16  # what a short part costs, counted as characters
-_PROOF = 1 << 18  # bytes of text on which a rule for cuts is proven
+_BATCH = 1 << 20  # characters encoded at once, which takes some tenths of a second
+_PART = 16  # fixed cost of a part, in characters
+_PROOF = 1 << 18  # bytes of text used to verify a cutting rule
 _NOTES = (
     "n_bytes",
     "opening",
@@ -43,41 +43,41 @@ _NOTES = (
 
 @dataclass(frozen=True)
 class TokenFile:
-    """A stream of token ids, and where its documents begin.
+    """A stream of token ids with the start of each document.
 
-    With one id for both ends (E) the stream is `E a b c E d e E`: the id between two documents ends
-    the one and begins the other. With two (B, E) it is `B a b c E B d e E`. A document starts at
-    its opening id.
+    If one id opens and closes documents (E), the stream is `E a b c E d e E`: the id between two
+    documents ends the first and begins the second. With two ids (B, E) it is `B a b c E B d e E`. A
+    document starts at its opening id.
     """
 
     ids: NDArray[np.unsignedinteger[Any]]
     """[tokens], uint16 or uint32."""
     starts: NDArray[np.int64]
-    """[documents], where each one starts in `ids`."""
+    """[documents], the index of each document's start in `ids`."""
     document_bytes: NDArray[np.int64]
-    """[documents], the UTF-8 bytes of each one's text."""
+    """[documents], the number of UTF-8 bytes of each document."""
     n_bytes: int
-    """UTF-8 bytes of all text."""
+    """Total number of UTF-8 bytes."""
     opening: int
     closing: int
     max_id: int
     """The highest id in the stream."""
     blank: int
-    """Documents without text in the sources, left out."""
+    """Number of documents without text in the sources, which were skipped."""
     undecodable: int
-    """Bytes of the sources that the encoding does not allow, replaced or ignored."""
+    """Number of invalid bytes in the sources that were replaced or ignored."""
     lost: float
-    """Share of letters and digits that the tokenizer has no token for, measured on a sample."""
+    """Share of letters and digits without a token, measured on a sample."""
     fingerprint: str
-    """The sha256 of all of this."""
+    """The sha256 of all of the above."""
     by_source: list[list[int]] = field(default_factory=list)
-    """The sources by number, the documents from each, and how many of those are segments."""
+    """(source number, documents, segments among them) for each source."""
     marks: dict[str, list[int]] = field(default_factory=dict)
-    """Marks between documents that the sources hold as text: how often, and as whole lines."""
+    """Document separators that were read as text: occurrences, and those that fill a line."""
     reused: bool = False
     path: Path | None = None
     characters: int | None = None
-    """Characters of all text; None in a file that was written before they were counted."""
+    """Total number of characters; None in files written before they were counted."""
 
 
 def tokenize(
@@ -88,10 +88,10 @@ def tokenize(
     watch: Watch,
     say: Say,
 ) -> TokenFile:
-    """The token file of this name from the cache; where it has none, it is made of the documents.
+    """The token file of this name from the cache, or made from the documents.
 
-    The ids are those of each whole document, without special tokens; special tokens that are
-    written out in the text stay text. Raises WriteError where the cache cannot be written.
+    Each document is encoded as a whole, without special tokens; special tokens written out in the
+    text stay text. Raises WriteError if the cache cannot be written.
     """
 
     def build(directory: Path) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def tokenize(
         encoder = TokenEncoder(tokenizer, part.sample(_PROOF, 1 << 14))
         if encoder.rule is NOWHERE:
             say(
-                "tokenizer: no cut leaves all its tokens as they are, so documents are encoded "
+                "tokenizer: cutting documents would change tokens, so documents are encoded "
                 f"whole, those over {LONGEST >> 20}M characters in parts of that size"
             )
         with watch("tokenizing", part.n_bytes) as advance:
@@ -109,10 +109,10 @@ def tokenize(
 
 
 class TokenEncoder:
-    """Texts to ids through the tokenizer's backend: all cores, no special tokens, no truncation."""
+    """Encodes texts with the tokenizer's backend: all cores, no special tokens, no truncation."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, sample: Iterable[str]) -> None:
-        # Copies: the settings of the tokenizer itself are its owner's.
+        # A copy: the caller's tokenizer keeps its settings.
         settings = json.loads(renamed(tokenizer).to_str())
         self.opening = _backend(settings)
         parts = ("normalizer", "pre_tokenizer")
@@ -126,7 +126,7 @@ class TokenEncoder:
         self.lost = self._lost(texts)
 
     def encode(self, parts: Sequence[Piece], inside: bool = False) -> list[list[int]]:
-        """The ids of each part of documents in order; `inside`: the first part continues one."""
+        """The ids of each part, in order; `inside` says that the first continues a document."""
         ids: list[list[int]] = [[]] * len(parts)
         continues = [inside, *(not part.last for part in parts[:-1])]
         for backend, wanted in ((self.opening, False), (self.continuing, True)):
@@ -138,7 +138,7 @@ class TokenEncoder:
         return ids
 
     def batches(self, pieces: Iterable[Piece]) -> Iterator[_Batch]:
-        """The parts of documents as ids, a megabyte of text at once."""
+        """Encode documents in batches of a megabyte of text."""
         parts: list[Piece] = []
         size, inside = 0, False
         for part in cut(pieces, self.rule):
@@ -157,7 +157,7 @@ class TokenEncoder:
         return _Batch(self.encode(parts, inside), last, inside, n_bytes, characters)
 
     def _lost(self, texts: Sequence[str]) -> float:
-        """The share of letters and digits that are gone when the texts are encoded and decoded."""
+        """The share of letters and digits lost by encoding and decoding the texts."""
         before = sum(map(str.isalnum, chain.from_iterable(texts)))
         ids = self.encode([Piece(text, True) for text in texts])
         decoded = self.opening.decode_batch(ids, skip_special_tokens=True)
@@ -166,9 +166,9 @@ class TokenEncoder:
 
 
 def joined(files: Sequence[TokenFile]) -> tuple[TokenFile, NDArray[np.int64]]:
-    """Several streams of tokens as one, in memory, and where each begins in it.
+    """Concatenate token streams in memory; also returns the start of each.
 
-    Where one id closes a document and opens the next, it does so between streams too.
+    An id shared by the end of a document and the start of the next is shared between streams too.
     """
     shared = int(files[0].opening == files[0].closing)
     kept = [file.ids[shared if number else 0 :] for number, file in enumerate(files)]
@@ -198,7 +198,7 @@ def _backend(settings: dict[str, Any]) -> Tokenizer:
 
 
 def _bare(step: dict[str, Any] | None) -> dict[str, Any] | None:
-    """A step of a tokenizer without what it puts before each text: that is for documents alone."""
+    """A tokenizer step without the prefix it adds to each text, which only documents get."""
     if not step or step["type"] == "Prepend":
         return None
     bare = dict(step)
@@ -223,14 +223,14 @@ class _Batch:
 
 
 class _Stream:
-    """Puts the framing around documents, and keeps count of the stream that they form."""
+    """Adds the special tokens around documents, and tracks the position in the stream."""
 
     def __init__(self, framing: Framing, dtype: np.dtype[Any]) -> None:
         self.framing, self.dtype = framing, dtype
         self.n_tokens = self.max_id = 0
 
     def add(self, batch: _Batch) -> tuple[NDArray[np.unsignedinteger[Any]], array[int]]:
-        """The tokens that a batch adds to the stream, and where documents start among them."""
+        """The tokens that a batch adds to the stream, and the starts of documents among them."""
         flat: list[int] = []
         starts = array("q")
         shared = self.framing.opening == self.framing.closing
@@ -257,7 +257,7 @@ def _write(
     framing: Framing,
     advance: Callable[[int], None],
 ) -> dict[str, Any]:
-    """Write the files of an entry, and return its notes."""
+    """Write the files of a cache entry and return its metadata."""
     characters = 0
     stream = _Stream(framing, np.dtype(np.uint16 if encoder.highest < 1 << 16 else np.uint32))
     with (directory / "ids").open("wb") as ids, (directory / "starts").open("wb") as starts:

@@ -17,7 +17,7 @@ from llmkit.data.examples import order, packs
 from llmkit.data.examples.packs import Packs, Responses
 from llmkit.data.records import conversations, findings
 from llmkit.data.records.conversations import Chats, Conversation
-from llmkit.data.records.labelled import told
+from llmkit.data.records.labelled import format_places
 from llmkit.data.records.pairs import Pairs
 from llmkit.data.text import fingerprints
 from llmkit.data.text.fingerprints import Fingerprints
@@ -374,10 +374,11 @@ def _report(data: Chats, encoded: dict[str, Responses], session: Session) -> Non
             if not len(each):
                 raise DataError(
                     f"all {what} after {each.max_length} tokens: nothing is left for {name}",
-                    where=told(places),
+                    where=format_places(places),
                     next="raise data.max_length, or shorten the prompts",
                 )
-            session.console.warn(f"{what} after {each.max_length} tokens, left out: {told(places)}")
+            where = format_places(places)
+            session.console.warn(f"{what} after {each.max_length} tokens, skipped: {where}")
         if cut := int((each.uncut > each.max_length).sum()) - len(places):
             share = cut / len(each.uncut)
             session.console.warn(
