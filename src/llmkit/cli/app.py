@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from inspect import Signature
 from typing import Annotated, Any
 
@@ -18,11 +20,15 @@ from llmkit.cli.options import (
     COMMON,
     OPTIONS,
     AppliesTo,
+    Data,
+    JobName,
     Json,
+    ModelName,
     Opens,
     Option,
     Page,
     Runs,
+    StarterFile,
     Words,
     parameters,
     refuse_unknown,
@@ -93,6 +99,42 @@ def keys_command(
 
     with faults.of_stdout():
         print(reference.list_keys(words or [], applies_to, json), flush=True)
+
+
+@app.command("init", cls=Command)
+def init_command(
+    job: JobName = None,
+    data: Data = None,
+    model: ModelName = None,
+    output: StarterFile = None,
+    json: Json = False,
+) -> None:
+    """Write a commented starter config for a job, with your files filled in."""
+    from llmkit.config.starters import STARTERS
+
+    if job is None and not json and sys.stdin.isatty() and sys.stderr.isatty():
+        job, data = _ask(STARTERS, data)
+    if job not in STARTERS:
+        jobs = ", ".join(STARTERS)
+        what = "`llmkit init` needs a job" if job is None else f"there is no starter for {job!r}"
+        near = difflib.get_close_matches(str(job), STARTERS, n=1)
+        raise UsageError(
+            what, next=f"did you mean `llmkit init {near[0]}`?" if near else f"pass one of {jobs}"
+        )
+    from llmkit.commands.init import write_starter
+
+    _print(write_starter(job, data or [], model, output), json)
+
+
+def _ask(starters: Mapping[str, Any], data: list[str] | None) -> tuple[str, list[str] | None]:
+    """Asks on a terminal for the job, and for its files where none are given."""
+    for name, starter in starters.items():
+        typer.echo(f"  {name:16}{starter.about}", err=True)
+    job = str(typer.prompt("What do you want to make", default="pretrain", err=True)).strip()
+    if not data and job in starters and starters[job].files:
+        given = str(typer.prompt("Your files (Enter to fill them in later)", default="", err=True))
+        data = shlex.split(given)
+    return job, data
 
 
 @app.command("report", cls=Command)

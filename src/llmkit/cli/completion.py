@@ -31,6 +31,14 @@ def complete_run(incomplete: str) -> list[str]:
     return [name for run in found[:RUNS] if (name := str(run)).startswith(incomplete)]
 
 
+def complete_job(incomplete: str) -> list[tuple[str, str]]:
+    """The jobs of `llmkit init` with what they make."""
+    from llmkit.config.starters import STARTERS
+
+    found = ((name, starter.about) for name, starter in STARTERS.items())
+    return [job for job in found if job[0].startswith(incomplete)]
+
+
 def _runs(folder: Path) -> Iterator[Path]:
     """The runs in a directory, and in the `runs` directory that it holds."""
     try:

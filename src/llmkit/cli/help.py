@@ -24,6 +24,7 @@ FIRST = {
     "predict": "llmkit predict --model runs/mine --csv new.csv --output labels.csv",
     "evaluate": "llmkit evaluate --model runs/mine --text test.txt",
     "report": "llmkit report runs/mine runs/other --open",
+    "init": "llmkit init classifier --csv reviews.csv",
 }
 """An example of each command."""
 
@@ -69,7 +70,6 @@ ELSEWHERE = {
     "info": "`llmkit env` for this installation, `llmkit report RUN` for a run",
     "doctor": "`llmkit env`",
     "version": "`llmkit --version`",
-    "init": "`llmkit pretrain --print-config > run.yaml`, then change what you need",
     "config": "`llmkit keys` for every key, `llmkit pretrain --print-config` for their values",
     "settings": "`llmkit keys`",
     "options": "`llmkit keys`",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmkit.cli.completion import complete_key, complete_run
+from llmkit.cli.completion import complete_job, complete_key, complete_run
 from llmkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -235,6 +235,46 @@ AppliesTo = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+JobName = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="JOB",
+        help="What to begin; without it, you are asked.",
+        show_default=False,
+        autocompletion=complete_job,
+    ),
+]
+Data = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--text",
+        "--csv",
+        "--data",
+        metavar="PATH",
+        help="Your files; repeatable.",
+        show_default=False,
+    ),
+]
+ModelName = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        help="Model to start from.",
+        show_default=False,
+        autocompletion=complete_run,
+    ),
+]
+StarterFile = Annotated[
+    str | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="Write the config here; JOB.yaml by default.",
+        show_default=False,
+    ),
+]
 Runs = Annotated[
     list[str] | None,
     typer.Argument(

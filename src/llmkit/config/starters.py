@@ -1,0 +1,117 @@
+"""The commented starter configs: found in the installation, and filled in for a user."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import llmkit
+from llmkit.config.yaml12 import parse_scalar
+
+
+class Starter(NamedTuple):
+    """A kind of job, with its command, the key of its files and the starter config."""
+
+    command: str
+    files: str
+    """The key that names its data; empty where the data is given on the command line."""
+    name: str
+    about: str
+
+
+STARTERS = {
+    "pretrain": Starter("pretrain", "data.train_files", "pretrain.yaml", "a language model"),
+    "masked": Starter(
+        "pretrain", "data.train_files", "pretrain-masked.yaml", "a masked language model"
+    ),
+    "mixture": Starter(
+        "pretrain", "data.mixture", "pretrain-mixture.yaml", "a language model on several domains"
+    ),
+    "classifier": Starter("finetune", "data.train_files", "finetune.yaml", "a text classifier"),
+    "completion": Starter(
+        "finetune", "data.train_files", "finetune-completion.yaml", "a model that responds"
+    ),
+    "generate": Starter("generate", "", "generate.yaml", "texts from prompts"),
+    "predict": Starter("predict", "data.test_files", "predict.yaml", "labels for rows"),
+    "evaluate": Starter(
+        "evaluate", "data.test_files", "evaluate-text.yaml", "the perplexity of a text"
+    ),
+    "evaluate-labels": Starter(
+        "evaluate", "data.test_files", "evaluate-labels.yaml", "the accuracy of a classifier"
+    ),
+}
+"""What `llmkit init` can begin, by the name of the job."""
+
+
+def starter_text(job: str) -> str:
+    """The starter config of a job, without the line that only an editor reads."""
+    package = Path(llmkit.__file__).parent
+    installed = package / "configs"
+    directory = installed if installed.is_dir() else package.parent.parent / "configs"
+    text = (directory / STARTERS[job].name).read_text(encoding="utf-8")
+    return "\n".join(line for line in text.split("\n") if "yaml-language-server" not in line)
+
+
+def fill_in(text: str, values: Mapping[str, Any]) -> str:
+    """The config with these values at their dotted keys, its comments kept.
+
+    A key that is commented out is taken in; one that is missing is added to its section.
+    """
+    for key, value in values.items():
+        section, _, name = key.rpartition(".")
+        text = _set(text, section, name, f"{name}: {_as_yaml(value)}")
+    return text
+
+
+def fill_domains(text: str, files: Mapping[str, str]) -> str:
+    """The config of a mixture with a domain of equal weight for each file."""
+    lines = text.split("\n")
+    start = next(number for number, line in enumerate(lines) if line.startswith("  mixture:"))
+    end = start + 1
+    while end < len(lines) and lines[end].startswith("    "):
+        end += 1
+    block = [
+        line
+        for name, path in files.items()
+        for line in (f"    {name}:", f"      files: {_as_yaml(path)}", "      weight: 1")
+    ]
+    return "\n".join([*lines[: start + 1], *block, *lines[end:]])
+
+
+def _set(text: str, section: str, name: str, line: str) -> str:
+    lines = text.split("\n")
+    indent = "  " if section else ""
+    start, end = _section(lines, section)
+    if start is None:
+        return f"{text.rstrip()}\n\n{section}:\n{indent}{line}\n"
+    pattern = re.compile(rf"{indent}(# )?{name}:[^#]*?(\s+#.*)?$")
+    for number in range(start, end):
+        if found := pattern.match(lines[number]):
+            comment = found[2] or ""
+            lines[number] = f"{indent}{line}{' ' if comment else ''}{comment.strip()}"
+            return "\n".join(lines)
+    return "\n".join([*lines[:start], f"{indent}{line}", *lines[start:]])
+
+
+def _section(lines: Sequence[str], section: str) -> tuple[int | None, int]:
+    """The lines of a section below its heading; the whole file for the keys of the top level."""
+    if not section:
+        return 0, len(lines)
+    heads = [n for n, line in enumerate(lines) if re.match(rf"{section}:(\s|$)", line)]
+    if not heads:
+        return None, 0
+    after = (n for n in range(heads[0] + 1, len(lines)) if re.match(r"\w", lines[n]))
+    return heads[0] + 1, next(after, len(lines))
+
+
+def _as_yaml(value: Any) -> str:
+    """A value in one line of YAML; JSON, of which YAML is a superset, where a plain word will not
+    do."""
+    if isinstance(value, str) and re.fullmatch(r"[\w./-]+", value) and parse_scalar(value) == value:
+        return value
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_as_yaml, value))}]"
+    return json.dumps(value, ensure_ascii=False)
