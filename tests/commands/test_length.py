@@ -101,7 +101,7 @@ def test_a_finished_run_says_so_and_a_longer_one_goes_on(task, commands, call, t
     assert files == {path: path.stat().st_mtime_ns for path in (run / "final").iterdir()}
     longer = call(*command, "train.max_steps=12")
     assert (longer["code"], longer["step"]) == (0, 12), longer["said"]
-    assert "planned anew from step 6: 12 steps in all, 6 before" in longer["said"]
+    assert "new plan from step 6: 12 steps in total, 6 before" in longer["said"]
     rates = {line["step"]: line["learning_rate"] for line in read(run) if "learning_rate" in line}
     assert rates[7] > rates[6], "the schedule of a finished run has come down to nothing"
     assert rates[12] < rates[7]
@@ -142,7 +142,7 @@ def test_less_is_refused_only_where_more_was_done(commands, call, tmp_path) -> N
     assert call(*command, "train.max_steps=6")["code"] == 0
     less = call(*command, "train.max_steps=4")
     assert less["code"] == 78
-    assert "the run has done 6 steps already, and is asked for 4" in less["said"]
+    assert "the run has already done 6 steps, but 4 are asked for" in less["said"]
     other = call(*command, "train.max_steps=9", "seed=3", "train.adam_beta1=0.5")
     assert other["code"] == 78
     for part in (

@@ -224,7 +224,7 @@ def test_when_all_are_damaged_the_run_never_starts_anew(
     for _ in range(2):
         ended = trials.run(*job.at(run))
         assert ended.code == 76, ended.err
-        assert "none of the run's checkpoints is whole" in ended.err
+        assert "all checkpoints of the run are damaged" in ended.err
         assert sorted(contents(run / "checkpoints").values()) == before
 
 

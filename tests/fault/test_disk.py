@@ -142,7 +142,7 @@ def test_little_room_is_said_when_a_run_begins(
         monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: usage(0, 0, free))
         checkpoint.warn_of_space(tmp_path / "checkpoints", 1000, said.append)
     (warning,) = said
-    assert "24,000 bytes and 23,999 are free" in warning
+    assert "24,000 bytes, but 23,999 are free" in warning
 
 
 @pytest.mark.parametrize("place", ["file", "file/inside", "n" * 300, "deep/" * 900, '"a\\0b"'])

@@ -71,7 +71,7 @@ def test_a_spike_is_refused_or_noted_as_the_config_says(
     assert refused["refused"] == "spike"
     ended = trials.run(*job.at(tmp_path / "run"))
     assert ended.code == 0, ended.err
-    assert f"step {refused['step']} noted: its loss is" in ended.err
+    assert f"step {refused['step']} kept: its loss" in ended.err
     (noted,) = spikes_of(tmp_path / "run")
     assert noted == {key: value for key, value in refused.items() if key != "refused"}
     assert "model.safetensors" in runs.differences(tmp_path / "run", skipping)
@@ -84,7 +84,7 @@ def test_a_run_that_is_killed_around_a_spike_ends_with_the_same_bytes(
     run, (spike,) = tmp_path / "run", spikes_of(skipping)
     step = spike["step"]
     trial = trials.start(*job.at(run, "train.loss_spike=skip"))
-    trial.until(f"step {step - 1}/" if steps_before else f"step {step} refused")
+    trial.until(f"step {step - 1}/" if steps_before else f"step {step} skipped")
     assert trial.end(signal.SIGKILL).code == -9
     ended = trials.run(*job.at(run, "train.loss_spike=skip"))
     assert ended.code == 0, ended.err

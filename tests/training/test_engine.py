@@ -228,7 +228,7 @@ def test_too_many_refused_steps_end_the_run_with_everything_kept(trial) -> None:
 
     run = trial(task=Broken(100), nonfinite=2)
     before = run.weights()
-    with pytest.raises(Diverged, match="2 steps in a row"):
+    with pytest.raises(Diverged, match="2 consecutive steps"):
         run.run()
     found = checkpoint.newest(run.directory / "checkpoints", print)
     saved = AutoModelForCausalLM.from_pretrained(found.directory).state_dict()

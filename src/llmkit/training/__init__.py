@@ -1,1 +1,1 @@
-"""The one training loop, and all that a run is: schedule, checkpoints, records."""
+"""The training loop and everything around it: schedule, checkpoints, records."""

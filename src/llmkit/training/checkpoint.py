@@ -1,7 +1,8 @@
-"""Checkpoints: a plain Hugging Face directory with the optimizer and the state of the run.
+"""Checkpoints: plain Hugging Face directories with the optimizer and the state of the run.
 
-`checkpoints/step-0000000400/` is committed exactly when this name exists and its manifest holds;
-see `llmkit.storage.atomic`. The newest by step counts, never by time.
+`checkpoints/step-0000000400/` is committed if and only if this name exists and its manifest is
+valid; see `llmkit.storage.atomic`. The newest checkpoint is the one of the highest step, not of the
+latest time.
 """
 
 from __future__ import annotations
@@ -25,45 +26,45 @@ from llmkit.training.schedule import Plan, Revision
 
 OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
 WEIGHT_BYTES = 12
-"""What a checkpoint holds of a weight, at most: its value and two moments in fp32."""
+"""Maximum bytes of a checkpoint per weight: its value and two moments in fp32."""
 
 
 @dataclass(frozen=True)
 class State:
-    """All that a run must know to go on as if it had never stopped, weights and moments aside."""
+    """Everything besides weights and moments that a run needs to resume bit-identically."""
 
     step: int
-    """Optimizer steps done."""
+    """Number of completed optimizer steps."""
     plan: Plan
     seconds: float
-    """Time that the run has used so far, over all its processes in turn."""
+    """Total time of the run so far, over all its invocations."""
     predictions: int = 0
-    """Tokens (or examples) that the loss was computed on so far."""
+    """Number of tokens (or examples) that the loss was computed on so far."""
     unlogged_loss: float = 0.0
     """Summed loss since the last logged step."""
     unlogged_predictions: int = 0
     nonfinite_steps: int = 0
-    """Steps in a row that were refused for a loss or gradient that is no number."""
+    """Number of consecutive steps skipped because of a non-finite loss or gradient."""
     recent_losses: tuple[float, ...] = ()
-    """Mean losses of the steps that the next is compared with: see `llmkit.training.engine`."""
+    """Mean losses of recent steps, to detect spikes: see `llmkit.training.engine`."""
     spiked_step: int = 0
-    """The last step whose loss stood out from those before it."""
+    """The last step with a loss spike."""
     evaluated_step: int = 0
-    """The last step whose validation figures stand in metrics.jsonl."""
+    """The last step whose validation metrics are in metrics.jsonl."""
     best_step: int | None = None
     best_metric: float | None = None
     evaluations_since_best: int = 0
     metrics_size: int = 0
-    """Bytes of metrics.jsonl that belong to the steps done."""
+    """Size in bytes of metrics.jsonl after these steps."""
 
     @property
     def finished(self) -> bool:
-        """Whether all planned steps are done."""
+        """Whether all planned steps are completed."""
         return self.step >= self.plan.total_steps
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> State:
-        """The state that `state.json` holds; raises ValueError for a value of another type."""
+        """Parse `state.json`; raises ValueError for a value of the wrong type."""
         revisions = [Revision(*pair) for pair in value["plan"]]
         if not revisions:
             raise ValueError("it has no plan")
@@ -77,15 +78,15 @@ class State:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A committed checkpoint that has been verified."""
+    """A committed and verified checkpoint."""
 
     directory: Path
     state: State
     identity: dict[str, Any]
-    """What must not change when the run is resumed: see `llmkit.training.run_directory`."""
+    """Values that must not change when the run is resumed: see `llmkit.training.run_directory`."""
 
     def optimizer_tensors(self) -> dict[str, Tensor]:
-        """The optimizer's state by name; raises NoValidCheckpoint for a file that holds none."""
+        """The optimizer's state by name; raises NoValidCheckpoint if the file holds none."""
         try:
             return dict(load_file(self.directory / OPTIMIZER))
         except (SafetensorError, OSError) as error:
@@ -104,10 +105,10 @@ def save_checkpoint(
     save_model: Callable[[Path], None],
     optimizer_tensors: Mapping[str, Tensor],
 ) -> Path:
-    """Commits a checkpoint of `state.step` and says where; one that stands already is kept.
+    """Commits a checkpoint of `state.step` and returns its path; an existing one is kept.
 
-    Raises WriteError when there is no room, with older checkpoints untouched, and Diverged when a
-    moment of the optimizer is no number.
+    Raises WriteError if there is not enough space, with older checkpoints untouched, and Diverged
+    if a moment of the optimizer is non-finite.
     """
     target = directory_of(root, state.step)
     if target.exists() and _intact(target):
@@ -133,20 +134,20 @@ def save_checkpoint(
 
 
 def warn_of_space(root: Path, weights: int, warn: Callable[[str], None]) -> None:
-    """Warns where two checkpoints of so many weights would not find room."""
+    """Warns if there is no space for two checkpoints with this many weights."""
     needed, free = 2 * WEIGHT_BYTES * weights, atomic.free_bytes(root)
     if free < needed:
         warn(
-            f"two checkpoints need about {needed:,} bytes and {free:,} are free at {root}: saving "
+            f"two checkpoints need about {needed:,} bytes, but {free:,} are free at {root}: saving "
             "may fail"
         )
 
 
 def newest(root: Path, warn: Callable[[str], None]) -> Checkpoint | None:
-    """The newest undamaged checkpoint; damaged ones are named and set aside.
+    """The newest undamaged checkpoint; damaged ones are reported and quarantined.
 
-    None when there has never been one. Raises NoValidCheckpoint when all are damaged: a run is
-    never silently started again from nothing.
+    None if there has never been one. Raises NoValidCheckpoint if all are damaged: a run never
+    silently restarts from scratch.
     """
     atomic.clean(root)
     steps = _steps(root)
@@ -158,19 +159,19 @@ def newest(root: Path, warn: Callable[[str], None]) -> Checkpoint | None:
         except atomic.DamagedError as fault:
             damaged += 1
             aside = atomic.quarantine(directory)
-            warn(f"checkpoint {directory.name} is damaged and set aside as {aside.name}: {fault}")
+            warn(f"checkpoint {directory.name} is damaged and quarantined as {aside.name}: {fault}")
     if damaged or list(root.glob(".corrupt-*")):
         raise NoValidCheckpoint(
-            "none of the run's checkpoints is whole",
+            "all checkpoints of the run are damaged",
             where=str(root),
             kept="all files, under .corrupt-*",
-            next="restore one from a backup, or start anew with another output_dir",
+            next="restore one from a backup, or start again with another output_dir",
         )
     return None
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """The checkpoint that the user names; no other takes its place."""
+    """The checkpoint named by the user; there is no fallback."""
     if not path.is_dir():
         raise InputNotFound(
             "there is no such checkpoint", where=f"resume={path}", next="check the path"
@@ -187,8 +188,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def prune(root: Path, keep: int, protect: int | None, warn: Callable[[str], None]) -> None:
-    """Deletes all checkpoints but the newest `keep` and the protected step; warns of what the disk
-    does not let it delete."""
+    """Deletes all checkpoints except the newest `keep` and the protected step; warns if the file
+    system refuses."""
     try:
         for step in _steps(root)[:-keep]:
             if step != protect:
@@ -202,15 +203,15 @@ def _steps(root: Path) -> list[int]:
 
 
 def directory_of(root: Path, step: int) -> Path:
-    """Where the checkpoint of a step stands."""
+    """The directory of a step's checkpoint."""
     return root / f"step-{step:010}"
 
 
 def _verified(directory: Path) -> dict[str, Any]:
-    """The manifest of an undamaged checkpoint in which no other file stands."""
+    """The manifest of an undamaged checkpoint without additional files."""
     manifest = atomic.verify(directory)
     for path in sorted(directory.iterdir()):
-        # Unseen, transformers would read it besides, or instead of, the files that we know.
+        # transformers would read it in addition to, or instead of, the verified files.
         if path.name not in (atomic.MANIFEST, *manifest["files"]) and path.name[0] != ".":
             raise atomic.DamagedError(f"{path.name} does not belong to it")
     return manifest
@@ -243,7 +244,7 @@ def _check_space(root: Path, needed: int) -> None:
     free = atomic.free_bytes(root)
     if free < needed:
         raise WriteError(
-            f"a checkpoint needs {needed:,} bytes and {free:,} are free",
+            f"a checkpoint needs {needed:,} bytes, but only {free:,} are free",
             where=str(root),
             kept="all older checkpoints",
             next="free some space, then run the same command again to resume",

@@ -1,8 +1,8 @@
-"""The one engine: every weight that llmkit trains is moved here, whatever the loss.
+"""The training loop: all weight updates of llmkit happen here, for any loss.
 
 One optimizer step, in order: which examples (a pure function of seed and step), the global count of
-predictions, micro-batches whose summed loss is divided by that count, clipping, refusal of what is
-no number, learning rate (a pure function of the step), optimizer.
+predictions, micro-batches whose summed loss is divided by that count, clipping, refusal of
+non-finite gradients, learning rate (a pure function of the step), optimizer.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ from llmkit.training.schedule import rate
 from llmkit.training.tasks.task import Batch, Examples, Loss, Rows, on_device
 
 _WINDOW = 128
-"""Steps that a loss is compared with."""
+"""Number of previous steps that a loss is compared with."""
 
 FEWEST = 32
-"""Steps from which on there is something to compare with."""
+"""Minimum number of previous steps for a comparison."""
 
 DEVIATIONS = 6.0
 
 LEAST_DEVIATION = 0.05
-"""Nats; where losses hardly differ, small differences are no spikes."""
+"""In nats; if losses hardly vary, small differences are not spikes."""
 
 
 def spike_limit(recent: Sequence[float]) -> float:
-    """The mean loss of a step above which it is a spike after these."""
+    """The mean loss above which the next step is a spike."""
     if len(recent) < FEWEST:
         return math.inf
-    # Sums that are exact to the last bit are the same on every machine.
+    # Exact sums are the same on every machine.
     mean = math.fsum(recent) / len(recent)
     variance = math.fsum((loss - mean) ** 2 for loss in recent) / len(recent)
     return mean + DEVIATIONS * max(LEAST_DEVIATION, math.sqrt(variance))
@@ -59,25 +59,25 @@ def spike_limit(recent: Sequence[float]) -> float:
 def after(recent: Sequence[float], loss: float) -> tuple[float, ...]:
     """The losses to compare the next step with.
 
-    Spikes count: a loss that has risen for good is soon no spike any more.
+    Spikes are included: a loss that has risen permanently soon stops being a spike.
     """
     return (*recent, loss)[-_WINDOW:]
 
 
-Look = Callable[[], Mapping[str, Any]]
-"""A look at the model after each validation, such as a few samples; goes into metrics.jsonl."""
+Samples = Callable[[], Mapping[str, Any]]
+"""Makes a few samples of the model after each validation, for metrics.jsonl."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a run trains, on what, and how."""
+    """The model, optimizer, data and settings of a run."""
 
     objective: Objective
-    """The model with its loss."""
+    """The model and its loss."""
     optimizer: NamedOptimizer
     examples: Examples
     rows_of_step: Callable[[int], Rows]
-    """Rows of the examples that form a step, over all processes: a pure function."""
+    """The rows of a step, over all processes: a pure function."""
     validation: Examples | None
     validation_loss: Loss
     settings: ResolvedTrain
@@ -86,27 +86,27 @@ class Work:
 
     @property
     def loss(self) -> Loss:
-        """What is minimised."""
+        """The training loss."""
         return self.objective.loss
 
     @property
     def model(self) -> PreTrainedModel:
-        """The model that is trained."""
+        """The model being trained."""
         return self.objective.model
 
     @cached_property
     def distributed(self) -> nn.Module:
-        """The objective with gradients averaged over processes (itself, where there is one)."""
+        """The objective with gradients averaged over processes (itself if there is one process)."""
         return self.processes.distribute(self.objective)
 
 
-def train(work: Work, state: State, record: Recorder, stop: StopSignal, look: Look) -> State:
+def train(work: Work, state: State, record: Recorder, stop: StopSignal, samples: Samples) -> State:
     """Trains until the plan is done and returns the final state.
 
-    Whatever is due at a step comes before the next step, so that a run resumed at that step does
-    it then. Raises Stopped or Interrupted after saving when a signal has come, Diverged when too
-    many steps in a row had to be refused or the loss spikes where that is to stop the run,
-    WriteError when the last checkpoint cannot be saved.
+    Validation and saving that are due at a step happen before the next step, so that a run resumed
+    at that step does them too. Raises Stopped or Interrupted after saving when a signal arrives,
+    Diverged after too many consecutive skipped steps or a loss spike that should stop the run, and
+    WriteError if the last checkpoint cannot be saved.
     """
     settings = work.settings
     with prefetch.ahead(
@@ -117,8 +117,8 @@ def train(work: Work, state: State, record: Recorder, stop: StopSignal, look: Lo
             if not signal_number and due:
                 state, signal_number = _validate(work, state, record, stop)
                 if not signal_number and work.processes.is_main:
-                    record.looked(state, look())
-                if not signal_number:  # with what the validation took, the run may end here
+                    record.sampled(state, samples())
+                if not signal_number:  # the validation may have used up the time
                     state, signal_number, _ = _agree(work, state, record, stop)
             trouble = _trouble(state, settings)
             must = state.finished or bool(signal_number or trouble) or _is_new_best(state, settings)
@@ -165,7 +165,7 @@ def _step(work: Work, state: State, record: Recorder, given: Input) -> State:
 
 
 class Gradients(NamedTuple):
-    """What a step has left in the weights, over all processes."""
+    """Summary of the gradients of a step, over all processes."""
 
     loss: float
     """Summed."""
@@ -176,7 +176,7 @@ class Gradients(NamedTuple):
 
 
 def _gradients(work: Work, step: int, given: Input) -> Gradients:
-    """Leaves the clipped gradients of a step in the weights."""
+    """Compute the clipped gradients of a step into the weights' `grad`."""
     settings, processes, balance = work.settings, work.processes, work.loss.balance
     sums = torch.zeros(2, dtype=torch.float64, device=processes.device)
     routed = _routed(work, step, given)
@@ -191,23 +191,25 @@ def _gradients(work: Work, step: int, given: Input) -> Gradients:
                 unbalanced = balance.loss(routed, own["probability"])
                 objective = objective + balance.coefficient * weight * unbalanced
                 sums[1] += unbalanced.detach()
-            # Divided by the weight over all processes, and DDP's averaging undone: a mean of means
-            # would weigh short batches more.
+            # Divide by the weight over all processes and undo DDP's averaging: a mean of means
+            # would give short batches more weight.
             (objective * (processes.count / weight)).backward()
         sums[0] += own["loss"].detach()
     norm = nn.utils.clip_grad_norm_(
         work.optimizer.parameters, settings.max_grad_norm or math.inf, foreach=True
     )
-    # The one time that the program waits for a device: a non-finite step must move nothing.
+    # The only synchronisation with the device: a non-finite step must not update the weights.
     loss, aux, grad_norm = torch.cat([processes.sum(sums), norm.double().reshape(1)]).tolist()
     return Gradients(loss, grad_norm, None if balance is None else aux)
 
 
 @torch.no_grad()
 def _routed(work: Work, step: int, given: Input) -> Tensor | None:
-    """The tokens of the step that are routed to each expert, over all processes: the load-balancing
-    loss of a micro-batch needs them. They cost a forward pass without logits; none where a process
-    has one micro-batch, which counts its own."""
+    """The number of the step's tokens routed to each expert, over all processes.
+
+    The load-balancing loss of each micro-batch needs it. It costs a forward pass without logits;
+    None with one micro-batch per process, which counts its own tokens.
+    """
     if work.loss.balance is None or len(given.micro_batches) == 1:
         return None
     counts: list[Tensor] = []
@@ -220,7 +222,8 @@ def _routed(work: Work, step: int, given: Input) -> Tensor | None:
 def _batches(
     work: Work, step: int, given: Input
 ) -> Iterator[tuple[Batch, AbstractContextManager[None]]]:
-    """The micro-batches of a step on the device, and what draws the dropout masks of each."""
+    """The micro-batches of a step on the device, each with a context that sets its dropout
+    masks."""
     device = work.processes.device
     seed = derived_seed(work.seed, "dropout", step)
     for slots, prepared in zip(given.slots, given.micro_batches, strict=True):
@@ -228,7 +231,7 @@ def _batches(
 
 
 def _judged(state: State, loss: float, grad_norm: float, limit: float) -> State:
-    """The state after a step with this mean loss, before the weights are moved."""
+    """The state after a step with this mean loss, before the weights are updated."""
     step = state.step + 1
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
         return replace(state, step=step, nonfinite_steps=state.nonfinite_steps + 1)
@@ -242,10 +245,10 @@ def _judged(state: State, loss: float, grad_norm: float, limit: float) -> State:
 
 
 def _trouble(state: State, settings: ResolvedTrain) -> tuple[str, str] | None:
-    """Why the run must stop, and what to do about it."""
+    """The reason why the run must stop and the next action, or None."""
     if state.nonfinite_steps >= settings.max_nonfinite_steps:
         return (
-            f"loss or gradient of {state.nonfinite_steps} steps in a row were not finite",
+            f"the loss or gradient of {state.nonfinite_steps} consecutive steps was not finite",
             "lower train.learning_rate or train.max_grad_norm, and check the data",
         )
     if settings.loss_spike == "stop" and state.spiked_step == state.step > 0:
@@ -260,15 +263,15 @@ def _trouble(state: State, settings: ResolvedTrain) -> tuple[str, str] | None:
 def measure(
     work: Work, examples: Examples, watch: Watch, stop: StopSignal
 ) -> dict[str, float] | None:
-    """The figures over all examples, each counted once, in fp32 and without dropout.
+    """The metrics over all examples, each counted once, in fp32 and without dropout.
 
-    fp32, so that plain transformers gives the same figures for the saved model. Memory does not
-    grow with the number of examples. None when a signal came: nothing half-measured is reported.
+    fp32 gives the same metrics as plain transformers with the saved model. Memory does not grow
+    with the number of examples. None if a signal arrived: partial results are never reported.
     """
     processes, size = work.processes, work.settings.micro_batch_size
     totals: dict[str, torch.Tensor] = {}
     rows = np.asarray(examples.longest_first())
-    # Dealt out in turn: every process gets as many long examples as the others.
+    # Round-robin: every process gets as many long examples as the others.
     parts = [rows[first :: processes.count] for first in range(processes.count)]
     dealt = np.concatenate([*parts, [-1]])
     slots = share_of_rows(len(rows), size, processes.rank, processes.count)
@@ -289,8 +292,8 @@ def measure(
 
 
 def _agree(work: Work, state: State, record: Recorder, stop: StopSignal) -> tuple[State, int, bool]:
-    """The plan as the main process's clock sees it, the signal that any process received, and
-    whether to validate now."""
+    """The state with the plan by the main process's clock, the signal that any process received,
+    and whether to validate now."""
     main = work.processes.is_main
     proposal = record.proposed_steps(state) if main else 0
     allowed = main and record.allows_validation()
@@ -312,5 +315,5 @@ def _validate(work: Work, state: State, record: Recorder, stop: StopSignal) -> t
 
 
 def _is_new_best(state: State, settings: ResolvedTrain) -> bool:
-    """Whether this step is what the run may be remembered for."""
+    """Whether this step is the best so far and its weights may become the final model."""
     return settings.load_best_model_at_end and state.best_step == state.step > 0

@@ -1,4 +1,4 @@
-"""The model of a run as files: in its checkpoints, and finished in `final/`."""
+"""Save the model of a run: in its checkpoints, and finished in `final/`."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from llmkit.training import checkpoint
 from llmkit.training.tasks.task import Examples
 
 FINAL = "final"
-"""The finished model, in the run directory."""
+"""Name of the finished model in the run directory."""
 
-_COMPARED = 4  # examples that the merged model of LoRA updates is tried with
+_COMPARED = 4  # number of examples to verify merged LoRA weights with
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
-    """Writes model and tokenizer as plain transformers reads them; LoRA updates merged, and beside.
+    """Writes model and tokenizer for plain transformers; LoRA updates are merged and also saved
+    apart.
 
-    Raises Diverged rather than save a weight that is no number.
+    Raises Diverged instead of saving a non-finite weight.
     """
     for name, weight in model.named_parameters():
         if not torch.isfinite(weight).all():
@@ -40,7 +41,7 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, direc
 
 
 def loading_note(model: PreTrainedModel) -> str | None:
-    """A sentence on what plain transformers needs to load the model; None where it has all."""
+    """A sentence on what plain transformers needs to load the model; None if it needs nothing."""
     if (line := loading_line(model)) is None:
         return None
     needed = line if line.startswith("import") else "run the file of model.code"
@@ -49,8 +50,8 @@ def loading_note(model: PreTrainedModel) -> str | None:
 
 
 def loading_line(model: PreTrainedModel) -> str | None:
-    """The line of Python that registers the architecture of the model with transformers; None where
-    it is registered already."""
+    """The line of Python that registers the architecture of the model with transformers; None if it
+    is registered already."""
     if model.config.model_type not in build.registered_architectures():
         return None
     is_ours = type(model).__module__.startswith("llmkit.")
@@ -58,7 +59,7 @@ def loading_line(model: PreTrainedModel) -> str | None:
 
 
 def model_of_step(model: PreTrainedModel, run: Path, step: int) -> PreTrainedModel:
-    """The model as one of the run's checkpoints holds it."""
+    """The model of one of the run's checkpoints."""
     saved = checkpoint.read_checkpoint(checkpoint.directory_of(run / "checkpoints", step)).directory
     if not lora.is_attached(model):
         best: PreTrainedModel = type(model).from_pretrained(saved, dtype=torch.float32)
@@ -68,19 +69,19 @@ def model_of_step(model: PreTrainedModel, run: Path, step: int) -> PreTrainedMod
 
 
 def check_unfinished(run: Path) -> None:
-    """Raises NoValidCheckpoint where a finished model would be trained once more from nothing."""
+    """Raises NoValidCheckpoint if a finished run would be trained again from scratch."""
     final = run / FINAL
     if final.exists() and _step_of(final) != 0:
         raise NoValidCheckpoint(
             "the run is finished and its checkpoints are gone",
             where=str(run / "checkpoints"),
             kept=f"{final}, untouched",
-            next="use that model, or choose another output_dir to train it anew",
+            next="use that model, or choose another output_dir to train it again",
         )
 
 
 def is_written(run: Path, step: int) -> bool:
-    """Whether `final/` holds the model of this step, undamaged."""
+    """Whether `final/` holds the undamaged model of this step."""
     try:
         return bool(atomic.verify(run / FINAL)["step"] == step)
     except (atomic.DamagedError, LookupError):
@@ -101,8 +102,8 @@ def write_final(
     step: int,
     examples: Examples,
 ) -> None:
-    """Writes `final/` by the protocol of a checkpoint; merged LoRA updates are tried on examples
-    before it is done."""
+    """Writes `final/` atomically, like a checkpoint; merged LoRA weights are verified on examples
+    first."""
 
     def fill(directory: Path) -> None:
         save_model(model, tokenizer, directory)

@@ -1,5 +1,8 @@
-"""Muon with the matrices of one shape orthogonalised together: the same steps as torch's own, in a
-third of the time where there are many small matrices; and in fp32 where bf16 is but imitated."""
+"""Muon with the matrices of one shape orthogonalised together.
+
+The same steps as torch's own, in a third of the time if there are many small matrices; in fp32 on
+devices that only emulate bf16.
+"""
 
 from __future__ import annotations
 
@@ -20,26 +23,26 @@ ITERATIONS = 5
 
 
 class Halves(NamedTuple):
-    """How a weight holds two matrices, as experts hold `gate` and `up`."""
+    """How a weight holds two matrices, like `gate` and `up` of experts."""
 
     dim: int
-    """-2 where they share columns, -1 where they share rows."""
+    """-2 if they share columns, -1 if they share rows."""
     alternate: bool
-    """Whether their rows or columns alternate, or those of one come before those of the other."""
+    """Whether their rows or columns alternate instead of being concatenated."""
 
     @property
     def axis(self) -> int:
-        """Where the axis that tells the halves apart stands once `dim` is two axes."""
+        """The axis that indexes the halves after `dim` is split into two axes."""
         return self.dim if self.alternate else self.dim - 1
 
 
 class Muon(torch.optim.Optimizer):
-    """Steps along the orthogonalised Nesterov momentum of each matrix: of a weight of two
-    dimensions, of each in a stack of them, and of each half where a group has `halves`.
+    """Steps along the orthogonalised Nesterov momentum of each matrix.
 
-    The step is 0.2 sqrt(max(rows, columns)) times the learning rate, so that its root mean square
-    is AdamW's and AdamW's learning rate fits (Liu et al. 2025, arXiv 2502.16982). Equals
-    torch.optim.Muon with `adjust_lr_fn="match_rms_adamw"`.
+    A matrix is a weight of two dimensions, each slice of a stack of matrices, or each half if a
+    group has `halves`. The step is 0.2 sqrt(max(rows, columns)) times the learning rate, so that
+    its root mean square is AdamW's and AdamW's learning rate fits (Liu et al. 2025, arXiv
+    2502.16982). Equals torch.optim.Muon with `adjust_lr_fn="match_rms_adamw"`.
     """
 
     def __init__(
@@ -54,7 +57,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Moves every matrix that has a gradient."""
+        """Updates every matrix that has a gradient."""
         for group in self.param_groups:
             matrices = [p for p in group["params"] if p.grad is not None]
             for alike in _by_shape(matrices):
@@ -76,8 +79,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """The nearest semi-orthogonal matrices [n, rows, columns], roughly, and in bf16 where that is
-    fast.
+    """Approximate the nearest semi-orthogonal matrices [n, rows, columns], in bf16 if that is fast.
 
     Five Newton-Schulz iterations bring all singular values to between about 0.7 and 1.2.
     """
@@ -102,7 +104,7 @@ def _directions(updates: Tensor, halves: Halves | None) -> Tensor:
 
 
 def _apart(updates: Tensor, halves: Halves | None) -> Tensor:
-    """The same as single matrices [.., rows, columns]: halves become the first axis."""
+    """The updates as single matrices [.., rows, columns]: halves become the first axis."""
     if halves is None:
         return updates
     *before, length = updates.shape[: updates.ndim + halves.dim + 1]
@@ -119,12 +121,12 @@ def _by_shape(matrices: list[Tensor]) -> Iterable[list[Tensor]]:
 
 
 def hidden(model: nn.Module) -> dict[str, Halves | None]:
-    """Names of the matrices between the embeddings and the output layer, and of the stacks of them
-    that experts are, each with how it holds two matrices where it does.
+    """Names of the matrices and stacks of matrices (experts) between the embeddings and the output
+    layer, each with its halves, if any.
 
-    A matrix is the weight of a linear layer; a stack has three dimensions and is no convolution.
-    Both have more than one row and column. Routers and the output layer choose among rows, as
-    embeddings do, and are not included.
+    A matrix is the weight of a linear layer; a stack has three dimensions and is not a
+    convolution. Both have more than one row and column. Routers and the output layer choose among
+    rows, like embeddings, and are not included.
     """
     outside = {id(weight) for weight in (*_head(model), *_routers(model))}
     found: dict[str, Halves | None] = {}
@@ -158,8 +160,8 @@ def _head(model: nn.Module) -> Iterator[Tensor]:
 
 
 def _routers(model: nn.Module) -> Iterator[Tensor]:
-    """The matrices that choose among experts: beside so many experts, whether in a stack or in a
-    list, stands a part of the model whose every matrix has a row for each."""
+    """The matrices that choose among experts: next to a stack or list of experts, modules whose
+    every matrix has one row per expert."""
     for block in model.modules():
         counts = {number for child in block.children() for number in _experts(child)}
         for child in block.children():
@@ -177,7 +179,7 @@ def _experts(module: nn.Module) -> Iterator[int]:
 
 
 def _halves(module: nn.Module, name: str) -> Halves | None:
-    """transformers says how its experts hold `gate` and `up`."""
+    """The layout of `gate` and `up` in transformers' experts."""
     if name != "gate_up_proj" or not getattr(module, "has_gate", False):
         return None
     return Halves(-1 if module.is_transposed else -2, alternate=not module.is_concatenated)

@@ -1,4 +1,4 @@
-"""A model with its loss as one module, made quick: attention, and what of it is compiled."""
+"""A model and its loss as one module, with fast attention and compiled layers."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from llmkit.training.tasks.task import Batch, Loss
 
 
 def quick(loss: Loss, model: PreTrainedModel, device: torch.device) -> Objective:
-    """The model with its loss on a device, with attention that is quick there."""
+    """The model and its loss on a device, with the fastest attention for the device."""
     attention.use_blockwise(model, device)
     return Objective(loss, model.to(device))
 
 
 class Objective(nn.Module):
-    """A model with its loss as one module, so that distributing takes in the loss."""
+    """A model and its loss as one module, so that DDP wraps the loss too."""
 
     model: Any
 
@@ -32,12 +32,14 @@ class Objective(nn.Module):
         self._compiled: dict[nn.Module, Callable[..., Any]] = {}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss's sums over the batch."""
+        """The sums of the loss over the batch."""
         return self.loss.sums(self.model, batch)
 
     def compile_layers(self, dynamic: bool = False) -> None:
-        """Has `compiled` run compiled layers, which are alike: what is compiled for one serves all,
-        in half the time that the whole model takes; and parts of the loss."""
+        """Let `compiled` run compiled layers and parts of the loss.
+
+        Layers are alike, so one compilation serves all, in half the time of the whole model.
+        """
         self._compiled = {
             layer: torch.compile(
                 layer._call_impl, dynamic=dynamic, options={"fallback_random": True}
@@ -48,13 +50,16 @@ class Objective(nn.Module):
             self._compiled[part] = torch.compile(part._call_impl, dynamic=None)
 
     def compile_nothing(self) -> None:
-        """Undoes `compile_layers`."""
+        """Undo `compile_layers`."""
         self._compiled = {}
 
     @contextlib.contextmanager
     def compiled(self) -> Iterator[None]:
-        """Forward and backward passes within run what is compiled, if anything is. All others, such
-        as a validation's, would be compiled anew, which would not pay."""
+        """A context in which forward and backward passes run compiled code, if there is any.
+
+        Other passes, such as those of validation, would need another compilation, which does not
+        pay.
+        """
         for part, quick in self._compiled.items():
             part._compiled_call_impl = quick
         try:

@@ -1,4 +1,4 @@
-"""AdamW, alone or beside Muon, with its state as named tensors instead of a pickle."""
+"""AdamW, alone or with Muon, with its state as named tensors instead of a pickle."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from llmkit.training import muon
 from llmkit.training.muon import Halves, Muon
 
 EMBEDDING_SCALE = 5.0
-"""Beside Muon, token embeddings learn this much faster than the output layer: each row of theirs
-has a gradient only when its token comes up."""
+"""With Muon, the learning rate of token embeddings is this much higher than that of the output
+layer: each row has a gradient only if its token occurs."""
 
 
 class NamedOptimizer:
     """One or two torch optimizers over a model's named parameters, stepped as one.
 
-    `adamw` decays matrices only (parameters of two or more dimensions that are no stacked vectors).
+    `adamw` decays matrices only (parameters of two or more dimensions except stacked vectors).
     `muon` orthogonalises the momentum of the hidden matrices, see `muon.hidden`, and leaves the
-    rest to AdamW; there, input embeddings that are not also output weights learn faster. With
-    `layer_decay`, each layer learns slower than the one above it; with `head_scale`, a classifier's
-    head has a learning rate of its own. The head of a regression learns in the unit of its labels.
+    rest to AdamW; input embeddings that are not also output weights then get a higher learning
+    rate. With `layer_decay`, each layer has a lower learning rate than the one above it; with
+    `head_scale`, a classifier's head has its own. The head of a regression is updated in the unit
+    of its labels.
     """
 
     def __init__(self, model: nn.Module, kind: str, settings: ResolvedTrain) -> None:
@@ -73,23 +74,23 @@ class NamedOptimizer:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """All weights that are trained."""
+        """All trainable weights."""
         return list(self.names)
 
     def step(self, learning_rate: float) -> None:
-        """Moves the weights by their gradients at this learning rate."""
+        """Update the weights at this learning rate."""
         for part in self.parts:
             for group in part.param_groups:
                 group["lr"] = learning_rate * group["scale"]
             part.step()
 
     def zero_grad(self) -> None:
-        """Forgets the gradients."""
+        """Clear the gradients."""
         for part in self.parts:
             part.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Tensor]:
-        """The optimizer's memory as `<parameter name>.<moment>` -> tensor."""
+        """The optimizer's state as `<parameter name>.<moment>` -> tensor."""
         return {
             f"{self.names[parameter]}.{key}": value
             for part in self.parts
@@ -98,7 +99,7 @@ class NamedOptimizer:
         }
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Takes back what `state` gave; raises NoValidCheckpoint where names or shapes differ."""
+        """Restore the output of `state`; raises NoValidCheckpoint if names or shapes differ."""
         unused = dict(tensors)
         for part in self.parts:
             for parameter in _parameters(part):
@@ -121,8 +122,8 @@ class NamedOptimizer:
 def _in_unit(
     params: list[nn.Parameter], decay: float, scale: float, epsilon: float, unit: float
 ) -> dict[str, Any]:
-    """A group whose weights move as weights `unit` times smaller, of gradients as much larger,
-    would: Adam's step does not depend on the size of gradients, but for epsilon."""
+    """Scale a group's steps by `unit`, as if its weights were `unit` times smaller and its
+    gradients larger: Adam's step is independent of the gradient scale except for epsilon."""
     return {
         "params": params,
         "weight_decay": decay / unit,
@@ -132,12 +133,13 @@ def _in_unit(
 
 
 def _decays(name: str, parameter: nn.Parameter) -> bool:
-    """Matrices decay; vectors do not, nor do stacks of them, as the biases of experts are."""
+    """Whether weight decay applies: to matrices, but not to vectors or stacks of them, such as the
+    biases of experts."""
     return parameter.ndim >= 2 and not name.endswith("bias")
 
 
 def _input_embeddings(model: nn.Module) -> Iterator[str]:
-    """Names of the token embeddings, unless they are the output weights too."""
+    """Names of the token embeddings, unless they are also the output weights."""
     ends = [getattr(model, f"get_{end}_embeddings", lambda: None)() for end in ("input", "output")]
     weights = [getattr(end, "weight", None) for end in ends]
     for name, parameter in model.named_parameters():
@@ -146,8 +148,8 @@ def _input_embeddings(model: nn.Module) -> Iterator[str]:
 
 
 def depths(model: nn.Module) -> dict[str, int]:
-    """How many layers lie above each weight: 0 for the head and what follows the last layer, one
-    more than there are layers for the embeddings."""
+    """The number of layers above each weight: 0 for the head and everything after the last layer,
+    the number of layers + 1 for the embeddings."""
     numbers = {
         name: int(found.group(1)) if (found := re.search(r"\.(\d+)\.", name)) else None
         for name, _ in model.named_parameters()

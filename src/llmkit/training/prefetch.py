@@ -1,4 +1,4 @@
-"""The input of each step, prepared by a thread while the step before it is computed."""
+"""Prepare the input of the next step in a thread while a step is computed."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from llmkit.training.tasks.task import Batch, Examples, Loss, Rows
 
 @dataclass(frozen=True)
 class Input:
-    """What one process computes in one step."""
+    """The input of one process in one step."""
 
     rows: Rows
-    """Of all processes together."""
+    """Number of predictions over all processes."""
     predictions: int
     weight: float
-    """What the objective summed over all rows is divided by."""
+    """The divisor of the objective summed over all rows."""
     slots: list[NDArray[np.int64]]
-    """Of each micro-batch, the places of its examples in the step, counted over all processes."""
+    """For each micro-batch, the indices of its examples in the step, over all processes."""
     micro_batches: list[Batch]
 
 
@@ -37,14 +37,16 @@ def ahead(
     micro_batch_size: int,
     processes: Processes,
 ) -> Iterator[Callable[[int], Input]]:
-    """Gives the input of a step, and begins with that of the next; what a step is made of is a pure
-    function of its number, so preparing one that never comes changes nothing."""
-    pinned = processes.device.type == "cuda"  # copies from there do not hold up the program
+    """Yields a function that returns the input of a step and starts preparing the next one.
+
+    The rows of a step are a pure function of its number, so preparing an unused step has no effect.
+    """
+    pinned = processes.device.type == "cuda"  # copies from pinned memory are asynchronous
 
     def prepared(step: int) -> Input:
         rows = rows_of_step(step)
         slots = share_of_rows(len(rows), micro_batch_size, processes.rank, processes.count)
-        chosen = np.append(rows, -1)  # which is what slot -1 stands for
+        chosen = np.append(rows, -1)  # slot -1 means row -1
         batches = [examples.batch(chosen[part]) for part in slots]
         if pinned:
             batches = [{name: x.pin_memory() for name, x in batch.items()} for batch in batches]
@@ -63,11 +65,11 @@ def ahead(
 
 
 def share_of_rows(n_rows: int, size: int, rank: int, processes: int) -> list[NDArray[np.int64]]:
-    """This process's part of the slots 0 to `n_rows` - 1 in micro-batches of at most `size`,
-    equally many and equally large on every process.
+    """This process's part of the slots 0 to `n_rows` - 1, in micro-batches of at most `size`;
+    number and size of the micro-batches are the same on every process.
 
-    A contiguous part; where the slots do not fill it, slot -1 stands for an example without
-    predictions, so that no process waits for a micro-batch that another does not have.
+    The part is contiguous and filled up with slot -1, an example without predictions, so that no
+    process waits for a micro-batch that another does not have.
     """
     part = max(1, math.ceil(n_rows / processes))
     size = min(size, part)

@@ -1,6 +1,6 @@
-"""A look at the real model on this machine before the first step: what fits, and how fast it is.
+"""Probe the model on this machine before the first step: which batch fits, and how fast it is.
 
-Gradients are thrown away and the random generator is seeded anew at every step, so that looking
+Gradients are discarded and the random generator is seeded again at every step, so that probing
 changes no result.
 """
 
@@ -24,16 +24,16 @@ from llmkit.training.objective import Objective
 from llmkit.training.tasks.task import Examples, Rows, on_device
 
 CPU_TOKENS = 2048
-"""On a CPU larger micro-batches leave its cache: they are up to a tenth slower."""
+"""On a CPU larger micro-batches exceed its cache and are up to 10% slower."""
 
 FLEX = "flex_attention"
 
 USUAL_RATE = {"cpu": 1.5e11, "cuda": 5e13}
-"""Operations per second that training reaches on two CPU cores, or on a GPU: by it, and not by a
-stopwatch, a run without minutes is compiled or not, and its last digits are the same each time."""
+"""Assumed operations per second of training on two CPU cores or a GPU. Without a time limit they
+decide whether to compile, rather than measurements, so that the last digits are reproducible."""
 
 COMPILE_SECONDS = 100.0
-"""Eager training time from which compiling (about 25 s here) earns back more than it costs."""
+"""Seconds of eager training above which compilation (about 25 s) pays off."""
 
 
 def fit(
@@ -43,11 +43,11 @@ def fit(
     wish: int | None,
     processes: Processes,
 ) -> tuple[int, float]:
-    """The micro-batch size that fits, and seconds that one takes forward and backward.
+    """The micro-batch size that fits, and the seconds of its forward and backward pass.
 
-    What fits is tried with the longest examples, time is taken with those of middling length.
-    `share` is this process's part of the global batch; `wish` is the user's own size, tried alone.
-    Raises ResourceError when not even one sequence fits, or the wish does not.
+    Memory is tested with the longest examples, time is measured with those of median length.
+    `share` is this process's part of the global batch; if the user gives a size, `wish`, only that
+    is tried. Raises ResourceError if not even one sequence fits, or if `wish` does not.
     """
     size = wish or math.ceil(share / math.ceil(share / _most(examples, processes)))
     longest = np.resize(examples.longest_first(), size)
@@ -73,25 +73,25 @@ def fit(
 
 
 def compiling_pays(seconds: float, examples: Examples) -> tuple[bool, str]:
-    """Whether to compile a run that would take this long without, and the reason in a few words."""
+    """Whether to compile a run that takes this long without compilation, and a short reason."""
     if lengths_differ(examples):
         return False, "the lengths of batches differ"
     if seconds < COMPILE_SECONDS:
-        return False, f"about {seconds:.0f} s of computing is too short to earn it back"
+        return False, f"about {seconds:.0f} s of computing is too short for it to pay off"
     if not torch.cuda.is_available() and not (shutil.which("g++") or shutil.which("clang++")):
-        return False, "there is no C++ compiler"
+        return False, "no C++ compiler found"
     return True, f"about {seconds:.0f} s of computing without it"
 
 
 def quickest_attention(
     objective: Objective, examples: Examples, size: int, processes: Processes
 ) -> tuple[str, float]:
-    """The implementation of attention to train packed documents with, which the model is left with,
-    and seconds that a micro-batch takes with it; the usual one where nothing else is tried.
+    """Set the fastest attention for packed documents; returns its name and its seconds per
+    micro-batch. The default stays if nothing else is tried.
 
-    The usual one makes a mask of block x block for them, and computes what it hides. Flex attention
-    (Dong et al. 2024, arXiv 2412.05496) passes over it; on a GPU it is taken where it is faster and
-    keeps documents apart.
+    The default attention uses a block x block mask and also computes what the mask hides. Flex
+    attention (Dong et al. 2024, arXiv 2412.05496) skips it; on a GPU it is chosen if it is faster
+    and isolates documents.
     """
     model: Any = objective.model
     usual = str(model.config._attn_implementation)
@@ -106,7 +106,7 @@ def quickest_attention(
         try:
             if name == usual or packing.isolates(model):
                 own = _fastest(objective, examples, rows, processes)
-        except Exception:  # its compiler raises nearly anything
+        except Exception:  # its compiler raises errors of any type
             pass
         seconds[name] = processes.largest([own])[0]
     best = min(seconds, key=lambda name: seconds[name])
@@ -118,7 +118,7 @@ def quickest_attention(
 def measuring(
     objective: Objective, validation: Examples | None, size: int, processes: Processes
 ) -> float:
-    """Seconds that a validation takes, from one micro-batch of it; 0 where there is none."""
+    """Estimated seconds of a validation, from one of its micro-batches; 0 without validation."""
     if not validation:
         return 0.0
     rows = np.resize(validation.longest_first(), min(size, len(validation)))
@@ -140,8 +140,8 @@ def compiled(
     size: int,
     processes: Processes,
 ) -> tuple[float, str]:
-    """Seconds that a micro-batch takes when compiled, and what to say of it; infinite where the
-    compiler fails. The objective is left as it was."""
+    """Seconds of a compiled micro-batch, and a short reason; infinite if the compiler fails. The
+    objective stays unchanged."""
     rows = np.resize(examples.longest_first(), size)
     start = time.perf_counter()
     objective.compile_layers()
@@ -149,13 +149,13 @@ def compiled(
         _run(objective, examples, rows, processes)
         compiling = time.perf_counter() - start
         seconds = _fastest(objective, examples, rows, processes)
-    except Exception as error:  # the compiler raises nearly anything
+    except Exception as error:  # the compiler raises errors of any type
         return math.inf, f"the compiler fails: {str(error).splitlines()[0][:120]}"
     finally:
         objective.zero_grad()
         objective.compile_nothing()
     return processes.largest([seconds])[0], (
-        f"measured: {1e3 * seconds:.0f} ms a micro-batch after {compiling:.0f} s of compiling"
+        f"measured: {1e3 * seconds:.0f} ms per micro-batch after {compiling:.0f} s of compiling"
     )
 
 
@@ -166,7 +166,7 @@ def lengths_differ(examples: Examples) -> bool:
 
 
 def _fastest(objective: Objective, examples: Examples, rows: Rows, processes: Processes) -> float:
-    """Seconds of the fastest of three micro-batches; gradients are thrown away."""
+    """Seconds of the fastest of three micro-batches; gradients are discarded."""
     times = []
     try:
         _run(objective, examples, rows, processes)
@@ -203,12 +203,12 @@ Shape = tuple[int, ...]
 
 @torch.no_grad()
 def operations(objective: Objective, examples: Examples, device: torch.device) -> float:
-    """Operations that training asks for each prediction, as "PaLM" counts them (Chowdhery et al.
-    2022, appendix B): three times those of the forward pass, all attention scores, no recomputing.
+    """Operations of training per prediction, counted as in "PaLM" (Chowdhery et al. 2022, appendix
+    B): three times the forward pass, with all attention scores and without recomputation.
     """
     rows = [int(examples.longest_first()[0])]
     batch = on_device(examples.batch(rows), device)
-    # torch's own table leaves attention on a CPU out.
+    # torch's own table lacks attention on a CPU.
     own = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
     with FlopCounterMode(display=False, custom_mapping=own) as counter:
         objective.forward(batch)

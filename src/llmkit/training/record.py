@@ -1,4 +1,4 @@
-"""What a run writes down while it trains: metrics, timing, plan and checkpoints."""
+"""Record a run while it trains: metrics, timing, plan and checkpoints."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from llmkit.training.checkpoint import State
 from llmkit.training.schedule import NEAR, Budget, Clock, readable_minutes
 
 LOWER_IS_BETTER = {"loss", "perplexity", "bits_per_byte", "mse", "mae"}
-"""Validation figures that fall while a model gets better; all others rise."""
+"""Validation metrics that fall while a model gets better; all others rise."""
 
 FAILED_SAVES = 3
-"""Periodic checkpoints that may fail in a row before the run stops."""
+"""Number of consecutive periodic checkpoints that may fail before the run stops."""
 
 
 @dataclass
 class Recorder:
-    """The run directory as the main process writes it; other processes only follow.
+    """Writes the run directory; only the main process writes.
 
-    metrics.jsonl holds deterministic figures only: it is the same, byte for byte, however often the
-    run was interrupted. Times go to timing.jsonl.
+    metrics.jsonl holds only deterministic values: it is byte-identical however often the run is
+    interrupted. Times go to timing.jsonl.
     """
 
     directory: Path
@@ -46,17 +46,17 @@ class Recorder:
     optimizer_tensors: Callable[[], dict[str, Tensor]]
     identity: Mapping[str, Any]
     unit: str = "tokens"
-    """What a prediction is called: `tokens` or `examples`."""
+    """The unit of predictions: `tokens` or `examples`."""
     full_rate: float | None = None
-    """Predictions per second that the machine's matrix rate allows."""
+    """Predictions per second at the machine's peak matrix rate."""
     budget: Budget | None = None
     most_steps: int | None = None
     track: Callable[[Mapping[str, float], int], None] | None = None
-    """Where figures go besides the run directory: accelerate's trackers."""
+    """Receives the metrics besides the run directory: accelerate's trackers."""
     progress: Callable[[int], Mapping[str, float]] | None = None
-    """What else is told of the data that a step has reached, such as the epochs of each domain."""
-    said_steps: int = 0
-    """The length of the run as it was last said."""
+    """More values of a step for metrics.jsonl, such as the epochs of each domain."""
+    reported_steps: int = 0
+    """The last reported length of the run."""
     saved: Path | None = None
     failed_saves: int = 0
     looked_at: tuple[float, int] = (0.0, 0)
@@ -67,9 +67,9 @@ class Recorder:
         self.timing = JsonLines(self.directory / "timing.jsonl")
 
     def begin(self, state: State) -> None:
-        """Goes back to the lines that belong to the steps done."""
+        """Truncate metrics to the steps completed so far."""
         self.looked_at = (time.monotonic(), state.predictions)
-        self.said_steps = state.plan.total_steps
+        self.reported_steps = state.plan.total_steps
         if self.processes.is_main:
             if (lost := state.metrics_size - self.metrics.size) > 0:
                 self.display.console.warn(
@@ -79,7 +79,7 @@ class Recorder:
 
     @contextmanager
     def watch(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
-        """Progress of a validation, whose time the budget learns."""
+        """Progress of a validation, whose time the budget records."""
         start = time.monotonic()
         with self.display.watch(label, total) as advance:
             yield advance
@@ -92,15 +92,15 @@ class Recorder:
             return 0
         proposed = self.budget.steps(state.step, state.plan, self.most_steps)
         if state.evaluated_step == state.step > 0 and proposed - state.step <= NEAR * proposed:
-            return state.step if proposed else 0  # it would be validated again at once
+            return state.step if proposed else 0  # it would be validated again immediately
         return proposed
 
     def allows_validation(self) -> bool:
-        """Whether a validation now leaves the minutes to the training."""
+        """Whether the time limit leaves time for a validation now."""
         return self.budget is None or self.budget.allows_validation()
 
     def validation_is_due(self, state: State, allowed: bool) -> bool:
-        """Whether to validate at this step: at the end, and at every `eval_steps` where that is
+        """Whether to validate at this step: at the end, and every `eval_steps` steps if it is
         `allowed` and the end is not near."""
         step, total, every = state.step, state.plan.total_steps, self.settings.eval_steps
         if step <= state.evaluated_step:
@@ -112,32 +112,36 @@ class Recorder:
         return step % every == 0 and not near and (allowed or step == 0)
 
     def replanned(self, state: State) -> State:
-        """Notes a new length of the run, and says it where it is clearly another."""
+        """Record a new length of the run, and report it if it differs clearly."""
         total, budget = state.plan.total_steps, self.budget
-        if budget and abs(total - self.said_steps) > 0.1 * self.said_steps and not state.finished:
+        if (
+            budget
+            and abs(total - self.reported_steps) > 0.1 * self.reported_steps
+            and not state.finished
+        ):
             self.display.console.say(
                 f"about {total} steps fit into {readable_minutes(budget.seconds / 60)}"
             )
-            self.said_steps = total
+            self.reported_steps = total
         return self._note(state, {"total_steps": state.plan.total_steps})
 
     def refused(self, state: State) -> State:
-        """Notes a step whose loss or gradient was no number; the weights did not move."""
+        """Record a step with a non-finite loss or gradient; the weights were not updated."""
         self.display.console.warn(
-            f"step {state.step} refused: its loss or gradient is no finite number "
+            f"step {state.step} skipped: its loss or gradient is not finite "
             f"({state.nonfinite_steps} of {self.settings.max_nonfinite_steps} in a row)"
         )
         return self._note(state, {"refused": "non-finite"})
 
     def spiked(self, state: State, loss: float, limit: float, rows: Iterable[int]) -> State:
-        """Notes a step whose loss stands out, with the rows that it was made of."""
-        action = {"warn": "noted", "skip": "refused", "stop": "refused"}[self.settings.loss_spike]
+        """Record a step with a loss spike, with its rows."""
+        kept = self.settings.loss_spike == "warn"
         self.display.console.warn(
-            f"step {state.step} {action}: its loss is {loss:.4g}, above {limit:.4g}, which is six "
-            "standard deviations over that of the steps before"
+            f"step {state.step} {'kept' if kept else 'skipped'}: its loss {loss:.4g} is above "
+            f"{limit:.4g}, which is six standard deviations above the mean of the previous steps"
         )
         found = {"loss_spike": loss, "limit": limit, "rows": [int(row) for row in rows]}
-        return self._note(state, found if action == "noted" else {"refused": "spike", **found})
+        return self._note(state, found if kept else {"refused": "spike", **found})
 
     def trained(
         self,
@@ -146,7 +150,8 @@ class Recorder:
         grad_norm: float,
         router_aux_loss: float | None = None,
     ) -> State:
-        """Shows a step, and notes the mean loss since the last note when a note is due."""
+        """Show a step, and record the mean loss since the last record every `logging_steps`
+        steps."""
         self.display.step(state.step, state.plan.total_steps)
         last = state.step >= state.plan.total_steps
         if state.step % self.settings.logging_steps and not last:
@@ -163,33 +168,33 @@ class Recorder:
         return self._note(state, {**figures, self.unit: state.predictions, **self._reached(state)})
 
     def validated(self, state: State, figures: Mapping[str, float]) -> State:
-        """Notes validation figures and whether they are the best so far, or should be the last."""
-        if state.step:  # what the run began with is no result of it
+        """Record validation metrics, whether they are the best so far, and early stopping."""
+        if state.step:  # the metrics at step 0 are not a result of the run
             state = self._compared(state, figures[self.settings.metric_for_best_model])
         for domain, shown in _by_domain(figures).items():
             place = f"  {domain}" if domain else f"validation at step {state.step}"
             self.display.console.say(f"{place}: {shown}")
-        # JSON has no word for what is no number.
+        # JSON cannot represent non-finite numbers.
         noted = {f"validation_{k}": v if math.isfinite(v) else None for k, v in figures.items()}
         state = self._note(state, {**noted, **self._reached(state)})
         return self._stopped_early(state)
 
-    def looked(self, state: State, found: Mapping[str, Any]) -> None:
-        """Notes what a look at the model after a validation gave."""
+    def sampled(self, state: State, found: Mapping[str, Any]) -> None:
+        """Record samples of the model after a validation."""
         if found:
             self._note(state, found)
 
     def save(self, state: State, must: bool) -> None:
         """Commits a checkpoint and deletes those beyond the limit.
 
-        A periodic one that fails is tried again at the next; raises WriteError when `must` or when
-        too many have failed in a row. All processes come out of it the same way.
+        A failed periodic checkpoint is only a warning; raises WriteError if `must` or if too many
+        have failed in a row. All processes return or raise alike.
         """
         fault: Exception | None = None
         if self.processes.is_main:
             try:
                 self._save(state)
-            except Exception as error:  # told to the others before it is raised
+            except Exception as error:  # sent to the other processes before it is raised
                 fault = error
         failed = bool(self.processes.largest([float(fault is not None)])[0])
         self.failed_saves = self.failed_saves + 1 if failed else 0
@@ -203,12 +208,12 @@ class Recorder:
         )
 
     def kept(self) -> str:
-        """The newest checkpoint, in words."""
+        """A description of the newest checkpoint."""
         found = [self.saved] if self.saved else outputs.checkpoints(self.checkpoints)
         return f"checkpoint {found[-1]}" if found else "nothing was saved yet"
 
     def _compared(self, state: State, value: float) -> State:
-        """The state with this validation weighed against the best one."""
+        """The state after comparing this validation with the best one."""
         figure = self.settings.metric_for_best_model.partition("/")[0]
         sign = -1 if figure in LOWER_IS_BETTER else 1
         best = state.best_metric is None or sign * value > sign * state.best_metric
@@ -218,7 +223,7 @@ class Recorder:
         return replace(state, evaluations_since_best=state.evaluations_since_best + 1)
 
     def _stopped_early(self, state: State) -> State:
-        """The state with a plan that ends here, when validation has not been the best for long."""
+        """The state with a plan that ends here if validation has not improved for long enough."""
         patience = self.settings.early_stopping_patience
         if patience is None or state.evaluations_since_best < patience or state.finished:
             return state
@@ -273,7 +278,7 @@ class Recorder:
 
 
 def _by_domain(figures: Mapping[str, float]) -> dict[str, str]:
-    """The figures of the whole, under no name, and of each domain, as people read them."""
+    """The metrics of the whole (empty name) and of each domain, formatted for the console."""
     shown: dict[str, list[str]] = {}
     for name, value in figures.items():
         figure, _, domain = name.partition("/")

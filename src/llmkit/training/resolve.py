@@ -1,4 +1,4 @@
-"""The one place where what is left open in a config becomes a value, when a run begins."""
+"""Resolve every `auto` that depends on the model and the machine, when a run begins."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from llmkit.training.tasks.task import Examples, Session, Task
 
 @dataclass(frozen=True)
 class Choices:
-    """What a run goes by besides its config; recorded in its checkpoints."""
+    """Decisions of a run besides its config; recorded in its checkpoints."""
 
     max_eval_samples: int
     logging_steps: int
@@ -46,12 +46,12 @@ class Choices:
     validation_seconds: float
     processes: int
     full_rate: float | None
-    """Predictions per second that the machine's matrix rate allows."""
+    """Predictions per second at the machine's peak matrix rate."""
     environment: Mapping[str, Any]
-    """Versions and settings where the run began."""
+    """Versions and settings when the run began."""
     weight_decay: float
     lengthened: tuple[Mapping[str, Any], ...] = ()
-    """The steps at which the run was given another length, with the keys that changed."""
+    """The steps at which the length of the run was changed, with the changed keys."""
 
     def to_json(self) -> dict[str, Any]:
         """The choices as JSON values."""
@@ -74,7 +74,7 @@ class Choices:
 
 
 def environment() -> dict[str, Any]:
-    """Versions and settings that repetition to the bit depends on."""
+    """Versions and settings that bit-identical repetition depends on."""
     return {
         "llmkit": llmkit.__version__,
         "python": sys.version.split()[0],
@@ -86,9 +86,9 @@ def environment() -> dict[str, Any]:
 
 
 def kept_choices(recorded: Choices, train: TrainConfig, session: Session) -> Choices:
-    """The choices of a resumed run: measuring anew might come out otherwise.
+    """The choices of a resumed run, which are not measured again since results could differ.
 
-    What changes no result may be asked for anew. Warns where the machine has changed.
+    Choices that change no result follow the current config. Warns if the machine has changed.
     """
     before = {**recorded.environment, "processes": recorded.processes}
     for key, value in {**environment(), "processes": session.processes.count}.items():
@@ -109,11 +109,10 @@ def lengthened(
     state: State,
     clock: Clock,
 ) -> Choices:
-    """The choices of a run that is given another length when it has come to a state, by keys that
-    changed: all that goes by its length is chosen anew, but for the weight decay, which its weights
-    are used to.
+    """The choices of a run whose length is changed at a state, by the changed keys.
 
-    Raises ConfigError where the run has done more than it is given.
+    Everything that depends on the length is resolved again, except the weight decay, which the
+    weights are adapted to. Raises ConfigError if the run has already passed the new length.
     """
     train, n_examples = task.config.train, len(task.examples)
     most = defaults.most_steps(train, n_examples, batch)
@@ -125,7 +124,7 @@ def lengthened(
     assert total is not None
     if total < state.step:
         raise ConfigError(
-            f"the run has done {state.step} steps already, and is asked for {total}",
+            f"the run has already done {state.step} steps, but {total} are asked for",
             where="train.max_steps" if train.max_steps is not None else "train.num_train_epochs",
             kept="the run and all its checkpoints, untouched",
             next=f"ask for more than {state.step} steps, or start a shorter run with another "
@@ -146,15 +145,15 @@ def lengthened(
 
 
 def measured_choices(task: Task, objective: Objective, batch: int, clock: Clock) -> Choices:
-    """The micro-batch that fits, whether compiling pays, how many steps the run has, and how often
-    and on how much to validate. Without minutes the clock decides only what changes no number."""
+    """Choose the micro-batch size, compilation, number of steps, and how often and on how much to
+    validate. Without a time limit, measurements only decide what changes no number."""
     train, examples, validation = task.config.train, task.examples, task.validation
     session = task.session
     processes, minutes = session.processes, _minutes(train)
     share = math.ceil(batch / processes.count)
     wish = None if train.micro_batch_size == "auto" else min(train.micro_batch_size, share)
     size, seconds = probe.fit(objective, examples, share, wish, processes)
-    operations = _operations(objective, examples, processes)  # counted with the usual attention
+    operations = _operations(objective, examples, processes)  # counted with the default attention
     attention, quickest = probe.quickest_attention(objective, examples, size, processes)
     seconds = min(seconds, quickest)
     rounds = math.ceil(share / size)
@@ -181,8 +180,8 @@ def measured_choices(task: Task, objective: Objective, batch: int, clock: Clock)
     steps, compiling = agreed.pop("steps"), bool(agreed.pop("compile"))
     epochs = steps * batch / len(examples)
     session.console.say(
-        f"{_expected(steps, steps * per_step, minutes)}: {batch} sequences a step, {size} at once, "
-        f"{epochs:.2g} epochs; precision {processes.precision}; "
+        f"{_expected(steps, steps * per_step, minutes)}: {batch} sequences per step, "
+        f"micro-batch {size}, {epochs:.2g} epochs; precision {processes.precision}; "
         f"compile {str(compiling).lower()} ({reason})"
     )
     _warn(task, steps, most, per_step, held_out, clock)
@@ -207,8 +206,8 @@ def measured_choices(task: Task, objective: Objective, batch: int, clock: Clock)
 def _compiled(
     objective: Objective, examples: Examples, size: int, work: float, processes: Processes
 ) -> tuple[float, str]:
-    """Seconds of a compiled micro-batch in a run that takes `work` seconds without, and the reason
-    in a few words; infinite where compiling does not pay, or fails."""
+    """Seconds of a compiled micro-batch in a run that takes `work` seconds without compilation, and
+    a short reason; infinite if compilation does not pay off or fails."""
     pays, reason = probe.compiling_pays(work, examples)
     if not processes.largest([pays])[0]:
         return math.inf, reason
@@ -216,19 +215,19 @@ def _compiled(
 
 
 def _usual_seconds(operations: float, examples: Examples, batch: int, device: str) -> float:
-    """Seconds of a step at the usual speed of a kind of device, whatever this one is doing now."""
+    """Seconds of a step at the usual speed of a kind of device, regardless of its current load."""
     predictions = examples.count(np.resize(examples.longest_first(), batch))
     return operations * predictions / probe.USUAL_RATE[device]
 
 
 def _agreed(numbers: Mapping[str, int], processes: Processes) -> dict[str, int]:
-    """The numbers that all processes go by: each has a stopwatch of its own."""
+    """The numbers of the main process, for all processes: their measurements differ."""
     largest = processes.largest(list(numbers.values()))
     return {name: int(value) for name, value in zip(numbers, largest, strict=True)}
 
 
 def _expected(steps: int, seconds: float, minutes: float | None) -> str:
-    """How long the run will be, for people."""
+    """The expected length of the run, formatted for the console."""
     if minutes is None:
         return f"{steps} steps, about {duration(seconds)} on this machine"
     return f"about {steps} steps fit into {schedule.readable_minutes(minutes)}"
@@ -237,13 +236,13 @@ def _expected(steps: int, seconds: float, minutes: float | None) -> str:
 def _warn(
     task: Task, steps: int, most: int | None, per_step: float, held_out: int, clock: Clock
 ) -> None:
-    """Says before training what minutes are too few for."""
+    """Warn before training if the time limit is too short."""
     session, validation, minutes = task.session, task.validation, _minutes(task.config.train)
     if minutes is None:
         return
     if validation and held_out < len(validation):
         session.console.say(
-            f"validation: {held_out:,} of {len(validation):,} examples, drawn at random; all of "
+            f"validation: {held_out:,} of {len(validation):,} examples, sampled at random; all of "
             f"them would take more than a tenth of {schedule.readable_minutes(minutes)}"
         )
     if steps < min(schedule.FEW_STEPS, most or schedule.FEW_STEPS):
@@ -252,15 +251,15 @@ def _warn(
 
 
 def _minutes(train: TrainConfig) -> float | None:
-    """The minutes that limit a run; a recorded plan takes the place of the clock."""
+    """The time limit of a run in minutes; a recorded plan replaces the clock."""
     return None if train.plan else train.max_minutes
 
 
 def _held_out(
     train: TrainConfig, validation: Examples | None, seconds: float, minutes: float | None
 ) -> int:
-    """How many examples are validated each time: all, unless two validations of so many seconds
-    would take more of the minutes than validation may."""
+    """The number of validation examples: all, unless two validations of these seconds would exceed
+    the share of the time limit for validation."""
     if not validation:
         return 0
     if train.max_eval_samples != "auto":
@@ -270,14 +269,14 @@ def _held_out(
 
 
 def _operations(objective: Objective, examples: Examples, processes: Processes) -> float | None:
-    """Operations of training for each prediction; None where the lengths of examples differ."""
+    """Operations of training per prediction; None if examples differ in length."""
     if probe.lengths_differ(examples):
         return None
     return probe.operations(objective, examples, processes.device)
 
 
 def _full_rate(operations: float | None, processes: Processes) -> float | None:
-    """Predictions per second if all processes did nothing but multiply matrices."""
+    """Predictions per second at the peak matrix rate of all processes."""
     if operations is None:
         return None
     rate = device.matrix_rate(processes.device, processes.precision)
@@ -298,7 +297,7 @@ def _steps(train: TrainConfig, most: int | None, per_step: float, clock: Clock) 
 def resolve_config(
     task: Task, hidden_size: int, batch: int, chosen: Choices, validation: Examples | None
 ) -> Resolved:
-    """The config of a run with a model of so many hidden units, which validates on these
+    """The fully resolved config of a run, given the model's hidden size and the validation
     examples."""
     train = task.config.train
     warmup = 0.03 if train.warmup_steps == "auto" else train.warmup_steps
@@ -325,7 +324,7 @@ def resolve_config(
 
 
 def pinned(resolved: Resolved, plan: Plan) -> Resolved:
-    """The config that repeats a finished run: its recorded plan takes the place of the clock."""
+    """The config that repeats a finished run: its recorded plan replaces the clock."""
     values: dict[str, Any] = {"plan": tuple((r.step, r.total_steps) for r in plan.revisions)}
     if resolved.train.max_minutes is not None:
         values |= {"max_minutes": None, "max_steps": plan.total_steps}

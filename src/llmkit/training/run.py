@@ -1,4 +1,4 @@
-"""A whole run of a task around the engine: checks, resume, train, export, measure."""
+"""A complete run of a task: check, resume, train, export, measure."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ from llmkit.training.tasks import defaults, sizing
 from llmkit.training.tasks.task import Examples, Loss, Session, Task
 
 TaskOf = Callable[[Config, Pretrained | None], type[Task]]
-"""Chooses the task of a command by its config and the model that it names."""
+"""Chooses the task of a command by its config and model."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A task on the way: with its model, its directory and its clock."""
+    """A running task with its model, directory and clock."""
 
     task: Task
     model: PreTrainedModel
@@ -63,7 +63,7 @@ class Run:
     resumed: Checkpoint | None
     clock: Clock
     losses: Callable[[Examples | None], Loss]
-    """Makes the loss that measures these validation examples, or some of them."""
+    """Makes the loss for these validation examples, or for a subset of them."""
 
     @property
     def session(self) -> Session:
@@ -74,7 +74,7 @@ class Run:
 def train_task(
     command: str, task_of: TaskOf, config: Config, sources: Sources, console: Console
 ) -> dict[str, Any]:
-    """Trains, or resumes training, and measures the finished model: the figures of the run."""
+    """Train or resume training, measure the finished model, and return the results."""
     run_directory.check_run_directory(config, command)
     with stop_signal() as stop, _processes(config, command) as processes:
         session = Session(sources, processes, console, stop)
@@ -100,7 +100,7 @@ def train_task(
 def check_task(
     command: str, task_of: TaskOf, config: Config, sources: Sources, console: Console
 ) -> dict[str, Any]:
-    """Checks all that a run needs, without weights and without writing, and says what it found."""
+    """Check everything that a run needs, without weights and without writing; returns a report."""
     run_directory.check_run_directory(config, command)
     with _processes(config, command) as processes:
         session = Session(sources, processes, console, StopSignal())
@@ -110,14 +110,14 @@ def check_task(
 
 
 def _processes(config: Config, command: str) -> Processes:
-    """This process among those of the run; raises ConfigError for a plan of another length."""
+    """The processes of the run; raises ConfigError for a plan of another length."""
     defaults.check_plan(config.train)
     directory, train = run_directory.locate_run(config, command), config.train
     return join_processes(train.precision, config.report_to, directory, train.ddp_timeout)
 
 
 def _model(task: Task, resumed: Checkpoint | None) -> PreTrainedModel:
-    """The model with the weights that the run starts or resumes with."""
+    """The model with the initial or resumed weights."""
     if resumed is None or task.lora is not None:
         model = task.equip(task.begin(), begun=True)
     else:
@@ -131,7 +131,7 @@ def _model(task: Task, resumed: Checkpoint | None) -> PreTrainedModel:
 
 
 def _describe(model: PreTrainedModel, console: Console) -> None:
-    """Says what is trained."""
+    """Report the model and its number of parameters."""
     weights = model.num_parameters()
     trained = sum(w.numel() for w in model.parameters() if w.requires_grad)
     partly = f", {trained:,} of them trained" if trained != weights else ""
@@ -144,8 +144,8 @@ def _describe(model: PreTrainedModel, console: Console) -> None:
 
 
 def _carry_out(run: Run, loss: Loss) -> dict[str, Any]:
-    """Trains from the checkpoint or from the start, exports the model to `final/`, and returns the
-    figures of the run."""
+    """Train from the checkpoint or from the start, export the model to `final/`, and return the
+    results."""
     task, session = run.task, run.session
     work, resolved, chosen = _work(run, loss)
     state, changed = _state(run, work, chosen)
@@ -165,8 +165,8 @@ def _carry_out(run: Run, loss: Loss) -> dict[str, Any]:
             record.replanned(state)
         began, before = time.monotonic(), state
         with failures.named_by_rank(work.processes, work.settings.micro_batch_size):
-            look = partial(task.samples, run.model, loss)
-            state = engine.train(work, state, record, session.stop, look)
+            samples = partial(task.samples, run.model, loss)
+            state = engine.train(work, state, record, session.stop, samples)
         seconds = time.monotonic() - began
     if session.processes.is_main:
         _write_down(run, resolve.pinned(resolved, state.plan), state.plan, chosen, notes)
@@ -201,9 +201,9 @@ def _carry_out(run: Run, loss: Loss) -> dict[str, Any]:
 
 
 def _resume_point(task: Task, directory: Path) -> Checkpoint | None:
-    """The checkpoint to resume from, if there is one; it is the same for all processes.
+    """The checkpoint to resume from, if any; it is the same on all processes.
 
-    Raises ConfigError when it belongs to another run, NoValidCheckpoint when none is whole.
+    Raises ConfigError if it belongs to another run, NoValidCheckpoint if all are damaged.
     """
     config, processes, console = task.asked, task.session.processes, task.session.console
     root, found = directory / "checkpoints", None
@@ -228,11 +228,11 @@ def _work(run: Run, loss: Loss) -> tuple[engine.Work, Resolved, Choices]:
     task, session, processes = run.task, run.session, run.session.processes
     train, model = task.config.train, run.model
     if train.gradient_checkpointing:
-        # Its old name warns where the new one is there.
+        # Its old name warns if the new one exists.
         getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
     if model.config.model_type in dropout.BATCH_DEPENDENT:
         session.console.warn(
-            f"what {model.config.model_type} drops depends on the micro-batch size and the number "
+            f"dropout of {model.config.model_type} depends on the micro-batch size and the number "
             "of processes: keep both for the same numbers, or set its dropout to 0"
         )
     objective = quick(loss, model, processes.device)
@@ -261,16 +261,16 @@ def _work(run: Run, loss: Loss) -> tuple[engine.Work, Resolved, Choices]:
 
 
 def _choices(run: Run, objective: objective.Objective, batch: int) -> Choices:
-    """What the run goes by besides its config: chosen when it begins, kept when it is resumed, and
-    planned anew where it is given another length."""
+    """The choices of the run: made when it begins, kept when it resumes, and revised if its length
+    is changed."""
     task, train = run.task, run.task.config.train
     if run.resumed is None:
         defaults.check_plan(train, defaults.most_steps(train, len(task.examples), batch))
         chosen = resolve.measured_choices(task, objective, batch, run.clock)
         if chosen.plan.revisions[0].total_steps == train.max_steps != task.asked.train.max_steps:
             run.session.console.say(
-                "auto: the steps end before the minutes do: "
-                "a text that is read more often is learned by heart"
+                "auto: the number of epochs is limited, so the run ends before its time limit: "
+                "more epochs would overfit"
             )
         return chosen
     recorded = Choices.from_json(run.resumed.identity["choices"])
@@ -320,7 +320,7 @@ def _record(
 
 
 def _export(run: Run, work: engine.Work, state: State) -> None:
-    """Writes `final/`, from the last step or from the best, and draws the curve."""
+    """Write `final/` from the last or the best step, and draw the loss curve."""
     task = run.task
     step = _final_step(work.settings, state)
     if final_model.is_written(run.directory, step):
@@ -335,13 +335,13 @@ def _export(run: Run, work: engine.Work, state: State) -> None:
 
 
 def _final_step(settings: ResolvedTrain, state: State) -> int:
-    """The step whose weights are the finished model."""
+    """The step whose weights become the final model."""
     best = state.best_step if settings.load_best_model_at_end else None
     return state.step if best is None else best
 
 
 def _state(run: Run, work: engine.Work, chosen: Choices) -> tuple[State, bool]:
-    """Where the run begins, and whether it was given another length."""
+    """The initial or resumed state, and whether the length of the run was changed."""
     task = run.task
     if run.resumed is None:
         return State(
@@ -353,10 +353,10 @@ def _state(run: Run, work: engine.Work, chosen: Choices) -> tuple[State, bool]:
     if not changed:
         return state, False
     plan = chosen.plan
-    told = ", ".join(f"{key} was {old}, is now {new}" for key, (old, new) in changed.items())
+    changes = ", ".join(f"{key} was {old}, is now {new}" for key, (old, new) in changed.items())
     run.session.console.say(
-        f"planned anew from step {state.step}: {plan.total_steps} steps in all, "
-        f"{state.plan.total_steps} before ({told})"
+        f"new plan from step {state.step}: {plan.total_steps} steps in total, "
+        f"{state.plan.total_steps} before ({changes})"
     )
     return replace(state, plan=plan), True
 
@@ -364,7 +364,7 @@ def _state(run: Run, work: engine.Work, chosen: Choices) -> tuple[State, bool]:
 def _write_down(
     run: Run, resolved: Resolved, plan: Plan, chosen: Choices, notes: Sequence[str]
 ) -> None:
-    """Writes `run.json`, and `config.yaml`, which repeats the run in a directory of its own."""
+    """Write `run.json`, and `config.yaml`, which repeats the run in another directory."""
     task, console = run.task, run.session.console
     record = {
         "command": task.command,

@@ -1,4 +1,4 @@
-"""The run directory: made or found, held by one process at a time, never another run's."""
+"""The run directory: created or found, locked by one process, never shared with another run."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ LOCK = ".lock"
 
 
 def check_run_directory(config: Config, command: str) -> None:
-    """Refuses, before any work, a directory that cannot be this run's; writes nothing.
+    """Refuse, before any work, a directory that cannot belong to this run; writes nothing.
 
-    Raises WriteError for a path that cannot be written, holds other files, another command's run,
-    or a run at all when `resume` is `never`; RunBusy when another process has it.
+    Raises WriteError if the path cannot be written, or holds other files, a run of another command,
+    or any run while `resume` is `never`; RunBusy if another process uses it.
     """
     if not is_main_process():
         return
@@ -37,14 +37,14 @@ def check_run_directory(config: Config, command: str) -> None:
 
 
 def locate_run(config: Config, command: str) -> Path:
-    """The run directory: the one named, or one that the same command and config find again."""
+    """The run directory: the given one, or one derived from command and config."""
     if config.output_dir is not None:
         return Path(config.output_dir).expanduser()
     return default_directory(command, config)
 
 
 def sizes(config: Config, command: str) -> dict[str, Any] | None:
-    """The sizes that were resolved when the run was begun; None for a new run."""
+    """The sizes that were resolved when the run began; None for a new run."""
     record = locate_run(config, command) / RUN
     if not record.exists():
         return None
@@ -54,7 +54,7 @@ def sizes(config: Config, command: str) -> dict[str, Any] | None:
 
 @contextmanager
 def hold_run_directory(config: Config, command: str) -> Iterator[Path]:
-    """The run directory, held while in use; only the main process touches it."""
+    """The run directory, locked while in use; only the main process touches it."""
     directory = locate_run(config, command)
     if not is_main_process():
         yield directory
@@ -65,9 +65,9 @@ def hold_run_directory(config: Config, command: str) -> Iterator[Path]:
 
 @contextmanager
 def held(directory: Path) -> Iterator[None]:
-    """Holds the directory for this process; the system lets go whenever and however it ends.
+    """Lock the directory for this process; the operating system releases it whenever it ends.
 
-    Raises RunBusy, with the holder, when another process has it.
+    Raises RunBusy, which names the holder, if another process has the lock.
     """
     try:
         atomic.make_directory(directory)
@@ -90,7 +90,7 @@ def held(directory: Path) -> Iterator[None]:
 
 
 def _command(record: Path) -> str:
-    """The command whose run a directory holds."""
+    """The command whose run is in a directory."""
     try:
         return str(json.loads(record.read_text(encoding="utf-8"))["command"])
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
@@ -98,12 +98,12 @@ def _command(record: Path) -> str:
             f"holds a run whose {RUN} is damaged ({error})",
             where=str(record),
             kept="the run, untouched",
-            next='put it back; {"command": "pretrain"} or the like is enough to resume',
+            next='restore it; {"command": "pretrain"} or the like is enough to resume',
         ) from error
 
 
 def _writable(directory: Path) -> bool:
-    """Whether the directory is there already; raises WriteError when it could not be written."""
+    """Whether the directory exists; raises WriteError if it cannot be written."""
     if any("\ud800" <= letter <= "\udfff" for letter in str(directory)):
         raise WriteError(
             "its name is not UTF-8, which libraries cannot write to",
@@ -125,7 +125,8 @@ def _writable(directory: Path) -> bool:
 
 
 def _check_holdings(directory: Path, command: str, resume: str) -> None:
-    """Raises when what the directory holds is not a run of this command that may go on."""
+    """Raises WriteError unless the directory is empty or holds a run that this command may
+    resume."""
     if (directory / LOCK).is_file():
         with held(directory):
             pass
@@ -136,7 +137,7 @@ def _check_holdings(directory: Path, command: str, resume: str) -> None:
     record = directory / RUN
     if not record.exists():
         raise WriteError(
-            f"holds files that are no run of llmkit ({sorted(present)[0]})",
+            f"holds files that are not a run of llmkit ({sorted(present)[0]})",
             where=f"output_dir={directory}",
             next="choose another output_dir; nothing is overwritten that a run did not create",
         )
@@ -152,7 +153,7 @@ def _check_holdings(directory: Path, command: str, resume: str) -> None:
             "holds a run, and resume is `never`",
             where=f"output_dir={directory}",
             kept="that run, untouched",
-            next="choose another output_dir, or leave resume out to go on with it",
+            next="choose another output_dir, or remove `resume` to resume it",
         )
 
 
@@ -172,15 +173,16 @@ FREE = {
     "train.max_nonfinite_steps", "train.loss_spike", "train.plan",
     "train.ddp_timeout",
 }  # fmt: skip
-"""Keys that may change when a run is resumed: they change none of its numbers. So may what is done
-with its model (`generation.*`, `evaluation.*`, `predict.*`), and files, whose content counts."""
+"""Keys that may change when a run is resumed, since they change none of its numbers. So may keys
+that only use its model (`generation.*`, `evaluation.*`, `predict.*`), and files if their content
+stays the same."""
 
 _LENGTH = ("train.max_steps", "train.num_train_epochs", "train.max_minutes")
-"""Keys that may change too: the run gets another length, and is planned anew from where it is."""
+"""Keys that may change too: they give the run another length, which is planned from there on."""
 
 
 def identifying_keys(config: Config) -> dict[str, Any]:
-    """The keys of a config that must stay as they are when a run is resumed."""
+    """The keys of a config that must not change when a run is resumed."""
     sections, files = ("generation.", "evaluation.", "predict."), ("_files", ".files")
     found = {
         key: value
@@ -197,9 +199,9 @@ def check_same_run(
     recorded: Mapping[str, Any], config: Config, content: Mapping[str, str], where: str, run: Path
 ) -> None:
     """Raises ConfigError with every difference between a checkpoint's run, in the directory `run`,
-    and this one; its length may differ.
+    and this one.
 
-    `recorded` holds `requested` and `resolved` keys.
+    The length may differ. `recorded` holds `requested` and `resolved` keys.
     """
     requested, now = recorded["requested"], identifying_keys(config)
     faults = [
@@ -208,7 +210,7 @@ def check_same_run(
         if _changed(key, recorded, now)
     ]
     faults += [
-        f"the {what} is not the same any more"
+        f"the {what} has changed"
         for what, fingerprint in content.items()
         if recorded["content"].get(what) != fingerprint
     ]
@@ -224,7 +226,7 @@ def check_same_run(
 
 
 def changed_length(recorded: Mapping[str, Any], config: Config) -> dict[str, list[Any]]:
-    """The keys that make a run longer or shorter than a checkpoint's, with old and new value."""
+    """The keys that change the length of a run, with old and new value."""
     now = identifying_keys(config)
     return {
         key: [recorded["requested"].get(key), now.get(key)]
@@ -234,13 +236,13 @@ def changed_length(recorded: Mapping[str, Any], config: Config) -> dict[str, lis
 
 
 def _changed(key: str, recorded: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether a key has another value; `auto` may be written as what it was resolved to."""
+    """Whether a key has another value; `auto` equals the value that it was resolved to."""
     value = now.get(key)
     return value not in (recorded["requested"].get(key), recorded["resolved"].get(key))
 
 
 def default_directory(command: str, config: Config) -> Path:
-    """The run directory where none is named: the same for the same command and config."""
+    """The default run directory: the same for the same command and config."""
     text = json.dumps(
         [command, identifying_keys(config), config.data.model_dump(mode="json")], sort_keys=True
     )
@@ -251,7 +253,7 @@ def default_directory(command: str, config: Config) -> Path:
 
 
 def dotted(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, keys joined by dots."""
+    """Flatten nested mappings; keys are joined by dots."""
     flat: dict[str, Any] = {}
     for key, inner in value.items():
         if isinstance(inner, Mapping) and inner:

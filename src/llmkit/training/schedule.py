@@ -1,7 +1,7 @@
 """The learning rate and the length of a run, as pure functions of the step.
 
-There is no scheduler object, so there is nothing to save, nothing to step twice and nothing to be
-off by one after a resume.
+There is no scheduler object, so there is nothing to save, and nothing that can be stepped twice or
+be off by one after a resume.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import psutil
 from llmkit.config.schema import TrainConfig
 
 DECAY_SHARE = 0.2
-"""Share of the run in which warmup-stable-decay comes down (Hägele et al., arXiv 2405.18392)."""
+"""Share of the run in which warmup-stable-decay decays (Hägele et al., arXiv 2405.18392)."""
 
 
 @dataclass(frozen=True)
 class Revision:
-    """From `step` on, the run is planned to take `total_steps` in all."""
+    """From `step` on, the run is planned to have `total_steps` in total."""
 
     step: int
     total_steps: int
@@ -28,24 +28,29 @@ class Revision:
 
 @dataclass(frozen=True)
 class Plan:
-    """How long the run is. One limited by steps has one revision; one that is limited by minutes or
-    lengthened may have several, and the same list of revisions gives the same learning rates again.
+    """The planned length of a run.
+
+    A run limited by steps has one revision; a run limited by minutes, or lengthened, may have
+    several. The same list of revisions gives the same learning rates.
     """
 
     revisions: tuple[Revision, ...]
 
     @property
     def total_steps(self) -> int:
-        """Steps of the run as planned now."""
+        """The currently planned number of steps."""
         return self.revisions[-1].total_steps
 
     def revised(self, step: int, total_steps: int) -> Plan:
-        """The plan with another length from `step` on. Progress stays continuous, but for a run
-        that was finished: it stands where one of the new length would stand."""
+        """The plan with another length from `step` on.
+
+        Progress stays continuous, except for a finished run: its progress becomes that of a run
+        planned with the new length.
+        """
         return Plan((*self.revisions, Revision(step, max(step, total_steps))))
 
     def progress(self, step: int) -> float:
-        """Share of the run that lies before `step`, from 0 to 1."""
+        """The share of the run before `step`, from 0 to 1."""
         done, before, planned = 0.0, 0, 1
         for revision, following in zip(self.revisions, [*self.revisions[1:], None], strict=True):
             until = step if following is None else min(step, following.step)
@@ -60,8 +65,8 @@ class Plan:
 
 
 def rate(plan: Plan, step: int, kind: str, warmup: float) -> float:
-    """The factor on the highest learning rate at `step`: linear warm-up over the share `warmup` of
-    the run, then `constant`, `linear` or `cosine` down to 0, or `warmup_stable_decay`."""
+    """The factor on the peak learning rate at `step`: linear warm-up over the share `warmup` of the
+    run, then `constant`, `linear` or `cosine` decay to 0, or `warmup_stable_decay`."""
     rise = min(1.0, plan.progress(step + 1) / warmup) if warmup > 0 else 1.0
     past = max(0.0, (plan.progress(step) - warmup) / max(1e-9, 1 - warmup))
     if kind == "constant":
@@ -74,30 +79,30 @@ def rate(plan: Plan, step: int, kind: str, warmup: float) -> float:
 
 
 REVISE_SHARE = 0.02
-"""The plan is looked at again whenever this share of the budget has gone by."""
+"""The plan is revised each time this share of the budget has passed."""
 
 FEW_STEPS, STEPS_TO_ADVISE = 50, 100
-"""A run of fewer steps has hardly begun to learn, and is advised to have so many."""
+"""Recommended minimum number of steps; with fewer, a model has hardly begun to learn."""
 
 VALIDATION_SHARE = 0.1
-"""Share of a run that all its validations together may take."""
+"""Maximum share of a run for all its validations."""
 
 NEAR = 0.01
-"""Share of the steps within which a model is not validated twice."""
+"""Minimum distance between two validations, as a share of the steps."""
 
 
 def readable_minutes(minutes: float) -> str:
-    """Minutes as people read them."""
+    """Minutes, formatted for a message."""
     return f"{minutes:g} minute{'s' * (minutes != 1)}"
 
 
 def minutes_needed(seconds_before: float, per_step: float) -> int:
-    """The minutes of a run that has a sensible number of steps, start, validation and all."""
+    """The minutes needed for a sensible number of steps, with start and validation."""
     return math.ceil((seconds_before + 1.25 * STEPS_TO_ADVISE * per_step) / 60)
 
 
 def too_few(steps: int, minutes: float, needed: int, before: bool) -> str:
-    """The warning of a run whose minutes hold few steps, `before` it or after it."""
+    """The warning for a time limit with few steps, `before` or after the run."""
     plural = "s" * (steps != 1)
     if before:
         fit, learns = f"about {steps} step{plural} fit", "will learn"
@@ -111,10 +116,10 @@ def too_few(steps: int, minutes: float, needed: int, before: bool) -> str:
 
 
 class Clock:
-    """Time that a run has used, over all the processes that it took in turn."""
+    """Measures the time of a run over all its invocations."""
 
     def __init__(self, used_before: float = 0.0) -> None:
-        """This process has used time since it was started, imports and all."""
+        """Counts from the start of the process, imports included."""
         running = max(0.0, time.time() - psutil.Process().create_time())
         self._zero = time.monotonic() - running - used_before
 
@@ -124,13 +129,13 @@ class Clock:
 
 
 class Budget:
-    """Plans the steps of a run that is limited by `seconds`, everything included."""
+    """Plans the steps of a run limited by `seconds`, everything included."""
 
     def __init__(
         self, clock: Clock, seconds: float, step: int, reserve: float, validation: float = 0.0
     ) -> None:
-        """From `step` on; `reserve` is kept for what comes after the last step, besides a
-        `validation` of about so many seconds."""
+        """Plan from `step` on; `reserve` seconds are kept for the work after the last step, besides
+        a `validation` of about that many seconds."""
         self.clock, self.seconds = clock, seconds
         self._fixed_reserve, self.validation, self.validating = reserve, validation, 0.0
         self.begin, self.looked = step, clock.seconds()
@@ -138,11 +143,11 @@ class Budget:
 
     @property
     def reserve(self) -> float:
-        """Seconds to keep for what comes after the last step."""
+        """Seconds to keep for the work after the last step."""
         return min(self.seconds / 2, self._fixed_reserve + 1.1 * self.validation)
 
     def validated(self, seconds: float) -> None:
-        """Learns how long a validation takes: the last one comes after the last step."""
+        """Record the time of a validation; another one follows the last step."""
         self.validation = seconds
         self.validating += seconds
 
@@ -151,9 +156,9 @@ class Budget:
         return self.validating + 2 * self.validation <= VALIDATION_SHARE * self.seconds
 
     def steps(self, step: int, plan: Plan, most: int | None) -> int:
-        """The number of steps to plan for as things stand, or 0 to leave the plan."""
+        """The number of steps to plan for, or 0 to keep the plan."""
         now = self.clock.seconds()
-        if step == self.begin + 1:  # the first step may have compiled, which no other does
+        if step == self.begin + 1:  # only the first step may include compilation
             self.first_step, self.first_second = step, now
         done = step - self.first_step
         late = now + self.reserve >= self.seconds
@@ -169,7 +174,7 @@ class Budget:
 
 
 def of_run(train: TrainConfig, clock: Clock, step: int, validation_seconds: float) -> Budget | None:
-    """The budget of a run that is limited by minutes, from a step on; None of another."""
+    """The budget from a step on, if the run has a time limit; otherwise None."""
     if train.max_minutes is None or train.plan:
         return None
     seconds = 60 * train.max_minutes
@@ -179,7 +184,7 @@ def of_run(train: TrainConfig, clock: Clock, step: int, validation_seconds: floa
 def warning_after(
     train: TrainConfig, step: int, done: int, seconds: float, clock: Clock
 ) -> str | None:
-    """The warning of a run whose minutes held few steps, `done` in the last `seconds`."""
+    """The warning after a run with few steps, of which `done` took the last `seconds`."""
     if train.max_minutes is None or train.plan or not done:
         return None
     if step >= min(FEW_STEPS, train.max_steps or FEW_STEPS):
