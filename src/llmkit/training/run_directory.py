@@ -46,10 +46,7 @@ def locate_run(config: Config, command: str) -> Path:
 def sizes(config: Config, command: str) -> dict[str, Any] | None:
     """The sizes that were resolved when the run began; None for a new run."""
     record = locate_run(config, command) / RUN
-    if not record.exists():
-        return None
-    found: dict[str, Any] | None = json.loads(record.read_text(encoding="utf-8")).get("settled")
-    return found
+    return _read_record(record).get("settled") if record.exists() else None
 
 
 @contextmanager
@@ -89,17 +86,19 @@ def held(directory: Path) -> Iterator[None]:
         yield
 
 
-def _command(record: Path) -> str:
-    """The command whose run is in a directory."""
+def _read_record(path: Path) -> dict[str, Any]:
+    """The facts of a run, its `command` among them; raises WriteError for a damaged file."""
     try:
-        return str(json.loads(record.read_text(encoding="utf-8"))["command"])
+        found = dict(json.loads(path.read_text(encoding="utf-8")))
+        found["command"] = str(found["command"])
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise WriteError(
             f"holds a run whose {RUN} is damaged ({error})",
-            where=str(record),
+            where=str(path),
             kept="the run, untouched",
             next='restore it; {"command": "pretrain"} or the like is enough to resume',
         ) from error
+    return found
 
 
 def _writable(directory: Path) -> bool:
@@ -141,7 +140,7 @@ def _check_holdings(directory: Path, command: str, resume: str) -> None:
             where=f"output_dir={directory}",
             next="choose another output_dir; nothing is overwritten that a run did not create",
         )
-    found = _command(record)
+    found = _read_record(record)["command"]
     if found != command:
         raise WriteError(
             f"holds a run of {found}, not of {command}",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 
 from llmkit.config.schema import Config, TrainConfig
+from llmkit.errors import DataError
 from llmkit.training.tasks import defaults, sizing
 from llmkit.training.tasks.sizing import Sizes
 
@@ -143,3 +145,9 @@ def test_weights_decay_more_the_more_often_the_text_is_seen() -> None:
     assert (decays[0], decays[-1]) == (0.1, 2.0)
     assert defaults.weight_decay(TrainConfig(), 100, from_scratch=False) == 0.1
     assert defaults.weight_decay(TrainConfig(weight_decay=0.3), 100, from_scratch=True) == 0.3
+
+
+@pytest.mark.parametrize("recorded", [{"model": {}}, {"model": 5}, [1], {"data": {}}])
+def test_recorded_sizes_that_are_damaged_are_refused(recorded: Any) -> None:
+    with pytest.raises(DataError, match="sizes that the run recorded are damaged"):
+        Sizes.from_json(recorded, Config())

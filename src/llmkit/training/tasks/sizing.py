@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llmkit.config.schema import Config
-from llmkit.errors import ConfigError
+from llmkit.errors import ConfigError, DataError
 from llmkit.models import build
 from llmkit.models.build import Purpose
 from llmkit.models.pretrained import Pretrained
@@ -128,19 +128,30 @@ class Sizes:
 
     @classmethod
     def from_json(cls, recorded: Mapping[str, Any], config: Config) -> Sizes:
-        """The sizes that `as_json` recorded; what the config spells out stays."""
+        """The sizes that `as_json` recorded; what the config spells out stays.
+
+        Raises DataError where they are damaged.
+        """
 
         def either(section: str, key: str) -> Any:
             asked = getattr(getattr(config, section), key)
             return recorded[section][key] if asked == "auto" else asked
 
-        return cls(
-            either("data", "block_size"),
-            either("train", "global_batch_size"),
-            either("tokenizer", "vocab_size"),
-            either("model", "architecture"),
-            {**recorded["model"]["config"], **config.model.config},
-        )
+        try:
+            return cls(
+                either("data", "block_size"),
+                either("train", "global_batch_size"),
+                either("tokenizer", "vocab_size"),
+                either("model", "architecture"),
+                {**recorded["model"]["config"], **config.model.config},
+            )
+        except (LookupError, TypeError) as error:
+            raise DataError(
+                f"the sizes that the run recorded are damaged ({error})",
+                where="run.json: settled",
+                kept="the run, untouched",
+                next="restore run.json, or remove `settled` from it to choose them anew",
+            ) from error
 
     def written_to(self, config: Config) -> Config:
         """The config with these sizes spelled out."""
