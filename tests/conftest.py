@@ -41,6 +41,7 @@ def make_run(tmp_path: Path) -> MakeRun:
             "content": {"validation data": "abc"},
             "environment": {"torch": "2"},
             "warnings": ["only <i>three</i> rows"],
+            "limits": ["only <i>three</i> rows"],
             "result": {"step": 2, "seconds": 3.0, "parameters": 1000, "validation": validation},
         }
         lines = [

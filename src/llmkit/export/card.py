@@ -83,7 +83,7 @@ def model_card(run: RunRecord) -> str:
         parameters=run.result.get("parameters"),
         data=data,
         rows=list(_table(run)),
-        warnings=run.facts.get("warnings", []),
+        limits=run.facts.get("limits", []),
         command=_command(run),
         environment=run.facts.get("environment") or {},
         content=run.facts.get("content") or {},

@@ -79,7 +79,9 @@ def train_task(
     with stop_signal() as stop, _processes(config, command) as processes:
         session = Session(sources, processes, console, stop)
         named = pretrained.of_config(config)
+        before = len(console.warnings)
         task = task_of(config, named).open(config, named, session)
+        limits = console.warnings[before:]
         with run_directory.hold_run_directory(config, command) as directory:
             resumed = _resume_point(task, directory)
             model = _model(task, resumed)
@@ -89,11 +91,13 @@ def train_task(
             run = Run(task, model, directory, resumed, clock, task.losses(model))
             loss = run.losses(task.validation)
             figures = _carry_out(run, loss)
+            before = len(console.warnings)
             if processes.is_main:
                 figures |= task.results(loss, figures)
+            limits += console.warnings[before:]
             figures["seconds"] = round(clock.seconds(), 3)
             if processes.is_main:
-                run_directory.add_result(directory, figures, console.warnings)
+                run_directory.add_result(directory, figures, console.warnings, limits)
             return figures
 
 

@@ -268,10 +268,14 @@ def write_record(directory: Path, record: Mapping[str, Any]) -> None:
     atomic.replace_text(directory / RUN, text + "\n")
 
 
-def add_result(directory: Path, figures: Mapping[str, Any], warnings: Sequence[str]) -> None:
-    """Adds the figures of the finished run, and all warnings, to `run.json`."""
+def add_result(
+    directory: Path, figures: Mapping[str, Any], warnings: Sequence[str], limits: Sequence[str]
+) -> None:
+    """Adds to `run.json` the figures of the finished run, all warnings, and those on its data and
+    its figures: they are the same however often the run was interrupted."""
     record = json.loads((directory / RUN).read_text(encoding="utf-8"))
-    write_record(directory, {**record, "warnings": list(warnings), "result": dict(figures)})
+    found = {"warnings": list(warnings), "limits": list(limits), "result": dict(figures)}
+    write_record(directory, {**record, **found})
 
 
 def origins(asked: Config, resolved: Mapping[str, Any]) -> dict[str, str]:
