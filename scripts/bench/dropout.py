@@ -33,7 +33,7 @@ from llmkit.data.records.labels import SINGLE
 from llmkit.distributed.processes import join_processes
 from llmkit.evaluation import label_metrics
 from llmkit.models.kernels import dropout
-from llmkit.training.objective import quick
+from llmkit.training.loss_module import quick
 from llmkit.training.tasks.classification_loss import ClassificationLoss
 
 SIDES = ("examples", "batch", "torch")

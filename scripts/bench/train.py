@@ -43,7 +43,7 @@ from llmkit.reporting.console import Console
 from llmkit.reporting.training_display import TrainingDisplay
 from llmkit.training import engine, probe
 from llmkit.training.checkpoint import State
-from llmkit.training.objective import Objective, quick
+from llmkit.training.loss_module import LossModule, quick
 from llmkit.training.optimizer import NamedOptimizer
 from llmkit.training.record import Recorder
 from llmkit.training.schedule import Clock, Plan, Revision
@@ -194,7 +194,7 @@ def trainer(stream: Stream, bf16: bool) -> Round:
 
 def operations_per_token(vocabulary: int) -> float:
     """Training FLOP per token, attention included."""
-    objective = Objective(CausalLoss(1, linear_head=True), model(vocabulary))
+    objective = LossModule(CausalLoss(1, linear_head=True), model(vocabulary))
     return probe.operations(objective, Stream(vocabulary), DEVICE)
 
 

@@ -13,9 +13,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from llmkit.config.schema import GenerationConfig
 from llmkit.inference import generate, prompts
 from llmkit.inference.batching import Engine
+from llmkit.inference.generated import Sample
 from llmkit.inference.prompts import Prompt
 from llmkit.inference.requests import PromptRequest
-from llmkit.inference.sample import Sample
 from llmkit.models import build, tokenizer
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"

@@ -13,8 +13,8 @@ from llmkit.config.schema import GenerationConfig
 from llmkit.errors import ConfigError, DataError
 from llmkit.inference import batching, generate
 from llmkit.inference.batching import Engine
+from llmkit.inference.generated import Sample
 from llmkit.inference.prompts import Prompt
-from llmkit.inference.sample import Sample
 from llmkit.inference.sequence import Sequence
 
 from .conftest import TEXTS, encoded

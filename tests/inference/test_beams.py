@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from llmkit.inference.sample import Sample
+from llmkit.inference.generated import Sample
 
 
 def test_beams_are_those_of_transformers_with_their_log_probabilities(

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from llmkit.config.schema import GenerationConfig
 from llmkit.errors import ConfigError, InputNotFound
 from llmkit.inference import constraints
-from llmkit.inference.sample import Sample
+from llmkit.inference.generated import Sample
 from llmkit.inference.sampler import CountPenalty
 
 Ask = Callable[..., list[Sample]]

@@ -21,8 +21,8 @@ from llmkit.config.schema import GenerationConfig
 from llmkit.errors import DataError
 from llmkit.inference import batching, generate, prompts
 from llmkit.inference.batching import Engine
+from llmkit.inference.generated import Sample
 from llmkit.inference.requests import PromptRequest
-from llmkit.inference.sample import Sample
 from llmkit.inference.sequence import Sequence
 
 from .conftest import SHARED, TEXTS, encoded

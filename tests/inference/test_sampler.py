@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from llmkit.config.schema import GenerationConfig
 from llmkit.inference import sampler
-from llmkit.inference.sample import Sample
+from llmkit.inference.generated import Sample
 
 N = 2000
 PLAIN: dict[str, Any] = {"temperature": 1.0, "top_k": 0}

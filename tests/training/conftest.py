@@ -22,7 +22,7 @@ from llmkit.reporting.console import Console
 from llmkit.reporting.training_display import TrainingDisplay
 from llmkit.training import engine
 from llmkit.training.checkpoint import State
-from llmkit.training.objective import Objective
+from llmkit.training.loss_module import LossModule
 from llmkit.training.optimizer import NamedOptimizer
 from llmkit.training.record import Recorder
 from llmkit.training.schedule import Clock, Plan, Revision
@@ -105,7 +105,7 @@ class Trial:
         self.named = NamedOptimizer(self.model, self.optimizer, train)
         if tensors:
             self.named.load_state(tensors)
-        objective = Objective(self.task, self.model)
+        objective = LossModule(self.task, self.model)
         if self.compiled:
             objective.compile_layers()
         work = engine.Work(

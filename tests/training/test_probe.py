@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from llmkit.training import probe
-from llmkit.training.objective import Objective
+from llmkit.training.loss_module import LossModule
 from llmkit.training.tasks.causal import CausalLoss
 from tests.training.conftest import Rows, tiny_model
 
@@ -20,7 +20,7 @@ def test_a_token_asks_for_six_operations_a_weight_and_attention_to_its_block(
     model.set_attn_implementation(attention)
     examples = Rows(4)
     found = probe.operations(
-        Objective(CausalLoss(1, linear_head), model), examples, torch.device("cpu")
+        LossModule(CausalLoss(1, linear_head), model), examples, torch.device("cpu")
     )
     config, length = model.config, examples.batch([0])["input_ids"].shape[1]
     matrices = sum(w.numel() for name, w in model.named_parameters() if w.ndim == 2)
@@ -32,6 +32,6 @@ def test_a_token_asks_for_six_operations_a_weight_and_attention_to_its_block(
 
 def test_counting_leaves_no_gradient_behind() -> None:
     model = tiny_model("llama")
-    objective = Objective(CausalLoss(1, True), model)
+    objective = LossModule(CausalLoss(1, True), model)
     probe.operations(objective, Rows(4), torch.device("cpu"))
     assert all(weight.grad is None for weight in model.parameters())

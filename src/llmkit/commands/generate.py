@@ -21,9 +21,9 @@ from llmkit.distributed.signals import StopSignal, stop_signal
 from llmkit.errors import ConfigError
 from llmkit.inference import generate, prompts, requests
 from llmkit.inference.batching import Engine
+from llmkit.inference.generated import Sample
 from llmkit.inference.prompts import Prompt
 from llmkit.inference.requests import PromptRequests
-from llmkit.inference.sample import Sample
 from llmkit.models import directory
 from llmkit.models.control_tokens import control_tokens
 from llmkit.models.directory import locate_tokenizer

@@ -10,8 +10,8 @@ from transformers.generation.configuration_utils import GenerationConfig as Beam
 
 from llmkit.inference.batching import Engine
 from llmkit.inference.detokenizer import Detokenizer
+from llmkit.inference.generated import FinishReason, Sample
 from llmkit.inference.prompts import Prompt
-from llmkit.inference.sample import FinishReason, Sample
 from llmkit.inference.sampler import Sampler
 
 

@@ -16,9 +16,9 @@ from llmkit.inference import beams, constraints
 from llmkit.inference import prompts as prompting
 from llmkit.inference.batching import Engine
 from llmkit.inference.constraints import Constrain
+from llmkit.inference.generated import Sample
 from llmkit.inference.prompts import Prompt
 from llmkit.inference.requests import PromptRequest
-from llmkit.inference.sample import Sample
 from llmkit.inference.sampler import Sampler, end_ids
 from llmkit.inference.sequence import Sequence
 from llmkit.models import build, pretrained

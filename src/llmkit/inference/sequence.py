@@ -11,8 +11,8 @@ from torch import Tensor
 from llmkit.errors import DataError
 from llmkit.inference import sampler as sampling
 from llmkit.inference.detokenizer import Detokenizer
+from llmkit.inference.generated import Candidate, FinishReason, Sample, Step
 from llmkit.inference.prompts import Prompt
-from llmkit.inference.sample import Candidate, FinishReason, Sample, Step
 from llmkit.inference.sampler import Sampler
 
 

@@ -27,7 +27,7 @@ from llmkit.models.kernels import dropout
 from llmkit.progress import Watch
 from llmkit.training import prefetch
 from llmkit.training.checkpoint import State
-from llmkit.training.objective import Objective
+from llmkit.training.loss_module import LossModule
 from llmkit.training.optimizer import NamedOptimizer
 from llmkit.training.prefetch import Input, share_of_rows
 from llmkit.training.record import Recorder
@@ -72,7 +72,7 @@ Samples = Callable[[], Mapping[str, Any]]
 class Work:
     """The model, optimizer, data and settings of a run."""
 
-    objective: Objective
+    objective: LossModule
     """The model and its loss."""
     optimizer: NamedOptimizer
     examples: Examples

@@ -20,7 +20,7 @@ from llmkit.distributed.failures import out_of_memory, too_large
 from llmkit.distributed.processes import Processes
 from llmkit.models import packing
 from llmkit.models.kernels import dropout
-from llmkit.training.objective import Objective
+from llmkit.training.loss_module import LossModule
 from llmkit.training.tasks.task import Examples, Rows, on_device
 
 CPU_TOKENS = 2048
@@ -37,7 +37,7 @@ COMPILE_SECONDS = 100.0
 
 
 def fit(
-    objective: Objective,
+    objective: LossModule,
     examples: Examples,
     share: int,
     wish: int | None,
@@ -84,7 +84,7 @@ def compiling_pays(seconds: float, examples: Examples) -> tuple[bool, str]:
 
 
 def quickest_attention(
-    objective: Objective, examples: Examples, size: int, processes: Processes
+    objective: LossModule, examples: Examples, size: int, processes: Processes
 ) -> tuple[str, float]:
     """Set the fastest attention for packed documents; returns its name and its seconds per
     micro-batch. The default stays if nothing else is tried.
@@ -116,7 +116,7 @@ def quickest_attention(
 
 @torch.no_grad()
 def measuring(
-    objective: Objective, validation: Examples | None, size: int, processes: Processes
+    objective: LossModule, validation: Examples | None, size: int, processes: Processes
 ) -> float:
     """Estimated seconds of a validation, from one of its micro-batches; 0 without validation."""
     if not validation:
@@ -135,7 +135,7 @@ def measuring(
 
 
 def compiled(
-    objective: Objective,
+    objective: LossModule,
     examples: Examples,
     size: int,
     processes: Processes,
@@ -165,7 +165,7 @@ def lengths_differ(examples: Examples) -> bool:
     return _length(examples, order[0]) != _length(examples, order[-1])
 
 
-def _fastest(objective: Objective, examples: Examples, rows: Rows, processes: Processes) -> float:
+def _fastest(objective: LossModule, examples: Examples, rows: Rows, processes: Processes) -> float:
     """Seconds of the fastest of three micro-batches; gradients are discarded."""
     times = []
     try:
@@ -179,7 +179,7 @@ def _fastest(objective: Objective, examples: Examples, rows: Rows, processes: Pr
     return min(times)
 
 
-def _run(objective: Objective, examples: Examples, rows: Rows, processes: Processes) -> None:
+def _run(objective: LossModule, examples: Examples, rows: Rows, processes: Processes) -> None:
     batch = on_device(examples.batch(rows), processes.device)
     masks = dropout.of_examples(0, np.arange(len(rows)), processes.device)
     with masks, objective.compiled(), processes.in_training():
@@ -202,7 +202,7 @@ Shape = tuple[int, ...]
 
 
 @torch.no_grad()
-def operations(objective: Objective, examples: Examples, device: torch.device) -> float:
+def operations(objective: LossModule, examples: Examples, device: torch.device) -> float:
     """Operations of training per prediction, counted as in "PaLM" (Chowdhery et al. 2022, appendix
     B): three times the forward pass, with all attention scores and without recomputation.
     """

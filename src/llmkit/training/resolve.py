@@ -1,4 +1,8 @@
-"""Resolve every `auto` that depends on the model and the machine, when a run begins."""
+"""Resolve every `auto` that depends on the model and the machine, when a run begins.
+
+The task resolves those that follow from its data before: `tasks/sizing.py` the size of new models,
+`tasks/defaults.py` the settings of training, `tasks/objectives.py` the objective.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,7 @@ from llmkit.errors import ConfigError
 from llmkit.reporting.format import clock as duration
 from llmkit.training import probe, schedule
 from llmkit.training.checkpoint import State
-from llmkit.training.objective import Objective
+from llmkit.training.loss_module import LossModule
 from llmkit.training.schedule import Clock, Plan, Revision
 from llmkit.training.tasks import defaults
 from llmkit.training.tasks.task import Examples, Session, Task
@@ -144,7 +148,7 @@ def lengthened(
     )
 
 
-def measured_choices(task: Task, objective: Objective, batch: int, clock: Clock) -> Choices:
+def measured_choices(task: Task, objective: LossModule, batch: int, clock: Clock) -> Choices:
     """Choose the micro-batch size, compilation, number of steps, and how often and on how much to
     validate. Without a time limit, measurements only decide what changes no number."""
     train, examples, validation = task.config.train, task.examples, task.validation
@@ -204,7 +208,7 @@ def measured_choices(task: Task, objective: Objective, batch: int, clock: Clock)
 
 
 def _compiled(
-    objective: Objective, examples: Examples, size: int, work: float, processes: Processes
+    objective: LossModule, examples: Examples, size: int, work: float, processes: Processes
 ) -> tuple[float, str]:
     """Seconds of a compiled micro-batch in a run that takes `work` seconds without compilation, and
     a short reason; infinite if compilation does not pay off or fails."""
@@ -268,7 +272,7 @@ def _held_out(
     return max(1, int(len(validation) * min(1.0, allowed / max(seconds, 1e-9))))
 
 
-def _operations(objective: Objective, examples: Examples, processes: Processes) -> float | None:
+def _operations(objective: LossModule, examples: Examples, processes: Processes) -> float | None:
     """Operations of training per prediction; None if examples differ in length."""
     if probe.lengths_differ(examples):
         return None

@@ -34,14 +34,14 @@ from llmkit.training import (
     checkpoint,
     engine,
     final_model,
-    objective,
+    loss_module,
     probe,
     resolve,
     run_directory,
     schedule,
 )
 from llmkit.training.checkpoint import Checkpoint, State
-from llmkit.training.objective import quick
+from llmkit.training.loss_module import quick
 from llmkit.training.optimizer import NamedOptimizer
 from llmkit.training.record import Recorder
 from llmkit.training.resolve import Choices
@@ -264,7 +264,7 @@ def _work(run: Run, loss: Loss) -> tuple[engine.Work, Resolved, Choices]:
     return work, resolved, chosen
 
 
-def _choices(run: Run, objective: objective.Objective, batch: int) -> Choices:
+def _choices(run: Run, objective: loss_module.LossModule, batch: int) -> Choices:
     """The choices of the run: made when it begins, kept when it resumes, and revised if its length
     is changed."""
     task, train = run.task, run.task.config.train

@@ -17,7 +17,7 @@ from llmkit.distributed.processes import join_processes
 from llmkit.models import build, packing
 from llmkit.models.kernels import attention
 from llmkit.training import probe
-from llmkit.training.objective import Objective
+from llmkit.training.loss_module import LossModule
 from llmkit.training.tasks.causal import CausalLoss
 from llmkit.training.tasks.task import on_device
 from tests.data.examples.test_blocks import token_file
@@ -103,7 +103,7 @@ def test_what_is_not_compiled_is_computed_as_by_plain_transformers() -> None:
 
 def test_a_cpu_keeps_the_attention_that_it_has(tmp_path: Path) -> None:
     processes, model = join_processes("fp32", (), tmp_path), tiny_model("qwen3")
-    objective = Objective(CausalLoss(1, linear_head=True), model)
+    objective = LossModule(CausalLoss(1, linear_head=True), model)
     name, _ = probe.quickest_attention(objective, packed(64), 4, processes)
     assert name == model.config._attn_implementation == "sdpa"
 
@@ -125,7 +125,7 @@ def test_the_attention_of_a_gpu_gives_the_loss_and_the_gradients_of_the_usual_on
 ) -> None:
     processes = join_processes(precision, (), tmp_path)
     model = tiny_model("qwen3", hidden_size=128).to(processes.device)
-    objective, examples = Objective(CausalLoss(1, linear_head=True), model), packed(512)
+    objective, examples = LossModule(CausalLoss(1, linear_head=True), model), packed(512)
     found = []
     for name in ("sdpa", probe.quickest_attention(objective, examples, 8, processes)[0]):
         model.set_attn_implementation(name)

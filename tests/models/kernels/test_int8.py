@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from llmkit.inference.sample import Sample
+from llmkit.inference.generated import Sample
 from llmkit.models.kernels import int8
 from tests.inference.conftest import SHARED
 

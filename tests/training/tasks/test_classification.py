@@ -32,7 +32,7 @@ from llmkit.reporting.console import Console
 from llmkit.reporting.training_display import TrainingDisplay
 from llmkit.training import checkpoint, engine
 from llmkit.training.checkpoint import State
-from llmkit.training.objective import Objective
+from llmkit.training.loss_module import LossModule
 from llmkit.training.optimizer import NamedOptimizer, depths
 from llmkit.training.record import Recorder
 from llmkit.training.schedule import Clock, Plan, Revision
@@ -97,7 +97,7 @@ class Trial:
         if tensors:
             self.named.load_state(tensors)
         data, own = examples(self.kind), self.task or task(self.kind)
-        objective = Objective(own, self.model)
+        objective = LossModule(own, self.model)
 
         def rows(step: int) -> Any:
             size = {"global_batch_size": BATCH, "lengths": data.lengths, "seed": 0}

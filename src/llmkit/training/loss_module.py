@@ -15,13 +15,13 @@ from llmkit.models.kernels import attention
 from llmkit.training.tasks.task import Batch, Loss
 
 
-def quick(loss: Loss, model: PreTrainedModel, device: torch.device) -> Objective:
+def quick(loss: Loss, model: PreTrainedModel, device: torch.device) -> LossModule:
     """The model and its loss on a device, with the fastest attention for the device."""
     attention.use_blockwise(model, device)
-    return Objective(loss, model.to(device))
+    return LossModule(loss, model.to(device))
 
 
-class Objective(nn.Module):
+class LossModule(nn.Module):
     """A model and its loss as one module, so that DDP wraps the loss too."""
 
     model: Any

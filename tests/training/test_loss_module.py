@@ -10,7 +10,7 @@ from torch._dynamo.utils import counters
 from transformers import PreTrainedModel
 
 from llmkit.models import build, logits
-from llmkit.training.objective import Objective
+from llmkit.training.loss_module import LossModule
 from llmkit.training.tasks.causal import CausalLoss
 
 
@@ -38,7 +38,7 @@ def test_the_body_stands_for_layers_that_are_in_no_list() -> None:
 @pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
 def test_what_is_compiled_for_one_layer_serves_all_and_nothing_but_training() -> None:
     model = a_model("llama", 4)
-    objective = Objective(CausalLoss(n_bytes=1, linear_head=True), model)
+    objective = LossModule(CausalLoss(n_bytes=1, linear_head=True), model)
     ids = torch.randint(60, (2, 16), generator=torch.Generator().manual_seed(0))
     batch = {"input_ids": ids, "targets": ids}
 
@@ -66,7 +66,7 @@ def test_what_is_compiled_for_one_layer_serves_all_and_nothing_but_training() ->
 def test_layers_whose_activations_are_computed_again_can_be_compiled() -> None:
     model = a_model("llama", 3).train()
     model.gradient_checkpointing_enable()
-    objective = Objective(CausalLoss(n_bytes=1, linear_head=True), model)
+    objective = LossModule(CausalLoss(n_bytes=1, linear_head=True), model)
     ids = torch.randint(60, (2, 16), generator=torch.Generator().manual_seed(0))
     found = []
     for _ in range(2):
