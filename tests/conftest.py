@@ -1,18 +1,22 @@
-"""One server of processes for all tests, and the rules that a test leaves nothing behind and that
-none fails because the machine is busy."""
+"""What holds for all tests: one thread, no hub, a cache of their own, one server that starts
+processes, nothing left behind, and no failure because the machine is busy."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
 
+from llmkit.progress import Watch
 from tests.harness import Server
 
+os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")  # before the libraries are imported
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
@@ -63,6 +67,35 @@ def make_run(tmp_path: Path) -> MakeRun:
         return directory
 
     return written
+
+
+@pytest.fixture(autouse=True, scope="session")
+def cache_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache of the tests' own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLMKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture
+def watch() -> Watch:
+    """A display that shows nothing."""
+
+    @contextmanager
+    def silent(label: str, total: int) -> Iterator[Callable[[int], None]]:
+        yield lambda amount: None
+
+    return silent
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The collection of real data."""
+    from tests.jobs import SHARED
+
+    if not SHARED.is_dir():
+        pytest.skip(f"needs the test data collection at {SHARED}")
+    return SHARED
 
 
 @pytest.fixture(scope="session")

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import random
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from llmkit.cli import app
 from tests.harness import Server
-
-TINY = (
-    "model.config.hidden_size=32", "model.config.num_hidden_layers=2",
-    "tokenizer.vocab_size=300", "data.block_size=16", "train.global_batch_size=8",
-    "train.micro_batch_size=4", "train.compile=false", "generation.max_new_tokens=4",
-)  # fmt: skip
-
-
-def tiny(*changes: str) -> list[str]:
-    """Overrides for a tiny model, some of them changed."""
-    keys = {change.partition("=")[0] for change in changes}
-    return [*(own for own in TINY if own.partition("=")[0] not in keys), *changes]
-
-
-WORDS = "the cat sat on a mat and saw how far the little dog had run away from home".split()
+from tests.jobs import WORDS
 
 
 @pytest.fixture(scope="session")
@@ -75,5 +64,17 @@ def torchrun(environment: dict[str, str]) -> Run:
         return subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=240, check=False
         )
+
+    return run
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
+    """Runs a command line in this process; the JSON that it prints, or how it failed."""
+
+    def run(*arguments: object) -> dict[str, Any]:
+        code = app.run_command([*map(str, arguments), "--json"])
+        said = capsys.readouterr()
+        return {**json.loads(said.out or "{}"), "code": code, "said": said.err}
 
     return run

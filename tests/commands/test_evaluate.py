@@ -19,11 +19,8 @@ from transformers import (
 )
 
 from llmkit.cli.app import run_command
+from tests.jobs import CONFIGS, SHARED, tiny
 
-from .conftest import tiny
-
-CONFIGS = Path(__file__).parents[2] / "configs"
-SHARED = Path(__file__).parents[3] / "shared" / "data"
 FP32 = "evaluation.precision=fp32"
 
 
@@ -42,9 +39,8 @@ def trained(llmkit, corpus, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def evaluate(monkeypatch, environment, capsys) -> Callable[..., Any]:
+def evaluate(capsys) -> Callable[..., Any]:
     """Runs the command in this process: its JSON, or with a fault its exit code and message."""
-    monkeypatch.setenv("LLMKIT_CACHE", environment["LLMKIT_CACHE"])
 
     def call(*arguments: object, json_output: bool = True) -> Any:
         flags = ["--json"] if json_output else []

@@ -6,20 +6,16 @@ import csv
 import json
 import random
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from llmkit.cli import app
-
-SHARED = Path(__file__).parents[3] / "shared" / "data" / "classify"
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared data sets")
+from tests.jobs import SHARED, assert_same, needs_shared, weights, write_table
 
 SIGNS = {"weather": ["rain", "sun", "wind"], "food": ["bread", "tea"], "pets": ["cat", "dog"]}
 FILLING = ("the", "a", "and", "we", "saw", "it", "was", "very", "so", "then", "today", "here")
@@ -40,50 +36,20 @@ def rows(n: int, seed: int) -> list[tuple[str, str]]:
     return made
 
 
-def write(path: Path, table: list[tuple[str, str]]) -> Path:
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows([("text", "label"), *table])
-    return path
-
-
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory) -> dict[str, Path]:
     directory = tmp_path_factory.mktemp("tables")
     parts = {"train": rows(160, 0), "test": rows(40, 1)}
-    return {name: write(directory / f"{name}.csv", table) for name, table in parts.items()}
-
-
-@pytest.fixture
-def call(capsys) -> Callable[..., dict[str, Any]]:
-    """Runs a command line in this process; the JSON that it prints, or how it failed."""
-
-    def run(*arguments: object) -> dict[str, Any]:
-        torch.set_num_threads(1)
-        code = app.run_command([*map(str, arguments), "--json"])
-        said = capsys.readouterr()
-        return {**json.loads(said.out or "{}"), "code": code, "said": said.err}
-
-    return run
+    return {name: write_table(directory / f"{name}.csv", table) for name, table in parts.items()}
 
 
 @pytest.fixture(scope="module")
 def reference(tables, tmp_path_factory) -> dict[str, Any]:
     """A finished run with a test file."""
-    torch.set_num_threads(1)
     run = tmp_path_factory.mktemp("runs") / "reference"
     files = ("--csv", str(tables["train"]), f"data.test_files={tables['test']}")
     assert app.run_command(["finetune", *files, *SMALL, "--output-dir", str(run)]) == 0
     return {"run": run, **json.loads((run / "evaluation.json").read_text())}
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return load_file(run / "final" / "model.safetensors")
-
-
-def assert_same(a: Path, b: Path) -> None:
-    assert (a / "metrics.jsonl").read_bytes() == (b / "metrics.jsonl").read_bytes()
-    one, other = weights(a), weights(b)
-    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_stdout_holds_the_contracts_json_and_nothing_else(call, tables, tmp_path) -> None:
@@ -239,8 +205,8 @@ def test_pretraining_on_texts_without_labels_beats_random_weights(call, tmp_path
     ]
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("\n".join(text for text, _ in spell(topical(1500, 48, 1))))
-    train = write(tmp_path / "train.csv", spell(topical(40, 6, 2)))
-    test = write(tmp_path / "test.csv", spell(topical(100, 48, 3)))
+    train = write_table(tmp_path / "train.csv", spell(topical(40, 6, 2)))
+    test = write_table(tmp_path / "test.csv", spell(topical(100, 48, 3)))
     shape = (
         "model.architecture=llama", "model.config.hidden_size=64",
         "model.config.num_hidden_layers=2", "model.config.num_attention_heads=2",
@@ -331,7 +297,7 @@ def test_bad_input_is_told_before_anything_is_written(
     ],
 )
 def test_several_labels_and_numbers_are_learned_too(call, tmp_path, table, problem) -> None:
-    path = write(tmp_path / "table.csv", table)
+    path = write_table(tmp_path / "table.csv", table)
     keys = ["data.label_separator='|'"] if problem.startswith("multi") else []
     result = call(
         "finetune", "--csv", path, *SMALL, "train.max_steps=4", *keys,
@@ -351,7 +317,7 @@ def test_several_labels_and_numbers_are_learned_too(call, tmp_path, table, probl
 def test_numbers_far_from_zero_are_learned_and_come_out_in_their_own_unit(call, tmp_path) -> None:
     price = {"weather": 1000.0, "food": 2000.0, "pets": 4000.0}
     table = [(text, f"{price[label] + 0.5}") for text, label in rows(160, 5)]
-    path = write(tmp_path / "table.csv", table)
+    path = write_table(tmp_path / "table.csv", table)
     result = call("finetune", "--csv", path, *SMALL, "--output-dir", tmp_path / "run")
     assert result["code"] == 0, result["said"]
     constant = result["baseline"]["majority"]["mse"]
@@ -365,7 +331,7 @@ def test_numbers_far_from_zero_are_learned_and_come_out_in_their_own_unit(call, 
 
 
 def test_a_classifier_that_learned_nothing_is_said_to_have_learned_nothing(call, tmp_path) -> None:
-    path = write(tmp_path / "table.csv", rows(160, 6))
+    path = write_table(tmp_path / "table.csv", rows(160, 6))
     keys = ("train.max_steps=1",)
     result = call("finetune", "--csv", path, *SMALL, *keys, "--output-dir", tmp_path / "run")
     assert result["code"] == 0, result["said"]
@@ -397,14 +363,14 @@ def test_pairs_of_texts_are_read_as_pairs(call, tmp_path) -> None:
 )  # fmt: skip
 def test_the_quirks_of_sms_spam_are_read(call, files, classes) -> None:
     path, *keys = files
-    report = call("finetune", "--csv", SHARED / path, *keys, *SMALL, "--dry-run")
+    report = call("finetune", "--csv", SHARED / "classify" / path, *keys, *SMALL, "--dry-run")
     assert report["code"] == 0, report["said"]
     assert report["classes"] == classes
 
 
 @needs_shared
 def test_the_bad_byte_of_trec_is_named(call) -> None:
-    report = call("finetune", "--csv", SHARED / "trec/TREC.train.all", *SMALL, "--dry-run")
+    report = call("finetune", "--csv", SHARED / "classify/trec/TREC.train.all", *SMALL, "--dry-run")
     assert report["code"] == 65
     assert "0xf0" in report["said"]
     assert "3173" in report["said"].replace(",", "")

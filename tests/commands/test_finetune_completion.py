@@ -7,21 +7,20 @@ import io
 import json
 import shutil
 import signal
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertForMaskedLM
 
 from llmkit.cli import app
 from llmkit.models import build, tokenizer
+from tests.jobs import CONFIGS, assert_close, assert_same, changed, metrics, weights, write_table
 
+PAIR = ("prompt", "response")
 COLOURS = {"sky": "blue", "grass": "green", "snow": "white", "coal": "black"}
-CONFIG = Path(__file__).parents[2] / "configs" / "finetune-completion.yaml"
+CONFIG = CONFIGS / "finetune-completion.yaml"
 SMALL = (
     "train.objective=completion", "train.learning_rate=1e-2", "train.global_batch_size=4",
     "train.num_train_epochs=8", "train.compile=false", "train.precision=fp32",
@@ -33,12 +32,6 @@ def rows(first: int, n: int) -> list[tuple[str, str]]:
     things = list(COLOURS)
     names = [things[k % 4] for k in range(n)]
     return [(f"what of {name} {first + k}", COLOURS[name]) for k, name in enumerate(names)]
-
-
-def write(path: Path, table: list[tuple[str, str]]) -> Path:
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows([("prompt", "response"), *table])
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +53,10 @@ def base(tmp_path_factory) -> Path:
 def tables(tmp_path_factory) -> dict[str, Path]:
     directory = tmp_path_factory.mktemp("tables")
     parts = {"train": rows(100, 160), "validation": rows(300, 12)}
-    return {name: write(directory / f"{name}.csv", table) for name, table in parts.items()}
+    return {
+        name: write_table(directory / f"{name}.csv", ("prompt", "response"), table)
+        for name, table in parts.items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -69,53 +65,12 @@ def command(base, tables) -> tuple[object, ...]:
     return ("finetune", *files, "--model", base, *SMALL)
 
 
-@pytest.fixture
-def call(capsys) -> Callable[..., dict[str, Any]]:
-    """Runs a command line in this process; the JSON that it prints, or how it failed."""
-
-    def run(*arguments: object) -> dict[str, Any]:
-        torch.set_num_threads(1)
-        code = app.run_command([*map(str, arguments), "--json"])
-        said = capsys.readouterr()
-        return {**json.loads(said.out or "{}"), "code": code, "said": said.err}
-
-    return run
-
-
 @pytest.fixture(scope="module")
 def reference(command, tmp_path_factory) -> Path:
-    torch.set_num_threads(1)
     run = tmp_path_factory.mktemp("runs") / "reference"
     line = [*command, "evaluation.responses=12", "--output-dir", run, "--quiet"]
     assert app.run_command([*map(str, line)]) == 0
     return run
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return load_file(run / "final" / "model.safetensors")
-
-
-def read(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
-def changed(line: tuple[object, ...], *changes: str) -> list[object]:
-    """A command line with some of its keys changed."""
-    keys = {change.partition("=")[0] for change in changes}
-    return [*(each for each in line if str(each).partition("=")[0] not in keys), *changes]
-
-
-def assert_same(a: Path, b: Path) -> None:
-    assert (a / "metrics.jsonl").read_bytes() == (b / "metrics.jsonl").read_bytes()
-    one, other = weights(a), weights(b)
-    assert all(torch.equal(one[name], other[name]) for name in one)
-
-
-def assert_close(a: Path, b: Path) -> None:
-    for one, other in zip(read(a), read(b), strict=True):
-        assert one.keys() == other.keys()
-        if "samples" not in one:
-            assert one == pytest.approx(other, rel=2e-3, abs=1e-5)
 
 
 def test_the_model_learns_to_respond_and_to_end(reference) -> None:
@@ -148,7 +103,7 @@ def test_plain_transformers_gives_the_reported_loss_of_the_responses(reference, 
     found = json.loads((reference / "evaluation.json").read_text())["validation"]
     assert found["tokens"] == count
     assert found["loss"] == pytest.approx(nll / count, rel=1e-4, abs=1e-6)
-    best = min(read(reference), key=lambda line: line.get("validation_loss", 9))
+    best = min(metrics(reference), key=lambda line: line.get("validation_loss", 9))
     assert best["validation_loss"] == pytest.approx(found["loss"], rel=1e-3, abs=1e-5)
 
 
@@ -167,7 +122,7 @@ def test_the_micro_batch_changes_no_figure(reference, command, call, tmp_path, s
     run = tmp_path / "run"
     result = call(*command, f"train.micro_batch_size={size}", "--output-dir", run)
     assert result["code"] == 0, result["said"]
-    assert_close(reference, run)
+    assert_close(reference, run, rel=2e-3, abs=1e-5)
 
 
 def test_a_run_that_goes_on_or_is_repeated_is_bit_identical(
@@ -202,7 +157,7 @@ def test_two_processes_give_what_one_gives(reference, command, llmkit, tmp_path)
     run = tmp_path / "two"
     done = llmkit(*command, "--output-dir", run, "--json", processes=2)
     assert done.returncode == 0, done.stderr
-    assert_close(reference, run)
+    assert_close(reference, run, rel=2e-3, abs=1e-5)
 
 
 def test_low_rank_updates_end_merged_and_go_on_to_the_bit(
@@ -263,7 +218,7 @@ def test_chats_of_several_turns_are_learned_by_the_shipped_config(base, call, tm
 
 def test_the_dry_run_counts_what_is_cut_repeated_or_left_out(base, call, tmp_path) -> None:
     table = [*rows(0, 30), rows(0, 1)[0], ("word " * 90, "yes"), ("what of it", "long " * 90)]
-    path = write(tmp_path / "t.csv", table)
+    path = write_table(tmp_path / "t.csv", table, PAIR)
     keys = changed(
         SMALL, "data.validation_fraction=0.2", "data.max_length=60", "data.block_size=60"
     )

@@ -18,10 +18,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from llmkit.cli import app
 from llmkit.models import build, tokenizer
 from tests.harness import Server
+from tests.jobs import SHARED, WORDS
 
-from .conftest import WORDS, Run
+from .conftest import Run
 
-STORIES = Path(__file__).parents[3] / "shared/data/models/tinystories-656k"
+STORIES = SHARED / "models" / "tinystories-656k"
 
 
 @pytest.fixture(scope="session")

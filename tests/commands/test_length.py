@@ -2,44 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from llmkit.cli import app
-
-from .conftest import tiny
+from tests.jobs import assert_same, metrics, tiny, write_table
 
 KEYS = ("train.precision=fp32", "train.save_steps=4", "data.block_size=16")
 TASKS = ("pretrain", "masked", "mixture", "classification", "completion")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _surroundings(environment):
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LLMKIT_CACHE", environment["LLMKIT_CACHE"])
-        patch.setenv("HF_HUB_OFFLINE", "1")
-        yield
-
-
-@pytest.fixture
-def call(capsys) -> Callable[..., dict[str, Any]]:
-    """Runs a command line in this process; the JSON that it prints, or how it failed."""
-
-    def run(*arguments: object) -> dict[str, Any]:
-        code = app.run_command([*map(str, arguments), "--json"])
-        said = capsys.readouterr()
-        return {**json.loads(said.out or "{}"), "code": code, "said": said.err}
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +33,7 @@ def commands(corpus, base, tmp_path_factory) -> dict[str, Sequence[object]]:
     directory = tmp_path_factory.mktemp("tables")
     lines = corpus.read_text().splitlines()
     rows = [(line, line.split()[0], "dog" if "dog" in line else "cat") for line in lines]
-    with (directory / "rows.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("prompt", "response", "label"), *rows])
+    write_table(directory / "rows.csv", rows, ("prompt", "response", "label"))
     other = directory / "other.txt"
     other.write_text("\n".join(reversed(lines)) + "\n")
     tune = ("train.global_batch_size=8", "train.compile=false", "train.precision=fp32")
@@ -77,16 +52,6 @@ def commands(corpus, base, tmp_path_factory) -> dict[str, Sequence[object]]:
     }  # fmt: skip
 
 
-def read(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
-def assert_same(a: Path, b: Path) -> None:
-    assert read(a) == read(b)
-    one, other = (load_file(run / "final" / "model.safetensors") for run in (a, b))
-    assert all(torch.equal(one[name], other[name]) for name in one)
-
-
 @pytest.mark.parametrize("task", TASKS)
 def test_a_finished_run_says_so_and_a_longer_one_goes_on(task, commands, call, tmp_path) -> None:
     run = tmp_path / "run"
@@ -102,14 +67,16 @@ def test_a_finished_run_says_so_and_a_longer_one_goes_on(task, commands, call, t
     longer = call(*command, "train.max_steps=12")
     assert (longer["code"], longer["step"]) == (0, 12), longer["said"]
     assert "new plan from step 6: 12 steps in total, 6 before" in longer["said"]
-    rates = {line["step"]: line["learning_rate"] for line in read(run) if "learning_rate" in line}
+    rates = {
+        line["step"]: line["learning_rate"] for line in metrics(run) if "learning_rate" in line
+    }
     assert rates[7] > rates[6], "the schedule of a finished run has come down to nothing"
     assert rates[12] < rates[7]
     record = json.loads((run / "run.json").read_text())
     assert record["plan"] == [[0, 6], [6, 12]]
     changed = {"train.max_steps": [6, 12]}
     assert record["lengthened"] == [{"step": 6, "changed": changed}]
-    assert {"step": 6, "total_steps": 12} in read(run)
+    assert {"step": 6, "total_steps": 12} in metrics(run)
 
 
 def test_a_lengthened_run_is_interrupted_and_repeated_bit_identically(

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from transformers import (
     BertConfig,
     BertForPreTraining,
@@ -75,7 +74,6 @@ def commands(room: Path) -> list[list[str]]:
 @pytest.mark.parametrize("command", range(8))
 @pytest.mark.parametrize("model", ["t5", "vit", "clip"])
 def test_a_model_of_another_kind_is_refused(room, model: str, command, capsys, tmp_path) -> None:
-    torch.set_num_threads(1)
     line = [*commands(room)[command], "--model", str(room / model)]
     if line[0] in ("finetune", "pretrain"):
         line += ["--output-dir", str(tmp_path / "run")]
@@ -87,21 +85,15 @@ def test_a_model_of_another_kind_is_refused(room, model: str, command, capsys, t
     assert not (tmp_path / "run").exists()
 
 
-def ran(capsys, *line: object) -> dict[str, Any]:
-    torch.set_num_threads(1)
-    code = app.run_command([*map(str, line), "--json"])
-    said = capsys.readouterr()
-    assert code == 0, said.err
-    return json.loads(said.out)
-
-
-def test_a_head_that_pretraining_drops_is_in_the_warnings(room, capsys, tmp_path) -> None:
+def test_a_head_that_pretraining_drops_is_in_the_warnings(room, call, tmp_path) -> None:
     line = commands(room)[2]
-    found = ran(capsys, *line, "--model", room / "pretraining", "--output-dir", tmp_path / "run")
+    found = call(*line, "--model", room / "pretraining", "--output-dir", tmp_path / "run")
+    assert found["code"] == 0, found["said"]
     assert any("cls.seq_relationship" in text for text in found["warnings"])
 
 
-def test_a_head_that_a_classifier_replaces_is_in_the_warnings(room, capsys, tmp_path) -> None:
+def test_a_head_that_a_classifier_replaces_is_in_the_warnings(room, call, tmp_path) -> None:
     line = commands(room)[0]
-    found = ran(capsys, *line, "--model", room / "tagger", "--output-dir", tmp_path / "run")
+    found = call(*line, "--model", room / "tagger", "--output-dir", tmp_path / "run")
+    assert found["code"] == 0, found["said"]
     assert any("BertForTokenClassification" in text for text in found["warnings"])

@@ -20,6 +20,7 @@ from llmkit.cli import app
 from llmkit.models import build, classifier
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.classifier import ClassifierHead
+from tests.jobs import write_table
 
 TEXTS = [f"text {number} " + "with words " * (number % 7) for number in range(60)]
 
@@ -45,11 +46,8 @@ def model(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def table(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("data") / "rows.csv"
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["id", "message", "label"])
-        writer.writerows([number, text, "?"] for number, text in enumerate(TEXTS))
-    return path
+    rows = ((number, text, "?") for number, text in enumerate(TEXTS))
+    return write_table(path, rows, ("id", "message", "label"))
 
 
 @pytest.fixture
@@ -59,7 +57,6 @@ def call(capsys, monkeypatch) -> Callable[..., tuple[int, str, str]]:
     def run(
         *arguments: object, stdin: bytes | None = None, command: str = "predict"
     ) -> tuple[int, str, str]:
-        torch.set_num_threads(1)
         if stdin is not None:
             monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin)))
         code = app.run_command([command, *map(str, arguments)])

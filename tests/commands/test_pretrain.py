@@ -11,25 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from .conftest import TINY, tiny
+from tests.jobs import SHARED, TINY, assert_close, assert_same, metrics, needs_shared, tiny
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared data sets")
 LINES = "data.document=line"
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return load_file(run / "final" / "model.safetensors")
-
-
-def same(a: Path, b: Path) -> bool:
-    metrics = [(run / "metrics.jsonl").read_bytes() for run in (a, b)]
-    one, other = weights(a), weights(b)
-    return metrics[0] == metrics[1] and all(torch.equal(one[key], other[key]) for key in one)
 
 
 @pytest.fixture(scope="module")
@@ -118,11 +105,11 @@ def test_the_same_command_again_is_bit_identical_and_done_at_once(
     run = tmp_path / "again"
     command = ("pretrain", "--text", corpus, LINES, *TINY, *SMALL, "--output-dir", run, "--json")
     assert llmkit(*command).returncode == 0
-    assert same(run, reference)
+    assert_same(run, reference)
     finished = llmkit(*command)
     assert finished.returncode == 0
     assert json.loads(finished.stdout)["step"] == 20
-    assert same(run, reference)
+    assert_same(run, reference)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +125,7 @@ def test_a_killed_run_goes_on_bit_identically(
     process.end(signal.SIGKILL)
     again = llmkit(*command)
     assert again.returncode == 0, again.stderr
-    assert same(run, reference)
+    assert_same(run, reference)
 
 
 @pytest.mark.parametrize(
@@ -161,21 +148,14 @@ def test_a_stopped_run_says_so_and_goes_on_bit_identically(
     for part in ("error[", "kept:", "next:"):
         assert part in said
     assert llmkit(*command).returncode == 0
-    assert same(run, reference)
+    assert_same(run, reference)
 
 
 def test_two_processes_give_what_one_gives(reference, torchrun, corpus, tmp_path) -> None:
     run = tmp_path / "two"
     done = torchrun("pretrain", "--text", corpus, LINES, *TINY, *SMALL, "--output-dir", run)
     assert done.returncode == 0, done.stderr
-    for one, two in zip(read(reference), read(run), strict=True):
-        assert one.keys() == two.keys()
-        if "samples" not in one:
-            assert one == pytest.approx(two, rel=1e-3)
-
-
-def read(run: Path) -> list[dict]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert_close(reference, run)
 
 
 def test_a_changed_config_or_text_is_refused_with_what_changed(
@@ -198,8 +178,8 @@ def test_training_goes_on_from_a_model_that_exists(reference, llmkit, corpus, tm
                   "data.block_size=16", "generation.max_new_tokens=4", "--output-dir", run,
                   "--json")  # fmt: skip
     assert done.returncode == 0, done.stderr
-    first = read(run)[0]["train_loss"]
-    assert first < read(reference)[0]["train_loss"]
+    first = metrics(run)[0]["train_loss"]
+    assert first < metrics(reference)[0]["train_loss"]
 
 
 COUNTED = """
@@ -245,7 +225,7 @@ def test_minutes_bound_the_whole_run(llmkit, corpus, tmp_path) -> None:
     result = json.loads(done.stdout)
     assert result["seconds"] < 30
     assert result["step"] > 10
-    rates = [m["learning_rate"] for m in read(tmp_path / "run") if "learning_rate" in m]
+    rates = [m["learning_rate"] for m in metrics(tmp_path / "run") if "learning_rate" in m]
     assert rates[-1] < 0.1 * max(rates)
 
 
@@ -257,7 +237,7 @@ def test_minutes_that_a_small_text_does_not_need_are_left(llmkit, corpus, tmp_pa
     assert result["step"] == 700
     assert result["seconds"] < 300
     assert "more epochs would overfit" in done.stderr
-    rates = [m["learning_rate"] for m in read(tmp_path / "run") if "learning_rate" in m]
+    rates = [m["learning_rate"] for m in metrics(tmp_path / "run") if "learning_rate" in m]
     assert rates[-1] < 0.1 * max(rates)
 
 
@@ -279,4 +259,4 @@ def test_a_published_model_trains_on(llmkit, corpus, tmp_path) -> None:
                   "train.max_steps=2", "data.block_size=64", "generation.max_new_tokens=4",
                   "--output-dir", tmp_path / "run", "--json")  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert read(tmp_path / "run")[0]["train_loss"] < 4.5
+    assert metrics(tmp_path / "run")[0]["train_loss"] < 4.5

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from .conftest import tiny
+from tests.jobs import tiny
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU another compiler is used")

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.jobs import metrics
+
 SHAPE = {
     "mixtral": ["model.config.num_local_experts=4"],
     "qwen3_moe": ["model.config.num_experts=4", "model.config.num_experts_per_tok=2"],
@@ -38,10 +40,6 @@ def command(kind: str, text: Path, run: Path, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
-def lines(run: Path) -> list[dict]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
 def figures(line: dict) -> dict:
     return {name: value for name, value in line.items() if name != "samples"}
 
@@ -55,7 +53,7 @@ def test_micro_batches_processes_and_interruptions_change_nothing(
         run = tmp_path / name
         ended = llmkit(*command(kind, stories, run, *more), processes=processes)
         assert ended.returncode == 0, ended.stderr
-        return lines(run)
+        return metrics(run)
 
     whole = trained("whole", "train.micro_batch_size=8")
     assert all(0.5 < line["router_aux_loss"] < 4 for line in whole if "train_loss" in line)

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import random
 import signal
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch.nn import functional
 from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
 
 from llmkit.cli import app
 from llmkit.data.examples.blocks import MaskedBlocks, Vocabulary
 from llmkit.models import tokenizer as tokenizers
-from tests.data.examples.test_blocks import token_file
-
-from .conftest import tiny
-
-SHARED = Path(__file__).parents[3] / "shared" / "data"
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared data sets")
-CONFIGS = Path(__file__).parents[2] / "configs"
+from tests.jobs import (
+    CONFIGS,
+    SHARED,
+    assert_same,
+    changed,
+    metrics,
+    needs_shared,
+    tiny,
+    token_file,
+)
 
 
 def masked(*changes: str) -> list[str]:
@@ -35,62 +34,28 @@ def masked(*changes: str) -> list[str]:
         "train.objective=masked", "train.precision=fp32",
         "train.max_steps=12", "train.save_steps=4", "train.eval_steps=6", "train.logging_steps=3",
     )  # fmt: skip
-    keys = {change.partition("=")[0] for change in changes}
-    return tiny(*(each for each in own if each.partition("=")[0] not in keys), *changes)
+    return tiny(*changed(own, *changes))
 
 
 MASKED = masked()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _cache(environment):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LLMKIT_CACHE", environment["LLMKIT_CACHE"])
-        patch.setenv("HF_HUB_OFFLINE", "1")
-        yield
-
-
-@pytest.fixture
-def call(capsys) -> Callable[..., dict[str, Any]]:
-    """Runs a command line in this process; the JSON that it prints, or how it failed."""
-
-    def run(*arguments: object) -> dict[str, Any]:
-        torch.set_num_threads(1)
-        code = app.run_command([*map(str, arguments), "--json"])
-        said = capsys.readouterr()
-        printed = [json.loads(line) for line in said.out.splitlines()]
-        return {**(printed[0] if printed else {}), "code": code, "said": said.err}
-
-    return run
-
-
 @pytest.fixture(scope="module")
 def reference(corpus, tmp_path_factory) -> Path:
     """An uninterrupted run."""
-    torch.set_num_threads(1)
     run = tmp_path_factory.mktemp("runs") / "reference"
     command = ("pretrain", "--text", corpus, *MASKED, "--output-dir", run)
     assert app.run_command([*map(str, command)]) == 0
     return run
 
 
-def assert_same(a: Path, b: Path) -> None:
-    assert (a / "metrics.jsonl").read_bytes() == (b / "metrics.jsonl").read_bytes()
-    one, other = (load_file(run / "final" / "model.safetensors") for run in (a, b))
-    assert all(torch.equal(one[name], other[name]) for name in one)
-
-
 def assert_close(a: Path, b: Path) -> None:
-    for one, other in zip(read(a), read(b), strict=True):
+    for one, other in zip(metrics(a), metrics(b), strict=True):
         assert one.keys() == other.keys()
         grad_norms = one.pop("grad_norm", 0.0), other.pop("grad_norm", 0.0)
         assert grad_norms[0] == pytest.approx(grad_norms[1], rel=1e-2)
         if "samples" not in one:
             assert one == pytest.approx(other, rel=1e-4)
-
-
-def read(run: Path) -> list[dict]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_stdout_holds_the_contracts_json(reference, call, corpus) -> None:
@@ -101,7 +66,7 @@ def test_stdout_holds_the_contracts_json(reference, call, corpus) -> None:
     config = (reference / "config.yaml").read_text()
     assert "objective: masked" in config
     assert "mask_probability: 0.3" in config
-    assert any("samples" in line for line in read(reference))
+    assert any("samples" in line for line in metrics(reference))
 
 
 def test_plain_transformers_gives_the_reported_loss_one_document_at_a_time(

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from .conftest import Run, tiny
+from tests.jobs import CONFIGS, assert_close, assert_same, changed, metrics, tiny
 
-CONFIG = Path(__file__).parents[2] / "configs" / "pretrain-mixture.yaml"
+from .conftest import Run
+
+CONFIG = CONFIGS / "pretrain-mixture.yaml"
 SIZES = tiny("data.document=line", "train.max_steps=20", "train.save_steps=4",
              "train.eval_steps=8", "train.logging_steps=3")  # fmt: skip
 
@@ -42,9 +42,7 @@ def command(domains: list[str]) -> Callable[..., list[object]]:
     """The command line of a run with some changes."""
 
     def line(run: Path, *changes: str) -> list[object]:
-        changed = {change.partition("=")[0] for change in changes}
-        kept = [own for own in (*domains, *SIZES) if own.partition("=")[0] not in changed]
-        return ["pretrain", *kept, "--output-dir", run, *changes]
+        return ["pretrain", "--output-dir", run, *changed((*domains, *SIZES), *changes)]
 
     return line
 
@@ -57,22 +55,6 @@ def reference(llmkit: Run, command, tmp_path_factory) -> Path:
     assert done.returncode == 0, done.stderr
     (run / "result.json").write_text(done.stdout)
     return run
-
-
-def metrics(run: Path) -> list[dict]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
-def same(a: Path, b: Path) -> bool:
-    one, other = (load_file(run / "final" / "model.safetensors") for run in (a, b))
-    return metrics(a) == metrics(b) and all(torch.equal(one[key], other[key]) for key in one)
-
-
-def near(a: Path, b: Path) -> None:
-    for one, other in zip(metrics(a), metrics(b), strict=True):
-        assert one.keys() == other.keys()
-        if "samples" not in one:
-            assert one == pytest.approx(other, rel=1e-3)
 
 
 def test_every_domain_has_its_figures_and_epochs(reference: Path) -> None:
@@ -108,7 +90,7 @@ def test_the_figures_of_a_domain_are_those_that_evaluate_gives_it(
 
 def test_a_second_run_is_bit_identical(reference, llmkit, command, tmp_path) -> None:
     assert llmkit(*command(tmp_path / "run")).returncode == 0
-    assert same(tmp_path / "run", reference)
+    assert_same(tmp_path / "run", reference)
 
 
 def test_a_killed_run_goes_on_bit_identically(reference, llmkit, trials, command, tmp_path) -> None:
@@ -118,20 +100,20 @@ def test_a_killed_run_goes_on_bit_identically(reference, llmkit, trials, command
     process.end(signal.SIGKILL)
     again = llmkit(*command(run))
     assert again.returncode == 0, again.stderr
-    assert same(run, reference)
+    assert_same(run, reference)
 
 
 def test_the_micro_batch_changes_nothing(reference, llmkit, command, tmp_path) -> None:
     run = tmp_path / "run"
     done = llmkit(*command(run, "train.micro_batch_size=1"))
     assert done.returncode == 0, done.stderr
-    near(run, reference)
+    assert_close(run, reference)
 
 
 def test_two_processes_give_what_one_gives(reference, llmkit, command, tmp_path) -> None:
     done = llmkit(*command(tmp_path / "two"), processes=2)
     assert done.returncode == 0, done.stderr
-    near(tmp_path / "two", reference)
+    assert_close(tmp_path / "two", reference)
 
 
 @pytest.mark.slow
@@ -209,10 +191,10 @@ def test_hidden_tokens_of_a_mixture_are_learned_and_told_by_domain(
     process.end(signal.SIGKILL)
     again = llmkit(*command(killed, *masked))
     assert again.returncode == 0, again.stderr
-    assert same(killed, whole)
+    assert_same(killed, whole)
     two = llmkit(*command(tmp_path / "two", *masked), processes=2)
     assert two.returncode == 0, two.stderr
-    near(tmp_path / "two", whole)
+    assert_close(tmp_path / "two", whole)
 
 
 def test_weights_are_those_of_the_sizes_where_none_are_given(

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-from .conftest import Run, tiny
+from tests.jobs import tiny
+
+from .conftest import Run
 
 
 @pytest.fixture(scope="module")

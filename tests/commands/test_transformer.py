@@ -11,12 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
-from .conftest import Run, tiny
+from tests.jobs import CONFIGS, assert_close, assert_same, metrics, tiny
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+from .conftest import Run
+
 SIZES = tiny("model.config.num_attention_heads=2", "data.document=line", "train.max_steps=12",
              "train.save_steps=4", "train.eval_steps=6", "train.logging_steps=3")  # fmt: skip
 
@@ -55,28 +54,13 @@ def run_to_end(llmkit: Run, command: list[object], processes: int = 1) -> Path:
     return Path(json.loads(done.stdout)["run_dir"])
 
 
-def metrics(run: Path) -> list[dict]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
-def same(a: Path, b: Path) -> bool:
-    one, other = (load_file(run / "final" / "model.safetensors") for run in (a, b))
-    return metrics(a) == metrics(b) and all(torch.equal(one[key], other[key]) for key in one)
-
-
-def near(a: Path, b: Path) -> None:
-    for one, other in zip(metrics(a), metrics(b), strict=True):
-        if "samples" not in one:
-            assert one == pytest.approx(other, rel=1e-3)
-
-
 def test_it_learns_with_dropout_over_packed_documents(paper: Path) -> None:
     losses = [line["train_loss"] for line in metrics(paper) if "train_loss" in line]
     assert losses[-1] < losses[0]
 
 
 def test_a_second_run_is_bit_identical(paper, llmkit, command, tmp_path) -> None:
-    assert same(run_to_end(llmkit, command(tmp_path / "run")), paper)
+    assert_same(run_to_end(llmkit, command(tmp_path / "run")), paper)
 
 
 def test_a_killed_run_goes_on_bit_identically(paper, llmkit, trials, command, tmp_path) -> None:
@@ -84,18 +68,18 @@ def test_a_killed_run_goes_on_bit_identically(paper, llmkit, trials, command, tm
     process = trials.start(*command(run))
     process.until_lines(run / "metrics.jsonl", 2)
     process.end(signal.SIGKILL)
-    assert same(run_to_end(llmkit, command(run)), paper)
+    assert_same(run_to_end(llmkit, command(run)), paper)
 
 
 def test_the_micro_batch_changes_nothing(rotary, llmkit, command, tmp_path) -> None:
     line = [part for part in command(tmp_path / "run", *ROTARY)
             if not str(part).startswith("train.micro_batch_size")]  # fmt: skip
-    near(run_to_end(llmkit, [*line, "train.micro_batch_size=1"]), rotary)
+    assert_close(run_to_end(llmkit, [*line, "train.micro_batch_size=1"]), rotary)
 
 
 @pytest.mark.slow
 def test_two_processes_give_what_one_gives(rotary, llmkit, command, tmp_path) -> None:
-    near(run_to_end(llmkit, command(tmp_path / "two", *ROTARY), processes=2), rotary)
+    assert_close(run_to_end(llmkit, command(tmp_path / "two", *ROTARY), processes=2), rotary)
 
 
 def test_its_card_loads_it_with_plain_transformers(rotary: Path) -> None:

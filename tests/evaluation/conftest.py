@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,39 +21,13 @@ from transformers import (
 from llmkit.distributed.processes import Processes, join_processes
 from llmkit.models import tokenizer as tokenizers
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
 WORDS = "the cat sat on a mat and saw how far the little dog had run away from 家 until émile sang"
-
-
-@pytest.fixture(autouse=True, scope="session")
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A cache of these tests' own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LLMKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
-@pytest.fixture(scope="session")
-def shared() -> Path:
-    """The collection of real data."""
-    if not SHARED.is_dir():
-        pytest.skip(f"needs the test data collection at {SHARED}")
-    return SHARED
 
 
 @pytest.fixture(scope="session")
 def processes() -> Processes:
     """This process alone, in fp32."""
     return join_processes("fp32", (), Path())
-
-
-@pytest.fixture
-def watch() -> Callable[[str, int], object]:
-    @contextmanager
-    def silent(label: str, total: int) -> Iterator[Callable[[int], None]]:
-        yield lambda amount: None
-
-    return silent
 
 
 def documents(count: int, seed: int = 0) -> list[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from tests.harness import Server
+
 from . import runs
 
 
@@ -11,3 +13,20 @@ from . import runs
 def jobs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, runs.Job]:
     """Small runs, by their commands."""
     return runs.make_jobs(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def job(jobs: dict[str, runs.Job]) -> runs.Job:
+    """The run that is broken off, where a file of tests names no other."""
+    return jobs["pretrain"]
+
+
+@pytest.fixture(scope="module")
+def reference(
+    trials: Server, job: runs.Job, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
+    """What an uninterrupted run leaves."""
+    run = tmp_path_factory.mktemp("reference") / "run"
+    ended = trials.run(*job.at(run))
+    assert ended.code == 0, ended.err
+    return runs.result(run)

@@ -11,13 +11,9 @@ from pathlib import Path
 
 from llmkit.storage import atomic
 from tests.harness import Ended, Server, contents
+from tests.jobs import WORDS, changed
 
 STEPS = 12
-
-WORDS = (
-    "the", "cat", "sat", "on", "a", "mat", "and", "saw", "how", "far", "little", "dog", "had",
-    "run", "away", "from", "home",
-)  # fmt: skip
 
 SMALL = (
     "model.config.hidden_size=32", "model.config.num_hidden_layers=2", "tokenizer.vocab_size=300",
@@ -35,9 +31,7 @@ class Job:
 
     def at(self, run: Path, *changes: str) -> tuple[str, ...]:
         """The whole command line, some of its keys changed."""
-        keys = {change.partition("=")[0] for change in changes}
-        kept = (own for own in self.arguments if own.partition("=")[0] not in keys)
-        return (*kept, *changes, "--output-dir", str(run))
+        return (*changed(self.arguments, *changes), "--output-dir", str(run))
 
 
 def make_jobs(directory: Path) -> dict[str, Job]:

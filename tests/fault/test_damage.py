@@ -62,11 +62,6 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.fixture(scope="module")
-def job(jobs: dict[str, Job]) -> Job:
-    return jobs["pretrain"]
-
-
-@pytest.fixture(scope="module")
 def finished(trials: Server, job: Job, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run."""
     run = tmp_path_factory.mktemp("finished") / "run"

@@ -22,18 +22,6 @@ FILE_BYTES = 60_000
 """Less than a checkpoint's weights, more than everything else that a run writes."""
 
 
-@pytest.fixture(scope="module")
-def job(jobs: dict[str, Job]) -> Job:
-    return jobs["pretrain"]
-
-
-@pytest.fixture(scope="module")
-def reference(trials: Server, job: Job, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    run = tmp_path_factory.mktemp("reference") / "run"
-    assert trials.run(*job.at(run)).code == 0
-    return runs.result(run)
-
-
 def finish(trials: Server, job: Job, run: Path, reference: dict[str, str]) -> None:
     """The same command, its disk in order again, ends as if nothing had happened."""
     ended = trials.run(*job.at(run))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from functools import partial
@@ -19,6 +18,7 @@ from llmkit.training import checkpoint, engine, final_model
 from llmkit.training.checkpoint import State
 from llmkit.training.schedule import Plan, Revision
 from llmkit.training.tasks.causal import CausalLoss
+from tests.jobs import spikes
 from tests.training.conftest import Trial, tiny_model
 
 STEPS, POISONED = 48, 40
@@ -50,11 +50,6 @@ def spiking(tmp_path: Path) -> Callable[..., Trial]:
     return make
 
 
-def spikes_of(run: Trial) -> list[dict]:
-    lines = (run.directory / "metrics.jsonl").read_text().splitlines()
-    return [record for line in lines if "loss_spike" in (record := json.loads(line))]
-
-
 def same(a: Trial, b: Trial) -> bool:
     one, other = a.weights(), b.weights()
     return all(torch.equal(one[key], other[key]) for key in one)
@@ -63,7 +58,7 @@ def same(a: Trial, b: Trial) -> bool:
 def test_a_spike_is_noted_with_its_rows_and_changes_nothing_by_itself(spiking) -> None:
     noted = spiking("noted", "warn")
     noted.run()
-    (spike,) = spikes_of(noted)
+    (spike,) = spikes(noted.directory)
     assert spike["step"] == POISONED
     assert spike["rows"] == [(39 * 8 + i) % 40 for i in range(8)]
     assert spike["loss_spike"] > spike["limit"]
@@ -78,7 +73,7 @@ def test_a_skipped_spike_moves_no_weight(spiking) -> None:
     with pytest.raises(Stopped):
         before.run()
     assert same(skipping, before)
-    assert spikes_of(skipping)[0]["refused"] == "spike"
+    assert spikes(skipping.directory)[0]["refused"] == "spike"
 
 
 def test_a_run_that_stops_at_a_spike_keeps_the_weights_before_it_and_may_go_on(spiking) -> None:

@@ -22,15 +22,6 @@ def job(request: pytest.FixtureRequest, jobs: dict[str, Job]) -> Job:
     return jobs[request.param]
 
 
-@pytest.fixture(scope="module")
-def reference(trials: Server, job: Job, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What an uninterrupted run leaves."""
-    run = tmp_path_factory.mktemp("reference") / "run"
-    ended = trials.run(*job.at(run))
-    assert ended.code == 0, ended.err
-    return runs.result(run)
-
-
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(
     trials: Server, job: Job, reference: dict[str, str], tmp_path: Path, seed: int

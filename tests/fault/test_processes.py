@@ -7,22 +7,17 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from llmkit.training import checkpoint
 from tests.harness import Ended, Server, Trial
+from tests.jobs import metrics
 from tests.training import with_dropout
 
 from . import runs
 from .runs import STEPS, Job
-
-
-@pytest.fixture(scope="module")
-def job(jobs: dict[str, Job]) -> Job:
-    return jobs["pretrain"]
 
 
 @pytest.fixture(scope="module")
@@ -142,10 +137,6 @@ def test_a_run_goes_on_with_fewer_processes(
         assert one.keys() == two.keys()
         if "samples" not in one:
             assert one == pytest.approx(two, rel=1e-3)
-
-
-def metrics(run: Path) -> list[Mapping[str, float]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_a_second_run_in_the_same_directory_is_refused_until_the_first_is_gone(

@@ -3,15 +3,14 @@ weight survives (F54 to F56)."""
 
 from __future__ import annotations
 
-import json
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 from safetensors.torch import load_file
 
 from tests.harness import Server
+from tests.jobs import spikes
 
 from . import runs
 from .runs import Job
@@ -58,21 +57,16 @@ def skipping(trials: Server, job: Job, tmp_path_factory: pytest.TempPathFactory)
     return run
 
 
-def spikes_of(run: Path) -> list[dict[str, Any]]:
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    return [record for line in lines if "loss_spike" in (record := json.loads(line))]
-
-
 def test_a_spike_is_refused_or_noted_as_the_config_says(
     trials: Server, job: Job, skipping: Path, tmp_path: Path
 ) -> None:
-    (refused,) = spikes_of(skipping)
+    (refused,) = spikes(skipping)
     assert refused["loss_spike"] > refused["limit"]
     assert refused["refused"] == "spike"
     ended = trials.run(*job.at(tmp_path / "run"))
     assert ended.code == 0, ended.err
     assert f"step {refused['step']} kept: its loss" in ended.err
-    (noted,) = spikes_of(tmp_path / "run")
+    (noted,) = spikes(tmp_path / "run")
     assert noted == {key: value for key, value in refused.items() if key != "refused"}
     assert "model.safetensors" in runs.differences(tmp_path / "run", skipping)
 
@@ -81,7 +75,7 @@ def test_a_spike_is_refused_or_noted_as_the_config_says(
 def test_a_run_that_is_killed_around_a_spike_ends_with_the_same_bytes(
     trials: Server, job: Job, skipping: Path, tmp_path: Path, steps_before: int
 ) -> None:
-    run, (spike,) = tmp_path / "run", spikes_of(skipping)
+    run, (spike,) = tmp_path / "run", spikes(skipping)
     step = spike["step"]
     trial = trials.start(*job.at(run, "train.loss_spike=skip"))
     trial.until(f"step {step - 1}/" if steps_before else f"step {step} skipped")
@@ -94,7 +88,7 @@ def test_a_run_that_is_killed_around_a_spike_ends_with_the_same_bytes(
 def test_a_run_that_stops_at_a_spike_goes_on_without_it_when_told(
     trials: Server, job: Job, skipping: Path, tmp_path: Path
 ) -> None:
-    run, (spike,) = tmp_path / "run", spikes_of(skipping)
+    run, (spike,) = tmp_path / "run", spikes(skipping)
     for _ in range(2):  # until it is told what to do about it
         ended = trials.run(*job.at(run, "train.loss_spike=stop"))
         assert ended.code == 79, ended.err

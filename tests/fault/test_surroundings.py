@@ -20,18 +20,6 @@ from . import runs
 from .runs import Job
 
 
-@pytest.fixture(scope="module")
-def job(jobs: dict[str, Job]) -> Job:
-    return jobs["pretrain"]
-
-
-@pytest.fixture(scope="module")
-def reference(trials: Server, job: Job, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    run = tmp_path_factory.mktemp("reference") / "run"
-    assert trials.run(*job.at(run)).code == 0
-    return runs.result(run)
-
-
 def llmkit(*arguments: object, streams: str = "", **environment: str) -> int:
     """The exit code of a command line that a shell starts, with its streams as they are told."""
     command = f'exec "$@" {streams}'

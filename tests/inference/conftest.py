@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,8 +17,6 @@ from llmkit.inference.prompts import Prompt
 from llmkit.inference.requests import PromptRequest
 from llmkit.models import build, tokenizer
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
-
 TEXTS = (
     "Once", "The cat sat on the mat, and the dog", "A", "one two three four five six seven",
     "Why is the sky so blue", "Yes", "a b c", "the the the the the the the the the the",
@@ -27,11 +24,6 @@ TEXTS = (
     "x", "What", "It was a dark night", "In the beginning there was a word",
 )  # fmt: skip
 """Sixteen prompts of mixed length."""
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

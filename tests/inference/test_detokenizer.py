@@ -9,8 +9,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from llmkit.inference.detokenizer import Detokenizer
 from llmkit.models import tokenizer as tokenizers
+from tests.jobs import SHARED
 
-from .conftest import SHARED, TEXTS
+from .conftest import TEXTS
 
 BPE = tokenizers.train_bpe(TEXTS, 300)
 

@@ -24,8 +24,9 @@ from llmkit.inference.batching import Engine
 from llmkit.inference.generated import Sample
 from llmkit.inference.requests import PromptRequest
 from llmkit.inference.sequence import Sequence
+from tests.jobs import SHARED
 
-from .conftest import SHARED, TEXTS, encoded
+from .conftest import TEXTS, encoded
 
 STORIES = SHARED / "models" / "tinystories-656k"
 GOLDEN = [

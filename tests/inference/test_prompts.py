@@ -15,8 +15,7 @@ from llmkit.inference.requests import PromptRequest
 from llmkit.models import pretrained
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.pretrained import open_model
-
-from .conftest import SHARED
+from tests.jobs import SHARED
 
 TEXT = "the cat <|endoftext|> sat"
 

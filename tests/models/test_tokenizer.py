@@ -11,16 +11,8 @@ from llmkit.errors import DataError, HubUnreachable, InputNotFound, Unsafe
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.tokenizer import Framing
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
 TEXTS = ["The cat sat on the mat.\n\tIt's 2024!", "春眠不覺曉 處處聞啼鳥", "🙂🙃 the cat"] * 3
 TRAINED = tokenizers.train_bpe(TEXTS, 320)
-
-
-@pytest.fixture(scope="session")
-def shared() -> Path:
-    if not SHARED.is_dir():
-        pytest.skip(f"needs the test data collection at {SHARED}")
-    return SHARED
 
 
 @given(st.text())

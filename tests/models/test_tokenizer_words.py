@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from tokenizers import Tokenizer
 from tokenizers.decoders import BPEDecoder
@@ -13,9 +11,7 @@ from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
 from llmkit.models import tokenizer as tokenizers
-
-SHARED = Path(__file__).parents[3] / "shared" / "data"
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared data sets")
+from tests.jobs import SHARED, needs_shared
 
 
 def cut(tokenizer, text: str) -> list[str]:

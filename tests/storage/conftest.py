@@ -1,5 +1,5 @@
-"""What the tests of storage share: a cache of their own, and a silent watch."""
+"""Each test of storage has a cache of its own."""
 
-from tests.data.conftest import own_cache, watch
+from tests.data.conftest import own_cache
 
-__all__ = ["own_cache", "watch"]
+__all__ = ["own_cache"]

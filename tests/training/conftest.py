@@ -140,8 +140,3 @@ def trial(tmp_path: Path) -> Callable[..., Trial]:
 def no_signal_yet() -> None:
     """A second Ctrl-C ends the process; that of an earlier test is no first one."""
     signals.state.received = 0
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread() -> None:
-    torch.set_num_threads(1)

@@ -14,7 +14,7 @@ from llmkit.models import build, logits, lora, packing
 from llmkit.training.tasks.causal import CausalLoss
 from llmkit.training.tasks.completion import CompletionLoss
 from llmkit.training.tasks.masked import MaskedLoss
-from tests.data.examples.test_blocks import token_file
+from tests.jobs import token_file
 from tests.training.conftest import BLOCK, VOCABULARY, tiny_model
 from tests.training.tasks import test_classification as classification
 

@@ -5,32 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmkit.data.examples.blocks import Blocks
-from llmkit.data.text.token_file import TokenFile
+from tests.jobs import token_file
 
 DOCUMENTS = st.lists(st.lists(st.integers(3, 60_000), max_size=9), min_size=1, max_size=8)
-
-
-def token_file(documents: list[list[int]], opening: int, closing: int) -> TokenFile:
-    stream: list[int] = []
-    starts: list[int] = []
-    for document in documents:
-        if opening != closing or not stream:
-            stream.append(opening)
-        starts.append(len(stream) - 1)
-        stream += [*document, closing]
-    return TokenFile(
-        ids=np.array(stream, np.uint16),
-        starts=np.array(starts),
-        document_bytes=np.array([len(document) for document in documents]),
-        n_bytes=sum(map(len, documents)),
-        opening=opening,
-        closing=closing,
-        max_id=max(stream),
-        blank=0,
-        undecodable=0,
-        lost=0.0,
-        fingerprint="",
-    )
 
 
 @given(DOCUMENTS, st.integers(1, 12), st.sampled_from([0, 1]), st.booleans())

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmkit.data.examples.blocks import UNSCORED, MaskedBlocks, Vocabulary
+from tests.jobs import token_file
 
-from .test_blocks import DOCUMENTS, token_file
+from .test_blocks import DOCUMENTS
 
 B, E, MASK, PAD = 0, 1, 2, 60_001
 SPECIAL = np.isin(np.arange(60_002), [B, E, MASK, PAD])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from transformers import AutoTokenizer
@@ -11,9 +9,7 @@ from transformers import AutoTokenizer
 from llmkit.data.examples import packs
 from llmkit.inference import prompts
 from llmkit.models import chat_template, tokenizer
-
-SHARED = Path(__file__).parents[3] / "shared" / "data"
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared data sets")
+from tests.jobs import SHARED, needs_shared
 
 CHATS = [
     [

@@ -20,7 +20,7 @@ from llmkit.training import probe
 from llmkit.training.loss_module import LossModule
 from llmkit.training.tasks.causal import CausalLoss
 from llmkit.training.tasks.task import on_device
-from tests.data.examples.test_blocks import token_file
+from tests.jobs import token_file
 from tests.training.conftest import tiny_model
 
 STILL = {"attn_pdrop": 0.0, "resid_pdrop": 0.0, "embd_pdrop": 0.0}

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from llmkit.inference.generated import Sample
 from llmkit.models.kernels import int8
-from tests.inference.conftest import SHARED
+from tests.jobs import SHARED
 
 STORIES = SHARED / "models" / "tinystories-656k"
 

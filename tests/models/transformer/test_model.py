@@ -34,9 +34,10 @@ from llmkit.models.packing import check_isolation
 from llmkit.models.transformer.config import TransformerConfig
 from llmkit.models.transformer.heads import TransformerForCausalLM
 from llmkit.models.transformer.model import TransformerLayer, sinusoids
+from tests.jobs import SHARED
 from tests.models.weights import from_gpt2, from_llama
 
-TINYSTORIES = Path(__file__).parents[4] / "shared" / "data" / "models" / "tinystories-656k"
+TINYSTORIES = SHARED / "models" / "tinystories-656k"
 POSITIONS = ("rotary", "learned", "sinusoidal")
 VOCABULARY, LENGTH = 97, 24
 

@@ -1,0 +1,104 @@
+"""What several files of tests need: data, command lines, and what runs wrote."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from llmkit.data.text.token_file import TokenFile
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "configs"
+SHARED = ROOT.parent / "shared" / "data"
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared data sets")
+
+WORDS = "the cat sat on a mat and saw how far the little dog had run away from home".split()
+TINY = (
+    "model.config.hidden_size=32", "model.config.num_hidden_layers=2",
+    "tokenizer.vocab_size=300", "data.block_size=16", "train.global_batch_size=8",
+    "train.micro_batch_size=4", "train.compile=false", "generation.max_new_tokens=4",
+)  # fmt: skip
+"""Overrides for a tiny model."""
+
+
+def changed(line: Iterable[Any], *changes: str) -> list[Any]:
+    """A command line, some of its keys changed."""
+    keys = {change.partition("=")[0] for change in changes}
+    return [*(each for each in line if str(each).partition("=")[0] not in keys), *changes]
+
+
+def tiny(*changes: str) -> list[str]:
+    """Overrides for a tiny model, some of them changed."""
+    return changed(TINY, *changes)
+
+
+def write_table(
+    path: Path, rows: Iterable[Sequence[object]], columns: Sequence[str] = ("text", "label")
+) -> Path:
+    """A CSV file."""
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([columns, *rows])
+    return path
+
+
+def token_file(documents: list[list[int]], opening: int, closing: int) -> TokenFile:
+    """Documents as tokens, framed by ids."""
+    stream: list[int] = []
+    starts: list[int] = []
+    for document in documents:
+        if opening != closing or not stream:
+            stream.append(opening)
+        starts.append(len(stream) - 1)
+        stream += [*document, closing]
+    return TokenFile(
+        ids=np.array(stream, np.uint16),
+        starts=np.array(starts),
+        document_bytes=np.array([len(document) for document in documents]),
+        n_bytes=sum(map(len, documents)),
+        opening=opening,
+        closing=closing,
+        max_id=max(stream),
+        blank=0,
+        undecodable=0,
+        lost=0.0,
+        fingerprint="",
+    )
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def spikes(run: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl on spikes of the loss."""
+    return [line for line in metrics(run) if "loss_spike" in line]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    """The weights of the finished model."""
+    return load_file(run / "final" / "model.safetensors")
+
+
+def assert_same(a: Path, b: Path) -> None:
+    """Two runs logged the same bytes and ended with the same weights."""
+    assert (a / "metrics.jsonl").read_bytes() == (b / "metrics.jsonl").read_bytes()
+    one, other = weights(a), weights(b)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def assert_close(a: Path, b: Path, rel: float = 1e-3, abs: float | None = None) -> None:
+    """Two runs logged the same figures up to rounding."""
+    for one, other in zip(metrics(a), metrics(b), strict=True):
+        assert one.keys() == other.keys()
+        if "samples" not in one:
+            assert one == pytest.approx(other, rel=rel, abs=abs)
