@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,17 @@ import torch
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.jobs import SHARED, TINY, assert_close, assert_same, metrics, needs_shared, tiny
+from llmkit.data.text import fingerprints
+from tests.jobs import (
+    SHARED,
+    TINY,
+    assert_close,
+    assert_same,
+    calls_of,
+    metrics,
+    needs_shared,
+    tiny,
+)
 
 LINES = "data.document=line"
 
@@ -182,29 +190,13 @@ def test_training_goes_on_from_a_model_that_exists(reference, llmkit, corpus, tm
     assert first < metrics(reference)[0]["train_loss"]
 
 
-COUNTED = """
-import sys
-from llmkit.cli import app
-from llmkit.data.text import fingerprints
-of_tokens, made = fingerprints.of_tokens, []
-def counted(files):
-    made.append([file.fingerprint for file in files])
-    return of_tokens(files)
-fingerprints.of_tokens = counted
-assert app.run_command(sys.argv[1:]) == 0
-print(len(made), len({*map(str, made)}))
-"""
-
-
-def test_training_and_held_out_text_are_each_fingerprinted_once(
-    corpus, environment, tmp_path
-) -> None:
+def test_training_and_held_out_text_are_each_fingerprinted_once(call, corpus, tmp_path) -> None:
     sizes = tiny("train.max_steps=1", "data.validation_fraction=0.2")
-    keys = ("--text", str(corpus), LINES, *sizes, "--output-dir", str(tmp_path / "run"))
-    command = [sys.executable, "-c", COUNTED, "pretrain", *keys]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split()[-2:] == ["2", "2"]
+    with calls_of(fingerprints.of_tokens) as made:
+        done = call("pretrain", "--text", corpus, LINES, *sizes, "--output-dir", tmp_path / "run")
+    assert done["code"] == 0, done["said"]
+    texts = [tuple(file.fingerprint for file in each["files"]) for each in made]
+    assert (len(texts), len({*texts})) == (2, 2)
     assert (tmp_path / "run" / "fingerprints.safetensors").exists()
 
 

@@ -19,6 +19,7 @@ from llmkit.models.pretrained import open_model
 from llmkit.storage import atomic
 from llmkit.training import checkpoint
 from tests.harness import Server, contents
+from tests.jobs import sign
 
 from . import runs
 from .runs import STEPS, Job
@@ -133,15 +134,6 @@ def test_a_hidden_file_does_no_harm(root: Path) -> None:
     found = checkpoint.newest(root, print)
     assert found is not None
     assert found.state.step == NEWER
-
-
-def sign(directory: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Changes a manifest and makes its own hash right again."""
-    path = directory / "manifest.json"
-    manifest = json.loads(path.read_text())["manifest"]
-    change(manifest)
-    digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-    path.write_text(json.dumps({"manifest": manifest, "sha256": digest}))
 
 
 @pytest.mark.parametrize("name", ["../config.json", "/etc/passwd", "a/b", "", ".."])

@@ -19,9 +19,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from llmkit.models import tokenizer as tokenizers
 from tests.harness import SURROUNDINGS, Server, contents
+from tests.jobs import sign
 
 from .runs import Job
-from .test_damage import sign
 
 
 class Payload:

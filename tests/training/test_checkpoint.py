@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmkit.errors import InputNotFound, NoValidCheckpoint, Unsafe
-from llmkit.storage import atomic
 from llmkit.training import checkpoint
 from llmkit.training.checkpoint import State
 from llmkit.training.schedule import Plan, Revision
+from tests.jobs import sign
 
 MOMENTS = {"weight.exp_avg": torch.arange(6.0).reshape(2, 3)}
 
@@ -115,11 +114,8 @@ def test_a_checkpoint_named_by_the_user_has_no_stand_in(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/b", ".hidden"])
 def test_a_manifest_that_leads_out_of_its_directory_is_unsafe(tmp_path: Path, name: str) -> None:
     save(tmp_path, 1)
-    path = tmp_path / "step-0000000001" / "manifest.json"
-    manifest = json.loads(path.read_text())["manifest"]
-    manifest["files"][name] = {"sha256": "0", "size": 1}
-    digest = atomic._digest(manifest)
-    path.write_text(json.dumps({"manifest": manifest, "sha256": digest}))
+    entry = {name: {"sha256": "0", "size": 1}}
+    sign(tmp_path / "step-0000000001", lambda manifest: manifest["files"].update(entry))
     with pytest.raises(Unsafe):
         checkpoint.newest(tmp_path, print)
 

@@ -10,6 +10,7 @@ from llmkit.data.text.prepare import Prepared, data_report, prepare_domains, tok
 from llmkit.errors import DataError, InputNotFound
 from llmkit.models import tokenizer as tokenizers
 from llmkit.progress import Say, Watch
+from tests.jobs import calls_of
 
 
 def config(seed: int = 0, **data: Any) -> Config:
@@ -54,22 +55,15 @@ def test_raw_text_becomes_tokens_and_comes_back_exactly(
 
 
 def test_a_second_run_reads_nothing_again(
-    tmp_path: Path,
-    poems: list[str],
-    watch: Watch,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path, poems: list[str], watch: Watch, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = config(train_files=str(tmp_path / "poems.txt"), document="blank_line")
-    first = prepare(settings, watch, print)
-
-    def spool(*arguments: object) -> None:
-        raise AssertionError("read again")
-
-    monkeypatch.setattr(corpus, "spool", spool)
-    monkeypatch.setattr(tokenizers, "train_bpe", spool)
-    with caplog.at_level("INFO", logger="llmkit"):
-        second = prepare(settings, watch, print)
+    with calls_of(corpus.spool, tokenizers.train_bpe) as calls:
+        first = prepare(settings, watch, print)
+        assert len(calls) == 2
+        with caplog.at_level("INFO", logger="llmkit"):
+            second = prepare(settings, watch, print)
+    assert len(calls) == 2
     assert second.train.reused
     assert second.train.fingerprint == first.train.fingerprint
     assert second.tokenizer.get_vocab() == first.tokenizer.get_vocab()

@@ -1,3 +1,4 @@
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from llmkit.config.schema import DataConfig
 from llmkit.data.readers import files
 from llmkit.data.text import corpus, token_file
 from llmkit.data.text.token_file import TokenFile
-from llmkit.errors import LlmkitError, WriteError
+from llmkit.distributed.signals import StopSignal
+from llmkit.errors import Stopped, WriteError
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.tokenizer import Framing
 from llmkit.progress import Watch
@@ -23,7 +25,10 @@ def make(tmp_path: Path, watch: Watch) -> Callable[..., TokenFile]:
     """Tokenizes texts, each a document."""
 
     def made(
-        tokenizer: PreTrainedTokenizerFast, texts: list[str], framing: Framing | None = None
+        tokenizer: PreTrainedTokenizerFast,
+        texts: list[str],
+        framing: Framing | None = None,
+        watch: Watch = watch,
     ) -> TokenFile:
         folder = tmp_path / "text"
         folder.mkdir(exist_ok=True)
@@ -117,16 +122,13 @@ def test_letters_that_the_tokenizer_does_not_know_are_counted(
 
 
 def test_a_stop_while_tokenizing_leaves_nothing_half_made(
-    own_cache: Path, make: Callable[..., TokenFile], monkeypatch: pytest.MonkeyPatch
+    own_cache: Path, make: Callable[..., TokenFile], watch: Watch
 ) -> None:
-    def stop(*arguments: object) -> None:
-        raise LlmkitError("stop")
-
+    stop = StopSignal()
+    stop.received = signal.SIGTERM
     tokenizer = tokenizers.train_bpe(TEXTS, 300)
-    with monkeypatch.context() as patched:
-        patched.setattr(token_file._Stream, "add", stop)
-        with pytest.raises(LlmkitError, match="stop"):
-            make(tokenizer, TEXTS)
+    with pytest.raises(Stopped):
+        make(tokenizer, TEXTS, watch=stop.watched(watch))
     assert [path.name for path in own_cache.iterdir()] == ["name.lock"]
     assert not make(tokenizer, TEXTS).reused
 
