@@ -54,8 +54,7 @@ def tables(tmp_path_factory) -> dict[str, Path]:
     directory = tmp_path_factory.mktemp("tables")
     parts = {"train": rows(100, 160), "validation": rows(300, 12)}
     return {
-        name: write_table(directory / f"{name}.csv", ("prompt", "response"), table)
-        for name, table in parts.items()
+        name: write_table(directory / f"{name}.csv", table, PAIR) for name, table in parts.items()
     }
 
 

@@ -1,4 +1,4 @@
-"""What llmkit has written is never data, however a directory or a glob finds it."""
+"""What only output of llmkit is never data, however a directory or a glob finds it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_run_is_not_data(corpus: Path, place: str, record: str | None, checkpo
     assert found(corpus) == before
     assert found(f"{corpus}/**/*.*") == before
     for entry in (corpus / place, f"{corpus / place}/*.jsonl"):
-        with pytest.raises(InputNotFound, match="llmkit has written"):
+        with pytest.raises(InputNotFound, match="only output of llmkit"):
             found(entry)
 
 

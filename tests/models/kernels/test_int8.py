@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from llmkit.inference.generated import Sample
 from llmkit.models.kernels import int8
+from tests.inference.conftest import ask, bpe, tiny  # noqa: F401
 from tests.jobs import SHARED
 
 STORIES = SHARED / "models" / "tinystories-656k"
@@ -30,7 +31,9 @@ def test_a_layer_of_int8_weights_is_near_the_full_one(rows: int) -> None:
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 def test_a_model_of_int8_weights_writes(
-    architecture: str, tiny: Callable[..., PreTrainedModel], ask: Callable[..., list[Sample]]
+    architecture: str,
+    tiny: Callable[..., PreTrainedModel],  # noqa: F811
+    ask: Callable[..., list[Sample]],  # noqa: F811
 ) -> None:
     model = int8.quantize(tiny(architecture))
     kinds = {type(module).__name__ for module in model.modules()}
