@@ -51,9 +51,13 @@ def make_jobs(directory: Path) -> dict[str, Job]:
 
 
 def result(run: Path) -> dict[str, str]:
-    """What must not hang on interruptions: metrics and the finished model, as hashes of bytes."""
+    """What must not hang on interruptions: metrics and the finished model, as hashes of bytes.
+
+    The card of the model is none of it: it states the name of the run and its command.
+    """
     metrics = hashlib.sha256((run / "metrics.jsonl").read_bytes()).hexdigest()
-    return {**contents(run / "final"), "metrics.jsonl": metrics}
+    model = {name: each for name, each in contents(run / "final").items() if name != "README.md"}
+    return {**model, "metrics.jsonl": metrics}
 
 
 def differences(run: Path, reference: Path) -> list[str]:

@@ -239,6 +239,7 @@ def test_a_run_goes_on_from_the_older_checkpoint_to_the_same_bytes(
     assert ended.code == 0, ended.err
     assert "optimizer.safetensors has sha256" in ended.err
     assert f"resuming from step {older}" in ended.err
+    assert contents(run / "final") == contents(finished / "final")
     assert runs.result(run) == runs.result(finished)
 
 

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import socket
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -299,8 +298,31 @@ def surroundings(device: str) -> dict[str, str]:
         "host": socket.gethostname(),
         "device": device,
     }
-    with suppress(OSError, subprocess.SubprocessError):
-        command = ["git", "rev-parse", "HEAD"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
-        facts["commit"] = done.stdout.strip()
+    with suppress(OSError, ValueError):
+        if commit := git_commit(Path.cwd()):
+            facts["commit"] = commit
     return facts
+
+
+def git_commit(directory: Path) -> str | None:
+    """The commit that the git repository around a directory is at, read from its files: a run
+    starts no other program. None without a repository or a commit."""
+    git = next(
+        (each / ".git" for each in (directory, *directory.parents) if (each / ".git").exists()),
+        None,
+    )
+    if git is None:
+        return None
+    if git.is_file():  # of a worktree
+        git = git.parent / git.read_text(encoding="utf-8").removeprefix("gitdir:").strip()
+    head = (git / "HEAD").read_text(encoding="utf-8").strip()
+    if not head.startswith("ref: "):
+        return head
+    ref, shared = head.removeprefix("ref: "), git
+    if (git / "commondir").exists():
+        shared = git / (git / "commondir").read_text(encoding="utf-8").strip()
+    for place in (git / ref, shared / ref):
+        if place.is_file():
+            return place.read_text(encoding="utf-8").strip()
+    packed = (shared / "packed-refs").read_text(encoding="utf-8").splitlines()
+    return next((line.split()[0] for line in packed if line.endswith(f" {ref}")), None)
