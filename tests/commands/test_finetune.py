@@ -245,6 +245,13 @@ def test_a_dry_run_reports_the_data_and_writes_nothing(call, tables, tmp_path) -
     assert not run.exists()
 
 
+def test_a_dry_run_of_one_text_per_label_is_refused_as_bad_data(call, tmp_path) -> None:
+    (tmp_path / "one.csv").write_text("text,label\nred apple,a\nblue sky,b\n")
+    allowed = ("--csv", tmp_path / "one.csv", "data.allow=[one_row_classes]")
+    report = call("finetune", *allowed, *SMALL, "--dry-run")
+    assert report["code"] == 65, report["said"]
+
+
 def test_a_dry_run_for_people_shows_tables(tables, capsys) -> None:
     assert app.run_command(["finetune", "--csv", str(tables["train"]), *SMALL, "--dry-run"]) == 0
     shown = capsys.readouterr().out

@@ -186,6 +186,14 @@ def test_a_class_with_one_text_stops_a_split_unless_allowed(files: Files) -> Non
     assert files.load(train, validation_fraction=0).report["classes"]["d"] == 1
 
 
+def test_rows_of_which_none_can_be_held_out_are_refused(files: Files) -> None:
+    train = [("red apple", "a"), ("blue sky", "b"), ("blue sky ", "b")]
+    fault = files.fault(train, allow="one_row_classes")
+    assert "no row can be held out" in fault.what
+    assert "data.validation_fraction=0" in fault.next
+    assert files.load(train, validation_fraction=0).validation is None
+
+
 def test_all_faults_are_told_at_once(files: Files) -> None:
     fault = files.fault([*PLAIN, ("once", "c")], test_files=[("x", "z")])
     assert "one text" in fault.what

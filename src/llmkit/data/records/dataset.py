@@ -153,11 +153,18 @@ def _split(
     seed: int,
     tokenizer: PreTrainedTokenizerFast | None,
 ) -> None:
-    """Hold out a part of the training table as the validation table."""
+    """Hold out a part of the training table as the validation table; raises DataError if every
+    stratum has only one text."""
     whole = tables["train"]
     strata = splits.strata(whole.labels, whole.targets)
     seen = as_seen(whole.texts, tokenizer)
     held = splits.hold_out(whole.texts, strata, fraction, seed, seen)
+    if not held.any():
+        raise DataError(
+            "no row can be held out for validation: there is only one text for each label",
+            where="data.train_files",
+            next="add rows, give data.validation_files, or set data.validation_fraction=0",
+        )
     tables["train"], tables["validation"] = whole.part(~held), whole.part(held)
 
 
