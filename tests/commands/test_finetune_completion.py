@@ -248,7 +248,7 @@ def test_a_model_that_cannot_keep_packed_rows_apart_gets_one_conversation_each(
     result = call("finetune", "--csv", tables["train"], "--model", other, *SMALL,
                   "train.max_steps=2", "--output-dir", tmp_path / "run")  # fmt: skip
     assert result["code"] == 0, result["said"]
-    assert "a row for each conversation" in result["said"]
+    assert "one row per conversation" in result["said"]
 
 
 HEAD = "prompt,response\n"

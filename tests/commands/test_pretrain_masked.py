@@ -193,8 +193,8 @@ def test_every_kind_of_masked_model_trains(call, corpus, tmp_path, architecture)
 @pytest.mark.parametrize(
     ("settings", "code", "said"),
     [
-        (("model.architecture=llama",), 78, "llama sees only what is before a token"),
-        (("model.architecture=bert", "train.objective=causal"), 78, "bert sees what is on both"),
+        (("model.architecture=llama",), 78, "llama sees only the tokens before a token"),
+        (("model.architecture=bert", "train.objective=causal"), 78, "bert sees the tokens on both"),
         (("model.architecture=deberta-v2",), 78, "data.isolate_documents=false"),
         (("train.objective=causal", "train.mask_probability=0.2"), 78, "train.mask_probability"),
         (("train.mask_probability=1.5",), 78, "train.mask_probability"),

@@ -18,7 +18,7 @@ EXTRAS = ("peft", "llguidance", "lm-eval", "tensorboard", "wandb", "mlflow", "tr
 
 
 def describe_environment() -> dict[str, Any]:
-    """The facts by their names; packages that are not installed are left out."""
+    """The facts by their names; packages that are not installed are skipped."""
     import torch
 
     found = {name: _version(name) for name in (*LIBRARIES, *EXTRAS)}

@@ -59,7 +59,7 @@ class Recorder:
     """The last reported length of the run."""
     saved: Path | None = None
     failed_saves: int = 0
-    looked_at: tuple[float, int] = (0.0, 0)
+    timed_at: tuple[float, int] = (0.0, 0)
 
     def __post_init__(self) -> None:
         self.checkpoints = self.directory / "checkpoints"
@@ -68,7 +68,7 @@ class Recorder:
 
     def begin(self, state: State) -> None:
         """Truncate metrics to the steps completed so far."""
-        self.looked_at = (time.monotonic(), state.predictions)
+        self.timed_at = (time.monotonic(), state.predictions)
         self.reported_steps = state.plan.total_steps
         if self.processes.is_main:
             if (lost := state.metrics_size - self.metrics.size) > 0:
@@ -259,9 +259,9 @@ class Recorder:
 
     def _time(self, state: State, figures: Mapping[str, float]) -> None:
         now = time.monotonic()
-        then, before = self.looked_at
+        then, before = self.timed_at
         speed = (state.predictions - before) / max(1e-9, now - then)
-        self.looked_at = (now, state.predictions)
+        self.timed_at = (now, state.predictions)
         mfu = speed / self.full_rate if self.full_rate else None
         shown = [f"{speed:,.0f} {self.unit}/s", *([f"mfu {mfu:.0%}"] if mfu else [])]
         self.display.log(state.step, state.plan.total_steps, dict(figures), shown)

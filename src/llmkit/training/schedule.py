@@ -138,8 +138,8 @@ class Budget:
         a `validation` of about that many seconds."""
         self.clock, self.seconds = clock, seconds
         self._fixed_reserve, self.validation, self.validating = reserve, validation, 0.0
-        self.begin, self.looked = step, clock.seconds()
-        self.first_step, self.first_second = step, self.looked
+        self.begin, self.revised_at = step, clock.seconds()
+        self.first_step, self.first_second = step, self.revised_at
 
     @property
     def reserve(self) -> float:
@@ -162,12 +162,16 @@ class Budget:
             self.first_step, self.first_second = step, now
         done = step - self.first_step
         late = now + self.reserve >= self.seconds
-        early_look = done in (5, 20) and step < plan.total_steps
-        if not late and not early_look and now - self.looked < REVISE_SHARE * self.seconds:
+        is_early_revision = done in (5, 20) and step < plan.total_steps
+        if (
+            not late
+            and not is_early_revision
+            and now - self.revised_at < REVISE_SHARE * self.seconds
+        ):
             return 0
         if done == 0:
             return step if late and step > 0 else 0
-        self.looked = now
+        self.revised_at = now
         pace = (now - self.first_second) / done
         left = int(max(0.0, self.seconds - self.reserve - now) / pace)
         return min(step + left, most) if most else step + left

@@ -324,7 +324,7 @@ def test_the_best_is_saved_when_it_is_to_be_kept_whatever_the_intervals(trial) -
 
 def test_a_figure_that_validation_does_not_give_is_refused() -> None:
     train = TrainConfig(metric_for_best_model="acuracy")
-    with pytest.raises(ConfigError, match="no 'acuracy'") as caught:
+    with pytest.raises(ConfigError, match="no metric 'acuracy'") as caught:
         defaults.check_best(train, ("loss", "accuracy"), validated=True)
     assert "accuracy" in caught.value.next
     train = TrainConfig(metric_for_best_model="loss", early_stopping_patience=1)

@@ -1,1 +1,1 @@
-"""One file for each thing that a model can learn."""
+"""Training tasks, one per file."""

@@ -1,4 +1,4 @@
-"""What a run on a mixture tells of each of its domains: figures, epochs, gains and losses."""
+"""Metrics, epochs, gains and losses of each domain of a mixture."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from llmkit.storage import jsonl
 from llmkit.training.tasks.task import Batch, Examples, Loss, Rows, Sums
 
 BY_DOMAIN = "/"
-"""Parts the name of a figure from its domain, as in `validation_loss/novels`."""
+"""Separates the name of a metric from its domain, as in `validation_loss/novels`."""
 
 
 class ByDomain(Loss):
-    """A loss that is measured on each domain of a mixture too, and trained as it is."""
+    """A loss that is also measured for each domain of a mixture; training is unchanged."""
 
     def __init__(
         self, whole: Loss, domains: Mapping[str, Loss], predictions: Sequence[int]
     ) -> None:
-        """`domains` are the losses whose figures each domain gets, for so many predictions."""
+        """`domains` maps each domain to the loss for its metrics and its number of predictions."""
         self.whole, self.domains, self.predictions = whole, dict(domains), predictions
         self.balance, self.compilable = whole.balance, whole.compilable
 
     def weight(self, examples: Examples, rows: Rows) -> float:
-        """As the whole weighs them."""
+        """The weight given by the wrapped loss."""
         return self.whole.weight(examples, rows)
 
     def sums(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """The sums of the whole; of a batch that tells its domains, [domains, ..] of each sum."""
+        """The sums of the wrapped loss; for batches with `domain`, [domains, ..] of each sum."""
         if "domain" not in batch:
             return self.whole.sums(model, batch)
         domain = batch["domain"]  # [rows]
@@ -48,11 +48,11 @@ class ByDomain(Loss):
         return sums
 
     def routed(self, model: nn.Module, batch: Batch) -> Tensor:
-        """As the whole routes them."""
+        """The routed tokens of the wrapped loss."""
         return self.whole.routed(model, batch)
 
     def figures(self, sums: Sums, predictions: int) -> dict[str, float]:
-        """The figures of all domains together, then those of each."""
+        """The metrics of all domains together, then those of each."""
         both = {name: np.asarray(value.sum(axis=0)) for name, value in sums.items()}
         found = self.whole.figures(both, predictions)
         for number, (name, loss) in enumerate(self.domains.items()):
@@ -63,7 +63,7 @@ class ByDomain(Loss):
 
 
 def measured_by_domain(loss_of: Callable[[Any], Loss], validation: Examples | None) -> Loss:
-    """The loss for these validation examples; of a mixture it is measured by domain too."""
+    """The loss for these validation examples; for a mixture it is also measured by domain."""
     whole = loss_of(validation)
     if not isinstance(validation, Mixture):
         return whole
@@ -73,17 +73,17 @@ def measured_by_domain(loss_of: Callable[[Any], Loss], validation: Examples | No
 
 
 def whole(loss: Loss) -> Loss:
-    """The loss without its domains."""
+    """The wrapped loss."""
     return loss.whole if isinstance(loss, ByDomain) else loss
 
 
 def names_of_figures(figures: Sequence[str], domains: Sequence[str]) -> list[str]:
-    """The names of what validation gives, each figure for each domain too."""
+    """The names of the validation metrics, overall and for each domain."""
     return [*figures, *(f"{figure}{BY_DOMAIN}{name}" for name in domains for figure in figures)]
 
 
 def progress(examples: Mixture, step: int, **run: Any) -> dict[str, float]:
-    """The epochs of each domain when a step is done, as the metrics have them."""
+    """The epochs of each domain after a step, for metrics.jsonl."""
     found = examples.epochs(step, **run)
     return {f"epochs{BY_DOMAIN}{name}": number for name, number in found.items()}
 
@@ -91,8 +91,8 @@ def progress(examples: Mixture, step: int, **run: Any) -> dict[str, float]:
 def domain_report(
     shares: Mapping[str, float], figures: Mapping[str, Any], run: Path
 ) -> dict[str, dict[str, Any]]:
-    """Each domain's share and epochs, its validation figures, and, where the run began with a
-    measurement, the figures before it and how they changed; `figures` are those of the run."""
+    """Each domain's share, epochs and validation metrics; if the model was measured before
+    training, also those metrics and their changes. `figures` are those of the run."""
     metrics_file = run / "metrics.jsonl"
     begun, done = (
         jsonl.last_figures(metrics_file, 0),
@@ -111,7 +111,7 @@ def domain_report(
 
 
 def readable_domains(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures of a run with a table of its domains: a row says what was gained or lost."""
+    """The figures of a run with a table of gains and losses by domain."""
     validation = {key: value for key, value in figures["validation"].items() if "/" not in key}
     rows = [{"domain": name, **_row(found)} for name, found in figures["domains"].items()]
     return {**figures, "validation": validation, "domains": rows}
@@ -131,7 +131,7 @@ def _row(found: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _of(domain: str, figures: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """The figures of one domain, where they are numbers, among those with this prefix."""
+    """The numeric metrics of one domain with this prefix."""
     end = f"{BY_DOMAIN}{domain}"
     return {
         name.removeprefix(prefix).removesuffix(end): value

@@ -1,4 +1,4 @@
-"""Causal language modelling: each token from those before it."""
+"""Causal language modelling: predict each token from those before it."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from llmkit.training.tasks.pretraining import Pretraining, special_ids
 from llmkit.training.tasks.task import IGNORED, Batch, Loss, Rows, Sums, summed_cross_entropy
 
 _PROMPT = 16
-"""Tokens of held-out text that each sample continues."""
+"""Number of held-out tokens used as the prompt of a sample."""
 
 
 class CausalLoss(Loss):
-    """Each token from those before it, in its own document."""
+    """Cross entropy of each token, given those before it in its document."""
 
     def __init__(
         self, n_bytes: int, linear_head: bool = False, balance: Balance | None = None
     ) -> None:
-        """`n_bytes` of text stand behind a validation set; `linear_head` says that the logits are
-        a matrix times the last hidden states (`logits.has_linear_head`); `balance` is the
+        """`n_bytes` is the size of the validation text; `linear_head` says that the logits are a
+        matrix times the last hidden states (`logits.has_linear_head`); `balance` is the
         load-balancing loss of a mixture of experts."""
         self.n_bytes, self.linear_head, self.balance = n_bytes, linear_head, balance
         self.cross_entropy = LinearCrossEntropy(IGNORED)
         self.compilable = (self.cross_entropy.chunk,)
 
     def sums(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Cross entropy in nats, and for a mixture of experts what its load-balancing loss needs,
+        """Cross entropy in nats, and for a mixture of experts the sums of its load-balancing loss,
         see `Balance.sums`."""
         whole = model.base_model if self.linear_head else model
         outputs: Any = self._outputs(model, whole, batch)
@@ -65,19 +65,19 @@ class CausalLoss(Loss):
         inputs = {key: value for key, value in batch.items() if key not in ("targets", "places")}
         inputs = rope.with_positions(model, inputs)
         options = {} if self.balance is None else {"output_router_logits": True}
-        # Without use_cache=False, transformers silently ignores position_ids that start again.
+        # Without use_cache=False, transformers silently ignores position_ids that restart.
         return part(**inputs, use_cache=False, **options)
 
     def _chunked(self, model: Any, hidden: Tensor, batch: Batch) -> Tensor:
         targets = batch["targets"].flatten()  # [batch * block]
-        if "places" in batch:  # other places are not predicted, and cost no product
+        if "places" in batch:  # other positions need no logits
             hidden, targets = hidden.index_select(0, batch["places"]), targets[batch["places"]]
         loss: Tensor = self.cross_entropy(hidden, model.get_output_embeddings().weight, targets)
         return loss
 
     def figures(self, sums: Sums, predictions: int) -> dict[str, float]:
-        """Loss in nats per token, perplexity, bits per byte of the text, and of experts
-        the load-balancing loss, which is part of none of the others."""
+        """Loss in nats per token, perplexity, bits per byte, and for a mixture of experts the
+        load-balancing loss, which is not part of the others."""
         loss = float(sums["loss"]) / max(1, predictions)
         found = {
             "loss": loss,
@@ -91,7 +91,7 @@ class CausalLoss(Loss):
 
 
 class Causal(Pretraining):
-    """A model learns each token from those before it."""
+    """Pretraining of causal language models."""
 
     unit = "tokens"
     purpose = build.LANGUAGE_MODEL
@@ -100,11 +100,11 @@ class Causal(Pretraining):
 
     @classmethod
     def special_ids(cls, tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
-        """Those of texts."""
+        """The special tokens around texts."""
         return special_ids(tokenizer, "bos", "eos", "pad")
 
     def limit_length(self) -> Self:
-        """A new model reads its text at most so often, however many minutes it has."""
+        """Limit the epochs of a new model, however long its time limit."""
         if not self.from_scratch:
             return self
         train = defaults.bounded(
@@ -117,7 +117,7 @@ class Causal(Pretraining):
         return Blocks(file, self.sizes.block_size, self.config.data.isolate_documents)
 
     def losses_of(self, model: PreTrainedModel, isolated: bool) -> Callable[[Any], CausalLoss]:
-        """Makes the loss for examples of so many bytes."""
+        """Makes the loss for given examples."""
         if isolated:
             packing.check_isolation(model)
         linear, balance = logits.has_linear_head(model), moe.balance(model)

@@ -1,4 +1,4 @@
-"""Classification: a label, several labels or a number for each text."""
+"""Classification: predict a label, several labels or a number for each text."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ from llmkit.training.tasks.classification_loss import ClassificationLoss, balanc
 from llmkit.training.tasks.task import Examples, Loss, Rows, Session, Task
 
 _ARCHITECTURE = "modernbert"
-"""What a new classifier is: of the encoders it learns fastest from random weights."""
+"""Architecture of a new classifier: the encoder that learns fastest from random weights."""
 
 
 @dataclass(frozen=True)
 class Classification(Task):
-    """A model learns the labels of texts."""
+    """Fine-tuning of text classifiers."""
 
     session: Session
     asked: Config
@@ -55,7 +55,7 @@ class Classification(Task):
     tokenizer: PreTrainedTokenizerFast
     model_config: PretrainedConfig
     encoded: dict[str, Encoded]
-    """`train`, `validation` and `test`, as far as there are any."""
+    """`train`, and `validation` and `test` if there are any."""
 
     command = "finetune"
     unit = "examples"
@@ -63,7 +63,7 @@ class Classification(Task):
 
     @classmethod
     def open(cls, asked: Config, pretrained: Pretrained | None, session: Session) -> Self:
-        """Reads and tokenizes the rows, with a new tokenizer where none is named."""
+        """Read and tokenize the rows, with a new tokenizer if none is given."""
         config, console = asked, session.console
         if pretrained is None:
             config = asked.changed(model=asked.model.filled(architecture=_ARCHITECTURE))
@@ -81,10 +81,10 @@ class Classification(Task):
         classifier.set_padding(tokenizer)
         made, length = _shape(config, pretrained, data, tokenizer)
         tokenizer.model_max_length = length
-        tokenizers.read_as_text(tokenizer)  # as it is done here
+        tokenizers.read_as_text(tokenizer)  # as in training
         is_new_pair = len(data.train.texts[0]) > 1 and not _keeps_head(pretrained, made)
         if is_new_pair and (between := classifier.separate_pairs(tokenizer)):
-            console.say(f"pairs: {between} stands between the two texts, which the tokenizer joins")
+            console.say(f"pairs: the tokenizer joins the two texts with {between}")
         tokenizer = tokenizer_saving.savable_tokenizer(tokenizer, made)
         tables = [table for table in (data.train, data.validation, data.test) if table is not None]
         rows = (texts for table in tables for texts in table.texts)
@@ -100,7 +100,7 @@ class Classification(Task):
     def outline(
         cls, asked: Config, pretrained: Pretrained | None, session: Session
     ) -> dict[str, Any]:
-        """The rows, their labels and their lengths, and the size of the model."""
+        """The data report, lengths, and the size of the model."""
         task = cls.open(asked, pretrained, session)
         with torch.device("meta"):
             parameters = build.classifier(task.model_config, seed=0).num_parameters()
@@ -120,17 +120,17 @@ class Classification(Task):
 
     @property
     def validation(self) -> Encoded | None:
-        """The tokenized rows that are held out."""
+        """The tokenized held-out rows."""
         return self.encoded.get("validation")
 
     @property
     def tokens_per_example(self) -> int:
-        """The median."""
+        """The median length."""
         return int(np.median(self.examples.lengths))
 
     @cached_property
     def content(self) -> dict[str, str]:
-        """The hashes of the tables, and of what the tokenizer makes of them."""
+        """The hashes of the tables and of the training ids."""
         tables = {"training data": self.data.train, "validation data": self.data.validation}
         found = {name: table.fingerprint for name, table in tables.items() if table is not None}
         ids = hashlib.sha256(self.examples.ids.tobytes()).hexdigest()
@@ -142,7 +142,7 @@ class Classification(Task):
         return self.data.report
 
     def begin(self) -> PreTrainedModel:
-        """New weights from the seed, or a head on those of the named model."""
+        """New weights from the seed, or a head on the weights of the given model."""
         seed = self.config.seed
         if self.pretrained is None:
             return build.classifier(self.model_config, seed)
@@ -150,7 +150,7 @@ class Classification(Task):
         return classifier.load_body(self.pretrained, self.model_config, seed, console)
 
     def equip(self, model: PreTrainedModel, begun: bool) -> PreTrainedModel:
-        """Sets the unit of numbers, and freezes what is not trained."""
+        """Set the unit of a regression, and freeze weights that are not trained."""
         if self.data.labels.kind == REGRESSION:
             is_new = begun and not _keeps_head(self.pretrained, self.model_config)
             classifier.fit_number_head(model, self.data.train.targets, is_new)
@@ -178,7 +178,7 @@ class Classification(Task):
         return lambda examples: loss
 
     def rows_of_step(self, step: int, *, global_batch_size: int, limit: int | None) -> Rows:
-        """Every example once in each epoch, with others of about its length."""
+        """Every example once per epoch, batched by similar length."""
         return order.rows_by_length(
             step,
             lengths=self.examples.lengths,
@@ -192,8 +192,8 @@ class Classification(Task):
         return fingerprints.of_rows(self.data.train.texts, self.tokenizer)
 
     def results(self, loss: Loss, figures: Mapping[str, Any]) -> dict[str, Any]:
-        """The finished model, read back from `final/`, and the baselines on validation and test
-        data; everything goes to `evaluation.json`."""
+        """Evaluate the model in `final/` and the baselines on validation and test data; writes
+        `evaluation.json`."""
         data, session = self.data, self.session
         device = session.processes.device
         final = classify.open_classifier(open_model(figures["model_dir"]), device, "fp32")
@@ -220,7 +220,7 @@ class Classification(Task):
         return found
 
     def _judge(self, found: Mapping[str, Any]) -> None:
-        """Warns where the figures of a run show that little was learned."""
+        """Warn if the metrics of a run show that little was learned."""
         validation = {**found["validation"], "baseline": found["baseline"]}
         advice = summary.PRETRAINED if self.from_scratch else summary.LONGER
         for name, figures in (("validation", validation), ("test", found.get("test", {}))):
@@ -232,7 +232,7 @@ class Classification(Task):
 def _with_defaults(
     config: Config, data: Labelled, pretrained: Pretrained | None, made: PretrainedConfig
 ) -> Config:
-    """The config with what `auto` of training is for this data and this model."""
+    """The config with every training `auto` resolved for this data and model."""
     if pretrained is None:
         trained = "new"
     elif config.model.lora.r is not None:
@@ -250,19 +250,19 @@ def _with_defaults(
 
 
 def _keeps_head(pretrained: Pretrained | None, made: PretrainedConfig) -> bool:
-    """Whether the named model is a classifier of the same labels already."""
+    """Whether the given model is already a classifier with the same labels."""
     return pretrained is not None and classifier.keeps_head(pretrained, made)
 
 
 def _check_kind(config: Config, data: Labelled) -> None:
-    """Refuses settings of classes for a regression."""
+    """Raises ConfigError for class settings in a regression."""
     train = config.train
     for key, default in (("class_weights", "none"), ("label_smoothing_factor", 0.0)):
         if data.labels.kind == REGRESSION and getattr(train, key) != default:
             raise ConfigError(
                 "a regression has no classes",
                 where=f"train.{key}",
-                next=f"leave it out, or write data.problem_type={SINGLE}",
+                next=f"remove it, or set data.problem_type={SINGLE}",
             )
 
 
@@ -282,7 +282,7 @@ def _shape(
     data: Labelled,
     tokenizer: PreTrainedTokenizerFast,
 ) -> tuple[PretrainedConfig, int]:
-    """The config of the model with its head, and the tokens to which texts are cut."""
+    """The model config with its head, and the maximum number of tokens of a text."""
     model, wish = config.model, config.data.max_length
     if pretrained is None:
         length = classifier.DEFAULT_MAX_LENGTH if wish == "auto" else wish
@@ -292,9 +292,9 @@ def _shape(
     most = classifier.longest_text(shape, tokenizer)
     if wish != "auto" and wish > most:
         raise ConfigError(
-            f"texts of {wish} tokens are longer than the model's {most}",
+            f"data.max_length={wish} exceeds the model's maximum of {most} tokens",
             where="data.max_length",
-            next=f"write data.max_length={most} or less",
+            next=f"set data.max_length={most} or less",
         )
     tokenizers.check_fit(tokenizer, shape, config)
     head = ClassifierHead(data.labels.kind, data.labels.names)

@@ -1,4 +1,4 @@
-"""The loss of classifiers: one label, several labels, or a number for each text."""
+"""The loss of classifiers: for one label, several labels, or a number per text."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ from llmkit.training.tasks.task import (
 )
 
 _Parts = tuple[dict[str, Tensor], Callable[[], dict[str, Tensor]]]
-"""Objective and loss, and what makes the counts that validation needs."""
+"""Objective, loss, and a function that makes the counts for validation."""
 
 
 @dataclass(frozen=True)
 class ClassificationLoss(Loss):
-    """One label, several labels, or a number for each text.
+    """The loss for one label, several labels, or a number per text.
 
-    The loss that is reported is plain, in nats or squared units, so that runs compare; weights of
-    classes and smoothed labels are in the objective alone. Of several labels each text's loss is
-    the mean over them.
+    The reported loss is plain, in nats or squared units, so that runs are comparable; class weights
+    and label smoothing affect only the objective. With several labels, the loss of a text is the
+    mean over them.
     """
 
     kind: str
     """transformers' `problem_type`."""
     n_classes: int
     figures_of: Callable[[Sums], dict[str, float]]
-    """Makes the figures from the counts; see `llmkit.evaluation.label_metrics`."""
+    """Computes the metrics from the counts; see `llmkit.evaluation.label_metrics`."""
     class_weights: NDArray[np.float32] | None = None
-    """[classes]; of several labels, the weight of each where a text has it."""
+    """[classes]; with several labels, the weight of each label that a text has."""
     label_smoothing: float = 0.0
     unit: float = 1.0
-    """What the errors of a regression are measured in while it learns."""
+    """The unit of a regression's errors in training."""
 
     def weight(self, examples: Examples, rows: Rows) -> float:
-        """Examples, each weighing what its class weighs, as torch's weighted mean has it."""
+        """The sum of the class weights of the examples, like torch's weighted mean."""
         if self.class_weights is None or self.kind != SINGLE:
             return examples.count(rows)
         chosen = np.asarray(rows)
@@ -57,7 +57,7 @@ class ClassificationLoss(Loss):
         return float(self.class_weights[labels].sum(dtype=np.float64))
 
     def sums(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Objective and loss, and for validation the counts that `figures_of` takes."""
+        """Objective and loss, and in validation the counts for `figures_of`."""
         inputs = {name: value for name, value in batch.items() if name != "labels"}
         logits = model(**inputs).logits.float()  # [batch, classes]
         kinds = {SINGLE: self._single_label, MULTI: self._multi_label}
@@ -66,7 +66,7 @@ class ClassificationLoss(Loss):
         return sums if model.training else {**sums, **counts()}
 
     def figures(self, sums: Sums, predictions: int) -> dict[str, float]:
-        """The mean loss of an example, and the figures of the counts."""
+        """The mean loss per example, and the metrics of the counts."""
         loss = float(sums["loss"]) / max(1, predictions)
         return {"loss": loss, **self.figures_of(sums)}
 
@@ -124,8 +124,8 @@ class ClassificationLoss(Loss):
 
 
 def balanced_weights(kind: str, targets: NDArray[Any], n_classes: int) -> NDArray[np.float32]:
-    """Weights that make classes count alike: examples / (classes x examples of the class); of
-    several labels, examples without the label / examples with it."""
+    """Weights that balance classes: examples / (classes x examples of the class); with several
+    labels, examples without the label / examples with it."""
     if kind == MULTI:
         having = targets.sum(0)
         weights = (len(targets) - having) / np.maximum(1, having)

@@ -1,4 +1,4 @@
-"""Completion: a model learns the responses to prompts."""
+"""Completion: learn the responses to prompts."""
 
 from __future__ import annotations
 
@@ -43,28 +43,28 @@ from llmkit.training.tasks.causal import CausalLoss
 from llmkit.training.tasks.task import Examples, Loss, Rows, Session, Sums, Task
 
 _LENGTH = 2048
-"""Most tokens of a conversation where the model sets no limit."""
+"""Maximum length of a conversation in tokens if the model has no limit."""
 
 ROW, ROWS = 512, 40
-"""Most tokens of a packed row where no conversation is longer, and rows that a small data set makes
-at least, so that it has steps enough."""
+"""Maximum tokens of a packed row unless a conversation is longer, and the minimum number of rows of
+a small data set, so that it has enough steps."""
 
 
 class CompletionLoss(CausalLoss):
-    """The responses to prompts: each of their tokens from those before it in its conversation."""
+    """Cross entropy of each response token, given those before it in its conversation."""
 
     def __init__(self, linear_head: bool = False, balance: Balance | None = None) -> None:
         super().__init__(n_bytes=0, linear_head=linear_head, balance=balance)
 
     def figures(self, sums: Sums, predictions: int) -> dict[str, float]:
-        """The same for the responses, without bits per byte."""
+        """The metrics of the responses, without bits per byte."""
         found = super().figures(sums, predictions)
         return {name: value for name, value in found.items() if name != "bits_per_byte"}
 
 
 @dataclass(frozen=True)
 class Completion(Task):
-    """A model learns the responses to prompts, or those of whole conversations."""
+    """Fine-tuning on responses to prompts, or on the assistant's turns of conversations."""
 
     session: Session
     asked: Config
@@ -76,9 +76,9 @@ class Completion(Task):
     encoded: dict[str, Responses]
     """`train`, and `validation` if there is any."""
     packs: dict[str, Packs]
-    """The same in rows."""
+    """The same, arranged in rows."""
     max_length: int
-    """Tokens to which conversations are cut."""
+    """Maximum number of tokens of a conversation."""
 
     command = "finetune"
     unit = "tokens"
@@ -86,18 +86,18 @@ class Completion(Task):
 
     @classmethod
     def open(cls, asked: Config, pretrained: Pretrained | None, session: Session) -> Self:
-        """Reads the conversations, writes them by the template, and tokenizes them."""
+        """Read the conversations, apply the chat template, and tokenize them."""
         config, console = asked, session.console
         assert pretrained is not None
         pretrained.check_causal()
         made, tokenizer = pretrained.config, pretrained.tokenizer
         tokenizers.check_fit(tokenizer, made, config)
-        template, said = chat_template.set_template(tokenizer, config.tokenizer.chat_template)
+        template, note = chat_template.set_template(tokenizer, config.tokenizer.chat_template)
         template = replace(template, tokenizer=tokenizer_saving.savable_tokenizer(tokenizer, made))
         data = conversations.load_conversations(
             config, session.sources, session.watch, console.say, console.warn, tokenizer
         )
-        console.say(said)
+        console.say(note)
         rows = (each.contents for each in (*data.train, *data.validation))
         if found := control_tokens(tokenizer).warning(rows, "row"):
             console.warn(found)
@@ -113,7 +113,7 @@ class Completion(Task):
             raise ConfigError(
                 "there are no held-out prompts to answer",
                 where="evaluation.responses",
-                next="give data.validation_files, or leave out data.validation_fraction=0",
+                next="give data.validation_files, or remove data.validation_fraction=0",
             )
         wish = config.data.block_size
         width = _width(encoded, made) if wish == "auto" else wish
@@ -136,7 +136,7 @@ class Completion(Task):
     def outline(
         cls, asked: Config, pretrained: Pretrained | None, session: Session
     ) -> dict[str, Any]:
-        """The conversations and their lengths, and the size of the model."""
+        """The data report, lengths, and the size of the model."""
         task = cls.open(asked, pretrained, session)
         with torch.device("meta"):
             parameters = build.causal_model(task.pretrained.config, seed=0).num_parameters()
@@ -152,9 +152,9 @@ class Completion(Task):
         }
 
     def arranged(self, width: int | None) -> Self:
-        """The task with rows of this width, or with one for each conversation, and with what `auto`
-        of training is for them."""
-        pad = self.template.end_id  # never scored nor attended to
+        """The task with packed rows of this width, or with one row per conversation, and with every
+        training `auto` resolved for them."""
+        pad = self.template.end_id  # neither scored nor attended to
         rows = {
             name: packs.alone(each, pad) if width is None else packs.packed(each, width, pad)
             for name, each in self.encoded.items()
@@ -177,12 +177,12 @@ class Completion(Task):
 
     @property
     def validation(self) -> Packs | None:
-        """The rows that are held out."""
+        """The held-out rows."""
         return self.packs.get("validation")
 
     @property
     def tokens_per_example(self) -> int:
-        """The mean."""
+        """The mean length."""
         return int(self.examples.lengths.mean())
 
     @property
@@ -196,22 +196,22 @@ class Completion(Task):
         return self.data.report
 
     def begin(self) -> PreTrainedModel:
-        """The named model."""
+        """The given model."""
         return pretrained.load_model(self.pretrained, say=self.session.console.warn)
 
     def equip(self, model: PreTrainedModel, begun: bool) -> PreTrainedModel:
-        """Lets the model end a text as the template ends a response."""
+        """Set the model's end token to the one that ends a response in the template."""
         own = model.generation_config.eos_token_id
         ends = own if isinstance(own, list) else [] if own is None else [own]
         model.generation_config.eos_token_id = list(dict.fromkeys([*ends, self.template.end_id]))
         return model
 
     def fitted(self, model: PreTrainedModel) -> Self:
-        """With a row for each conversation where the model cannot keep packed ones apart."""
+        """The task with one row per conversation if the model cannot isolate packed ones."""
         if packing.isolates(model):
             return self
         self.session.console.say(
-            f"{type(model).__name__} gets a row for each conversation: it cannot keep packed ones "
+            f"{type(model).__name__} gets one row per conversation: it cannot keep packed ones "
             "apart"
         )
         return self.arranged(None)
@@ -222,7 +222,7 @@ class Completion(Task):
         return lambda examples: loss
 
     def rows_of_step(self, step: int, *, global_batch_size: int, limit: int | None) -> Rows:
-        """Every row once in each epoch; unpacked ones with others of about their length."""
+        """Every row once per epoch; unpacked rows are batched by similar length."""
         how: dict[str, Any] = {"global_batch_size": global_batch_size, "limit": limit}
         how["seed"] = self.config.seed
         if self.examples.width is None:
@@ -234,7 +234,7 @@ class Completion(Task):
         return fingerprints.of_rows([each.opening for each in self.data.train], self.tokenizer)
 
     def samples(self, model: PreTrainedModel, loss: Loss) -> dict[str, Any]:
-        """What the model responds to a held-out prompt by now."""
+        """The model's current response to a held-out prompt."""
         messages = _messages((self.data.validation or self.data.train)[:1])
         ids = prompts.chat_ids(messages[0][:-1], self.tokenizer)
         settings = self.config.generation
@@ -246,8 +246,8 @@ class Completion(Task):
         return {"samples": texts}
 
     def results(self, loss: Loss, figures: Mapping[str, Any]) -> dict[str, Any]:
-        """The finished model, read back from `final/`, on the responses that were held out, and as
-        many of its own as are asked for; everything goes to `evaluation.json`."""
+        """Measure the model in `final/` on held-out responses, and generate the configured number
+        of responses; writes `evaluation.json`."""
         if self.validation is None:
             return {}
         directory, session = Path(figures["run_dir"]), self.session
@@ -273,8 +273,7 @@ class Completion(Task):
     def _answered(
         self, final: PreTrainedModel, asked: Sequence[Conversation], directory: Path
     ) -> dict[str, Any]:
-        """The figures of what the model itself responds to held-out prompts; each goes to
-        `samples.jsonl`."""
+        """Metrics of the model's own responses to held-out prompts, which go to `samples.jsonl`."""
         settings = self.config.generation
         engine = Engine(final, self.tokenizer, settings.micro_batch_size)
         sampler, seed = engine.sampler(settings), self.config.sampling_seed
@@ -292,7 +291,7 @@ class Completion(Task):
         return {**scores, "protocol": protocol}
 
     def _answerable(self) -> list[Conversation]:
-        """The first held-out conversations whose last prompt the model can read as a whole."""
+        """The first held-out conversations whose last prompt fits into the model's context."""
         held_out = self.data.validation
         asked: list[Conversation] = []
         too_long = 0
@@ -305,13 +304,13 @@ class Completion(Task):
                 too_long += 1
         if too_long:
             self.session.console.warn(
-                f"{too_long:,} held-out prompts are too long to be answered, and passed over"
+                f"{too_long:,} held-out prompts are too long to be answered: skipped"
             )
         return asked
 
 
 def _messages(some: Sequence[Conversation]) -> list[list[dict[str, str]]]:
-    """Conversations as chat templates take them."""
+    """Conversations in the format of chat templates."""
     return [[message._asdict() for message in each.messages] for each in some]
 
 
@@ -320,14 +319,14 @@ def _limit(shape: PretrainedConfig) -> int:
 
 
 def _max_length(config: Config, shape: PretrainedConfig) -> int:
-    """Tokens to which conversations are cut: what the model takes, and a row."""
+    """Maximum number of tokens of a conversation, limited by the model and the row."""
     data, limit = config.data, _limit(shape)
     for key, wish in (("max_length", data.max_length), ("block_size", data.block_size)):
         if wish != "auto" and wish > limit:
             raise ConfigError(
                 f"{wish} tokens are more than the model's {limit} positions",
                 where=f"data.{key}",
-                next=f"write data.{key}={limit} or less",
+                next=f"set data.{key}={limit} or less",
             )
     row = limit if data.block_size == "auto" else data.block_size
     length = row if data.max_length == "auto" else data.max_length
@@ -335,13 +334,13 @@ def _max_length(config: Config, shape: PretrainedConfig) -> int:
         raise ConfigError(
             f"conversations of {length} tokens do not fit into rows of {row}",
             where="data.max_length, data.block_size",
-            next=f"write data.block_size={length}, or leave it out",
+            next=f"set data.block_size={length}, or remove it",
         )
     return length
 
 
 def _width(encoded: dict[str, Responses], shape: PretrainedConfig) -> int:
-    """Tokens of a packed row: no conversation is cut for it."""
+    """Tokens of a packed row, at least the longest conversation."""
     longest = max(int(each.lengths.max()) for each in encoded.values())
     return max(longest, min(ROW, _limit(shape), len(encoded["train"].ids) // ROWS))
 
@@ -360,8 +359,8 @@ def _encoded(
 
 
 def _report(data: Chats, encoded: dict[str, Responses], session: Session) -> None:
-    """Adds to the look at the data what became of it as tokens; raises DataError where nothing is
-    left to learn."""
+    """Add the effects of tokenization to the data report; raises DataError if nothing is left to
+    learn."""
     rows: list[dict[str, Any]] = []
     for name, some in (("train", data.train), ("validation", data.validation)):
         if not some:
@@ -370,7 +369,7 @@ def _report(data: Chats, encoded: dict[str, Responses], session: Session) -> Non
         places = [(some[row].path, some[row].number) for row in each.left_out]
         rows += [{"split": name, **findings.place_of(place)} for place in places]
         if places:
-            what = f"{many(len(places), 'row')} whose whole response is behind the cut"
+            what = f"{many(len(places), 'row')} with the whole response truncated"
             if not len(each):
                 raise DataError(
                     f"all {what} after {each.max_length} tokens: nothing is left for {name}",

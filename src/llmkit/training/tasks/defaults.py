@@ -1,4 +1,4 @@
-"""What `auto` comes to for the settings that follow from the model, the data and the device.
+"""Resolve `auto` for settings that depend on the model, the data and the device.
 
 The rules and the measurements behind them: `.github/decisions/0006-auto-settings.md`.
 """
@@ -13,40 +13,39 @@ from llmkit.errors import ConfigError
 from llmkit.training.schedule import VALIDATION_SHARE
 
 TOKENS_PER_HIDDEN = {"cpu": 8, "cuda": 128}
-"""Tokens per optimizer step for each unit of hidden size, in a run by minutes: 2048 for 256 wide on
-a CPU."""
+"""Tokens per optimizer step and unit of hidden size in a run with a time limit: 2048 for a hidden
+size of 256 on a CPU."""
 
 FEWEST_PER_HIDDEN, MOST_PER_HIDDEN, USUAL_STEPS = 8, 32, 2000
-"""Without minutes the text decides: a pass over it has about so many steps, of at least and at most
-so many tokens for each unit of hidden size."""
+"""Without a time limit the text decides: an epoch has about this many steps, with this minimum and
+maximum of tokens per unit of hidden size."""
 
 PARTS = 10
-"""A run is saved this often, and validated at some or all of these steps."""
+"""Number of saves of a run; some or all of these steps are validated."""
 
 VALIDATION_COST = 0.5
-"""What validating an example takes of what training on it takes: a third of the operations, in
-fp32."""
+"""Cost of validating an example relative to training on it: a third of the operations, in fp32."""
 
 LOOK_COST = 1.0
-"""Steps of training that the samples after a validation take, whatever the length of the run."""
+"""Cost of the samples after a validation, in training steps."""
 
 MOST_LOST = 120.0
-"""Seconds of training that may lie between checkpoints where validations are rare."""
+"""Maximum seconds of training between checkpoints if validations are rare."""
 
 MOST_EPOCHS, _LEAST_STEPS = 4, 700
-"""Passes over the text that minutes are spent on, and steps that they are spent on in any case."""
+"""Maximum number of epochs in a time limit, and the number of steps that is always allowed."""
 
 CLASSIFIER_EPOCHS, CLASSIFIER_BATCH = 3.0, 32
 
 NEW_HEAD_SCALE = 5.0
-"""A new head learns this much faster than the body that it is put on."""
+"""Ratio of the learning rates of a new head and its pretrained body."""
 
 STEPS_OF_EPOCH = 20
-"""Steps that an epoch has at least, where there are so many packs."""
+"""Minimum number of steps of an epoch, if there are enough packs."""
 
 
 def pretraining(train: TrainConfig) -> TrainConfig:
-    """The settings with what `auto` is for a language model, whatever its size."""
+    """The settings of a language model with every size-independent `auto` resolved."""
     return train.filled(
         adam_beta2=0.95,
         metric_for_best_model="loss",
@@ -56,11 +55,11 @@ def pretraining(train: TrainConfig) -> TrainConfig:
 def finetuning(
     train: TrainConfig, n_examples: int, hidden_size: int, trained: str, metric: str
 ) -> TrainConfig:
-    """The settings with what `auto` is for a classifier.
+    """The settings of a classifier with every `auto` resolved.
 
-    `trained` is what of the model learns: `all` (under a new head), `again` (all, with the head
-    that it has), `new` (all, from random weights), `lora` or `head`. Devlin et al. 2019 for all but
-    the learning rate, which is larger for small models, and for new heads.
+    `trained` is the part of the model that is trained: `all` (with a new head), `again` (all, with
+    its existing head), `new` (all, from random weights), `lora` or `head`. The values are from
+    Devlin et al. 2019, except the learning rate, which is higher for small models and new heads.
     """
     usual = min(2e-4, max(2e-5, 2e-4 * 384 / hidden_size))
     special = {"new": min(1e-3, 0.2 / hidden_size), "lora": 5 * usual, "head": 3e-3}
@@ -92,9 +91,9 @@ def completing(
     lora: bool,
     device: str,
 ) -> TrainConfig:
-    """The settings with what `auto` is for a causal model that learns responses: those of a
-    classifier, with enough tokens for the width in a step, and STEPS_OF_EPOCH steps of a small
-    data set."""
+    """The settings of a model that learns responses with every `auto` resolved: those of a
+    classifier, with enough tokens per step for the hidden size, and STEPS_OF_EPOCH steps per epoch
+    for a small data set."""
     if train.global_batch_size == "auto":
         usual = global_batch_size(train, n_packs, tokens_per_pack, hidden_size, device)
         batch = max(1, min(usual, n_packs // STEPS_OF_EPOCH))
@@ -103,31 +102,32 @@ def completing(
 
 
 def check_best(train: TrainConfig, figures: Sequence[str], validated: bool) -> None:
-    """Raises ConfigError where the best model could not be told: its figure is none of those that
-    validation gives, or there is no validation."""
+    """Raises ConfigError if `metric_for_best_model` is not a validation metric, or if early
+    stopping is set without validation data."""
     if train.metric_for_best_model not in figures:
         raise ConfigError(
-            f"validation gives no {train.metric_for_best_model!r}",
+            f"validation has no metric {train.metric_for_best_model!r}",
             where="train.metric_for_best_model",
-            next=f"write one of {', '.join(figures)}",
+            next=f"choose one of {', '.join(figures)}",
         )
     if train.early_stopping_patience is not None and not validated:
         raise ConfigError(
             "early stopping needs validation data",
             where="train.early_stopping_patience",
-            next="give data.validation_files, or leave out data.validation_fraction=0",
+            next="give data.validation_files, or remove data.validation_fraction=0",
         )
 
 
 def optimizer(train: TrainConfig, from_scratch: bool) -> str:
-    """Muon for new weights, where it wins clearly; AdamW for weights that AdamW has made."""
+    """Muon for new weights, where it is clearly better; AdamW for pretrained weights."""
     if train.optimizer != "auto":
         return train.optimizer
     return "muon" if from_scratch else "adamw"
 
 
 def learning_rate(train: TrainConfig, hidden_size: int, from_scratch: bool) -> float:
-    """Inverse to the width (Yang et al. 2022, arXiv 2203.03466); low for weights that are good."""
+    """Inverse to the hidden size (Yang et al. 2022, arXiv 2203.03466); low for pretrained
+    weights."""
     if train.learning_rate != "auto":
         return train.learning_rate
     if not from_scratch:
@@ -137,17 +137,18 @@ def learning_rate(train: TrainConfig, hidden_size: int, from_scratch: bool) -> f
 
 
 def weight_decay(train: TrainConfig, epochs: float, from_scratch: bool) -> float:
-    """More, the more often new weights see the same text: it is what keeps them from learning it by
-    heart (Kim et al. 2025, arXiv 2509.14786)."""
+    """Increases with the number of epochs of new weights, to prevent overfitting (Kim et al. 2025,
+    arXiv 2509.14786)."""
     if train.weight_decay != "auto":
         return train.weight_decay
     return min(2.0, max(0.1, 0.5 * epochs)) if from_scratch else 0.1
 
 
 def bounded(train: TrainConfig, n_examples: int, batch: int) -> TrainConfig:
-    """The settings of a new causal model with the most steps that its minutes may hold, where they
-    alone limit the run: after four epochs a text is learned by heart (Muennighoff et al. 2023,
-    arXiv 2305.16264), and a schedule that is still high then ends with a worse model.
+    """Limit the steps of a new causal model whose only limit is time.
+
+    After four epochs a model overfits (Muennighoff et al. 2023, arXiv 2305.16264), and a learning
+    rate that is still high then gives a worse model.
     """
     alone = train.max_minutes is not None and train.max_steps is None
     if not alone or train.num_train_epochs is not None:
@@ -159,8 +160,8 @@ def bounded(train: TrainConfig, n_examples: int, batch: int) -> TrainConfig:
 def global_batch_size(
     train: TrainConfig, n_examples: int, tokens_per_example: int, hidden_size: int, device: str
 ) -> int:
-    """Sequences per step: enough tokens for the width, never more than there are examples. The
-    `device` counts in a run by minutes alone."""
+    """Sequences per step: enough tokens for the hidden size, at most the number of examples. The
+    `device` matters only in a run with a time limit."""
     if train.global_batch_size != "auto":
         return train.global_batch_size
     if train.max_minutes is not None:
@@ -172,7 +173,7 @@ def global_batch_size(
 
 
 def examples_to_see(train: TrainConfig, n_examples: int) -> int | None:
-    """Examples of a run that is limited by epochs; one epoch when nothing limits it."""
+    """Number of examples of a run limited by epochs; one epoch if there is no limit."""
     if train.num_train_epochs is not None:
         return max(1, round(train.num_train_epochs * n_examples))
     if train.max_steps is None and train.max_minutes is None:
@@ -181,7 +182,7 @@ def examples_to_see(train: TrainConfig, n_examples: int) -> int | None:
 
 
 def check_plan(train: TrainConfig, most: int | None = None) -> None:
-    """Raises ConfigError where a recorded plan contradicts the length that the run is given."""
+    """Raises ConfigError if a recorded plan contradicts the length in the config."""
     if not train.plan:
         return
     totals = [total for _, total in train.plan]
@@ -192,31 +193,33 @@ def check_plan(train: TrainConfig, most: int | None = None) -> None:
         wrong = f"{'train.max_steps=' if most is None else ''}{steps}"
     if wrong:
         raise ConfigError(
-            f"train.plan records a run of {totals[-1]} steps, and {wrong} would be another length",
+            f"train.plan records a run of {totals[-1]} steps, but {wrong} gives another length",
             where="train.plan",
-            next="add train.plan=[] to plan the run anew, or leave the length as it was recorded",
+            next="add train.plan=[] to plan the run again, or keep the recorded length",
         )
 
 
 def most_steps(train: TrainConfig, n_examples: int, batch: int) -> int | None:
-    """Steps that `max_steps` and the epochs allow, the fewer; None when only time limits."""
+    """The lower of the limits by `max_steps` and by epochs; None if only time is limited."""
     examples = examples_to_see(train, n_examples)
     limits = [train.max_steps, math.ceil(examples / batch) if examples else None]
     return min((limit for limit in limits if limit is not None), default=None)
 
 
 def validation_share(n_validation: int, n_trained: int, steps: int) -> float:
-    """What one validation with its samples takes of the whole training, told by the numbers of
-    examples and steps."""
+    """Cost of one validation with its samples as a share of the training, estimated from the
+    numbers of examples and steps."""
     return VALIDATION_COST * n_validation / max(1, n_trained) + LOOK_COST / max(1, steps)
 
 
 def intervals(
     train: TrainConfig, total_steps: int, validation_share: float, seconds: float
 ) -> dict[str, int]:
-    """Steps between logged lines, checkpoints and validations. One validation takes
-    `validation_share` of the training; every validated step is a saved one, so that the best can be
-    kept. Training takes about so many `seconds`, by which checkpoints alone go."""
+    """Steps between log lines, checkpoints and validations.
+
+    One validation takes `validation_share` of the training; every validated step is saved, so that
+    the best can be kept. Training takes about `seconds`, which only affects checkpoints.
+    """
     save = max(1, math.ceil(total_steps / PARTS))
     own = train.eval_steps
     if own != "auto" and own > save and seconds * own <= MOST_LOST * total_steps:

@@ -1,4 +1,4 @@
-"""Masked language modelling: hidden tokens from those on both sides."""
+"""Masked language modelling: predict hidden tokens from those on both sides."""
 
 from __future__ import annotations
 
@@ -26,30 +26,31 @@ from llmkit.training.tasks.pretraining import Pretraining, special_ids
 from llmkit.training.tasks.task import IGNORED, Batch, Examples, Loss, Rows, Sums
 
 MODERN = {"modernbert": 0.3, "nomic_bert": 0.3, "transformer": 0.3}
-"""Shares of tokens that are hidden in the training of models after BERT (Wettig et al. 2023, arXiv
-2202.08005; Warner et al. 2024, arXiv 2412.13663)."""
+"""Share of hidden tokens for models newer than BERT (Wettig et al. 2023, arXiv 2202.08005; Warner
+et al. 2024, arXiv 2412.13663)."""
 
 USUAL_PROBABILITY = 0.15
 
 _ARCHITECTURE = "modernbert"
-"""What a new masked model is."""
+"""Architecture of a new masked model."""
 
-_FEWEST = 4  # tokens of a masked block: two frame the others
+_FEWEST = 4  # minimum tokens of a masked block, two of which are special
 
-_SOME = 256  # rows that tell the share of places that are predicted
-_SHOWN, _AROUND = 4, 6  # hidden tokens that are shown, and tokens on each side of one
+_SOME = 256  # rows used to estimate the share of predicted positions
+_SHOWN, _AROUND = 4, 6  # number of hidden tokens shown, and of tokens on each side
 
 
 class MaskedLoss(Loss):
-    """Each hidden token from all others of its document (Devlin et al. 2019, arXiv 1810.04805)."""
+    """Cross entropy of hidden tokens, given their document (Devlin et al. 2019, arXiv
+    1810.04805)."""
 
     def __init__(self, head: LogitsHead | None, masks: DocumentMasks | None) -> None:
-        """`head` makes logits of the predicted places alone, where a model can be parted so;
-        `masks` keep the documents of a row apart."""
+        """`head` computes logits only at predicted positions, if the model's head can be separated;
+        `masks` isolate the documents of a row."""
         self.head, self.masks = head, masks
 
     def sums(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Cross entropy in nats, and for validation how many were predicted right."""
+        """Cross entropy in nats, and in validation the number of correct predictions."""
         logits = self.logits(model, batch).flatten(0, 1)  # [rows * most, vocabulary]
         targets = batch["targets"].flatten()  # [rows * most]
         loss = functional.cross_entropy(
@@ -61,12 +62,12 @@ class MaskedLoss(Loss):
         return {**sums, "hits": (logits.argmax(1) == targets).sum()}
 
     def figures(self, sums: Sums, predictions: int) -> dict[str, float]:
-        """Loss in nats per hidden token, and the share of them predicted right."""
+        """Loss in nats per hidden token, and accuracy."""
         n = max(1, predictions)
         return {"loss": float(sums["loss"]) / n, "accuracy": float(sums["hits"]) / n}
 
     def logits(self, model: Any, batch: Batch) -> Tensor:
-        """[rows, most, vocabulary], those of the predicted places."""
+        """[rows, most, vocabulary], the logits at the predicted positions."""
         inputs: dict[str, Any] = {"input_ids": batch["input_ids"]}
         if "documents" in batch:
             assert self.masks is not None
@@ -82,7 +83,7 @@ class MaskedLoss(Loss):
 
 
 class Masked(Pretraining):
-    """A model learns hidden tokens from those on both sides."""
+    """Pretraining of masked language models."""
 
     unit = "predictions"
     purpose = build.MASKED_MODEL
@@ -91,12 +92,12 @@ class Masked(Pretraining):
 
     @classmethod
     def special_ids(cls, tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
-        """Those of texts, and what BERT calls the same."""
+        """The special tokens around texts, and BERT's names for them."""
         return special_ids(tokenizer, "bos", "eos", "pad", "cls", "sep")
 
     @classmethod
     def resolve_objective(cls, config: Config, pretrained: Pretrained | None) -> Config:
-        """With the share of tokens that is hidden, and the architecture of a new model."""
+        """Also resolves the share of hidden tokens and the architecture of a new model."""
         config = super().resolve_objective(config, pretrained)
         if pretrained is None:
             config = config.changed(model=config.model.filled(architecture=_ARCHITECTURE))
@@ -107,28 +108,28 @@ class Masked(Pretraining):
     def prepare_tokenizer(
         cls, tokenizer: PreTrainedTokenizerFast, config: Config, block_size: int
     ) -> None:
-        """Raises ConfigError for a tokenizer without a mask or a padding token, and for a block
-        without room; else sets what ends a text, and the longest one."""
+        """Set the end token and maximum length of a tokenizer; raises ConfigError for one without
+        a mask or padding token, and for a block that is too small."""
         for name in ("mask", "pad"):
             if getattr(tokenizer, f"{name}_token_id") is None:
                 named = config.tokenizer.name_or_path or config.model.name_or_path
                 raise ConfigError(
                     f"the tokenizer {named} has no {name} token, and train.objective is masked",
                     where="tokenizer.name_or_path",
-                    next="use one that has it, or leave tokenizer.name_or_path out for a new model",
+                    next="use one that has it, or remove tokenizer.name_or_path for a new model",
                 )
         if block_size < _FEWEST:
             raise ConfigError(
-                f"a block of {block_size} tokens has no room between the two that frame it",
+                f"a block of {block_size} tokens has no room between its two special tokens",
                 where="data.block_size",
-                next=f"write data.block_size={_FEWEST} or more",
+                next=f"set data.block_size={_FEWEST} or more",
             )
         tokenizers.set_frame(tokenizer)
         if config.model.name_or_path is None:
             tokenizer.model_max_length = block_size
 
     def blocks(self, file: TokenFile, held_out: bool) -> MaskedBlocks:
-        """Blocks with masks: of validation the same in every run."""
+        """Masked blocks; validation masks are the same in every run."""
         tokenizer, whole = self.tokenizer, self.config.train.whole_word_masking
         vocabulary = Vocabulary(
             mask_id=tokenizer.mask_token_id,
@@ -152,19 +153,19 @@ class Masked(Pretraining):
         return lambda examples: loss
 
     def draw(self, step: int, **how: Any) -> Rows:
-        """Every example once in each epoch, each time as another occurrence."""
+        """Every example once per epoch, with different masks each time."""
         return order.occurrences_of_step(step, **how)
 
     def samples(self, model: PreTrainedModel, loss: Loss) -> dict[str, Any]:
-        """A few hidden tokens of held-out text with what the model says."""
+        """A few hidden tokens of held-out text with the model's predictions."""
         batch = (self.validation or self.examples).batch([0])
         texts = filled(by_domain.whole(loss), model, self.tokenizer, batch)
         for text in texts:
-            self.session.console.say(f"  sample [said / hidden]: {text}")
+            self.session.console.say(f"  sample [predicted / hidden]: {text}")
         return {"samples": texts}
 
     def speeds(self, figures: Mapping[str, Any]) -> dict[str, float]:
-        """All tokens that are read, of which a share is predicted."""
+        """Speed in tokens read, of which only a share is predicted."""
         if "predictions_per_second" not in figures:
             return {}
         speed = figures["predictions_per_second"] / _share(self.examples)
@@ -172,26 +173,25 @@ class Masked(Pretraining):
 
 
 def _hidden_share(config: Config, pretrained: Pretrained | None) -> float:
-    """The share of tokens that is hidden: as asked for, or what suits the architecture."""
+    """The share of hidden tokens: as configured, or the default of the architecture."""
     asked = config.train.mask_probability
     kind = config.model.architecture if pretrained is None else pretrained.config.model_type
     return MODERN.get(kind, USUAL_PROBABILITY) if asked == "auto" else asked
 
 
 def _share(examples: Examples) -> float:
-    """The share of the places of examples that are predicted, from some of them."""
+    """The share of predicted positions, estimated from some examples."""
     rows = range(min(_SOME, len(examples)))
     return max(1, examples.count(rows)) / examples.batch(rows)["input_ids"].numel()
 
 
 @torch.no_grad()
 def filled(loss: Any, model: Any, tokenizer: PreTrainedTokenizerBase, batch: Batch) -> list[str]:
-    """A few hidden tokens of one row with what stands around them, each as
-    `... [what the model says / what was there] ...`."""
+    """A few hidden tokens of one row with their context, each as `... [predicted / hidden] ...`."""
     training = model.training
     model.eval()
     try:
-        said = loss.logits(model, {key: value.to(model.device) for key, value in batch.items()})
+        logits = loss.logits(model, {key: value.to(model.device) for key, value in batch.items()})
     finally:
         model.train(training)
     places, targets = batch["places"][0].tolist(), batch["targets"][0].tolist()
@@ -200,7 +200,7 @@ def filled(loss: Any, model: Any, tokenizer: PreTrainedTokenizerBase, batch: Bat
         if target != IGNORED:
             ids[place] = target
     found: list[str] = []
-    for place, target, guess in zip(places, targets, said[0].argmax(-1).tolist(), strict=True):
+    for place, target, guess in zip(places, targets, logits[0].argmax(-1).tolist(), strict=True):
         if target == IGNORED or len(found) == _SHOWN:
             break
         before, after = ids[max(0, place - _AROUND) : place], ids[place + 1 :][:_AROUND]

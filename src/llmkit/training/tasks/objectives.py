@@ -1,4 +1,4 @@
-"""Which objective a language model is pretrained for."""
+"""Choose the pretraining objective of a language model."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ PURPOSES = {"causal": build.LANGUAGE_MODEL, "masked": build.MASKED_MODEL}
 
 
 def objective_of(config: Config, pretrained: Pretrained | None) -> str:
-    """The objective that is asked for, or the likeliest of the model.
+    """The configured objective, or the likeliest of the model.
 
-    Raises ConfigError where the model cannot learn it, and for keys of another objective.
+    Raises ConfigError if the model cannot learn it, and for keys of another objective.
     """
     kind, can = _abilities(config, pretrained)
     asked = config.train.objective
     chosen = can[0] if asked == "auto" else asked
     if chosen not in can:
-        sees = {"causal": "only what is before a token", "masked": "what is on both sides"}
+        sees = {"causal": "only the tokens before a token", "masked": "the tokens on both sides"}
         raise ConfigError(
             f"{kind} sees {sees[can[0]]}: it is a {can[0]} language model",
             where=f"train.objective: {asked}",
-            next=f"leave train.objective out, or choose a model that is {chosen}: "
+            next=f"remove train.objective, or choose a model that is {chosen}: "
             f"{PURPOSES[chosen].common}",
         )
     checks.refuse_inapplicable(config, f"pretrain/{chosen}")
@@ -43,14 +43,14 @@ def _abilities(config: Config, pretrained: Pretrained | None) -> tuple[str, tupl
     if model.architecture == "auto":
         return "auto", ("causal", "masked")
     if model.architecture not in CONFIG_MAPPING:
-        return model.architecture, ("causal", "masked")  # what builds it refuses it
+        return model.architecture, ("causal", "masked")  # building the model refuses it
     default = getattr(CONFIG_MAPPING[model.architecture], "is_decoder", None)
     decodes = model.config.get("is_decoder", default)
     return model.architecture, _of_type(model.architecture, decodes)
 
 
 def _of_model(config: PretrainedConfig) -> tuple[str, ...]:
-    """What a pretrained model was trained for, by the class that its weights were saved from."""
+    """The objectives of a pretrained model, from the class that saved its weights."""
     saved = set(config.architectures or ())
     if any(name.endswith("ForPreTraining") for name in saved):
         return ("masked",)
@@ -63,7 +63,7 @@ def _of_model(config: PretrainedConfig) -> tuple[str, ...]:
 
 
 def _of_type(kind: str, decodes: object) -> tuple[str, ...]:
-    """The same by the architecture alone; those of BERT's kind say whether they are decoders."""
+    """The objectives of an architecture; BERT-like ones state whether they are decoders."""
     masked = kind in known_architectures(build.MASKED_MODEL)
     causal = kind in known_architectures(build.LANGUAGE_MODEL)
     if masked and (not causal or decodes is False):

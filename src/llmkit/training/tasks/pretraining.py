@@ -1,4 +1,4 @@
-"""What causal and masked language models share: text, mixtures of domains, and their size."""
+"""Pretraining, shared by causal and masked models: text, mixtures of domains, model size."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ from llmkit.training.tasks.task import Examples, Loss, Rows, Session, Task
 
 @dataclass(frozen=True)
 class Pretraining(Task):
-    """A language model learns from raw text."""
+    """Pretraining of a language model on raw text."""
 
     session: Session
     asked: Config
     config: Config
     pretrained: Pretrained | None
     data: Mapping[str, Prepared]
-    """Of each domain; of data without a mixture, under no name."""
+    """By domain; data without a mixture has an empty name."""
     tokenizer: PreTrainedTokenizerFast
     model_config: PretrainedConfig
     sizes: Sizes
@@ -52,21 +52,21 @@ class Pretraining(Task):
     @classmethod
     @abstractmethod
     def special_ids(cls, tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
-        """The ids of special tokens that a new model is told."""
+        """The ids of special tokens in the config of a new model."""
 
     @classmethod
     def prepare_tokenizer(
         cls, tokenizer: PreTrainedTokenizerFast, config: Config, block_size: int
     ) -> None:
-        """Refuses a tokenizer that does not do, and sets what the objective needs of it."""
+        """Set what the objective needs of a tokenizer; raises ConfigError if it is unsuitable."""
 
     @classmethod
     def resolve_objective(cls, config: Config, pretrained: Pretrained | None) -> Config:
-        """The config with the objective spelled out, and what goes with it."""
+        """The config with the objective and its settings resolved."""
         return config.changed(train={"objective": cls.objective})
 
     def limit_length(self) -> Self:
-        """The task with the most steps that minutes are spent on."""
+        """The task with a maximum number of steps, if its time limit needs one."""
         return self
 
     @abstractmethod
@@ -75,15 +75,15 @@ class Pretraining(Task):
 
     @abstractmethod
     def losses_of(self, model: PreTrainedModel, isolated: bool) -> Callable[[Any], Loss]:
-        """Makes the loss of one domain; `isolated` documents must be kept apart."""
+        """Makes the loss of one domain; `isolated` documents must not attend to each other."""
 
     @abstractmethod
     def draw(self, step: int, **how: Any) -> Rows:
-        """The rows of a step where there is one domain."""
+        """The rows of a step if there is one domain."""
 
     @classmethod
     def open(cls, asked: Config, pretrained: Pretrained | None, session: Session) -> Self:
-        """Reads and tokenizes the text, with a new tokenizer where none is named."""
+        """Read and tokenize the text, with a new tokenizer if none is given."""
         config, sizes = cls._resolved(asked, pretrained, session)
         block = sizes.block_size
         given = cls._given_tokenizer(config, pretrained, block)
@@ -111,7 +111,7 @@ class Pretraining(Task):
     def outline(
         cls, asked: Config, pretrained: Pretrained | None, session: Session
     ) -> dict[str, Any]:
-        """The files, and the model for them; the text is read once, and not tokenized."""
+        """Report the files and their model; the text is read once, but not tokenized."""
         config, sizes = cls._resolved(asked, pretrained, session)
         block = sizes.block_size
         given = cls._given_tokenizer(config, pretrained, block)
@@ -140,8 +140,8 @@ class Pretraining(Task):
     def _resolved(
         cls, asked: Config, pretrained: Pretrained | None, session: Session
     ) -> tuple[Config, Sizes]:
-        """The config with each `auto` that is resolved before the data is read: by the text, and by
-        the machine where minutes are given. A resumed run keeps what it began with."""
+        """The config with each `auto` that is resolved before the data is read: from the size of
+        the text, and from the machine if there is a time limit. A resumed run keeps its values."""
         config = cls.resolve_objective(asked, pretrained)
         config = config.changed(train=defaults.pretraining(config.train))
         keys, of = domains.keys_by_domain(config).values(), session.sources.of
@@ -163,15 +163,15 @@ class Pretraining(Task):
             sizes = sizing.of_new(config, chosen, vocabulary, cls.purpose)
             because += limited
         resolved = sizes.written_to(config)
-        if said := sizing.explained(config, resolved, because):
-            session.console.say(said)
+        if note := sizing.explained(config, resolved, because):
+            session.console.say(note)
         return resolved, sizes
 
     @classmethod
     def _given_tokenizer(
         cls, config: Config, pretrained: Pretrained | None, block_size: int
     ) -> PreTrainedTokenizerFast | None:
-        """The tokenizer that is named, or the named model's own, if it does for the objective."""
+        """The tokenizer of the config or of the given model, if it suits the objective."""
         given = pretrained.tokenizer if pretrained else tokenizers.configured_tokenizer(config)
         if given is not None:
             cls.prepare_tokenizer(given, config, block_size)
@@ -207,21 +207,21 @@ class Pretraining(Task):
 
     @property
     def lora(self) -> None:
-        """Pretraining has no low-rank updates."""
+        """Pretraining has no LoRA."""
 
     @cached_property
     def shares(self) -> dict[str, float]:
-        """The domains that are trained on, with their shares; none without a mixture."""
+        """The shares of the training domains; empty without a mixture."""
         return {name: share for name, share in domains.shares(self.config).items() if share > 0}
 
     @cached_property
     def learned(self) -> dict[str, TokenFile]:
-        """The token files that are trained on, by domain."""
+        """The training token files by domain."""
         return {name: self.data[name].train for name in self.shares or self.data}
 
     @cached_property
     def held_out(self) -> dict[str, TokenFile]:
-        """The token files that are measured, by domain."""
+        """The validation token files by domain."""
         return {name: each.validation for name, each in self.data.items() if each.validation}
 
     @cached_property
@@ -243,12 +243,12 @@ class Pretraining(Task):
 
     @property
     def tokens_per_example(self) -> int:
-        """Tokens of a block."""
+        """Tokens per block."""
         return int(self.examples.block_size)
 
     @property
     def content(self) -> dict[str, str]:
-        """The hashes of the data by what they are of."""
+        """The hashes of the data, by description."""
         content = {}
         for name, domain in self.data.items():
             of = f" of {name}" if name else ""
@@ -259,23 +259,23 @@ class Pretraining(Task):
 
     @property
     def measured_first(self) -> bool:
-        """Whether there is something to forget: gains and losses are told by domain."""
+        """Whether a pretrained model continues on a mixture: its report lists gains and losses."""
         return bool(self.config.data.mixture and self.pretrained and self.validation)
 
     def begin(self) -> PreTrainedModel:
-        """New weights from the seed, or those of the named model."""
+        """New weights from the seed, or those of the given model."""
         if self.pretrained is None:
             return build.new_model(self.model_config, self.config.seed, self.purpose)
         return pretrained.load_model(self.pretrained, self.purpose, say=self.session.console.warn)
 
     def losses(self, model: PreTrainedModel) -> Callable[[Examples | None], Loss]:
-        """The loss; of a mixture, measured by domain too."""
+        """The loss; for a mixture, also measured by domain."""
         files = [*(each.train for each in self.data.values()), *self.held_out.values()]
         isolated = self.config.data.isolate_documents and any(len(f.starts) > 1 for f in files)
         return partial(by_domain.measured_by_domain, self.losses_of(model, isolated))
 
     def rows_of_step(self, step: int, *, global_batch_size: int, limit: int | None) -> Rows:
-        """Every example once in each epoch; of a mixture, each domain by its share."""
+        """Every example once per epoch; from a mixture, each domain by its share."""
         how: dict[str, Any] = {"global_batch_size": global_batch_size, "limit": limit}
         how["seed"] = self.config.seed
         if isinstance(self.examples, Mixture):
@@ -292,7 +292,7 @@ class Pretraining(Task):
         return by_domain.progress(self.examples, step, **how)
 
     def seen(self) -> Fingerprints:
-        """The fingerprints of the text that is trained on."""
+        """The fingerprints of the training text."""
         return self._seen
 
     @cached_property
@@ -300,13 +300,13 @@ class Pretraining(Task):
         return fingerprints.of_tokens(list(self.learned.values()))
 
     def speeds(self, figures: Mapping[str, Any]) -> dict[str, float]:
-        """What else is told of the speed of a run."""
+        """More speeds of a run for its results."""
         return {}
 
     def results(self, loss: Loss, figures: Mapping[str, Any]) -> dict[str, Any]:
-        """The unigram baseline, and the domains of a mixture with what each has gained or lost."""
+        """The unigram baseline, and the gains and losses of each domain of a mixture."""
         console, found = self.session.console, dict[str, Any]()
-        if self.config.train.max_minutes is None:  # of minutes, the run itself warns
+        if self.config.train.max_minutes is None:  # with a time limit, the run itself warns
             for text in summary.of_steps(figures["step"], self.from_scratch):
                 console.warn(text)
         measured = figures["validation"]
@@ -325,7 +325,8 @@ class Pretraining(Task):
         return found
 
     def _warn_of_data(self) -> None:
-        """Warns of marks that may be an accident, and of held-out text that is trained on too."""
+        """Warn of likely document separators in the text, and of held-out text in the training
+        data."""
         warn = self.session.console.warn
         for tokens in self.learned.values():
             for hint in mark_hints(tokens.marks, len(tokens.starts)):
@@ -340,7 +341,7 @@ class Pretraining(Task):
 
 
 def _recipe(n_bytes: int, minutes: float | None, session: Session) -> tuple[Recipe, str]:
-    """What suits a new model for so much text, and what else it goes by than the text."""
+    """The recipe of a new model for this much text, and a description of the other factors."""
     if minutes is None:
         return sizing.for_text(n_bytes), ""
     processes = session.processes
@@ -353,6 +354,6 @@ def _recipe(n_bytes: int, minutes: float | None, session: Session) -> tuple[Reci
 
 
 def special_ids(tokenizer: PreTrainedTokenizerFast, *names: str) -> dict[str, int]:
-    """The ids of these special tokens, as far as the tokenizer has them."""
+    """The ids of these special tokens, if the tokenizer has them."""
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in names}
     return {name: number for name, number in ids.items() if number is not None}

@@ -1,7 +1,7 @@
-"""Which model, vocabulary and batch suit a text, or make the most of it in the minutes given.
+"""Choose model, vocabulary and batch for a text and an optional time limit.
 
-The text alone decides, so that every machine and any number of processes train the same model. Only
-where minutes are given does the speed of the machine count. The tiers are measured up to five
+The text alone decides, so that every machine and any number of processes train the same model; the
+speed of the machine only counts if there is a time limit. The tiers are measured up to five
 minutes on two CPU cores and extrapolated from there: `.github/decisions/0006-auto-settings.md`.
 """
 
@@ -19,23 +19,23 @@ from llmkit.models.pretrained import Pretrained
 from llmkit.training.tasks import defaults
 
 USABLE_SHARE = 0.4
-"""Share of a machine's matrix rate that small models reach in training."""
+"""Share of a machine's peak matrix rate that small models reach in training."""
 
 USUAL_BLOCK = 512
-"""Tokens of a block for a model that exists, where its positions allow."""
+"""Tokens per block for a pretrained model, if its positions allow."""
 
 _LEAST_STEPS = 128
-"""Steps that one pass over a small text has: fewer and larger ones learn less of it."""
+"""Number of steps per epoch of a small text: fewer and larger steps learn less."""
 
 PARAMETERS_PER_TOKEN = 12
-"""Most weights in the layers for each token of the text: more only learn it by heart."""
+"""Maximum number of layer weights per token of the text: more would overfit."""
 
 BYTES_PER_TOKEN = 3.3
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A shape and what goes with it."""
+    """A model size with matching block and batch."""
 
     hidden_size: int
     num_hidden_layers: int
@@ -43,23 +43,23 @@ class Recipe:
     tokens_per_step: int
     largest_vocabulary: int
     architecture: str = "qwen3"
-    """Llama with its queries and keys normalised, which learns faster and takes a little longer."""
+    """Llama with normalised queries and keys, which learns faster but is slightly slower."""
 
     @property
     def layer_parameters(self) -> int:
-        """Weights between embeddings and output, roughly (12 hidden² a layer)."""
+        """Approximate number of weights between embeddings and output (12 hidden² per layer)."""
         return 12 * self.num_hidden_layers * self.hidden_size**2
 
 
 @dataclass(frozen=True)
 class Tier:
-    """Where a recipe is the best."""
+    """The range in which a recipe is best."""
 
     operations: float
-    """The most floating-point operations of a run by minutes."""
+    """Maximum number of floating-point operations of a run with a time limit."""
     n_bytes: float
-    """The most text of a run without minutes: one pass takes minutes to hours on its usual device,
-    two CPU cores up to some hundred megabytes, one GPU above."""
+    """Maximum text of a run without a time limit: an epoch takes minutes to hours on its usual
+    device, two CPU cores up to some hundred megabytes, one GPU above."""
     recipe: Recipe
 
 
@@ -76,17 +76,17 @@ TIERS = (
 
 
 def for_text(n_bytes: int) -> Recipe:
-    """The recipe for one pass over so much text, whatever the machine."""
+    """The recipe for one epoch over this much text, on any machine."""
     recipe = next(tier.recipe for tier in TIERS if n_bytes <= tier.n_bytes)
     most = max(recipe.block_size, int(n_bytes / BYTES_PER_TOKEN / _LEAST_STEPS))
     return replace(recipe, tokens_per_step=min(recipe.tokens_per_step, most))
 
 
 def for_minutes(n_bytes: int, minutes: float, rate: float) -> Recipe:
-    """The recipe that learns most in so many minutes.
+    """The recipe that learns most in this time.
 
-    `rate` is the machine's matrix rate in operations per second, over all processes. A small text
-    takes a small model, however long the time.
+    `rate` is the peak matrix rate in operations per second, over all processes. A small text gets a
+    small model, however long the time.
     """
     operations = 60 * minutes * rate * USABLE_SHARE
     limit = PARAMETERS_PER_TOKEN * n_bytes / BYTES_PER_TOKEN
@@ -97,7 +97,7 @@ def for_minutes(n_bytes: int, minutes: float, rate: float) -> Recipe:
 
 
 def explained(asked: Config, resolved: Config, because: str) -> str:
-    """What was chosen for a new or a given model, key by key, and why; empty where nothing was."""
+    """A message with the keys that were chosen, and why; empty if nothing was chosen."""
     chosen = {}
     for name in ("hidden_size", "num_hidden_layers"):
         if name in resolved.model.config and name not in asked.model.config:
@@ -116,7 +116,7 @@ def explained(asked: Config, resolved: Config, because: str) -> str:
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is resolved before the text is read: kept when a run is resumed."""
+    """Sizes resolved before the text is read, and kept when a run resumes."""
 
     block_size: int
     global_batch_size: int
@@ -128,9 +128,9 @@ class Sizes:
 
     @classmethod
     def from_json(cls, recorded: Mapping[str, Any], config: Config) -> Sizes:
-        """The sizes that `as_json` recorded; what the config spells out stays.
+        """The sizes recorded by `as_json`; explicit values in the config win.
 
-        Raises DataError where they are damaged.
+        Raises DataError if they are damaged.
         """
 
         def either(section: str, key: str) -> Any:
@@ -148,13 +148,13 @@ class Sizes:
         except (LookupError, TypeError) as error:
             raise DataError(
                 f"the sizes that the run recorded are damaged ({error})",
-                where="run.json: settled",
+                where="run.json: `settled`",
                 kept="the run, untouched",
-                next="restore run.json, or remove `settled` from it to choose them anew",
+                next="restore run.json, or remove `settled` from it to choose them again",
             ) from error
 
     def written_to(self, config: Config) -> Config:
-        """The config with these sizes spelled out."""
+        """The config with these sizes."""
         is_new = config.model.name_or_path is None
         return config.changed(
             model={"architecture": self.architecture, "config": self.model_config},
@@ -165,7 +165,7 @@ class Sizes:
 
 
 def as_json(config: Config) -> dict[str, Any]:
-    """The sizes that a config spells out, as a run records them."""
+    """The sizes of a config, for the record of a run."""
     return {
         "model": {"architecture": config.model.architecture, "config": config.model.config},
         "tokenizer": {"vocab_size": config.tokenizer.vocab_size},
@@ -177,7 +177,7 @@ def as_json(config: Config) -> dict[str, Any]:
 def of_new(
     config: Config, recipe: Recipe, vocab_size: int, purpose: Purpose = build.LANGUAGE_MODEL
 ) -> Sizes:
-    """The sizes of a new model; what the user has set stays."""
+    """The sizes of a new model; the user's own values are kept."""
     model, asked = config.model, config.train.global_batch_size
     architecture = recipe.architecture if model.architecture == "auto" else model.architecture
     filled = build.fill_settings(
@@ -201,16 +201,16 @@ def of_pretrained(
     device: str,
     purpose: Purpose = build.LANGUAGE_MODEL,
 ) -> Sizes:
-    """The block and the batch of a pretrained model, for so much text.
+    """The block and batch of a pretrained model for this much text.
 
     Raises ConfigError for settings of its config, and for a block longer than its positions.
     """
     model, wish = config.model, config.data.block_size
     if model.config:
         raise ConfigError(
-            "the shape of a model that exists cannot be changed",
+            "the size of a pretrained model cannot be changed",
             where="model.config",
-            next="leave model.config or model.name_or_path out",
+            next="remove model.config or model.name_or_path",
         )
     pretrained.check_purpose(purpose)
     positions = getattr(pretrained.config, "max_position_embeddings", None) or USUAL_BLOCK
@@ -221,7 +221,7 @@ def of_pretrained(
         raise ConfigError(
             f"a block of {block} tokens is longer than the model's {positions} positions",
             where="data.block_size",
-            next=f"write data.block_size={positions} or less",
+            next=f"set data.block_size={positions} or less",
         )
     tokens = round(n_bytes / BYTES_PER_TOKEN)
     hidden = int(pretrained.config.get_text_config().hidden_size)

@@ -1,6 +1,6 @@
-"""What a run must know of whatever is learned: a task, its examples, and its loss.
+"""The interfaces of a task, its examples and its loss.
 
-A loss gives sums, never means: a mean of means is wrong as soon as batches differ in size.
+A loss returns sums, never means: a mean of means is wrong if batches differ in size.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
 
 Batch = dict[str, Tensor]
-"""Tensors that a model takes, its targets, where few places are predicted their numbers, and for
-rows of tokens with padding `real`, a bool that is False there."""
+"""Model inputs and targets; if few positions are predicted, their indices; and for rows of tokens
+with padding `real`, a bool that is False at padding."""
 Rows = Sequence[int] | NDArray[np.int64]
 Sums = Mapping[str, NDArray[np.float64]]
-"""What a loss's sums come to over a whole set and all processes."""
+"""The sums of a loss over a whole set and all processes."""
 
 IGNORED = -100
-"""Target of a position that is not predicted."""
+"""Target of a position without a prediction."""
 
 
 class Examples(Protocol):
@@ -49,44 +49,44 @@ class Examples(Protocol):
         """Number of examples."""
 
     def batch(self, rows: Rows) -> Batch:
-        """The examples of these rows as tensors; row -1 is one in which nothing is predicted."""
+        """The examples of these rows as tensors; row -1 is an example without predictions."""
 
     def count(self, rows: Rows) -> int:
-        """Predictions in these rows."""
+        """Number of predictions in these rows."""
 
     def longest_first(self) -> Rows:
-        """All rows, such that neighbours need little padding and the first the most memory."""
+        """All rows, ordered so that neighbours need little padding and the first most memory."""
 
 
 class LabelledExamples(Examples, Protocol):
-    """Examples with a class each."""
+    """Examples with a label each."""
 
     targets: NDArray[Any]
 
 
 class Loss(ABC):
-    """What is minimised, and the figures that people read."""
+    """The training objective and the reported metrics."""
 
     balance: Balance | None = None
     """The load-balancing loss of a mixture of experts."""
     compilable: tuple[nn.Module, ...] = ()
-    """Modules of the loss itself that are worth compiling."""
+    """Modules of the loss that are worth compiling."""
 
     def weight(self, examples: Examples, rows: Rows) -> float:
-        """What the objective summed over these rows is divided by: each prediction weighs 1."""
+        """The divisor of the objective summed over these rows: by default the predictions."""
         return examples.count(rows)
 
     @abstractmethod
     def sums(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """`objective` to minimise and `loss` to report, each summed over the batch's predictions,
-        and whatever else `figures` needs, of any shape."""
+        """`objective` to minimise and `loss` to report, summed over the batch's predictions, and
+        anything else that `figures` needs, of any shape."""
 
     @abstractmethod
     def figures(self, sums: Sums, predictions: int) -> dict[str, float]:
-        """The figures of a whole set from its sums."""
+        """The metrics of a whole set from its sums."""
 
     def routed(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The tokens routed to each expert, where there is a `balance`."""
+        """The number of tokens routed to each expert, if there is a `balance`."""
         raise NotImplementedError
 
 
@@ -105,13 +105,13 @@ def summed_cross_entropy(
 
 
 def on_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch where the model is."""
+    """The batch on the model's device."""
     return {key: value.to(device, non_blocking=True) for key, value in batch.items()}
 
 
 @dataclass(frozen=True)
 class Session:
-    """What a task works with besides its config."""
+    """The environment of a task: processes, console, sources and stop signal."""
 
     sources: Sources
     processes: Processes
@@ -120,83 +120,83 @@ class Session:
 
     @property
     def watch(self) -> Watch:
-        """Progress of long work, which a signal ends."""
+        """Shows the progress of long work, which a signal ends."""
         return self.stop.watched(self.console.watch)
 
 
 class Task(ABC):
-    """Something to learn, opened: all that a run needs but weights is there, and checked.
+    """A training task with its data opened and checked; only weights are missing.
 
-    A new task is a subclass in a file of its own, chosen by a command.
+    A new task is a subclass in a separate file, chosen by a command.
     """
 
     command: ClassVar[str]
     unit: ClassVar[str]
-    """What a prediction is called in the figures."""
+    """The unit of predictions in the metrics."""
     purpose: ClassVar[Purpose]
-    """What transformers loads the model as."""
+    """The class with which transformers loads the model."""
 
     session: Session
     asked: Config
-    """The config as it was asked for."""
+    """The config as given by the user."""
     config: Config
-    """The same with all resolved that follows from the data and the model config."""
+    """The config with everything resolved that depends on the data and the model config."""
     tokenizer: PreTrainedTokenizerFast
     pretrained: Pretrained | None
-    """The model that is named, if one is."""
+    """The given model, if any."""
 
     @classmethod
     @abstractmethod
     def open(cls, asked: Config, pretrained: Pretrained | None, session: Session) -> Self:
-        """Reads the data and checks all that can be wrong before weights are made or loaded."""
+        """Read the data, and check everything that can be checked without weights."""
 
     @classmethod
     @abstractmethod
     def outline(
         cls, asked: Config, pretrained: Pretrained | None, session: Session
     ) -> dict[str, Any]:
-        """What a dry run reports: the data, and the size of the model; writes nothing."""
+        """The report of a dry run: the data and the size of the model; writes nothing."""
 
     @property
     @abstractmethod
     def content(self) -> Mapping[str, str]:
-        """Content hashes by what they are of."""
+        """Content hashes by description."""
 
     @property
     @abstractmethod
     def examples(self) -> Examples:
-        """What is trained on."""
+        """The training examples."""
 
     @property
     @abstractmethod
     def validation(self) -> Examples | None:
-        """What is measured while training."""
+        """The validation examples."""
 
     @property
     @abstractmethod
     def tokens_per_example(self) -> int:
-        """Tokens of an example of middling length."""
+        """Typical number of tokens of an example."""
 
     @abstractmethod
     def begin(self) -> PreTrainedModel:
-        """The model with the weights that a new run starts with."""
+        """The model with the initial weights of a new run."""
 
     @abstractmethod
     def losses(self, model: PreTrainedModel) -> Callable[[Examples | None], Loss]:
-        """Makes the loss that measures these validation examples, or some of them."""
+        """Makes the loss for these validation examples, or for a subset of them."""
 
     @abstractmethod
     def rows_of_step(self, step: int, *, global_batch_size: int, limit: int | None) -> Rows:
-        """The rows of the examples that form a step: a pure function."""
+        """The rows of a step: a pure function."""
 
     @abstractmethod
     def seen(self) -> Fingerprints:
-        """The fingerprints of what is trained on."""
+        """The fingerprints of the training data."""
 
     @abstractmethod
     def results(self, loss: Loss, figures: Mapping[str, Any]) -> dict[str, Any]:
-        """What a finished run reports besides its figures: measurements of the finished model and
-        baselines; warns where they show that little was learned."""
+        """Additional results of a finished run: measurements of the final model and baselines;
+        warns if they show that little was learned."""
 
     @property
     def data_report(self) -> Mapping[str, Any]:
@@ -210,34 +210,34 @@ class Task(ABC):
 
     @property
     def lora(self) -> LoraConfig | None:
-        """The low-rank updates that are trained in place of the weights."""
+        """The LoRA config, if low-rank updates are trained instead of the weights."""
         settings = self.config.model.lora
         return settings if settings.r is not None else None
 
     def equip(self, model: PreTrainedModel, begun: bool) -> PreTrainedModel:
-        """The model made ready to be trained; `begun` says that `begin` made it, and not a
-        checkpoint."""
+        """Prepare the model for training; `begun` says that it comes from `begin` rather than from
+        a checkpoint."""
         return model
 
     def head(self, model: PreTrainedModel) -> Collection[str]:
-        """The weights that are trained beside low-rank updates."""
+        """The weights that are trained in addition to LoRA."""
         return ()
 
     def fitted(self, model: PreTrainedModel) -> Self:
-        """The task in the form that this model can learn it in."""
+        """The task adapted to this model."""
         return self
 
     @property
     def measured_first(self) -> bool:
-        """Whether the model is validated before it is trained."""
+        """Whether the model is validated before training."""
         return False
 
     def progress(
         self, step: int, *, global_batch_size: int, limit: int | None
     ) -> Mapping[str, float]:
-        """What else the metrics hold of the data that a step has reached."""
+        """More values of a step for metrics.jsonl."""
         return {}
 
     def samples(self, model: PreTrainedModel, loss: Loss) -> Mapping[str, Any]:
-        """A few samples of the model, shown after a validation, and noted in metrics.jsonl."""
+        """A few samples of the model, shown after a validation and recorded in metrics.jsonl."""
         return {}
