@@ -36,6 +36,7 @@ def test_the_card_shows_intervals_and_baselines(make_run: MakeRun) -> None:
 def test_no_path_of_the_machine_is_in_the_card(make_run: MakeRun) -> None:
     facts = {
         "command": "finetune",
+        "limits": ["9 rows repeat: /home/me/secret/reviews.csv rows 3, 4; and/or others"],
         "arguments": ["finetune", "--csv", "/home/me/secret/reviews.csv", "-o", "/data/runs/x",
                       "data.test_files=/home/me/secret/test.csv"],
     }  # fmt: skip
@@ -48,6 +49,7 @@ def test_no_path_of_the_machine_is_in_the_card(make_run: MakeRun) -> None:
     assert "/data" not in card
     assert "llmkit finetune --csv reviews.csv -o x data.test_files=test.csv" in card
     assert "fine-tuned from base" in card
+    assert "9 rows repeat: reviews.csv rows 3, 4; and/or others" in card
 
 
 def test_a_hub_model_is_named_as_the_base(make_run: MakeRun) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -26,6 +27,9 @@ HUB_TASKS = {
 
 CARD_METRICS = ("loss", "perplexity", "bits_per_byte", "accuracy", "f1_macro", "mae", "pearson")
 """Figures that the metadata of the card holds."""
+
+
+_FOLDERS = re.compile(r"(?<![\w/])(~|\.{0,2})/([^\s/]+/)*")  # of a path in a sentence
 
 
 def write_card(run: RunRecord, directory: Path) -> None:
@@ -83,7 +87,7 @@ def model_card(run: RunRecord) -> str:
         parameters=run.result.get("parameters"),
         data=data,
         rows=list(_table(run)),
-        limits=run.facts.get("limits", []),
+        limits=[_FOLDERS.sub("", each) for each in run.facts.get("limits", [])],
         command=_command(run),
         environment=run.facts.get("environment") or {},
         content=run.facts.get("content") or {},
