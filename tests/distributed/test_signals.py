@@ -118,11 +118,10 @@ def test_a_command_that_is_stopped_before_it_saved_anything_says_so(tmp_path: Pa
     """While the libraries load."""
     text = tmp_path / "text.txt"
     text.write_text("a line of text\n" * 100)
-    command = [sys.executable, "-m", "llmkit", "pretrain", "--text", str(text), "--json"]
-    process = subprocess.Popen(
-        [*command, "-o", str(tmp_path / "run")], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    time.sleep(0.8)
+    timed = [sys.executable, "-X", "importtime", "-m", "llmkit"]  # names each import on stderr
+    command = [*timed, "pretrain", "--text", str(text), "--json", "-o", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert said(process, b" torch.", 60)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
