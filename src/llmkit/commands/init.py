@@ -17,10 +17,10 @@ from llmkit.storage import atomic
 def write_starter(
     job: str, data: Sequence[str], model: str | None, output: str | None
 ) -> dict[str, Any]:
-    """Writes the starter config of a job and returns where it is and what to run next.
+    """Writes the starter config of a job and returns its path and the next commands.
 
-    The files are found and looked at: for tables, the columns that llmkit recognises are filled in.
-    Raises UsageError for a job or data that does not fit, InputNotFound, DataError for files that
+    The files are opened: for tables, the columns that llmkit recognises are filled in.
+    Raises UsageError for an unsuitable job or data, InputNotFound, DataError for files that
     cannot be read, and WriteError for a path that exists.
     """
     starter = starters.STARTERS[job]

@@ -19,14 +19,14 @@ COMMAND = "pretrain"
 
 
 def run(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
-    """Trains the model, or resumes training it, and returns the figures of the run."""
+    """Trains the model, or resumes training it, and returns the results of the run."""
     figures = training.train_task(COMMAND, _task, config, sources, console)
     finished.describe_run(figures, console)
     return figures
 
 
 def check(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
-    """Checks all that a run needs, without weights and without writing, and says what it found."""
+    """Checks everything that a run needs, without weights or writing, and returns a report."""
     return training.check_task(COMMAND, _task, config, sources, console)
 
 

@@ -14,10 +14,10 @@ from llmkit.storage import atomic, outputs
 
 
 def report_runs(directories: Sequence[str], output: str | None, opens: bool) -> dict[str, Any]:
-    """Writes the page on these runs and returns where it is; `opens` shows it in a browser.
+    """Writes the page on these runs and returns its path; `opens` shows it in a browser.
 
-    Raises InputNotFound, DataError or UsageError for what is no run, is damaged or cannot be
-    compared, and WriteError for a file that cannot be written or that no report wrote.
+    Raises InputNotFound, DataError or UsageError for runs that are missing, damaged or not
+    comparable, and WriteError for a file that cannot be written or was not written by a report.
     """
     paths = [Path(directory).expanduser() for directory in directories]
     runs = [read_run(path) for path in paths]

@@ -98,21 +98,21 @@ def _shown(value: Any) -> str:
     return "" if value is None else printable(str(value))
 
 
-ODDITIES = ("blank", "left_out", "duplicates", "conflicts", "overlap", "unseen_labels")
+FINDINGS = ("blank", "left_out", "duplicates", "conflicts", "overlap", "unseen_labels")
 PLACES = 5
-"""Maximum number of rows listed for each oddity; JSON lists more."""
+"""Maximum number of rows listed for each finding; JSON lists more."""
 
 
 def report_tables(report: Mapping[str, Any]) -> dict[str, Any]:
     """Converts the nested parts of the report of `finetune --dry-run` into tables."""
-    nested = {"classes", "splits", "lengths", "warnings", *ODDITIES}
+    nested = {"classes", "splits", "lengths", "warnings", *FINDINGS}
     facts = {name: value for name, value in report.items() if name not in nested}
     return {
         **facts,
         "splits": {name: {"rows": each["rows"]} for name, each in report["splits"].items()},
         "lengths": {name: _length(each) for name, each in report["lengths"].items()},
         **({"classes": list(_classes(report))} if "classes" in report else {}),
-        "oddities": list(_oddities(report)),
+        "findings": list(_findings(report)),
     }
 
 
@@ -127,8 +127,8 @@ def _classes(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield {"class": label, **{name: found.get(label, 0) for name, found in counts.items()}}
 
 
-def _oddities(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    for name in filter(report.__contains__, ODDITIES):
+def _findings(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    for name in filter(report.__contains__, FINDINGS):
         found = report[name]
         count = found.get("count_stripped", found["count"])
         yield {"what": name.replace("_", " "), "count": count, "first": "; ".join(_places(found))}

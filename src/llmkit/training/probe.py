@@ -40,16 +40,16 @@ def fit(
     objective: LossModule,
     examples: Examples,
     share: int,
-    wish: int | None,
+    requested: int | None,
     processes: Processes,
 ) -> tuple[int, float]:
     """The micro-batch size that fits, and the seconds of its forward and backward pass.
 
     Memory is tested with the longest examples, time is measured with those of median length.
-    `share` is this process's part of the global batch; if the user gives a size, `wish`, only that
-    is tried. Raises ResourceError if not even one sequence fits, or if `wish` does not.
+    `share` is this process's part of the global batch; if the user gives a size, only that,
+    `requested`, is tried. Raises ResourceError if it, or even one sequence, does not fit.
     """
-    size = wish or math.ceil(share / math.ceil(share / _most(examples, processes)))
+    size = requested or math.ceil(share / math.ceil(share / _most(examples, processes)))
     longest = np.resize(examples.longest_first(), size)
     usual = np.resize(np.roll(examples.longest_first(), -(len(examples) // 2)), size)
     while True:
@@ -62,7 +62,7 @@ def fit(
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-            if wish or size == 1:
+            if requested or size == 1:
                 raise too_large(size) from error
         finally:
             objective.zero_grad()

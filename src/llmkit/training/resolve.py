@@ -101,8 +101,10 @@ def kept_choices(recorded: Choices, train: TrainConfig, session: Session) -> Cho
                 f"{key} was {before.get(key)}, is now {value}: last digits may differ"
             )
     free = ("micro_batch_size", "compile", "logging_steps", "eval_steps", "save_steps")
-    wishes = {key: getattr(train, key) for key in free}
-    return replace(recorded, **{key: wish for key, wish in wishes.items() if wish != "auto"})
+    choices = {key: getattr(train, key) for key in free}
+    return replace(
+        recorded, **{key: requested for key, requested in choices.items() if requested != "auto"}
+    )
 
 
 def lengthened(
@@ -155,8 +157,8 @@ def measured_choices(task: Task, objective: LossModule, batch: int, clock: Clock
     session = task.session
     processes, minutes = session.processes, _minutes(train)
     share = math.ceil(batch / processes.count)
-    wish = None if train.micro_batch_size == "auto" else min(train.micro_batch_size, share)
-    size, seconds = probe.fit(objective, examples, share, wish, processes)
+    requested = None if train.micro_batch_size == "auto" else min(train.micro_batch_size, share)
+    size, seconds = probe.fit(objective, examples, share, requested, processes)
     operations = _operations(objective, examples, processes)  # counted with the default attention
     attention, quickest = probe.quickest_attention(objective, examples, size, processes)
     seconds = min(seconds, quickest)

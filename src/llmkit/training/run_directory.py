@@ -291,8 +291,8 @@ def origins(asked: Config, resolved: Mapping[str, Any]) -> dict[str, str]:
 
 
 def surroundings(device: str) -> dict[str, str]:
-    """When, where and on what a run works: the date, the host, the device, and the git commit of
-    the current directory if there is one."""
+    """The date, host and device of a run, and the git commit of the current directory if there is
+    one."""
     facts = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "host": socket.gethostname(),
@@ -305,7 +305,7 @@ def surroundings(device: str) -> dict[str, str]:
 
 
 def git_commit(directory: Path) -> str | None:
-    """The commit that the git repository around a directory is at, read from its files: a run
+    """The current commit of the git repository around a directory, read from its files, since a run
     starts no other program. None without a repository or a commit."""
     git = next(
         (each / ".git" for each in (directory, *directory.parents) if (each / ".git").exists()),

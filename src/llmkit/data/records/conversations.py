@@ -224,8 +224,8 @@ def load_conversations(
     for warning in report["warnings"]:
         warn(warning)
     if "validation" not in parts:
-        wish = data.validation_fraction
-        fraction = splits.AUTO_SHARE if wish == "auto" else wish
+        requested = data.validation_fraction
+        fraction = splits.AUTO_SHARE if requested == "auto" else requested
         parts["train"], parts["validation"] = _split(
             parts["train"], fraction, config.seed, tokenizer
         )

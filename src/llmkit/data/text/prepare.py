@@ -207,14 +207,14 @@ _FEWEST = 3  # tokens: two predicted ones and the one before them
 def _trained(pairs: Sequence[DomainText], say: Say) -> PreTrainedTokenizerFast:
     """The tokenizer trained on the training parts, or reused from the cache."""
     first = pairs[0].train
-    wish, model_type = first.config.tokenizer.vocab_size, first.config.model.architecture
+    requested, model_type = first.config.tokenizer.vocab_size, first.config.model.architecture
     framed = first.config.train.objective == "masked"
     train = tokenizers.train_bpe_with_frame if framed else tokenizers.train_bpe
 
     def build(directory: Path) -> dict[str, Any]:
         parts = [pair.train.part(pair.train_part) for pair in pairs]
         n_bytes = sum(part.n_bytes for part in parts)
-        size = tokenizers.auto_vocab_size(n_bytes) if wish == "auto" else wish
+        size = tokenizers.auto_vocab_size(n_bytes) if requested == "auto" else requested
         n_read = min(n_bytes, TOKENIZER_BYTES)
         with first.watch("training a tokenizer", n_read) as advance:
             # Sample each part in proportion to its size.
@@ -226,7 +226,7 @@ def _trained(pairs: Sequence[DomainText], say: Say) -> PreTrainedTokenizerFast:
 
     wanted = [
         *(pair.train.key(pair.train_part) for pair in pairs),
-        wish,
+        requested,
         model_type,
         *(["framed"] if framed else []),
     ]

@@ -1,4 +1,4 @@
-"""A Transformer that is written to be read.
+"""A Transformer with readable source.
 
 Importing this package registers it with the Auto classes of transformers, so that `from_pretrained`
 loads its models; register your own model the same way.

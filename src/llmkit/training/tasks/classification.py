@@ -283,16 +283,16 @@ def _shape(
     tokenizer: PreTrainedTokenizerFast,
 ) -> tuple[PretrainedConfig, int]:
     """The model config with its head, and the maximum number of tokens of a text."""
-    model, wish = config.model, config.data.max_length
+    model, requested = config.model, config.data.max_length
     if pretrained is None:
-        length = classifier.DEFAULT_MAX_LENGTH if wish == "auto" else wish
+        length = classifier.DEFAULT_MAX_LENGTH if requested == "auto" else requested
         shape = classifier.new_config(model.architecture, model.config, tokenizer, length)
     else:
         shape = classifier.existing_config(pretrained, model.config)
     most = classifier.longest_text(shape, tokenizer)
-    if wish != "auto" and wish > most:
+    if requested != "auto" and requested > most:
         raise ConfigError(
-            f"data.max_length={wish} exceeds the model's maximum of {most} tokens",
+            f"data.max_length={requested} exceeds the model's maximum of {most} tokens",
             where="data.max_length",
             next=f"set data.max_length={most} or less",
         )
@@ -301,7 +301,7 @@ def _shape(
     head.describe(shape, tokenizer.pad_token_id)
     text, label = data.data.text_column, data.data.label_column
     classifier.remember_columns(shape, _columns(text), _columns(label))
-    return shape, most if wish == "auto" else wish
+    return shape, most if requested == "auto" else requested
 
 
 def _columns(named: Any) -> tuple[str | int, ...]:

@@ -115,8 +115,8 @@ class Completion(Task):
                 where="evaluation.responses",
                 next="give data.validation_files, or remove data.validation_fraction=0",
             )
-        wish = config.data.block_size
-        width = _width(encoded, made) if wish == "auto" else wish
+        requested = config.data.block_size
+        width = _width(encoded, made) if requested == "auto" else requested
         config = config.changed(data=data.data.changed(max_length=length, block_size=width))
         task = cls(
             session,
@@ -321,10 +321,10 @@ def _limit(shape: PretrainedConfig) -> int:
 def _max_length(config: Config, shape: PretrainedConfig) -> int:
     """Maximum number of tokens of a conversation, limited by the model and the row."""
     data, limit = config.data, _limit(shape)
-    for key, wish in (("max_length", data.max_length), ("block_size", data.block_size)):
-        if wish != "auto" and wish > limit:
+    for key, requested in (("max_length", data.max_length), ("block_size", data.block_size)):
+        if requested != "auto" and requested > limit:
             raise ConfigError(
-                f"{wish} tokens are more than the model's {limit} positions",
+                f"{requested} tokens are more than the model's {limit} positions",
                 where=f"data.{key}",
                 next=f"set data.{key}={limit} or less",
             )

@@ -205,7 +205,7 @@ def of_pretrained(
 
     Raises ConfigError for settings of its config, and for a block longer than its positions.
     """
-    model, wish = config.model, config.data.block_size
+    model, requested = config.model, config.data.block_size
     if model.config:
         raise ConfigError(
             "the size of a pretrained model cannot be changed",
@@ -216,7 +216,7 @@ def of_pretrained(
     positions = getattr(pretrained.config, "max_position_embeddings", None) or USUAL_BLOCK
     if purpose is not build.LANGUAGE_MODEL:
         positions -= build.unused_positions(pretrained.config, purpose)
-    block = min(positions, USUAL_BLOCK) if wish == "auto" else wish
+    block = min(positions, USUAL_BLOCK) if requested == "auto" else requested
     if block > positions:
         raise ConfigError(
             f"a block of {block} tokens is longer than the model's {positions} positions",
