@@ -1,8 +1,9 @@
-"""A run directory belongs to one run and to one process at a time."""
+"""A run directory belongs to one run and to one process at a time; what it records is true."""
 
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from llmkit.config.load import load_config
 from llmkit.config.schema import Config
 from llmkit.errors import ConfigError, RunBusy, WriteError
 from llmkit.training import run_directory
+from llmkit.training.run_directory import git_commit
 
 
 def config(*keys: str) -> Config:
@@ -71,3 +73,26 @@ def test_what_changes_a_number_identifies_a_run_and_all_differences_are_told() -
         run_directory.check_same_run(recorded, other, {"training data": "x"}, "", Path("run"))
     for part in ("seed was 1, is now 2", "train.optimizer was", "the training data"):
         assert part in fault.value.what
+
+
+def git(directory: Path, *arguments: str) -> str:
+    own = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
+    command = ["git", "-C", str(directory), *own, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_the_commit_is_that_which_git_names(tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
+    inner = repository / "a" / "b"
+    inner.mkdir(parents=True)
+    assert git_commit(inner) is None
+    git(repository, "init")
+    git(repository, "commit", "--allow-empty", "-m", "one")
+    assert git_commit(inner) == git(repository, "rev-parse", "HEAD")
+    git(repository, "worktree", "add", "-b", "side", str(tmp_path / "tree"))
+    git(tmp_path / "tree", "commit", "--allow-empty", "-m", "two")
+    assert git_commit(tmp_path / "tree") == git(tmp_path / "tree", "rev-parse", "HEAD")
+    git(repository, "pack-refs", "--all")
+    assert git_commit(tmp_path / "tree") == git(tmp_path / "tree", "rev-parse", "HEAD")
+    git(repository, "checkout", "--detach")
+    assert git_commit(repository) == git(repository, "rev-parse", "HEAD")
