@@ -238,13 +238,15 @@ def _samples(run: RunRecord) -> Iterator[dict[str, Any]]:
 
 
 def _domains(run: RunRecord) -> dict[str, Any] | None:
-    found: Mapping[str, Mapping[str, Any]] = run.result.get("domains") or {}
+    found = run.result.get("domains") or {}
     if not found:
         return None
-    keys = list(dict.fromkeys(key for each in found.values() for key in each))
+    if isinstance(found, Mapping):  # as --json has them; otherwise the rows that people read
+        found = [{"domain": name, **each} for name, each in found.items()]
+    keys = list(dict.fromkeys(key for row in found for key in row))
     return {
-        "columns": ["domain", *(key.replace("_", " ") for key in keys)],
-        "rows": [[name, *(each.get(key, "") for key in keys)] for name, each in found.items()],
+        "columns": [key.replace("_", " ") for key in keys],
+        "rows": [[row.get(key, "") for key in keys] for row in found],
     }
 
 
