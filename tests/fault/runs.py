@@ -56,8 +56,12 @@ def result(run: Path) -> dict[str, str]:
     The card of the model is none of it: it states the name of the run and its command.
     """
     metrics = hashlib.sha256((run / "metrics.jsonl").read_bytes()).hexdigest()
-    model = {name: each for name, each in contents(run / "final").items() if name != "README.md"}
-    return {**model, "metrics.jsonl": metrics}
+    return {**final_model(run), "metrics.jsonl": metrics}
+
+
+def final_model(run: Path) -> dict[str, str]:
+    """The hashes of the files of the finished model, without its card, which states the command."""
+    return {name: each for name, each in contents(run / "final").items() if name != "README.md"}
 
 
 def differences(run: Path, reference: Path) -> list[str]:

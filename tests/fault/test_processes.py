@@ -188,4 +188,4 @@ def test_two_processes_and_two_micro_batches_give_the_same_bytes(
     """A sum of two does not hang on their order; of more it may, in the last digits."""
     ended = trials.run(*job.at(tmp_path / "run"))
     assert ended.code == 0, ended.err
-    assert runs.contents(tmp_path / "run" / "final") == runs.contents(reference / "final")
+    assert runs.final_model(tmp_path / "run") == runs.final_model(reference)
