@@ -42,7 +42,7 @@ WORDS = {
 }
 """Words in senses that only this project gave them, and what to write instead."""
 
-KEYS = re.compile("^(parted|settled)$|`settled`")
+KEYS = re.compile("^(parted|settled)$")
 """Keys of JSON files that keep their names, so that files of earlier versions are still read."""
 
 DOCUMENTS = [

@@ -96,3 +96,11 @@ def test_the_commit_is_that_which_git_names(tmp_path: Path) -> None:
     assert git_commit(tmp_path / "tree") == git(tmp_path / "tree", "rev-parse", "HEAD")
     git(repository, "checkout", "--detach")
     assert git_commit(repository) == git(repository, "rev-parse", "HEAD")
+
+
+def test_sizes_are_read_under_their_name_in_older_runs_too(tmp_path: Path) -> None:
+    asked = Config(output_dir=str(tmp_path))
+    for name in ("sizes", "settled"):
+        record = {"command": "pretrain", name: {"data": {"block_size": 8}}}
+        (tmp_path / "run.json").write_text(json.dumps(record), encoding="utf-8")
+        assert run_directory.sizes(asked, "pretrain") == {"data": {"block_size": 8}}

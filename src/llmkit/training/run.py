@@ -375,7 +375,7 @@ def _write_down(
         "arguments": sys.argv[1:],
         **run_directory.surroundings(devices.name_of(run.session.processes.device)),
         "content": dict(task.content),
-        "settled": sizing.as_json(task.config),
+        "sizes": sizing.as_json(task.config),
         "origins": run_directory.origins(task.asked, resolved.model_dump(mode="json")),
         "data": task.data_report,
         "notes": notes,

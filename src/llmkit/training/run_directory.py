@@ -45,7 +45,8 @@ def locate_run(config: Config, command: str) -> Path:
 def sizes(config: Config, command: str) -> dict[str, Any] | None:
     """The sizes that were resolved when the run began; None for a new run."""
     record = locate_run(config, command) / RUN
-    return _read_record(record).get("settled") if record.exists() else None
+    found = _read_record(record) if record.exists() else {}
+    return found.get("sizes", found.get("settled"))  # its name in older runs
 
 
 @contextmanager

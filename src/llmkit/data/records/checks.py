@@ -13,7 +13,7 @@ from llmkit.errors import DataError
 from llmkit.reporting.format import many
 
 
-class _Fault(NamedTuple):
+class RowFault(NamedTuple):
     """A problem that would spoil the model."""
 
     what: str
@@ -51,13 +51,13 @@ def check_rows(part: Part) -> None:
     )
 
 
-def faults(parts: Mapping[str, Part], labels: Labels, splitting: bool) -> Iterator[_Fault]:
+def faults(parts: Mapping[str, Part], labels: Labels, splitting: bool) -> Iterator[RowFault]:
     """Problems that stop a run unless allowed; `splitting` says that a part of train is held
     out."""
     for part in parts.values():
         if 2 * len(part.blank) > len(part):
             what = f"{len(part.blank):,} of {len(part):,} rows of {part.key} are blank"
-            yield _Fault(what, [place for place, _ in part.blank], "blank")
+            yield RowFault(what, [place for place, _ in part.blank], "blank")
     rare = _one_text(parts["train"], labels) if splitting else {}
     if rare:
         what = (
@@ -65,14 +65,14 @@ def faults(parts: Mapping[str, Part], labels: Labels, splitting: bool) -> Iterat
         )
         if 2 * len(rare) > len(labels):
             what += " (is data.label_column right? or is this data.problem_type=regression?)"
-        yield _Fault(what, list(rare.values()), "one_row_classes")
+        yield RowFault(what, list(rare.values()), "one_row_classes")
     for part in parts.values():
         if unknown := _unknown(part, labels):
             places = [place for several in unknown.values() for place in several]
             rows = f"{many(len(places), 'row')} of {part.key}"
             what = f"{rows} with labels that {_origin(parts, labels)}"
             known = "" if "train" in parts else f"; it knows {listing(labels.names)}"
-            yield _Fault(f"{what}: {listing(unknown)}{known}", places, "unseen_labels")
+            yield RowFault(f"{what}: {listing(unknown)}{known}", places, "unseen_labels")
 
 
 def _origin(parts: Mapping[str, Part], labels: Labels) -> str:
@@ -81,7 +81,7 @@ def _origin(parts: Mapping[str, Part], labels: Labels) -> str:
     return f"{parts['train'].key} does not have" if "train" in parts else "the model does not know"
 
 
-def refuse(found: Collection[_Fault], allowed: Collection[str]) -> None:
+def refuse(found: Collection[RowFault], allowed: Collection[str]) -> None:
     """Raise one DataError for all problems that are not allowed."""
     refused = [fault for fault in found if fault.name not in allowed]
     if refused:
@@ -94,7 +94,7 @@ def refuse(found: Collection[_Fault], allowed: Collection[str]) -> None:
 
 
 def warnings(
-    parts: Mapping[str, Part], labels: Labels, findings: Findings, allowed: Collection[_Fault]
+    parts: Mapping[str, Part], labels: Labels, findings: Findings, allowed: Collection[RowFault]
 ) -> Iterator[str]:
     """Warnings about the data, one sentence each; for allowed problems, how they are handled."""
     for part in parts.values():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -77,15 +77,9 @@ def load_labelled(
     checks.check_training_rows(parts["train"], known)
     fraction = splits.AUTO_SHARE if data.validation_fraction == "auto" else data.validation_fraction
     splitting = "validation" not in parts and fraction > 0
-    faults = list(checks.faults(parts, known, splitting))
     columns = {"text": data.text_column, "label": data.label_column}
-    try:
-        checks.refuse(faults, data.allow)
-    except DataError as fault:
-        with suppress(ValueError):  # a regression target that is not a number
-            report = row_report(parts, known, find_unusual_rows(parts, known))
-            fault.found = {**report, "columns": columns}
-        raise
+    faults = list(checks.faults(parts, known, splitting))
+    _refuse(faults, parts, known, data, columns)
     tables = {name: table(part, known) for name, part in parts.items()}
     findings = find_unusual_rows(parts, known)
     report = {**row_report(parts, known, findings), "columns": columns}
@@ -98,6 +92,23 @@ def load_labelled(
     return Labelled(
         data, tables["train"], tables.get("validation"), tables.get("test"), known, report
     )
+
+
+def _refuse(
+    faults: Sequence[checks.RowFault],
+    parts: Mapping[str, Part],
+    known: Labels,
+    data: DataConfig,
+    columns: Mapping[str, Any],
+) -> None:
+    """Raises DataError, with the report of the rows, for faults that are not allowed."""
+    try:
+        checks.refuse(faults, data.allow)
+    except DataError as fault:
+        with suppress(ValueError):  # a regression target that is not a number
+            report = row_report(parts, known, find_unusual_rows(parts, known))
+            fault.found = {**report, "columns": dict(columns)}
+        raise
 
 
 def load_known(

@@ -148,9 +148,9 @@ class Sizes:
         except (LookupError, TypeError) as error:
             raise DataError(
                 f"the sizes that the run recorded are damaged ({error})",
-                where="run.json: `settled`",
+                where="run.json: `sizes`",
                 kept="the run, untouched",
-                next="restore run.json, or remove `settled` from it to choose them again",
+                next="restore run.json, or remove `sizes` from it to choose them again",
             ) from error
 
     def written_to(self, config: Config) -> Config:
