@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from llmkit.config.schema import Config, GenerationConfig
-from llmkit.data.readers.files import Sources
+from llmkit.data.readers.files import PipedInput, Sources
 from llmkit.errors import ConfigError, DataError, InputNotFound, UsageError
 from llmkit.inference import requests
 
@@ -22,7 +22,8 @@ def config(**settings: Any) -> Config:
 
 
 def read(config: Config, stdin: BinaryIO | None = None) -> requests.PromptRequests:
-    return requests.read_requests(config, Sources(config), stdin)
+    piped = None if stdin is None else PipedInput(stdin, "stdin")
+    return requests.read_requests(config, Sources(config, piped))
 
 
 def texts(found: requests.PromptRequests) -> list[str]:
@@ -90,7 +91,8 @@ def test_prompts_of_a_pipe_are_handed_on_as_they_arrive() -> None:
         def read1(self, size: int = -1) -> bytes:
             return self.readline()
 
-    found = requests.groups(config(), Sources(config()), Slow(b"one\ntwo\n\nthree\n"))
+    piped = PipedInput(Slow(b"one\ntwo\n\nthree\n"), "stdin")
+    found = requests.groups(config(), Sources(config(), piped))
     assert [texts(group) for group in found] == [["one"], ["two"], [], ["three"]]
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,3 +52,21 @@ def test_pictures_are_whole_and_nothing_else_is_left(tmp_path: Path, n_classes: 
     assert {path.name for path in tmp_path.iterdir()} == {"loss.png", "matrix.png", "metrics.jsonl"}
     for name in ("loss.png", "matrix.png"):
         assert image.imread(tmp_path / name).std() > 0
+
+
+@pytest.mark.parametrize("backend", ["svg", "nonsense"])
+def test_drawing_leaves_the_backend_of_the_process_as_it_was(backend: str, tmp_path: Path) -> None:
+    script = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from llmkit.reporting import plots\n"
+        "plots.draw_confusion_matrix([[3, 1], [2, 5]], ['a', 'b'], Path(sys.argv[1]), 't')\n"
+        "import matplotlib\n"
+        "assert 'matplotlib.pyplot' not in sys.modules\n"
+        "chosen = matplotlib.get_backend(auto_select=False)\n"
+        "print(os.environ['MPLBACKEND'], chosen)"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "picture.png")]
+    environment = {**os.environ, "MPLBACKEND": backend}
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert said.stdout == ("svg svg\n" if backend == "svg" else "nonsense None\n")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import select
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +13,7 @@ from llmkit.cli.help import FIRST
 from llmkit.config import checks, keys, load
 from llmkit.config.checks import Faults
 from llmkit.config.schema import Config
-from llmkit.data.readers.files import Sources
+from llmkit.data.readers.files import PipedInput, Sources
 from llmkit.errors import ConfigError, DataError, InputNotFound, Unsafe, UsageError
 from llmkit.reporting.console import Console
 from llmkit.storage import paths
@@ -55,7 +54,7 @@ def check_early(
         _check_output(command, config)
     if not faults:
         _check_text(config)
-        _check_input(command, config)
+        _check_input(command, config, sources)
         _check_need_of_model(command, config)
     _check_settings(command, config, faults)
     faults.check()
@@ -83,27 +82,27 @@ def _encodes(text: str) -> bool:
     return True
 
 
-def _check_input(command: str, config: Config) -> None:
+def _check_input(command: str, config: Config, sources: Sources) -> None:
     data = config.data
     match command:
         case "pretrain" | "finetune" if not (data.train_files or data.mixture):
             key = "data.train_files"
         case "evaluate" if not (data.test_files or data.mixture or config.evaluation.tasks):
             key = "data.test_files"
-        case "predict" if not data.test_files and sys.stdin.isatty():
+        case "predict" if not data.test_files and sources.piped is None:
             key = "data.test_files"
         case "generate":
-            _check_prompts(config)
+            _check_prompts(config, sources.piped)
             return
         case _:
             return
     raise InputNotFound(f"{key} is not given", where=key, next=f"try `{FIRST[command]}`")
 
 
-def _check_prompts(config: Config) -> None:
+def _check_prompts(config: Config, piped: PipedInput | None) -> None:
     settings = config.generation
     if not (settings.prompts or settings.prompts_file) and (
-        sys.stdin.isatty() or _is_empty(sys.stdin)
+        piped is None or _is_empty(piped.stream)
     ):
         raise UsageError(
             "no prompt given",
@@ -111,11 +110,11 @@ def _check_prompts(config: Config) -> None:
         )
 
 
-def _is_empty(stdin: Any) -> bool:
+def _is_empty(stream: Any) -> bool:
     """Whether a pipe or file ended before its first byte; an open pipe is not empty."""
     try:
-        ready = select.select([stdin], [], [], 0)[0]
-        return bool(ready) and not stdin.buffer.peek(1)
+        ready = select.select([stream], [], [], 0)[0]
+        return bool(ready) and not stream.peek(1)
     except (OSError, ValueError, AttributeError):
         return False
 

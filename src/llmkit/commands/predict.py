@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -144,13 +143,13 @@ def _input(
     if found := sources.of(_KEY):
         yield config, found, None
         return
-    if sys.stdin.isatty():
+    if sources.piped is None:
         raise UsageError(
             "there is nothing to label",
             next="give rows with `--csv FILE`, or a text in each line of a pipe",
         )
-    piped.refuse_sharing("--csv FILE")
-    pipe = Pipe(sys.stdin.buffer, config.data)
+    piped.refuse_sharing(sources.piped, "--csv FILE")
+    pipe = Pipe(sources.piped, config.data)
     if pipe.is_lines:
         yield config, [], pipe
         return
@@ -181,7 +180,7 @@ def _windows(
     first = next(groups, None)
     if first is None:
         return config.data, iter(())
-    source = Source(Path(piped.STDIN), pipe.format, "", 0, 0)
+    source = Source(Path(pipe.name), pipe.format, "", 0, 0)
     data = config.data
     if pipe.format == "jsonl":
         data = classify.resolve_columns(
@@ -191,11 +190,11 @@ def _windows(
         )
     else:
         data = data.changed(text_column=0)
-        classify.check_number_of_texts(opened.config, 0, piped.STDIN)
+        classify.check_number_of_texts(opened.config, 0, pipe.name)
     tables = chain([first], groups)
     counts = labelled.Counts()
     return data, (
-        list(labelled.rows_of(each, data, piped.STDIN, False, True, counts)) for each in tables
+        list(labelled.rows_of(each, data, pipe.name, False, True, counts)) for each in tables
     )
 
 

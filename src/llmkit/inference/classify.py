@@ -249,7 +249,7 @@ def resolve_columns(
         with suppress(DataError):  # the file has other columns than the training data
             found = found or find_columns(data.changed(**some))
     found = found or find_columns(data)
-    where = ", ".join(data.test_files) or "stdin"
+    where = ", ".join(data.test_files) or "the input"
     check_number_of_texts(config, found.text_column, where)
     return found
 

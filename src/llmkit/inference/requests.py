@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from llmkit.config import checks
 from llmkit.config.schema import Config
@@ -14,7 +13,7 @@ from llmkit.errors import ConfigError, DataError, InputNotFound, UsageError
 if TYPE_CHECKING:
     from llmkit.data.readers.columns import Columns
     from llmkit.data.readers.delimited import Record
-    from llmkit.data.readers.files import Source, Sources
+    from llmkit.data.readers.files import PipedInput, Source, Sources
     from llmkit.data.readers.tables import Table
 
 
@@ -44,18 +43,14 @@ class PromptRequests:
     blank: int = 0
 
 
-def read_requests(
-    config: Config, sources: Sources, stdin: BinaryIO | None = None
-) -> PromptRequests:
+def read_requests(config: Config, sources: Sources) -> PromptRequests:
     """All prompts of `groups` together."""
-    several = list(groups(config, sources, stdin))
+    several = list(groups(config, sources))
     items = [item for group in several for item in group.items]
     return PromptRequests(items, sum(group.blank for group in several))
 
 
-def groups(
-    config: Config, sources: Sources, stdin: BinaryIO | None = None
-) -> Iterator[PromptRequests]:
+def groups(config: Config, sources: Sources) -> Iterator[PromptRequests]:
     """The prompts of `generation.prompts`, else of `generation.prompts_file`, else of a pipe, where
     prompts that arrive together form a group.
 
@@ -75,7 +70,7 @@ def groups(
         found = sources.of("generation.prompts_file")
         yield from _require_prompts(iter([_of_file(found, config)]), settings.prompts_file)
     else:
-        yield from _require_prompts(_of_pipe(config, stdin), "stdin")
+        yield from _require_prompts(_of_pipe(config, sources.piped), "stdin")
 
 
 def check_generation_settings(config: Config) -> None:
@@ -96,20 +91,19 @@ def _require_prompts(several: Iterator[PromptRequests], source: str) -> Iterator
         )
 
 
-def _of_pipe(config: Config, stdin: BinaryIO | None) -> Iterator[PromptRequests]:
+def _of_pipe(config: Config, given: PipedInput | None) -> Iterator[PromptRequests]:
     # Imported here: the table readers take longer to import than a short prompt to answer.
     from llmkit.data.readers import piped
     from llmkit.data.readers.files import find
     from llmkit.data.records import labelled
 
-    stdin = stdin or sys.stdin.buffer
-    if stdin.isatty():
+    if given is None:
         raise UsageError(
             "no prompt is given",
             next='give one with --prompt "...", a file with --prompts-file, or lines in a pipe',
         )
-    piped.refuse_sharing("--prompts-file FILE")
-    pipe = piped.Pipe(stdin, config.data)
+    piped.refuse_sharing(given, "--prompts-file FILE")
+    pipe = piped.Pipe(given, config.data)
     if not pipe.is_lines:
         with pipe.as_file() as (path, data):
             config = config.changed(data=data)
@@ -117,7 +111,7 @@ def _of_pipe(config: Config, stdin: BinaryIO | None) -> Iterator[PromptRequests]
         return
     column = None
     for table in labelled.arriving(pipe):
-        column = _prompt_columns(table.columns, config, piped.STDIN) if column is None else column
+        column = _prompt_columns(table.columns, config, pipe.name) if column is None else column
         yield _of_table(table, column)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +44,9 @@ def draw_loss_curve(
 def draw_curve(records: Sequence[Mapping[str, Any]], unit: str) -> Any:
     """The losses of a run over its steps as a figure; below them the accuracy and F1 of a
     classifier on the validation data."""
-    pyplot = _pyplot()
     shares = [name for name in SHARES if any(f"validation_{name}" in r for r in records)]
-    figure, panels = pyplot.subplots(
-        1 + bool(shares), squeeze=False, sharex=True, figsize=(8, 4.5 + 2.2 * bool(shares)), dpi=120
-    )
+    figure = _figure(8, 4.5 + 2.2 * bool(shares))
+    panels = figure.subplots(1 + bool(shares), squeeze=False, sharex=True)
     _draw_losses(panels[0, 0], records, unit)
     if shares:
         axes = panels[1, 0]
@@ -57,19 +57,19 @@ def draw_curve(records: Sequence[Mapping[str, Any]], unit: str) -> Any:
         axes.grid(alpha=0.3)
         axes.legend()
     panels[-1, 0].set_xlabel("optimizer step")
-    panels[-1, 0].xaxis.set_major_locator(pyplot.MaxNLocator(integer=True))
+    panels[-1, 0].locator_params(axis="x", integer=True)
     figure.tight_layout()
     return figure
 
 
 def draw_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Any:
     """The validation losses of several runs, by their names, over the steps in one figure."""
-    pyplot = _pyplot()
-    figure, axes = pyplot.subplots(figsize=(8, 4.5), dpi=120)
+    figure = _figure(8, 4.5)
+    axes = figure.subplots()
     for name, records in runs.items():
         axes.plot(*_points(records, "validation_loss"), ".-", label=name)
     axes.set(xlabel="optimizer step", ylabel="validation loss")
-    axes.xaxis.set_major_locator(pyplot.MaxNLocator(integer=True))
+    axes.locator_params(axis="x", integer=True)
     axes.grid(alpha=0.3)
     axes.legend()
     figure.tight_layout()
@@ -78,11 +78,11 @@ def draw_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Any:
 
 def as_svg(figure: Any) -> str:
     """A figure as an SVG element that takes the colour of its text from the page around it."""
-    pyplot = _pyplot()
+    import matplotlib
+
     file = io.StringIO()
-    with pyplot.rc_context({"svg.fonttype": "none", "svg.hashsalt": "llmkit"}):
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "llmkit"}):
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    pyplot.close(figure)
     text = file.getvalue()
     drawn = text[text.index("<svg") :].replace("#000000", "currentColor")
     return drawn.replace("<text ", '<text fill="currentColor" ').replace("#ffffff", "transparent")
@@ -134,10 +134,11 @@ def draw_confusion_matrix(
 
 
 def _cells(counts: NDArray[Any], labels: Sequence[str], picture: Path, title: str) -> None:
-    pyplot = _pyplot()
     shares = counts / np.maximum(1, counts.sum(1, keepdims=True))
     side = max(4.5, 2.5 + 0.6 * len(labels))
-    figure, axes = pyplot.subplots(figsize=(side + 2, side), dpi=120, layout="constrained")
+    figure = _figure(side + 2, side)
+    figure.set_layout_engine("constrained")
+    axes = figure.subplots()
     on_diagonal = np.eye(len(labels), dtype=bool)
     for kind, shown, colors in (
         ("wrong", ~on_diagonal, "Oranges"),
@@ -158,11 +159,11 @@ def _cells(counts: NDArray[Any], labels: Sequence[str], picture: Path, title: st
 
 
 def _confused_pairs(counts: NDArray[Any], labels: Sequence[str], picture: Path, title: str) -> None:
-    pyplot = _pyplot()
     wrong = counts * ~np.eye(len(labels), dtype=bool)
     places = np.argsort(-wrong, axis=None, kind="stable")[:MOST_PAIRS]
     pairs = [divmod(int(place), len(labels)) for place in places if wrong.flat[place]]
-    figure, axes = pyplot.subplots(figsize=(9, 1.5 + 0.3 * max(1, len(pairs))), dpi=120)
+    figure = _figure(9, 1.5 + 0.3 * max(1, len(pairs)))
+    axes = figure.subplots()
     values = [int(wrong[pair]) for pair in pairs]
     bars = axes.barh(range(len(pairs)), values, color="#f58518")
     shares = [f"{wrong[row, column] / counts[row].sum():.0%}" for row, column in pairs]
@@ -170,25 +171,39 @@ def _confused_pairs(counts: NDArray[Any], labels: Sequence[str], picture: Path, 
     axes.set_yticks(range(len(pairs)), [f"{labels[a]} → {labels[p]}" for a, p in pairs])
     axes.invert_yaxis()
     axes.margins(x=0.15)
-    axes.xaxis.set_major_locator(pyplot.MaxNLocator(integer=True))
+    axes.locator_params(axis="x", integer=True)
     axes.set(xlabel="rows (share of the actual class)", title=f"{title}\nactual → predicted")
     figure.tight_layout()
     _save(figure, picture)
 
 
-def _pyplot() -> Any:
-    # Overrides any backend that the user has set: an unknown name would break the import.
-    os.environ["MPLBACKEND"] = "agg"
-    from matplotlib import pyplot
+def _figure(width: float, height: float) -> Any:
+    """An empty figure of this size in inches, which belongs to no window.
 
-    return pyplot
+    pyplot would choose the backend of the whole process, such as a notebook's.
+    """
+    _import_matplotlib()
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=120)
+
+
+def _import_matplotlib() -> None:
+    """Imports matplotlib as the user has set it up, but without a backend that it does not know,
+    which would break the import."""
+    if "matplotlib" in sys.modules:
+        return
+    backend = os.environ.pop("MPLBACKEND", None)
+    import matplotlib
+
+    if backend is not None:
+        os.environ["MPLBACKEND"] = backend
+        with suppress(ValueError):
+            matplotlib.rcParams["backend"] = backend
 
 
 def _save(figure: Any, picture: Path) -> None:
     """Writes a figure atomically."""
-    from matplotlib import pyplot
-
     partial = picture.with_name(f".{picture.name}.tmp")
     figure.savefig(partial, format="png")
-    pyplot.close(figure)
     partial.replace(picture)

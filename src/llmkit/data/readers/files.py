@@ -6,12 +6,13 @@ import glob
 import hashlib
 import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 from llmkit.config.schema import Config
 from llmkit.data.readers import formats
@@ -133,10 +134,25 @@ class Source:
     line_end: str = "\n"
 
 
-class Sources:
-    """The sources of each key of a config, searched once, when the key is first used."""
+class PipedInput(NamedTuple):
+    """Bytes that are read where no file is named, and their name in messages."""
 
-    def __init__(self, config: Config) -> None:
+    stream: BinaryIO
+    name: str
+
+
+def standard_input() -> PipedInput | None:
+    """The stdin of this process; None if that is a terminal."""
+    stream = getattr(sys.stdin, "buffer", None)
+    return None if stream is None or stream.isatty() else PipedInput(stream, "stdin")
+
+
+class Sources:
+    """The sources of each key of a config, searched once, when the key is first used, and the
+    input that is read where no file is named."""
+
+    def __init__(self, config: Config, piped: PipedInput | None = None) -> None:
+        self.piped = piped
         data, prompts = config.data, config.generation.prompts_file
         self._entries: dict[str, Sequence[str]] = {
             "data.train_files": data.train_files,

@@ -8,22 +8,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
 
 from llmkit.config.schema import DataConfig
 from llmkit.data.readers import delimited, formats
+from llmkit.data.readers.files import PipedInput
 from llmkit.distributed.launcher import n_processes
 from llmkit.errors import DataError, UsageError
 
-STDIN = "stdin"
 
-
-def refuse_sharing(option: str) -> None:
+def refuse_sharing(piped: PipedInput, option: str) -> None:
     """Raises UsageError if several processes would share a pipe; `option` is the alternative."""
     if n_processes() > 1:
         raise UsageError(
             "several processes cannot share a pipe",
-            where=STDIN,
+            where=piped.name,
             next=f"write the input to a file and name it: {option}",
         )
 
@@ -31,9 +29,9 @@ def refuse_sharing(option: str) -> None:
 class Pipe:
     """A pipe whose first line has been read and whose format is known."""
 
-    def __init__(self, stream: BinaryIO, data: DataConfig) -> None:
+    def __init__(self, piped: PipedInput, data: DataConfig) -> None:
         """Waits for the first line; raises DataError for input that is neither text nor rows."""
-        self.stream, self.data = stream, data
+        (self.stream, self.name), self.data = piped, data
         self.head = b""
         while (
             b"\n" not in self.head
@@ -41,7 +39,7 @@ class Pipe:
             and (more := self._read())
         ):
             self.head += more
-        found = formats.recognise(self.head, STDIN)
+        found = formats.recognise(self.head, self.name)
         self.format = self._format(found.format)
         wide = found.encoding not in ("", "utf-8") or formats.is_wide(data.encoding)
         odd = found.compression or wide or found.line_end == "\r"
@@ -57,7 +55,7 @@ class Pipe:
         for part in chain([self.head], iter(self._read, b"")):
             held += part
             if formats.is_binary(held):
-                raise formats.binary(STDIN)
+                raise formats.binary(self.name)
             *whole, held = held.split(b"\n")
             if whole:
                 yield [self._decoded(line, number + n) for n, line in enumerate(whole, 1)]
@@ -71,7 +69,7 @@ class Pipe:
         is_table = self.format in ("csv", "tsv")
         data = self.data.changed(format=self.format) if is_table else self.data
         with tempfile.TemporaryDirectory(prefix="llmkit-") as folder:
-            path = Path(folder, STDIN)
+            path = Path(folder, self.name)
             with path.open("wb") as file:
                 file.write(self.head)
                 shutil.copyfileobj(self.stream, file)
@@ -97,7 +95,7 @@ class Pipe:
             raise DataError(
                 f"byte 0x{line[fault.start]:02x} in column {fault.start + 1} is not "
                 f"{self.data.encoding}",
-                where=f"{STDIN}:{number}",
+                where=f"{self.name}:{number}",
                 next="name the right encoding with data.encoding, or convert the text",
             ) from fault
         return text.removeprefix("\ufeff" if number == 1 else "").removesuffix("\r")

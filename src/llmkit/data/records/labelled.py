@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from llmkit.config.schema import DataConfig
-from llmkit.data.readers import files, piped, tables
+from llmkit.data.readers import files, tables
 from llmkit.data.readers.columns import Columns
 from llmkit.data.readers.decode import Reading
 from llmkit.data.readers.delimited import Record
@@ -91,7 +91,7 @@ def arriving(pipe: Pipe) -> Iterator[Table]:
         records = []
         for text in group:
             line += 1
-            where = f"{piped.STDIN}:{line}"
+            where = f"{pipe.name}:{line}"
             number += pipe.format == "txt" or bool(text.strip())
             records.append(_arrived(pipe.format, text, number, where))
         yield tables.of_records(pipe.format, records)

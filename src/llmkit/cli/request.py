@@ -1,0 +1,154 @@
+"""A command with its config: checks all that it needs, loads its libraries, and runs it.
+
+Everything that can be checked without the libraries is checked before they load.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmkit.cli import faults
+from llmkit.distributed import signals
+from llmkit.errors import Interrupted, LlmkitError, Stopped
+
+if TYPE_CHECKING:
+    from llmkit.config.checks import Faults
+    from llmkit.config.schema import Config
+    from llmkit.data.readers.files import PipedInput, Sources
+    from llmkit.reporting.console import Console
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to do: a command, the valid part of its config, and the faults of the rest."""
+
+    command: str
+    config: Config
+    faults: Faults
+    piped: PipedInput | None
+    """What is read where no file is named."""
+    dry_run: bool
+    allow_code: bool
+
+    def carry_out(self, console: Console) -> dict[str, Any] | None:
+        """Runs the command, or only checks it, and returns its result; None if all of it was
+        printed.
+
+        Raises LlmkitError with what was saved and, of a dry run, what was found. Faults of the
+        system and of the libraries pass unchanged: see `llmkit.cli.faults`.
+        """
+        from llmkit.cli import prechecks
+        from llmkit.config import checks
+        from llmkit.data.readers.files import Sources
+
+        with _stops(self.command, self.config):
+            prechecks.check_code(self.config, self.allow_code)
+            sources = Sources(self.config, self.piped)
+            prechecks.check_early(self.command, self.config, sources, console, self.faults)
+            checks.check_objective(self.command, self.config)
+            work = self._loaded(console)
+            try:
+                return work(self.config, sources, console)
+            except LlmkitError as fault:
+                fault.found = fault.found if self.dry_run else {}
+                raise
+
+    def _loaded(self, console: Console) -> _Work:
+        """What runs the command, or only checks it, with its libraries and the user's own code."""
+        signals.state.conversation = self.command == "chat"
+        if self.config.model.code is not None:
+            from llmkit.models import custom
+
+            custom.run_model_code(self.config.model)
+        with console.loading(), _without_collecting():
+            run, check = _recipe(self.command)
+        return check if self.dry_run else run
+
+
+@contextmanager
+def _stops(command: str, config: Config) -> Iterator[None]:
+    """Adds what was saved to the error of a command that was stopped."""
+    try:
+        yield
+    except (KeyboardInterrupt, faults.Ended) as fault:
+        raise faults.stopped(fault, kept=_saved(command, config)) from fault
+    except (Interrupted, Stopped) as fault:
+        fault.kept = fault.kept or _saved(command, config)
+        raise
+
+
+def _saved(command: str, config: Config) -> str:
+    """What a stopped command has saved on disk."""
+    from llmkit.storage import outputs, resumable
+    from llmkit.training import run_directory
+
+    try:
+        if command in ("pretrain", "finetune"):
+            found = run_directory.locate_run(config, command)
+            steps = outputs.checkpoints(found / outputs.CHECKPOINTS)
+            return f"checkpoint {steps[-1]}" if steps else faults.NOTHING_SAVED
+        if command == "predict" and config.predict.output is not None:
+            parts = resumable.parts_of(Path(config.predict.output))
+            return f"the predictions so far, in {parts}" if parts.exists() else faults.NOTHING_SAVED
+        if command == "generate" and config.generation.output_file is not None:
+            results = Path(config.generation.output_file)
+            return (
+                f"the samples so far, in {results}"
+                if resumable.count_lines(results)
+                else faults.NOTHING_SAVED
+            )
+    except (OSError, LlmkitError):
+        pass
+    return faults.NOTHING_SAVED
+
+
+_Work = Callable[["Config", "Sources", "Console"], dict[str, Any] | None]
+
+
+def _recipe(command: str) -> tuple[_Work, _Work]:
+    """What runs a command, and what only checks all that it needs."""
+    match command:
+        case "pretrain":
+            from llmkit.commands import pretrain
+
+            return pretrain.run, pretrain.check
+        case "finetune":
+            from llmkit.commands import finetune
+
+            return finetune.run, finetune.check
+        case "predict":
+            from llmkit.commands import predict
+
+            return predict.run, predict.check
+        case "generate":
+            from llmkit.commands import generate
+
+            return generate.run, generate.check
+        case "chat":
+            from llmkit.commands import chat
+
+            return chat.run, chat.check
+        case _:
+            from llmkit.commands import evaluate
+
+            return evaluate.run, evaluate.check
+
+
+@contextmanager
+def _without_collecting() -> Iterator[None]:
+    """Imports without the garbage collector, which finds nothing in them and takes a fifth of their
+    time."""
+    first = "torch" not in sys.modules  # frozen again, the garbage of an earlier run would stay
+    gc.disable()
+    try:
+        yield
+    finally:
+        if first:
+            gc.freeze()
+        gc.enable()
