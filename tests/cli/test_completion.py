@@ -1,4 +1,4 @@
-"""Shell completion: commands, options, keys of the command and run directories, in three shells."""
+"""Shell completion: commands, options, keys, their values and run directories, in three shells."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from pathlib import Path
 import pytest
 
 
-def ask(shell: str, line: str, where: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+def ask(
+    shell: str, line: str, where: Path, *flags: str, action: str = "get-args"
+) -> subprocess.CompletedProcess[str]:
     """What the program prints when a shell asks for the completions of a line."""
+    words = line.replace("=", " = ") if shell == "bash" else line
     own = {
         "_LLMKIT_COMPLETE": f"complete_{shell}",
-        "COMP_WORDS": line,
-        "COMP_CWORD": str(line.count(" ")),
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(words.count(" ")),
         "_TYPER_COMPLETE_ARGS": line,
-        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+        "_TYPER_COMPLETE_FISH_ACTION": action,
     }
     command = [sys.executable, *flags, "-c", "from llmkit.cli.app import main; main()"]
     environment = {**os.environ, **own}
@@ -32,6 +35,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("first", "second"):
         (folder / "runs" / name).mkdir(parents=True)
     (folder / "runs" / "first" / "run.json").write_text("{}")
+    (folder / "train.yaml").touch()
     return folder
 
 
@@ -43,6 +47,10 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("llmkit pretrain --te", "--text"),
         ("llmkit pretrain train.learn", "train.learning_rate="),
         ("llmkit pretrain mine.yaml data.block", "data.block_size="),
+        ("llmkit pretrain train.precision=b", "bf16"),
+        ("llmkit pretrain t", "train.yaml"),
+        ("llmkit keys train.learn", "train.learning_rate"),
+        ("llmkit keys --for finetune/", "finetune/completion"),
         ("llmkit generate --model runs/", "runs/first"),
         ("llmkit report ru", "runs/first"),
     ],
@@ -50,12 +58,38 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_word_is_completed(here: Path, shell: str, line: str, expected: str) -> None:
     done = ask(shell, line, here)
     assert expected in done.stdout
-    assert done.stderr == ""
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_only_keys_of_the_command_and_directories_of_runs_are_offered(here: Path) -> None:
     assert ask("bash", "llmkit chat train.", here).stdout.strip() == ""
     assert ask("bash", "llmkit generate --model runs/se", here).stdout.strip() == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "common"), [("train.learn", "train.learning_rate="), ("model.l", "model.lora.")]
+)
+def test_no_key_is_the_only_candidate_since_the_shell_would_add_a_space(
+    here: Path, line: str, common: str
+) -> None:
+    found = ask("bash", f"llmkit finetune {line}", here).stdout.split()
+    assert len(found) > 1
+    assert min(found).startswith(common)
+    assert max(found).startswith(common)
+    assert len({each[len(common) : len(common) + 1] for each in found}) > 1
+
+
+def test_a_key_is_completed_section_by_section(here: Path) -> None:
+    found = ask("bash", "llmkit pretrain ", here).stdout.split()
+    assert {"train.", "data.", "seed=", "train.yaml"} <= set(found)
+    assert "train.learning_rate=" not in found
+
+
+def test_the_shell_completes_files_where_nothing_fits(here: Path) -> None:
+    for line in ("llmkit pretrain corp", "llmkit pretrain data.train_files=corp"):
+        assert ask("bash", line, here).stdout.strip() == ""
+        assert ask("fish", line, here, action="is-args").returncode == 1
+    assert ask("fish", "llmkit pretrain train.", here, action="is-args").returncode == 0
 
 
 def test_completion_loads_no_library(here: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -186,7 +187,9 @@ def run_command(arguments: Sequence[str]) -> int:
         # Typer only parses the arguments; the command runs outside it, where it catches nothing.
         try:
             asked = app(arguments, prog_name="llmkit", standalone_mode=False, obj=arguments)
-        except SystemExit as ended:  # Typer's answer to a broken pipe
+        except SystemExit as ended:  # Typer's answer to a broken pipe, and the end of a completion
+            if "_LLMKIT_COMPLETE" in os.environ:
+                raise
             raise BrokenPipeError from ended
         if isinstance(asked, Invocation):
             asked.carry_out(warnings)

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmkit.cli.completion import complete_job, complete_key, complete_run
+from llmkit.cli.completion import (
+    complete_job,
+    complete_key,
+    complete_run,
+    complete_scope,
+    complete_word,
+)
 from llmkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -224,6 +230,7 @@ Words = Annotated[
         metavar="WORD",
         help="Part of a key's name or meaning, or its name in another tool.",
         show_default=False,
+        autocompletion=complete_word,
     ),
 ]
 AppliesTo = Annotated[
@@ -232,6 +239,7 @@ AppliesTo = Annotated[
         "--for",
         metavar="COMMAND",
         help="Only keys of a command or task, such as finetune/completion.",
+        autocompletion=complete_scope,
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
