@@ -252,3 +252,17 @@ def test_a_published_model_trains_on(llmkit, corpus, tmp_path) -> None:
                   "--output-dir", tmp_path / "run", "--json")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert metrics(tmp_path / "run")[0]["train_loss"] < 4.5
+
+
+def test_a_run_has_a_name_that_its_command_finds_again_in_any_number_of_processes(
+    llmkit, corpus, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = ("pretrain", "--text", corpus, LINES, *TINY, "train.max_steps=2", "--json")
+    for shown in ("--dry-run", "--print-config"):
+        assert json.loads(llmkit(*line, shown).stdout)["run_dir"] == "runs/pretrain-corpus-1"
+    assert not Path("runs").exists()
+    done = [llmkit(*line, "seed=1", processes=2), llmkit(*line, "seed=1"), llmkit(*line)]
+    runs = [json.loads(each.stdout)["run_dir"] for each in done]
+    assert runs == [f"runs/pretrain-corpus-{number}" for number in (1, 1, 2)]
+    assert "the run is complete" in done[1].stderr

@@ -11,7 +11,7 @@ import pytest
 from llmkit.config.load import load_config
 from llmkit.config.schema import Config
 from llmkit.errors import ConfigError, RunBusy, WriteError
-from llmkit.training import run_directory
+from llmkit.training import run_directory, run_identity
 from llmkit.training.run_directory import git_commit
 
 
@@ -47,32 +47,39 @@ def test_only_a_run_of_the_same_command_is_resumed_and_nothing_is_written(tmp_pa
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.txt"]
 
 
+def begin(*keys: str) -> Path:
+    """The directory of a run that has begun."""
+    with run_directory.hold_run_directory(config(*keys), "pretrain") as directory:
+        return directory
+
+
 def test_the_same_config_finds_its_run_again_and_another_one_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    found = [
-        run_directory.locate_run(config(*keys), "pretrain")
-        for keys in ((), (), ("train.micro_batch_size=2",), ("seed=7",))
+    assert run_directory.locate_run(config(), "pretrain") == Path("runs/pretrain-a-1")
+    assert not Path("runs").exists()
+    assert [begin(), begin("seed=7"), begin("train.micro_batch_size=2"), begin("seed=7")] == [
+        Path(f"runs/pretrain-a-{number}") for number in (1, 2, 1, 2)
     ]
-    assert found[0] == found[1] == found[2]
-    assert found[3] != found[0]
+    assert run_directory.begun_run(config("seed=8"), "pretrain") is None
+    assert run_directory.locate_run(config("seed=8"), "pretrain") == Path("runs/pretrain-a-3")
+    assert begin("resume=never") == begin() == Path("runs/pretrain-a-3")
 
 
-def test_what_changes_a_number_identifies_a_run_and_all_differences_are_told() -> None:
-    recorded = {
-        "requested": run_directory.identifying_keys(config("seed=1", "train.max_steps=5")),
-        "resolved": {},
-        "content": {"training data": "abc"},
-    }
-    same = config("seed=1", "train.max_steps=9", "train.logging_steps=3", "generation.top_k=4")
-    run_directory.check_same_run(recorded, same, {"training data": "abc"}, "where", Path("run"))
-    assert run_directory.changed_length(recorded, same) == {"train.max_steps": [5, 9]}
-    other = config("seed=2", "train.max_steps=5", "train.optimizer=adamw")
-    with pytest.raises(ConfigError) as fault:
-        run_directory.check_same_run(recorded, other, {"training data": "x"}, "", Path("run"))
-    for part in ("seed was 1, is now 2", "train.optimizer was", "the training data"):
-        assert part in fault.value.what
+def test_another_config_is_refused_before_any_work(tmp_path: Path) -> None:
+    state = tmp_path / "checkpoints" / "step-0000000001" / "state.json"
+    state.parent.mkdir(parents=True)
+    before = run_identity.identifying_keys(config())
+    asked = {key: value for key, value in before.items() if key != "train.adam_beta1"}
+    recorded = {"requested": asked, "resolved": {"train.learning_rate": 0.5}}
+    state.write_text(json.dumps({"identity": recorded}))
+    (tmp_path / "run.json").write_text(json.dumps({"command": "pretrain"}))
+    here = f"output_dir={tmp_path}"
+    for same in ("train.learning_rate=0.5", "train.max_steps=7", "train.adam_beta1=0.9"):
+        run_directory.check_run_directory(config(here, same), "pretrain")
+    with pytest.raises(ConfigError, match="seed was 0, is now 3"):
+        run_directory.check_run_directory(config(here, "seed=3"), "pretrain")
 
 
 def git(directory: Path, *arguments: str) -> str:

@@ -90,9 +90,20 @@ class Invocation:
             return resolved.config
         wrong.check()
         values = jsonlib.loads(resolved.config.model_dump_json())
-        shown = jsonlib.dumps({"config": values, "sources": dict(resolved.sources)})
-        _print(shown if self.json else as_yaml(resolved.config, resolved.sources))
+        sources, directory = dict(resolved.sources), self._run_directory(resolved.config)
+        shown = {"config": values, "sources": dict(sources), **directory}
+        for name in directory.values():
+            sources["output_dir"] += f": {name}"
+        _print(jsonlib.dumps(shown) if self.json else as_yaml(resolved.config, sources))
         return None
+
+    def _run_directory(self, config: Config) -> dict[str, str]:
+        """The run directory of a command that trains, where none is given."""
+        if self.command not in ("pretrain", "finetune") or config.output_dir is not None:
+            return {}
+        from llmkit.training import run_directory
+
+        return {"run_dir": str(run_directory.locate_run(config, self.command))}
 
 
 def _set_logs(verbose: bool) -> None:

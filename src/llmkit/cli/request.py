@@ -90,8 +90,8 @@ def _saved(command: str, config: Config) -> str:
 
     try:
         if command in ("pretrain", "finetune"):
-            found = run_directory.locate_run(config, command)
-            steps = outputs.checkpoints(found / outputs.CHECKPOINTS)
+            found = run_directory.begun_run(config, command)
+            steps = outputs.checkpoints(found / outputs.CHECKPOINTS) if found else []
             return f"checkpoint {steps[-1]}" if steps else faults.NOTHING_SAVED
         if command == "predict" and config.predict.output is not None:
             parts = resumable.parts_of(Path(config.predict.output))

@@ -318,7 +318,8 @@ class Config(Section):
     """The whole config of a command."""
 
     output_dir: Annotated[FilePath | None, TRAINING] = None
-    """Run directory; by default `runs/` and a name derived from the command and config."""
+    """Run directory; by default `runs/`, the command, the name of the data and a number. The same
+    command with the same config finds its directory again."""
     seed: Annotated[Whole, NOT_PREDICT] = 0
     """Seed of weights, order of examples, dropout and sampling."""
     resume: Annotated[NameOrPath, TRAINING] = "auto"

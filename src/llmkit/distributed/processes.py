@@ -94,8 +94,18 @@ class Processes:
         """The minimum of the value over all processes."""
         return -self.largest([-value])[0]
 
-    def start_trackers(self, config: Mapping[str, Any]) -> None:
-        """Starts the trackers of `report_to` with the flat config of the run."""
+    def of_main(self, text: str) -> str:
+        """The text of rank 0, on every rank."""
+        if self.count == 1:
+            return text
+        content = os.fsencode(text) if self.is_main else b""
+        length = int(self.largest([len(content)])[0])
+        padded = torch.tensor(list(content.ljust(length, b"\0")), device=self.device)
+        return os.fsdecode(bytes(self.sum(padded).tolist()))
+
+    def start_trackers(self, config: Mapping[str, Any], directory: Path) -> None:
+        """Starts the trackers of `report_to` with the flat config of the run in a directory."""
+        self.accelerator.project_configuration.logging_dir = str(directory)
         plain = {k: v if isinstance(v, int | float | str) else str(v) for k, v in config.items()}
         self.accelerator.init_trackers("llmkit", config=plain)
 

@@ -20,6 +20,8 @@ from llmkit.storage import atomic, paths
 from llmkit.storage.resumable import SETTINGS, settings_of
 
 RUN, CONFIG, CHECKPOINTS, METRICS = "run.json", "config.yaml", "checkpoints", "metrics.jsonl"
+STATE = "state.json"
+"""The file of a checkpoint with everything besides weights and moments."""
 
 _STEP = re.compile(r"step-[0-9]{10}")
 _CACHE_LOCK = re.compile(r"token(s|izer)-[0-9a-f]{32}\.lock")
@@ -119,7 +121,9 @@ def _is_run(directory: Path) -> bool:
         return False
     except (ValueError, RecursionError):  # damaged
         return (directory / CONFIG).exists() or (directory / METRICS).exists()
-    return isinstance(record, dict) and {"command", "environment"} <= record.keys()
+    return isinstance(record, dict) and (
+        {"command", "environment"} <= record.keys() or {"command", "request"} <= record.keys()
+    )
 
 
 def _is_committed(directory: Path) -> bool:

@@ -24,7 +24,7 @@ from llmkit.errors import Diverged, InputNotFound, NoValidCheckpoint, WriteError
 from llmkit.storage import atomic, outputs
 from llmkit.training.schedule import Plan, Revision
 
-OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
+OPTIMIZER = "optimizer.safetensors"
 WEIGHT_BYTES = 12
 """Maximum bytes of a checkpoint per weight: its value and two moments in fp32."""
 
@@ -127,7 +127,7 @@ def save_checkpoint(
         save_model(directory)
         save_file({k: v.contiguous() for k, v in optimizer_tensors.items()}, directory / OPTIMIZER)
         document = {"state": state.to_json(), "identity": identity}
-        (directory / STATE).write_text(json.dumps(document, indent=1), encoding="utf-8")
+        (directory / outputs.STATE).write_text(json.dumps(document, indent=1), encoding="utf-8")
 
     atomic.commit(target, fill, {"step": state.step})
     return target
@@ -220,7 +220,7 @@ def _verified(directory: Path) -> dict[str, Any]:
 def _read(directory: Path) -> Checkpoint:
     manifest = _verified(directory)
     try:
-        document = json.loads((directory / STATE).read_text(encoding="utf-8"))
+        document = json.loads((directory / outputs.STATE).read_text(encoding="utf-8"))
         state = State.from_json(document["state"])
         if state.step != manifest["step"] or directory != directory_of(
             directory.parent, state.step
@@ -228,7 +228,7 @@ def _read(directory: Path) -> Checkpoint:
             raise atomic.DamagedError(f"its files are of step {state.step}")
         return Checkpoint(directory, state, document["identity"])
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise atomic.DamagedError(f"{STATE} is not readable: {error}") from error
+        raise atomic.DamagedError(f"{outputs.STATE} is not readable: {error}") from error
 
 
 def _intact(directory: Path) -> bool:

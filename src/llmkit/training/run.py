@@ -38,6 +38,7 @@ from llmkit.training import (
     probe,
     resolve,
     run_directory,
+    run_identity,
     schedule,
 )
 from llmkit.training.checkpoint import Checkpoint, State
@@ -82,7 +83,8 @@ def train_task(
         before = len(console.warnings)
         task = task_of(config, named).open(config, named, session)
         limits = console.warnings[before:]
-        with run_directory.hold_run_directory(config, command) as directory:
+        with run_directory.hold_run_directory(config, command) as held:
+            directory = Path(processes.of_main(str(held)))
             resumed = _resume_point(task, directory)
             model = _model(task, resumed)
             task = task.fitted(model)
@@ -162,7 +164,8 @@ def _carry_out(run: Run, loss: Loss) -> dict[str, Any]:
         if not (run.directory / fingerprints.FINGERPRINTS).exists():
             earlier = fingerprints.read_fingerprints(task.config.model.name_or_path or "")
             fingerprints.write(run.directory, task.seen().joined(earlier))
-    session.processes.start_trackers(run_directory.dotted(resolved.model_dump(mode="json")))
+    settings = run_identity.dotted(resolved.model_dump(mode="json"))
+    session.processes.start_trackers(settings, run.directory)
     with training_display(session.console, state.step, state.plan.total_steps) as display:
         record = _record(run, work, chosen, resolved, display, state)
         if changed:
@@ -222,7 +225,7 @@ def _resume_point(task: Task, directory: Path) -> Checkpoint | None:
         found = checkpoint.read_checkpoint(checkpoint.directory_of(root, step))
     if found is not None:
         where = str(found.directory)
-        run_directory.check_same_run(found.identity, config, task.content, where, directory)
+        run_identity.check_same_run(found.identity, config, task.content, where, directory)
         if not found.state.finished:
             console.say(f"resuming from step {found.state.step} ({found.directory})")
     return found
@@ -281,7 +284,7 @@ def _choices(run: Run, objective: loss_module.LossModule, batch: int) -> Choices
     chosen = resolve.kept_choices(recorded, train, run.session)
     if chosen.attention != run.model.config._attn_implementation:
         run.model.set_attn_implementation(chosen.attention)
-    if changed := run_directory.changed_length(run.resumed.identity, task.asked):
+    if changed := run_identity.changed_length(run.resumed.identity, task.asked):
         state = run.resumed.state
         return resolve.lengthened(chosen, changed, task, batch, state, run.clock)
     return chosen
@@ -307,8 +310,8 @@ def _record(
         save_model=partial(final_model.save_model, work.model, task.tokenizer),
         optimizer_tensors=work.optimizer.state,
         identity={
-            "requested": run_directory.identifying_keys(task.asked),
-            "resolved": run_directory.identifying_keys(resolved),
+            "requested": run_identity.identifying_keys(task.asked),
+            "resolved": run_identity.identifying_keys(resolved),
             "content": dict(task.content),
             "choices": chosen.to_json(),
         },
@@ -353,7 +356,7 @@ def _state(run: Run, work: engine.Work, chosen: Choices) -> tuple[State, bool]:
         ), False
     work.optimizer.load_state(run.resumed.optimizer_tensors())
     state = run.resumed.state
-    changed = run_directory.changed_length(run.resumed.identity, task.asked)
+    changed = run_identity.changed_length(run.resumed.identity, task.asked)
     if not changed:
         return state, False
     plan = chosen.plan
@@ -373,6 +376,7 @@ def _write_down(
     record = {
         "command": task.command,
         "arguments": sys.argv[1:],
+        "request": run_identity.request_of(task.asked, task.command),
         **run_directory.surroundings(devices.name_of(run.session.processes.device)),
         "content": dict(task.content),
         "sizes": sizing.as_json(task.config),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import socket
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -14,10 +14,12 @@ from typing import Any
 
 from llmkit.config.schema import Config
 from llmkit.distributed.launcher import is_main_process
-from llmkit.errors import ConfigError, RunBusy, WriteError
-from llmkit.storage import atomic
+from llmkit.errors import RunBusy, WriteError
+from llmkit.storage import atomic, numbered
 from llmkit.storage.atomic import try_lock
 from llmkit.storage.outputs import RUN
+from llmkit.training import run_identity
+from llmkit.training.run_identity import RUNS_DIRECTORY, dotted
 
 LOCK = ".lock"
 
@@ -33,31 +35,53 @@ def check_run_directory(config: Config, command: str) -> None:
     directory = locate_run(config, command)
     if _writable(directory):
         _check_holdings(directory, command, config.resume)
+        recorded = run_identity.recorded_identity(directory)
+        if recorded and config.resume == "auto":
+            run_identity.check_same_run(recorded, config, {}, str(directory), directory)
+
+
+def begun_run(config: Config, command: str) -> Path | None:
+    """The directory of this run if it is given, or if an earlier call of the same command with the
+    same config has made one."""
+    if config.output_dir is not None:
+        return Path(config.output_dir).expanduser()
+    return run_identity.default_run(config, command)
 
 
 def locate_run(config: Config, command: str) -> Path:
-    """The run directory: the given one, or one derived from command and config."""
-    if config.output_dir is not None:
-        return Path(config.output_dir).expanduser()
-    return default_directory(command, config)
+    """The run directory: the given one, that of the same command and config, or the next free name,
+    which belongs to the run only when `hold_run_directory` has created it."""
+    prefix = run_identity.default_prefix(config, command)
+    return begun_run(config, command) or numbered.next_free(RUNS_DIRECTORY, prefix)
 
 
 def sizes(config: Config, command: str) -> dict[str, Any] | None:
     """The sizes that were resolved when the run began; None for a new run."""
-    record = locate_run(config, command) / RUN
-    found = _read_record(record) if record.exists() else {}
+    directory = begun_run(config, command)
+    if directory is None or not (directory / RUN).exists():
+        return None
+    found = _read_record(directory / RUN)
     return found.get("sizes", found.get("settled"))  # its name in older runs
 
 
 @contextmanager
 def hold_run_directory(config: Config, command: str) -> Iterator[Path]:
-    """The run directory, locked while in use; only the main process touches it."""
-    directory = locate_run(config, command)
+    """The run directory, created and locked while in use; only the main process touches it, and
+    only it knows the name for sure."""
     if not is_main_process():
-        yield directory
+        yield locate_run(config, command)
         return
+    directory = begun_run(config, command) or _claimed(config, command)
     with held(directory):
         yield directory
+
+
+def _claimed(config: Config, command: str) -> Path:
+    """A new directory in `runs/`, which says from the start what it is for."""
+    request = run_identity.request_of(config, command)
+    facts = {"command": command, "arguments": sys.argv[1:], "request": request}
+    prefix = run_identity.default_prefix(config, command)
+    return numbered.claim(RUNS_DIRECTORY, prefix, RUN, facts, again=config.resume == "never")
 
 
 @contextmanager
@@ -163,103 +187,6 @@ def _exists(path: Path) -> bool:
         raise WriteError(
             f"{error.strerror}", where=f"output_dir={path}", next="choose another output_dir"
         ) from error
-
-
-FREE = {
-    "output_dir", "resume", "report_to",
-    "train.micro_batch_size", "train.gradient_checkpointing", "train.compile", "train.precision",
-    "train.logging_steps", "train.eval_steps", "train.save_steps", "train.save_total_limit",
-    "train.max_nonfinite_steps", "train.loss_spike", "train.plan",
-    "train.ddp_timeout",
-}  # fmt: skip
-"""Keys that may change when a run is resumed, since they change none of its numbers. So may keys
-that only use its model (`generation.*`, `evaluation.*`, `predict.*`), and files if their content
-stays the same."""
-
-_LENGTH = ("train.max_steps", "train.num_train_epochs", "train.max_minutes")
-"""Keys that may change too: they give the run another length, which is planned from there on."""
-
-
-def identifying_keys(config: Config) -> dict[str, Any]:
-    """The keys of a config that must not change when a run is resumed."""
-    sections, files = ("generation.", "evaluation.", "predict."), ("_files", ".files")
-    found = {
-        key: value
-        for key, value in dotted(config.model_dump(mode="json")).items()
-        if key not in FREE and not key.startswith(sections) and not key.endswith(files)
-    }
-    if config.model.code is not None:
-        code = Path(config.model.code).expanduser().read_bytes()
-        found["model.code"] = hashlib.sha256(code).hexdigest()
-    return found
-
-
-def check_same_run(
-    recorded: Mapping[str, Any], config: Config, content: Mapping[str, str], where: str, run: Path
-) -> None:
-    """Raises ConfigError with every difference between a checkpoint's run, in the directory `run`,
-    and this one.
-
-    The length may differ. `recorded` holds `requested` and `resolved` keys.
-    """
-    requested, now = recorded["requested"], identifying_keys(config)
-    faults = [
-        f"{key} was {requested.get(key)!r}, is now {now.get(key)!r}"
-        for key in sorted({*requested, *now} - {*_LENGTH})
-        if _changed(key, recorded, now)
-    ]
-    faults += [
-        f"the {what} has changed"
-        for what, fingerprint in content.items()
-        if recorded["content"].get(what) != fingerprint
-    ]
-    if faults:
-        raise ConfigError(
-            "the run cannot be resumed with another config or other data:"
-            + "".join(f"\n       {f}" for f in faults),
-            where=where,
-            kept="the run and all its checkpoints, untouched",
-            next="put the old values back; or start a new run with another --output-dir, from this "
-            f"run's model if you like: --model {run} --output-dir {run}-2",
-        )
-
-
-def changed_length(recorded: Mapping[str, Any], config: Config) -> dict[str, list[Any]]:
-    """The keys that change the length of a run, with old and new value."""
-    now = identifying_keys(config)
-    return {
-        key: [recorded["requested"].get(key), now.get(key)]
-        for key in _LENGTH
-        if _changed(key, recorded, now)
-    }
-
-
-def _changed(key: str, recorded: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether a key has another value; `auto` equals the value that it was resolved to."""
-    value = now.get(key)
-    return value not in (recorded["requested"].get(key), recorded["resolved"].get(key))
-
-
-def default_directory(command: str, config: Config) -> Path:
-    """The default run directory: the same for the same command and config."""
-    text = json.dumps(
-        [command, identifying_keys(config), config.data.model_dump(mode="json")], sort_keys=True
-    )
-    return (
-        Path("runs")
-        / f"{command}-{hashlib.sha256(text.encode('utf-8', 'backslashreplace')).hexdigest()[:8]}"
-    )
-
-
-def dotted(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested mappings; keys are joined by dots."""
-    flat: dict[str, Any] = {}
-    for key, inner in value.items():
-        if isinstance(inner, Mapping) and inner:
-            flat |= dotted(inner, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = inner
-    return flat
 
 
 def write_record(directory: Path, record: Mapping[str, Any]) -> None:

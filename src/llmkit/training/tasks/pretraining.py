@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
@@ -318,7 +319,7 @@ class Pretraining(Task):
             found["baseline"] = {"unigram": unigram}
         found |= self.speeds(figures)
         if self.config.data.mixture:
-            run = run_directory.locate_run(self.asked, self.command)
+            run = Path(figures["run_dir"])
             found["domains"] = by_domain.domain_report(domains.shares(self.config), figures, run)
             if not console.json:
                 return by_domain.readable_domains({**figures, **found})
