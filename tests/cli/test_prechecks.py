@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from llmkit import extras
 from llmkit.cli import app, faults
+from llmkit.cli.help import ELSEWHERE
 from llmkit.distributed import launcher
 from llmkit.errors import ConfigError, DataError, LlmkitError
 
@@ -215,12 +217,16 @@ def test_a_table_or_text_in_place_of_config_is_the_data(
         (["predict", "--text", "a.csv"], "write `--csv a.csv`"),
         (["pretrain", "--csv", "a.txt"], "write `--text a.txt`"),
         (["pretrain", "--size", "10M"], "`model.config.hidden_size`"),
-        (["pretrain", "--zork", "1"], "the options are --text, "),
+        (["pretrain", "--zork", "1"], "next:  the options are --text, "),
         (["serve"], "vllm serve runs/mine/final"),
         (["sample"], "llmkit generate"),
         (["train"], "llmkit pretrain"),
         (["evalute"], "llmkit evaluate"),
         (["nonsense"], "llmkit --help"),
+        (["reviews.csv"], "llmkit finetune reviews.csv"),
+        (["seed=1"], "llmkit pretrain seed=1"),
+        (["--text", "corpus"], "a command comes before its options"),
+        (["pretrain", "-o"], "llmkit pretrain --help"),
     ],
 )
 def test_the_command_to_type_is_named(
@@ -230,6 +236,30 @@ def test_the_command_to_type_is_named(
     err = capsys.readouterr().err
     assert said in err
     assert "kept:" not in err
+
+
+PEERS = """
+serve export deploy api card push compare runs plot resume sample list info train eval test inference
+tokenize quantize merge clean prepare launch download fetch preprocess convert webui webchat benchmark
+sft dpo vllm-serve merge-lora chat-web run status logs version help
+""".split()
+"""Commands of transformers, TRL, Axolotl, LitGPT, LLaMA-Factory, nanochat and Ludwig."""
+
+
+@pytest.mark.parametrize("word", PEERS)
+def test_each_command_of_other_tools_is_answered_with_what_to_type(
+    capsys: pytest.CaptureFixture[str], word: str
+) -> None:
+    assert app.run_command([word]) == 2
+    assert "`llmkit --help` lists the commands" not in capsys.readouterr().err
+
+
+def test_answers_name_commands_that_exist() -> None:
+    commands = {each.name or each.callback.__name__ for each in app.app.registered_commands}
+    for word, answer in ELSEWHERE.items():
+        named = set(re.findall(r"`llmkit ([a-z]+)", answer))
+        assert named <= commands, answer
+        assert word not in commands
 
 
 @pytest.mark.parametrize("flag", ["-o", "--output-dir"])

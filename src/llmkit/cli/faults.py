@@ -226,8 +226,11 @@ def _of_system(error: OSError) -> LlmkitError:
 
 def _usage(fault: typer.TyperException) -> UsageError:
     context = getattr(fault, "ctx", None)
-    command = context.command_path if context else "llmkit"
-    return UsageError(fault.format_message(), next=f"`{command} --help` lists the options")
+    if context is None or context.parent is None:
+        advice = "a command comes before its options; `llmkit --help` lists the commands"
+    else:
+        advice = f"`{context.command_path} --help` lists the options"
+    return UsageError(fault.format_message(), next=advice)
 
 
 def _tell(fault: LlmkitError) -> None:

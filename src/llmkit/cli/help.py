@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import shlex
+from pathlib import Path
 from typing import Any
 
+from typer import TyperException
 from typer.core import TyperCommand, TyperGroup
 
+import llmkit
 from llmkit.errors import UsageError
 
 GROUPS = {
@@ -28,6 +32,14 @@ FIRST = {
 }
 """An example of each command."""
 
+_PACKAGE = Path(llmkit.__file__).parent
+_README = [
+    str(path)
+    for path in (_PACKAGE / "README.md", _PACKAGE.parent.parent / "README.md")
+    if path.is_file()
+]
+"""The documentation of this installation: in a wheel, or in a clone."""
+
 EPILOG = "\n".join(
     (
         "\b",
@@ -39,63 +51,99 @@ EPILOG = "\n".join(
         "  llmkit COMMAND --help          the options of a command",
         "  llmkit keys [WORD]             what each config key means",
         "  llmkit COMMAND --print-config  the value of every key",
+        *(f"  {path}" for path in _README[:1]),
     )
 )
 
 USE = "`llmkit generate` to continue texts, `llmkit predict` to label rows"
+_HUGGING_FACE = "runs/mine/final is a Hugging Face model"
+_DOCUMENTED = "`llmkit --help` and `llmkit COMMAND --help`; `llmkit keys WORD` explains config keys"
 
-ELSEWHERE = {
-    "train": "`llmkit pretrain` for raw text, `llmkit finetune` for labelled rows or chats",
-    "fit": "`llmkit finetune` for labelled rows, `llmkit pretrain` for raw text",
-    "sft": "`llmkit finetune train.objective=completion --csv chats.jsonl`",
-    "tune": "`llmkit finetune --csv rows.csv --model MODEL`",
-    "test": "`llmkit evaluate --model runs/mine`, with `--text` or `--csv`",
-    "eval": "`llmkit evaluate --model runs/mine`, with `--text` or `--csv`",
-    "score": "`llmkit evaluate --model runs/mine`, with `--text` or `--csv`",
-    "benchmark": "`llmkit evaluate --model runs/mine --tasks hellaswag`",
-    "sample": "`llmkit generate --model runs/mine --prompt TEXT`",
-    "complete": "`llmkit generate --model runs/mine --prompt TEXT`",
-    "infer": USE,
-    "inference": USE,
-    "run": USE,
-    "classify": "`llmkit predict --model runs/mine --csv new.csv`",
-    "talk": "`llmkit chat --model runs/mine`",
-    "resume": "the command that started the run: run it again to resume from the last checkpoint",
-    "continue": "the command that started the run: run it again to resume where it stopped",
-    "compare": "`llmkit report runs/a runs/b`, or on other text `llmkit evaluate --model runs/a "
-    "--model runs/b --text test.txt`",
-    "runs": "`ls runs`, and `llmkit report RUN...` for their figures",
-    "list": "`ls runs`, and `llmkit report RUN...` for their figures",
-    "plot": "`llmkit report runs/mine`",
+_INSTEAD = {
+    "train fit learn start": "`llmkit pretrain` for raw text, `llmkit finetune` for labelled rows "
+    "or chats",
+    "sft instruct": "`llmkit finetune train.objective=completion --csv chats.jsonl --model MODEL`",
+    "lora qlora peft": "`llmkit finetune --csv rows.csv --model MODEL model.lora.r=8`",
+    "dpo orpo kto rlhf ppo grpo reward": "llmkit does not train on preferences; `llmkit finetune "
+    "train.objective=completion --csv chats.jsonl --model MODEL` trains on responses",
+    "tune adapt": "`llmkit finetune --csv rows.csv --model MODEL`",
+    "mlm": "`llmkit pretrain --text corpus.txt train.objective=masked`",
+    "distill prune": "llmkit does not compress models; `llmkit generate generation.weights=int8` "
+    "keeps one byte per weight",
+    "test eval score validate ppl perplexity metrics": "`llmkit evaluate --model runs/mine`, with "
+    "`--text` or `--csv`",
+    "bench benchmark lm-eval harness": "`llmkit evaluate --model runs/mine --tasks hellaswag`",
+    "sample complete prompt": "`llmkit generate --model runs/mine --prompt TEXT`",
+    "infer inference run use pipeline": USE,
+    "classify label annotate": "`llmkit predict --model runs/mine --csv new.csv`",
+    "translate summarize summarise": "`llmkit generate --model runs/mine --prompt TEXT`, with a "
+    "model that was trained to do so",
+    "embed embeddings": "llmkit computes no embeddings; sentence-transformers does",
+    "talk ask webchat chat-web": "`llmkit chat --model runs/mine`, on the terminal",
+    "resume continue restart": "the command that started the run: run it again to resume where it "
+    "stopped",
+    "stop kill": "press Ctrl-C where the run was started; the same command resumes it",
+    "compare diff": "`llmkit report runs/a runs/b`, or on other text `llmkit evaluate --model "
+    "runs/a --model runs/b --text test.txt`",
+    "runs list ls show status": "`ls runs`, and `llmkit report RUN...` for their figures",
+    "plot card summary results dashboard": "`llmkit report runs/mine`; runs/mine/final/README.md "
+    "is the model card",
+    "log logs tail watch": "`tail -f runs/mine/metrics.jsonl`, or `llmkit report runs/mine` while "
+    "it trains",
+    "tensorboard wandb": "`report_to=tensorboard` or `report_to=wandb`, after `pretrain` or "
+    "`finetune`",
+    "sweep hyperopt search grid": "`llmkit pretrain` or `llmkit finetune` once for each value, "
+    "with its own --output-dir; then `llmkit report RUN...`",
     "info": "`llmkit env` for this installation, `llmkit report RUN` for a run",
-    "doctor": "`llmkit env`",
+    "doctor system": "`llmkit env`",
     "version": "`llmkit --version`",
-    "config": "`llmkit keys` for every key, `llmkit pretrain --print-config` for their values",
-    "settings": "`llmkit keys`",
-    "options": "`llmkit keys`",
-    "params": "`llmkit keys`",
-    "serve": "runs/mine/final is a Hugging Face model: `vllm serve runs/mine/final`",
-    "api": "runs/mine/final is a Hugging Face model: `vllm serve runs/mine/final`",
-    "deploy": "runs/mine/final is a Hugging Face model: `vllm serve runs/mine/final`",
-    "export": "runs/mine/final is a Hugging Face model already; "
-    "`optimum-cli export onnx --model runs/mine/final onnx/` converts it",
-    "convert": "runs/mine/final is a Hugging Face model already",
-    "merge": "nothing to do: LoRA updates are already merged into runs/mine/final",
-    "push": "`hf upload NAME runs/mine/final` uploads the model",
-    "upload": "`hf upload NAME runs/mine/final` uploads the model",
-    "download": "nothing to do: `--model OWNER/NAME` downloads a model on first use",
-    "tokenize": "`llmkit pretrain --text corpus.txt`, which also trains a tokenizer",
-    "prepare": "`llmkit pretrain --text corpus.txt --dry-run`, which checks the data",
-    "preprocess": "`llmkit pretrain --text corpus.txt --dry-run`, which checks the data",
-    "clean": "`llmkit finetune --csv rows.csv --dry-run`, which reports problems in the data",
-    "launch": "`torchrun --nproc-per-node N -m llmkit COMMAND ...`",
-    "help": "`llmkit --help`",
+    "help man docs doc manual tutorial": _DOCUMENTED,
+    "config settings options params parameters": "`llmkit keys` for every key, `llmkit pretrain "
+    "--print-config` for their values",
+    "new create example examples template templates quickstart demo": "`llmkit init` writes a "
+    "commented config for a job",
+    "check lint verify": "`--dry-run` after any command checks data and config",
+    "completion completions": "`llmkit --install-completion`",
+    "serve server api deploy vllm vllm-serve webui web ui gui": f"{_HUGGING_FACE}: `vllm serve "
+    "runs/mine/final` serves it; `llmkit generate` answers lines from a pipe",
+    "export convert save": f"{_HUGGING_FACE} already; `optimum-cli export onnx --model "
+    "runs/mine/final onnx/` converts it",
+    "onnx": "`optimum-cli export onnx --model runs/mine/final onnx/`",
+    "gguf llamacpp ollama": "llama.cpp's `convert_hf_to_gguf.py runs/mine/final`",
+    "quantize quantise quant": "`llmkit generate --model runs/mine --prompt TEXT "
+    "generation.weights=int8`",
+    "merge merge-lora fuse average ensemble": "LoRA updates are already merged into "
+    "runs/mine/final; llmkit does not merge several models",
+    "push upload publish": "`hf upload OWNER/NAME runs/mine/final` uploads the model and its card",
+    "download pull fetch hub": "nothing to do: `--model OWNER/NAME` downloads a model on first use",
+    "login auth": "`hf auth login`; llmkit uses its token",
+    "tokenize tokenizer tokenise train-tokenizer build-tokenizer vocab": "`llmkit pretrain --text "
+    "corpus.txt`, which also trains a tokenizer",
+    "prepare preprocess process data dataset split": "nothing to do: training prepares and caches "
+    "the data; `llmkit pretrain --text corpus.txt --dry-run` reports on it",
+    "clean dedup deduplicate filter": "llmkit cleans no text; `llmkit finetune --csv rows.csv "
+    "--dry-run` lists duplicates and contradicting labels",
+    "launch accelerate torchrun distributed": "`torchrun --nproc-per-node N -m llmkit COMMAND ...`",
+    "delete remove rm": "`rm -r runs/mine` removes a run",
+    "cache": "`llmkit env` prints where the caches are",
+    "install update upgrade": "pip, uv or git, whichever installed llmkit; `llmkit env` prints "
+    "where it is",
 }
+
+ELSEWHERE = {word: answer for words, answer in _INSTEAD.items() for word in words.split()}
 """Commands of other tools, and what to use instead."""
 
 
 class Command(TyperCommand):
     """A command whose help shows an example, and no Python types."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parses the arguments; an error knows the command that it belongs to."""
+        try:
+            return super().parse_args(ctx, args)
+        except TyperException as fault:
+            fault.ctx = getattr(fault, "ctx", None) or ctx  # type: ignore[attr-defined]
+            raise
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Writes arguments, options and an example into the help."""
@@ -131,8 +179,14 @@ class Commands(TyperGroup):
         raise UsageError(f"there is no command `{name}`", next=self._instead(name))
 
     def _instead(self, name: str) -> str:
-        if near := difflib.get_close_matches(name, self.commands, n=1, cutoff=0.75):
+        word = name.lower().replace("_", "-")
+        if word in ELSEWHERE:
+            return ELSEWHERE[word]
+        if near := difflib.get_close_matches(word, self.commands, n=1, cutoff=0.75):
             return f"did you mean `llmkit {near[0]}`?"
-        if known := difflib.get_close_matches(name.lower(), ELSEWHERE, n=1, cutoff=0.85):
+        if known := difflib.get_close_matches(word, ELSEWHERE, n=1, cutoff=0.85):
             return ELSEWHERE[known[0]]
+        if "=" in name or Path(name).exists():
+            first = "finetune" if name.endswith((".csv", ".tsv", ".parquet")) else "pretrain"
+            return f"a command comes first: `llmkit {first} {shlex.quote(name)}`"
         return "`llmkit --help` lists the commands"

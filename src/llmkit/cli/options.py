@@ -324,16 +324,22 @@ def refuse_unknown(
         flag: Setting(tuple(flag.lstrip("-").split(".")), value, jobs, writing, given)
         for flag, value in unknown.items()
     }
-    lines = [f"{flag}: {_instead(flag, setting, known)}" for flag, setting in settings.items()]
-    raise UsageError("no such option", where="\n       ".join(lines))
+    answers = {flag: _instead(flag, setting, known) for flag, setting in settings.items()}
+    flags = ", ".join(each for each in known if each.startswith("--"))
+    listed = f"the options are {flags}; KEY=VALUE sets any config key, `llmkit keys` lists them"
+    raise UsageError(
+        "no such option",
+        where="\n       ".join(
+            f"{flag}: {text}" if text else flag for flag, text in answers.items()
+        ),
+        next="" if all(answers.values()) else listed,
+    )
 
 
 def _instead(flag: str, setting: Setting, known: Sequence[str]) -> str:
+    """What to write for an option; empty where nothing is like it."""
     from llmkit.config import suggestions
 
     if near := difflib.get_close_matches(flag, known, n=1, cutoff=0.8):
         return f"did you mean `{near[0]}`?"
-    options = ", ".join(each for each in known if each.startswith("--"))
-    return suggestions.known(setting) or (
-        f"the options are {options}; KEY=VALUE sets any config key, and `llmkit keys` lists them"
-    )
+    return suggestions.known(setting)
