@@ -239,9 +239,9 @@ def test_the_command_to_type_is_named(
 
 
 PEERS = """
-serve export deploy api card push compare runs plot resume sample list info train eval test inference
-tokenize quantize merge clean prepare launch download fetch preprocess convert webui webchat benchmark
-sft dpo vllm-serve merge-lora chat-web run status logs version help
+serve export deploy api card push compare runs plot resume sample list info train eval test
+inference tokenize quantize merge clean prepare launch download fetch preprocess convert webui
+webchat benchmark sft dpo vllm-serve merge-lora chat-web run status logs version help
 """.split()
 """Commands of transformers, TRL, Axolotl, LitGPT, LLaMA-Factory, nanochat and Ludwig."""
 
