@@ -79,6 +79,9 @@ class KVCache(Cache):  # type: ignore[misc]  # transformers comes without types
         super().__init__(layer_class_to_replicate=KVLayer)
         self.starts = torch.zeros(0, dtype=torch.long)
         """Column of each row's first token; beyond all columns for a row without a sequence."""
+        self.memory: Tensor | None = None
+        """[rows, ...], what the model remembers of each row besides keys and values, if anything:
+        an ensemble, how well each expert has predicted it."""
 
     @property
     def length(self) -> int:
@@ -122,6 +125,7 @@ class KVCache(Cache):  # type: ignore[misc]  # transformers comes without types
             twin.keys, twin.values, twin.length = layer.keys, layer.values, layer.length
             twin.is_initialized = True
             made.layers.append(twin)
+        made.memory = self.memory
         made.keep(rows)
         return made
 
@@ -136,6 +140,8 @@ class KVCache(Cache):  # type: ignore[misc]  # transformers comes without types
             self._rebuild(torch.cat([known, torch.full((missing,), ADDED)]), length)
         for mine, source in zip(self.layers, other.layers, strict=True):
             mine.put(rows, source, other_rows, int(widths.max()))
+        if self.memory is not None and other.memory is not None:
+            self.memory[rows] = other.memory[other_rows]
         self.starts[rows] = self.length - widths
 
     def _rebuild(self, rows: Tensor, length: int) -> None:
@@ -143,6 +149,11 @@ class KVCache(Cache):  # type: ignore[misc]  # transformers comes without types
         self.starts = torch.where(rows == ADDED, _FREE, moved)
         for layer in self.layers:
             layer.rebuild(rows.to(layer.keys.device), length, length + ROOM)
+        if self.memory is not None:
+            old = rows != ADDED
+            memory = self.memory.new_zeros(len(rows), *self.memory.shape[1:])
+            memory[old] = self.memory[rows[old]]
+            self.memory = memory
 
 
 def _rebuilt(states: Tensor, rows: Tensor, length: int, columns: int) -> Tensor:

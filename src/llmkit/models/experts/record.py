@@ -1,0 +1,143 @@
+"""What a model directory states about the domain experts in it: `experts.json`, and their
+statistics in `experts.safetensors`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from safetensors.torch import load_file, save_file
+
+from llmkit.errors import DataError
+from llmkit.models.experts.statistics import DomainStatistics
+from llmkit.models.experts.twins import DenseState
+
+FILE, STATISTICS_FILE = "experts.json", "experts.safetensors"
+_FORMAT = 1
+
+Kind = Literal["branch", "moe", "average", "ensemble"]
+Frozen = Literal["none", "embeddings", "trunk"]
+
+
+@dataclass(frozen=True)
+class Expert:
+    """One domain expert."""
+
+    name: str
+    """The domain."""
+    weights: str
+    """The sha256 of its weights as a dense model."""
+    statistics: DomainStatistics | None = None
+    """Sums over its domain; None where they do not matter any more."""
+
+
+@dataclass(frozen=True)
+class ExpertsRecord:
+    """The experts of a model directory and where they come from."""
+
+    kind: Kind
+    experts: Sequence[Expert]
+    """Ordered by name."""
+    seed: str
+    """The content hash of the model that all of them began with."""
+    tokenizer: str
+    """The sha256 of their tokenizer."""
+    frozen: Frozen
+    """What training left as it was in the seed."""
+    dense: Mapping[str, Any]
+    """The config of one expert as a dense model."""
+    merge: Mapping[str, Any]
+    """How they were merged; empty for a branch."""
+
+    @property
+    def names(self) -> list[str]:
+        """The domains."""
+        return [expert.name for expert in self.experts]
+
+    def renamed(self, name: str) -> ExpertsRecord:
+        """A branch under another name."""
+        (expert,) = self.experts
+        return replace(self, experts=[replace(expert, name=name)])
+
+
+def state_hash(state: DenseState) -> str:
+    """The sha256 of the names and fp32 bytes of a dense model's weights."""
+    whole = hashlib.sha256()
+    for name in sorted(state):
+        whole.update(name.encode())
+        whole.update(state[name].float().contiguous().cpu().numpy().tobytes())
+    return whole.hexdigest()
+
+
+def write_record(directory: Path, record: ExpertsRecord) -> None:
+    """Writes the files of a record into a model directory that is not yet visible."""
+    tensors = {
+        f"{expert.name}.{key}": tensor
+        for expert in record.experts
+        if expert.statistics is not None
+        for key, tensor in expert.statistics.tensors().items()
+    }
+    if tensors:
+        save_file(tensors, directory / STATISTICS_FILE)
+    content = {
+        "format": _FORMAT,
+        "kind": record.kind,
+        "seed": record.seed,
+        "tokenizer": record.tokenizer,
+        "frozen": record.frozen,
+        "merge": dict(record.merge),
+        "experts": [{"name": each.name, "weights": each.weights} for each in record.experts],
+        "dense": dict(record.dense),
+    }
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    (directory / FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def read_record(directory: Path) -> ExpertsRecord | None:
+    """The record of a model directory; None for a model that is no expert and holds none.
+
+    Raises DataError if it is damaged, or written by a newer llmkit.
+    """
+    path = directory / FILE
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] > _FORMAT:
+            raise DataError(
+                "it was written by a newer llmkit", where=str(path), next="update llmkit"
+            )
+        tensors = (
+            load_file(directory / STATISTICS_FILE) if (directory / STATISTICS_FILE).exists() else {}
+        )
+        experts = [_expert(each, tensors) for each in content["experts"]]
+        return ExpertsRecord(
+            content["kind"],
+            experts,
+            content["seed"],
+            content["tokenizer"],
+            content["frozen"],
+            content["dense"],
+            content["merge"],
+        )
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise DataError(
+            f"the record of experts is damaged ({error})",
+            where=str(path),
+            next="restore the file, or train the expert again",
+        ) from error
+
+
+def _expert(content: Mapping[str, Any], tensors: Mapping[str, Any]) -> Expert:
+    name = str(content["name"])
+    own = {
+        key.removeprefix(f"{name}."): tensor
+        for key, tensor in tensors.items()
+        if key.rpartition(".")[0] == name
+    }
+    statistics = DomainStatistics.of_tensors(own) if own else None
+    return Expert(name, str(content["weights"]), statistics)

@@ -1,0 +1,204 @@
+"""Dense architectures and the mixtures of experts that hold several of their models exactly.
+
+All of them share attention, embeddings and norms; each expert is the feed-forward network of one
+dense model. The state of a dense model and that of one expert have the same names and shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from llmkit.errors import ConfigError
+from llmkit.models import build
+from llmkit.models.logits import layers_of
+
+DenseState = Mapping[str, Tensor]
+"""The weights of a dense model by name."""
+
+GATE, UP, DOWN = "gate_proj.weight", "up_proj.weight", "down_proj.weight"
+"""The matrices of a dense feed-forward network."""
+_MLP = "mlp."
+_SHARED_EXPERT = "shared_expert"
+"""qwen2_moe needs an expert that sees every token; with a `down_proj` of 0 it adds nothing."""
+
+
+@dataclass(frozen=True)
+class Twin:
+    """The mixture of experts for one dense architecture."""
+
+    routed: str
+    """Its model type."""
+    fixed: Mapping[str, Any]
+    """Settings that its config needs beside those of the dense model."""
+    equal: Mapping[str, Any]
+    """Settings of the dense model that the mixture cannot express, with the only possible value."""
+
+
+_NO_BIAS = {"mlp_bias": False}
+_EVERY_LAYER = {"decoder_sparse_step": 1, "mlp_only_layers": [], "norm_topk_prob": True}
+_MULTIPLIERS = ("attention_multiplier", "embedding_multiplier", "logits_scaling")
+TWINS: Mapping[str, Twin] = {
+    "qwen3": Twin("qwen3_moe", _EVERY_LAYER, {}),
+    "llama": Twin("mixtral", {"sliding_window": None}, {**_NO_BIAS, "attention_bias": False}),
+    "mistral": Twin("mixtral", {}, {}),
+    "qwen2": Twin("qwen2_moe", {**_EVERY_LAYER, "shared_expert_intermediate_size": 1}, {}),
+    "olmo2": Twin("flex_olmo", {"norm_topk_prob": True}, {}),
+    "granite": Twin("granitemoe", {}, _NO_BIAS),
+}
+"""The dense model types that can be merged into a mixture of experts."""
+
+
+def twin_of(config: PretrainedConfig, name: str) -> Twin:
+    """The mixture of experts for a dense config.
+
+    Raises ConfigError if transformers has none, or none with the settings of this model.
+    """
+    kind = str(config.model_type)
+    if kind not in TWINS:
+        raise ConfigError(
+            f"transformers has no mixture of experts whose experts are {kind} models",
+            where=f"{name} (merge.into)",
+            next=f"use merge.into=ensemble, or a seed of type {', '.join(TWINS)}",
+        )
+    twin = TWINS[kind]
+    for setting, wanted in twin.equal.items():
+        if (found := getattr(config, setting, wanted)) != wanted:
+            raise ConfigError(
+                f"a {twin.routed} model cannot express {setting}={found} of a {kind} model",
+                where=f"{name} (merge.into)",
+                next="use merge.into=ensemble",
+            )
+    return twin
+
+
+def routed_config(dense: PretrainedConfig, n_experts: int, top_k: int) -> PretrainedConfig:
+    """The config of a mixture of `n_experts` models with this dense config.
+
+    The load-balancing loss has coefficient 0: a mixture of domains is balanced by its data.
+    """
+    twin = TWINS[dense.model_type]
+    kind = CONFIG_MAPPING[twin.routed]
+    names = build.setting_names(kind)
+    skipped = {"model_type", "architectures", "transformers_version"}
+    settings = {k: v for k, v in dense.to_dict().items() if k in names and k not in skipped}
+    settings |= dict(twin.fixed)
+    settings |= {name: n_experts for name in build.EXPERTS if name in names}
+    settings |= {build.TOP_K: top_k, "router_aux_loss_coef": 0.0}
+    if "moe_intermediate_size" in names:
+        settings["moe_intermediate_size"] = dense.intermediate_size
+    if getattr(dense, "layer_types", None) and "layer_types" in names:
+        settings["layer_types"] = list(dense.layer_types)
+    made: PretrainedConfig = kind(**{k: v for k, v in settings.items() if k in names})
+    made.architectures = [build.known_architectures(build.LANGUAGE_MODEL)[twin.routed]]
+    return made
+
+
+def dense_states(model: PreTrainedModel) -> list[DenseState]:
+    """The state of each expert as that of a dense model; of a dense model, its own.
+
+    The tensors share the memory of the model.
+    """
+    state = {name: weight.detach() for name, weight in model.state_dict().items()}
+    blocks = expert_blocks(model)
+    if not blocks:
+        return [state]
+    shared = {n: w for n, w in state.items() if not n.startswith(tuple(blocks))}
+    count = len(next(iter(blocks.values())).experts.down_proj)
+    return [{**shared, **_feed_forward(blocks, expert)} for expert in range(count)]
+
+
+def _feed_forward(blocks: Mapping[str, Any], expert: int) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    for prefix, block in blocks.items():
+        mlp = prefix.rpartition(".")[0] + "." + _MLP
+        gate, up = block.experts.gate_up_proj.detach()[expert].chunk(2)
+        found |= {mlp + GATE: gate, mlp + UP: up}
+        found[mlp + DOWN] = block.experts.down_proj.detach()[expert]
+    return found
+
+
+def expert_blocks(model: PreTrainedModel) -> dict[str, Any]:
+    """The blocks of a model that route tokens to experts, by name; empty for a dense model."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(getattr(getattr(module, "experts", None), "gate_up_proj", None), Tensor)
+    }
+
+
+def router_of(block: Any) -> nn.Module:
+    """The router of a block of experts."""
+    found: nn.Module = block.gate if hasattr(block, "gate") else block.router
+    return found
+
+
+def embedding_names(model: PreTrainedModel) -> frozenset[str]:
+    """The names of the weights with one row for each token: of the input and the output layer."""
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    rows = [end.weight for end in ends if end is not None]
+    named = model.named_parameters(remove_duplicate=False)
+    return frozenset(name for name, weight in named if any(weight is each for each in rows))
+
+
+def is_feed_forward(name: str) -> bool:
+    """Whether a weight of a dense model belongs to the feed-forward networks."""
+    return f".{_MLP}" in name
+
+
+def feed_forwards(model: PreTrainedModel) -> list[nn.Module]:
+    """The feed-forward network of each layer of a dense model; its input is what a router reads."""
+    return [layer.get_submodule("mlp") for layer in layers_of(model)]
+
+
+def dense_model(config: PretrainedConfig, state: DenseState) -> PreTrainedModel:
+    """The dense model with these weights, which it shares."""
+    return _filled(config, state)
+
+
+def routed_model(
+    config: PretrainedConfig,
+    shared: DenseState,
+    experts: Sequence[DenseState],
+    routers: Tensor,
+) -> PreTrainedModel:
+    """The mixture of experts with these weights.
+
+    `shared` holds all but the feed-forward networks, `experts` the feed-forward networks of each
+    expert, and `routers` [layers, experts, hidden size].
+    """
+    with torch.device("meta"):
+        outline = AutoModelForCausalLM.from_config(config)
+    state = dict(shared)
+    for layer, (prefix, block) in enumerate(expert_blocks(outline).items()):
+        mlp = prefix.rpartition(".")[0] + "." + _MLP
+        stacks = [torch.cat([each[mlp + GATE], each[mlp + UP]]) for each in experts]
+        state[f"{prefix}.experts.gate_up_proj"] = torch.stack(stacks)
+        state[f"{prefix}.experts.down_proj"] = torch.stack([each[mlp + DOWN] for each in experts])
+        state[f"{prefix}.{_name_of(router_of(block), block)}.weight"] = routers[layer].clone()
+        for name, weight in block.named_parameters():
+            if name.startswith(_SHARED_EXPERT):
+                state[f"{prefix}.{name}"] = torch.zeros(weight.shape)
+    return _filled(config, state)
+
+
+def _name_of(module: nn.Module, parent: nn.Module) -> str:
+    return next(name for name, child in parent.named_children() if child is module)
+
+
+def _filled(config: PretrainedConfig, state: DenseState) -> PreTrainedModel:
+    """The model of a config with these weights, which it shares."""
+    with torch.random.fork_rng():
+        model = build.new_model(config, 0, build.LANGUAGE_MODEL)
+    missing, unexpected = model.load_state_dict(dict(state), strict=False, assign=True)
+    model.tie_weights()
+    tied = set(getattr(model, "_tied_weights_keys", None) or {})
+    if unexpected or set(missing) - tied:
+        raise ValueError(f"weights do not fit {config.model_type}: {missing}, {unexpected}")
+    return model

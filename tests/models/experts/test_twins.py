@@ -1,0 +1,77 @@
+"""A mixture of experts holds dense models: exactly, and for plain transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from llmkit.errors import ConfigError
+from llmkit.models.experts import merge, twins
+from tests.models.experts.families import branches, dense, sources, tokens
+
+KINDS = list(twins.TWINS)
+TOLERANCE = 2e-5  # fused and separate matrix products round differently
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_expert_is_the_branch_to_the_bit(kind) -> None:
+    models = branches(kind, trunk=True)
+    mixture = merge.mixture(sources(models), "frequency", "fit", 2, 0)
+    for model, state in zip(models, twins.dense_states(mixture), strict=True):
+        again = twins.dense_model(model.config, state).eval()
+        with torch.no_grad():
+            assert torch.equal(again(tokens()).logits, model(tokens()).logits)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_equal_experts_are_the_model_whatever_the_router_says(kind) -> None:
+    model = dense(kind)
+    mixture = merge.mixture(sources([model] * 3), "average", "random", 2, 0).eval()
+    with torch.no_grad():
+        expected, found = model(tokens()).logits, mixture(tokens()).logits
+    assert torch.allclose(found, expected, atol=TOLERANCE * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_plain_transformers_reads_the_mixture(kind, tmp_path: Path) -> None:
+    mixture = merge.mixture(sources(branches(kind)), "frequency", "fit", 2, 0).eval()
+    mixture.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        assert torch.equal(again(tokens()).logits, mixture(tokens()).logits)
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "llama", "qwen2", "olmo2"])
+def test_the_file_holds_the_bytes_of_the_branches(kind, tmp_path: Path) -> None:
+    models = branches(kind)
+    merge.mixture(sources(models), "frequency", "fit", 2, 0).save_pretrained(tmp_path)
+    written = {
+        tensor.numpy().tobytes() for tensor in load_file(tmp_path / "model.safetensors").values()
+    }
+    for model in models:
+        for name, weight in model.state_dict().items():
+            if twins.is_feed_forward(name):
+                assert weight.numpy().tobytes() in written, name
+
+
+def test_a_dense_model_is_its_own_expert() -> None:
+    model = dense("llama")
+    (state,) = twins.dense_states(model)
+    assert state.keys() == model.state_dict().keys()
+
+
+def test_an_architecture_without_a_twin_is_refused_with_those_that_have_one() -> None:
+    with pytest.raises(ConfigError) as refused:
+        twins.twin_of(dense("gpt2").config, "runs/seed")
+    assert all(kind in refused.value.next for kind in KINDS)
+    assert "ensemble" in refused.value.next
+
+
+def test_a_setting_that_the_twin_lacks_is_refused() -> None:
+    with pytest.raises(ConfigError) as refused:
+        twins.twin_of(dense("llama", mlp_bias=True).config, "runs/seed")
+    assert "mlp_bias=True" in refused.value.what
