@@ -14,7 +14,7 @@ import typer
 
 from llmkit import __version__
 from llmkit.cli import faults
-from llmkit.cli.arguments import is_override
+from llmkit.cli.arguments import experts_of, is_override
 from llmkit.cli.dispatch import Given, Invocation
 from llmkit.cli.help import EPILOG, FIRST, Command, Commands
 from llmkit.cli.options import (
@@ -83,6 +83,7 @@ def _add(command: str, help: str) -> None:
 
 _add("pretrain", "Train a language model on raw text, from scratch or from a pretrained model.")
 _add("finetune", "Train a classifier on labelled rows, or a model that answers prompts.")
+_add("merge", "Merge domain experts into an ensemble, a mixture of experts or an average.")
 _add("predict", "Label the rows of a file, or lines from a pipe, with a classifier.")
 _add("generate", "Generate text from --prompt, --prompts-file, or lines from a pipe.")
 _add("chat", "Chat with an instruction-tuned model (type /help inside).")
@@ -216,7 +217,9 @@ def _invocation(command: str, ctx: typer.Context) -> Invocation:
             value, others = value[0], value[1:]
             if others:
                 chosen.append((option.flag, "evaluation.compare_with", others, place))
-        if value not in (None, False, [], ()):
+        if option.key == "merge.experts" and value:
+            chosen += [(option.flag, *pair, place) for pair in experts_of(value)]
+        elif value not in (None, False, [], ()):
             chosen.append((option.flag, option.key, value, place))
     return Invocation(
         command, arguments, chosen, **{each.name: given[each.name] for each in COMMON}

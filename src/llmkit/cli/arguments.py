@@ -99,6 +99,19 @@ def is_override(argument: str) -> bool:
     return bool(equals) and "/" not in name and os.sep not in name
 
 
+def experts_of(pairs: Sequence[str]) -> list[tuple[str, str]]:
+    """The config key and the run of each DOMAIN=RUN; raises UsageError for anything else."""
+    found = []
+    for pair in pairs:
+        name, equals, run = pair.partition("=")
+        if not (equals and name and run):
+            raise UsageError(
+                f"`--expert {pair}` names no domain and run", next=f"write `--expert DOMAIN={pair}`"
+            )
+        found.append((f"merge.experts.{name}", run))
+    return found
+
+
 def _neither(command: str, argument: str) -> UsageError:
     option = DATA_OPTIONS.get(command, ("", ""))[0]
     return UsageError(

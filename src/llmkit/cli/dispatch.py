@@ -118,7 +118,11 @@ def _set_logs(verbose: bool) -> None:
         transformers.utils.logging.disable_progress_bar()
 
 
-_NEEDS = {"pretrain": "text", "finetune": "labelled rows, or prompts with responses"}
+_NEEDS = {
+    "pretrain": "text",
+    "finetune": "labelled rows, or prompts with responses",
+    "merge": "domain experts",
+}
 
 
 def _with_data(command: str, options: Sequence[Given], data: Sequence[str]) -> list[GivenOption]:

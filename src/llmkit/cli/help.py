@@ -14,7 +14,7 @@ import llmkit
 from llmkit.errors import UsageError
 
 GROUPS = {
-    "Train": ("pretrain", "finetune"),
+    "Train": ("pretrain", "finetune", "merge"),
     "Use": ("generate", "chat", "predict"),
     "Measure": ("evaluate", "report"),
 }
@@ -23,6 +23,7 @@ GROUPS = {
 FIRST = {
     "pretrain": "llmkit pretrain --text corpus.txt",
     "finetune": "llmkit finetune --csv reviews.csv",
+    "merge": "llmkit merge --expert code=runs/code --expert poems=runs/poems",
     "generate": 'llmkit generate --model runs/mine --prompt "Once upon a time"',
     "chat": "llmkit chat --model runs/mine",
     "predict": "llmkit predict --model runs/mine --csv new.csv --output labels.csv",
@@ -112,8 +113,8 @@ _INSTEAD = {
     "gguf llamacpp ollama": "llama.cpp's `convert_hf_to_gguf.py runs/mine/final`",
     "quantize quantise quant": "`llmkit generate --model runs/mine --prompt TEXT "
     "generation.weights=int8`",
-    "merge merge-lora fuse average ensemble": "LoRA updates are already merged into "
-    "runs/mine/final; llmkit does not merge several models",
+    "merge-lora fuse": "LoRA updates are already merged into runs/mine/final",
+    "average ensemble moe": "`llmkit merge`",
     "push upload publish": "`hf upload OWNER/NAME runs/mine/final` uploads the model and its card",
     "download pull fetch hub": "nothing to do: `--model OWNER/NAME` downloads a model on first use",
     "login auth": "`hf auth login`; llmkit uses its token",

@@ -66,6 +66,13 @@ MODEL = Option(
 MODELS = Option(
     "--model", "Model to evaluate; repeat to compare several.", "NAME", "model.name_or_path", TEXTS
 )
+MERGED = Option(
+    "--model",
+    "Merged model to add experts to, or take them out of.",
+    "NAME",
+    "model.name_or_path",
+    _TEXT,
+)
 OUTPUT_DIR = Option("--output-dir -o", "Run directory.", "DIR", "output_dir", _TEXT)
 _SYSTEM = Option("--system", "System message of the chat.", "TEXT", "generation.system", _TEXT)
 EXPLAIN = Option(
@@ -96,6 +103,13 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
             TEXTS,
         ),
         MODEL,
+        Option(
+            "--expert",
+            "Domain of the mixture to train an expert of, beginning with --model.",
+            "DOMAIN",
+            "data.expert",
+            _TEXT,
+        ),
         OUTPUT_DIR,
     ),
     "finetune": (
@@ -107,6 +121,27 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
             TEXTS,
         ),
         MODEL,
+        OUTPUT_DIR,
+    ),
+    "merge": (
+        Option(
+            "--expert",
+            "Expert to merge; repeatable.",
+            "DOMAIN=RUN",
+            "merge.experts",
+            TEXTS,
+        ),
+        MERGED,
+        Option(
+            "--without",
+            "Expert to take out of --model; repeatable.",
+            "DOMAIN",
+            "merge.without",
+            TEXTS,
+        ),
+        Option(
+            "--only", "Expert of --model to write as a dense model.", "DOMAIN", "merge.only", _TEXT
+        ),
         OUTPUT_DIR,
     ),
     "predict": (

@@ -131,6 +131,9 @@ def _check_model(command: str, config: Config, faults: Faults) -> None:
     with faults.collected("evaluation.compare_with"):
         for each in config.evaluation.compare_with if command == "evaluate" else ():
             directory.locate_model(each)
+    for domain, place_of in config.merge.experts.items() if command == "merge" else ():
+        with faults.collected(f"merge.experts.{domain}"):
+            directory.locate_model(place_of)
     with faults.collected("tokenizer.name_or_path"):
         if config.tokenizer.name_or_path is not None:
             directory.locate_tokenizer(config.tokenizer.name_or_path)
@@ -262,6 +265,7 @@ def _check_output(command: str, config: Config) -> None:
     checks: dict[str, Callable[[], None]] = {
         "pretrain": lambda: run_directory.check_run_directory(config, command),
         "finetune": lambda: run_directory.check_run_directory(config, command),
+        "merge": lambda: run_directory.check_run_directory(config, command),
         "predict": lambda: predictions.check_predictions_file(config.predict),
         "evaluate": lambda: results.check_output_files(
             (settings.output, settings.log_samples, settings.per_token)

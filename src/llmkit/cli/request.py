@@ -122,6 +122,10 @@ def _recipe(command: str) -> tuple[_Work, _Work]:
             from llmkit.commands import finetune
 
             return finetune.run, finetune.check
+        case "merge":
+            from llmkit.commands import merge
+
+            return merge.run, merge.check
         case "predict":
             from llmkit.commands import predict
 

@@ -116,6 +116,8 @@ def conflicts(config: Config, jobs: Collection[str]) -> Iterator[_Conflict]:
     commands = {job.partition("/")[0] for job in jobs}
     if commands & {"pretrain", "finetune"}:
         yield from _of_validation(config, jobs)
+    if "pretrain" in commands:
+        yield from _of_pretraining(config)
     if "finetune" in commands:
         yield from _of_finetuning(config, jobs)
     if commands & {"generate", "chat"}:
@@ -167,6 +169,20 @@ def _of_validation(config: Config, jobs: Collection[str]) -> Iterator[_Conflict]
         )
 
 
+def _of_pretraining(config: Config) -> Iterator[_Conflict]:
+    data, freeze, model = config.data, config.train.freeze, config.model.name_or_path
+    if data.expert is not None and not data.mixture:
+        yield "data.expert", "needs the domains of a mixture", "add data.mixture, or remove it"
+    if data.expert is not None and model is None:
+        what = "needs the seed that all experts begin with"
+        yield "data.expert", what, "train it with the same config without an expert; then `--model`"
+    if freeze == "body":
+        yield "train.freeze", "`body` is for classifiers", "write trunk or embeddings"
+    elif freeze != "none" and model is None:
+        what = "would leave random weights untrained"
+        yield "train.freeze", what, "set model.name_or_path to a pretrained model, or remove it"
+
+
 def _of_finetuning(config: Config, jobs: Collection[str]) -> Iterator[_Conflict]:
     lora, train, model = config.model.lora, config.train, config.model
     if lora.r is None and lora != LoraConfig():
@@ -174,6 +190,8 @@ def _of_finetuning(config: Config, jobs: Collection[str]) -> Iterator[_Conflict]
         yield f"model.lora.{other}", "needs a rank", "write model.lora.r=8, or remove it"
     if "finetune/completion" in jobs:
         return
+    if train.freeze == "trunk":
+        yield "train.freeze", "`trunk` is for pretraining", "write body or embeddings"
     if lora.r is not None and train.freeze != "none":
         yield (
             "train.freeze",

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 TASKS: Mapping[str, tuple[str, ...]] = {
     "pretrain": ("causal", "masked"),
     "finetune": ("classification", "completion"),
+    "merge": (),
     "predict": (),
     "generate": (),
     "chat": (),

@@ -7,26 +7,21 @@ generated from them.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PrivateAttr, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, PrivateAttr
 
+from llmkit.config.data import COMPLETION, TRAINING
+from llmkit.config.data import DataConfig as DataConfig
 from llmkit.config.inference import EvaluationConfig as EvaluationConfig
 from llmkit.config.inference import GenerationConfig as GenerationConfig
 from llmkit.config.inference import PredictConfig as PredictConfig
 from llmkit.config.jobs import TASKS, For
+from llmkit.config.merging import MergeConfig
 from llmkit.config.types import (
-    AllowedFaults,
     Auto,
-    Column,
-    ColumnNames,
     Count,
-    Delimiter,
-    Encoding,
     FilePath,
-    Files,
     Fraction,
     NameOrPath,
     PlanRevision,
@@ -35,20 +30,18 @@ from llmkit.config.types import (
     Section,
     Trackers,
     Whole,
-    rule,
     several,
 )
 
 EVERYWHERE = For(*TASKS)
 NOT_PREDICT = For("pretrain", "finetune", "generate", "chat", "evaluate")
-TRAINING = For("pretrain", "finetune")
+RUNS = For("pretrain", "finetune", "merge")
+"""The commands that write a run directory."""
 NEW_MODEL = For("pretrain", "finetune/classification")
+SEEDED = For("pretrain", "finetune", "merge", "generate", "chat", "evaluate")
 MASKED = For("pretrain/masked")
 CLASSIFIER = For("finetune/classification")
-COMPLETION = For("finetune/completion")
-LABELS = For("finetune/classification", "evaluate/labels")
-TABLES = For("pretrain", "finetune", "predict", "generate", "evaluate")
-"""The commands that read files of text or rows."""
+PARTS = For("pretrain/causal", "finetune/classification")
 
 
 class LoraConfig(Section):
@@ -101,123 +94,6 @@ class TokenizerConfig(Section):
     chat_template: Annotated[NameOrPath, COMPLETION] = "auto"
     """How conversations are formatted: a Jinja file, `plain` (prompt and response unchanged), or
     `auto`: the tokenizer's own template, otherwise one with headings."""
-
-
-class DomainConfig(Section):
-    """One domain of a mixture."""
-
-    files: Files = ()
-    """Text of the domain: files, directories, globs, or hub data sets."""
-    validation_files: Files = ()
-    """Held-out text of the domain; by default a part of its text is held out."""
-    weight: Rate | Auto = "auto"
-    """The domain's share of the training examples is its weight divided by the sum of all weights;
-    a domain of weight 0 is only evaluated. `auto`, for all domains or none, weights by size: see
-    `data.mixture_temperature`."""
-
-
-class DataConfig(Section):
-    """The data, and how it becomes examples."""
-
-    train_files: Annotated[Files, For("pretrain", "finetune", "evaluate/labels")] = ()
-    """Files, directories, globs, or hub data sets (`hub:NAME`, `hub:NAME:CONFIG@SPLIT`)."""
-    validation_files: Annotated[Files, TRAINING] = ()
-    """Held-out data; by default a part of the training data is held out."""
-    test_files: Annotated[Files, For("finetune/classification", "predict", "evaluate")] = ()
-    """Data to predict or evaluate; `finetune` evaluates a classifier on it at the end."""
-    mixture: Annotated[dict[str, DomainConfig], For("pretrain", "evaluate/text")] = Field(
-        default_factory=dict
-    )
-    """Domains to mix, instead of `train_files`."""
-    mixture_temperature: Annotated[
-        float, Field(ge=1, allow_inf_nan=False), For("pretrain", "evaluate/text")
-    ] = 1.0
-    """Domains without weights are sampled in proportion to tokens ^ (1 / temperature): 1 samples
-    all texts equally often, a large number all domains."""
-    validation_fraction: Annotated[
-        Fraction | Auto, For("pretrain", "finetune", "evaluate/text")
-    ] = "auto"
-    """Fraction of the training data to hold out; `auto` is 0.1, for text at most 2 MB."""
-    format: Annotated[
-        Literal["auto", "txt", "jsonl", "csv", "tsv", "parquet", "label_text", "fasttext"], TABLES
-    ] = "auto"
-    """Format of the files; `auto` recognises it by content, otherwise by file name."""
-    delimiter: Annotated[Delimiter | Auto, TABLES] = "auto"
-    """Field separator of CSV and TSV files, such as `;` or `tab`; `auto` detects it."""
-    header: Annotated[bool | Auto, TABLES] = "auto"
-    """Whether the first row of a CSV or TSV file names the columns; `auto` detects it."""
-    text_column: Annotated[
-        Column | ColumnNames | None,
-        For(
-            "pretrain", "finetune/classification", "predict", "generate", "evaluate/text",
-            "evaluate/labels",
-        ),
-    ] = None  # fmt: skip
-    """Column of the text, by name or by number from 0. Two columns are a text pair for a
-    classifier; more are joined by a space. By default detected if only one column is possible."""
-    label_column: Annotated[Column | ColumnNames | None, LABELS] = None
-    """Column of the label, by name or by number from 0; white space around labels is removed.
-    With several columns of 0 and 1, each is one label."""
-    label_separator: Annotated[Annotated[str, Field(min_length=1)] | None, LABELS] = None
-    """Separator of several labels in one field, such as `,`; a row may have none."""
-    label_names: Annotated[FilePath | None, LABELS] = None
-    """File with label names: label 0 in the first line, label 1 in the second, and so on."""
-    prompt_column: Annotated[Column | ColumnNames | None, COMPLETION] = None
-    """Column of the prompt, by name or by number from 0; several are joined by a blank line. By
-    default detected by common names."""
-    response_column: Annotated[Column | None, COMPLETION] = None
-    """Column of the response to the prompt, by name or by number from 0."""
-    messages_column: Annotated[Column | None, COMPLETION] = None
-    """Column of conversations, instead of prompts and responses: lists of messages, each with
-    `role` and `content`."""
-    problem_type: Annotated[
-        Literal["auto", "single_label_classification", "multi_label_classification", "regression"],
-        LABELS,
-    ] = "auto"
-    """Kind of label; `auto` detects it from the labels."""
-    max_length: Annotated[Annotated[int, Field(strict=True, ge=3)] | Auto, For("finetune")] = "auto"
-    """Maximum number of tokens of a text or conversation; longer ones are truncated. `auto` is the
-    maximum length of the model."""
-    allow: Annotated[AllowedFaults, LABELS] = ()
-    """Data problems to tolerate instead of stopping."""
-    document: Annotated[Literal["file", "line", "blank_line"], For("pretrain", "evaluate/text")] = (
-        "file"
-    )
-    """What counts as one document in plain text files; in tables, each row is a document."""
-    document_separator: Annotated[
-        Annotated[str, Field(min_length=1)] | None, For("pretrain", "evaluate/text")
-    ] = None
-    """String between the documents of plain text files, such as `</s>`, instead of `document`;
-    it is matched exactly and removed."""
-    encoding: Annotated[Encoding, TABLES] = "utf-8"
-    """Encoding of text files."""
-    errors: Annotated[Literal["strict", "replace", "ignore"], TABLES] = "strict"
-    """What to do with bytes that are invalid in the encoding."""
-    block_size: Annotated[
-        Annotated[int, Field(strict=True, ge=2)] | Auto, For("pretrain", "finetune/completion")
-    ] = "auto"
-    """Number of tokens in one training sequence."""
-    isolate_documents: Annotated[bool, For("pretrain")] = True
-    """Documents packed into one block do not attend to one another."""
-
-    @field_validator("mixture")
-    @classmethod
-    def _check_mixture(
-        cls, mixture: dict[str, DomainConfig], info: ValidationInfo
-    ) -> dict[str, DomainConfig]:
-        return _checked_mixture(mixture, info.data)
-
-    @field_validator("document_separator")
-    @classmethod
-    def _check_separator(cls, separator: str | None, info: ValidationInfo) -> str | None:
-        if separator is not None and info.data.get("document", "file") != "file":
-            raise ValueError("cannot be combined with data.document; remove one")
-        return separator
-
-    @field_validator("mixture_temperature")
-    @classmethod
-    def _check_temperature(cls, temperature: float, info: ValidationInfo) -> float:
-        return _checked_temperature(temperature, info.data)
 
 
 class TrainConfig(Section):
@@ -305,8 +181,10 @@ class TrainConfig(Section):
     """`balanced` weights each class by the inverse of its frequency."""
     label_smoothing_factor: Annotated[Fraction, CLASSIFIER] = 0.0
     """Fraction of each label that is spread over all labels."""
-    freeze: Annotated[Literal["none", "embeddings", "body"], CLASSIFIER] = "none"
-    """Weights to freeze; `body` is everything but the classification head."""
+    freeze: Annotated[Literal["none", "embeddings", "trunk", "body"], PARTS] = "none"
+    """Weights of a pretrained model to freeze: its `embeddings`; to pretrain, the `trunk`,
+    everything but the feed-forward networks; to finetune, the `body`, everything but the
+    classification head."""
     layer_decay: Annotated[Annotated[float, Field(gt=0, le=1)], CLASSIFIER] = 1.0
     """Factor on the learning rate from each layer to the one below."""
     head_scale: Annotated[Positive | Auto, CLASSIFIER] = "auto"
@@ -317,10 +195,10 @@ class TrainConfig(Section):
 class Config(Section):
     """The whole config of a command."""
 
-    output_dir: Annotated[FilePath | None, TRAINING] = None
+    output_dir: Annotated[FilePath | None, WITH_RUN] = None
     """Run directory; by default `runs/`, the command, the name of the data and a number. The same
     command with the same config finds its directory again."""
-    seed: Annotated[Whole, NOT_PREDICT] = 0
+    seed: Annotated[Whole, SEEDED] = 0
     """Seed of weights, order of examples, dropout and sampling."""
     resume: Annotated[NameOrPath, TRAINING] = "auto"
     """`auto` resumes from the newest intact checkpoint, `never` starts a new run; a path resumes
@@ -337,6 +215,7 @@ class Config(Section):
     ] = GenerationConfig()
     predict: Annotated[PredictConfig, For("predict")] = PredictConfig()
     evaluation: Annotated[EvaluationConfig, For("evaluate")] = EvaluationConfig()
+    merge: Annotated[MergeConfig, For("merge")] = MergeConfig()
 
     _typed: frozenset[tuple[str, ...]] = PrivateAttr(frozenset())
     """The paths of values from the command line."""
@@ -345,31 +224,3 @@ class Config(Section):
     def sampling_seed(self) -> int:
         """The seed that texts are written with: that of `generation`, else the run's."""
         return self.seed if self.generation.seed is None else self.generation.seed
-
-
-def _checked_mixture(
-    mixture: dict[str, DomainConfig], data: Mapping[str, Any]
-) -> dict[str, DomainConfig]:
-    """The mixture unchanged; raises an error for pydantic if its names, weights or other data keys
-    are invalid. `data` holds the keys of the data section before it."""
-    weights = {name: domain.weight for name, domain in mixture.items()}
-    left_open = [name for name, weight in weights.items() if weight == "auto"]
-    for name in mixture:
-        if not re.fullmatch(r"[\w-]+", name):
-            raise rule(f"the name {name!r} of a domain should be letters, digits, - and _")
-    for key in ("train_files", "validation_files"):
-        if mixture and data.get(key):
-            raise rule(f"cannot be combined with data.{key}; remove one, or make that a domain")
-    if left_open and len(left_open) < len(mixture):
-        raise rule(f"{', '.join(left_open)} has no weight; set weights for all domains or for none")
-    if mixture and not left_open and not any(weights.values()):
-        raise rule(f"all weights are 0 ({', '.join(mixture)}); set one above 0")
-    return mixture
-
-
-def _checked_temperature(temperature: float, data: Mapping[str, Any]) -> float:
-    """The temperature unchanged; raises an error for pydantic if all domains have weights."""
-    mixture: Mapping[str, DomainConfig] = data.get("mixture", {})
-    if temperature != 1 and any(domain.weight != "auto" for domain in mixture.values()):
-        raise rule("applies to domains without weights; remove it, or the weights")
-    return temperature

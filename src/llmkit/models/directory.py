@@ -208,7 +208,7 @@ def check_directory(directory: Path) -> None:
     if index.exists():
         files = read_json(index).get("weight_map")
         for name in files.values() if isinstance(files, dict) else [files]:
-            if not isinstance(name, str) or not atomic.SAFE_NAME.fullmatch(name):
+            if not isinstance(name, str) or not atomic.is_safe(name):
                 raise Unsafe(
                     f"the index names a file outside its directory: {name!r}",
                     where=str(index),

@@ -12,7 +12,8 @@ from typing import Any, Literal
 import torch
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-import llmkit.models.transformer  # noqa: F401 (registers our architecture)
+import llmkit.models.experts.ensemble
+import llmkit.models.transformer  # noqa: F401 (both register their architectures)
 from llmkit.config.schema import Config
 from llmkit.errors import ConfigError, DataError, InputNotFound
 from llmkit.models import build, hub, rope

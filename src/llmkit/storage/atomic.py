@@ -38,7 +38,7 @@ _FORMAT = 1
 MANIFEST = "manifest.json"
 LARGEST_MANIFEST = 1 << 24
 """Maximum number of characters read from a manifest; ours have a few hundred."""
-SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+SAFE_NAME = re.compile(r"\w[\w.-]*")
 
 
 class DamagedError(Exception):
@@ -58,7 +58,12 @@ def commit(target: Path, fill: Callable[[Path], None], facts: Mapping[str, Any])
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         fill(partial)
-        files = {path.name: _flush(path) for path in sorted(partial.iterdir())}
+        inside = sorted(partial.rglob("*"))
+        files = {
+            path.relative_to(partial).as_posix(): _flush(path) for path in inside if path.is_file()
+        }
+        for folder in filter(Path.is_dir, inside):
+            flush_directory(folder)
         _write_manifest(partial / MANIFEST, {"format": _FORMAT, **facts, "files": files})
         flush_directory(partial)
         _publish(partial, target)
@@ -85,13 +90,25 @@ def verify_files(directory: Path, files: Mapping[str, Mapping[str, Any]]) -> Non
     """Raises DamagedError for a file whose `size` or `sha256` differs from its entry, and Unsafe
     for a file outside the directory."""
     for name, expected in files.items():
-        if not SAFE_NAME.fullmatch(name) or (directory / name).is_symlink():
+        if not is_safe(name) or _has_link(directory, name):
             raise Unsafe(
                 f"the manifest names a file outside its directory: {name!r}",
                 where=str(directory / MANIFEST),
                 next="remove this directory",
             )
         _verify_file(directory / name, expected)
+
+
+def is_safe(name: str) -> bool:
+    """Whether a name from a manifest stays in its directory: names of plain files and directories,
+    separated by slashes."""
+    return all(SAFE_NAME.fullmatch(part) for part in name.split("/"))
+
+
+def _has_link(directory: Path, name: str) -> bool:
+    path = directory / name
+    inside = [path, *path.parents][: name.count("/") + 1]
+    return any(each.is_symlink() for each in inside)
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:

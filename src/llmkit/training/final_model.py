@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -101,9 +102,10 @@ def write_final(
     run: Path,
     step: int,
     examples: Examples,
+    accompany: Callable[[PreTrainedModel, Path], None],
 ) -> None:
-    """Writes `final/` atomically, like a checkpoint; merged LoRA weights are verified on examples
-    first."""
+    """Writes `final/` atomically, like a checkpoint, with the files that `accompany` adds; merged
+    LoRA weights are verified on examples first."""
 
     def fill(directory: Path) -> None:
         save_model(model, tokenizer, directory)
@@ -111,6 +113,7 @@ def write_final(
             (directory / lora.LORA_FILE).unlink()
             merged = type(model).from_pretrained(directory, dtype=torch.float32)
             lora.check_merge(model, merged, examples.batch(range(min(_COMPARED, len(examples)))))
+        accompany(model, directory)
 
     atomic.clean(run)
     atomic.commit(run / FINAL, fill, {"step": step})

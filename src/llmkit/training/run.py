@@ -335,7 +335,9 @@ def _export(run: Run, work: engine.Work, state: State) -> None:
     model = work.model
     if step != state.step:
         model = final_model.model_of_step(model, run.directory, step)
-    final_model.write_final(model, task.tokenizer, run.directory, step, task.examples)
+    final_model.write_final(
+        model, task.tokenizer, run.directory, step, task.examples, task.accompany
+    )
     unit = "nats per token" if task.unit == "tokens" else f"per {task.unit.removesuffix('s')}"
     title = f"{run.directory.name}: {type(work.model).__name__}"
     plots.draw_loss_curve(run.directory / "metrics.jsonl", run.directory / "loss.png", title, unit)

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Literal
 
-from llmkit.config.schema import Config, DomainConfig
+from llmkit.config.data import DomainConfig
+from llmkit.config.schema import Config
 from llmkit.data.readers import files
 from llmkit.data.readers.files import Source, Sources
 from llmkit.data.text import corpus, token_file

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedTokenizerFast
 
 from llmkit.errors import DataError
 from llmkit.models.experts.statistics import DomainStatistics
@@ -71,6 +72,11 @@ def state_hash(state: DenseState) -> str:
         whole.update(name.encode())
         whole.update(state[name].float().contiguous().cpu().numpy().tobytes())
     return whole.hexdigest()
+
+
+def tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:
+    """The sha256 of what a tokenizer does to text."""
+    return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
 
 
 def write_record(directory: Path, record: ExpertsRecord) -> None:

@@ -1,24 +1,25 @@
-"""The experts to merge: found in branches and in earlier merges, and checked against each other."""
+"""The experts to merge: found in branches and in earlier merges, checked against each other."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from transformers import PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from llmkit.config.merging import MergeConfig
+from llmkit.config.schema import Config
 from llmkit.errors import ConfigError
 from llmkit.models import pretrained
 from llmkit.models.experts import record as records
 from llmkit.models.experts import twins
+from llmkit.models.experts.ensemble import DIRECTORY
 from llmkit.models.experts.record import Expert, ExpertsRecord
 from llmkit.models.experts.twins import DenseState
 from llmkit.models.pretrained import Pretrained
-
-ENSEMBLE_DIRECTORY = "experts"
-"""The directory of an ensemble that holds one model directory for each expert."""
+from llmkit.progress import Watch
 
 
 @dataclass(frozen=True)
@@ -46,83 +47,179 @@ class Source:
         return made
 
 
-def record_of(model: Pretrained) -> ExpertsRecord:
-    """The record of a model; raises ConfigError if it neither is an expert nor holds any."""
+@dataclass(frozen=True)
+class Family:
+    """The models that experts are taken from, opened without weights; all began with one seed."""
+
+    members: Sequence[tuple[Pretrained, ExpertsRecord]]
+    names: Sequence[str]
+    """The experts to merge, in the order of their names."""
+
+    @property
+    def record(self) -> ExpertsRecord:
+        """What the members have in common."""
+        return self.members[0][1]
+
+    @property
+    def model(self) -> Pretrained:
+        """A member: all have its tokenizer."""
+        return self.members[0][0]
+
+    def load(self, watch: Watch) -> list[Source]:
+        """The experts with their weights, in the order of their names."""
+        found: list[Source] = []
+        with watch("loading experts", len(self.members)) as advance:
+            for model, record in self.members:
+                found += (each for each in _load(model, record) if each.name in self.names)
+                advance(1)
+        return sorted(found, key=lambda source: source.name)
+
+
+def open_family(config: Config) -> Family:
+    """The experts that a config names: those of `model.name_or_path` and of `merge.experts`, but
+    not `merge.without`.
+
+    Raises ConfigError for models that hold no experts, or that cannot be merged.
+    """
+    settings = config.merge
+    members: list[tuple[Pretrained, ExpertsRecord]] = []
+    if (base := pretrained.of_config(config)) is not None:
+        members.append((base, _record_of(base, "model.name_or_path")))
+    for name, place in settings.experts.items():
+        model = pretrained.open_model(place)
+        members.append((model, _branch(name, model)))
+    if not members:
+        raise ConfigError(
+            "no experts are given",
+            where="merge.experts",
+            next="pass each with `--expert DOMAIN=RUN`, or a merged model with `--model`",
+        )
+    _check_same(members)
+    if len(members) > 1:
+        _check_whole(members[0], settings)
+    names = [name for _, record in members for name in record.names]
+    return Family(members, _wanted(names, settings))
+
+
+def _wanted(names: Sequence[str], settings: MergeConfig) -> list[str]:
+    """The names of the experts to merge, sorted; raises ConfigError for names that do not fit."""
+    if repeated := {name for name in names if names.count(name) > 1}:
+        raise ConfigError(
+            f"there are two experts of {', '.join(sorted(repeated))}",
+            where="merge.experts",
+            next="take the old one out first with `--without`, or give the new one another name",
+        )
+    asked = [*settings.without, *([] if settings.only is None else [settings.only])]
+    if unknown := [name for name in asked if name not in names]:
+        raise ConfigError(
+            f"there is no expert of {', '.join(unknown)}",
+            where="merge.without, merge.only",
+            next=f"the experts are {', '.join(sorted(names))}",
+        )
+    left = sorted(set(names) - set(settings.without))
+    if settings.only is not None:
+        return [settings.only]
+    if len(left) < 2:
+        raise ConfigError(
+            f"only the expert of {', '.join(left) or 'no domain'} is left, and a merge needs two",
+            where="merge.experts",
+            next="name more experts with `--expert DOMAIN=RUN`, or use `--only` for a dense model",
+        )
+    return left
+
+
+def _record_of(model: Pretrained, key: str) -> ExpertsRecord:
     found = records.read_record(Path(model.location))
     if found is None:
         raise ConfigError(
-            f"{model.name} was not trained as the expert of a domain",
-            where="merge.experts",
-            next="train it with `llmkit pretrain CONFIG --model SEED --expert DOMAIN`",
+            f"{model.name} was not trained as the expert of a domain, and holds no experts",
+            where=key,
+            next="train an expert with `llmkit pretrain CONFIG --model SEED --expert DOMAIN`",
         )
     return found
 
 
-def open_branch(name: str, model: Pretrained) -> ExpertsRecord:
-    """The record of a branch, whose expert gets this name; raises ConfigError for a merged
-    model."""
-    found = record_of(model)
+def _branch(name: str, model: Pretrained) -> ExpertsRecord:
+    """The record of a branch, whose expert gets this name."""
+    key = f"merge.experts.{name}"
+    found = _record_of(model, key)
     if found.kind != "branch":
         raise ConfigError(
             f"{model.name} holds {len(found.experts)} experts, not one",
-            where=f"merge.experts.{name}",
+            where=key,
             next=f"name it with `--model {model.name}` to add experts to it",
         )
     return found.renamed(name)
 
 
-def load_sources(model: Pretrained, record: ExpertsRecord) -> list[Source]:
-    """The experts of a model with their weights, in the order of their names."""
+def _check_whole(base: tuple[Pretrained, ExpertsRecord], settings: MergeConfig) -> None:
+    """Raises ConfigError if experts are added to a merge that has lost what they are merged
+    from."""
+    model, record = base
+    if record.kind in ("branch", "ensemble") or (record.kind == "moe" and _is_exact(record)):
+        return
+    why = "was trained after the merge" if "mixed" in record.merge else "has averaged weights"
+    raise ConfigError(
+        f"{model.name} {why}: the experts in it are no longer those that were merged",
+        where="merge.experts",
+        next="merge all the experts again, from their own runs"
+        + ("" if settings.into == "moe" else f" (merge.into={settings.into})"),
+    )
+
+
+def _is_exact(record: ExpertsRecord) -> bool:
+    return record.frozen == "trunk" and "mixed" not in record.merge
+
+
+def exactness(record: ExpertsRecord) -> str | None:
+    """What taking an expert out of a merge does not undo; None if nothing is left of it."""
+    if "mixed" in record.merge:
+        return "the model was trained after the merge: all its weights have seen every domain"
+    if record.kind == "moe" and record.frozen != "trunk":
+        return "attention, embeddings and norms were averaged over all experts, and stay averaged"
+    return None
+
+
+def _check_same(members: Sequence[tuple[Pretrained, ExpertsRecord]]) -> None:
+    """Raises ConfigError for experts that do not come from one seed."""
+    (first_model, first), *others = members
+    for model, other in others:
+        if different := next(_differences(first, other), None):
+            raise ConfigError(
+                f"{first_model.name} and {model.name} cannot be merged: they have {different}",
+                where="merge.experts",
+                next="merge experts of one seed: each begins with the same --model",
+            )
+
+
+def _differences(first: ExpertsRecord, other: ExpertsRecord) -> Iterator[str]:
+    if first.tokenizer != other.tokenizer:
+        yield "different tokenizers"
+    shape = _shape(first.dense)
+    for key, value in _shape(other.dense).items():
+        if shape.get(key) != value:
+            yield f"different shapes ({key} is {shape.get(key)} and {value})"
+    if first.seed != other.seed:
+        yield "different seeds"
+    if first.frozen != other.frozen:
+        yield f"different train.freeze ({first.frozen} and {other.frozen})"
+
+
+_NO_SHAPE = {"architectures", "transformers_version", "dtype", "use_cache"}
+
+
+def _shape(dense: Mapping[str, object]) -> dict[str, object]:
+    return {key: value for key, value in dense.items() if key not in _NO_SHAPE}
+
+
+def _load(model: Pretrained, record: ExpertsRecord) -> list[Source]:
+    parts = [model]
     if record.kind == "ensemble":
-        parts = [open_part(model, expert.name) for expert in record.experts]
-    else:
-        parts = [model]
+        directory = Path(model.location) / DIRECTORY
+        parts = [pretrained.open_model(str(directory / name)) for name in record.names]
     loaded = [pretrained.load_model(part).eval() for part in parts]
     states = [(state, each) for each in loaded for state in twins.dense_states(each)]
     return [
         Source(expert, record, state, twins.embedding_names(each), model.location)
         for expert, (state, each) in zip(record.experts, states, strict=True)
     ]
-
-
-def open_part(model: Pretrained, name: str) -> Pretrained:
-    """The model of one expert of an ensemble."""
-    return pretrained.open_model(str(Path(model.location) / ENSEMBLE_DIRECTORY / name))
-
-
-def check_same_family(found: Sequence[tuple[str, ExpertsRecord]]) -> None:
-    """Raises ConfigError for experts that do not come from one seed: with the name of the directory
-    and the record of each."""
-    (first_name, first), *others = found
-    for name, other in others:
-        different = _difference(first, other)
-        if different:
-            raise ConfigError(
-                f"{first_name} and {name} cannot be merged: they have {different}",
-                where="merge.experts",
-                next="merge experts that began with the same model: give each "
-                "`llmkit pretrain CONFIG --expert DOMAIN` the same --model",
-            )
-
-
-def _difference(first: ExpertsRecord, other: ExpertsRecord) -> str:
-    if first.tokenizer != other.tokenizer:
-        return "different tokenizers"
-    shape = _shape(first.dense)
-    for key, value in _shape(other.dense).items():
-        if shape.get(key) != value:
-            return f"different shapes ({key} is {shape.get(key)} and {value})"
-    if first.seed != other.seed:
-        return "different seeds"
-    return "" if first.frozen == other.frozen else "different values of train.freeze"
-
-
-def _shape(dense: Mapping[str, object]) -> dict[str, object]:
-    skipped = {"architectures", "transformers_version", "dtype", "torch_dtype", "use_cache"}
-    return {key: value for key, value in dense.items() if key not in skipped}
-
-
-def with_hash(source: Source) -> Source:
-    """The source with the hash of its weights in the record."""
-    expert = replace(source.expert, weights=records.state_hash(source.state))
-    return replace(source, expert=expert)

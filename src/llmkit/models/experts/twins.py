@@ -152,6 +152,26 @@ def is_feed_forward(name: str) -> bool:
     return f".{_MLP}" in name
 
 
+def freeze(model: PreTrainedModel, part: str) -> None:
+    """Freezes a part of a causal model: `none`, the `embeddings` (of input and output), or the
+    `trunk`, everything but the feed-forward networks.
+
+    Raises ConfigError for a model whose feed-forward networks are not found.
+    """
+    rows = embedding_names(model)
+    named = dict(model.named_parameters())
+    if part == "trunk" and not any(map(is_feed_forward, named)):
+        raise ConfigError(
+            f"no feed-forward networks are found in a {model.config.model_type} model",
+            where="train.freeze",
+            next=f"write embeddings, or begin with a model of type {', '.join(TWINS)}",
+        )
+    for name, weight in named.items():
+        kept = {"embeddings": name in rows, "trunk": not is_feed_forward(name)}
+        if kept.get(part, False):
+            weight.requires_grad_(False)
+
+
 def feed_forwards(model: PreTrainedModel) -> list[nn.Module]:
     """The feed-forward network of each layer of a dense model; its input is what a router reads."""
     return [layer.get_submodule("mlp") for layer in layers_of(model)]

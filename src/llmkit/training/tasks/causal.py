@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -17,9 +18,11 @@ from llmkit.data.examples.blocks import Blocks
 from llmkit.data.text.token_file import TokenFile
 from llmkit.inference import generate
 from llmkit.models import build, logits, moe, packing, rope
+from llmkit.models.experts import record as records
+from llmkit.models.experts import twins
 from llmkit.models.kernels.cross_entropy import LinearCrossEntropy
 from llmkit.models.moe import Balance
-from llmkit.training.tasks import defaults
+from llmkit.training.tasks import branch, defaults
 from llmkit.training.tasks.pretraining import Pretraining, special_ids
 from llmkit.training.tasks.task import IGNORED, Batch, Loss, Rows, Sums, summed_cross_entropy
 
@@ -122,6 +125,16 @@ class Causal(Pretraining):
             packing.check_isolation(model)
         linear, balance = logits.has_linear_head(model), moe.balance(model)
         return lambda examples: CausalLoss(examples.n_bytes if examples else 0, linear, balance)
+
+    def equip(self, model: PreTrainedModel, begun: bool) -> PreTrainedModel:
+        """Freeze the weights that are not trained."""
+        twins.freeze(model, self.config.train.freeze)
+        return model
+
+    def accompany(self, model: PreTrainedModel, directory: Path) -> None:
+        """Write what a merge needs to know of a domain expert."""
+        if record := branch.record_of(self, model):
+            records.write_record(directory, record)
 
     def draw(self, step: int, **how: Any) -> Rows:
         """Every example once in each epoch."""

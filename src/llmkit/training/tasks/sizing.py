@@ -203,13 +203,18 @@ def of_pretrained(
 ) -> Sizes:
     """The block and batch of a pretrained model for this much text.
 
-    Raises ConfigError for settings of its config, and for a block longer than its positions.
+    Raises ConfigError for settings that its config does not have, and for a block longer than its
+    positions.
     """
     model, requested = config.model, config.data.block_size
-    if model.config:
+    given = {name: getattr(pretrained.config, name, None) for name in model.config}
+    changed = {name: value for name, value in given.items() if value != model.config[name]}
+    if changed:
+        name, value = next(iter(changed.items()))
         raise ConfigError(
-            "the size of a pretrained model cannot be changed",
-            where="model.config",
+            f"the size of a pretrained model cannot be changed: {name} of {pretrained.name} is "
+            f"{value}, not {model.config[name]}",
+            where=f"model.config.{name}",
             next="remove model.config or model.name_or_path",
         )
     pretrained.check_purpose(purpose)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import numpy as np
@@ -222,6 +223,9 @@ class Task(ABC):
     def head(self, model: PreTrainedModel) -> Collection[str]:
         """The weights that are trained in addition to LoRA."""
         return ()
+
+    def accompany(self, model: PreTrainedModel, directory: Path) -> None:  # noqa: B027
+        """Write more files of the finished model into its directory, which is not visible yet."""
 
     def fitted(self, model: PreTrainedModel) -> Self:
         """The task adapted to this model."""
