@@ -73,7 +73,7 @@ def _family(config: Config, console: Console) -> Family:
     if settings.only is not None:
         return family
     if settings.into == "moe":
-        twins.twin_of(family.model.config, family.model.name)
+        twins.twin_of(family.record.dense_config, family.model.name)
         _check_mixture(family, config)
     return family
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedTokenizerFast
+from transformers import PretrainedConfig, PreTrainedTokenizerFast
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from llmkit.errors import DataError
 from llmkit.models.experts.statistics import DomainStatistics
@@ -58,6 +59,13 @@ class ExpertsRecord:
     def names(self) -> list[str]:
         """The domains."""
         return [expert.name for expert in self.experts]
+
+    @property
+    def dense_config(self) -> PretrainedConfig:
+        """The config of one expert as a dense model."""
+        settings = {key: value for key, value in self.dense.items() if key != "model_type"}
+        made: PretrainedConfig = CONFIG_MAPPING[self.dense["model_type"]](**settings)
+        return made
 
     def renamed(self, name: str) -> ExpertsRecord:
         """A branch under another name."""

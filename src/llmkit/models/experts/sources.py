@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from transformers import PretrainedConfig
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from llmkit.config.merging import MergeConfig
 from llmkit.config.schema import Config
@@ -42,9 +41,7 @@ class Source:
     @property
     def config(self) -> PretrainedConfig:
         """Its config as a dense model."""
-        settings = {k: v for k, v in self.record.dense.items() if k != "model_type"}
-        made: PretrainedConfig = CONFIG_MAPPING[self.record.dense["model_type"]](**settings)
-        return made
+        return self.record.dense_config
 
 
 @dataclass(frozen=True)

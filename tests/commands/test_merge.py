@@ -1,0 +1,251 @@
+"""`llmkit merge`: experts that were trained apart become one model, a pure function of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from llmkit.storage import atomic
+from tests.harness import Server
+from tests.jobs import weights
+
+from .conftest import Run
+
+NAMES = ("code", "poems", "words")
+TEXTS = {
+    "code": "def return import class self for in range print lambda yield assert".split(),
+    "poems": "stars moon night sea wind river mountain cloud rain snow flower bird".split(),
+    "words": "the cat sat on a mat and saw how far the little dog had run".split(),
+}
+SETTINGS = """
+data:
+  document: line
+  block_size: 32
+  mixture: {code: {files: code.txt}, poems: {files: poems.txt}, words: {files: words.txt}}
+model: {architecture: ARCHITECTURE, config: {hidden_size: 32, num_hidden_layers: 2}}
+tokenizer: {vocab_size: 300}
+train: {max_steps: 6, global_batch_size: 8, learning_rate: 0.01, optimizer: adamw, compile: false}
+generation: {max_new_tokens: 4}
+"""
+
+
+class Lab:
+    """A directory with a seed and its branches."""
+
+    def __init__(self, directory: Path, llmkit: Run, architecture: str, freeze: str) -> None:
+        self.directory, self.llmkit, self.freeze = directory, llmkit, freeze
+        chance = random.Random(0)
+        for name, words in TEXTS.items():
+            lines = (" ".join(chance.choices(words, k=12)) for _ in range(60))
+            (directory / f"{name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        self.config = directory / "experts.yaml"
+        text = SETTINGS.replace("ARCHITECTURE", architecture)
+        for name in NAMES:
+            text = text.replace(f"{name}.txt", str(directory / f"{name}.txt"))
+        self.config.write_text(text, encoding="utf-8")
+        self.run("pretrain", self.config, "-o", directory / "seed")
+        for name in NAMES:
+            self.branch(name, directory / name)
+
+    def branch(self, name: str, run: Path) -> None:
+        """Trains one expert."""
+        self.run("pretrain", self.config, "--model", self.directory / "seed", "--expert", name,
+                 "-o", run, f"train.freeze={self.freeze}")  # fmt: skip
+
+    def run(self, *arguments: object) -> dict[str, Any]:
+        """The result of a command that succeeds."""
+        done = self.llmkit(*arguments, "--json")
+        assert done.returncode == 0, done.stderr
+        return dict(json.loads(done.stdout))
+
+    def merge(self, run: str, names: tuple[str, ...] = NAMES, *changes: object) -> Path:
+        """Merges the branches of these names into a run; its final model."""
+        given = [f"--expert={name}={self.directory / name}" for name in names]
+        self.run("merge", *given, "-o", self.directory / run, *changes)
+        return self.directory / run / "final"
+
+
+@pytest.fixture(scope="module")
+def frozen(tmp_path_factory: pytest.TempPathFactory, llmkit: Run) -> Lab:
+    """Branches that share all but their feed-forward networks."""
+    return Lab(tmp_path_factory.mktemp("frozen"), llmkit, "qwen3", "trunk")
+
+
+@pytest.fixture(scope="module")
+def free(tmp_path_factory: pytest.TempPathFactory, llmkit: Run) -> Lab:
+    """Branches of which all weights were trained."""
+    return Lab(tmp_path_factory.mktemp("free"), llmkit, "llama", "none")
+
+
+def files(model: Path) -> dict[str, bytes]:
+    """The files of a merged model but the card, which states the command."""
+    skipped = {"README.md", "manifest.json"}
+    found = (path for path in sorted(model.rglob("*")) if path.is_file())
+    return {str(p.relative_to(model)): p.read_bytes() for p in found if p.name not in skipped}
+
+
+def test_a_frozen_trunk_stays_that_of_the_seed(frozen: Lab) -> None:
+    seed, branch = (weights(frozen.directory / name) for name in ("seed", "code"))
+    changed = {name for name in seed if not torch.equal(seed[name], branch[name])}
+    assert changed == {name for name in seed if ".mlp." in name}
+
+
+@pytest.mark.parametrize("order", [("words", "code", "poems"), ("poems", "words", "code")])
+@pytest.mark.parametrize("into", ["moe", "average", "ensemble"])
+def test_the_order_of_experts_changes_no_byte(frozen: Lab, free: Lab, into: str, order) -> None:
+    for lab in (frozen, free):
+        one = files(lab.merge(f"one-{into}", NAMES, f"merge.into={into}"))
+        other = files(lab.merge(f"other-{into}-{order[0]}", order, f"merge.into={into}"))
+        assert one == other
+
+
+@pytest.mark.parametrize("into", ["moe", "ensemble"])
+def test_an_expert_can_join_later_and_leave_again_without_a_trace(frozen: Lab, into: str) -> None:
+    how = f"merge.into={into}"
+    whole = frozen.merge(f"whole-{into}", NAMES, how)
+    two = frozen.merge(f"two-{into}", ("code", "words"), how)
+    joined = frozen.merge(f"joined-{into}", ("poems",), how, "--model", two.parent)
+    assert files(joined) == files(whole)
+    left = frozen.merge(f"left-{into}", (), how, "--model", joined.parent, "--without", "poems")
+    assert files(left) == files(two)
+
+
+@pytest.mark.parametrize("into", ["moe", "ensemble"])
+def test_one_expert_of_a_merge_is_the_branch(frozen: Lab, into: str) -> None:
+    whole = frozen.merge(f"source-{into}", NAMES, f"merge.into={into}")
+    only = frozen.merge(f"only-{into}", (), "--model", whole.parent, "--only", "poems")
+    for name in ("model.safetensors", "experts.json", "experts.safetensors"):
+        assert (only / name).read_bytes() == (frozen.directory / "poems/final" / name).read_bytes()
+
+
+def test_an_expert_of_averaged_weights_is_not_added_to(free: Lab) -> None:
+    two = free.merge("two", ("code", "words"), "merge.into=moe")
+    given = f"poems={free.directory / 'poems'}"
+    done = free.llmkit("merge", "--model", two.parent, "--expert", given, "-o",
+                       free.directory / "no", "merge.into=moe")  # fmt: skip
+    assert done.returncode == 78
+    assert "averaged weights" in done.stderr
+    assert "merge all the experts again" in done.stderr
+
+
+def test_removal_states_what_it_does_not_undo(free: Lab, frozen: Lab) -> None:
+    for lab, warns in ((free, True), (frozen, False)):
+        whole = lab.merge("all", NAMES, "merge.into=moe")
+        result = lab.run("merge", "--model", whole.parent, "--without", "poems", "-o",
+                         lab.directory / "some", "merge.into=moe")  # fmt: skip
+        said = " ".join(result.get("warnings", []))
+        assert ("stay averaged" in said) == warns
+
+
+def test_a_merge_reads_the_same_in_plain_transformers(free: Lab) -> None:
+    model = free.merge("plain", NAMES, "merge.into=moe")
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    ids = torch.tensor([tokenizer.encode("the cat sat on a mat")])
+    found = AutoModelForCausalLM.from_pretrained(model)
+    assert found.config.model_type == "mixtral"
+    assert torch.isfinite(found(ids).logits).all()
+
+
+def test_a_branch_on_another_machine_is_the_same_branch(
+    frozen: Lab, tmp_path: Path, llmkit: Run
+) -> None:
+    frozen.branch("code", tmp_path / "code")
+    one, other = (files(each / "code" / "final") for each in (frozen.directory, tmp_path))
+    assert one == other
+
+
+def test_every_command_reads_an_ensemble(free: Lab) -> None:
+    model = free.merge("read", NAMES, "merge.into=ensemble").parent
+    found = free.run("evaluate", free.config, "--model", model, "--by-domain")
+    assert {row["domain"] for row in found["by_domain"]} == set(NAMES)
+    prompts = [f"--prompt={text}" for text in ("the cat", "stars", "def return", "rain snow bird")]
+    together = texts(free, model, *prompts)
+    assert together == [text for each in prompts for text in texts(free, model, each)]
+
+
+def texts(lab: Lab, model: Path, *prompts: str) -> list[str]:
+    """The texts that a model generates for prompts."""
+    done = lab.llmkit("generate", "--model", model, *prompts, "seed=3", "--json")
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line)["text"] for line in done.stdout.splitlines()]
+
+
+def test_the_loss_of_an_ensemble_is_at_most_the_bound(free: Lab) -> None:
+    model = free.merge("bound", NAMES, "merge.into=ensemble").parent
+    branches = [part for name in NAMES for part in ("--model", free.directory / name)]
+    short = free.directory / "short.txt"  # a document fits into one window
+    short.write_text("".join(f"{' '.join(words[:4])}\n" for words in TEXTS.values()))
+    result = free.run("evaluate", "--text", short, "--model", model,
+                      *branches, "data.document=line", "evaluation.documents=separate")  # fmt: skip
+    ensemble, *experts = [each["nll"] for each in result["models"]]
+    documents = result["models"][0]["documents"]
+    assert ensemble <= min(experts) + documents * torch.tensor(3.0).log().item()
+
+
+REFUSED = [
+    ((), "no experts are given"),
+    (("--expert", "code"), "--expert DOMAIN=code"),
+    (("--expert", "code=SEED"), "was not trained as the expert"),
+    (("--expert", "code=CODE"), "a merge needs two"),
+    (("--expert", "code=CODE", "--expert", "law=MISSING"), "there is no model directory"),
+    (("--expert", "a=CODE", "--expert", "b=CODE", "merge.shared=x", "merge.into=moe"), "of x"),
+    (("--expert", "a=CODE", "--expert", "b=CODE", "merge.top_k=3", "merge.into=moe"), "3 of 2"),
+    (("--expert", "a=CODE", "--expert", "b=CODE", "--without", "c"), "the experts are a, b"),
+    (("--expert", "a=CODE", "--expert", "b=OTHER"), "different"),
+]
+
+
+@pytest.mark.parametrize(("line", "what"), REFUSED)
+def test_what_cannot_be_merged_is_refused_with_what_to_do(
+    frozen: Lab, free: Lab, line: tuple[str, ...], what: str
+) -> None:
+    places = {
+        "SEED": frozen.directory / "seed", "CODE": frozen.directory / "code",
+        "MISSING": frozen.directory / "missing", "OTHER": free.directory / "poems",
+    }  # fmt: skip
+    given = list(line)
+    for name, place in places.items():
+        given = [word.replace(f"={name}", f"={place}") for word in given]
+    done = frozen.llmkit("merge", *given, "-o", frozen.directory / "refused")
+    assert done.returncode in (2, 66, 78), done.stderr
+    assert what in done.stderr
+    assert "next:" in done.stderr
+    assert not (frozen.directory / "refused" / "final").exists()
+
+
+def test_a_killed_merge_leaves_no_half(frozen: Lab, trials: Server) -> None:
+    run = frozen.directory / "killed"
+    given = [f"--expert={name}={frozen.directory / name}" for name in NAMES]
+    for delay in (0.05, 0.2, 0.4, 0.8):
+        trial = trials.start("merge", *given, "-o", str(run), "merge.into=ensemble")
+        time.sleep(delay)
+        os.kill(trial.process, signal.SIGKILL)
+        trial.end()
+        if (run / "final").exists():
+            atomic.verify(run / "final")
+    whole = frozen.merge("killed", NAMES, "merge.into=ensemble")
+    assert files(whole) == files(frozen.merge("again", NAMES, "merge.into=ensemble"))
+    assert not [path for path in run.iterdir() if path.name.startswith(".tmp")]
+
+
+def test_a_trained_merge_keeps_the_names_of_its_experts(free: Lab) -> None:
+    merged = free.merge("unmixed", NAMES, "merge.into=moe", "merge.router=random").parent
+    mixed = free.directory / "mixed"
+    free.run("pretrain", free.config, "--model", merged, "-o", mixed, "train.max_steps=2")
+    record = json.loads((mixed / "final" / "experts.json").read_text())
+    assert [expert["name"] for expert in record["experts"]] == list(NAMES)
+    done = free.llmkit("merge", "--model", mixed, "--expert",
+                       f"law={free.directory / 'code'}", "-o", free.directory / "no2")  # fmt: skip
+    assert "was trained after the merge" in done.stderr
+    written = load_file(mixed / "final" / "model.safetensors")
+    assert any("experts" in name for name in written)
