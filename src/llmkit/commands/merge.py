@@ -22,7 +22,7 @@ from llmkit.models.experts import record as records
 from llmkit.models.experts import sources as experts
 from llmkit.models.experts.ensemble import DIRECTORY, EnsembleForCausalLM, ensemble_config
 from llmkit.models.experts.record import ExpertsRecord, Kind
-from llmkit.models.experts.sources import Family, Source
+from llmkit.models.experts.sources import ExpertSource, Family
 from llmkit.reporting.console import Console
 from llmkit.storage import atomic
 from llmkit.training import final_model, resolve, run_directory
@@ -95,7 +95,7 @@ def _check_mixture(family: Family, config: Config) -> None:
         )
 
 
-def _merged(found: list[Source], config: Config) -> PreTrainedModel:
+def _merged(found: list[ExpertSource], config: Config) -> PreTrainedModel:
     settings = config.merge
     if settings.only is not None:
         return twins.dense_model(found[0].config, found[0].state)
@@ -119,7 +119,7 @@ def _merged(found: list[Source], config: Config) -> PreTrainedModel:
             )
 
 
-def _record(family: Family, found: list[Source], config: Config) -> ExpertsRecord | None:
+def _record(family: Family, found: list[ExpertSource], config: Config) -> ExpertsRecord | None:
     """The record of the merged model; None if it no longer holds the experts."""
     settings = config.merge
     how = {"shared": settings.shared, "router": settings.router, "top_k": settings.top_k}
@@ -143,7 +143,7 @@ def _fill(
     for part in (directory / DIRECTORY).glob("*"):
         tokenizer.save_pretrained(part)
     if record is not None:
-        records.write_record(directory, record)
+        records.write_experts(directory, record)
 
 
 def _write_down(

@@ -35,13 +35,13 @@ from llmkit.config.types import (
 
 EVERYWHERE = For(*TASKS)
 NOT_PREDICT = For("pretrain", "finetune", "generate", "chat", "evaluate")
-RUNS = For("pretrain", "finetune", "merge")
+WITH_RUN = For("pretrain", "finetune", "merge")
 """The commands that write a run directory."""
 NEW_MODEL = For("pretrain", "finetune/classification")
 SEEDED = For("pretrain", "finetune", "merge", "generate", "chat", "evaluate")
 MASKED = For("pretrain/masked")
 CLASSIFIER = For("finetune/classification")
-PARTS = For("pretrain/causal", "finetune/classification")
+FREEZABLE = For("pretrain/causal", "finetune/classification")
 
 
 class LoraConfig(Section):
@@ -181,7 +181,7 @@ class TrainConfig(Section):
     """`balanced` weights each class by the inverse of its frequency."""
     label_smoothing_factor: Annotated[Fraction, CLASSIFIER] = 0.0
     """Fraction of each label that is spread over all labels."""
-    freeze: Annotated[Literal["none", "embeddings", "trunk", "body"], PARTS] = "none"
+    freeze: Annotated[Literal["none", "embeddings", "trunk", "body"], FREEZABLE] = "none"
     """Weights of a pretrained model to freeze: its `embeddings`; to pretrain, the `trunk`,
     everything but the feed-forward networks; to finetune, the `body`, everything but the
     classification head."""

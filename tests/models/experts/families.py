@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from llmkit.models import build
 from llmkit.models.experts import twins
 from llmkit.models.experts.record import Expert, ExpertsRecord, Frozen, state_hash
-from llmkit.models.experts.sources import Source
+from llmkit.models.experts.sources import ExpertSource
 from llmkit.models.experts.statistics import DomainStatistics, measure_domain
 
 VOCABULARY = 61
@@ -52,7 +52,9 @@ def statistics(model: PreTrainedModel, seed: int) -> DomainStatistics:
     return measure_domain(model, [{"input_ids": ids}], frequency)
 
 
-def sources(models: list[Any], names: str = "abcdefgh", frozen: Frozen = "none") -> list[Source]:
+def sources(
+    models: list[Any], names: str = "abcdefgh", frozen: Frozen = "none"
+) -> list[ExpertSource]:
     """The models as experts to merge."""
     found = []
     for number, (name, model) in enumerate(zip(names, models, strict=False)):
@@ -61,5 +63,5 @@ def sources(models: list[Any], names: str = "abcdefgh", frozen: Frozen = "none")
         record = ExpertsRecord(
             "branch", [expert], "seed", "tokenizer", frozen, model.config.to_dict(), {}
         )
-        found.append(Source(expert, record, state, twins.embedding_names(model), name))
+        found.append(ExpertSource(expert, record, state, twins.embedding_names(model), name))
     return found

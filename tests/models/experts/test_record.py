@@ -14,8 +14,8 @@ from tests.models.experts.families import branches, sources
 
 def test_a_record_reads_back_as_written(tmp_path: Path) -> None:
     written = sources(branches("llama", 1), names="诗")[0].record
-    records.write_record(tmp_path, written)
-    found = records.read_record(tmp_path)
+    records.write_experts(tmp_path, written)
+    found = records.read_experts(tmp_path)
     assert found is not None
     assert (found.kind, found.seed, found.tokenizer, found.frozen) == (
         "branch", "seed", "tokenizer", "none",
@@ -30,14 +30,14 @@ def test_a_record_reads_back_as_written(tmp_path: Path) -> None:
 
 
 def test_a_model_without_experts_has_no_record(tmp_path: Path) -> None:
-    assert records.read_record(tmp_path) is None
+    assert records.read_experts(tmp_path) is None
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"format": 1, "kind": "moe"}', '{"format": 99}'])
 def test_a_damaged_record_is_bad_data(text, tmp_path: Path) -> None:
     (tmp_path / records.FILE).write_text(text)
     with pytest.raises(DataError) as refused:
-        records.read_record(tmp_path)
+        records.read_experts(tmp_path)
     assert records.FILE in refused.value.where
 
 

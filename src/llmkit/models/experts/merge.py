@@ -10,14 +10,14 @@ from transformers import PreTrainedModel
 
 from llmkit.errors import ConfigError
 from llmkit.models.experts import router, twins
-from llmkit.models.experts.sources import Source
+from llmkit.models.experts.sources import ExpertSource
 from llmkit.models.experts.twins import DenseState
 
 FREQUENCY, AVERAGE = "frequency", "average"
 """Ways to merge the shared weights; any other value names the expert to take them from."""
 
 
-def average(sources: Sequence[Source]) -> PreTrainedModel:
+def average(sources: Sequence[ExpertSource]) -> PreTrainedModel:
     """One dense model whose weights are the mean of the experts' (Li et al. 2022, arXiv
     2208.03306)."""
     state = merged_weights(sources, AVERAGE, lambda name: True)
@@ -25,7 +25,7 @@ def average(sources: Sequence[Source]) -> PreTrainedModel:
 
 
 def mixture(
-    sources: Sequence[Source], shared: str, routers: str, top_k: int, seed: int
+    sources: Sequence[ExpertSource], shared: str, routers: str, top_k: int, seed: int
 ) -> PreTrainedModel:
     """One mixture-of-experts model: the feed-forward networks of the experts unchanged, the rest
     merged as `shared` says (Sukhbaatar et al. 2024, arXiv 2403.07816).
@@ -42,7 +42,7 @@ def mixture(
     )
 
 
-def _routers(sources: Sequence[Source], how: str, seed: int) -> Tensor:
+def _routers(sources: Sequence[ExpertSource], how: str, seed: int) -> Tensor:
     config = sources[0].config
     if how == "random":
         return router.random_routers(
@@ -63,7 +63,7 @@ def _routers(sources: Sequence[Source], how: str, seed: int) -> Tensor:
 
 
 def merged_weights(
-    sources: Sequence[Source], shared: str, wanted: Callable[[str], bool]
+    sources: Sequence[ExpertSource], shared: str, wanted: Callable[[str], bool]
 ) -> DenseState:
     """The merged weights with wanted names.
 
@@ -91,7 +91,7 @@ def _mean(weights: Sequence[Tensor], rows: Tensor | None) -> Tensor:
     return (total / len(weights) if rows is None else total).to(weights[0].dtype)
 
 
-def _frequencies(sources: Sequence[Source]) -> Tensor:
+def _frequencies(sources: Sequence[ExpertSource]) -> Tensor:
     """fp64 [experts, vocabulary], the share of each expert in each token's embedding: its domain's
     share of the occurrences of the token, had all domains the same size; equal shares for a token
     that no domain has."""

@@ -87,7 +87,7 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:
     return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
 
 
-def write_record(directory: Path, record: ExpertsRecord) -> None:
+def write_experts(directory: Path, record: ExpertsRecord) -> None:
     """Writes the files of a record into a model directory that is not yet visible."""
     tensors = {
         f"{expert.name}.{key}": tensor
@@ -111,7 +111,7 @@ def write_record(directory: Path, record: ExpertsRecord) -> None:
     (directory / FILE).write_text(text + "\n", encoding="utf-8")
 
 
-def read_record(directory: Path) -> ExpertsRecord | None:
+def read_experts(directory: Path) -> ExpertsRecord | None:
     """The record of a model directory; None for a model that is no expert and holds none.
 
     Raises DataError if it is damaged, or written by a newer llmkit.

@@ -22,7 +22,7 @@ from llmkit.progress import Watch
 
 
 @dataclass(frozen=True)
-class Source:
+class ExpertSource:
     """One expert to merge, with its weights as a dense model."""
 
     expert: Expert
@@ -62,9 +62,9 @@ class Family:
         """A member: all have its tokenizer."""
         return self.members[0][0]
 
-    def load(self, watch: Watch) -> list[Source]:
+    def load(self, watch: Watch) -> list[ExpertSource]:
         """The experts with their weights, in the order of their names."""
-        found: list[Source] = []
+        found: list[ExpertSource] = []
         with watch("loading experts", len(self.members)) as advance:
             for model, record in self.members:
                 found += (each for each in _load(model, record) if each.name in self.names)
@@ -126,7 +126,7 @@ def _wanted(names: Sequence[str], settings: MergeConfig) -> list[str]:
 
 
 def _record_of(model: Pretrained, key: str) -> ExpertsRecord:
-    found = records.read_record(Path(model.location))
+    found = records.read_experts(Path(model.location))
     if found is None:
         raise ConfigError(
             f"{model.name} was not trained as the expert of a domain, and holds no experts",
@@ -209,7 +209,7 @@ def _shape(dense: Mapping[str, object]) -> dict[str, object]:
     return {key: value for key, value in dense.items() if key not in _NO_SHAPE}
 
 
-def _load(model: Pretrained, record: ExpertsRecord) -> list[Source]:
+def _load(model: Pretrained, record: ExpertsRecord) -> list[ExpertSource]:
     parts = [model]
     if record.kind == "ensemble":
         directory = Path(model.location) / DIRECTORY
@@ -217,6 +217,6 @@ def _load(model: Pretrained, record: ExpertsRecord) -> list[Source]:
     loaded = [pretrained.load_model(part).eval() for part in parts]
     states = [(state, each) for each in loaded for state in twins.dense_states(each)]
     return [
-        Source(expert, record, state, twins.embedding_names(each), model.location)
+        ExpertSource(expert, record, state, twins.embedding_names(each), model.location)
         for expert, (state, each) in zip(record.experts, states, strict=True)
     ]

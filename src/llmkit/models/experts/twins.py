@@ -152,7 +152,7 @@ def is_feed_forward(name: str) -> bool:
     return f".{_MLP}" in name
 
 
-def freeze(model: PreTrainedModel, part: str) -> None:
+def freeze_weights(model: PreTrainedModel, part: str) -> None:
     """Freezes a part of a causal model: `none`, the `embeddings` (of input and output), or the
     `trunk`, everything but the feed-forward networks.
 

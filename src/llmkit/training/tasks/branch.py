@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,10 +17,8 @@ from llmkit.models.experts import record as records
 from llmkit.models.experts import twins
 from llmkit.models.experts.record import Expert, ExpertsRecord
 from llmkit.models.experts.statistics import measure_domain
+from llmkit.training.tasks.pretraining import Pretraining
 from llmkit.training.tasks.task import Batch
-
-if TYPE_CHECKING:
-    from llmkit.training.tasks.causal import Causal
 
 STATISTICS_TOKENS = 1 << 17
 """Number of tokens that the statistics for a router are measured on; a regression with a few
@@ -29,11 +26,11 @@ hundred inputs needs no more."""
 _BATCH_TOKENS = 4096
 
 
-def record_of(task: Causal, model: PreTrainedModel) -> ExpertsRecord | None:
+def record_of(task: Pretraining, model: PreTrainedModel) -> ExpertsRecord | None:
     """The record for the finished model of a run; None if it has nothing to do with experts."""
     if task.pretrained is None:
         return None
-    earlier = records.read_record(Path(task.pretrained.location))
+    earlier = records.read_experts(Path(task.pretrained.location))
     if earlier is not None:  # a merged model is trained on: its experts are no longer the branches
         experts = [Expert(each.name, "") for each in earlier.experts]
         return replace(earlier, experts=experts, frozen="none", merge={**earlier.merge, "mixed": 1})
@@ -45,7 +42,7 @@ def record_of(task: Causal, model: PreTrainedModel) -> ExpertsRecord | None:
     if model.config.model_type in twins.TWINS:
         file = task.learned[name]
         frequency = np.bincount(file.ids, minlength=model.config.vocab_size)
-        blocks = task.blocks(file, held_out=False)
+        blocks: Blocks = task.blocks(file, held_out=False)
         statistics = measure_domain(
             model, _batches(blocks, task.config.seed, model), torch.from_numpy(frequency)
         )

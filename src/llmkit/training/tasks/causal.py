@@ -128,13 +128,13 @@ class Causal(Pretraining):
 
     def equip(self, model: PreTrainedModel, begun: bool) -> PreTrainedModel:
         """Freeze the weights that are not trained."""
-        twins.freeze(model, self.config.train.freeze)
+        twins.freeze_weights(model, self.config.train.freeze)
         return model
 
     def accompany(self, model: PreTrainedModel, directory: Path) -> None:
         """Write what a merge needs to know of a domain expert."""
         if record := branch.record_of(self, model):
-            records.write_record(directory, record)
+            records.write_experts(directory, record)
 
     def draw(self, step: int, **how: Any) -> Rows:
         """Every example once in each epoch."""
