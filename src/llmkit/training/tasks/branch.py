@@ -17,8 +17,7 @@ from llmkit.models.experts import record as records
 from llmkit.models.experts import twins
 from llmkit.models.experts.record import Expert, ExpertsRecord
 from llmkit.models.experts.statistics import measure_domain
-from llmkit.training.tasks.pretraining import Pretraining
-from llmkit.training.tasks.task import Batch
+from llmkit.training.tasks.task import Batch, Task
 
 STATISTICS_TOKENS = 1 << 17
 """Number of tokens that the statistics for a router are measured on; a regression with a few
@@ -26,30 +25,30 @@ hundred inputs needs no more."""
 _BATCH_TOKENS = 4096
 
 
-def record_of(task: Pretraining, model: PreTrainedModel) -> ExpertsRecord | None:
-    """The record for the finished model of a run; None if it has nothing to do with experts."""
+def record_of(task: Task, text: Blocks | None, model: PreTrainedModel) -> ExpertsRecord | None:
+    """The record for the finished model of a run; None if it has nothing to do with experts.
+
+    `text` is what the expert of a domain was trained on; None if the run trains no expert.
+    """
     if task.pretrained is None:
         return None
     earlier = records.read_experts(Path(task.pretrained.location))
     if earlier is not None:  # a merged model is trained on: its experts are no longer the branches
         experts = [Expert(each.name, "") for each in earlier.experts]
         return replace(earlier, experts=experts, frozen="none", merge={**earlier.merge, "mixed": 1})
-    name = task.config.data.expert
-    if name is None:
+    if text is None:
         return None
     (state,) = twins.dense_states(model)
     statistics = None
     if model.config.model_type in twins.TWINS:
-        file = task.learned[name]
-        frequency = np.bincount(file.ids, minlength=model.config.vocab_size)
-        blocks: Blocks = task.blocks(file, held_out=False)
+        frequency = np.bincount(text.tokens.ids, minlength=model.config.vocab_size)
         statistics = measure_domain(
-            model, _batches(blocks, task.config.seed, model), torch.from_numpy(frequency)
+            model, _batches(text, task.config.seed, model), torch.from_numpy(frequency)
         )
     freeze = task.config.train.freeze
     return ExpertsRecord(
         kind="branch",
-        experts=[Expert(name, records.state_hash(state), statistics)],
+        experts=[Expert(str(task.config.data.expert), records.state_hash(state), statistics)],
         seed=directories.content_identity(task.pretrained.location, task.pretrained.revision),
         tokenizer=records.tokenizer_hash(task.tokenizer),
         frozen="none" if freeze == "body" else freeze,

@@ -133,7 +133,9 @@ class Causal(Pretraining):
 
     def accompany(self, model: PreTrainedModel, directory: Path) -> None:
         """Write what a merge needs to know of a domain expert."""
-        if record := branch.record_of(self, model):
+        expert = self.config.data.expert
+        text = None if expert is None else self.blocks(self.learned[expert], held_out=False)
+        if record := branch.record_of(self, text, model):
             records.write_experts(directory, record)
 
     def draw(self, step: int, **how: Any) -> Rows:
