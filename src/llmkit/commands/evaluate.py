@@ -17,6 +17,7 @@ from llmkit.data.text.prepare import data_report
 from llmkit.data.text.token_file import TokenFile
 from llmkit.distributed.processes import Processes, join_processes
 from llmkit.evaluation import classifiers, harness, references, text
+from llmkit.evaluation.experts import unused_experts
 from llmkit.evaluation.windows import check_models, protocol
 from llmkit.inference import generate, prompts
 from llmkit.inference.requests import PromptRequest
@@ -111,6 +112,8 @@ def _evaluate(
         for hint in mark_hints(each.text.tokens.marks, len(each.text.tokens.starts)):
             console.warn(hint)
         for sentence in _overlap_with_training(each.text.model, each.text.tokens):
+            console.warn(sentence)
+        for sentence in unused_experts(each.text.model.name, each.experts.get("experts", [])):
             console.warn(sentence)
         for sentence in summary.of_measured_text(each.text.model.name, each.figures):
             console.warn(sentence)

@@ -37,6 +37,8 @@ class GenerationConfig(Section):
     temperature.
     """
 
+    experts: Annotated[Names, _TALK] = ()
+    """Experts of a merged model to use, by name; by default all."""
     max_new_tokens: Count = 64
     """Maximum number of new tokens."""
     min_new_tokens: Whole = 0
@@ -149,6 +151,9 @@ class EvaluationConfig(Section):
     """Report each domain in a table row: each file, or each value of `domain_column`. The domains
     of `data.mixture`, evaluated on their held-out text if there are no test files, are always
     reported."""
+    experts: Annotated[bool, _TEXT] = False
+    """For a model written by `merge`, report the share of each expert in each domain, the figures
+    of each expert alone, and the regret of routing."""
     domain_column: Annotated[str | Whole | None, _TEXT] = None
     """Column of the domain, by name or by number from 0."""
     per_token: Annotated[FilePath | None, _TEXT] = None

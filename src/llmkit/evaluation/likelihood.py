@@ -120,7 +120,7 @@ def score_rows(
     """
     scores = Scores.empty(len(segments.begins), logits.vocab_size, keep)
     with watch("scoring", len(rows)) as advance:
-        for numbers in _shares(rows, logits, processes, batch_tokens):
+        for numbers in own_batches(rows, logits, processes, batch_tokens):
             for found in _scored(logits, rows, numbers, processes, guess=keep > 0):
                 scores.add(found, segments)
             advance(min(len(numbers) * processes.count, len(rows)))
@@ -129,7 +129,7 @@ def score_rows(
     return scores
 
 
-def _shares(
+def own_batches(
     rows: RowsToScore, logits: ChosenLogits, processes: Processes, batch_tokens: int | None
 ) -> Iterator[Places]:
     """The rows of each batch of this process.

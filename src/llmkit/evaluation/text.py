@@ -15,7 +15,8 @@ from llmkit.data.text.token_file import TokenFile, joined
 from llmkit.distributed.processes import Processes
 from llmkit.errors import DataError
 from llmkit.evaluation import perplexity
-from llmkit.evaluation.likelihood import RowsToScore, Scores, score_rows
+from llmkit.evaluation.experts import ScoredText, measure_experts
+from llmkit.evaluation.likelihood import RowsToScore, Scores
 from llmkit.evaluation.page import n_page_tokens, page
 from llmkit.evaluation.scored_rows import MASKED_AVERAGE, MASKED_SCORED, CausalRows, MaskedRows
 from llmkit.evaluation.segments import (
@@ -29,7 +30,7 @@ from llmkit.evaluation.segments import (
 from llmkit.evaluation.windows import Places, ScoringProtocol, Windows, check_tokens, protocol
 from llmkit.models import pretrained
 from llmkit.models import tokenizer as tokenizers
-from llmkit.models.logits import ChosenLogits
+from llmkit.models.experts.record import merged_record
 from llmkit.models.pretrained import Pretrained
 from llmkit.progress import Say, Watch
 
@@ -59,6 +60,9 @@ class Measured:
     survey: Survey
     scores: Scores
     figures: dict[str, Any]
+    experts: Mapping[str, list[dict[str, Any]]]
+    """Tables on the experts of a merged model (`evaluation.experts`), as `measure_experts` gives
+    them."""
 
 
 def measure_text(
@@ -101,6 +105,10 @@ def text_result(config: Config, measured: Sequence[Measured]) -> dict[str, Any]:
         ]
     else:
         found |= measured[0].figures
+    for each in measured:
+        name = {"model": each.text.model.name} if several else {}
+        for table, rows in each.experts.items():
+            found[table] = [*found.get(table, []), *({**name, **row} for row in rows)]
     if settings.by_domain or settings.domain_column is not None or is_mixture(config):
         found["by_domain"] = list(_rows(perplexity.by_domain, measured))
     if settings.by_document:
@@ -164,25 +172,22 @@ def _measured(
     settings, opened = config.evaluation, text.model
     model = pretrained.load_model(opened, say=say).eval().to(processes.device)
     say(f"model: {type(model).__name__}, {model.num_parameters():,} parameters")
+    batch = None if settings.batch_tokens == "auto" else settings.batch_tokens
+    scored = ScoredText(_rows_of(text), text.segments, found, processes, batch, watch)
     started = time.monotonic()
-    scores = score_rows(
-        ChosenLogits(model),
-        _rows_of(text),
-        text.segments,
-        processes,
-        None if settings.batch_tokens == "auto" else settings.batch_tokens,
-        watch,
-        n_page_tokens(text.tokens) if settings.per_token is not None else 0,
-    )
+    scores = scored.score(model, n_page_tokens(text.tokens) if settings.per_token else 0)
     seconds = time.monotonic() - started
     figures = perplexity.figures(scores, text.segments, found, config.seed)
     described = {**_described(text), "precision": processes.precision}
     timing = {"seconds": seconds, "tokens_per_second": figures["tokens"] / seconds}
+    used: dict[str, list[dict[str, Any]]] = {}
+    if settings.experts and (record := merged_record(opened)) is not None:
+        used = measure_experts(model, record, scores, scored)
     tokens = text.tokens
     kept = {"blank": tokens.blank, "undecodable": tokens.undecodable, "lost": tokens.lost}
     named = {"model": opened.name, **_named(text, figures)}
     whole = {**named, "left_out": kept, "protocol": described, **timing}
-    return Measured(text, found, scores, whole)
+    return Measured(text, found, scores, whole, used)
 
 
 def _named(text: Text, figures: Any) -> Any:

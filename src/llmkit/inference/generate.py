@@ -22,6 +22,8 @@ from llmkit.inference.requests import PromptRequest
 from llmkit.inference.sampler import Sampler, end_ids
 from llmkit.inference.sequence import Sequence
 from llmkit.models import build, pretrained
+from llmkit.models.experts import routing
+from llmkit.models.experts.record import merged_record
 from llmkit.models.kernels import int8
 from llmkit.models.pretrained import Pretrained
 
@@ -90,6 +92,7 @@ def engine(config: Config, opened: Pretrained, device: torch.device | None = Non
     device = device or usual_device()
     settings = resolved(config, device).generation
     model = pretrained.load_model(opened, build.LANGUAGE_MODEL).eval()
+    model = routing.with_experts(model, merged_record(opened), settings.experts)
     if settings.weights == "int8":
         model = int8.quantize(model)
     elif settings.precision == "bf16":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,14 @@ def ensemble_config(names: Sequence[str], dense: PretrainedConfig) -> EnsembleCo
     # The KV cache has the layers of all experts.
     own["num_hidden_layers"] = len(names) * int(dense.num_hidden_layers)
     return EnsembleConfig(experts=list(names), architectures=[EnsembleForCausalLM.__name__], **own)
+
+
+@dataclass
+class EnsembleOutput(CausalLMOutputWithPast):  # type: ignore[misc]
+    """What an ensemble returns."""
+
+    shares: Tensor | None = None
+    """[rows, experts, columns], the weight of each expert in the logits of each column."""
 
 
 class EnsembleForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
@@ -121,7 +130,7 @@ class EnsembleForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[mis
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
         **_: Any,
-    ) -> CausalLMOutputWithPast:
+    ) -> EnsembleOutput:
         """Log probabilities [rows, columns, vocabulary] as logits.
 
         A document begins where `position_ids` [rows, columns] are 0: there, all experts have the
@@ -152,9 +161,9 @@ class EnsembleForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[mis
         evidence = _evidence(torch.stack(seen, 1), memory, input_ids, position_ids)
         if past_key_values is not None:
             past_key_values.memory = torch.cat([evidence[:, :, -1:], torch.stack(last, 1)], dim=2)
-        shares = evidence.log_softmax(1)[:, :, -kept[0].shape[1] :, None].to(kept[0].dtype)
-        mixed = torch.logsumexp(shares + torch.stack(kept, 1), dim=1)
-        return CausalLMOutputWithPast(logits=mixed, past_key_values=past_key_values)
+        shares = evidence.log_softmax(1)[:, :, -kept[0].shape[1] :].to(kept[0].dtype)
+        mixed = torch.logsumexp(shares[..., None] + torch.stack(kept, 1), dim=1)
+        return EnsembleOutput(logits=mixed, past_key_values=past_key_values, shares=shares.exp())
 
     def _cache_of(self, number: int, cache: Cache | None) -> Cache | None:
         """The part of the KV cache that belongs to one expert."""

@@ -17,6 +17,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from llmkit.errors import DataError
 from llmkit.models.experts.statistics import DomainStatistics
 from llmkit.models.experts.twins import DenseState
+from llmkit.models.pretrained import Pretrained
 
 FILE, STATISTICS_FILE = "experts.json", "experts.safetensors"
 _FORMAT = 1
@@ -144,6 +145,12 @@ def read_experts(directory: Path) -> ExpertsRecord | None:
             where=str(path),
             next="restore the file, or train the expert again",
         ) from error
+
+
+def merged_record(model: Pretrained) -> ExpertsRecord | None:
+    """The record of a model that `merge` has written with several experts; None for others."""
+    found = read_experts(Path(model.location))
+    return found if found is not None and found.kind in ("moe", "ensemble") else None
 
 
 def _expert(content: Mapping[str, Any], tensors: Mapping[str, Any]) -> Expert:
