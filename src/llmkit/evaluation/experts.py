@@ -22,7 +22,7 @@ from llmkit.models.logits import ChosenLogits
 from llmkit.progress import Watch
 
 LITTLE = 0.01
-"""An expert with a smaller share of its own domain is not used."""
+"""An expert with a smaller share of the domain that it was trained on counts as unused."""
 
 
 @dataclass(frozen=True)
@@ -118,10 +118,10 @@ def measure_experts(
 
 
 def unused_experts(model: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A warning for each expert that is hardly used in its own domain."""
+    """A warning for each expert that is hardly used in the domain that it was trained on."""
     return [
-        f"{model} uses its expert of {row['expert']} for {row['share']:.1%} of its own domain: the "
-        "router does not recognise the domain"
+        f"{model} uses the expert of {row['expert']} for {row['share']:.1%} of that domain: the router "
+        "does not recognise the domain"
         for row in rows
         if row["expert"] == row["domain"] and row["share"] < LITTLE
     ]
