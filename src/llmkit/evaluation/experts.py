@@ -120,8 +120,8 @@ def measure_experts(
 def unused_experts(model: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """A warning for each expert that is hardly used in the domain that it was trained on."""
     return [
-        f"{model} uses the expert of {row['expert']} for {row['share']:.1%} of that domain: the router "
-        "does not recognise the domain"
+        f"{model} uses the expert of {row['expert']} for {row['share']:.1%} of that domain: the "
+        "router does not recognise the domain"
         for row in rows
         if row["expert"] == row["domain"] and row["share"] < LITTLE
     ]
