@@ -169,6 +169,19 @@ def test_what_is_missing_is_refused_without_the_libraries(
     assert said in done.stderr
 
 
+def test_the_checkpoint_of_an_unfinished_run_is_named(here: Path) -> None:
+    step = here / "runs" / "half" / "checkpoints" / "step-0000000007"
+    step.mkdir(parents=True)
+    (here / "runs" / "half" / "run.json").write_text("{}")
+    (step / "model.safetensors").touch()
+    (step / "config.json").write_text("{}")
+    (step / "state.json").write_text('{"state": {"best_step": null}}')
+    for name, said in (("runs/half", True), ("runs/half/checkpoints/step-0000000007", False)):
+        done = without_libraries("generate", "--model", name, given="", where=here)
+        assert ("no final model yet: using its checkpoint step-0000000007" in done.stderr) is said
+        assert "no prompt given" in done.stderr
+
+
 def test_a_refusal_takes_less_than_a_second_of_this_process(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -95,6 +95,11 @@ def test_the_directory_of_checkpoints_names_its_run(tmp_path: Path) -> None:
     assert str(run) in fault.next
 
 
+def test_a_directory_of_runs_names_one_of_them(tmp_path: Path) -> None:
+    holding(tmp_path / "runs" / "mine", "run.json")
+    assert f"such as {tmp_path / 'runs' / 'mine'}" in refused(tmp_path / "runs").next
+
+
 def test_a_run_without_a_model_says_so(tmp_path: Path) -> None:
     assert isinstance(refused(holding(tmp_path / "run", "run.json")), NoValidCheckpoint)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 from pathlib import Path
 
@@ -111,3 +112,14 @@ def test_sizes_are_read_under_their_name_in_older_runs_too(tmp_path: Path) -> No
         record = {"command": "pretrain", name: {"data": {"block_size": 8}}}
         (tmp_path / "run.json").write_text(json.dumps(record), encoding="utf-8")
         assert run_directory.sizes(asked, "pretrain") == {"data": {"block_size": 8}}
+
+
+def test_a_full_disk_is_reported_with_the_run_directory(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        with pytest.raises(WriteError) as fault, run_directory.held(tmp_path / "run"):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert fault.value.where == str(tmp_path / "run")

@@ -113,6 +113,9 @@ def _set_logs(verbose: bool) -> None:
     # Both are read when the libraries are imported.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "info" if verbose else "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if not verbose:
+        # It warns where the home directory is read-only, and works all the same.
+        logging.getLogger("matplotlib").setLevel(logging.ERROR)
     if not verbose and (transformers := sys.modules.get("transformers")) is not None:
         transformers.utils.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()

@@ -16,7 +16,7 @@ from llmkit.config.schema import Config
 from llmkit.data.readers.files import PipedInput, Sources
 from llmkit.errors import ConfigError, DataError, InputNotFound, Unsafe, UsageError
 from llmkit.reporting.console import Console
-from llmkit.storage import paths
+from llmkit.storage import outputs, paths
 
 FILES_OF = {
     "pretrain": ("data.train_files", "data.validation_files"),
@@ -46,7 +46,7 @@ def check_early(
 ) -> None:
     """Finds the faults of input, model, packages and output that the command would raise later, and
     raises them together with those of the config."""
-    _check_model(command, config, faults)
+    _check_model(command, config, console, faults)
     _check_files(command, config, sources, console, faults)
     _check_named(command, config, faults)
     _check_extras(command, config, faults)
@@ -119,24 +119,34 @@ def _is_empty(stream: Any) -> bool:
         return False
 
 
-def _check_model(command: str, config: Config, faults: Faults) -> None:
+def _check_model(command: str, config: Config, console: Console, faults: Faults) -> None:
     from llmkit.models import directory
 
     name = config.model.name_or_path
     with faults.collected("model.name_or_path"):
         if name is not None:
-            place = Path(directory.locate_model(name))
+            place = _locate_model(name, console)
             if command == "chat" and config.tokenizer.name_or_path is None:
                 _check_template(name, place)
     with faults.collected("evaluation.compare_with"):
         for each in config.evaluation.compare_with if command == "evaluate" else ():
-            directory.locate_model(each)
+            _locate_model(each, console)
     for domain, place_of in config.merge.experts.items() if command == "merge" else ():
         with faults.collected(f"merge.experts.{domain}"):
             directory.locate_model(place_of)
     with faults.collected("tokenizer.name_or_path"):
         if config.tokenizer.name_or_path is not None:
             directory.locate_tokenizer(config.tokenizer.name_or_path)
+
+
+def _locate_model(name: str, console: Console) -> Path:
+    """Locates a model, and reports the checkpoint that is used of an unfinished run."""
+    from llmkit.models import directory
+
+    place = Path(directory.locate_model(name))
+    if place.parent.name == outputs.CHECKPOINTS and place != Path(name).expanduser():
+        console.say(f"{name} has no final model yet: using its checkpoint {place.name}")
+    return place
 
 
 def _check_need_of_model(command: str, config: Config) -> None:

@@ -23,6 +23,7 @@ _BY_SUFFIX = {
     ".tflite": "a TensorFlow Lite model",
 }
 _ORIGINAL = "name the original Hugging Face directory, with config.json and *.safetensors"
+_MODELS = "use a directory with config.json, a run directory, or a hub name (OWNER/NAME)"
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "*.model")
 
 
@@ -101,7 +102,7 @@ def _other_weights(path: Path) -> LlmkitError | None:
     return None
 
 
-def _folder(path: Path) -> LlmkitError | None:
+def _folder(path: Path) -> LlmkitError:
     """The error for a directory without weights."""
     if (path / "config.json").is_file():
         return _no_model(
@@ -113,7 +114,9 @@ def _folder(path: Path) -> LlmkitError | None:
             f"{path} holds a tokenizer, not a model",
             "name it in tokenizer.name_or_path, and a model with --model",
         )
-    return None
+    runs = sorted(each.parent for each in path.glob(f"*/{outputs.RUN}"))
+    advice = f"name one of its runs, such as {runs[-1]}" if runs else _MODELS
+    return _no_model(path, f"{path} holds no model (there is no config.json)", advice)
 
 
 def _is_gguf(path: Path) -> bool:
@@ -159,11 +162,10 @@ def _missing_directory(path: Path, name: str) -> LlmkitError:
     if path.exists():
         return refusal_of_file(path)
     near = [str(found) for found in paths.near(path) if found.is_dir()]
-    advice = "use a directory with config.json, a run directory, or a hub name (OWNER/NAME)"
     return InputNotFound(
         f"there is no model directory {name!r}",
         where="model.name_or_path",
-        next=f"did you mean {' or '.join(near)}?" if near else advice,
+        next=f"did you mean {' or '.join(near)}?" if near else _MODELS,
     )
 
 
@@ -271,7 +273,9 @@ def model_in_run(path: Path) -> Path:
     steps = outputs.checkpoints(path / outputs.CHECKPOINTS)
     if not steps:
         raise NoValidCheckpoint(
-            "the run has no model yet", where=str(path), next="continue its training first"
+            "the run has no model yet",
+            where=str(path),
+            next="run its command again to train it further",
         )
     check_whole(steps[-1], weights=False)
     best = read_json(steps[-1] / "state.json")["state"]["best_step"]

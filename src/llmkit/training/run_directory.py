@@ -104,10 +104,18 @@ def held(directory: Path) -> Iterator[None]:
                 kept="the other run, untouched",
                 next="wait for it, stop it, or choose another output_dir",
             )
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
+        _name_holder(file.fileno(), directory)
         yield
+
+
+def _name_holder(lock: int, directory: Path) -> None:
+    """Writes into the locked file which process holds it; without a buffer, which would fail again
+    on a full disk when it is closed."""
+    try:
+        os.ftruncate(lock, 0)
+        os.write(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+    except OSError as error:
+        raise atomic.cannot_write(error, directory) from error
 
 
 def _read_record(path: Path) -> dict[str, Any]:
@@ -142,7 +150,9 @@ def _writable(directory: Path) -> bool:
         )
     if not os.access(existing, os.W_OK | os.X_OK):
         raise WriteError(
-            "may not be written", where=f"output_dir={directory}", next="choose another output_dir"
+            f"{existing} is not writable",
+            where=f"output_dir={directory}",
+            next="choose another output_dir",
         )
     return existing == directory
 
