@@ -11,10 +11,11 @@ from llmkit.config import jobs, keys, suggestions
 from llmkit.config import other_tools as other
 from llmkit.config.load import load_config
 from llmkit.config.suggestions import Setting, Writing
+from llmkit.config.types import Form
 from llmkit.config.yaml12 import resolve_scalar
 from llmkit.errors import ConfigError
 
-IN_FILE = Writing(on_command_line=False)
+IN_FILE = Writing(Form.YAML)
 
 
 def instead(name: str, text: str, command: str = "pretrain", **given: str) -> str:
@@ -153,7 +154,7 @@ def test_the_batch_of_others_is_a_product(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_correction_can_be_pasted_into_a_shell() -> None:
-    assert Writing(on_command_line=True)("output_dir", '"a b"') == "`'output_dir=\"a b\"'`"
+    assert Writing(Form.ARGUMENT)("output_dir", '"a b"') == "`'output_dir=\"a b\"'`"
 
 
 def test_what_is_proposed_is_always_valid(tmp_path: Path) -> None:

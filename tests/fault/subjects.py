@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
+import llmkit
+from llmkit.api.host import hosted_call
 from llmkit.distributed import failures
 from llmkit.distributed.processes import join_processes
 from llmkit.distributed.signals import stop_signal
@@ -56,13 +59,23 @@ def start_a_program() -> None:
     os.system("true")
 
 
-def press(number: int) -> None:
-    """Sends the run the same signal twice; goes on until it is stopped."""
-    with stop_signal() as stop:
+def press(number: int, hosted: bool = False) -> None:
+    """Sends the run, or a call in the process of another program, the same signal twice; goes on
+    until it is stopped."""
+    with hosted_call() if hosted else nullcontext(), stop_signal() as stop:
         for _ in range(2):
             os.kill(os.getpid(), number)
         while True:
             stop.check()
+
+
+def call(function: str, **keywords: object) -> None:
+    """Calls a function of llmkit as a notebook does, and prints how that ended."""
+    try:
+        getattr(llmkit, function)(**keywords)
+        print("returned")
+    except KeyboardInterrupt as stop:
+        print(f"interrupted: {stop}")
 
 
 def tiny_model() -> PreTrainedModel:

@@ -222,7 +222,11 @@ def _invocation(command: str, ctx: typer.Context) -> Invocation:
         elif value not in (None, False, [], ()):
             chosen.append((option.flag, option.key, value, place))
     return Invocation(
-        command, arguments, chosen, **{each.name: given[each.name] for each in COMMON}
+        command,
+        ctx.find_root().obj,
+        arguments,
+        chosen,
+        **{each.name: given[each.name] for each in COMMON},
     )
 
 

@@ -54,7 +54,7 @@ def parse_arguments(command: str, arguments: Sequence[str]) -> Arguments:
         else:
             raise _neither(command, argument)
     if config is not None:
-        _check_config(command, config)
+        check_config(command, config)
     return Arguments(config, given.data, given.overrides)
 
 
@@ -122,7 +122,8 @@ def _neither(command: str, argument: str) -> UsageError:
     )
 
 
-def _check_config(command: str, path: Path) -> None:
+def check_config(command: str, path: Path) -> None:
+    """Raises InputNotFound, with what to write instead, for a CONFIG that is not a file."""
     if path.is_dir():
         raise InputNotFound("CONFIG is a directory", where=str(path), next=_instead(command, path))
     if path.exists():

@@ -31,6 +31,8 @@ class Invocation:
     """A command with its arguments and options."""
 
     command: str
+    line: Sequence[str]
+    """The whole command line, as it was typed."""
     arguments: Sequence[str]
     options: Sequence[Given]
     json: bool
@@ -63,7 +65,7 @@ class Invocation:
         if given.data:
             console.say(f"data: {', '.join(given.data)} (as {DATA_OPTIONS[self.command][0]})")
         request = Request(
-            self.command, config, wrong, standard_input(), self.dry_run, self.allow_code
+            self.command, self.line, config, wrong, standard_input(), self.dry_run, self.allow_code
         )
         result = request.carry_out(console)
         if result is not None:

@@ -65,7 +65,7 @@ def reported(json: bool = False, warnings: Sequence[str] = ()) -> Iterator[Outco
     except SystemExit:
         raise
     except BaseException as error:
-        fault = _as_fault(error)
+        fault = as_fault(error) or _bug(error)
         _tell(fault)
         if json:
             _print_object(fault, warnings)
@@ -159,8 +159,9 @@ def _abandon(stream: TextIO) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _as_fault(error: BaseException) -> LlmkitError:
-    """The llmkit error for any exception."""
+def as_fault(error: BaseException) -> LlmkitError | None:
+    """The llmkit error for an exception that the user, the system or a signal has caused; None for
+    any other, which is a bug."""
     number = signals.state.received
     match error:
         case LlmkitError():
@@ -179,7 +180,7 @@ def _as_fault(error: BaseException) -> LlmkitError:
             return _of_system(error)
         case Exception() if hidden := re.search(r"os error (\d+)", str(error)):  # of Rust
             return _of_system(OSError(int(hidden[1]), os.strerror(int(hidden[1]))))
-    return _bug(error)
+    return None
 
 
 def stopped(fault: KeyboardInterrupt | Ended, kept: str = NOTHING_SAVED) -> LlmkitError:

@@ -352,9 +352,10 @@ def refuse_unknown(
     from llmkit.config import checks
     from llmkit.config.schema import Config
     from llmkit.config.suggestions import Setting, Writing
+    from llmkit.config.types import Form
 
     given = {flag.lstrip("-").replace("-", "_"): value for flag, value in unknown.items()}
-    writing, jobs = Writing(True, options), checks.jobs(command, Config())
+    writing, jobs = Writing(Form.ARGUMENT, options), checks.jobs(command, Config())
     settings = {
         flag: Setting(tuple(flag.lstrip("-").split(".")), value, jobs, writing, given)
         for flag, value in unknown.items()

@@ -10,7 +10,7 @@ from typing import Any
 
 from llmkit import extras
 from llmkit.cli.help import FIRST
-from llmkit.config import checks, keys, load
+from llmkit.config import checks, keys
 from llmkit.config.checks import Faults
 from llmkit.config.schema import Config
 from llmkit.data.readers.files import PipedInput, Sources
@@ -63,7 +63,7 @@ def check_early(
 def _check_text(config: Config) -> None:
     """Refuses arguments that are not UTF-8: Python gives them lone surrogates, which no tokenizer
     accepts."""
-    for path, value in load.leaves(config.model_dump()):
+    for path, value in keys.leaves(config.model_dump()):
         name = ".".join(path)
         for text in value if isinstance(value, list | tuple) else [value]:
             if name.startswith(FREE_TEXT) and isinstance(text, str) and not _encodes(text):

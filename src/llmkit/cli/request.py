@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,8 @@ class Request:
     """What to do: a command, the valid part of its config, and the faults of the rest."""
 
     command: str
+    arguments: Sequence[str]
+    """The command line that repeats it."""
     config: Config
     faults: Faults
     piped: PipedInput | None
@@ -36,9 +38,11 @@ class Request:
     dry_run: bool
     allow_code: bool
 
-    def carry_out(self, console: Console) -> dict[str, Any] | None:
+    def carry_out(
+        self, console: Console, within: Callable[[], AbstractContextManager[None]] = nullcontext
+    ) -> dict[str, Any] | None:
         """Runs the command, or only checks it, and returns its result; None if all of it was
-        printed.
+        printed. Once its libraries are loaded, it runs in the context `within`.
 
         Raises LlmkitError with what was saved and, of a dry run, what was found. Faults of the
         system and of the libraries pass unchanged: see `llmkit.cli.faults`.
@@ -47,6 +51,7 @@ class Request:
         from llmkit.config import checks
         from llmkit.data.readers.files import Sources
 
+        self.config._arguments = tuple(self.arguments)
         with _stops(self.command, self.config):
             prechecks.check_code(self.config, self.allow_code)
             sources = Sources(self.config, self.piped)
@@ -54,7 +59,8 @@ class Request:
             checks.check_objective(self.command, self.config)
             work = self._loaded(console)
             try:
-                return work(self.config, sources, console)
+                with within():
+                    return work(self.config, sources, console)
             except LlmkitError as fault:
                 fault.found = fault.found if self.dry_run else {}
                 raise
@@ -148,11 +154,14 @@ def _recipe(command: str) -> tuple[_Work, _Work]:
 def _without_collecting() -> Iterator[None]:
     """Imports without the garbage collector, which finds nothing in them and takes a fifth of their
     time."""
-    first = "torch" not in sys.modules  # frozen again, the garbage of an earlier run would stay
+    # Frozen again, the garbage of an earlier run would stay, as would that of another program.
+    first = "torch" not in sys.modules and not signals.state.hosted
+    collects = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if first:
             gc.freeze()
-        gc.enable()
+        if collects:
+            gc.enable()

@@ -65,7 +65,8 @@ class _Work:
 
 
 def run(config: Config, sources: Sources, console: Console) -> dict[str, Any] | None:
-    """Writes samples to stdout, or to `generation.output_file` and returns a summary."""
+    """Writes samples to stdout; or to `generation.output_file` or for the caller, and returns a
+    summary."""
     started = time.monotonic()
     if _is_line_by_line(config):
         _generate_line_by_line(config, sources, console)
@@ -79,16 +80,18 @@ def run(config: Config, sources: Sources, console: Console) -> dict[str, Any] | 
         if done < work.n_samples:
             engine = _engine(work, processes)
             _write_samples(work, engine, done, processes, results, console, stop)
-    if config.generation.output_file is None:
+    output, collected = config.generation.output_file, console.collected
+    if output is None and collected is None:
         return None
     return {
         "command": "generate",
-        "output": config.generation.output_file,
+        **({} if output is None else {"output": output}),
         "prompts": len(work.prompts),
         "samples": work.n_samples,
         "samples_before": done,
         "precision": work.config.generation.precision,
         "seconds": round(time.monotonic() - started, 3),
+        **({"generated": collected} if output is None else {}),
     }
 
 
@@ -199,7 +202,8 @@ def _write_samples(
     share = max(1, _WINDOW * engine.batch_size // per_prompt)
     window = share * (processes.count if processes else 1)
     first = done // per_prompt // window * window
-    watch = stop.watched(console.watch if results else _no_progress)
+    is_printed = results is None and console.collected is None
+    watch = stop.watched(_no_progress if is_printed else console.watch)
     with watch("generating", work.n_samples) as advance:
         advance(done)
         tick = partial(advance, 0)
@@ -258,6 +262,8 @@ def _write_record(
         return
     if results is not None:
         results.add(record)
+    elif console.collected is not None:
+        console.collected.append(record)
     elif console.json:
         samples.put(json.dumps(record, ensure_ascii=False) + "\n")
     else:

@@ -30,7 +30,8 @@ _COMMAND, _KEY = "predict", "data.test_files"
 
 
 def run(config: Config, sources: Sources, console: Console) -> dict[str, Any] | None:
-    """Labels every row, in order, into a file or onto stdout, where nothing else is printed.
+    """Labels every row, in order: into a file, for a caller in Python, or onto stdout, on which
+    nothing else is printed.
 
     Each line of a pipe is labelled when it arrives. Several processes share the rows of a file, and
     the main process writes.
@@ -84,7 +85,8 @@ def _writer(
     if not is_main_process():
         yield None
         return
-    with predictions.open_predictions(config.predict, job, console.say) as writer:
+    settings, collected = config.predict, console.collected
+    with predictions.open_predictions(settings, job, console.say, collected) as writer:
         yield writer
 
 
@@ -97,7 +99,7 @@ def _summary(
     precision: str,
     console: Console,
 ) -> dict[str, Any] | None:
-    """Reports what was labelled; returns a summary if the predictions are in a file."""
+    """Reports what was labelled; returns a summary unless the predictions were printed."""
     for name, count in writer.dropped_columns.items():
         console.warn(
             f"{many(count, 'row')} with a column {name!r} that the first row does not have: not "
@@ -107,18 +109,20 @@ def _summary(
         given = ", ".join(f"{label} {count:,}" for label, count in writer.labels.most_common(20))
         unsure = f"; {writer.unsure:,} below {predictions.UNSURE}" if writer.unsure else ""
         console.say(f"labels: {given}{unsure}")
-    if config.predict.output is None:
+    output, collected = config.predict.output, console.collected
+    if output is None and collected is None:
         return None
     now = time.monotonic()
     return {
         "command": _COMMAND,
-        "output": config.predict.output,
+        **({} if output is None else {"output": output}),
         "examples": writer.rows,
         "examples_before": before,
         "precision": precision,
         **writer.summary(),
         "seconds": round(now - started, 3),
         "examples_per_second": round((writer.rows - before) / (now - began), 1),
+        **({"predictions": collected} if output is None else {}),
     }
 
 

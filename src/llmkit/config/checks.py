@@ -10,6 +10,7 @@ from llmkit.config import keys, suggestions
 from llmkit.config.jobs import TASKS, jobs_of, metrics
 from llmkit.config.schema import Config, GenerationConfig, LoraConfig
 from llmkit.config.suggestions import Writing
+from llmkit.config.types import Form
 from llmkit.config.yaml12 import KeyPath, dump
 from llmkit.errors import ConfigError, LlmkitError
 
@@ -18,19 +19,24 @@ MAX_FAULTS_SHOWN = 20
 
 @dataclass(frozen=True, order=True)
 class ConfigPlace:
-    """Where a value was given; places in the file sort before the command line."""
+    """Where a value was given; places in the file come first."""
 
-    on_command_line: bool
+    form: Form
     number: int
     text: str
 
     @property
+    def is_own(self) -> bool:
+        """Whether it belongs to this command alone; a YAML file may be shared by several."""
+        return self.form != Form.YAML
+
+    @property
     def source(self) -> str:
         """The origin of the value, as `--print-config` shows it."""
-        return "command line" if self.on_command_line else self.text
+        return "command line" if self.is_own else self.text
 
 
-NO_PLACE = ConfigPlace(True, 0, "config")
+NO_PLACE = ConfigPlace(Form.ARGUMENT, 0, "config")
 """The place of a value that was not given."""
 
 
@@ -73,7 +79,7 @@ class Faults:
             return
         if not self.found and len(self.raised) == 1:
             place, name, fault = self.raised[0]
-            if not place.on_command_line:
+            if not place.is_own:
                 fault.where = f"{place.text}: {name}: {fault.where}".removesuffix(f": {name}")
             raise fault
         lines = sorted([*self.found, *(self._line(*each) for each in self.raised)])
@@ -245,14 +251,14 @@ def jobs(command: str, config: Config) -> frozenset[str]:
 
 
 def refuse_inapplicable(config: Config, job: str) -> None:
-    """Raises ConfigError for keys that were given on the command line and do not apply to the job
+    """Raises ConfigError for keys that were given for this command and do not apply to the job
     that the model has decided."""
     faults = []
-    for path in sorted(config._typed):
+    for path, form in sorted(config._own.items()):
         key = keys.owner(path)
         if key is not None and job not in key.jobs:
             text = dump(keys.value_at(config, path))
-            next = suggestions.for_misplaced(key, {job}, text, Writing(on_command_line=True))
+            next = suggestions.for_misplaced(key, {job}, text, Writing(form))
             faults.append(f"{'.'.join(path)}: {suggestions.not_for(key, {job})}; {next}")
     if faults:
         raise ConfigError("keys that do not apply here", where="\n       ".join(faults))

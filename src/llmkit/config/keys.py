@@ -72,6 +72,17 @@ def owner(path: KeyPath) -> Key | None:
     return None
 
 
+def leaves(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+    """The values of a nested mapping with their paths; the value of a key is kept whole."""
+    key = owner(path)
+    closed = key is not None and not key.is_open
+    if not isinstance(value, dict) or closed or (not value and path not in sections()):
+        yield path, value
+        return
+    for name, inner in value.items():
+        yield from leaves(inner, (*path, name))
+
+
 def value_at(config: Config, path: KeyPath) -> Any:
     """The value of a config at a path."""
     value: Any = config.model_dump()

@@ -22,6 +22,11 @@ from llmkit.config.types import (
     Auto,
     Count,
     FilePath,
+<<<<<<< HEAD
+=======
+    Files,
+    Form,
+>>>>>>> ee9fb75 (Call the commands from Python: pretrain, finetune, evaluate, predict, generate)
     Fraction,
     NameOrPath,
     PlanRevision,
@@ -217,8 +222,14 @@ class Config(Section):
     evaluation: Annotated[EvaluationConfig, For("evaluate")] = EvaluationConfig()
     merge: Annotated[MergeConfig, For("merge")] = MergeConfig()
 
-    _typed: frozenset[tuple[str, ...]] = PrivateAttr(frozenset())
-    """The paths of values from the command line."""
+    _own: dict[tuple[str, ...], Form] = PrivateAttr(default_factory=dict)
+    """The paths of values that were given for this command alone, with their form."""
+    _arguments: tuple[str, ...] = PrivateAttr(())
+
+    @property
+    def command_line(self) -> tuple[str, ...]:
+        """The arguments of the command line that repeats the command."""
+        return self._arguments
 
     @property
     def sampling_seed(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import os
 import re
@@ -17,7 +18,7 @@ from llmkit.config import keys, other_tools, yaml12
 from llmkit.config.jobs import in_words
 from llmkit.config.keys import Key
 from llmkit.config.schema import Config
-from llmkit.config.types import LARGEST
+from llmkit.config.types import LARGEST, Form
 from llmkit.config.yaml12 import KeyPath, dump, resolve_scalar
 
 _SWITCH_WORDS = {"yes": True, "on": True, "no": False, "off": False}
@@ -27,7 +28,7 @@ _SWITCH_WORDS = {"yes": True, "on": True, "no": False, "off": False}
 class Writing:
     """Writes a key and its value as the place of the fault requires."""
 
-    on_command_line: bool
+    form: Form
     options: Mapping[str, str] = field(default_factory=dict)
     """The options that set keys, where options are preferred."""
 
@@ -35,9 +36,22 @@ class Writing:
         """The key with its value, ready to be copied."""
         if flag := self.options.get(name):
             return f"`{flag}`" if text == "true" else f"`{flag} {shlex.quote(text)}`"
-        if self.on_command_line:
+        if self.form == Form.ARGUMENT:
             return f"`{shlex.quote(f'{name}={text}')}`"
-        return f"`{name}: {text}`"
+        return f"`{_keyword(name, text)}`" if self.form == Form.KEYWORD else f"`{name}: {text}`"
+
+
+def _keyword(name: str, text: str) -> str:
+    """A key of a section as the keyword of a call: `train={"max_steps": 5}`."""
+    try:
+        value = yaml12.parse_scalar(text)
+    except ValueError:
+        value = text
+    first, *inner = name.split(".")
+    written = json.dumps(value) if isinstance(value, str) else repr(value)
+    for part in reversed(inner):
+        written = f'{{"{part}": {written}}}'
+    return f"{first}={written}"
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,9 @@ import codecs
 import difflib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from enum import IntEnum
+from numbers import Integral, Real
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -14,6 +16,15 @@ from pydantic_core import PydanticCustomError
 
 Auto = Literal["auto"]
 """`auto`: llmkit measures or chooses, prints the choice with its reason, and records it."""
+
+
+class Form(IntEnum):
+    """How keys are given: in a YAML file, as KEY=VALUE, or as the keywords of a call in Python."""
+
+    YAML = 0
+    ARGUMENT = 1
+    KEYWORD = 2
+
 
 RULE = "rule"
 """The type of errors whose message is complete."""
@@ -31,6 +42,25 @@ Whole = Annotated[int, Field(strict=True, ge=0)]
 def several(value: Any) -> Any:
     """A string as a list of one; other values unchanged."""
     return [value] if isinstance(value, str) else value
+
+
+def as_yaml_value(value: Any) -> Any:
+    """A value of Python as YAML would give it: paths as text, numbers of other libraries as Python
+    numbers, and what can be iterated over as a list."""
+    match value:
+        case None | bool() | str() | bytes():
+            return value
+        case os.PathLike():
+            return os.fspath(value)
+        case Integral():
+            return int(value)
+        case Real():
+            return float(value)
+        case Mapping():
+            return {str(name): as_yaml_value(inner) for name, inner in value.items()}
+        case Iterable():
+            return [as_yaml_value(item) for item in value]
+    return value
 
 
 def tab(value: Any) -> Any:

@@ -37,6 +37,8 @@ class SignalState:
         """When it was received, by the monotonic clock."""
         self.conversation = False
         """Whether Ctrl-C only interrupts a response."""
+        self.hosted = False
+        """Whether the process belongs to a program that calls llmkit, such as a notebook."""
 
     def is_second(self, number: int) -> bool:
         """Records a signal; returns whether it is a Ctrl-C after another signal.
@@ -58,7 +60,8 @@ state = SignalState()
 class StopSignal:
     """The signal that asked the run to stop, if any.
 
-    A second Ctrl-C ends the process at once: writes are atomic, so nothing that was saved is lost.
+    A second Ctrl-C ends the process at once, or in a process that is not ours the run: writes are
+    atomic, so nothing that was saved is lost.
     """
 
     def __init__(self) -> None:
@@ -68,6 +71,8 @@ class StopSignal:
     def handle(self, number: int, _frame: FrameType | None) -> None:
         """The signal handler: takes no lock, prints nothing, runs no collective."""
         if self.seen.is_second(number):
+            if state.hosted:
+                raise KeyboardInterrupt
             os._exit(130)
         self.received = number
 
@@ -105,15 +110,14 @@ def stop_signal() -> Iterator[StopSignal]:
     """Handles SIGTERM, SIGUSR1, SIGINT and SIGHUP (a closed terminal; not under nohup), and
     restores the earlier handlers at the end.
 
+    Only the main thread can handle signals; elsewhere this does nothing. In a process that is not
+    ours, its own handlers stay.
+
     An error after a signal counts as caused by it: the same Ctrl-C also stops, for example, a
     compiler that the run has started.
     """
     stop = StopSignal()
-    handled = [
-        number
-        for number in SIGNALS
-        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
-    ]
+    handled = [number for number in SIGNALS if _is_free(number)]
     before = {number: signal.signal(number, stop.handle) for number in handled}
     state.received, state.saving = 0, True
     try:
@@ -126,6 +130,16 @@ def stop_signal() -> Iterator[StopSignal]:
         state.received, state.saving = 0, False
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _is_free(number: signal.Signals) -> bool:
+    """Whether a run may handle a signal."""
+    handler = signal.getsignal(number)
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    if state.hosted:
+        return handler in (signal.SIG_DFL, signal.default_int_handler)
+    return number != signal.SIGHUP or handler is not signal.SIG_IGN
 
 
 def listen(acknowledge: Callable[[], None], end: Callable[[], None]) -> None:

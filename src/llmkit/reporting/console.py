@@ -53,9 +53,16 @@ class Console:
     """The output of a command: human-readable messages on stderr, results on stdout."""
 
     def __init__(
-        self, json: bool = False, quiet: bool = False, warnings: list[str] | None = None
+        self,
+        json: bool = False,
+        quiet: bool = False,
+        warnings: list[str] | None = None,
+        collected: list[dict[str, Any]] | None = None,
     ) -> None:
         self.json = json
+        self.collected = collected
+        """Where predictions and generated texts are added for a caller in Python; None if they are
+        printed."""
         self.silent = quiet or not is_main_process()
         stderr = cast(IO[str], _Stderr())
         self.stderr = RichConsole(file=stderr, highlight=False, soft_wrap=True)

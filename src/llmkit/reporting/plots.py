@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmkit.storage import jsonl
+from llmkit.storage import atomic, jsonl
 
 WITH_CELLS = 25
 """Maximum number of classes for which the cells of a confusion matrix are drawn."""
@@ -203,7 +203,7 @@ def _import_matplotlib() -> None:
 
 
 def _save(figure: Any, picture: Path) -> None:
-    """Writes a figure atomically."""
-    partial = picture.with_name(f".{picture.name}.tmp")
-    figure.savefig(partial, format="png")
-    partial.replace(picture)
+    """Writes a figure atomically; raises WriteError."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    atomic.replace_bytes(picture, file.getvalue())

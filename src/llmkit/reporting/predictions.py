@@ -82,10 +82,15 @@ def _cell(value: Any) -> Any:
 
 
 class Writer:
-    """Writes predictions to stdout, or appends them to the parts of a file."""
+    """Writes predictions to stdout, appends them to the parts of a file, or collects them."""
 
-    def __init__(self, format: str, parts: ResultParts | None = None) -> None:
-        self.format, self.parts = format, parts
+    def __init__(
+        self,
+        format: str,
+        parts: ResultParts | None = None,
+        collected: list[dict[str, Any]] | None = None,
+    ) -> None:
+        self.format, self.parts, self.collected = format, parts, collected
         self.rows = parts.results if parts else 0
         """Number of predictions written so far."""
         self.header: list[str] = []
@@ -126,15 +131,21 @@ class Writer:
 
     def write(self, predictions: Sequence[Prediction]) -> None:
         """Writes and flushes predictions."""
-        lines = self._csv(predictions) if self.format == "csv" else _json_lines(predictions)
+        if self.collected is not None:
+            self.collected += [each.as_json() for each in predictions]
+        else:
+            lines = self._csv(predictions) if self.format == "csv" else _json_lines(predictions)
+            self._put(lines, len(predictions))
+        self.rows += len(predictions)
+        for each in predictions:
+            self._count(each.label, each.probabilities.values())
+
+    def _put(self, lines: str, count: int) -> None:
         if self.parts is None:
             sys.stdout.write(lines)
             sys.stdout.flush()
         else:
-            self.parts.add(lines, len(predictions))
-        self.rows += len(predictions)
-        for each in predictions:
-            self._count(each.label, each.probabilities.values())
+            self.parts.add(lines, count)
 
     def _csv(self, predictions: Sequence[Prediction]) -> str:
         lines = io.StringIO(newline="")
@@ -156,15 +167,19 @@ def _json_lines(predictions: Sequence[Prediction]) -> str:
 
 @contextmanager
 def open_predictions(
-    settings: PredictConfig, made_with: Mapping[str, Any], say: Callable[[str], None]
+    settings: PredictConfig,
+    made_with: Mapping[str, Any],
+    say: Callable[[str], None],
+    collected: list[dict[str, Any]] | None = None,
 ) -> Iterator[Writer]:
-    """Opens a writer to the output: stdout, or a file that gets its name when all is written.
+    """Opens a writer to the output: a file that gets its name when all is written; without one, the
+    list `collected` or stdout.
 
     `made_with` is all that the predictions depend on: those of an interrupted job with an equal one
     are kept. Raises WriteError when writing fails; an earlier file of that name is kept then.
     """
     if settings.output is None:
-        yield Writer(output_format(settings))
+        yield Writer(output_format(settings), collected=collected)
         return
     with resumable.open_result_parts(Path(settings.output), made_with, say) as parts:
         yield Writer(output_format(settings), parts)

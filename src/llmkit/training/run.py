@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -329,18 +328,27 @@ def _record(
 def _export(run: Run, work: engine.Work, state: State) -> None:
     """Write `final/` from the last or the best step, and draw the loss curve."""
     task = run.task
-    step = _final_step(work.settings, state)
-    if final_model.is_written(run.directory, step):
+    step, picture = _final_step(work.settings, state), run.directory / "loss.png"
+    if not final_model.is_written(run.directory, step):
+        model = work.model
+        if step != state.step:
+            model = final_model.model_of_step(model, run.directory, step)
+        picture.unlink(missing_ok=True)
+        final_model.write_final(model, task.tokenizer, run.directory, step, task.examples)
+    if picture.exists():
         return
+<<<<<<< HEAD
     model = work.model
     if step != state.step:
         model = final_model.model_of_step(model, run.directory, step)
     final_model.write_final(
         model, task.tokenizer, run.directory, step, task.examples, task.accompany
     )
+=======
+>>>>>>> ee9fb75 (Call the commands from Python: pretrain, finetune, evaluate, predict, generate)
     unit = "nats per token" if task.unit == "tokens" else f"per {task.unit.removesuffix('s')}"
     title = f"{run.directory.name}: {type(work.model).__name__}"
-    plots.draw_loss_curve(run.directory / "metrics.jsonl", run.directory / "loss.png", title, unit)
+    plots.draw_loss_curve(run.directory / "metrics.jsonl", picture, title, unit)
 
 
 def _final_step(settings: ResolvedTrain, state: State) -> int:
@@ -377,8 +385,12 @@ def _write_down(
     task, console = run.task, run.session.console
     record = {
         "command": task.command,
+<<<<<<< HEAD
         "arguments": sys.argv[1:],
         "request": run_identity.request_of(task.asked, task.command),
+=======
+        "arguments": task.asked.command_line,
+>>>>>>> ee9fb75 (Call the commands from Python: pretrain, finetune, evaluate, predict, generate)
         **run_directory.surroundings(devices.name_of(run.session.processes.device)),
         "content": dict(task.content),
         "sizes": sizing.as_json(task.config),

@@ -1,0 +1,274 @@
+"""The commands as functions: the keywords are keys, and the result is the object of `--json`."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from os import PathLike, fspath
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Unpack
+
+from llmkit.api.keywords import (
+    AnyPath,
+    DataSection,
+    EvaluateKeys,
+    FinetuneKeys,
+    GenerateKeys,
+    ModelSection,
+    PredictKeys,
+    PretrainKeys,
+    Switches,
+)
+from llmkit.distributed import launcher
+from llmkit.errors import Interrupted, UsageError
+
+if TYPE_CHECKING:
+    from llmkit.cli.request import Request
+    from llmkit.config.given import GivenOption
+    from llmkit.data.readers.files import PipedInput
+
+Paths = AnyPath | Iterable[AnyPath]
+
+
+class DataFrame(Protocol):
+    """A table of pandas, or another that gives its rows as mappings."""
+
+    def to_dict(self, orient: Any, /) -> Any:
+        """The rows, for `records`."""
+
+
+Rows = Iterable[Mapping[str, Any] | str] | DataFrame
+
+Result = dict[str, Any]
+
+
+def pretrain(
+    config: AnyPath | None = None,
+    *,
+    text: Paths | None = None,
+    data: Paths | DataSection | None = None,
+    model: AnyPath | ModelSection | None = None,
+    output_dir: AnyPath | None = None,
+    **keys: Unpack[PretrainKeys],
+) -> Result:
+    """Trains a language model on raw text, or resumes training it, as `llmkit pretrain` does.
+
+    >>> run = pretrain(text="corpus.txt", output_dir="runs/mine", train={"max_minutes": 5})
+    >>> run["validation"]["perplexity"], run["model_dir"]
+
+    The result has `run_dir`, `model_dir`, `step`, `validation` and `warnings`. See `llmkit.api` for
+    what all functions have in common.
+    """
+    named = {"text": text, "data": data, "model": model, "output_dir": output_dir}
+    return _call("pretrain", config, named, keys)
+
+
+def finetune(
+    config: AnyPath | None = None,
+    *,
+    csv: Paths | None = None,
+    data: Paths | DataSection | None = None,
+    model: AnyPath | ModelSection | None = None,
+    output_dir: AnyPath | None = None,
+    **keys: Unpack[FinetuneKeys],
+) -> Result:
+    """Trains a classifier on labelled rows, or a model that responds, as `llmkit finetune` does.
+
+    >>> run = finetune(csv="reviews.csv", model="runs/mine", output_dir="runs/stars")
+    >>> run["validation"]["accuracy"], run["validation"]["baseline"]
+
+    The result is like that of `pretrain`. See `llmkit.api` for what all functions have in common.
+    """
+    named = {"csv": csv, "data": data, "model": model, "output_dir": output_dir}
+    return _call("finetune", config, named, keys)
+
+
+def evaluate(
+    config: AnyPath | None = None,
+    *,
+    text: Paths | None = None,
+    csv: Paths | None = None,
+    data: Paths | DataSection | None = None,
+    model: Paths | ModelSection | None = None,
+    **keys: Unpack[EvaluateKeys],
+) -> Result:
+    """Measures models on text, rows or tasks, as `llmkit evaluate` does; several are compared.
+
+    >>> evaluate(model="runs/mine", text="other.txt")["perplexity"]
+    >>> evaluate(model=["runs/a", "runs/b"], csv="test.csv", evaluation={"worst": 3})
+
+    The result has the metrics with their intervals and their `protocol`. See `llmkit.api` for what
+    all functions have in common.
+    """
+    named = {"text": text, "csv": csv, "data": data, "model": model}
+    return _call("evaluate", config, named, keys)
+
+
+def predict(
+    config: AnyPath | None = None,
+    *,
+    rows: Rows | None = None,
+    csv: Paths | None = None,
+    data: Paths | DataSection | None = None,
+    model: AnyPath | ModelSection | None = None,
+    output: AnyPath | None = None,
+    **keys: Unpack[PredictKeys],
+) -> Result:
+    """Labels rows with a classifier, as `llmkit predict` does.
+
+    >>> found = predict(model="runs/stars", rows=["wonderful", "never again"])
+    >>> [each["label"] for each in found["predictions"]]
+
+    `rows` are texts, mappings, or a data frame. Without `output`, the result has `predictions`: for
+    each row its text, `label`, `probabilities` and other `columns`. See `llmkit.api` for what all
+    functions have in common.
+    """
+    named = {"csv": csv, "data": data, "model": model, "output": output}
+    return _call("predict", config, named, keys, rows)
+
+
+def generate(
+    config: AnyPath | None = None,
+    *,
+    prompt: str | Iterable[str] | None = None,
+    prompts_file: AnyPath | None = None,
+    model: AnyPath | ModelSection | None = None,
+    output: AnyPath | None = None,
+    **keys: Unpack[GenerateKeys],
+) -> Result:
+    """Continues prompts with a language model, as `llmkit generate` does.
+
+    >>> found = generate(model="runs/mine", prompt="Once", generation={"max_new_tokens": 20})
+    >>> [each["text"] for each in found["generated"]]
+
+    Without `output`, the result has `generated`: for each text its `prompt`, `text`, `tokens`,
+    `logprob` and `finish_reason`. See `llmkit.api` for what all functions have in common.
+    """
+    named = {"prompt": prompt, "prompts_file": prompts_file, "model": model, "output": output}
+    return _call("generate", config, named, keys)
+
+
+def _call(
+    command: str,
+    config: AnyPath | None,
+    named: Mapping[str, Any],
+    keys: Mapping[str, Any],
+    rows: Rows | None = None,
+) -> Result:
+    """Carries out a command, and returns what `--json` would print."""
+    from llmkit.api import host
+    from llmkit.cli import faults
+    from llmkit.reporting.console import Console
+
+    console = Console(True, bool(keys.get("quiet")), [], [])
+    with host.hosted_call():
+        try:
+            request = _request(command, config, named, keys, rows)
+            found = request.carry_out(console, host.borrowed_libraries)
+        except BaseException as error:
+            fault = faults.as_fault(error)
+            if isinstance(fault, Interrupted):
+                raise KeyboardInterrupt(str(fault)) from None
+            if fault is None or fault is error:
+                raise
+            raise fault from error
+    result: Result = json.loads(json.dumps({**(found or {}), "warnings": console.warnings}))
+    return result
+
+
+def _request(
+    command: str,
+    config: AnyPath | None,
+    named: Mapping[str, Any],
+    keys: Mapping[str, Any],
+    rows: Rows | None,
+) -> Request:
+    """The request of a call; raises LlmkitError for arguments that are not what they should be."""
+    from llmkit.cli.request import Request
+    from llmkit.config.checks import Faults
+    from llmkit.config.given import GivenOption
+    from llmkit.config.load import read_keywords
+
+    launcher.check_environment()
+    path = None if config is None else _config_file(command, fspath(config))
+    given = list(_keywords(command, named, keys))
+    piped = None
+    if rows is not None:
+        piped = _as_input(rows)
+        own = {"data.test_files": (), "data.format": "jsonl"}  # rather than those of the file
+        given += [GivenOption("rows", key, value) for key, value in own.items()]
+    wrong = Faults(command)
+    read = read_keywords(command, path, given, wrong)
+    allow_code = bool(keys.get("allow_code"))
+    line = [command, *([str(path)] if path else []), *read.own]
+    line += ["--allow-code"] if allow_code else []
+    return Request(command, line, read.config, wrong, piped, bool(keys.get("dry_run")), allow_code)
+
+
+def _config_file(command: str, name: str) -> Path:
+    """The path of CONFIG; raises UsageError for data, and InputNotFound if it is missing."""
+    from llmkit.cli import arguments
+
+    if command in arguments.DATA_OPTIONS and arguments.is_data(name):
+        option = arguments.DATA_OPTIONS[command][0].lstrip("-").replace("-", "_")
+        raise UsageError(f"{name} is data, not a config", next=f"pass it as `{option}=`")
+    path = Path(name).expanduser()
+    arguments.check_config(command, path)
+    return path
+
+
+def _keywords(
+    command: str, named: Mapping[str, Any], keys: Mapping[str, Any]
+) -> Iterator[GivenOption]:
+    """The keys that the keywords of a call set: parameters stand for keys, as options do."""
+    from llmkit.cli.options import OPTIONS
+    from llmkit.config.given import GivenOption
+
+    meant = {
+        flag.lstrip("-").replace("-", "_"): option.key
+        for option in OPTIONS[command]
+        for flag in option.flags.split()
+    }
+    for name, value in named.items():
+        if isinstance(value, Mapping):
+            yield GivenOption(name, name, value)
+        elif callable(getattr(value, "to_dict", None)):
+            raise _needs_file(command, name)
+        elif name == "model" and command == "evaluate" and not isinstance(value, str | PathLike):
+            first, *others = value or [None]
+            yield GivenOption(name, meant[name], first)
+            yield GivenOption(name, "evaluation.compare_with", others)
+        elif value is not None:
+            yield GivenOption(name, meant[name], value)
+    for name, value in keys.items():
+        if name not in Switches.__annotations__:
+            yield GivenOption(name, name, value)
+
+
+def _needs_file(command: str, name: str) -> UsageError:
+    """The error for a data frame where files are named, which a run records and reads again."""
+    instead = 'write it to a file: `frame.to_csv("rows.csv", index=False)`'
+    return UsageError(
+        f"`{name}` names files, and this is a data frame",
+        next="pass it as `rows=`" if command == "predict" else instead,
+    )
+
+
+def _as_input(rows: Rows) -> PipedInput:
+    """Rows as JSON lines; raises UsageError for one that is neither text nor a mapping."""
+    from llmkit.config.types import as_yaml_value
+    from llmkit.data.readers.files import PipedInput
+    from llmkit.reporting.predictions import plain
+
+    records: Any = [rows] if isinstance(rows, str | Mapping) else rows
+    if callable(getattr(rows, "to_dict", None)):
+        records = records.to_dict("records")
+    lines = []
+    for number, row in enumerate(records):
+        if not isinstance(row, str | Mapping):
+            what = f"a row should be text or a mapping; got {type(row).__name__}"
+            raise UsageError(what, where=f"rows[{number}]")
+        cells = {"text": row} if isinstance(row, str) else as_yaml_value(row)
+        lines.append(json.dumps(plain(cells)) + "\n")
+    return PipedInput(io.BytesIO("".join(lines).encode()), "rows")

@@ -1,0 +1,98 @@
+"""Runs commands in a process of another program, such as a notebook, and leaves it as it was.
+
+A command sets environment variables, flags and the seed of torch, the logs of transformers and the
+shared state of accelerate. The caller gets all of these back.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from llmkit.distributed import signals
+
+_calls = threading.RLock()
+
+
+@contextmanager
+def hosted_call() -> Iterator[None]:
+    """The time of one call: others wait, and a second Ctrl-C ends the call, not the process."""
+    with _calls:
+        before = dict(os.environ)
+        signals.state.hosted = True
+        try:
+            yield
+        finally:
+            signals.state.hosted = False
+            for name in os.environ.keys() - before.keys():
+                del os.environ[name]
+            os.environ.update(before)
+
+
+@contextmanager
+def borrowed_libraries() -> Iterator[None]:
+    """Restores what a command changes in the loaded libraries; their logs are silent meanwhile."""
+    with ExitStack() as stack:
+        for borrowed in (_torch, _transformers, _accelerate):
+            stack.enter_context(borrowed())
+        yield
+
+
+@contextmanager
+def _torch() -> Iterator[None]:
+    """Restores the deterministic mode and the states of the random generators."""
+    import torch
+    from torch.utils import deterministic
+
+    mode = torch.are_deterministic_algorithms_enabled()
+    only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    fills = deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    on_gpus = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    generators = torch.get_rng_state(), torch.cuda.get_rng_state_all() if on_gpus else []
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(mode, warn_only=only_warns)
+        deterministic.fill_uninitialized_memory = fills  # type: ignore[attr-defined]
+        torch.set_rng_state(generators[0])
+        if on_gpus:
+            torch.cuda.set_rng_state_all(generators[1])
+
+
+@contextmanager
+def _transformers() -> Iterator[None]:
+    """Only shows errors of transformers, and no progress bars."""
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
+    from transformers.utils import logging
+
+    level, shows_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    hub_hides_bars = are_progress_bars_disabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if shows_bars:
+            logging.enable_progress_bar()
+        if hub_hides_bars:
+            disable_progress_bars()
+
+
+@contextmanager
+def _accelerate() -> Iterator[None]:
+    """Starts without the state that an Accelerator of the caller shares, and restores it."""
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    shared = [kind._shared_state for kind in (PartialState, AcceleratorState, GradientState)]
+    before = [dict(state) for state in shared]
+    for state in shared:
+        state.clear()
+    try:
+        yield
+    finally:
+        for state, values in zip(shared, before, strict=True):
+            state.clear()
+            state.update(values)
