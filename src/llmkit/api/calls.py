@@ -38,7 +38,7 @@ class DataFrame(Protocol):
         """The rows, for `records`."""
 
 
-Rows = Iterable[Mapping[str, Any] | str] | DataFrame
+RowsToPredict = Iterable[Mapping[str, Any] | str] | DataFrame
 
 Result = dict[str, Any]
 
@@ -108,7 +108,7 @@ def evaluate(
 def predict(
     config: AnyPath | None = None,
     *,
-    rows: Rows | None = None,
+    rows: RowsToPredict | None = None,
     csv: Paths | None = None,
     data: Paths | DataSection | None = None,
     model: AnyPath | ModelSection | None = None,
@@ -154,7 +154,7 @@ def _call(
     config: AnyPath | None,
     named: Mapping[str, Any],
     keys: Mapping[str, Any],
-    rows: Rows | None = None,
+    rows: RowsToPredict | None = None,
 ) -> Result:
     """Carries out a command, and returns what `--json` would print."""
     from llmkit.api import host
@@ -182,7 +182,7 @@ def _request(
     config: AnyPath | None,
     named: Mapping[str, Any],
     keys: Mapping[str, Any],
-    rows: Rows | None,
+    rows: RowsToPredict | None,
 ) -> Request:
     """The request of a call; raises LlmkitError for arguments that are not what they should be."""
     from llmkit.cli.request import Request
@@ -255,8 +255,8 @@ def _needs_file(command: str, name: str) -> UsageError:
     )
 
 
-def _as_input(rows: Rows) -> PipedInput:
-    """Rows as JSON lines; raises UsageError for one that is neither text nor a mapping."""
+def _as_input(rows: RowsToPredict) -> PipedInput:
+    """RowsToPredict as JSON lines; raises UsageError for one that is neither text nor a mapping."""
     from llmkit.config.types import as_yaml_value
     from llmkit.data.readers.files import PipedInput
     from llmkit.reporting.predictions import plain

@@ -44,6 +44,7 @@ class EvaluationSection(TypedDict, total=False):
     compare_with: str | Sequence[str]
     by_document: bool
     by_domain: bool
+    experts: bool
     domain_column: str | int | None
     per_token: AnyPath | None
     log_samples: AnyPath | None
@@ -60,6 +61,7 @@ class EvaluationSection(TypedDict, total=False):
 class GenerationSection(TypedDict, total=False):
     """How text is sampled: by `generate` and `chat`, and as samples during training."""
 
+    experts: str | Sequence[str]
     max_new_tokens: int
     min_new_tokens: int
     do_sample: bool
@@ -100,6 +102,18 @@ class LoraSection(TypedDict, total=False):
     alpha: float | Literal["auto"]
     dropout: float
     target_modules: str | Sequence[str] | Literal["auto"]
+
+
+class MergeSection(TypedDict, total=False):
+    """How domain experts become one model."""
+
+    experts: Mapping[str, str]
+    into: Literal["ensemble", "moe", "average"]
+    shared: str
+    router: Literal["fit", "random"]
+    top_k: int
+    without: str | Sequence[str]
+    only: str | None
 
 
 class PredictSection(TypedDict, total=False):
@@ -156,7 +170,7 @@ class TrainSection(TypedDict, total=False):
     early_stopping_patience: int | None
     class_weights: Literal["none", "balanced"]
     label_smoothing_factor: float
-    freeze: Literal["none", "embeddings", "body"]
+    freeze: Literal["none", "embeddings", "trunk", "body"]
     layer_decay: float
     head_scale: float | Literal["auto"]
 
@@ -164,6 +178,7 @@ class TrainSection(TypedDict, total=False):
 class DataSection(TypedDict, total=False):
     """The data, and how it becomes examples."""
 
+    expert: str | None
     train_files: AnyPath | Sequence[AnyPath]
     validation_files: AnyPath | Sequence[AnyPath]
     test_files: AnyPath | Sequence[AnyPath]

@@ -22,11 +22,7 @@ from llmkit.config.types import (
     Auto,
     Count,
     FilePath,
-<<<<<<< HEAD
-=======
-    Files,
     Form,
->>>>>>> ee9fb75 (Call the commands from Python: pretrain, finetune, evaluate, predict, generate)
     Fraction,
     NameOrPath,
     PlanRevision,

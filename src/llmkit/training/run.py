@@ -334,18 +334,11 @@ def _export(run: Run, work: engine.Work, state: State) -> None:
         if step != state.step:
             model = final_model.model_of_step(model, run.directory, step)
         picture.unlink(missing_ok=True)
-        final_model.write_final(model, task.tokenizer, run.directory, step, task.examples)
+        final_model.write_final(
+            model, task.tokenizer, run.directory, step, task.examples, task.accompany
+        )
     if picture.exists():
         return
-<<<<<<< HEAD
-    model = work.model
-    if step != state.step:
-        model = final_model.model_of_step(model, run.directory, step)
-    final_model.write_final(
-        model, task.tokenizer, run.directory, step, task.examples, task.accompany
-    )
-=======
->>>>>>> ee9fb75 (Call the commands from Python: pretrain, finetune, evaluate, predict, generate)
     unit = "nats per token" if task.unit == "tokens" else f"per {task.unit.removesuffix('s')}"
     title = f"{run.directory.name}: {type(work.model).__name__}"
     plots.draw_loss_curve(run.directory / "metrics.jsonl", picture, title, unit)
@@ -385,12 +378,8 @@ def _write_down(
     task, console = run.task, run.session.console
     record = {
         "command": task.command,
-<<<<<<< HEAD
-        "arguments": sys.argv[1:],
-        "request": run_identity.request_of(task.asked, task.command),
-=======
         "arguments": task.asked.command_line,
->>>>>>> ee9fb75 (Call the commands from Python: pretrain, finetune, evaluate, predict, generate)
+        "request": run_identity.request_of(task.asked, task.command),
         **run_directory.surroundings(devices.name_of(run.session.processes.device)),
         "content": dict(task.content),
         "sizes": sizing.as_json(task.config),
