@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import house
+import keywords
 import pytest
 from house import FILES, ROOT, SOURCE
 
@@ -28,7 +29,8 @@ LAYERS = (
     {"training", "export"},
     {"commands"},
     {"cli"},
-    {"__main__"},
+    {"api"},
+    {"__init__", "__main__"},
 )
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
 HEAVY = {"torch", "transformers", "datasets", "accelerate", "numpy", "tokenizers", "pyarrow"}
@@ -75,7 +77,7 @@ def rooms_imported(path: Path) -> Iterator[str]:
 
 
 def test_every_room_has_its_layer() -> None:
-    assert {room(path) for path in FILES} - {"__init__"} == set(RANK)
+    assert {room(path) for path in FILES} == set(RANK)
 
 
 def test_imports_point_one_way() -> None:
@@ -197,6 +199,11 @@ def test_every_config_that_we_ship_loads(path: Path) -> None:
 def test_the_schema_for_editors_is_fresh() -> None:
     written = (ROOT / "configs" / "schema.json").read_text(encoding="utf-8")
     assert written == json.dumps(reference.json_schema(), indent=2) + "\n", "run scripts/docs"
+
+
+def test_the_types_of_keywords_are_fresh() -> None:
+    written = (SOURCE / "api" / "keywords.py").read_text(encoding="utf-8")
+    assert written == keywords.keyword_types(), "run scripts/docs"
 
 
 def test_the_generated_parts_of_the_readme_are_fresh() -> None:

@@ -1,5 +1,12 @@
 """Every error that a user or a machine can cause, with the exit codes that scripts rely on.
 
+The functions of `llmkit` raise them, all but Interrupted, for which they raise KeyboardInterrupt:
+
+>>> try:
+...     pretrain(text="corpus.txt")
+... except errors.LlmkitError as error:
+...     print(error.what, error.where, error.kept, error.next, error.exit_code)
+
 LlmkitError
 ├── UsageError           2   the command line is invalid
 ├── DataError           65   the input was read and is invalid
