@@ -15,9 +15,9 @@ from llmkit.config.data import COMPLETION, TRAINING
 from llmkit.config.data import DataConfig as DataConfig
 from llmkit.config.inference import EvaluationConfig as EvaluationConfig
 from llmkit.config.inference import GenerationConfig as GenerationConfig
+from llmkit.config.inference import MergeConfig
 from llmkit.config.inference import PredictConfig as PredictConfig
 from llmkit.config.jobs import TASKS, For
-from llmkit.config.merging import MergeConfig
 from llmkit.config.types import (
     Auto,
     Count,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transformers import PretrainedConfig
 
-from llmkit.config.merging import MergeConfig
+from llmkit.config.inference import MergeConfig
 from llmkit.config.schema import Config
 from llmkit.errors import ConfigError
 from llmkit.models import pretrained
