@@ -53,6 +53,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("llmkit keys --for finetune/", "finetune/completion"),
         ("llmkit generate --model runs/", "runs/first"),
         ("llmkit report ru", "runs/first"),
+        ("llmkit push ru", "runs/first"),
     ],
 )
 def test_a_word_is_completed(here: Path, shell: str, line: str, expected: str) -> None:

@@ -8,8 +8,8 @@ import math
 import pytest
 from huggingface_hub import ModelCard
 
-from llmkit.errors import Diverged
-from llmkit.export.card import model_card, write_card
+from llmkit.errors import DataError, Diverged
+from llmkit.export.card import check_card, model_card, write_card
 from llmkit.reporting.run_record import read_run
 from tests.conftest import MakeRun
 
@@ -68,3 +68,38 @@ def test_a_card_is_written_beside_the_model(make_run: MakeRun) -> None:
     run = read_run(make_run())
     write_card(run, run.directory)
     assert ModelCard.load(run.directory / "README.md").data.tags == ["llmkit"]
+
+
+def test_the_card_of_a_merge_names_its_experts_and_no_classifier(make_run: MakeRun) -> None:
+    facts = {"command": "merge", "result": {"experts": ["code", "poems"], "into": "moe"}}
+    card = model_card(read_run(make_run(run_json=json.dumps(facts), evaluation_json="{}",
+                                        metrics_jsonl="", config_yaml="seed: 1\n")))  # fmt: skip
+    assert ModelCard(card).data.pipeline_tag == "text-generation"
+    assert "domain experts code, poems (moe)" in card
+    assert "classifier" not in card
+
+
+def test_the_code_of_a_card_loads_the_model_by_its_name_on_the_hub(make_run: MakeRun) -> None:
+    assert 'model="me/mine"' in model_card(read_run(make_run()), "me/mine")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["see /home/me/x", "`~/data`", "(/mnt/disk/a.csv)", "x=C:\\Users\\me", "file:///a", '"/a/b"'],
+)
+def test_a_path_of_a_machine_is_found_in_a_card(text: str) -> None:
+    with pytest.raises(DataError, match="path of a machine") as raised:
+        check_card(f"# Mine\n\n{text}\n", "README.md")
+    assert raised.value.where == "README.md:3"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["https://a.org/b/c", "and/or/not", "me/mine", "[x](/me/mine)", "<br/> </td>", "1/2", "/"],
+)
+def test_what_only_resembles_a_path_stays_in_a_card(text: str) -> None:
+    check_card(f"# Mine\n\n{text}\n", "README.md")
+
+
+def test_the_card_of_every_run_passes_the_check(make_run: MakeRun) -> None:
+    check_card(model_card(read_run(make_run()), "me/mine"), "README.md")

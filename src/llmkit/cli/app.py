@@ -17,22 +17,23 @@ from llmkit.cli import faults
 from llmkit.cli.arguments import experts_of, is_override
 from llmkit.cli.dispatch import Given, Invocation
 from llmkit.cli.help import EPILOG, FIRST, Command, Commands
-from llmkit.cli.options import (
-    COMMON,
-    OPTIONS,
+from llmkit.cli.options import COMMON, OPTIONS, Option, parameters, refuse_unknown
+from llmkit.cli.plain_options import (
     AppliesTo,
     Data,
+    DryRun,
     JobName,
     Json,
     ModelName,
     Opens,
-    Option,
     Page,
+    Public,
+    Pushed,
+    Repo,
     Runs,
     StarterFile,
     Words,
-    parameters,
-    refuse_unknown,
+    Yes,
 )
 from llmkit.distributed import launcher
 from llmkit.errors import Interrupted, UsageError
@@ -154,6 +155,32 @@ def report_command(
     _print(report_runs(runs, output, open), json)
 
 
+@app.command("push", cls=Command)
+def push_command(
+    run: Pushed = None,
+    repo: Repo = None,
+    public: Public = False,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """Upload a finished model with its card to the Hugging Face Hub."""
+    if not (run and repo):
+        missing = "--repo" if run else "a run"
+        raise UsageError(f"`llmkit push` needs {missing}", next=f"try `{FIRST['push']}`")
+    from llmkit.commands.push import push_model
+    from llmkit.reporting.console import Console
+
+    console = Console(json)
+    try:
+        result = push_model(run, repo, public=public, yes=yes, dry_run=dry_run, console=console)
+    except (KeyboardInterrupt, faults.Ended) as fault:
+        raise faults.stopped(
+            fault, kept="the repository: a commit is visible whole or not at all"
+        ) from fault
+    _print(result, json, console.warnings)
+
+
 @app.command("env", cls=Command)
 def env_command(json: Json = False) -> None:
     """Print versions, devices and paths for a bug report."""
@@ -162,12 +189,12 @@ def env_command(json: Json = False) -> None:
     _print(describe_environment(), json)
 
 
-def _print(result: dict[str, Any], as_json: bool) -> None:
+def _print(result: dict[str, Any], as_json: bool, warnings: list[str] | None = None) -> None:
     """Prints the result of a command that takes no config."""
     from llmkit.reporting.console import Console
 
     with faults.of_stdout():
-        Console(as_json).result(result)
+        Console(as_json, warnings=warnings).result(result)
 
 
 def main() -> None:

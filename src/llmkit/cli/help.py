@@ -17,6 +17,7 @@ GROUPS = {
     "Train": ("pretrain", "finetune", "merge"),
     "Use": ("generate", "chat", "predict"),
     "Measure": ("evaluate", "report"),
+    "Ship": ("push",),
 }
 """The commands by purpose; any other is listed under `Help`."""
 
@@ -29,6 +30,7 @@ FIRST = {
     "predict": "llmkit predict --model runs/mine --csv new.csv --output labels.csv",
     "evaluate": "llmkit evaluate --model runs/mine --text test.txt",
     "report": "llmkit report runs/mine runs/other --open",
+    "push": "llmkit push runs/mine --repo mine",
     "init": "llmkit init classifier --csv reviews.csv",
 }
 """An example of each command."""
@@ -115,7 +117,7 @@ _INSTEAD = {
     "generation.weights=int8`",
     "merge-lora fuse": "LoRA updates are already merged into runs/mine/final",
     "average ensemble moe": "`llmkit merge`",
-    "push upload publish": "`hf upload OWNER/NAME runs/mine/final` uploads the model and its card",
+    "upload publish share": "`llmkit push runs/mine --repo NAME`",
     "download pull fetch hub": "nothing to do: `--model OWNER/NAME` downloads a model on first use",
     "login auth": "`hf auth login`; llmkit uses its token",
     "tokenize tokenizer tokenise train-tokenizer build-tokenizer vocab": "`llmkit pretrain --text "

@@ -11,13 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmkit.cli.completion import (
-    complete_job,
-    complete_key,
-    complete_run,
-    complete_scope,
-    complete_word,
-)
+from llmkit.cli.completion import complete_key, complete_run
 from llmkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -257,81 +251,6 @@ def parameters(command: str) -> list[Parameter]:
 def _parameter(name: str, kind: Any, declared: Any, default: Any) -> Parameter:
     annotation = Annotated[kind, declared]
     return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-
-
-Words = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="WORD",
-        help="Part of a key's name or meaning, or its name in another tool.",
-        show_default=False,
-        autocompletion=complete_word,
-    ),
-]
-AppliesTo = Annotated[
-    str | None,
-    typer.Option(
-        "--for",
-        metavar="COMMAND",
-        help="Only keys of a command or task, such as finetune/completion.",
-        autocompletion=complete_scope,
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-JobName = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="JOB",
-        help="What to begin; without it, you are asked.",
-        show_default=False,
-        autocompletion=complete_job,
-    ),
-]
-Data = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--text",
-        "--csv",
-        "--data",
-        metavar="PATH",
-        help="Your files; repeatable.",
-        show_default=False,
-    ),
-]
-ModelName = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        metavar="NAME",
-        help="Model to start from.",
-        show_default=False,
-        autocompletion=complete_run,
-    ),
-]
-StarterFile = Annotated[
-    str | None,
-    typer.Option(
-        "--output",
-        "-o",
-        metavar="FILE",
-        help="Write the config here; JOB.yaml by default.",
-        show_default=False,
-    ),
-]
-Runs = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="RUN",
-        help="Run directory; several are compared.",
-        show_default=False,
-        autocompletion=complete_run,
-    ),
-]
-Page = Annotated[
-    str | None,
-    typer.Option("--output", "-o", metavar="FILE", help="Write the page here.", show_default=False),
-]
-Opens = Annotated[bool, typer.Option("--open", help="Open the page in a browser.")]
 
 
 def refuse_unknown(

@@ -24,7 +24,7 @@ from llmkit.models.experts.ensemble import DIRECTORY, EnsembleForCausalLM, ensem
 from llmkit.models.experts.record import ExpertsRecord, Kind
 from llmkit.models.experts.sources import ExpertSource, Family
 from llmkit.reporting.console import Console
-from llmkit.storage import atomic
+from llmkit.storage import atomic, outputs
 from llmkit.training import final_model, resolve, run_directory
 
 COMMAND = "merge"
@@ -40,16 +40,16 @@ def run(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
         record = _record(family, found, config)
         fill = partial(_fill, model, family.model.tokenizer, record)
         atomic.clean(directory)
-        atomic.commit(directory / final_model.FINAL, fill, {"step": 0})
+        atomic.commit(directory / outputs.FINAL, fill, {"step": 0})
         result = {
             "command": COMMAND,
             "run_dir": str(directory),
-            "model_dir": str(directory / final_model.FINAL),
+            "model_dir": str(directory / outputs.FINAL),
             "into": config.merge.into if config.merge.only is None else "dense",
             "experts": list(family.names),
             "parameters": model.num_parameters(),
         }
-        _write_down(directory, result, config, family, console)
+        _write_down(directory, result, model, family, config, console)
     return result
 
 
@@ -147,7 +147,12 @@ def _fill(
 
 
 def _write_down(
-    directory: Path, result: dict[str, Any], config: Config, family: Family, console: Console
+    directory: Path,
+    result: dict[str, Any],
+    model: PreTrainedModel,
+    family: Family,
+    config: Config,
+    console: Console,
 ) -> None:
     facts = {
         "command": COMMAND,
@@ -156,6 +161,7 @@ def _write_down(
         "content": {f"expert of {each.name}": each.weights for each in family.record.experts},
         "notes": list(console.notes),
         "environment": resolve.environment(),
+        "loading": final_model.loading_line(model),
     }
     run_directory.write_record(directory, facts)
     atomic.replace_text(directory / "config.yaml", as_yaml(config.changed(output_dir=None)))

@@ -1,1 +1,1 @@
-"""What becomes of a finished model: its card."""
+"""What becomes of a finished model: its card, and its way to the hub."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import shlex
@@ -13,7 +14,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, PackageLoader
 
-from llmkit.errors import Diverged
+from llmkit.errors import DataError, Diverged
 from llmkit.reporting.run_record import RunRecord
 from llmkit.storage import atomic
 
@@ -21,15 +22,21 @@ HUB_TASKS = {
     "causal": ("text-generation", "AutoModelForCausalLM"),
     "masked": ("fill-mask", "AutoModelForMaskedLM"),
     "completion": ("text-generation", "AutoModelForCausalLM"),
+    "merged": ("text-generation", "AutoModelForCausalLM"),
     "classification": ("text-classification", "AutoModelForSequenceClassification"),
 }
-"""The hub's name of what each objective trains a model for, and the class that loads it."""
+"""The hub's name of what each objective trains a model for, and the class that loads it; `merged`
+is what `llmkit merge` makes."""
 
 CARD_METRICS = ("loss", "perplexity", "bits_per_byte", "accuracy", "f1_macro", "mae", "pearson")
 """Figures that the metadata of the card holds."""
 
 
 _FOLDERS = re.compile(r"(?<![\w/])(~|\.{0,2})/([^\s/]+/)*")  # of a path in a sentence
+_MACHINE_PATH = re.compile(
+    r"(?<![\w:/.<~])(?<!\]\()(?:~/[\w.@+-]+|(?:/[\w.@+-]+){2,}|[A-Za-z]:\\[\w.@+-]+)|file:/\S+"
+)
+_NON_FINITE = re.compile(r"\|\s*-?(nan|inf(inity)?)\s*\|", re.IGNORECASE)  # in a table
 
 
 def write_card(run: RunRecord, directory: Path) -> None:
@@ -42,13 +49,16 @@ def write_card(run: RunRecord, directory: Path) -> None:
     atomic.replace_text(directory / "README.md", card)
 
 
-def model_card(run: RunRecord) -> str:
+def model_card(run: RunRecord, repo: str | None = None) -> str:
     """The card of a run: metadata with its figures, data, protocol, limits, how to use the model
-    and how to train it again. It names files without their folders.
+    and how to train it again. It names files without their folders, and the model by its name on
+    the hub, if it has one.
 
     Raises Diverged for a figure that is not finite: the hub would show it as a result.
     """
     objective = str(run.config.get("train", {}).get("objective"))
+    if run.command == "merge":
+        objective = "merged"
     task, auto = HUB_TASKS[objective if objective in HUB_TASKS else "classification"]
     data = _data_name(run)
     results = [
@@ -77,6 +87,7 @@ def model_card(run: RunRecord) -> str:
     )
     body = environment.get_template("card.md").render(
         name=run.name,
+        loaded=repo or run.name,
         task=task,
         auto=auto,
         loading=run.facts.get("loading"),
@@ -93,6 +104,44 @@ def model_card(run: RunRecord) -> str:
         content=run.facts.get("content") or {},
     )
     return str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{body}", ignore_metadata_errors=False))
+
+
+def check_card(text: str, where: str) -> None:
+    """Refuses a card that holds a path of a machine, a figure that is not finite, or metadata that
+    cannot be read.
+
+    Raises DataError or Diverged, with the line.
+    """
+    for number, line in enumerate(text.splitlines(), 1):
+        if found := _MACHINE_PATH.search(line):
+            raise DataError(
+                f"the model card holds a path of a machine: {found[0]}",
+                where=f"{where}:{number}",
+                next="change the line, then run the same command again",
+            )
+        if _NON_FINITE.search(line):
+            raise _non_finite(line.strip(), f"{where}:{number}")
+    try:
+        data = ModelCard(text, ignore_metadata_errors=False).data.to_dict()  # type: ignore[no-untyped-call]
+    except Exception as error:  # YAML's own, and what the classes of the hub raise
+        reason = " ".join(str(error).split())
+        raise DataError(
+            f"the metadata of the model card cannot be read: {reason}",
+            where=where,
+            next="correct the lines between the first two `---`, then run the same command again",
+        ) from error
+    try:
+        json.dumps(data, allow_nan=False, default=str)
+    except ValueError as error:
+        raise _non_finite("its metadata", where) from error
+
+
+def _non_finite(what: str, where: str) -> Diverged:
+    return Diverged(
+        f"the model card states a figure that is NaN or infinite: {what}",
+        where=where,
+        next="remove the figure, or train again with a lower train.learning_rate",
+    )
 
 
 def _figures(run: RunRecord) -> Iterator[tuple[str, str, float]]:

@@ -268,8 +268,8 @@ def model_in_run(path: Path) -> Path:
     other directory unchanged. Raises NoValidCheckpoint for a run without a model."""
     if (path / "config.json").exists() or not (path / "run.json").exists():
         return path
-    if (path / "final").is_dir():
-        return path / "final"
+    if (path / outputs.FINAL).is_dir():
+        return path / outputs.FINAL
     steps = outputs.checkpoints(path / outputs.CHECKPOINTS)
     if not steps:
         raise NoValidCheckpoint(

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from llmkit.reporting.format import printable
@@ -24,7 +24,7 @@ def show(figures: Mapping[str, Any], console: Console) -> None:
 
     A list of mappings is a table, and so is a mapping of mappings that have the same keys.
     """
-    facts = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    facts = Table("", Column(overflow="fold"), show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in _facts(figures):
         if console.is_terminal:
             facts.add_row(Text(name, style="bold"), Text(value))

@@ -22,6 +22,8 @@ from llmkit.storage.resumable import SETTINGS, settings_of
 RUN, CONFIG, CHECKPOINTS, METRICS = "run.json", "config.yaml", "checkpoints", "metrics.jsonl"
 STATE = "state.json"
 """The file of a checkpoint with everything besides weights and moments."""
+FINAL = "final"
+"""Name of the finished model in the run directory."""
 
 _STEP = re.compile(r"step-[0-9]{10}")
 _CACHE_LOCK = re.compile(r"token(s|izer)-[0-9a-f]{32}\.lock")

@@ -11,11 +11,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from llmkit.errors import Diverged, NoValidCheckpoint
 from llmkit.models import build, lora
 from llmkit.storage import atomic
+from llmkit.storage.outputs import FINAL
 from llmkit.training import checkpoint
 from llmkit.training.tasks.task import Examples
-
-FINAL = "final"
-"""Name of the finished model in the run directory."""
 
 _COMPARED = 4  # number of examples to verify merged LoRA weights with
 
@@ -55,8 +53,10 @@ def loading_line(model: PreTrainedModel) -> str | None:
     is registered already."""
     if model.config.model_type not in build.registered_architectures():
         return None
-    is_ours = type(model).__module__.startswith("llmkit.")
-    return "import llmkit.models.transformer" if is_ours else "# run the file of model.code here"
+    module, own = type(model).__module__, "llmkit.models.transformer"
+    if not module.startswith("llmkit."):
+        return "# run the file of model.code here"
+    return f"import {own if module.startswith(own) else module}"
 
 
 def model_of_step(model: PreTrainedModel, run: Path, step: int) -> PreTrainedModel:

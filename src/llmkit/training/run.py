@@ -28,7 +28,7 @@ from llmkit.reporting import plots
 from llmkit.reporting.console import Console
 from llmkit.reporting.tables import report_tables
 from llmkit.reporting.training_display import TrainingDisplay, training_display
-from llmkit.storage import atomic, jsonl
+from llmkit.storage import atomic, jsonl, outputs
 from llmkit.training import (
     checkpoint,
     engine,
@@ -181,7 +181,7 @@ def _carry_out(run: Run, loss: Loss) -> dict[str, Any]:
             session.console.say(note)
     session.processes.wait()
     if run.resumed is not None and before.finished:
-        model = run.directory / final_model.FINAL
+        model = run.directory / outputs.FINAL
         session.console.say(f"the run is complete: {state.step} steps; its model is {model}")
     done = state.step - before.step
     if warning := schedule.warning_after(task.config.train, state.step, done, seconds, run.clock):
@@ -191,7 +191,7 @@ def _carry_out(run: Run, loss: Loss) -> dict[str, Any]:
     return {
         "command": task.command,
         "run_dir": str(run.directory),
-        "model_dir": str(run.directory / final_model.FINAL),
+        "model_dir": str(run.directory / outputs.FINAL),
         "step": state.step,
         "seconds": round(run.clock.seconds(), 3),
         **({f"{task.unit}_per_second": round(speed, 1)} if state.step > before.step else {}),
