@@ -282,6 +282,7 @@ GOOD = TEXT + "".join(f"text {number},{'ab'[number % 2]}\n" for number in range(
             "no classes",
         ),
         (GOOD, ("model.config.hidden_sz=8",), 78, "hidden_size"),
+        ("prompt,response\n" + "a,b\n" * 9, [], 65, "train.objective=completion reads prompts"),
     ],
 )
 def test_bad_input_is_told_before_anything_is_written(

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 
 from llmkit.cli.app import run_command
+from llmkit.config.starters import STARTERS
+from llmkit.models import build, classifier
+from llmkit.models import tokenizer as tokenizers
+from llmkit.models.classifier import ClassifierHead
+from tests.jobs import WORDS
 
 
 @pytest.fixture
@@ -17,6 +23,25 @@ def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     lines = [f"{n},review number {n},{'good' if n % 2 else 'bad'}" for n in range(40)]
     path.write_text("\n".join(["id,review,stars", *lines]) + "\n")
     return path
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A tiny model of each kind that the jobs need."""
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    made = {name: tmp_path_factory.mktemp(name) for name in ("causal", "classifier")}
+    bpe = tokenizers.train_bpe([" ".join(WORDS)] * 3, 300)
+    special = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    config = build.model_config("llama", shape, len(bpe), 128, special)
+    build.causal_model(config, seed=0).save_pretrained(made["causal"])
+    bpe.save_pretrained(made["causal"])
+    bpe = tokenizers.train_bpe_with_frame([" ".join(WORDS)] * 3, 300)
+    config = classifier.new_config("bert", shape, bpe, 24)
+    head = ClassifierHead("single_label_classification", ("bad", "good"))
+    head.describe(config, bpe.pad_token_id)
+    build.classifier(config, seed=0).save_pretrained(made["classifier"])
+    bpe.save_pretrained(made["classifier"])
+    return made
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -35,6 +60,53 @@ def test_the_columns_of_a_table_are_filled_in(capsys, rows: Path) -> None:
     code, out, err = told(capsys, "finetune", found["config"], "--dry-run", "--json")
     assert code == 0, err
     assert json.loads(out)["rows"] == 40
+
+
+def table_of(kind: str) -> tuple[str, ...]:
+    """The options with which a job gets data of a kind."""
+    return {"text": ("--text", "corpus.txt"), "rows": ("--csv", "my reviews.csv"),
+            "chats": ("--csv", "chats.jsonl"), "": ()}[kind]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("job", "kind"),
+    [("pretrain", "text"), ("pretrain", "rows"), ("masked", "text"), ("mixture", "text"),
+     ("mixture", "rows"), ("classifier", "rows"), ("completion", "chats"), ("generate", ""),
+     ("predict", "rows"), ("evaluate", "text"), ("evaluate-labels", "rows")],
+)  # fmt: skip
+def test_the_next_command_runs_as_it_is(capsys, rows: Path, models, job, kind) -> None:
+    Path("corpus.txt").write_text("the cat sat on a mat. " * 200)
+    Path("chats.jsonl").write_text('{"prompt": "2+2?", "response": "4"}\n' * 9)
+    Path("runs").mkdir()
+    needs = STARTERS[job].needs_model
+    model = models["classifier" if job in ("predict", "evaluate-labels") else "causal"]
+    given = ("--model", str(model)) if needs else ()
+    code, out, err = told(
+        capsys, "init", job, *table_of(kind), *given, "-o", "my own.yaml", "--json"
+    )
+    assert code == 0, err
+    command = shlex.split(json.loads(out)["next"])
+    assert command[0] == "llmkit"
+    code, _, err = told(capsys, *command[1:])
+    assert code == 0, err
+
+
+def test_the_next_command_has_examples_of_what_is_missing(capsys, rows: Path) -> None:
+    for job, starter in STARTERS.items():
+        _, out, _ = told(capsys, "init", job, "--json")
+        found = json.loads(out)
+        assert ("--model runs/mine" in found["next"]) is starter.needs_model
+        assert starter.data in found["next"]
+        assert ("notes" in found) is (job == "mixture")
+
+
+def test_the_comments_name_the_config_and_its_run(capsys, rows: Path) -> None:
+    told(capsys, "init", "completion", "--csv", rows.name, "--model", "owner/name", "-o", "x.yaml")
+    text = Path("x.yaml").read_text()
+    assert text.startswith("# A starting point")
+    assert "#   llmkit finetune x.yaml --dry-run\n" in text
+    assert "#   llmkit chat --model runs/x\n" in text
+    assert "\noutput_dir: runs/x\n" in text
 
 
 def test_columns_that_are_not_clear_are_left_to_the_user(capsys, rows: Path) -> None:
@@ -58,6 +130,7 @@ def test_an_existing_file_is_never_replaced(capsys, rows: Path) -> None:
         ((), 2, "pass one of pretrain"),
         (("clasifier",), 2, "llmkit init classifier"),
         (("pretrain", "--text", "nowhere.txt"), 66, "nowhere.txt"),
+        (("pretrain", "--model", "./nowhere"), 66, "no model directory"),
         (("generate", "--text", "my reviews.csv"), 2, "takes no files"),
     ],
 )

@@ -58,6 +58,12 @@ def assert_close(a: Path, b: Path) -> None:
             assert one == pytest.approx(other, rel=1e-4)
 
 
+@pytest.mark.parametrize("architecture", ["modernbert", "bert", "roberta", "transformer"])
+def test_a_dry_run_builds_the_model_of_a_small_vocabulary(call, corpus, architecture) -> None:
+    command = ("pretrain", "--text", corpus, *MASKED, f"model.architecture={architecture}")
+    assert call(*command, "--dry-run")["parameters"] > 0
+
+
 def test_stdout_holds_the_contracts_json(reference, call, corpus) -> None:
     result = call("pretrain", "--text", corpus, *MASKED, "--output-dir", reference)
     assert set(result["validation"]) == {"loss", "accuracy"}

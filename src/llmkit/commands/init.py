@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from llmkit.config import starters
 from llmkit.config.schema import DataConfig
 from llmkit.data.readers import files, roles
 from llmkit.errors import DataError, UsageError, WriteError
+from llmkit.models import directory
 from llmkit.storage import atomic
+from llmkit.training.run_identity import RUNS_DIRECTORY
 
 
 def write_starter(
@@ -20,8 +23,8 @@ def write_starter(
     """Writes the starter config of a job and returns its path and the next commands.
 
     The files are opened: for tables, the columns that llmkit recognises are filled in.
-    Raises UsageError for an unsuitable job or data, InputNotFound, DataError for files that
-    cannot be read, and WriteError for a path that exists.
+    Raises UsageError for an unsuitable job or data, InputNotFound for files or a model that do not
+    exist, DataError for files that cannot be read, and WriteError for a path that exists.
     """
     starter = starters.STARTERS[job]
     path = Path(output or f"{job}.yaml").expanduser()
@@ -32,49 +35,78 @@ def write_starter(
         raise UsageError(
             f"a starter for {job} takes no files", next="give prompts with --prompts-file later"
         )
-    text = re.sub(r"configs/[\w-]+\.yaml", str(path), starters.starter_text(job))
-    values: dict[str, Any] = {"model.name_or_path": model} if model else {}
-    notes: list[str] = []
-    if starter.files == "data.mixture" and data:
-        text = starters.fill_domains(text, _domains(data))
+    values: dict[str, Any] = {}
+    if model is not None:
+        directory.locate_model(model)
+        values["model.name_or_path"] = model
+    text, notes = starters.starter_text(job), list[str]()
+    if data and starter.files == "data.mixture":
+        domains = _domains(data)
+        text = starters.fill_domains(text, domains)
+        values |= {f"data.mixture.{name}.files": entry for name, entry in domains.items()}
     elif data:
-        found = files.find(data, starter.files)
         values[starter.files] = list(data) if len(data) > 1 else data[0]
+    elif starter.files == "data.mixture":
+        notes.append("write your domains and their files under data.mixture")
+    if data:
         try:
-            values |= _columns(job, found, data)
+            values |= _columns(job, data)
         except DataError as fault:
-            notes.append(f"the columns are left for you to name: {fault.what}")
-    atomic.replace_text(path, starters.fill_in(text, values))
+            notes.append(f"the columns are left for you to name: {fault.what}; {fault.next}")
+    run = f"{RUNS_DIRECTORY}/{path.stem}"
+    text = starters.name_in_comments(text, str(path), run, values)
+    trains = {"output_dir": run} if starter.command in ("pretrain", "finetune") else {}
+    keys = {key: value for key, value in values.items() if not key.startswith("data.mixture.")}
+    atomic.replace_text(path, starters.fill_in(text, trains | keys))
     return {
         "command": "init",
         "config": str(path),
         "filled": values,
         **({"notes": notes} if notes else {}),
-        "next": f"llmkit {starter.command} {path} --dry-run",
+        "next": _next(starter, path, values),
     }
 
 
-def _columns(job: str, found: Sequence[files.Source], data: Sequence[str]) -> dict[str, Any]:
+def _next(starter: starters.Starter, path: Path, values: Mapping[str, Any]) -> str:
+    """The command to run, with an example of what the config does not name yet."""
+    has_data = any(key.startswith("data.") for key in values)
+    parts = [f"llmkit {starter.command} {shlex.quote(str(path))}"]
+    if starter.needs_model and "model.name_or_path" not in values:
+        parts.append("--model runs/mine")
+    if starter.data and not has_data:
+        parts.append(starter.data)
+    return " ".join([*parts, "--dry-run"])
+
+
+def _columns(job: str, data: Sequence[str]) -> dict[str, Any]:
     """The columns that the rows of a job are read from, as far as llmkit recognises them."""
-    asked = DataConfig(train_files=tuple(data))
+    asked, found = (
+        DataConfig(train_files=tuple(data)),
+        files.find(data, starters.STARTERS[job].files),
+    )
     names: tuple[str, ...]
-    if job == "classifier":
-        resolved = roles.resolve_label_columns(found, asked, lambda text: None)
+    tables = [source for source in found if source.format != "txt"]
+    if job in ("classifier", "evaluate-labels"):
+        resolved = roles.resolve_label_columns(found, asked, _say_nothing)
         names = ("text_column", "label_column")
     elif job == "completion":
-        resolved = roles.resolve_chat_columns(found, asked, lambda text: None)
+        resolved = roles.resolve_chat_columns(found, asked, _say_nothing)
         names = ("prompt_column", "response_column", "messages_column")
     else:
-        return {}
+        resolved = roles.resolve_label_columns(tables, asked, _say_nothing, labelled=False)
+        names = ("text_column",)
     columns = {f"data.{name}": getattr(resolved, name) for name in names}
     return {key: value for key, value in columns.items() if value is not None}
+
+
+def _say_nothing(text: str) -> None:
+    """The columns are part of the result."""
 
 
 def _domains(data: Sequence[str]) -> dict[str, str]:
     """A name for the domain of each file or directory, by its own name."""
     domains: dict[str, str] = {}
     for entry in data:
-        files.find([entry], "data.mixture")
         name = re.sub(r"\W+", "_", Path(entry).stem).strip("_") or "domain"
         while name in domains:
             name += "_"

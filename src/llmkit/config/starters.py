@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,27 +21,56 @@ class Starter(NamedTuple):
     """The key that names its data; empty where the data is given on the command line."""
     name: str
     about: str
+    data: str
+    """An example of its data as options; empty where no option names it."""
+    needs_model: bool = False
 
+
+_TRAINED, _TESTED = "data.train_files", "data.test_files"
+_TEXT, _ROWS = "--text corpus.txt", "--csv rows.csv"
 
 STARTERS = {
-    "pretrain": Starter("pretrain", "data.train_files", "pretrain.yaml", "a language model"),
+    "pretrain": Starter("pretrain", _TRAINED, "pretrain.yaml", "a language model", _TEXT),
     "masked": Starter(
-        "pretrain", "data.train_files", "pretrain-masked.yaml", "a masked language model"
+        "pretrain", _TRAINED, "pretrain-masked.yaml", "a masked language model", _TEXT
     ),
     "mixture": Starter(
-        "pretrain", "data.mixture", "pretrain-mixture.yaml", "a language model on several domains"
+        "pretrain",
+        "data.mixture",
+        "pretrain-mixture.yaml",
+        "a language model on several domains",
+        "",
     ),
-    "classifier": Starter("finetune", "data.train_files", "finetune.yaml", "a text classifier"),
+    "classifier": Starter("finetune", _TRAINED, "finetune.yaml", "a text classifier", _ROWS),
     "completion": Starter(
-        "finetune", "data.train_files", "finetune-completion.yaml", "a model that responds"
+        "finetune",
+        _TRAINED,
+        "finetune-completion.yaml",
+        "a model that responds",
+        "--csv chats.jsonl",
+        needs_model=True,
     ),
-    "generate": Starter("generate", "", "generate.yaml", "texts from prompts"),
-    "predict": Starter("predict", "data.test_files", "predict.yaml", "labels for rows"),
+    "generate": Starter(
+        "generate", "", "generate.yaml", "texts from prompts", "--prompt TEXT", needs_model=True
+    ),
+    "predict": Starter(
+        "predict", _TESTED, "predict.yaml", "labels for rows", _ROWS, needs_model=True
+    ),
     "evaluate": Starter(
-        "evaluate", "data.test_files", "evaluate-text.yaml", "the perplexity of a text"
+        "evaluate",
+        _TESTED,
+        "evaluate-text.yaml",
+        "the perplexity of a text",
+        _TEXT,
+        needs_model=True,
     ),
     "evaluate-labels": Starter(
-        "evaluate", "data.test_files", "evaluate-labels.yaml", "the accuracy of a classifier"
+        "evaluate",
+        _TESTED,
+        "evaluate-labels.yaml",
+        "the accuracy of a classifier",
+        _ROWS,
+        needs_model=True,
     ),
 }
 """What `llmkit init` can begin, by the name of the job."""
@@ -52,7 +82,30 @@ def starter_text(job: str) -> str:
     installed = package / "configs"
     directory = installed if installed.is_dir() else package.parent.parent / "configs"
     text = (directory / STARTERS[job].name).read_text(encoding="utf-8")
-    return "\n".join(line for line in text.split("\n") if "yaml-language-server" not in line)
+    lines = (line for line in text.split("\n") if "yaml-language-server" not in line)
+    return "\n".join(lines).removeprefix("#\n")
+
+
+def name_in_comments(text: str, config: str, run: str, filled: Collection[str]) -> str:
+    """The starter with its commands rewritten for the path of the config and its run directory,
+    and without the options whose keys are filled in."""
+    named = re.search(r"^output_dir: (\S+)", text, re.MULTILINE)
+    lines = text.split("\n")
+    for number, line in enumerate(lines):
+        if not line.startswith("#"):
+            continue
+        if named:
+            line = line.replace(named[1], run)
+        if re.search(_STARTER, line):
+            line = re.sub(_STARTER, lambda _: shlex.quote(config), line)
+            for options, key in ((r" --(text|csv) \S+", "data"), (r" --model \S+", "model")):
+                if any(each.startswith(f"{key}.") for each in filled):
+                    line = re.sub(options, "", line)
+        lines[number] = line
+    return "\n".join(lines)
+
+
+_STARTER = re.compile(r"configs/[\w-]+\.yaml")
 
 
 def fill_in(text: str, values: Mapping[str, Any]) -> str:

@@ -71,7 +71,10 @@ def resolve_by_table(
     text = text or guess_text(columns, usual_labels(columns))
     for numbers, key, what in ((text, TEXT, "text"), (label, LABEL, "label")):
         if not numbers and (labelled or key == TEXT):
-            raise columns.fault(f"it is not clear which column is the {what}", key, where)
+            fault = columns.fault(f"it is not clear which column is the {what}", key, where)
+            if labelled and only_column(columns, _RESPONSES | _CONVERSATIONS):
+                fault.next += "; train.objective=completion reads prompts with responses, or chats"
+            raise fault
     resolved: dict[str, Any] = {"text_column": _named(columns, text)}
     if labelled:
         resolved["label_column"] = _named(columns, label)

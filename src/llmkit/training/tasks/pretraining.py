@@ -118,7 +118,8 @@ class Pretraining(Task):
         given = cls._given_tokenizer(config, pretrained, block)
         report = data_report(config, session.sources, session.watch)
         size = len(given) if given else sizes.vocab_size
-        made = cls._sized_config(config, pretrained, size, block, {})
+        # The ids of a released architecture may lie outside a small vocabulary.
+        made = cls._sized_config(config, pretrained, size, block, {"pad_token_id": 0})
         if given is not None:
             tokenizers.check_fit(given, made, asked)
             tokenizer_saving.savable_tokenizer(given, made)
