@@ -134,7 +134,6 @@ def test_of_several_processes_only_the_first_prints_the_object(
         (["pretrain", "--model", "./shak", "--text", "corpus"], 66, "no model directory"),
         (["finetune", "--model", "runs/x", "--csv", "reviews.csv"], 66, "no model directory"),
         (["chat", "--model", "runs/x"], 66, "no model directory"),
-        (["chat", "--model", "runs/shake"], 78, "llmkit generate --model runs/shake"),
         (
             ["evaluate", "--text", "corpus", "--model", "runs/shake", "--model", "a/b/c"],
             66,

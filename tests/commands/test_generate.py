@@ -309,11 +309,53 @@ def test_a_model_without_a_template_does_not_chat(
 ) -> None:
     plain = _copy(model, tmp_path / "plain", "config.json")
     (plain / "chat_template.jinja").unlink()
-    for arguments in (("--prompt", "a", "--chat"), ()):
-        command = "generate" if arguments else "chat"
-        code, _, err = generate("--model", plain, *arguments, command=command)
-        assert code == 78
-        assert "no chat template" in err
+    code, _, err = generate("--model", plain, "--prompt", "a", "--chat")
+    assert code == 78
+    assert "no chat template" in err
+
+
+@pytest.fixture
+def base(model: Path, tmp_path: Path) -> Path:
+    """The model without a chat template."""
+    plain = _copy(model, tmp_path / "base", "config.json")
+    (plain / "chat_template.jinja").unlink()
+    return plain
+
+
+def test_a_base_model_continues_one_running_text(
+    generate: Generate, base: Path, tmp_path: Path
+) -> None:
+    greedy = ("generation.do_sample=false", "generation.max_new_tokens=6", "seed=3")
+    saved = tmp_path / "text.txt"
+    said = ["the cat", "and a dog", "", f"/save {saved}", "/reset", "the cat", "/quit", "never"]
+    code, out, err = generate("--model", base, *greedy, stdin="\n".join(said), command="chat")
+    assert code == 0
+    assert "continues your text and does not answer" in err
+    assert "llmkit finetune train.objective=completion" in err
+    first, second, third, again = out.removesuffix("\n").split("\n")
+    assert again == first
+    assert saved.read_text() == f"the cat{first}\nand a dog{second}{third}\n"
+    for begin, text in (
+        ("the cat", first),
+        (f"the cat{first}\nand a dog", second),
+        (f"the cat{first}\nand a dog{second}", third),
+    ):
+        (row,) = rows(generate("--model", base, "--prompt", begin, "--json", *greedy)[1])
+        assert row["text"] == text
+
+
+def test_a_running_text_that_outgrows_the_context_is_cut(generate: Generate, base: Path) -> None:
+    code, out, err = generate("--model", base, "generation.max_new_tokens=3",
+                              stdin="a " * 200, command="chat")  # fmt: skip
+    assert code == 0
+    assert "no longer fit the context" in err
+    assert out
+
+
+def test_a_base_model_reads_no_system_message(generate: Generate, base: Path) -> None:
+    code, _, err = generate("--model", base, "--system", "be kind", command="chat")
+    assert code == 78
+    assert "type it as text" in err
 
 
 def test_a_full_disk_behind_stdout_is_told(model: Path, trials: Server) -> None:

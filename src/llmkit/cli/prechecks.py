@@ -125,9 +125,7 @@ def _check_model(command: str, config: Config, console: Console, faults: Faults)
     name = config.model.name_or_path
     with faults.collected("model.name_or_path"):
         if name is not None:
-            place = _locate_model(name, console)
-            if command == "chat" and config.tokenizer.name_or_path is None:
-                _check_template(name, place)
+            _locate_model(name, console)
     with faults.collected("evaluation.compare_with"):
         for each in config.evaluation.compare_with if command == "evaluate" else ():
             _locate_model(each, console)
@@ -139,14 +137,13 @@ def _check_model(command: str, config: Config, console: Console, faults: Faults)
             directory.locate_tokenizer(config.tokenizer.name_or_path)
 
 
-def _locate_model(name: str, console: Console) -> Path:
+def _locate_model(name: str, console: Console) -> None:
     """Locates a model, and reports the checkpoint that is used of an unfinished run."""
     from llmkit.models import directory
 
     place = Path(directory.locate_model(name))
     if place.parent.name == outputs.CHECKPOINTS and place != Path(name).expanduser():
         console.say(f"{name} has no final model yet: using its checkpoint {place.name}")
-    return place
 
 
 def _check_need_of_model(command: str, config: Config) -> None:
@@ -164,20 +161,6 @@ def _check_need_of_model(command: str, config: Config) -> None:
             f"`llmkit {command}` needs a model",
             where="model.name_or_path",
             next=f"pass a run directory, a model directory or a hub name: `{FIRST[command]}`",
-        )
-
-
-def _check_template(name: str, place: Path) -> None:
-    """Raises ConfigError for a directory whose model has no chat template."""
-    from llmkit.models import directory
-
-    if place.is_dir() and not directory.has_chat_template(place):
-        raise ConfigError(
-            f"{name} has no chat template: it continues text and cannot chat",
-            where=str(place),
-            next=f'to continue a text: `llmkit generate --model {name} --prompt "..."`; to teach '
-            f"it to chat: `llmkit finetune train.objective=completion --model {name} "
-            "--csv chats.jsonl`",
         )
 
 

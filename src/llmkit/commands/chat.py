@@ -1,4 +1,4 @@
-"""`llmkit chat`: a conversation with a language model, line by line."""
+"""`llmkit chat`: a conversation with a language model, line by line; base models continue text."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from llmkit.reporting.console import Console
 from llmkit.storage import atomic
 
 HELP = """\
-/reset            start a new conversation
+/reset            start anew
 /set KEY VALUE    change a setting of `generation`: /set temperature 0.5
-/save FILE        write the conversation as JSON
+/save FILE        write the conversation as JSON, or the text
+/quit             quit, as Ctrl-D does
 /help             show this
-Ctrl-C            stop the response
-Ctrl-D            quit"""
+Ctrl-C            stop the response"""
 
 FIXED = {"num_return_sequences", "num_beams", "prompts", "prompts_file", "output_file", "chat"}
 FIXED |= {"precision", "weights", "micro_batch_size"}
@@ -48,6 +48,20 @@ class _Conversation:
     messages: list[dict[str, str]] = field(default_factory=list)
     saved: set[Path] = field(default_factory=set)
 
+    @property
+    def is_chat(self) -> bool:
+        """Whether the model answers messages; a base model continues one running text."""
+        return self.config.generation.chat
+
+    @property
+    def text(self) -> str:
+        """The running text: each line that was typed starts a line, as on the terminal."""
+        return "".join(
+            "\n" * (number > 0 and each["role"] == "user" and each["content"] != "")
+            + each["content"]
+            for number, each in enumerate(self.messages)
+        )
+
     def reset(self) -> None:
         """Removes all messages but the system message."""
         system = self.config.generation.system
@@ -56,11 +70,22 @@ class _Conversation:
     def prompt(self) -> Prompt:
         """The encoded conversation; raises DataError if it is too long."""
         settings = self.config.generation
+        if not self.is_chat:
+            return self._continuation()
         ids = prompts.chat_ids(self.messages, self.engine.tokenizer)
         asked = requests.PromptRequest(self.messages[-1]["content"], "the conversation")
         return prompts.fitted(
             asked, ids, self.engine.model.config, settings, self.config.sampling_seed
         )
+
+    def _continuation(self) -> Prompt:
+        tokenizer, config = self.engine.tokenizer, self.engine.model.config
+        asked = requests.PromptRequest(self.text, "the text")
+        settings = self.config.generation.changed(truncate_prompt=True)
+        (prompt,) = prompts.encode_prompts(
+            [asked], tokenizer, config, settings, self.config.sampling_seed
+        )
+        return prompt
 
     def use(self, settings: GenerationConfig) -> None:
         """Uses other settings from now on; raises ConfigError if they are invalid."""
@@ -76,31 +101,57 @@ def run(config: Config, sources: Sources, console: Console) -> None:
     engine = generate.engine(config, model)
     talk = _Conversation(config, engine, engine.sampler(config.generation))
     talk.reset()
-    console.say("/help lists the commands; Ctrl-D quits")
+    console.say(_greeting(model.name, talk.is_chat))
     for line in _lines():
         try:
+            if line.strip() in ("/quit", "/exit"):
+                return
             if line.startswith("/"):
                 _run_command(line, talk, console)
-            elif line.strip():
+            elif line.strip() or (talk.messages and not talk.is_chat):
                 _respond(line, talk, console)
         except LlmkitError as fault:
             console.say(str(fault))
 
 
+def _greeting(model: str, is_chat: bool) -> str:
+    commands = "/help lists the commands; Ctrl-D quits"
+    if is_chat:
+        return commands
+    return (
+        f"{model} is a base model: it continues your text and does not answer. An empty line "
+        f"continues it further. {commands}\nto teach it to answer: llmkit finetune "
+        f"train.objective=completion --model {model} --csv chats.jsonl"
+    )
+
+
 def check(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
     """Checks settings, model config and chat template, without loading weights."""
-    model = _prepare(config)[1].config
-    return {"command": "chat", "model": model.model_type, "context": prompts.context(model)}
+    config, model = _prepare(config)
+    return {
+        "command": "chat",
+        "model": model.config.model_type,
+        "answers": config.generation.chat,
+        "context": prompts.context(model.config),
+    }
 
 
 def _prepare(config: Config) -> tuple[Config, Pretrained]:
-    """The config of a conversation, and its model without weights; checks that it can chat."""
-    one = {"chat": True, "num_return_sequences": 1, "num_beams": 1}
-    settings = config.generation.changed(**one)
+    """The config of a conversation, and its model without weights. `generation.chat` says whether
+    the model has a chat template, which is checked."""
+    model = generate.open_language_model(config)
+    chat = bool(model.tokenizer.chat_template)
+    if not chat and config.generation.system is not None:
+        raise ConfigError(
+            f"{model.name} has no chat template, so it reads no system message",
+            where="generation.system",
+            next="type it as text, or use a model that was tuned to chat",
+        )
+    settings = config.generation.changed(chat=chat, num_return_sequences=1, num_beams=1)
     config = config.changed(generation=settings)
     requests.check_generation_settings(config)
-    model = generate.open_language_model(config)
-    prompts.chat_ids([{"role": "user", "content": "?"}], model.tokenizer)
+    if chat:
+        prompts.chat_ids([{"role": "user", "content": "?"}], model.tokenizer)
     generate.constraint(config, model)
     return config, model
 
@@ -135,9 +186,7 @@ def _respond(text: str, talk: _Conversation, console: Console) -> None:
     try:
         prompt = talk.prompt()
         if prompt.cut:
-            console.warn(
-                f"the first {prompt.cut} tokens of the conversation no longer fit the context"
-            )
+            console.warn(f"the first {prompt.cut} tokens no longer fit the context")
         (sample,) = generate.generate_samples(talk.engine, [prompt], talk.sampler, on_text=stream)
         record = sample.record()
         samples.put(json.dumps(record, ensure_ascii=False) if console.json else "")
@@ -155,7 +204,7 @@ def _run_command(line: str, talk: _Conversation, console: Console) -> None:
     match name:
         case "/reset":
             talk.reset()
-            console.say("new conversation")
+            console.say("new conversation" if talk.is_chat else "new text")
         case "/set":
             talk.use(_changed(talk.config.generation, *rest.strip().partition(" ")[::2]))
             console.say(f"set: {rest.strip()}")
@@ -199,4 +248,5 @@ def _save(path: Path, talk: _Conversation) -> None:
             next="choose another name: /save FILE",
         )
     talk.saved.add(path)
-    atomic.replace_text(path, json.dumps(talk.messages, indent=1, ensure_ascii=False) + "\n")
+    messages = json.dumps(talk.messages, indent=1, ensure_ascii=False)
+    atomic.replace_text(path, (messages if talk.is_chat else talk.text) + "\n")

@@ -219,14 +219,6 @@ def check_directory(directory: Path) -> None:
     check_whole(directory, weights=False)
 
 
-def has_chat_template(directory: Path) -> bool:
-    """Whether the tokenizer of a model directory has a chat template."""
-    if (directory / "chat_template.jinja").exists() or (directory / "chat_templates").exists():
-        return True
-    config = directory / "tokenizer_config.json"
-    return config.exists() and bool(read_json(config).get("chat_template"))
-
-
 def check_whole(directory: Path, weights: bool) -> None:
     """Raises NoValidCheckpoint if the weights, or else the other files, of a model that llmkit has
     written are damaged."""
