@@ -26,7 +26,7 @@ from llmkit.reporting.console import Console
 from llmkit.storage import atomic
 
 HELP = """\
-/reset            start anew
+/reset            begin a new conversation or text
 /set KEY VALUE    change a setting of `generation`: /set temperature 0.5
 /save FILE        write the conversation as JSON, or the text
 /quit             quit, as Ctrl-D does
