@@ -161,6 +161,8 @@ def test_predicting_gives_the_records_of_the_command(
 class Frame:
     """A table that gives its rows as pandas does."""
 
+    columns = ("text", "stars")
+
     def to_dict(self, orient: str) -> list[dict[str, Any]]:
         assert orient == "records"
         return [{"text": "fine dog", "stars": 5.0}, {"text": "awful\nmat", "stars": float("nan")}]
@@ -173,6 +175,24 @@ def test_a_data_frame_is_rows(classifier: dict[str, Any]) -> None:
     with pytest.raises(errors.UsageError, match="names files") as fault:
         llmkit.finetune(csv=Frame())
     assert "to_csv" in fault.value.next
+
+
+class Series(list[str]):
+    """A column of a table: it can be iterated over, and gives no rows."""
+
+    def to_dict(self) -> dict[int, str]:
+        return dict(enumerate(self))
+
+
+def test_a_column_of_a_data_frame_is_texts(classifier: dict[str, Any]) -> None:
+    column = Series(["fine dog", "awful mat"])
+    found = llmkit.predict(rows=column, model=classifier["run_dir"], quiet=True)["predictions"]
+    assert [each["text"] for each in found] == list(column)
+
+
+def test_text_that_has_no_encoding_is_refused(called: dict[str, Any]) -> None:
+    with pytest.raises(errors.DataError, match="not UTF-8"):
+        llmkit.generate(model=called["run_dir"], prompt="a\ud800")
 
 
 def test_rows_are_read_rather_than_the_files_of_a_config(

@@ -89,6 +89,14 @@ def test_a_registered_architecture_is_built_like_any_other(
         build.fill_settings(name, {}, build.CLASSIFIER_MODEL)
 
 
+def test_a_file_that_has_changed_since_it_ran_is_not_ignored(file: Path, name: str) -> None:
+    custom.run_model_code(ModelConfig(code=str(file), architecture=name))
+    file.write_text(file.read_text(encoding="utf-8") + "# other\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="has changed since") as caught:
+        custom.run_model_code(ModelConfig(code=str(file), architecture=name))
+    assert "kernel of a notebook" in caught.value.next
+
+
 def test_settings_may_stand_in_an_init_as_well(tmp_path: Path, name: str) -> None:
     path = tmp_path / "older.py"
     path.write_text(

@@ -34,6 +34,10 @@ Paths = AnyPath | Iterable[AnyPath]
 class DataFrame(Protocol):
     """A table of pandas, or another that gives its rows as mappings."""
 
+    @property
+    def columns(self) -> Any:
+        """Their names."""
+
     def to_dict(self, orient: Any, /) -> Any:
         """The rows, for `records`."""
 
@@ -233,7 +237,7 @@ def _keywords(
     for name, value in named.items():
         if isinstance(value, Mapping):
             yield GivenOption(name, name, value)
-        elif callable(getattr(value, "to_dict", None)):
+        elif hasattr(value, "columns"):
             raise _needs_file(command, name)
         elif name == "model" and command == "evaluate" and not isinstance(value, str | PathLike):
             first, *others = value or [None]
@@ -262,7 +266,7 @@ def _as_input(rows: RowsToPredict) -> PipedInput:
     from llmkit.reporting.predictions import plain
 
     records: Any = [rows] if isinstance(rows, str | Mapping) else rows
-    if callable(getattr(rows, "to_dict", None)):
+    if hasattr(rows, "columns"):
         records = records.to_dict("records")
     lines = []
     for number, row in enumerate(records):

@@ -67,6 +67,9 @@ def _transformers() -> Iterator[None]:
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
     from transformers.utils import logging
 
+    from llmkit.models import hub
+
+    hub.hub_answers.cache_clear()  # it may be reachable again
     level, shows_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     hub_hides_bars = are_progress_bars_disabled()
     logging.set_verbosity_error()

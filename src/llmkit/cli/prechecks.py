@@ -69,7 +69,7 @@ def _check_text(config: Config) -> None:
             if name.startswith(FREE_TEXT) and isinstance(text, str) and not _encodes(text):
                 raise DataError(
                     "the text is not UTF-8",
-                    where=f"{name}: {text.encode('utf-8', 'surrogateescape')!r}",
+                    where=f"{name}: {text.encode('utf-8', 'backslashreplace')!r}",
                     next="use a UTF-8 terminal, or put the text into a file",
                 )
 

@@ -25,16 +25,28 @@ def run_model_code(model: ModelConfig) -> None:
     """Runs the file of `model.code`, and checks that it registers the model to build.
 
     The caller has checked that it is allowed. Raises InputNotFound for a missing file, and
-    ConfigError if it fails, registers no architecture, or another than `model.architecture`.
+    ConfigError if it fails, registers no architecture or another than `model.architecture`, or has
+    changed since it ran.
     """
     assert model.code is not None
-    names = register(Path(model.code).expanduser().resolve())
+    file = Path(model.code).expanduser().resolve()
+    names = register(file)
+    if file.read_bytes() != _content[file]:
+        raise ConfigError(
+            f"{model.code} has changed since this process ran it",
+            where=f"{file} (model.code)",
+            next="start the process again, such as the kernel of a notebook",
+        )
     if model.name_or_path is None and model.architecture not in names:
         raise ConfigError(
             f"{model.code} registers {' and '.join(names)}, not the model to build",
             where=f"model.architecture: {model.architecture}",
             next=f"write model.architecture={names[0]}, or remove model.code",
         )
+
+
+_content: dict[Path, bytes] = {}
+"""The files that were run. transformers registers an architecture once for each process."""
 
 
 @functools.cache
@@ -48,6 +60,7 @@ def register(file: Path) -> tuple[str, ...]:
             next="write the path of a local Python file",
         )
     before = build.registered_architectures()
+    _content[file] = file.read_bytes()
     spec = importlib.util.spec_from_file_location(MODULE, file)
     if spec is None or spec.loader is None:
         raise ConfigError(f"{file.name} is not a Python file (.py)", where=f"{file} (model.code)")
