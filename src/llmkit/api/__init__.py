@@ -12,8 +12,8 @@ Each function does what the command of its name does, in this process, and retur
 - A fault of the input or the surroundings is an `llmkit.errors.LlmkitError` with `what`, `where`,
   `kept` and `next`. Other exceptions are bugs and pass unchanged. After Ctrl-C, or the interrupt of
   a notebook, the run is saved and KeyboardInterrupt raised; the same call resumes.
-- The numbers are those of the command. Started by torchrun, ranks share the work, and rank 0 has the
+- The numbers are those of the command. Under torchrun, ranks share the work, and rank 0 has the
   predictions and texts.
 - Environment variables, signal handlers, seeds and settings of torch, and logs of libraries are
-  afterwards as before. Calls from several threads take turns.
+  restored. Calls from several threads take turns.
 """
