@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import re
+import shlex
+import shutil
+import site
 import sys
+import sysconfig
+import tomllib
+from importlib import metadata
 from pathlib import Path
 
 from llmkit.errors import ConfigError
@@ -18,14 +25,39 @@ def require(package: str, extra: str, purpose: str, where: str) -> None:
         raise ConfigError(
             f"{purpose} needs the package {package}, which is not installed",
             where=where,
-            next=f"{command(extra)}, or remove {where.split(',')[0]}",
+            next=f"`{install_command(extra)}`, or remove {where.split(',')[0]}",
         )
 
 
-def command(extra: str) -> str:
-    """The command that installs an extra into this environment."""
-    clone = Path(__file__).parents[2]
-    source = (
-        f"-e '{clone}[{extra}]'" if (clone / "pyproject.toml").exists() else f"'llmkit[{extra}]'"
-    )
-    return f"{sys.executable} -m pip install {source}"
+def install_command(extra: str) -> str:
+    """The command that installs the packages of an extra beside this installation.
+
+    It names the packages themselves: `llmkit[EXTRA]` would look for llmkit on an index.
+    """
+    return shlex.join([*_installer(), *_requirements(extra)])
+
+
+def _installer() -> list[str]:
+    """pip as it installs into this environment, or uv where the environment has no pip."""
+    if importlib.util.find_spec("pip") is None and shutil.which("uv"):
+        return ["uv", "pip", "install", "--python", sys.executable]
+    pip = [sys.executable, "-m", "pip", "install"]
+    if sys.prefix != sys.base_prefix:
+        return pip
+    package = Path(__file__).resolve()
+    if site.ENABLE_USER_SITE and package.is_relative_to(Path(site.getusersitepackages()).resolve()):
+        pip.append("--user")
+    if Path(sysconfig.get_path("stdlib"), "EXTERNALLY-MANAGED").exists():
+        pip.append("--break-system-packages")  # as llmkit itself was installed
+    return pip
+
+
+def _requirements(extra: str) -> list[str]:
+    """The packages of an extra: from pyproject.toml in a clone, else from the installed package."""
+    project = Path(__file__).parents[2] / "pyproject.toml"
+    if project.is_file():
+        declared = tomllib.loads(project.read_text(encoding="utf-8"))
+        return list(declared["project"]["optional-dependencies"][extra])
+    marker = re.compile(rf"""extra == ["']{re.escape(extra)}["']""")
+    required = metadata.requires("llmkit") or []
+    return [each.partition(";")[0].strip() for each in required if marker.search(each)]
