@@ -120,6 +120,19 @@ def test_evaluating_gives_the_figures_of_the_command(
     assert lasting(found) == lasting(printed)
 
 
+def test_a_config_may_name_what_the_call_does_not(
+    called: dict[str, Any], corpus: Path, tmp_path: Path
+) -> None:
+    config = tmp_path / "evaluate.yaml"
+    values = {"model.name_or_path": called["run_dir"], "data.test_files": str(corpus)}
+    config.write_text(json.dumps(values))
+    by_config = llmkit.evaluate(config, quiet=True)
+    assert lasting(by_config) == lasting(
+        llmkit.evaluate(text=corpus, model=called["run_dir"], quiet=True)
+    )
+    assert by_config["warnings"]
+
+
 def test_generating_gives_the_records_of_the_command(
     called: dict[str, Any], command: Command
 ) -> None:

@@ -235,6 +235,8 @@ def _keywords(
         for flag in option.flags.split()
     }
     for name, value in named.items():
+        if value is None:
+            continue
         if isinstance(value, Mapping):
             yield GivenOption(name, name, value)
         elif hasattr(value, "columns"):
@@ -242,8 +244,9 @@ def _keywords(
         elif name == "model" and command == "evaluate" and not isinstance(value, str | PathLike):
             first, *others = value or [None]
             yield GivenOption(name, meant[name], first)
-            yield GivenOption(name, "evaluation.compare_with", others)
-        elif value is not None:
+            if others:
+                yield GivenOption(name, "evaluation.compare_with", others)
+        else:
             yield GivenOption(name, meant[name], value)
     for name, value in keys.items():
         if name not in Switches.__annotations__:
@@ -260,7 +263,7 @@ def _needs_file(command: str, name: str) -> UsageError:
 
 
 def _as_input(rows: RowsToPredict) -> PipedInput:
-    """RowsToPredict as JSON lines; raises UsageError for one that is neither text nor a mapping."""
+    """The rows as JSON lines; raises UsageError for one that is neither text nor a mapping."""
     from llmkit.config.types import as_yaml_value
     from llmkit.data.readers.files import PipedInput
     from llmkit.reporting.predictions import plain
