@@ -355,3 +355,13 @@ def test_help_has_groups_and_examples(capsys: pytest.CaptureFixture[str]) -> Non
         out += capsys.readouterr().out
     for mark in ("<bool>", "<str>", "<list"):
         assert mark not in out
+
+
+@pytest.mark.parametrize("command", [(), ("evaluate",), ("init",), ("keys",)])
+def test_help_fits_a_narrow_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    assert app.run_command([*command, "--help"]) == 0
+    lines = capsys.readouterr().out.split("Examples:")[0].splitlines()
+    assert [line for line in lines if len(line) > 40] == []

@@ -63,8 +63,3 @@ def test_a_report_without_runs_names_the_command(llmkit: Run, tmp_path: Path) ->
     assert "llmkit report runs/" in llmkit("report").stderr
     assert llmkit("report").returncode == 2
     assert llmkit("report", tmp_path / "nothing").returncode == 66
-
-
-def test_the_environment_is_one_object(llmkit: Run) -> None:
-    found = json.loads(llmkit("env", "--json").stdout)
-    assert {"llmkit", "python", "system", "gpus", "packages", "token_cache"} <= found.keys()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import shlex
+import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +139,18 @@ ELSEWHERE = {word: answer for words, answer in _INSTEAD.items() for word in word
 """Commands of other tools, and what to use instead."""
 
 
+NARROW = 60
+"""Columns of a terminal below which a long option precedes its text on a separate line."""
+
+
+def _fit(formatter: Any) -> None:
+    """Fits help to a narrow terminal; Click's lines have at least 50 columns."""
+    width = shutil.get_terminal_size().columns
+    formatter.width = min(formatter.width, max(width - 2, 20))
+    if width < NARROW:
+        formatter.write_dl = partial(formatter.write_dl, col_max=10)
+
+
 class Command(TyperCommand):
     """A command whose help shows an example, and no Python types."""
 
@@ -147,6 +161,11 @@ class Command(TyperCommand):
         except TyperException as fault:
             fault.ctx = getattr(fault, "ctx", None) or ctx  # type: ignore[attr-defined]
             raise
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Writes the help, fitted to the terminal."""
+        _fit(formatter)
+        super().format_help(ctx, formatter)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Writes arguments, options and an example into the help."""
@@ -164,6 +183,11 @@ class Command(TyperCommand):
 
 class Commands(TyperGroup):
     """The commands in groups; an unknown one is answered with what to type."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Writes the help, fitted to the terminal."""
+        _fit(formatter)
+        super().format_help(ctx, formatter)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Writes the commands into the help, group by group."""

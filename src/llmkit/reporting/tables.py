@@ -24,7 +24,8 @@ def show(figures: Mapping[str, Any], console: Console) -> None:
 
     A list of mappings is a table, and so is a mapping of mappings that have the same keys.
     """
-    facts = Table("", Column(overflow="fold"), show_header=False, box=None, padding=(0, 2, 0, 0))
+    columns = (Column(overflow="fold"), Column(overflow="fold"))
+    facts = Table(*columns, show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in _facts(figures):
         if console.is_terminal:
             facts.add_row(Text(name, style="bold"), Text(value))
