@@ -36,7 +36,7 @@ RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
 HEAVY = {"torch", "transformers", "datasets", "accelerate", "numpy", "tokenizers", "pyarrow"}
 
 LIGHT = (
-    *(SOURCE / "cli").glob("*.py"),
+    *(SOURCE / "cli").rglob("*.py"),
     *(SOURCE / "config").glob("*.py"),
     *(
         SOURCE / f"{name}.py"

@@ -25,6 +25,7 @@ LlmkitError
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 
@@ -138,3 +139,10 @@ class Interrupted(LlmkitError):
     """Ctrl-C."""
 
     exit_code, name = 130, "interrupted"
+
+
+def error_of(described: Mapping[str, Any]) -> LlmkitError:
+    """The error that another process described: the inverse of `described`."""
+    parts = {part: str(described.get(part, "")) for part in ("where", "kept", "next")}
+    kinds = (kind for kind in LlmkitError.__subclasses__() if kind.name == described.get("kind"))
+    return next(kinds, LlmkitError)(str(described.get("what", "")), **parts)

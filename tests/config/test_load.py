@@ -167,6 +167,24 @@ def test_a_fault_of_an_argument_names_the_argument(
     assert said in line
 
 
+@pytest.mark.parametrize(
+    ("argument", "command", "offered"),
+    [
+        ("train.learning_rate=1e-3,3e-3", "pretrain", True),
+        ("train.objective=causal,masked", "pretrain", True),
+        ("train.save_steps=1,000", "pretrain", False),
+        ("seed=1,x", "pretrain", False),
+        ("generation.top_k=1,2", "generate", False),
+    ],
+)
+def test_several_valid_values_are_answered_with_the_option_that_takes_them(
+    argument: str, command: str, offered: bool
+) -> None:
+    with pytest.raises(ConfigError) as fault:
+        load_config(command, None, [argument])
+    assert ("add `--sweep`" in fault.value.where) == offered
+
+
 def test_a_later_value_on_the_command_line_wins() -> None:
     assert load_config("pretrain", None, ["seed=1", "seed=2"]).config.seed == 2
     assert load_config("pretrain", None, ["seed=x", "seed=2"]).config.seed == 2

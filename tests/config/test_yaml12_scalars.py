@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmkit.config import yaml12
-from llmkit.config.yaml12 import dump, resolve_scalar
+from llmkit.config.yaml12 import dump, resolve_scalar, split_values
 
 SCALARS = st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False)
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=30)
@@ -68,6 +68,22 @@ def test_the_core_schema_of_yaml_1_2_is_kept(text: str, value: object) -> None:
 )
 def test_what_only_yaml_1_1_takes_for_something_else_stays_text(text: str) -> None:
     assert resolve_scalar(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("1e-3, 3e-3", ["1e-3", "3e-3"]),
+        ("[1,2],{a: 1, b: 2},'x,y',\"a\\n,b\"", ["[1,2]", "{a: 1, b: 2}", "'x,y'", '"a\\n,b"']),
+        ("a,", ["a"]),
+        *(
+            (one, [one])
+            for one in ("", ",", "|", "a,,b", "a],[b", "*a,b", "!x,y", "a,b #c", "\0,a")
+        ),
+    ],
+)
+def test_commas_separate_values_outside_brackets_and_quotes(text: str, parts: list[str]) -> None:
+    assert split_values(text) == parts
 
 
 def test_a_number_beyond_64_bits_is_refused_and_costs_no_time() -> None:

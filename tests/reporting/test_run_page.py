@@ -98,7 +98,7 @@ def test_several_runs_are_compared_by_the_keys_that_differ(make_run: MakeRun) ->
 def test_runs_with_other_validation_data_are_compared_with_a_warning(make_run: MakeRun) -> None:
     facts = {"command": "finetune", "content": {"validation data": "other"}}
     runs = [read_run(make_run("first")), read_run(make_run("second", run_json=json.dumps(facts)))]
-    assert "first and second were validated on other data" in report_page(runs)
+    assert "These 2 runs were validated on 2 different sets of data" in report_page(runs)
 
 
 def test_runs_of_different_tasks_are_not_compared(make_run: MakeRun) -> None:

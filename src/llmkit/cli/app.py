@@ -17,7 +17,7 @@ from llmkit.cli import faults
 from llmkit.cli.arguments import experts_of, is_override
 from llmkit.cli.dispatch import Given, Invocation
 from llmkit.cli.help import EPILOG, FIRST, Command, Commands
-from llmkit.cli.options import COMMON, OPTIONS, Option, parameters, refuse_unknown
+from llmkit.cli.options import OPTIONS, Option, parameters, refuse_unknown, switches
 from llmkit.cli.plain_options import (
     AppliesTo,
     Data,
@@ -253,7 +253,7 @@ def _invocation(command: str, ctx: typer.Context) -> Invocation:
         ctx.find_root().obj,
         arguments,
         chosen,
-        **{each.name: given[each.name] for each in COMMON},
+        **{each.name: given[each.name] for each in switches(command)},
     )
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from llmkit.config.checks import Faults
     from llmkit.config.load import GivenOption
     from llmkit.config.schema import Config
+    from llmkit.reporting.console import Console
 
 
 Given = tuple[str, str, Any, int]
@@ -41,6 +42,8 @@ class Invocation:
     dry_run: bool
     print_config: bool
     allow_code: bool
+    sweep: bool = False
+    print: bool = False
 
     def carry_out(self, warnings: list[str]) -> None:
         """Runs the command and prints its result; raises what `llmkit.cli.faults` reports.
@@ -51,34 +54,70 @@ class Invocation:
         given = arguments.parse_arguments(self.command, self.arguments)
         options = _with_data(self.command, self.options, given.data)
         self._check_given(given, options)
-        from llmkit.config.checks import Faults
-
-        wrong = Faults(self.command)
-        config = self._config(given, options, wrong)
-        if config is None:
-            return
-        from llmkit.cli.request import Request
-        from llmkit.data.readers.files import standard_input
         from llmkit.reporting.console import Console
 
         console = Console(self.json, self.quiet, warnings)
-        if given.data:
-            console.say(f"data: {', '.join(given.data)} (as {DATA_OPTIONS[self.command][0]})")
-        request = Request(
-            self.command, self.line, config, wrong, standard_input(), self.dry_run, self.allow_code
-        )
-        result = request.carry_out(console)
+        result = (self._sweep if self.sweep else self._once)(given, options, console)
         if result is not None:
             with faults.of_stdout():
                 console.result(result)
 
+    def _once(
+        self, given: Arguments, options: Sequence[GivenOption], console: Console
+    ) -> dict[str, Any] | None:
+        """The result of the command; None where all is printed."""
+        from llmkit.cli.request import Request
+        from llmkit.config.checks import Faults
+        from llmkit.data.readers.files import standard_input
+
+        wrong = Faults(self.command)
+        config = self._config(given, options, wrong)
+        if config is None:
+            return None
+        self._say_data(given, console)
+        request = Request(
+            self.command, self.line, config, wrong, standard_input(), self.dry_run, self.allow_code
+        )
+        return request.carry_out(console)
+
+    def _sweep(
+        self, given: Arguments, options: Sequence[GivenOption], console: Console
+    ) -> dict[str, Any] | None:
+        """The same for `--sweep`."""
+        from llmkit.cli.sweep import runs
+        from llmkit.cli.sweep.plan import CommandLine
+
+        self._say_data(given, console)
+        shared = [
+            f"--{name.replace('_', '-')}"
+            for name in ("quiet", "verbose", "allow_code")
+            if getattr(self, name)
+        ]
+        line = CommandLine(self.command, given.config, given.overrides, options, shared, self.line)
+        if self.print:
+            return runs.print_sweep(line, console, dry_run=self.dry_run)
+        return (runs.check_sweep if self.dry_run else runs.run_sweep)(line, console)
+
+    def _say_data(self, given: Arguments, console: Console) -> None:
+        """Says that data was recognised among the arguments."""
+        if given.data:
+            console.say(f"data: {', '.join(given.data)} (as {DATA_OPTIONS[self.command][0]})")
+
     def _check_given(self, given: Arguments, options: Sequence[GivenOption]) -> None:
-        """Raises UsageError for a command without arguments."""
+        """Raises UsageError for a command without arguments, and for switches that exclude one
+        another."""
         if not (given.config or given.overrides or options or self.print_config):
             raise UsageError(
                 f"`llmkit {self.command}` needs {_NEEDS.get(self.command, 'a model and input')}",
                 next=f"try `{FIRST[self.command]}`, or pass a CONFIG; "
                 f"`llmkit {self.command} --help` lists the options",
+            )
+        if self.print and not self.sweep:
+            raise UsageError("`--print` needs `--sweep`", next="add it, or use `--print-config`")
+        if self.print_config and self.sweep:
+            raise UsageError(
+                "`--print-config` prints one config",
+                next="remove `--sweep`; `--sweep --dry-run` lists the runs",
             )
 
     def _config(

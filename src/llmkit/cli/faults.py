@@ -103,7 +103,7 @@ def acknowledge_signals(json: bool) -> None:
 
 
 def _acknowledge() -> None:
-    if is_main_process():
+    if is_main_process() and not signals.state.child:  # which acknowledges it too
         how = "stopping after this step" if signals.state.saving else "stopping"
         _say(f"{how} (Ctrl-C again: now)")
 

@@ -97,8 +97,8 @@ _INSTEAD = {
     "it trains",
     "tensorboard wandb": "`report_to=tensorboard` or `report_to=wandb`, after `pretrain` or "
     "`finetune`",
-    "sweep hyperopt search grid": "`llmkit pretrain` or `llmkit finetune` once for each value, "
-    "with its own --output-dir; then `llmkit report RUN...`",
+    "sweep hyperopt search grid": "`llmkit pretrain` or `llmkit finetune` with several values "
+    "and `--sweep`: `llmkit finetune --csv rows.csv train.learning_rate=1e-5,3e-5 --sweep`",
     "info": "`llmkit env` for this installation, `llmkit report RUN` for a run",
     "doctor system": "`llmkit env`",
     "version": "`llmkit --version`",

@@ -87,6 +87,12 @@ COMMON = (
 )
 """The switches of every command that takes a config."""
 
+SWEEP_SWITCHES = (
+    Option("--sweep", "Run every combination of KEY=A,B,... one after another."),
+    Option("--print", "With --sweep: print the command of each run."),
+)
+"""The switches of commands that train."""
+
 OPTIONS: dict[str, tuple[Option, ...]] = {
     "pretrain": (
         Option(
@@ -226,6 +232,11 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
 """The options of each command that set config keys."""
 
 
+def switches(command: str) -> tuple[Option, ...]:
+    """The switches of a command, which set no config key."""
+    return (*COMMON, *(SWEEP_SWITCHES if command in ("pretrain", "finetune") else ()))
+
+
 def parameters(command: str) -> list[Parameter]:
     """The parameters of a command: its context, CONFIG, KEY=VALUE and its options."""
     config = typer.Argument(
@@ -244,7 +255,7 @@ def parameters(command: str) -> list[Parameter]:
         Parameter("ctx", Parameter.KEYWORD_ONLY, annotation=typer.Context),
         _parameter("config", _TEXT, config, None),
         _parameter("overrides", TEXTS, overrides, None),
-        *(option.parameter() for option in (*OPTIONS[command], *COMMON)),
+        *(option.parameter() for option in (*OPTIONS[command], *switches(command))),
     ]
 
 
@@ -295,6 +306,8 @@ def _instead(flag: str, setting: Setting, known: Sequence[str]) -> str:
     """What to write for an option; empty where nothing is like it."""
     from llmkit.config import suggestions
 
+    if flag in [each.flag for each in SWEEP_SWITCHES]:
+        return "is an option of pretrain and finetune"
     if near := difflib.get_close_matches(flag, known, n=1, cutoff=0.8):
         return f"did you mean `{near[0]}`?"
     return suggestions.known(setting)

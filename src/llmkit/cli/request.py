@@ -47,16 +47,9 @@ class Request:
         Raises LlmkitError with what was saved and, of a dry run, what was found. Faults of the
         system and of the libraries pass unchanged: see `llmkit.cli.faults`.
         """
-        from llmkit.cli import prechecks
-        from llmkit.config import checks
-        from llmkit.data.readers.files import Sources
-
         self.config._arguments = tuple(self.arguments)
         with _stops(self.command, self.config):
-            prechecks.check_code(self.config, self.allow_code)
-            sources = Sources(self.config, self.piped)
-            prechecks.check_early(self.command, self.config, sources, console, self.faults)
-            checks.check_objective(self.command, self.config)
+            sources = self.checked(console)
             work = self._loaded(console)
             try:
                 with within():
@@ -64,6 +57,18 @@ class Request:
             except LlmkitError as fault:
                 fault.found = fault.found if self.dry_run else {}
                 raise
+
+    def checked(self, console: Console) -> Sources:
+        """Makes all checks that need no libraries; returns the files of the config."""
+        from llmkit.cli import prechecks
+        from llmkit.config import checks
+        from llmkit.data.readers.files import Sources
+
+        prechecks.check_code(self.config, self.allow_code)
+        sources = Sources(self.config, self.piped)
+        prechecks.check_early(self.command, self.config, sources, console, self.faults)
+        checks.check_objective(self.command, self.config)
+        return sources
 
     def _loaded(self, console: Console) -> _Work:
         """What runs the command, or only checks it, with its libraries and the user's own code."""

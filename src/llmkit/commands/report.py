@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import webbrowser
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmkit.errors import WriteError
+from llmkit.errors import InputNotFound
 from llmkit.reporting.run_page import write_page
 from llmkit.reporting.run_record import PAGE, read_run
-from llmkit.storage import atomic, outputs
+from llmkit.storage import outputs
 
 
 def report_runs(directories: Sequence[str], output: str | None, opens: bool) -> dict[str, Any]:
@@ -19,11 +19,17 @@ def report_runs(directories: Sequence[str], output: str | None, opens: bool) -> 
     Raises InputNotFound, DataError or UsageError for runs that are missing, damaged or not
     comparable, and WriteError for a file that cannot be written or was not written by a report.
     """
-    paths = [Path(directory).expanduser() for directory in directories]
+    paths = list(_runs([Path(directory).expanduser() for directory in directories]))
+    if not paths:
+        raise InputNotFound(
+            "there is no run",
+            where=", ".join(directories),
+            next="name a run directory: the --output-dir of pretrain or finetune",
+        )
     runs = [read_run(path) for path in paths]
     default = paths[0] / PAGE if len(paths) == 1 else Path(PAGE)
     page = Path(output).expanduser() if output else default
-    _check_replaceable(page)
+    outputs.check_report(page)
     write_page(runs, page)
     if opens:
         webbrowser.open(page.resolve().as_uri())
@@ -35,15 +41,18 @@ def report_runs(directories: Sequence[str], output: str | None, opens: bool) -> 
     }
 
 
-def _check_replaceable(page: Path) -> None:
-    atomic.check_writable(page)
+def _runs(paths: Sequence[Path]) -> Iterator[Path]:
+    """The runs among the paths. A sweep stands for its runs; its other files, which `DIR/*` names
+    too, are skipped."""
+    for path in paths:
+        if outputs.is_sweep(path):
+            yield from sorted(record.parent for record in path.glob(f"*/{outputs.RUN}"))
+        elif not (path.is_file() and _is_of_sweep(path)):
+            yield path
+
+
+def _is_of_sweep(path: Path) -> bool:
     try:
-        is_ours = not page.exists() or (page.is_file() and outputs.holds_report(page))
-    except OSError as error:
-        raise atomic.cannot_write(error, page) from error
-    if not is_ours:
-        raise WriteError(
-            f"{page} exists, and no report wrote it",
-            where=str(page),
-            next="name another file with --output, or remove this one",
-        )
+        return path.name == outputs.SWEEP or outputs.holds_report(path)
+    except OSError:
+        return False

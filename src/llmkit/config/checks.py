@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -82,18 +82,20 @@ class Faults:
             if not place.is_own:
                 fault.where = f"{place.text}: {name}: {fault.where}".removesuffix(f": {name}")
             raise fault
-        lines = sorted([*self.found, *(self._line(*each) for each in self.raised)])
+        lines = self.lines()
         kinds = {ConfigError} if self.found else {type(fault) for _, _, fault in self.raised}
         kind = kinds.pop() if len(kinds) == 1 else ConfigError
-        shown = [line for _, line in lines[:MAX_FAULTS_SHOWN]]
-        if len(lines) > MAX_FAULTS_SHOWN:
-            shown.append(f"and {len(lines) - MAX_FAULTS_SHOWN} more")
         raise kind(
             f"invalid config: {len(lines)} faults" if len(lines) > 1 else "invalid config",
-            where="\n       ".join(shown),
+            where=listed(lines),
             next=f"`llmkit keys` explains all keys, `llmkit {self.command} --print-config` shows "
             "their values",
         )
+
+    def lines(self) -> list[str]:
+        """One line for each fault, in the order of their places."""
+        raised = (self._line(*each) for each in self.raised)
+        return [line for _, line in sorted([*self.found, *raised])]
 
     @staticmethod
     def _line(place: ConfigPlace, name: str, fault: LlmkitError) -> tuple[ConfigPlace, str]:
@@ -101,6 +103,14 @@ class Faults:
         where = "" if fault.where in ("", name) or name in fault.where else f" ({fault.where})"
         next = f"; {fault.next}" if fault.next else ""
         return place, f"{place.text}: {name}: {what}{where}{next}"
+
+
+def listed(lines: Sequence[str]) -> str:
+    """Lines below one another, as the part `where` of an error shows them; not too many."""
+    left = len(lines) - MAX_FAULTS_SHOWN
+    return "\n       ".join(
+        [*lines[:MAX_FAULTS_SHOWN], *([f"and {left} more"] if left > 0 else [])]
+    )
 
 
 def _place_of(name: str, places: Mapping[KeyPath, ConfigPlace]) -> ConfigPlace:

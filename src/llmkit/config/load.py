@@ -15,7 +15,7 @@ from llmkit.config.given import GivenOption as GivenOption
 from llmkit.config.given import GivenValue, from_file, from_keywords, from_line
 from llmkit.config.keys import leaves
 from llmkit.config.schema import Config
-from llmkit.config.types import RULE
+from llmkit.config.types import RULE, Form
 from llmkit.config.yaml12 import KeyPath, dump
 
 
@@ -215,9 +215,12 @@ def _add_fault(
         return
     setting = settings[path]
     hint = suggestions.for_value(key, path, setting.value, setting.text, setting.writing)
+    several = ""
+    if setting.place.form == Form.ARGUMENT and faults.command in ("pretrain", "finetune"):
+        several = suggestions.for_several(path, setting.text)
     got = dump(setting.value)
     got = got if len(got) <= 60 else f"{got[:57]}..."
-    faults.add(setting.place, setting.name, f"should be {key.takes}; got {got}", hint)
+    faults.add(setting.place, setting.name, f"should be {key.takes}; got {got}", hint, several)
 
 
 def _put(nested: dict[str, Any], path: KeyPath, value: Any) -> None:

@@ -172,6 +172,16 @@ def for_value(key: Key, path: KeyPath, value: Any, text: str, writing: Writing) 
     return f"above {LARGEST:g}, 32-bit arithmetic overflows" if beyond else ""
 
 
+def for_several(path: KeyPath, text: str) -> str:
+    """What to add where a text lists several valid values of a key; empty for any other."""
+    try:
+        values = [yaml12.parse_scalar(part) for part in yaml12.split_values(text)]
+    except ValueError:
+        return ""
+    several = len(values) > 1 and all(is_valid(path, value) for value in values)
+    return "to train one run with each value, add `--sweep`" if several else ""
+
+
 def is_valid(path: KeyPath, value: Any) -> bool:
     """Whether a value is valid for a key, with defaults for all others."""
     for part in reversed(path):
@@ -247,9 +257,14 @@ def _candidates(key: Key, value: Any, text: str) -> Iterator[Any]:
         yield text
 
 
+_GROUPED = re.compile(r"[-+]?[0-9]{1,3}(,[0-9]{3})+(\.[0-9]*)?%?")
+
+
 def _readings(text: str) -> Iterator[Any]:
     """What text may mean as a number or a switch: `1_000`, `1,000`, `5%`, `yes`."""
-    number = text.replace("_", "").replace(",", "").strip()
+    number = text.replace("_", "").strip()
+    if _GROUPED.fullmatch(number):
+        number = number.replace(",", "")
     for reading in (number, number.removesuffix("%")):
         try:
             plain = resolve_scalar(reading)

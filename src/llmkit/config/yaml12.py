@@ -110,6 +110,20 @@ def parse_scalar(text: str) -> Any:
     return value
 
 
+def split_values(text: str) -> list[str]:
+    """The parts of a text between the commas that would separate values in a YAML list, as they are
+    written. Commas in brackets and quotes do not separate. A text that cannot be so read is one."""
+    try:
+        reader = _Composer(f"[{text}]")
+        node = reader.get_single_node()
+    except (yaml.YAMLError, _RefusedError):
+        return [text]
+    if not isinstance(node, yaml.SequenceNode) or node.end_mark.index != len(text) + 2:
+        return [text]
+    ends = [(each.start_mark.index - 1, each.end_mark.index - 1) for each in node.value]
+    return [text[start:end].strip() for start, end in ends] or [text]
+
+
 def resolve_scalar(text: str) -> Any:
     """The value of unquoted text; raises ValueError for an integer beyond 64 bits."""
     if _NULL.fullmatch(text):

@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from llmkit.errors import Interrupted, LlmkitError, Stopped
@@ -39,6 +39,10 @@ class SignalState:
         """Whether Ctrl-C only interrupts a response."""
         self.hosted = False
         """Whether the process belongs to a program that calls llmkit, such as a notebook."""
+        self.child = 0
+        """The process that does the work for this one and gets its signals, or 0."""
+        self.passed_on = 0
+        """The last signal that the child was sent, or 0."""
 
     def is_second(self, number: int) -> bool:
         """Records a signal; returns whether it is a Ctrl-C after another signal.
@@ -52,6 +56,13 @@ class SignalState:
         if not self.received:
             self.received, self.at = number, now
         return again
+
+    def pass_on(self, number: int) -> None:
+        """Sends a signal to the child, if there is one."""
+        if self.child:
+            self.passed_on = number
+            with suppress(ProcessLookupError):
+                os.kill(self.child, number)
 
 
 state = SignalState()
@@ -70,9 +81,11 @@ class StopSignal:
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
         """The signal handler: takes no lock, prints nothing, runs no collective."""
-        if self.seen.is_second(number):
-            if state.hosted:
-                raise KeyboardInterrupt
+        again = self.seen.is_second(number)
+        state.pass_on(number)
+        if again and state.hosted:
+            raise KeyboardInterrupt
+        if again:
             os._exit(130)
         self.received = number
 
@@ -171,6 +184,7 @@ def _listen(
                 continue
             first = not seen.received
             if seen.is_second(number):
+                state.pass_on(number)
                 end()
                 os._exit(128 + signal.SIGINT)
             if first:

@@ -6,8 +6,8 @@ import json as jsonlib
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import IO, Any, cast
 
 from rich.console import Console as RichConsole
@@ -98,9 +98,13 @@ class Console:
             # A lone surrogate, from a file name that is not UTF-8, becomes a JSON escape.
             print(line.encode("utf-8", "backslashreplace").decode(), flush=True)
         elif not self.silent:
-            from llmkit.reporting import summary, tables
+            from llmkit.reporting import summary, sweep_summary, tables
 
-            if summary.is_training(figures):
+            lines: Iterable[str] = ()
+            if sweep_summary.describes_sweep(figures):
+                lines = sweep_summary.of_sweep(figures)
+                figures = {"runs": sweep_summary.sweep_rows(figures, RichConsole().width)}
+            elif summary.is_training(figures):
                 print("\n".join(map(printable, summary.of_training(figures))))
                 figures = {key: figures[key] for key in ("domains",) if key in figures}
             if sys.stdout.isatty():
@@ -108,14 +112,24 @@ class Console:
             else:
                 text = tables.result_text(figures).encode("utf-8", "backslashreplace").decode()
                 print(text, end="", flush=True)
+            for line in map(printable, lines):
+                if sys.stdout.isatty():  # sentences are folded between words, paths not at all
+                    out = RichConsole(highlight=False)
+                    out.print(Text(line), soft_wrap=line.startswith(" "))
+                else:
+                    print(line, flush=True)
+
+    def loading(self) -> AbstractContextManager[None]:
+        """Shows on a terminal that the libraries are loading, if that takes long."""
+        return self.waiting("loading torch and transformers…")
 
     @contextmanager
-    def loading(self) -> Iterator[None]:
-        """Shows on a terminal that the libraries are loading, if that takes long."""
+    def waiting(self, text: str) -> Iterator[None]:
+        """Shows on a terminal what the command waits for, if that takes long."""
         if self.silent or not self.stderr.is_terminal:
             yield
             return
-        status = self.stderr.status("loading torch and transformers…")
+        status = self.stderr.status(text)
         later = threading.Timer(LOADING_SECONDS, status.start)
         later.start()
         try:

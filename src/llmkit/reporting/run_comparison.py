@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 from llmkit.errors import UsageError
 from llmkit.reporting import plots
-from llmkit.reporting.run_record import RunRecord
+from llmkit.reporting.run_record import LOWER_IS_BETTER, RunRecord
 
 HEADLINES = ("bits_per_byte", "perplexity", "accuracy", "f1_macro", "mae", "pearson", "loss")
 """Figures that runs are compared by, where they have them."""
@@ -19,11 +20,10 @@ def compare_runs(runs: Sequence[RunRecord], anchors: Sequence[str]) -> dict[str,
     keys = differing_keys(runs)
     figures = [key for key in HEADLINES if any(key in run.validation for run in runs)]
     rows = []
+    best = ranked_runs(runs)[:1]
     for run, anchor in zip(runs, anchors, strict=True):
         values = dict(dotted_values(run.config))
-        cells = [
-            {"text": figure_text(values.get(key, "")), "value": values.get(key, "")} for key in keys
-        ]
+        cells = []
         for key in figures:
             value = run.validation.get(key)
             bounds = interval_of(run.validation, key)
@@ -38,12 +38,14 @@ def compare_runs(runs: Sequence[RunRecord], anchors: Sequence[str]) -> dict[str,
             )
         given = [values.get(key, "") for key in keys]
         cells += [{"text": figure_text(value), "value": value} for value in given]
-        rows.append({"anchor": anchor, "name": run.name, "cells": cells})
+        notes = [*(["best"] if run in best else []), *([] if run.is_finished else ["unfinished"])]
+        note = f" ({', '.join(notes)})" if notes else ""
+        rows.append({"anchor": anchor, "name": run.name, "note": note, "cells": cells})
     names = [key.replace("_", " ") for key in figures]
     drawn = {run.name: run.metrics for run in runs}
     return {
-        "sentence": _best(runs, figures),
-        "warnings": list(_unlike(runs)),
+        "sentences": verdict(runs),
+        "warnings": unlike_data(runs),
         "caption": "Keys that differ, and figures on the validation data with 95% intervals. "
         "A heading sorts the table.",
         "columns": ["run", *names, *(key.rpartition(".")[2] for key in keys)],
@@ -54,23 +56,59 @@ def compare_runs(runs: Sequence[RunRecord], anchors: Sequence[str]) -> dict[str,
     }
 
 
-def _best(runs: Sequence[RunRecord], figures: Sequence[str]) -> str:
-    if not figures:
-        return "None of these runs has validation figures."
-    key = figures[0]
-    lower = key in ("loss", "perplexity", "bits_per_byte", "mae", "rmse")
-    measured = [run for run in runs if run.validation.get(key) is not None]
-    ranked = sorted(measured, key=lambda run: run.validation[key], reverse=not lower)
-    name = key.replace("_", " ")
+def ranked_runs(runs: Sequence[RunRecord]) -> list[RunRecord]:
+    """The runs by the first figure that they are compared by, best first; unfinished ones only if
+    none is finished."""
+    done = [run for run in runs if run.is_finished] or list(runs)
+    key = _main_figure(done)
+    usable = [run for run in done if run.validation.get(key) is not None]
+    return sorted(usable, key=lambda run: run.validation[key], reverse=key not in LOWER_IS_BETTER)
+
+
+def _main_figure(runs: Sequence[RunRecord]) -> str:
+    """The first figure that a run has, of those that runs are compared by."""
+    return next((key for key in HEADLINES if any(key in run.validation for run in runs)), "")
+
+
+def verdict(runs: Sequence[RunRecord]) -> list[str]:
+    """Which run is best, by how much, and how far that can be trusted."""
+    ranked = ranked_runs(runs)
+    if not ranked:
+        return ["None of these runs has validation figures."]
+    key = _main_figure(ranked)
+    name, values = key.replace("_", " "), [run.validation[key] for run in ranked]
+    if len(ranked) > 1 and differing_keys(ranked) == ["seed"]:
+        mean, spread = statistics.fmean(values), statistics.stdev(values)
+        low, high = map(figure_text, (min(values), max(values)))
+        return [
+            f"{len(ranked)} runs that differ only in their seed: mean {name} {figure_text(mean)}, "
+            f"from {low} to {high} (standard deviation {figure_text(spread)})."
+        ]
     first = ranked[0]
-    text = f"{first.name} has the best {name}: {figure_text(first.validation[key])}"
-    if len(ranked) > 1:
-        second = ranked[1]
-        text += f"; next is {second.name} with {figure_text(second.validation[key])}"
-        bounds = [run.validation.get("intervals", {}).get(key) for run in ranked[:2]]
-        if all(bounds) and _overlap(*bounds):
-            text += ". Their intervals overlap: the difference may be chance"
-    return f"{text}."
+    text = f"{first.name} has the best {name}: {figure_text(values[0])}"
+    if len(ranked) == 1:
+        return [f"{text}."]
+    if (equal := values.count(values[0])) > 1:
+        text = f"{equal} runs share the best {name}: {figure_text(values[0])}"
+        return [f"{text}; {first.name} is the first of them.", _caution(first, key, len(ranked))]
+    text += f"; next is {ranked[1].name} with {figure_text(values[1])}"
+    bounds = [run.validation.get("intervals", {}).get(key) for run in ranked[:2]]
+    if all(bounds) and _overlap(*bounds):
+        text += ". Their intervals overlap: the difference may be chance"
+    return [f"{text}.", _caution(first, key, len(ranked))]
+
+
+def _caution(best: RunRecord, key: str, count: int) -> str:
+    """Why the figure of the best run is too good, and its figure on data that chose nothing."""
+    text = (
+        f"This best of {count} was chosen on the validation data, so its figure there is optimistic"
+    )
+    measured = best.evaluation.get("test") or best.result.get("test") or {}
+    if (value := measured.get(key)) is None:
+        return f"{text}: measure it on other data with llmkit evaluate."
+    bounds = interval_of(measured, key)
+    shown = f"{figure_text(value)}{f' ({bounds})' if bounds else ''}"
+    return f"{text}. On the test data it has {key.replace('_', ' ')} {shown}."
 
 
 def _overlap(first: Sequence[float], second: Sequence[float]) -> bool:
@@ -95,17 +133,16 @@ def _headline(run: RunRecord) -> str:
     return next((key for key in HEADLINES if key in run.validation), "nothing").replace("_", " ")
 
 
-def _unlike(runs: Sequence[RunRecord]) -> Iterator[str]:
+def unlike_data(runs: Sequence[RunRecord]) -> list[str]:
     """What makes the figures of some runs hard to compare: other validation data."""
-    for first, second in pairwise(runs):
-        content = [
-            (run.facts.get("content") or {}).get("validation data") for run in (first, second)
-        ]
-        if content[0] != content[1]:
-            yield (
-                f"{first.name} and {second.name} were validated on other data or with another "
-                "tokenizer: only figures per byte can be compared, and those only on the same text."
-            )
+    found = {(run.facts.get("content") or {}).get("validation data") for run in runs}
+    if len(found) < 2:
+        return []
+    return [
+        f"These {len(runs)} runs were validated on {len(found)} different sets of data, or with "
+        "different tokenizers: only figures per byte can be compared, and those only on the same "
+        "text."
+    ]
 
 
 def differing_keys(runs: Sequence[RunRecord]) -> list[str]:
@@ -137,6 +174,6 @@ def figure_text(value: Any) -> str:
     """A value as people read it: numbers of four digits or more whole, others to four digits."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    if isinstance(value, int) or (float(value).is_integer() and abs(value) >= 1000):
+    if isinstance(value, int) or (float(value).is_integer() and 1000 <= abs(value) < 1e15):
         return f"{int(value):,}"
-    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+    return f"{value:,.0f}" if 10_000 <= abs(value) < 1e15 else f"{value:.4g}"

@@ -94,9 +94,15 @@ def _run(run: RunRecord, anchor: str) -> dict[str, Any]:
         "speed": list(_speed(run)),
         "notes": run.facts.get("notes", []),
         "choices": list(_choices(run)),
-        "repeat": shlex.join(["llmkit", *map(str, run.facts.get("arguments", [run.command]))]),
+        "repeat": _repeat(run),
         "environment": list(_environment(run)),
     }
+
+
+def _repeat(run: RunRecord) -> str:
+    """The command that repeats the run and prints its summary."""
+    words = map(str, run.facts.get("arguments", [run.command]))
+    return shlex.join(["llmkit", *(word for word in words if word != "--json")])
 
 
 def _sentence(run: RunRecord) -> str:

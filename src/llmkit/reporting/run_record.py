@@ -15,6 +15,9 @@ from llmkit.storage import jsonl
 
 FACTS, PAGE = "run.json", "report.html"
 
+LOWER_IS_BETTER = {"loss", "perplexity", "bits_per_byte", "mse", "rmse", "mae"}
+"""Figures that fall while a model gets better; all others rise."""
+
 
 @dataclass(frozen=True)
 class RunRecord:

@@ -20,6 +20,8 @@ from llmkit.storage import atomic, paths
 from llmkit.storage.resumable import SETTINGS, settings_of
 
 RUN, CONFIG, CHECKPOINTS, METRICS = "run.json", "config.yaml", "checkpoints", "metrics.jsonl"
+SWEEP = "sweep.json"
+"""The file of a sweep with its request; its runs are directories beside it."""
 STATE = "state.json"
 """The file of a checkpoint with everything besides weights and moments."""
 FINAL = "final"
@@ -81,8 +83,22 @@ def without(paths: Iterable[Path], root: Path) -> list[Path]:
 
 
 def is_output_directory(directory: Path) -> bool:
-    """Whether a directory is a run, a model or checkpoint of a run, or the cache."""
-    return _is_run(directory) or _is_committed(directory) or _is_cache(directory)
+    """Whether a directory is a run, a sweep, a model or checkpoint of a run, or the cache."""
+    return (
+        _is_run(directory)
+        or is_sweep(directory)
+        or _is_committed(directory)
+        or _is_cache(directory)
+    )
+
+
+def is_sweep(directory: Path) -> bool:
+    """Whether a directory holds the runs of a sweep."""
+    try:
+        record = json.loads((directory / SWEEP).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(record, dict) and {"command", "request"} <= record.keys()
 
 
 def is_output_file(path: Path) -> bool:
@@ -111,6 +127,21 @@ def holds_report(path: Path) -> bool:
     """Whether `report` wrote a file; raises OSError if it cannot be read."""
     with path.open("rb") as file:
         return bool(_REPORT.match(file.read(_PAGE).decode("utf-8", "replace").lstrip()))
+
+
+def check_report(page: Path) -> None:
+    """Raises WriteError for a page that cannot be written, or that no report wrote."""
+    atomic.check_writable(page)
+    try:
+        is_ours = not page.exists() or (page.is_file() and holds_report(page))
+    except OSError as error:
+        raise atomic.cannot_write(error, page) from error
+    if not is_ours:
+        raise WriteError(
+            f"{page} exists, and no report wrote it",
+            where=str(page),
+            next="name another file with --output, or remove this one",
+        )
 
 
 def _is_run(directory: Path) -> bool:

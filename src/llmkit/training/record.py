@@ -15,15 +15,13 @@ from torch import Tensor
 from llmkit.config.resolved import ResolvedTrain
 from llmkit.distributed.processes import Processes
 from llmkit.errors import WriteError
+from llmkit.reporting.run_record import LOWER_IS_BETTER
 from llmkit.reporting.training_display import TrainingDisplay, memory_used
 from llmkit.storage import outputs
 from llmkit.storage.jsonl import JsonLines
 from llmkit.training import checkpoint
 from llmkit.training.checkpoint import State
 from llmkit.training.schedule import NEAR, Budget, Clock, readable_minutes
-
-LOWER_IS_BETTER = {"loss", "perplexity", "bits_per_byte", "mse", "mae"}
-"""Validation metrics that fall while a model gets better; all others rise."""
 
 FAILED_SAVES = 3
 """Number of consecutive periodic checkpoints that may fail before the run stops."""

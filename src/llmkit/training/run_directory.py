@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -64,6 +63,16 @@ def sizes(config: Config, command: str) -> dict[str, Any] | None:
     return found.get("sizes", found.get("settled"))  # its name in older runs
 
 
+def finished_result(config: Config, command: str) -> dict[str, Any] | None:
+    """The figures of the run in the given directory if it is finished, and of this config."""
+    try:
+        found = _read_record(Path(str(config.output_dir)).expanduser() / RUN)
+    except WriteError:
+        return None
+    is_same = found.get("request") == run_identity.request_of(config, command)
+    return found.get("result") if is_same else None
+
+
 @contextmanager
 def hold_run_directory(config: Config, command: str) -> Iterator[Path]:
     """The run directory, created and locked while in use; only the main process touches it, and
@@ -79,7 +88,7 @@ def hold_run_directory(config: Config, command: str) -> Iterator[Path]:
 def _claimed(config: Config, command: str) -> Path:
     """A new directory in `runs/`, which says from the start what it is for."""
     request = run_identity.request_of(config, command)
-    facts = {"command": command, "arguments": sys.argv[1:], "request": request}
+    facts = {"command": command, "arguments": list(config.command_line), "request": request}
     prefix = run_identity.default_prefix(config, command)
     return numbered.claim(RUNS_DIRECTORY, prefix, RUN, facts, again=config.resume == "never")
 

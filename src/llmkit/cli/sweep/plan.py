@@ -1,0 +1,190 @@
+"""The plan of a sweep: each configuration with its config, its directory and its command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from llmkit.cli.sweep.grid import Configuration, configurations
+from llmkit.config import yaml12
+from llmkit.config.checks import Faults
+from llmkit.config.load import GivenOption, read_config
+from llmkit.config.schema import Config
+from llmkit.errors import UsageError, WriteError
+from llmkit.reporting.run_record import PAGE
+from llmkit.storage import atomic, numbered, outputs
+from llmkit.storage.outputs import SWEEP
+from llmkit.training import run_directory, run_identity
+from llmkit.training.run_identity import RUNS_DIRECTORY
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """A command line by its parts; the common switches are those that each run gets too."""
+
+    command: str
+    config: Path | None
+    overrides: Sequence[str]
+    options: Sequence[GivenOption]
+    switches: Sequence[str] = ()
+    typed: Sequence[str] = ()
+    """The whole, as it was typed."""
+
+    def words(self, overrides: Sequence[str], directory: Path) -> list[str]:
+        """The words after `llmkit`, with these overrides and this output directory."""
+        waiting = [each for each in self.options if each.key != "output_dir"]
+        waiting.sort(key=lambda option: option.after)
+        words = [self.command, *([str(self.config)] if self.config else [])]
+        for number, override in enumerate(overrides):
+            while waiting and waiting[0].after <= number:
+                words += _option_words(waiting.pop(0))
+            words.append(override)
+        words += [word for option in waiting for word in _option_words(option)]
+        return [*words, *_words("--output-dir", str(directory)), *self.switches]
+
+
+def _option_words(option: GivenOption) -> Iterator[str]:
+    values = [option.value] if isinstance(option.value, str | int) else option.value
+    for value in values:
+        yield from _words(option.flag, str(value))
+
+
+def _words(flag: str, value: str) -> list[str]:
+    return [f"{flag}={value}"] if value.startswith("-") else [flag, value]
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A configuration with its config, and the faults of that."""
+
+    configuration: Configuration
+    config: Config
+    faults: Faults
+
+    @property
+    def name(self) -> str:
+        """The name of its directory."""
+        return self.configuration.name
+
+    @property
+    def directory(self) -> Path:
+        """The directory of the run."""
+        return Path(str(self.config.output_dir))
+
+    def placed(self, sweep: Path) -> PlannedRun:
+        """The run in the directory of its sweep."""
+        return replace(self, config=self.config.changed(output_dir=str(sweep / self.name)))
+
+    def described(self, status: str, **more: Any) -> dict[str, Any]:
+        """The run as `--json` has it."""
+        values = self.configuration.values.items()
+        keys = {name: yaml12.parse_scalar(text) for name, text in values}
+        directory = str(self.directory)
+        return {"name": self.name, "run_dir": directory, "keys": keys, "status": status, **more}
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """All runs of a sweep."""
+
+    line: CommandLine
+    runs: Sequence[PlannedRun]
+    directory: Path
+    prefix: str
+    """The default name without its number; empty where the directory is given."""
+
+    def result(self, run: PlannedRun) -> dict[str, Any] | None:
+        """The figures of a run, if it is finished."""
+        return run_directory.finished_result(run.config, self.line.command)
+
+    def words(self, run: PlannedRun) -> list[str]:
+        """The command line of a run, without `llmkit`."""
+        return self.line.words(run.configuration.overrides, run.directory)
+
+    def all_words(self) -> list[str]:
+        """The command line of the whole sweep in this directory, without `llmkit`."""
+        return [*self.line.words(self.line.overrides, self.directory), "--sweep"]
+
+    def claimed(self) -> SweepPlan:
+        """The same in a directory that exists and says what it is for."""
+        facts = {
+            "command": self.line.command,
+            "arguments": list(self.line.typed),
+            "request": _request(self.line.command, self.runs),
+        }
+        if self.prefix:
+            again = self.runs[0].config.resume == "never"
+            directory = numbered.claim(RUNS_DIRECTORY, self.prefix, SWEEP, facts, again)
+            return _placed(self, directory)
+        text = json.dumps(facts, indent=1, ensure_ascii=False)
+        try:
+            atomic.make_directory(self.directory)
+        except OSError as error:
+            raise atomic.cannot_write(error, self.directory) from error
+        atomic.replace_text(self.directory / SWEEP, text + "\n")
+        return self
+
+    def check_place(self) -> None:
+        """Raises WriteError if the directory of the sweep is a run, or holds a file of another
+        origin under a name that the sweep writes."""
+        if (self.directory / outputs.RUN).exists():
+            what = "holds a run, not a sweep"
+        elif (self.directory / SWEEP).exists() and not outputs.is_sweep(self.directory):
+            what = f"holds a file {SWEEP} that is not of a sweep"
+        elif self.directory.is_dir():
+            outputs.check_report(self.directory / PAGE)
+            return
+        else:
+            return
+        raise WriteError(
+            what, where=f"output_dir={self.directory}", next="choose another output_dir"
+        )
+
+    def check_different(self) -> None:
+        """Raises UsageError for two runs with the same config."""
+        seen: list[tuple[str, Config]] = []
+        for run in self.runs:
+            config = run.config.changed(output_dir=None)
+            if same := next((name for name, other in seen if other == config), None):
+                raise UsageError(
+                    f"{same} and {run.name} are the same run",
+                    where=", ".join(run.configuration.values),
+                    next="keep one of equal values, and one of an option and its key",
+                )
+            seen.append((run.name, config))
+
+
+def plan_sweep(line: CommandLine) -> SweepPlan:
+    """The configurations of a command line and where they run; creates nothing.
+
+    Faults of a config are kept with its run. Raises UsageError for values that are no grid.
+    """
+    runs = []
+    for each in configurations(line.overrides):
+        faults = Faults(line.command)
+        read = read_config(line.command, line.config, each.overrides, line.options, faults)
+        runs.append(PlannedRun(each, read.config, faults))
+    if (given := runs[0].config.output_dir) is not None:
+        return _placed(SweepPlan(line, runs, Path(given), ""), Path(given).expanduser())
+    names = {run_identity.default_prefix(run.config, line.command) for run in runs}
+    prefix = f"{names.pop() if len(names) == 1 else line.command}-sweep"
+    found = None
+    if runs[0].config.resume != "never":
+        request = _request(line.command, runs)
+        found = numbered.find_numbered(RUNS_DIRECTORY, prefix, SWEEP, request)
+    directory = found or numbered.next_free(RUNS_DIRECTORY, prefix)
+    return _placed(SweepPlan(line, runs, directory, prefix), directory)
+
+
+def _placed(plan: SweepPlan, directory: Path) -> SweepPlan:
+    runs = [run.placed(directory) for run in plan.runs]
+    return replace(plan, runs=runs, directory=directory)
+
+
+def _request(command: str, runs: Sequence[PlannedRun]) -> dict[str, Any]:
+    """The request of a sweep: those of its runs, in any order."""
+    asked = [run_identity.request_of(run.config, command) for run in runs]
+    return {"command": command, "runs": sorted(asked, key=json.dumps)}

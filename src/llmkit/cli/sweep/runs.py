@@ -1,0 +1,223 @@
+"""Carries out a sweep: checks every configuration, then runs one after another and compares them.
+
+Each run is a separate process with the command line that would start it alone. So its numbers are
+those of the single command, it leaves no memory behind, and no fault of one stops the others.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from llmkit.cli import faults
+from llmkit.cli.request import Request
+from llmkit.cli.sweep.checks import SweepFaults, failed_runs, stopped_sweep
+from llmkit.cli.sweep.plan import CommandLine, PlannedRun, SweepPlan, plan_sweep
+from llmkit.distributed import launcher, signals
+from llmkit.distributed.child import run_command_line
+from llmkit.distributed.signals import StopSignal
+from llmkit.errors import LlmkitError, UsageError
+from llmkit.reporting.console import Console
+from llmkit.reporting.run_record import PAGE
+from llmkit.storage import outputs
+from llmkit.training import run_directory
+
+FINISHED, FAILED, INTERRUPTED, WAITING = "finished", "failed", "interrupted", "not started"
+
+
+def run_sweep(line: CommandLine, console: Console) -> dict[str, Any]:
+    """Runs what is unfinished, and returns all runs and how they compare.
+
+    Raises what is wrong with any configuration before the first run starts. The error of failed
+    runs, and of a sweep that was stopped, holds all runs too.
+    """
+    plan = _checked(line)
+    with signals.stop_signal() as stop:
+        _check_with_libraries(plan, stop, console)
+        plan = plan.claimed()
+        with run_directory.held(plan.directory):
+            return _carried_out(plan, stop, console)
+
+
+def check_sweep(line: CommandLine, console: Console) -> dict[str, Any]:
+    """Checks everything that unfinished runs need, without weights or writing, and lists all."""
+    plan = _checked(line)
+    return {**_facts(plan), "dry_run": True, "runs": _checked_with_libraries(plan, console)}
+
+
+def print_sweep(line: CommandLine, console: Console, *, dry_run: bool) -> dict[str, Any] | None:
+    """Prints the command of each run in a line of a shell, or with `--json` returns them; with
+    `dry_run` after all checks, and without creating the directory that the commands name."""
+    plan = _checked(line)
+    if dry_run:
+        _checked_with_libraries(plan, console)
+    else:
+        plan = plan.claimed()
+    commands = [shlex.join(["llmkit", *plan.words(run)]) for run in plan.runs]
+    if broken := next((each for each in commands if "\n" in each), None):
+        raise UsageError(
+            "a command with a line break does not fit into a line",
+            where=broken,
+            next="write the value as quoted YAML, with \\n for the break: KEY='\"a\\nb\"'",
+        )
+    if console.json:
+        return {**_facts(plan), "commands": commands}
+    with faults.of_stdout():
+        # Bytes, since file names need not be UTF-8.
+        sys.stdout.buffer.write(os.fsencode("".join(f"{command}\n" for command in commands)))
+        sys.stdout.flush()
+    return None
+
+
+def _facts(plan: SweepPlan) -> dict[str, Any]:
+    keys = list(plan.runs[0].configuration.values)
+    return {"command": plan.line.command, "sweep_dir": str(plan.directory), "keys": keys}
+
+
+def _checked(line: CommandLine) -> SweepPlan:
+    """The plan, after all checks that need no libraries."""
+    if launcher.n_processes() > 1:
+        raise UsageError(
+            "a sweep starts one process for each run",
+            where="environment: WORLD_SIZE",
+            next="run it without torchrun; or print its commands with `--sweep --print`, and start "
+            "each of them with torchrun",
+        )
+    plan = plan_sweep(line)
+    found = SweepFaults(plan.runs)
+    for run in plan.runs:
+        with found.collected(run):
+            _request(plan, run).checked(_Unheard())
+    found.check()
+    plan.check_different()
+    plan.check_place()
+    return plan
+
+
+def _checked_with_libraries(plan: SweepPlan, console: Console) -> list[dict[str, Any]]:
+    """All runs, with the report of a dry run for those that are unfinished."""
+    found, runs = SweepFaults(plan.runs), []
+    with console.watch("configurations checked", len(plan.runs)) as advance:
+        for run in plan.runs:
+            report = {}
+            if (status := _status(plan, run)) != FINISHED:
+                with found.collected(run):
+                    report = {"report": _request(plan, run).carry_out(_Unheard())}
+            runs.append(run.described(status, **report))
+            advance(1)
+    found.check()
+    return runs
+
+
+def _check_with_libraries(plan: SweepPlan, stop: StopSignal, console: Console) -> None:
+    """The same in another process: its memory, and a GPU that only one process may use, are free
+    for the runs."""
+    if all(_status(plan, run) == FINISHED for run in plan.runs):
+        return
+    console.say(f"sweep of {len(plan.runs)} runs in {plan.directory}: checking all of them")
+    with console.waiting("checking the configurations…"):
+        words = [*plan.all_words(), "--dry-run", "--json"]
+        ended = run_command_line(words, stop, shown=False)
+    if ended.fault is not None:
+        raise (
+            ended.fault if not ended.was_stopped else stopped_sweep(_figures(plan, []), ended.fault)
+        )
+
+
+def _request(plan: SweepPlan, run: PlannedRun) -> Request:
+    allowed = "--allow-code" in plan.line.switches
+    return Request(plan.line.command, [], run.config, run.faults, None, True, allowed)
+
+
+def _status(plan: SweepPlan, run: PlannedRun) -> str:
+    if plan.result(run) is not None:
+        return FINISHED
+    return INTERRUPTED if (run.directory / outputs.RUN).exists() else WAITING
+
+
+def _carried_out(plan: SweepPlan, stop: StopSignal, console: Console) -> dict[str, Any]:
+    failed: list[tuple[str, LlmkitError]] = []
+    for number, run in enumerate(plan.runs, 1):
+        heading = f"run {number} of {len(plan.runs)}: {run.name}"
+        if _status(plan, run) == FINISHED:
+            console.say(f"{heading}: finished before")
+            continue
+        if stop.received:
+            raise stopped_sweep(_figures(plan, failed), signals.stopped_by(stop.received))
+        console.say(heading)
+        ended = run_command_line([*plan.words(run), "--json"], stop, shown=True)
+        fault = ended.fault
+        if fault is None:
+            _say_result(ended.printed, console)
+        elif ended.was_stopped:
+            raise stopped_sweep(_figures(plan, failed), fault)
+        else:
+            failed.append((run.name, fault))
+    figures = _compared(_figures(plan, failed), console)
+    if not failed:
+        return figures
+    if not console.json:
+        with faults.of_stdout():
+            console.result(figures)
+    raise failed_runs(figures, failed)
+
+
+def _figures(plan: SweepPlan, failed: Sequence[tuple[str, LlmkitError]]) -> dict[str, Any]:
+    """All runs as they are now."""
+    wrong = dict(failed)
+    return {**_facts(plan), "runs": [_outcome(plan, run, wrong.get(run.name)) for run in plan.runs]}
+
+
+def _outcome(plan: SweepPlan, run: PlannedRun, fault: LlmkitError | None) -> dict[str, Any]:
+    if fault is not None:
+        return run.described(FAILED, error=fault.described())
+    result = plan.result(run)
+    return run.described(_status(plan, run), **({} if result is None else {"result": result}))
+
+
+def _say_result(result: dict[str, Any], console: Console) -> None:
+    """The lines of a run's summary on what it did and how good it is."""
+    from llmkit.reporting import summary
+
+    for text in summary.of_training(result):
+        if not text.startswith(" "):
+            console.say(text)
+
+
+def _compared(figures: dict[str, Any], console: Console) -> dict[str, Any]:
+    """Adds the best run, and the page that compares the runs that have begun."""
+    from llmkit.commands.report import report_runs
+    from llmkit.reporting import run_comparison
+    from llmkit.reporting.run_record import read_run
+
+    begun = [Path(run["run_dir"]) for run in figures["runs"] if run["status"] != WAITING]
+    records = [read_run(each) for each in begun if (each / outputs.RUN).exists()]
+    ranked = run_comparison.ranked_runs(records)
+    found: dict[str, Any] = {"best": ranked[0].name if ranked else None, "page": None}
+    found["sentences"] = [
+        *run_comparison.verdict(records),
+        *run_comparison.unlike_data(records),
+    ]
+    if records:
+        page = Path(figures["sweep_dir"]) / PAGE
+        try:
+            report_runs([str(each.directory) for each in records], str(page), opens=False)
+            found["page"] = str(page)
+        except UsageError as fault:
+            console.warn(f"no page was written: {fault.what}")
+    return {**figures, **found}
+
+
+class _Unheard(Console):
+    """Keeps messages to itself: each run prints its own."""
+
+    def __init__(self) -> None:
+        super().__init__(json=True, quiet=True)
+
+    def warn(self, text: str) -> None:
+        """Keeps a warning."""
+        self.warnings.append(text)
