@@ -55,9 +55,10 @@ def claim(parent: Path, prefix: str, record: str, facts: Mapping[str, Any], agai
     WriteError.
     """
     while True:
+        # The name comes first: a directory that appears after the search has taken it.
+        target = next_free(parent, prefix)
         if not again and (found := find_numbered(parent, prefix, record, facts[REQUEST])):
             return found
-        target = next_free(parent, prefix)
         partial = target.with_name(f".tmp-{target.name}-{os.getpid()}")
         try:
             atomic.make_directory(partial)
