@@ -9,7 +9,7 @@ from typing import Any
 from llmkit.config.yaml12 import dump
 from llmkit.reporting.run_comparison import HEADLINES, figure_text, interval_of
 
-NARROW = 60
+ROOM_FOR_TWO = 60
 """Columns of a terminal below which the table has one figure instead of two; the page has all."""
 
 
@@ -36,7 +36,7 @@ def sweep_rows(figures: Mapping[str, Any], columns: int) -> list[dict[str, Any]]
     keys, its figures with their intervals; and its state where not all are finished."""
     runs, short = figures["runs"], _short_names(figures["keys"])
     shown = [key for key in HEADLINES if any(key in _validation(run) for run in runs)]
-    shown = shown[: 1 if columns < NARROW else 2]
+    shown = shown[: 1 if columns < ROOM_FOR_TWO else 2]
     mixed = figures.get("dry_run") or any(run["status"] != "finished" for run in runs)
     return [
         {
