@@ -98,26 +98,30 @@ class Console:
             # A lone surrogate, from a file name that is not UTF-8, becomes a JSON escape.
             print(line.encode("utf-8", "backslashreplace").decode(), flush=True)
         elif not self.silent:
-            from llmkit.reporting import summary, sweep_summary, tables
+            self._print_result(figures)
 
-            lines: Iterable[str] = ()
-            if sweep_summary.describes_sweep(figures):
-                lines = sweep_summary.of_sweep(figures)
-                figures = {"runs": sweep_summary.sweep_rows(figures, RichConsole().width)}
-            elif summary.is_training(figures):
-                print("\n".join(map(printable, summary.of_training(figures))))
-                figures = {key: figures[key] for key in ("domains",) if key in figures}
-            if sys.stdout.isatty():
-                tables.show(figures, RichConsole(highlight=False))
-            else:
-                text = tables.result_text(figures).encode("utf-8", "backslashreplace").decode()
-                print(text, end="", flush=True)
-            for line in map(printable, lines):
-                if sys.stdout.isatty():  # sentences are folded between words, paths not at all
-                    out = RichConsole(highlight=False)
-                    out.print(Text(line), soft_wrap=line.startswith(" "))
-                else:
-                    print(line, flush=True)
+    def _print_result(self, figures: Mapping[str, Any]) -> None:
+        """Prints a summary of training, an evaluation or a sweep with its tables, or every figure
+        of another result."""
+        from llmkit.reporting import evaluation_summary, summary, sweep_summary, tables
+
+        before: Iterable[str] = ()
+        after: Iterable[str] = ()
+        if sweep_summary.describes_sweep(figures):
+            after = sweep_summary.of_sweep(figures)
+            figures = {"runs": sweep_summary.sweep_rows(figures, RichConsole().width)}
+        elif summary.is_training(figures):
+            before = summary.of_training(figures)
+            figures = {key: figures[key] for key in ("domains",) if key in figures}
+        elif evaluation_summary.is_evaluation(figures):
+            before, figures, after = evaluation_summary.arrange_evaluation(figures)
+        _print_lines(before)
+        if sys.stdout.isatty():
+            tables.show(figures, RichConsole(highlight=False))
+        else:
+            text = tables.result_text(figures).encode("utf-8", "backslashreplace").decode()
+            print(text, end="", flush=True)
+        _print_lines(after)
 
     def loading(self) -> AbstractContextManager[None]:
         """Shows on a terminal that the libraries are loading, if that takes long."""
@@ -171,3 +175,14 @@ class Console:
                 self.say(f"{label}: {100 * done / total:.0f}%, {clock(left)} left")
 
         return advance
+
+
+def _print_lines(lines: Iterable[str]) -> None:
+    """Prints lines on stdout; on a terminal, sentences are folded between words, paths not at
+    all."""
+    for line in map(printable, lines):
+        if sys.stdout.isatty():
+            RichConsole(highlight=False).print(Text(line), soft_wrap=line.startswith(" "))
+        else:
+            # A lone surrogate, from a file name that is not UTF-8, is escaped.
+            print(line.encode("utf-8", "backslashreplace").decode(), flush=True)

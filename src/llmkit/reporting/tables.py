@@ -31,7 +31,7 @@ def show(figures: Mapping[str, Any], console: Console) -> None:
             facts.add_row(Text(name, style="bold"), Text(value))
         else:
             console.print(Text(f"{name}: {value}"))
-    if console.is_terminal:
+    if facts.row_count:
         console.print(facts)
     for name, rows in _tables(figures):
         console.print(_table(name, rows))
