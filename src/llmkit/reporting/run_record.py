@@ -87,7 +87,9 @@ def read_run(directory: Path) -> RunRecord:
     if not (directory / FACTS).is_file():
         inside = sorted(path.parent.name for path in directory.glob(f"*/{FACTS}"))
         raise InputNotFound(
-            "this is no run of pretrain or finetune" if directory.is_dir() else "there is no run",
+            "this is not a run of pretrain or finetune"
+            if directory.is_dir()
+            else "there is no run",
             where=str(directory),
             next=f"name one of the runs in it: {', '.join(inside[:5])}"
             if inside

@@ -134,7 +134,7 @@ def _read_record(path: Path) -> dict[str, Any]:
         found["command"] = str(found["command"])
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise WriteError(
-            f"holds a run whose {RUN} is damaged ({error})",
+            f"the directory holds a run whose {RUN} is damaged ({error})",
             where=str(path),
             kept="the run, untouched",
             next='restore it; {"command": "pretrain"} or the like is enough to resume',
@@ -153,8 +153,8 @@ def _writable(directory: Path) -> bool:
     existing = next(p for p in (directory, *directory.parents) if _exists(p))
     if not existing.is_dir():
         raise WriteError(
-            "not a directory",
-            where=f"output_dir={directory} ({existing})",
+            f"{existing} is not a directory",
+            where=f"output_dir={directory}",
             next="choose another output_dir",
         )
     if not os.access(existing, os.W_OK | os.X_OK):
@@ -179,20 +179,20 @@ def _check_holdings(directory: Path, command: str, resume: str) -> None:
     record = directory / RUN
     if not record.exists():
         raise WriteError(
-            f"holds files that are not a run of llmkit ({sorted(present)[0]})",
+            f"the directory holds files that are not a run of llmkit ({sorted(present)[0]})",
             where=f"output_dir={directory}",
             next="choose another output_dir; nothing is overwritten that a run did not create",
         )
     found = _read_record(record)["command"]
     if found != command:
         raise WriteError(
-            f"holds a run of {found}, not of {command}",
+            f"the directory holds a run of {found}, not of {command}",
             where=f"output_dir={directory}",
             next="choose another output_dir",
         )
     if resume == "never":
         raise WriteError(
-            "holds a run, and resume is `never`",
+            "the directory holds a run, and resume is `never`",
             where=f"output_dir={directory}",
             kept="that run, untouched",
             next="choose another output_dir, or remove `resume` to resume it",

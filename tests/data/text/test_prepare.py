@@ -54,6 +54,16 @@ def test_raw_text_becomes_tokens_and_comes_back_exactly(
     assert any("documents" in line and "bytes per token" in line for line in said)
 
 
+def test_what_is_held_out_of_one_file_is_named(
+    tmp_path: Path, poems: list[str], watch: Watch
+) -> None:
+    for document, held_out in (("blank_line", "21 documents"), ("file", "the end")):
+        said: list[str] = []
+        path = str(tmp_path / "poems.txt")
+        prepare(config(train_files=path, document=document), watch, said.append)
+        assert f"held out: {held_out} of poems.txt" in said
+
+
 def test_a_second_run_reads_nothing_again(
     tmp_path: Path, poems: list[str], watch: Watch, caplog: pytest.LogCaptureFixture
 ) -> None:

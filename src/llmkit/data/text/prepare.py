@@ -254,6 +254,9 @@ def _held_out(made: TokenFile, text: RawText) -> str:
     parts = [many(whole, "whole document")] if whole else []
     parts += [f"the end of {many(cut, 'document')}"] if cut else []
     names = [str(text.found[number].path) for number, _, _ in made.by_source]
+    if len(text.found) == 1:
+        of_file = Path(names[0]).name
+        return f"held out: {many(whole, 'document') if whole else 'the end'} of {of_file}"
     shown = ", ".join(Path(name).name for name in names[:_SHOWN])
     more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
     of = f"{len(names):,} of {many(len(text.found), 'file')}"
