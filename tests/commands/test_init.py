@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -137,4 +141,39 @@ def test_an_existing_file_is_never_replaced(capsys, rows: Path) -> None:
 def test_what_does_not_fit_is_refused(capsys, rows: Path, arguments, code, said) -> None:
     found, _, err = told(capsys, "init", *arguments)
     assert (found, said in err) == (code, True), err
+    assert not list(Path().glob("*.yaml"))
+
+
+def answered(answers: bytes) -> tuple[int, str]:
+    """The exit code of `llmkit init` on a terminal where this is typed, and what it shows there."""
+    ours, terminal = pty.openpty()
+    os.write(ours, answers)
+    done = subprocess.run(
+        [sys.executable, "-m", "llmkit", "init"],
+        stdin=terminal, stdout=subprocess.DEVNULL, stderr=terminal, check=False,
+    )  # fmt: skip
+    os.close(terminal)
+    shown = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    return done.returncode, shown
+
+
+def test_a_terminal_is_asked(rows: Path) -> None:
+    code, shown = answered(b"classifier\nmy reviews.csv\n")
+    assert code == 0, shown
+    assert "text_column: review" in Path("classifier.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        (b"\x04", "a question was not answered"),
+        (b"clasifier\n\n", "did you mean `llmkit init classifier`?"),
+        (b"pretrain\n'corpus.txt\n", "close the quote"),
+    ],
+)
+def test_an_answer_that_cannot_be_used_is_refused(rows: Path, answers: bytes, said: str) -> None:
+    code, shown = answered(answers)
+    assert code == 2, shown
+    assert said in shown
     assert not list(Path().glob("*.yaml"))

@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from inspect import Signature
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -136,8 +137,20 @@ def _ask(starters: Mapping[str, Any], data: list[str] | None) -> tuple[str, list
     job = str(typer.prompt("What do you want to make", default="pretrain", err=True)).strip()
     if not data and job in starters and starters[job].files:
         given = str(typer.prompt("Your files (Enter to fill them in later)", default="", err=True))
-        data = shlex.split(given)
+        data = _as_paths(given)
     return job, data
+
+
+def _as_paths(given: str) -> list[str]:
+    """The paths of an answer: one that exists, or else the words that a shell would read."""
+    if Path(given).exists() and given:
+        return [given]
+    try:
+        return shlex.split(given)
+    except ValueError as error:
+        raise UsageError(
+            f"cannot read the files: {error}", where=given, next="close the quote, or use none"
+        ) from None
 
 
 @app.command("report", cls=Command)

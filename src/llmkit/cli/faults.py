@@ -176,6 +176,9 @@ def as_fault(error: BaseException) -> LlmkitError | None:
             return _out_of_memory()
         case _ if number:  # an interrupted library raises errors of its own
             return stopped(KeyboardInterrupt() if number == signal.SIGINT else _ended_by(number))
+        case typer.Abort():
+            advice = "answer it, or pass options instead: `llmkit COMMAND --help` lists them"
+            return UsageError("a question was not answered", next=advice)
         case OSError() if error.errno is not None:
             return _of_system(error)
         case Exception() if hidden := re.search(r"os error (\d+)", str(error)):  # of Rust
