@@ -22,6 +22,7 @@ REVIEWS = [["bad", "a film"], ["good", "b film"], ["bad", "c film"], ["good", "d
         (None, REVIEWS, (1,), (0,)),
         (("premise", "hypothesis", "label"), [], (0, 1), (2,)),
         (("id", "sentence", "foo"), [], (1,), ()),
+        (("id", "review"), [], (1,), ()),
         (("text", "foo"), [], (0,), (1,)),
         (("text", "label", "category"), [], (0,), ()),
         (("text", "sentence", "label"), [], (), (2,)),

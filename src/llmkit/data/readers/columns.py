@@ -19,6 +19,9 @@ _LABEL = """label labels category categories class target sentiment intent topic
 LABEL_NAMES = frozenset(_LABEL.split())
 """Usual names of a label column."""
 
+_NUMBERING = frozenset("id idx index guid uuid row_id".split())
+"""Names of columns that number the rows and are no labels."""
+
 PAIR_NAMES = (
     ("sentence1", "sentence2"),
     ("premise", "hypothesis"),
@@ -115,7 +118,8 @@ def guess(
         text = guess_text(columns, label)
     if text and not label:
         left = [number for number in _candidates(columns) if number not in text]
-        label = (left[0],) if len(left) == 1 and not usual_labels(columns) else ()
+        sole = len(left) == 1 and _names(columns)[left[0]] not in _NUMBERING
+        label = (left[0],) if sole and not usual_labels(columns) else ()
     if not text and len(_candidates(columns)) == 2:
         again = [number for number in _candidates(columns) if _repeats(rows(), number)]
         if len(again) == 1:
