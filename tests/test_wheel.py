@@ -19,6 +19,7 @@ def test_a_wheel_runs_from_an_empty_directory(tmp_path: Path) -> None:
     [wheel] = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     wanted = {"llmkit/configs/pretrain.yaml", "llmkit/reporting/templates/report.html"}
+    wanted |= {"llmkit/README.md", "llmkit/configs/README.md"}
     assert wanted <= set(names)
     assert not [name for name in names if name.startswith("tests/")]
     place = tmp_path / "installed"
