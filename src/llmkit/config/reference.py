@@ -6,7 +6,7 @@ import difflib
 import json
 import shutil
 import textwrap
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from llmkit.config import jobs, keys, other_tools
@@ -89,17 +89,11 @@ def _paragraph(key: Key, width: int) -> str:
     return "\n".join((f"{key.name} = {dump(key.default)}", *indented))
 
 
-README_SECTIONS = ("model", "train")
-"""The sections in the README's table; configs/README.md has all."""
-
-
-def key_table(sections: Collection[str] = ()) -> str:
-    """A Markdown table of keys with type, default, scope and meaning; with `sections`, only of
-    their keys and the top-level ones."""
+def key_table() -> str:
+    """A Markdown table of all keys with type, default, scope and meaning."""
     rows = [
         f"| `{key.name}` | {key.takes} | `{dump(key.default)}` | {key.scope} | {key.meaning} |"
         for key in keys.all_keys().values()
-        if not sections or len(key.path) == 1 or key.path[0] in sections
     ]
     return (
         "\n".join(["| Key | Type | Default | For | Meaning |", "|---|---|---|---|---|", *rows])
