@@ -32,7 +32,7 @@ def blocks(path: Path) -> list[tuple[str, str]]:
 def commands() -> list[list[str]]:
     """The arguments of each llmkit command in a shell block, in order."""
     shell = "".join(text for language, text in blocks(README) if language == "sh")
-    shell = re.sub(r"^torchrun .* -m (?=llmkit )", "", shell, flags=re.M)
+    shell = re.sub(r"^(torchrun .* -m|docker run .*) (?=llmkit )", "", shell, flags=re.M)
     lines = (shlex.split(line, comments=True) for line in shell.splitlines())
     return [words[1:] for words in lines if words[:1] == ["llmkit"]]
 
