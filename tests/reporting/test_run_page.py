@@ -156,3 +156,19 @@ def test_a_browser_shows_the_page_without_errors(make_run: MakeRun, tmp_path: Pa
     assert 'aria-sort="ascending"' in done.stdout
     body = done.stdout[done.stdout.index("<tbody>") :]
     assert body.index(">first<") < body.index(">second<")
+
+
+def test_samples_show_prompt_and_continuation_apart_and_older_runs_their_text(
+    make_run: MakeRun,
+) -> None:
+    rows = [
+        {"step": 1, "validation_loss": 2.0},
+        {"step": 1, "samples": ["an older text"]},
+        {"step": 2, "samples": [{"prompt": "<once> upon", "continuation": "a time"}]},
+    ]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    page = report_page([read_run(make_run(metrics_jsonl=lines))])
+    assert "<div>an older text</div>" in page
+    assert '<span class="faint">prompt</span> &lt;once&gt; upon</div>' in page
+    assert '<span class="faint">continuation</span> a time</div>' in page
+    assert Tags(page).open == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from collections.abc import Sequence as Series
-from itertools import chain
+from itertools import chain, islice
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -170,24 +170,24 @@ def generate_responses(
 def continuations(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    ids: Series[int],
+    prompts: Series[Series[int]],
     settings: GenerationConfig,
     seed: int,
-) -> list[str]:
-    """`settings.num_return_sequences` continuations of a prompt's token ids, without the prompt.
+) -> list[list[str]]:
+    """`settings.num_return_sequences` continuations of each prompt's token ids, without the prompt.
 
-    The prompt is cut from the left to fit the context. The global random state and the model's
+    A prompt is cut from the left to fit the context. The global random state and the model's
     training mode do not change.
     """
     limit = prompting.context(model.config)
-    kept = tuple(ids if limit is None else ids[-(limit - 1) :])
-    prompt = Prompt("", kept, seed, settings.max_new_tokens, limit=limit)
+    kept = [tuple(ids if limit is None else ids[-(limit - 1) :]) for ids in prompts]
+    given = [Prompt("", ids, seed, settings.max_new_tokens, limit=limit) for ids in kept]
     training = model.training
     model.eval()
     try:
         engine = Engine(model, tokenizer, settings.micro_batch_size)
-        return [
-            sample.text for sample in generate_samples(engine, [prompt], engine.sampler(settings))
-        ]
+        made = generate_samples(engine, given, engine.sampler(settings))
+        each = settings.num_return_sequences
+        return [[sample.text for sample in islice(made, each)] for _ in given]
     finally:
         model.train(training)

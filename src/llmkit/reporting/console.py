@@ -77,6 +77,11 @@ class Console:
         if not self.silent:
             self.stderr.print(Text(printable(text)))
 
+    def show(self, text: Text) -> None:
+        """Prints text of a model or of the data on stderr; nothing with --quiet."""
+        if not self.silent:
+            self.stderr.print(text)
+
     def warn(self, text: str) -> None:
         """Prints a warning on stderr, even with --quiet, and keeps it for the result."""
         if text not in self.warnings:

@@ -236,11 +236,9 @@ def _samples(run: RunRecord) -> Iterator[dict[str, Any]]:
         found[-1:] if len(found) == 1 else [*found[:1], *found[1:][-(MOST_SAMPLED_STEPS - 1) :]]
     )
     for record in chosen:
-        texts = [
-            f"{each['prompt']}{each['text']}" if isinstance(each, Mapping) else str(each)
-            for each in record["samples"]
-        ]
-        yield {"step": f"{record['step']:,}", "texts": texts}
+        # Older runs kept only the text.
+        some = [each if isinstance(each, Mapping) else {"": each} for each in record["samples"]]
+        yield {"step": f"{record['step']:,}", "samples": some}
 
 
 def _domains(run: RunRecord) -> dict[str, Any] | None:

@@ -1,4 +1,5 @@
-"""Show samples on a terminal: streamed text, and the candidates for each token."""
+"""Show samples on a terminal: streamed text, the candidates for each token, and samples during
+training."""
 
 from __future__ import annotations
 
@@ -16,6 +17,15 @@ from llmkit.errors import WriteError
 
 BETWEEN = "\n---\n"
 """Separator between two texts."""
+
+_INDENT = 10
+"""Columns before the texts of a sample, for their names."""
+
+_LINES = 4
+"""Maximum number of lines of a text of a sample on the screen; the run keeps all of it."""
+
+_NAMES = {"continuation": "model", "response": "model", "prediction": "model"}
+"""Names on the screen, where they are shorter than the key."""
 
 
 def put(text: str) -> None:
@@ -60,6 +70,24 @@ def steps_table(record: Mapping[str, Any]) -> str:
     with console.capture() as captured:
         console.print(table)
     return captured.get()
+
+
+def text_sample(sample: Mapping[str, str], console: Console) -> Text:
+    """A sample made during training: its prompt and what the model made of it, each after its name,
+    folded to the width of a terminal, and shortened."""
+    shown = Text()
+    for name, text in sample.items():
+        lines = list(Text("\n".join(filter(str.strip, harmless(text).splitlines()))).split("\n"))
+        if console.is_terminal:
+            room = max(1, console.width - _INDENT)
+            lines = [part for line in lines for part in line.wrap(console, room)]
+        if len(lines) > _LINES:
+            lines = [*lines[:_LINES], Text("…")]
+        shown.append(
+            f"{'' if not shown else chr(10)}  {_NAMES.get(name, name):{_INDENT - 2}}", "dim"
+        )
+        shown.append(Text("\n" + " " * _INDENT).join(lines))
+    return shown
 
 
 def _quoted(candidate: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 from llmkit.config.resolved import ResolvedTrain
 from llmkit.distributed.processes import Processes
 from llmkit.errors import WriteError
+from llmkit.reporting import samples
 from llmkit.reporting.run_record import LOWER_IS_BETTER
 from llmkit.reporting.training_display import TrainingDisplay, memory_used
 from llmkit.storage import outputs
@@ -178,7 +179,10 @@ class Recorder:
         return self._stopped_early(state)
 
     def sampled(self, state: State, found: Mapping[str, Any]) -> None:
-        """Record samples of the model after a validation."""
+        """Show and record samples of the model after a validation."""
+        console = self.display.console
+        for sample in found.get("samples", ()):
+            console.show(samples.text_sample(sample, console.stderr))
         if found:
             self._note(state, found)
 

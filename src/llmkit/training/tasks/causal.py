@@ -15,19 +15,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from llmkit.config import jobs
 from llmkit.data.examples import order
 from llmkit.data.examples.blocks import Blocks
+from llmkit.data.text.excerpts import excerpts
 from llmkit.data.text.token_file import TokenFile
-from llmkit.inference import generate
+from llmkit.inference import generate, prompts
 from llmkit.models import build, logits, moe, packing, rope
 from llmkit.models.experts import record as records
 from llmkit.models.experts import twins
 from llmkit.models.kernels.cross_entropy import LinearCrossEntropy
 from llmkit.models.moe import Balance
+from llmkit.models.tokenizer import prompt_ids
 from llmkit.training.tasks import branch, defaults
 from llmkit.training.tasks.pretraining import Pretraining, special_ids
 from llmkit.training.tasks.task import IGNORED, Batch, Loss, Rows, Sums, summed_cross_entropy
-
-_PROMPT = 16
-"""Number of held-out tokens used as the prompt of a sample."""
 
 
 class CausalLoss(Loss):
@@ -143,14 +142,19 @@ class Causal(Pretraining):
         return order.rows_of_step(step, **how)
 
     def samples(self, model: PreTrainedModel, loss: Loss) -> dict[str, Any]:
-        """A few continuations of held-out text."""
-        source = self.validation or self.examples
-        prompt = source.tokens.ids[:_PROMPT].tolist()
-        settings = self.config.generation
-        texts = generate.continuations(
-            model, self.tokenizer, prompt, settings, self.config.sampling_seed
-        )
-        begin = self.tokenizer.decode(prompt, skip_special_tokens=True)
-        for text in texts:
-            self.session.console.say(f"  sample: {begin!r} -> {text!r}")
-        return {"samples": texts}
+        """Continuations of a few excerpts of held-out text."""
+        files = list((self.held_out or self.learned).values())
+        texts = excerpts(files, self.tokenizer)
+        limit = prompts.context(model.config)
+        ids = [prompt_ids(self.tokenizer, text) for text in texts]
+        if limit is not None:  # half of the context is for the continuation
+            ids = [each[-max(1, limit // 2) :] for each in ids]
+        settings, seed = self.config.generation, self.config.sampling_seed
+        made = generate.continuations(model, self.tokenizer, ids, settings, seed)
+        return {
+            "samples": [
+                {"prompt": text, "continuation": each}
+                for text, some in zip(texts, made, strict=True)
+                for each in some
+            ]
+        }

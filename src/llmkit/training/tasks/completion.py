@@ -50,6 +50,10 @@ ROW, ROWS = 512, 40
 a small data set, so that it has enough steps."""
 
 
+_ASKED = 2
+"""Number of held-out prompts that are answered after a validation."""
+
+
 class CompletionLoss(CausalLoss):
     """Cross entropy of each response token, given those before it in its conversation."""
 
@@ -234,16 +238,19 @@ class Completion(Task):
         return fingerprints.of_rows([each.opening for each in self.data.train], self.tokenizer)
 
     def samples(self, model: PreTrainedModel, loss: Loss) -> dict[str, Any]:
-        """The model's current response to a held-out prompt."""
-        messages = _messages((self.data.validation or self.data.train)[:1])
-        ids = prompts.chat_ids(messages[0][:-1], self.tokenizer)
-        settings = self.config.generation
-        texts = generate.continuations(
-            model, self.tokenizer, ids, settings, self.config.sampling_seed
-        )
-        for text in texts:
-            self.session.console.say(f"  sample: {messages[0][-2]['content']!r} -> {text!r}")
-        return {"samples": texts}
+        """The model's current responses to a few held-out prompts."""
+        some = self.data.validation or self.data.train
+        asked = _messages([some[n * len(some) // _ASKED] for n in range(min(_ASKED, len(some)))])
+        ids = [prompts.chat_ids(messages[:-1], self.tokenizer) for messages in asked]
+        settings, seed = self.config.generation, self.config.sampling_seed
+        made = generate.continuations(model, self.tokenizer, ids, settings, seed)
+        return {
+            "samples": [
+                {"prompt": messages[-2]["content"], "response": text}
+                for messages, texts in zip(asked, made, strict=True)
+                for text in texts
+            ]
+        }
 
     def results(self, loss: Loss, figures: Mapping[str, Any]) -> dict[str, Any]:
         """Measure the model in `final/` on held-out responses, and generate the configured number

@@ -37,7 +37,10 @@ _ARCHITECTURE = "modernbert"
 _FEWEST = 4  # minimum tokens of a masked block, two of which are special
 
 _SOME = 256  # rows used to estimate the share of predicted positions
-_SHOWN, _AROUND = 4, 6  # number of hidden tokens shown, and of tokens on each side
+_ROWS, _SHOWN, _AROUND = 2, 2, 10  # rows, hidden tokens shown of each, and tokens on each side
+
+BLANK = "____"
+"""The place of a hidden token in a sample."""
 
 
 class MaskedLoss(Loss):
@@ -158,11 +161,14 @@ class Masked(Pretraining):
 
     def samples(self, model: PreTrainedModel, loss: Loss) -> dict[str, Any]:
         """A few hidden tokens of held-out text with the model's predictions."""
-        batch = (self.validation or self.examples).batch([0])
-        texts = filled(by_domain.whole(loss), model, self.tokenizer, batch)
-        for text in texts:
-            self.session.console.say(f"  sample [predicted / hidden]: {text}")
-        return {"samples": texts}
+        examples = self.validation or self.examples
+        rows = sorted({n * len(examples) // _ROWS for n in range(_ROWS)})
+        whole = by_domain.whole(loss)
+        found = [
+            fill_in for row in rows
+            for fill_in in fill_ins(whole, model, self.tokenizer, examples.batch([row]))
+        ]  # fmt: skip
+        return {"samples": found}
 
     def speeds(self, figures: Mapping[str, Any]) -> dict[str, float]:
         """Speed in tokens read, of which only a share is predicted."""
@@ -186,8 +192,11 @@ def _share(examples: Examples) -> float:
 
 
 @torch.no_grad()
-def filled(loss: Any, model: Any, tokenizer: PreTrainedTokenizerBase, batch: Batch) -> list[str]:
-    """A few hidden tokens of one row with their context, each as `... [predicted / hidden] ...`."""
+def fill_ins(
+    loss: Any, model: Any, tokenizer: PreTrainedTokenizerBase, batch: Batch
+) -> list[dict[str, str]]:
+    """The first hidden words of one row: the text around each, the model's prediction, and what
+    was hidden."""
     training = model.training
     model.eval()
     try:
@@ -199,14 +208,24 @@ def filled(loss: Any, model: Any, tokenizer: PreTrainedTokenizerBase, batch: Bat
     for place, target in zip(places, targets, strict=True):
         if target != IGNORED:
             ids[place] = target
-    found: list[str] = []
+    found: list[dict[str, str]] = []
     for place, target, guess in zip(places, targets, logits[0].argmax(-1).tolist(), strict=True):
         if target == IGNORED or len(found) == _SHOWN:
             break
-        before, after = ids[max(0, place - _AROUND) : place], ids[place + 1 :][:_AROUND]
-        before, guess, target, after = (
-            tokenizer.decode(part, skip_special_tokens=True)
-            for part in (before, [guess], [target], after)
+        parts = ids[max(0, place - _AROUND) : place], [guess], [target], ids[place + 1 :][:_AROUND]
+        before, predicted, hidden, after = (
+            tokenizer.decode(part, skip_special_tokens=True).replace(
+                "\N{REPLACEMENT CHARACTER}", ""
+            )
+            for part in parts
         )
-        found.append(f"{before} [{guess.strip()} / {target.strip()}] {after}")
+        if any(map(str.isalnum, hidden)) and any(map(str.isalnum, before + after)):
+            text = f"{before}{_space(hidden)}{BLANK}{after}".strip()
+            found.append(
+                {"prompt": text, "prediction": predicted.strip(), "hidden": hidden.strip()}
+            )
     return found
+
+
+def _space(text: str) -> str:
+    return " " * text.startswith(" ")
