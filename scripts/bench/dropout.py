@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=12)
     parser.add_argument("--fp32", action="store_true")
     given = parser.parse_args()
-    processes = join_processes("fp32" if given.fp32 else "bf16", (), Path())
+    processes = join_processes("fp32" if given.fp32 else "bf16")
     examples, n_classes = _examples(given.data / "train.csv", given.model)
     model = AutoModelForSequenceClassification.from_pretrained(given.model, num_labels=n_classes)
     task = ClassificationLoss(SINGLE, n_classes, label_metrics.figures_from(SINGLE))

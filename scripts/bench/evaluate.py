@@ -21,7 +21,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -135,7 +134,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     model = build(given)
-    fp32 = join_processes("fp32", (), Path())
+    fp32 = join_processes("fp32")
     bf16 = replace(fp32, precision="bf16")
 
     chance = random.Random(0)

@@ -130,7 +130,7 @@ def llmkit(
     """The engine as `llmkit pretrain` sets it up."""
     own, loss = (own or model()).train(), loss or CausalLoss(1, linear_head=True)
     directory = Path(tempfile.mkdtemp())
-    processes = join_processes("bf16", (), directory)
+    processes = join_processes("bf16")
     objective = quick(loss, own, processes.device)
     size, _ = probe.fit(objective, stream, BATCH, None, processes)
     if compiled:

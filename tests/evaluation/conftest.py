@@ -27,7 +27,7 @@ WORDS = "the cat sat on a mat and saw how far the little dog had run away from å
 @pytest.fixture(scope="session")
 def processes() -> Processes:
     """This process alone, in fp32."""
-    return join_processes("fp32", (), Path())
+    return join_processes("fp32")
 
 
 def documents(count: int, seed: int = 0) -> list[str]:

@@ -120,7 +120,7 @@ def train(bad_row: int | None = None, huge: bool = False, validation: int = 0) -
             examples=Faulty(bad_row, huge),
             validation=Rows(validation, seed=9) if validation else None,
         )
-        processes = join_processes("fp32", (), Path(directory))
+        processes = join_processes("fp32")
         with processes, failures.named_by_rank(processes, trial.micro_batch):
             print(trial.run().best_metric)
 
@@ -130,7 +130,7 @@ def train_with_dropout(objective: str) -> None:
     with tempfile.TemporaryDirectory() as directory:
         parts = with_dropout.parts(objective)
         trial = Trial(Path(directory), steps=10, micro_batch=3, logging=1, **parts)
-        with join_processes("fp32", (), Path(directory)) as processes:
+        with join_processes("fp32") as processes:
             trial.run()
             if processes.is_main:
                 print((trial.directory / "metrics.jsonl").read_text())

@@ -100,7 +100,7 @@ class Trial:
             logging_steps=self.logging, eval_steps=self.eval_steps,
             save_steps=self.save_steps, save_total_limit=2, loss_spike=self.loss_spike,
         )  # fmt: skip
-        processes = join_processes(self.precision, (), self.directory)
+        processes = join_processes(self.precision)
         train = defaults.pretraining(TrainConfig(weight_decay=0.1))
         self.named = NamedOptimizer(self.model, self.optimizer, train)
         if tensors:

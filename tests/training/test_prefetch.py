@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -24,7 +22,7 @@ class OneBadRow(Rows):
 
 
 def inputs(examples: Rows, steps: list[int]) -> list[prefetch.Input]:
-    processes = join_processes("fp32", (), Path())
+    processes = join_processes("fp32")
     rows_of_step = [range(8 * step, 8 * step + 8) for step in range(9)].__getitem__
     with prefetch.ahead(CausalLoss(1), examples, rows_of_step, 3, processes) as take:
         return [take(step) for step in steps]

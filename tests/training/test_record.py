@@ -30,7 +30,7 @@ def recorder(directory: Path, **settings: Any) -> Recorder:
         **{"eval_steps": 1, "save_steps": 1, **settings},
     )  # fmt: skip
     return Recorder(
-        directory, train, join_processes("fp32", (), directory),
+        directory, train, join_processes("fp32"),
         TrainingDisplay(Console(quiet=True), 0, None), Clock(), save_model, dict, {},
     )  # fmt: skip
 

@@ -222,7 +222,7 @@ class PretrainKeys(Switches, total=False):
 
     seed: int
     resume: str
-    report_to: Literal["tensorboard", "wandb"] | Sequence[Literal["tensorboard", "wandb"]]
+    report_to: Literal["tensorboard", "wandb", "mlflow", "trackio"] | Sequence[Literal["tensorboard", "wandb", "mlflow", "trackio"]]
     tokenizer: TokenizerSection
     train: TrainSection
     generation: GenerationSection
@@ -233,7 +233,7 @@ class FinetuneKeys(Switches, total=False):
 
     seed: int
     resume: str
-    report_to: Literal["tensorboard", "wandb"] | Sequence[Literal["tensorboard", "wandb"]]
+    report_to: Literal["tensorboard", "wandb", "mlflow", "trackio"] | Sequence[Literal["tensorboard", "wandb", "mlflow", "trackio"]]
     tokenizer: TokenizerSection
     train: TrainSection
     generation: GenerationSection

@@ -95,8 +95,8 @@ _INSTEAD = {
     "is the model card",
     "log logs tail watch": "`tail -f runs/mine/metrics.jsonl`, or `llmkit report runs/mine` while "
     "it trains",
-    "tensorboard wandb": "`report_to=tensorboard` or `report_to=wandb`, after `pretrain` or "
-    "`finetune`",
+    "tensorboard wandb mlflow trackio track": "`report_to=NAME` after `pretrain` or `finetune`, "
+    "with tensorboard, wandb, mlflow or trackio",
     "sweep hyperopt search grid": "`llmkit pretrain` or `llmkit finetune` with several values "
     "and `--sweep`: `llmkit finetune --csv rows.csv train.learning_rate=1e-5,3e-5 --sweep`",
     "info": "`llmkit env` for this installation, `llmkit report RUN` for a run",

@@ -34,7 +34,7 @@ def run(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
     settings = config.evaluation
     results.check_output_files((settings.output, settings.log_samples, settings.per_token))
     models = pretrained.compared(config)
-    with join_processes(_precision(config, models), (), Path()) as processes:
+    with join_processes(_precision(config, models)) as processes:
         figures, scored = _evaluate(config, sources, models, processes, console)
         result = {"command": "evaluate", **figures}
         if processes.is_main:

@@ -327,7 +327,7 @@ def _processes() -> AbstractContextManager[Processes | None]:
     # Imported here: accelerate takes longer to import than a short prompt to answer.
     from llmkit.distributed.processes import join_processes
 
-    return join_processes("fp32", (), Path())
+    return join_processes("fp32")
 
 
 @contextmanager

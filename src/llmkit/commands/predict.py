@@ -41,7 +41,7 @@ def run(config: Config, sources: Sources, console: Console) -> dict[str, Any] | 
     predictions.check_predictions_file(config.predict)
     with (
         _input(config, sources) as (config, found, pipe),
-        join_processes(config.predict.precision, (), Path()) as processes,
+        join_processes(config.predict.precision) as processes,
         console.watch("labelling", _size(found)) as advance,
     ):
         data, windows = _windows(config, found, opened, pipe, console.say, advance)

@@ -205,7 +205,7 @@ class Config(Section):
     """`auto` resumes from the newest intact checkpoint, `never` starts a new run; a path resumes
     from that checkpoint."""
     report_to: Annotated[Trackers, TRAINING] = ()
-    """Trackers to log to besides the run directory: `tensorboard`, `wandb`."""
+    """Trackers to log to besides the run directory."""
     model: ModelConfig = ModelConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     data: DataConfig = DataConfig()

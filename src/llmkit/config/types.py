@@ -164,7 +164,7 @@ AllowedFaults = Annotated[
 ]
 
 
-Tracker = Literal["tensorboard", "wandb"]
+Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 Trackers = Annotated[
     tuple[Tracker, ...],
     BeforeValidator(several, json_schema_input_type=Tracker | tuple[Tracker, ...]),

@@ -6,11 +6,10 @@ import contextlib
 import hashlib
 import inspect
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -103,16 +102,6 @@ class Processes:
         padded = torch.tensor(list(content.ljust(length, b"\0")), device=self.device)
         return os.fsdecode(bytes(self.sum(padded).tolist()))
 
-    def start_trackers(self, config: Mapping[str, Any], directory: Path) -> None:
-        """Starts the trackers of `report_to` with the flat config of the run in a directory."""
-        self.accelerator.project_configuration.logging_dir = str(directory)
-        plain = {k: v if isinstance(v, int | float | str) else str(v) for k, v in config.items()}
-        self.accelerator.init_trackers("llmkit", config=plain)
-
-    def track(self, figures: Mapping[str, float], step: int) -> None:
-        """Logs figures to the trackers of `report_to`."""
-        self.accelerator.log(dict(figures), step=step)
-
     def wait(self) -> None:
         """Waits until all processes have reached this point."""
         self.accelerator.wait_for_everyone()
@@ -121,7 +110,7 @@ class Processes:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Ends the trackers and the process group; raises ResourceError for a lost process."""
+        """Ends the process group; raises ResourceError for a lost process."""
         if error is None:
             self.accelerator.end_training()
             if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -138,9 +127,7 @@ class Processes:
             ) from error
 
 
-def join_processes(
-    precision: str, report_to: Sequence[str], directory: Path, timeout: float = 1800
-) -> Processes:
+def join_processes(precision: str, timeout: float = 1800) -> Processes:
     """Joins the processes that torchrun or accelerate launch started, if any.
 
     `precision` is `auto`, `fp32` or `bf16`. A process that waits for another one longer than
@@ -158,8 +145,6 @@ def join_processes(
         accelerator = Accelerator(
             cpu=not torch.cuda.is_available(),
             mixed_precision="no",
-            log_with=list(report_to) or None,
-            project_dir=str(directory),
             kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=timeout))],
         )
     launched = n_processes()

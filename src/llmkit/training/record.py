@@ -18,7 +18,7 @@ from llmkit.errors import WriteError
 from llmkit.reporting import samples
 from llmkit.reporting.run_record import LOWER_IS_BETTER
 from llmkit.reporting.training_display import TrainingDisplay, memory_used
-from llmkit.storage import outputs
+from llmkit.storage import jsonl, outputs
 from llmkit.storage.jsonl import JsonLines
 from llmkit.training import checkpoint
 from llmkit.training.checkpoint import State
@@ -51,7 +51,7 @@ class Recorder:
     budget: Budget | None = None
     most_steps: int | None = None
     track: Callable[[Mapping[str, float], int], None] | None = None
-    """Receives the metrics besides the run directory: accelerate's trackers."""
+    """Receives the metrics besides the run directory, and sends none of them twice."""
     progress: Callable[[int], Mapping[str, float]] | None = None
     """More values of a step for metrics.jsonl, such as the epochs of each domain."""
     reported_steps: int = 0
@@ -66,7 +66,8 @@ class Recorder:
         self.timing = JsonLines(self.directory / "timing.jsonl")
 
     def begin(self, state: State) -> None:
-        """Truncate metrics to the steps completed so far."""
+        """Truncate metrics to the steps completed so far, and send the trackers what they have
+        missed."""
         self.timed_at = (time.monotonic(), state.predictions)
         self.reported_steps = state.plan.total_steps
         if self.processes.is_main:
@@ -75,6 +76,9 @@ class Recorder:
                     f"{self.metrics.path} has lost {lost} bytes of steps that are not redone"
                 )
             self.metrics.truncate(state.metrics_size)
+            if self.track is not None:
+                for record in jsonl.read_records(self.metrics.path):
+                    self.track(_numbers(record), record["step"])
 
     @contextmanager
     def watch(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
@@ -255,8 +259,7 @@ class Recorder:
         if self.processes.is_main:
             self.metrics.append({"step": state.step, **figures})
             if self.track is not None:
-                numbers = {k: v for k, v in figures.items() if isinstance(v, int | float)}
-                self.track(numbers, state.step)
+                self.track(_numbers(figures), state.step)
         return state
 
     def _time(self, state: State, figures: Mapping[str, float]) -> None:
@@ -277,6 +280,11 @@ class Recorder:
                     "memory_bytes": memory_used(),
                 }
             )
+
+
+def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
+    """The figures of a record."""
+    return {k: v for k, v in record.items() if isinstance(v, int | float) and k != "step"}
 
 
 def _by_domain(figures: Mapping[str, float]) -> dict[str, str]:

@@ -27,6 +27,7 @@ from llmkit.models.pretrained import Pretrained
 from llmkit.reporting import plots
 from llmkit.reporting.console import Console
 from llmkit.reporting.tables import report_tables
+from llmkit.reporting.trackers import Tracking, tracking
 from llmkit.reporting.training_display import TrainingDisplay, training_display
 from llmkit.storage import atomic, jsonl, outputs
 from llmkit.training import (
@@ -76,7 +77,7 @@ def train_task(
 ) -> dict[str, Any]:
     """Train or resume training, measure the finished model, and return the results."""
     run_directory.check_run_directory(config, command)
-    with stop_signal() as stop, _processes(config, command) as processes:
+    with stop_signal() as stop, _processes(config) as processes:
         session = Session(sources, processes, console, stop)
         named = pretrained.of_config(config)
         before = len(console.warnings)
@@ -107,18 +108,17 @@ def check_task(
 ) -> dict[str, Any]:
     """Check everything that a run needs, without weights and without writing; returns a report."""
     run_directory.check_run_directory(config, command)
-    with _processes(config, command) as processes:
+    with _processes(config) as processes:
         session = Session(sources, processes, console, StopSignal())
         named = pretrained.of_config(config)
         report = task_of(config, named).outline(config, named, session)
     return report if console.json or command == "pretrain" else report_tables(report)
 
 
-def _processes(config: Config, command: str) -> Processes:
+def _processes(config: Config) -> Processes:
     """The processes of the run; raises ConfigError for a plan of another length."""
     defaults.check_plan(config.train)
-    directory, train = run_directory.locate_run(config, command), config.train
-    return join_processes(train.precision, config.report_to, directory, train.ddp_timeout)
+    return join_processes(config.train.precision, config.train.ddp_timeout)
 
 
 def _model(task: Task, resumed: Checkpoint | None) -> PreTrainedModel:
@@ -164,9 +164,11 @@ def _carry_out(run: Run, loss: Loss) -> dict[str, Any]:
             earlier = fingerprints.read_fingerprints(task.config.model.name_or_path or "")
             fingerprints.write(run.directory, task.seen().joined(earlier))
     settings = run_identity.dotted(resolved.model_dump(mode="json"))
-    session.processes.start_trackers(settings, run.directory)
-    with training_display(session.console, state.step, state.plan.total_steps) as display:
-        record = _record(run, work, chosen, resolved, display, state)
+    with (
+        tracking(task.config.report_to, run.directory, settings, session.console) as track,
+        training_display(session.console, state.step, state.plan.total_steps) as display,
+    ):
+        record = _record(run, work, chosen, resolved, display, state, track)
         if changed:
             record.replanned(state)
         began, before = time.monotonic(), state
@@ -296,6 +298,7 @@ def _record(
     resolved: Resolved,
     display: TrainingDisplay,
     state: State,
+    track: Tracking | None,
 ) -> Recorder:
     task = run.task
     train, batch = task.config.train, work.settings.global_batch_size
@@ -318,7 +321,7 @@ def _record(
         full_rate=chosen.full_rate,
         budget=schedule.of_run(train, run.clock, state.step, chosen.validation_seconds),
         most_steps=defaults.most_steps(train, len(task.examples), batch),
-        track=work.processes.track if task.config.report_to else None,
+        track=track,
         progress=partial(task.progress, global_batch_size=batch, limit=limit),
     )
     record.begin(state)

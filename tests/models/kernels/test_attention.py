@@ -102,7 +102,7 @@ def test_what_is_not_compiled_is_computed_as_by_plain_transformers() -> None:
 
 
 def test_a_cpu_keeps_the_attention_that_it_has(tmp_path: Path) -> None:
-    processes, model = join_processes("fp32", (), tmp_path), tiny_model("qwen3")
+    processes, model = join_processes("fp32"), tiny_model("qwen3")
     objective = LossModule(CausalLoss(1, linear_head=True), model)
     name, _ = probe.quickest_attention(objective, packed(64), 4, processes)
     assert name == model.config._attn_implementation == "sdpa"
@@ -123,7 +123,7 @@ def test_flex_attention_keeps_documents_apart(architecture: str) -> None:
 def test_the_attention_of_a_gpu_gives_the_loss_and_the_gradients_of_the_usual_one(
     precision: str, tmp_path: Path
 ) -> None:
-    processes = join_processes(precision, (), tmp_path)
+    processes = join_processes(precision)
     model = tiny_model("qwen3", hidden_size=128).to(processes.device)
     objective, examples = LossModule(CausalLoss(1, linear_head=True), model), packed(512)
     found = []

@@ -122,7 +122,7 @@ def test_a_run_may_be_remembered_for_one_domain_and_never_for_what_it_began_with
         metric_for_best_model="loss/a",
     )  # fmt: skip
     record = Recorder(
-        tmp_path, settings, join_processes("fp32", (), tmp_path),
+        tmp_path, settings, join_processes("fp32"),
         TrainingDisplay(Console(quiet=True), 0, None), Clock(), lambda _: None, dict, {},
         progress=lambda step: {"epochs/a": step / 2},
     )  # fmt: skip

@@ -91,7 +91,7 @@ class Trial:
         state = state or State(step=0, plan=Plan((Revision(0, self.steps),)), seconds=0.0)
         settings = SETTINGS.changed(micro_batch_size=self.micro_batch, **self.changes)
         self.model = self.model or small(self.kind)
-        processes = join_processes(self.precision, (), self.directory)
+        processes = join_processes(self.precision)
         train = defaults.finetuning(self.train, N, 32, "all", "f1_macro")
         self.named = NamedOptimizer(self.model, "adamw", train)
         if tensors:
