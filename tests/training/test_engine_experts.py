@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from llmkit.models import logits, moe
+from llmkit.models import logits
+from llmkit.models.experts import balance
 from llmkit.training import engine
 from llmkit.training.tasks.causal import CausalLoss
 from tests.training.conftest import Rows, tiny_model
@@ -37,7 +38,7 @@ def model_of(kind: str, **settings):
 
 
 def task_of(model) -> CausalLoss:
-    return CausalLoss(100, logits.has_linear_head(model), moe.balance(model))
+    return CausalLoss(100, logits.has_linear_head(model), balance.balance_of(model))
 
 
 @pytest.fixture

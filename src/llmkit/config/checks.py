@@ -131,6 +131,7 @@ def conflicts(config: Config, jobs: Collection[str]) -> Iterator[_Conflict]:
     """The contradictions in a config, for the jobs that its command may do."""
     commands = {job.partition("/")[0] for job in jobs}
     if commands & {"pretrain", "finetune"}:
+        yield from _of_size(config)
         yield from _of_validation(config, jobs)
     if "pretrain" in commands:
         yield from _of_pretraining(config)
@@ -183,6 +184,23 @@ def _of_validation(config: Config, jobs: Collection[str]) -> Iterator[_Conflict]
             "needs validation data",
             "set data.validation_files, or remove data.validation_fraction=0",
         )
+
+
+_SHAPES = {
+    "hidden_size", "num_hidden_layers", "intermediate_size", "n_embd", "n_layer", "d_model",
+    "num_layers", "n_layers", "dim",
+}  # fmt: skip
+"""Settings of model configs that fix the size of a model."""
+
+
+def _of_size(config: Config) -> Iterator[_Conflict]:
+    model = config.model
+    if model.size is None:
+        return
+    if model.name_or_path is not None:
+        yield "model.size", "is for a new model", "remove it, or model.name_or_path"
+    elif shapes := sorted(_SHAPES & model.config.keys()):
+        yield "model.size", f"cannot be combined with model.config.{shapes[0]}", "keep one"
 
 
 def _of_pretraining(config: Config) -> Iterator[_Conflict]:

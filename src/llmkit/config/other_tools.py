@@ -28,6 +28,7 @@ RENAMED = {
     "model_revision": "model.revision",
     "model_type": "model.architecture",
     "config_overrides": "model.config",
+    **dict.fromkeys(("model_size", "size", "n_params", "num_parameters"), "model.size"),
     "model_config": "model.config",
     "lora_r": "model.lora.r",
     "lora_rank": "model.lora.r",
@@ -253,11 +254,6 @@ _ADAPTER = "remove it: `model.lora.r: 8` trains low-rank updates only"
 _RESPONSES = "remove it: `train.objective: completion` trains on responses only"
 _QUANTIZED = "remove it: weights are trained in fp32"
 _WANDB = "remove it: write `report_to: wandb` and set WANDB_PROJECT or WANDB_NAME"
-_SIZE = (
-    "write `model.config.hidden_size` and `model.config.num_hidden_layers`; by default the size "
-    "suits the text"
-)
-
 ABSENT = {
     **dict.fromkeys(
         ("do_train", "do_eval", "do_predict", "do_test", "stage", "eval_only"), _ONE_THING
@@ -307,7 +303,6 @@ ABSENT = {
     "attn_implementation": "remove it: llmkit uses the fastest attention of torch",
     "streaming": "remove it: text is always read as a stream",
     "always_save_checkpoint": "remove it: checkpoints are always saved",
-    **dict.fromkeys(("model_size", "size", "n_params", "num_parameters"), _SIZE),
     "max_time": "write `train.max_minutes`, in minutes",
     "max_tokens_seen": "write `train.max_steps`, tokens divided by those of one step",
     "max_train_samples": "write `train.max_steps` to train on less",

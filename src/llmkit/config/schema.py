@@ -24,6 +24,7 @@ from llmkit.config.types import (
     FilePath,
     Form,
     Fraction,
+    ModelSize,
     NameOrPath,
     PlanRevision,
     Positive,
@@ -76,6 +77,9 @@ class ModelConfig(Section):
     architecture: Annotated[str, NEW_MODEL] = "auto"
     """Model type of transformers for a new model. `auto` is `qwen3` for a causal model, or `llama`
     if the text calls for a very small one, and `modernbert` for a masked model or a classifier."""
+    size: Annotated[ModelSize | None, NEW_MODEL] = None
+    """Number of parameters of a new model, embeddings included, within 10%: `tiny` (1M), `small`
+    (10M), `base` (100M), or a number such as `30M`. By default the size suits the text."""
     config: Annotated[dict[str, Any], NEW_MODEL] = Field(default_factory=dict)
     """Settings of the transformers config class (`hidden_size`, `num_hidden_layers`, ...). For a
     pretrained model, `finetune` accepts its dropout settings."""

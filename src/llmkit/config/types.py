@@ -150,6 +150,32 @@ Names = Annotated[
 ]
 
 
+NAMED_SIZES = {"tiny": 1_000_000, "small": 10_000_000, "base": 100_000_000}
+"""Numbers of parameters with a name."""
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmb]?)", re.IGNORECASE)
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
+
+
+def parameters_of(size: str) -> int:
+    """The number of parameters of a size such as `small` or `10M`; raises ValueError."""
+    if size in NAMED_SIZES:
+        return NAMED_SIZES[size]
+    match = _SIZE.fullmatch(size)
+    if match is None or not (number := round(float(match[1]) * _UNITS[match[2].lower()])):
+        raise ValueError(f"should be {', '.join(NAMED_SIZES)} or a number such as 10M")
+    return number
+
+
+def _known_size(size: Any) -> Any:
+    try:
+        parameters_of(str(size))
+    except ValueError as fault:
+        raise rule(f"{size!r} {fault}") from None
+    return str(size)
+
+
+ModelSize = Annotated[str, BeforeValidator(_known_size, json_schema_input_type=str | int)]
+"""A number of parameters: a name, or a number with k, M or B."""
 Column = str | Whole
 """A column of a table, by name or by number from 0."""
 ColumnNames = Annotated[tuple[Column, ...], Field(strict=False, min_length=1)]

@@ -21,7 +21,8 @@ from llmkit.distributed import device as devices
 from llmkit.distributed import failures
 from llmkit.distributed.processes import Processes, join_processes
 from llmkit.distributed.signals import StopSignal, stop_signal
-from llmkit.models import lora, moe, pretrained
+from llmkit.models import lora, pretrained
+from llmkit.models.experts import balance
 from llmkit.models.kernels import dropout
 from llmkit.models.pretrained import Pretrained
 from llmkit.reporting import plots
@@ -141,7 +142,7 @@ def _describe(model: PreTrainedModel, console: Console) -> None:
     trained = sum(w.numel() for w in model.parameters() if w.requires_grad)
     partly = f", {trained:,} of them trained" if trained != weights else ""
     console.say(f"model: {type(model).__name__}, {weights:,} parameters{partly}")
-    if moe.are_unbalanced(model):
+    if balance.are_unbalanced(model):
         console.say(
             f"{type(model).__name__} routes tokens to experts without a load-balancing loss: "
             "transformers has none for it"

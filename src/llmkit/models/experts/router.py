@@ -9,9 +9,9 @@ from torch import Tensor
 
 from llmkit.models.experts.statistics import DomainStatistics
 
-SCALE = 10.0
+SCALE = 5.0
 """Factor on the regression: its predictions lie between 0 and 1, too close for a softmax."""
-RIDGE = 1e-3
+RIDGE = 0.1
 """The penalty, relative to the mean square of the inputs."""
 
 

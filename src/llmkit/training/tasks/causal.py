@@ -18,11 +18,11 @@ from llmkit.data.examples.blocks import Blocks
 from llmkit.data.text.excerpts import excerpts
 from llmkit.data.text.token_file import TokenFile
 from llmkit.inference import generate, prompts
-from llmkit.models import build, logits, moe, packing, rope
+from llmkit.models import build, logits, packing, rope
+from llmkit.models.experts import balance, twins
 from llmkit.models.experts import record as records
-from llmkit.models.experts import twins
+from llmkit.models.experts.balance import Balance
 from llmkit.models.kernels.cross_entropy import LinearCrossEntropy
-from llmkit.models.moe import Balance
 from llmkit.models.tokenizer import prompt_ids
 from llmkit.training.tasks import branch, defaults
 from llmkit.training.tasks.pretraining import Pretraining, special_ids
@@ -122,8 +122,8 @@ class Causal(Pretraining):
         """Makes the loss for given examples."""
         if isolated:
             packing.check_isolation(model)
-        linear, balance = logits.has_linear_head(model), moe.balance(model)
-        return lambda examples: CausalLoss(examples.n_bytes if examples else 0, linear, balance)
+        linear, routed = logits.has_linear_head(model), balance.balance_of(model)
+        return lambda examples: CausalLoss(examples.n_bytes if examples else 0, linear, routed)
 
     def equip(self, model: PreTrainedModel, begun: bool) -> PreTrainedModel:
         """Freeze the weights that are not trained."""

@@ -31,6 +31,7 @@ from llmkit.models import tokenizer as tokenizers
 from llmkit.models.classifier import ClassifierHead
 from llmkit.models.control_tokens import control_tokens
 from llmkit.models.pretrained import Pretrained, open_model
+from llmkit.models.sizes import settings_of_size
 from llmkit.progress import Say, Watch
 from llmkit.reporting import plots, summary
 from llmkit.storage import atomic
@@ -286,7 +287,17 @@ def _shape(
     model, requested = config.model, config.data.max_length
     if pretrained is None:
         length = classifier.DEFAULT_MAX_LENGTH if requested == "auto" else requested
-        shape = classifier.new_config(model.architecture, model.config, tokenizer, length)
+        settings = model.config
+        if model.size is not None:
+            settings = settings_of_size(
+                model.size,
+                model.architecture,
+                settings,
+                len(tokenizer),
+                length,
+                build.CLASSIFIER_MODEL,
+            )
+        shape = classifier.new_config(model.architecture, settings, tokenizer, length)
     else:
         shape = classifier.existing_config(pretrained, model.config)
     most = classifier.longest_text(shape, tokenizer)

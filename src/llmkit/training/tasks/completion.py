@@ -27,11 +27,12 @@ from llmkit.evaluation.baselines import unigram_figures
 from llmkit.evaluation.scored_rows import measure_responses
 from llmkit.inference import generate, prompts
 from llmkit.inference.batching import Engine
-from llmkit.models import build, chat_template, logits, moe, packing, pretrained, tokenizer_saving
+from llmkit.models import build, chat_template, logits, packing, pretrained, tokenizer_saving
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.chat_template import Template
 from llmkit.models.control_tokens import control_tokens
-from llmkit.models.moe import Balance
+from llmkit.models.experts import balance
+from llmkit.models.experts.balance import Balance
 from llmkit.models.pretrained import Pretrained, open_model
 from llmkit.progress import Watch
 from llmkit.reporting import results, summary
@@ -222,7 +223,7 @@ class Completion(Task):
 
     def losses(self, model: PreTrainedModel) -> Callable[[Examples | None], Loss]:
         """The same loss for all examples."""
-        loss = CompletionLoss(logits.has_linear_head(model), moe.balance(model))
+        loss = CompletionLoss(logits.has_linear_head(model), balance.balance_of(model))
         return lambda examples: loss
 
     def rows_of_step(self, step: int, *, global_batch_size: int, limit: int | None) -> Rows:

@@ -160,7 +160,7 @@ class Pretraining(Task):
             sizes = sizing.of_pretrained(config, pretrained, n_bytes, kind, cls.purpose)
             because += f" and {readable_minutes(minutes)} on a {kind}" if minutes else ""
         else:
-            chosen, limited = _recipe(n_bytes, minutes, session)
+            chosen, limited = _recipe(n_bytes, config, session)
             vocabulary = tokenizers.auto_vocab_size(n_bytes)
             sizes = sizing.of_new(config, chosen, vocabulary, cls.purpose)
             because += limited
@@ -342,8 +342,11 @@ class Pretraining(Task):
                 )
 
 
-def _recipe(n_bytes: int, minutes: float | None, session: Session) -> tuple[Recipe, str]:
+def _recipe(n_bytes: int, config: Config, session: Session) -> tuple[Recipe, str]:
     """The recipe of a new model for this much text, and a description of the other factors."""
+    minutes, size = config.train.max_minutes, config.model.size
+    if size is not None:
+        return sizing.for_parameters(n_bytes, size), f" and model.size={size}"
     if minutes is None:
         return sizing.for_text(n_bytes), ""
     processes = session.processes

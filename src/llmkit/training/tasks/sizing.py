@@ -7,15 +7,18 @@ minutes on two CPU cores and extrapolated from there: `.github/decisions/0006-au
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from llmkit.config.schema import Config
+from llmkit.config.types import parameters_of
 from llmkit.errors import ConfigError, DataError
 from llmkit.models import build
 from llmkit.models.build import Purpose
 from llmkit.models.pretrained import Pretrained
+from llmkit.models.sizes import settings_of_size
 from llmkit.training.tasks import defaults
 
 USABLE_SHARE = 0.4
@@ -50,6 +53,11 @@ class Recipe:
         """Approximate number of weights between embeddings and output (12 hidden² per layer)."""
         return 12 * self.num_hidden_layers * self.hidden_size**2
 
+    @property
+    def parameters(self) -> int:
+        """Approximate number of weights."""
+        return self.layer_parameters + self.largest_vocabulary * self.hidden_size
+
 
 @dataclass(frozen=True)
 class Tier:
@@ -78,6 +86,11 @@ TIERS = (
 def for_text(n_bytes: int) -> Recipe:
     """The recipe for one epoch over this much text, on any machine."""
     recipe = next(tier.recipe for tier in TIERS if n_bytes <= tier.n_bytes)
+    return _for_little_text(recipe, n_bytes)
+
+
+def _for_little_text(recipe: Recipe, n_bytes: int) -> Recipe:
+    """The recipe with steps so small that an epoch has enough of them."""
     most = max(recipe.block_size, int(n_bytes / BYTES_PER_TOKEN / _LEAST_STEPS))
     return replace(recipe, tokens_per_step=min(recipe.tokens_per_step, most))
 
@@ -94,6 +107,14 @@ def for_minutes(n_bytes: int, minutes: float, rate: float) -> Recipe:
     while number > 0 and TIERS[number].recipe.layer_parameters > limit:
         number -= 1
     return TIERS[number].recipe
+
+
+def for_parameters(n_bytes: int, size: str) -> Recipe:
+    """The recipe of a model with this many parameters, on any machine; its width and depth are
+    replaced by what gives the size exactly."""
+    wanted = parameters_of(size)
+    tier = min(TIERS, key=lambda each: abs(math.log(each.recipe.parameters / wanted)))
+    return _for_little_text(tier.recipe, n_bytes)
 
 
 def explained(asked: Config, resolved: Config, because: str) -> str:
@@ -180,17 +201,22 @@ def of_new(
     """The sizes of a new model; the user's own values are kept."""
     model, asked = config.model, config.train.global_batch_size
     architecture = recipe.architecture if model.architecture == "auto" else model.architecture
-    filled = build.fill_settings(
-        architecture,
-        model.config,
-        purpose,
-        hidden_size=recipe.hidden_size,
-        num_hidden_layers=recipe.num_hidden_layers,
-    )
     block = recipe.block_size if config.data.block_size == "auto" else config.data.block_size
     batch = max(1, recipe.tokens_per_step // block) if asked == "auto" else asked
     size = config.tokenizer.vocab_size
     vocabulary = min(vocab_size, recipe.largest_vocabulary) if size == "auto" else size
+    if model.size is not None:
+        filled = settings_of_size(
+            model.size, architecture, model.config, vocabulary, block, purpose
+        )
+    else:
+        filled = build.fill_settings(
+            architecture,
+            model.config,
+            purpose,
+            hidden_size=recipe.hidden_size,
+            num_hidden_layers=recipe.num_hidden_layers,
+        )
     return Sizes(block, batch, vocabulary, architecture, filled)
 
 

@@ -22,7 +22,7 @@ from llmkit.config.schema import Config, LoraConfig
 from llmkit.distributed.processes import Processes
 from llmkit.distributed.signals import StopSignal
 from llmkit.models.build import Purpose
-from llmkit.models.moe import Balance
+from llmkit.models.experts.balance import Balance
 from llmkit.models.pretrained import Pretrained
 from llmkit.progress import Watch
 from llmkit.reporting.console import Console

@@ -63,7 +63,7 @@ class Balance:
 
 
 @torch.no_grad()
-def balance(model: PreTrainedModel) -> Balance | None:
+def balance_of(model: PreTrainedModel) -> Balance | None:
     """The load-balancing loss of a causal language model, determined by running it; None if it has
     none, or if its weight in the objective is zero.
 
