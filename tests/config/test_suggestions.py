@@ -163,7 +163,8 @@ def test_what_is_proposed_is_always_valid(tmp_path: Path) -> None:
         for value in values:
             text = str(value)
             said = suggestions.for_value(key, key.path, value, text, IN_FILE)
-            if said and key.path[-1] != "metric_for_best_model":  # which hangs on the task
+            # These depend on other keys: the task, the domains of a mixture.
+            if said and key.path[-1] not in ("metric_for_best_model", "expert"):
                 path = tmp_path / "run.yaml"
                 path.write_text(said.removeprefix("write `").removesuffix("`"))
                 assert load_config("pretrain", path, []), said

@@ -111,7 +111,7 @@ def test_a_checkpoint_named_by_the_user_has_no_stand_in(tmp_path: Path) -> None:
         checkpoint.read_checkpoint(tmp_path / "step-0000000009")
 
 
-@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/../b", ".hidden"])
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/../../b", "a/.hidden", ".hidden"])
 def test_a_manifest_that_leads_out_of_its_directory_is_unsafe(tmp_path: Path, name: str) -> None:
     save(tmp_path, 1)
     entry = {name: {"sha256": "0", "size": 1}}

@@ -178,10 +178,10 @@ class TrainSection(TypedDict, total=False):
 class DataSection(TypedDict, total=False):
     """The data, and how it becomes examples."""
 
-    expert: str | None
     train_files: AnyPath | Sequence[AnyPath]
     validation_files: AnyPath | Sequence[AnyPath]
     test_files: AnyPath | Sequence[AnyPath]
+    expert: str | None
     mixture: Mapping[str, DomainSection]
     mixture_temperature: float
     validation_fraction: float | Literal["auto"]
@@ -212,6 +212,7 @@ class ModelSection(TypedDict, total=False):
     name_or_path: str | None
     revision: str | None
     architecture: str
+    size: str | int | None
     config: Mapping[str, Any]
     code: AnyPath | None
     lora: LoraSection

@@ -48,9 +48,6 @@ class DomainConfig(Section):
 class DataConfig(Section):
     """The data, and how it becomes examples."""
 
-    expert: Annotated[str | None, For("pretrain")] = None
-    """Domain of the mixture to train an expert of: the only one with a weight. The others are
-    measured."""
 
     train_files: Annotated[Files, For("pretrain", "finetune", "evaluate/labels")] = ()
     """Files, directories, globs, or hub data sets (`hub:NAME`, `hub:NAME:CONFIG@SPLIT`)."""
@@ -58,6 +55,9 @@ class DataConfig(Section):
     """Held-out data; by default a part of the training data is held out."""
     test_files: Annotated[Files, For("finetune/classification", "predict", "evaluate")] = ()
     """Data to predict or evaluate; `finetune` evaluates a classifier on it at the end."""
+    expert: Annotated[str | None, For("pretrain")] = None
+    """Domain of the mixture to train an expert of: the only one with a weight. The others are
+    measured."""
     mixture: Annotated[dict[str, DomainConfig], MIXED] = Field(default_factory=dict)
     """Domains to mix, instead of `train_files`."""
     mixture_temperature: Annotated[float, Field(ge=1, allow_inf_nan=False), MIXED] = 1.0

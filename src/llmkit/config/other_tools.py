@@ -28,7 +28,7 @@ RENAMED = {
     "model_revision": "model.revision",
     "model_type": "model.architecture",
     "config_overrides": "model.config",
-    **dict.fromkeys(("model_size", "size", "n_params", "num_parameters"), "model.size"),
+    **dict.fromkeys(("model_size", "n_params", "num_parameters"), "model.size"),
     "model_config": "model.config",
     "lora_r": "model.lora.r",
     "lora_rank": "model.lora.r",
