@@ -1,0 +1,195 @@
+"""Domain experts from the seed to the merge: what each way to merge gains and loses, by domain.
+
+Novels, Tang poems and Python code: one seed on all three, a branch for each, then every merge,
+beside dense training from the same seed for the wall-clock of one branch (three machines against
+one) and for the work of all three (equal tokens). Figures are bits per byte of held-out text; each
+row is the mean over the seeds of the runs. Runs are kept in DIRECTORY, so that the command resumes.
+
+    .venv/bin/python scripts/bench/experts.py NOVELS HELD_OUT_NOVELS POEMS DIRECTORY
+        [--steps 400] [--branch-steps 200] [--seeds 3] [--width 128] [--layers 4]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+from typing import Any
+
+DOMAINS = ("novels", "poems", "code")
+HELD_OUT_MODULES = 12  # every twelfth module of the standard library judges
+HELD_OUT_BYTES = 100_000  # of each domain
+
+
+def code_files(directory: Path) -> tuple[Path, Path]:
+    """The modules of the standard library, for training and held out, as two JSONL files."""
+    library = Path(sysconfig.get_paths()["stdlib"])
+    modules = sorted(path for path in library.glob("*.py") if path.stat().st_size > 2000)
+    parts = (directory / "code.jsonl", directory / "code_held_out.jsonl")
+    for part, path in enumerate(parts):
+        chosen = [m for n, m in enumerate(modules) if (n % HELD_OUT_MODULES == 0) == bool(part)]
+        texts = [module.read_text(encoding="utf-8", errors="replace") for module in chosen]
+        if part:
+            texts = [text[: HELD_OUT_BYTES // len(texts)] for text in texts]
+        lines = (json.dumps({"text": text}) for text in texts)
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return parts
+
+
+def poem_files(poems: Path, directory: Path) -> tuple[Path, Path]:
+    """The poems, of which the last are held out."""
+    whole = poems.read_text(encoding="utf-8").split("\n\n")
+    cut = len(whole) - len(whole) * HELD_OUT_BYTES // poems.stat().st_size
+    parts = (directory / "poems.txt", directory / "poems_held_out.txt")
+    for path, some in zip(parts, (whole[:cut], whole[cut:]), strict=True):
+        path.write_text("\n\n".join(some) + "\n", encoding="utf-8")
+    return parts
+
+
+def cut_file(path: Path, directory: Path) -> Path:
+    """The first paragraphs of a file."""
+    text = path.read_text(encoding="utf-8")[:HELD_OUT_BYTES]
+    part = directory / "novels_held_out.txt"
+    part.write_text(text[: text.rindex("\n")], encoding="utf-8")
+    return part
+
+
+class Story:
+    """The runs of one seed."""
+
+    def __init__(self, asked: argparse.Namespace, seed: int) -> None:
+        self.asked, self.seed = asked, seed
+        self.runs = asked.directory / f"seed-{seed}"
+        self.config = asked.directory / "experts.yaml"
+
+    def llmkit(self, *arguments: object) -> dict[str, Any]:
+        """The result of a command."""
+        line = [sys.executable, "-m", "llmkit", *map(str, arguments), "--json", "--quiet"]
+        done = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True)
+        return dict(json.loads(done.stdout))
+
+    def train(self, name: str, steps: int, *changes: object) -> Path:
+        """A run of this many steps, which is not repeated."""
+        run = self.runs / name
+        if not (run / "final").exists():
+            self.llmkit(
+                "pretrain", self.config, "-o", run, f"seed={self.seed}",
+                f"train.max_steps={steps}", *changes,
+            )  # fmt: skip
+        return run
+
+    def branches(self, freeze: str) -> list[str]:
+        """The options that name the branches trained with a part frozen."""
+        given = []
+        for name in DOMAINS:
+            run = self.train(
+                f"{name}-{freeze}", self.asked.branch_steps, "--model", self.runs / "seed",
+                "--expert", name, f"train.freeze={freeze}",
+            )  # fmt: skip
+            given.append(f"--expert={name}={run}")
+        return given
+
+    def merge(self, name: str, freeze: str, *changes: str) -> Path:
+        """A merge of the branches."""
+        run = self.runs / name
+        self.llmkit("merge", *self.branches(freeze), "-o", run, *changes)
+        return run
+
+    def bits(self, *models: Path) -> dict[str, Any]:
+        """The result of `evaluate` for these models on all domains."""
+        given = [part for model in models for part in ("--model", model)]
+        return self.llmkit("evaluate", self.config, *given, "evaluation.experts=true")
+
+    def tell(self) -> dict[str, dict[str, float]]:
+        """Bits per byte of each domain, by row of the table."""
+        asked = self.asked
+        seed = self.train("seed", asked.steps)
+        dense = {
+            "dense, the wall-clock of a branch": asked.branch_steps,
+            "dense, the work of all branches": asked.branch_steps * len(DOMAINS),
+        }
+        rows = {"seed": _by_domain(self.bits(seed))}
+        for name, steps in dense.items():
+            run = self.train(f"dense-{steps}", steps, "--model", seed)
+            rows[name] = _by_domain(self.bits(run))
+        for freeze in asked.freeze:
+            ensemble = self.merge(f"ensemble-{freeze}", freeze, "merge.into=ensemble")
+            found = self.bits(ensemble)
+            rows[f"each branch on its domain ({freeze} frozen)"] = _alone(found)
+            rows[f"ensemble ({freeze} frozen)"] = _by_domain(found)
+            average = self.merge(f"average-{freeze}", freeze, "merge.into=average")
+            rows[f"average ({freeze} frozen)"] = _by_domain(self.bits(average))
+            for shared in ("frequency", "average") if freeze == "none" else ("frequency",):
+                moe = self.merge(
+                    f"moe-{freeze}-{shared}", freeze, "merge.into=moe", f"merge.shared={shared}"
+                )
+                found = self.bits(moe)
+                how = f"({freeze} frozen, shared by {shared})"
+                rows[f"moe, the expert of the domain forced {how}"] = _alone(found)
+                rows[f"moe, routed {how}"] = _by_domain(found)
+        return rows
+
+
+def _by_domain(result: dict[str, Any]) -> dict[str, float]:
+    return {row["domain"]: row["bits_per_byte"] for row in result["by_domain"]}
+
+
+def _alone(result: dict[str, Any]) -> dict[str, float]:
+    rows = result["experts"]
+    return {r["domain"]: r["bits_per_byte_alone"] for r in rows if r["domain"] == r["expert"]}
+
+
+def main() -> None:
+    """Prints the table, and the ratios that the merges are judged by."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name in ("novels", "held_out_novels", "poems", "directory"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--branch-steps", type=int, default=200)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--freeze", nargs="+", default=["none", "trunk"])
+    asked = parser.parse_args()
+    asked.directory.mkdir(parents=True, exist_ok=True)
+    files = {
+        "novels": (asked.novels, cut_file(asked.held_out_novels, asked.directory)),
+        "poems": poem_files(asked.poems, asked.directory),
+        "code": code_files(asked.directory),
+    }
+    mixture = {
+        name: {"files": str(train), "validation_files": str(held_out), "weight": 1}
+        for name, (train, held_out) in files.items()
+    }
+    config = {
+        "data": {"mixture": mixture, "block_size": 128, "document": "blank_line"},
+        "model": {
+            "architecture": "qwen3",
+            "config": {"hidden_size": asked.width, "num_hidden_layers": asked.layers},
+        },
+        "tokenizer": {"vocab_size": 2048},
+        "train": {
+            "global_batch_size": 16, "optimizer": "adamw", "learning_rate": 0.003,
+            "compile": False, "max_eval_samples": 64,
+        },
+    }  # fmt: skip
+    # JSON is YAML.
+    (asked.directory / "experts.yaml").write_text(json.dumps(config, indent=1), encoding="utf-8")
+    began = time.monotonic()
+    stories = [Story(asked, seed).tell() for seed in range(asked.seeds)]
+    print(f"{'bits per byte of held-out text':64}" + "".join(f"{n:>9}" for n in (*DOMAINS, "mean")))
+    table = {}
+    for row in stories[0]:
+        means = {n: sum(s[row][n] for s in stories) / len(stories) for n in DOMAINS}
+        table[row] = means
+        values = [*means.values(), sum(means.values()) / len(means)]
+        print(f"{row:64}" + "".join(f"{value:9.3f}" for value in values))
+    print(json.dumps({"rows": table, "seconds": round(time.monotonic() - began)}))
+
+
+if __name__ == "__main__":
+    main()
