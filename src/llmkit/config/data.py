@@ -48,7 +48,6 @@ class DomainConfig(Section):
 class DataConfig(Section):
     """The data, and how it becomes examples."""
 
-
     train_files: Annotated[Files, For("pretrain", "finetune", "evaluate/labels")] = ()
     """Files, directories, globs, or hub data sets (`hub:NAME`, `hub:NAME:CONFIG@SPLIT`)."""
     validation_files: Annotated[Files, TRAINING] = ()
