@@ -338,9 +338,8 @@ def _export(run: Run, work: engine.Work, state: State) -> None:
         if step != state.step:
             model = final_model.model_of_step(model, run.directory, step)
         picture.unlink(missing_ok=True)
-        final_model.write_final(
-            model, task.tokenizer, run.directory, step, task.examples, task.accompany
-        )
+        parts = (model, task.tokenizer, run.directory, step, task.examples, task.accompany)
+        final_model.write_final(*parts)
     if picture.exists():
         return
     unit = "nats per token" if task.unit == "tokens" else f"per {task.unit.removesuffix('s')}"
