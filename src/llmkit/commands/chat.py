@@ -22,7 +22,7 @@ from llmkit.inference.sampler import Sampler
 from llmkit.inference.sequence import Sequence
 from llmkit.models.pretrained import Pretrained
 from llmkit.reporting import samples
-from llmkit.reporting.console import Console
+from llmkit.reporting.console import LOADING_MODEL, Console
 from llmkit.storage import atomic
 
 HELP = """\
@@ -98,7 +98,8 @@ class _Conversation:
 def run(config: Config, sources: Sources, console: Console) -> None:
     """Responds to each line of stdin until it ends; `/help` lists the commands."""
     config, model = _prepare(config)
-    engine = generate.engine(config, model)
+    with console.waiting(LOADING_MODEL):
+        engine = generate.engine(config, model)
     talk = _Conversation(config, engine, engine.sampler(config.generation))
     talk.reset()
     console.say(_greeting(model.name, talk.is_chat))

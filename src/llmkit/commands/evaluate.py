@@ -24,7 +24,7 @@ from llmkit.inference.requests import PromptRequest
 from llmkit.models import pretrained
 from llmkit.models.pretrained import Pretrained
 from llmkit.reporting import plots, results, summary
-from llmkit.reporting.console import Console
+from llmkit.reporting.console import LOADING_MODEL, Console
 
 _Samples = Iterable[Mapping[str, Any]]
 
@@ -182,7 +182,8 @@ def _generate_texts(
     encoded = prompts.encode_prompts(
         items, model.tokenizer, model.config, config.generation, config.sampling_seed
     )
-    engine = generate.engine(config, model, processes.device)
+    with console.waiting(LOADING_MODEL):
+        engine = generate.engine(config, model, processes.device)
     sampler = engine.sampler(config.generation)
     texts = []
     with console.watch("generating", len(encoded)) as advance:

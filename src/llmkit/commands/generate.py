@@ -29,7 +29,7 @@ from llmkit.models.control_tokens import control_tokens
 from llmkit.models.directory import locate_tokenizer
 from llmkit.models.pretrained import Pretrained
 from llmkit.reporting import samples
-from llmkit.reporting.console import Console
+from llmkit.reporting.console import LOADING_MODEL, Console
 from llmkit.storage import resumable
 from llmkit.storage.resumable import ResultLines
 
@@ -78,7 +78,7 @@ def run(config: Config, sources: Sources, console: Console) -> dict[str, Any] | 
         if processes is not None:
             done = int(processes.largest([done])[0])
         if done < work.n_samples:
-            engine = _engine(work, processes)
+            engine = _engine(work, processes, console)
             _write_samples(work, engine, done, processes, results, console, stop)
     output, collected = config.generation.output_file, console.collected
     if output is None and collected is None:
@@ -132,7 +132,7 @@ def _generate_line_by_line(config: Config, sources: Sources, console: Console) -
         _warn(work, console)
         with stop_signal() as stop:
             if work.prompts:
-                engine = engine or _engine(work, None)
+                engine = engine or _engine(work, None, console)
                 _write_samples(work, engine, 0, None, None, console, stop)
         number += work.n_samples
 
@@ -157,8 +157,9 @@ def _encoded(
     return _Work(config, model, asked, encoded)
 
 
-def _engine(work: _Work, processes: Processes | None) -> Engine:
-    return generate.engine(work.config, work.model, processes.device if processes else None)
+def _engine(work: _Work, processes: Processes | None, console: Console) -> Engine:
+    with console.waiting(LOADING_MODEL):
+        return generate.engine(work.config, work.model, processes.device if processes else None)
 
 
 def _warn(work: _Work, console: Console) -> None:

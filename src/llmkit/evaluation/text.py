@@ -170,7 +170,8 @@ def _measured(
     config: Config, text: Text, found: Survey, processes: Processes, watch: Watch, say: Say
 ) -> Measured:
     settings, opened = config.evaluation, text.model
-    model = pretrained.load_model(opened, say=say).eval().to(processes.device)
+    with watch("loading the model", 0):
+        model = pretrained.load_model(opened, say=say).eval().to(processes.device)
     say(f"model: {type(model).__name__}, {model.num_parameters():,} parameters")
     batch = None if settings.batch_tokens == "auto" else settings.batch_tokens
     scored = ScoredText(_rows_of(text), text.segments, found, processes, batch, watch)

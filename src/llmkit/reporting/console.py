@@ -11,14 +11,12 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import IO, Any, cast
 
 from rich.console import Console as RichConsole
-from rich.progress import (
-    BarColumn,
-    Progress,
-    SpinnerColumn,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.console import RenderableType
+from rich.progress import Progress, ProgressColumn
+from rich.progress import Task as RichTask
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
 from rich.text import Text
 
 from llmkit.distributed.launcher import is_main_process
@@ -28,8 +26,71 @@ from llmkit.reporting.format import clock, printable
 LOADING_SECONDS = 0.5
 """How long the libraries may load before a terminal shows it."""
 
+LOADING_MODEL = "loading the model…"
+"""What a command waits for before it uses a model."""
+
 PLAIN_SECONDS = 10.0
 """Without a terminal, progress is printed at most this often."""
+
+
+WIDEST_BAR, NARROWEST_BAR = 20, 4
+"""Widths of a progress bar in characters; a narrower one is omitted."""
+
+
+class ProgressLine(ProgressColumn):
+    """One line for a piece of work that always fits the terminal: what is done, a bar, the time
+    left, and as many figures as there is room for, the most important first.
+
+    Work of unknown length, or with nothing left to count, has a spinner and the time so far, never
+    a full bar.
+    """
+
+    def __init__(self, console: RichConsole) -> None:
+        super().__init__()
+        self.console = console
+        self.spinner = Spinner("dots")
+
+    def render(self, task: RichTask) -> Table:
+        """Lays out the line of a task, whose fields may be `done`, `left`, `figures`, and
+        `ended`."""
+        total = task.total or 0
+        counts = task.completed < total
+        done, left, figures = self._texts(task, counts)
+        spins = not counts and not task.fields.get("ended")
+        cells: list[RenderableType] = [self.spinner] if spins else []
+        room = self.console.width - 1 - 2 * spins  # the last column may wrap
+        shown = [text for text in (left, *figures[:1]) if text]
+        if len(done) + sum(len(text) + 1 for text in shown) > room:  # only what tells the most
+            done, shown = done.removeprefix("step "), [each.removesuffix(" left") for each in shown]
+        done = _shortened(done, room - sum(len(text) + 1 for text in shown))
+        room -= len(done) + sum(len(text) + 1 for text in shown)
+        cells.append(Text(done))
+        if counts and room > NARROWEST_BAR:
+            width = min(WIDEST_BAR, room - 1)
+            cells.append(ProgressBar(total, task.completed, width))
+            room -= width + 1
+        for text in figures[1:]:
+            if len(text) + 1 > room:
+                break
+            shown.append(text)
+            room -= len(text) + 1
+        line = Table.grid(padding=(0, 1, 0, 0))
+        line.add_row(*cells, *map(Text, shown))
+        return line
+
+    def _texts(self, task: RichTask, counts: bool) -> tuple[str, str, list[str]]:
+        """What is done, the time left, and the figures."""
+        if "done" in task.fields:
+            return task.fields["done"], task.fields["left"], task.fields["figures"]
+        if not counts:
+            return f"{task.description}…", clock(task.elapsed or 0.0), []
+        seconds = task.time_remaining
+        left = "" if seconds is None else f"{clock(seconds)} left"
+        return f"{task.description} {int(task.percentage)}%", left, []
+
+
+def _shortened(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: max(0, width - 1)]}…"
 
 
 class _Stderr:
@@ -71,11 +132,17 @@ class Console:
         self.notes: list[str] = []
         """All messages so far, also with --quiet; a run keeps those from before its first step."""
 
+    @property
+    def is_live(self) -> bool:
+        """Whether lines on the screen can be drawn again: not in a pipe, nor with TERM=dumb."""
+        terminal = self.stderr.is_terminal and not self.stderr.is_dumb_terminal
+        return terminal and not self.silent
+
     def say(self, text: str) -> None:
         """Prints a message on stderr; nothing with --quiet."""
         self.notes.append(text)
         if not self.silent:
-            self.stderr.print(Text(printable(text)))
+            self._print(Text(printable(text)))
 
     def show(self, text: Text) -> None:
         """Prints text of a model or of the data on stderr; nothing with --quiet."""
@@ -87,7 +154,12 @@ class Console:
         if text not in self.warnings:
             self.warnings.append(text)
         if is_main_process():
-            self.stderr.print(Text(f"warning: {printable(text)}", style="yellow"))
+            self._print(Text(f"warning: {printable(text)}", style="yellow"))
+
+    def _print(self, text: Text) -> None:
+        """Prints lines on stderr; a terminal's are folded between words where nothing is indented
+        or likely to be copied."""
+        self.stderr.print(text, soft_wrap=not self.is_live or text.plain.startswith(" "))
 
     def result(self, figures: Mapping[str, Any]) -> None:
         """Prints the result of the command: one JSON object with --json, else figures and tables;
@@ -135,7 +207,7 @@ class Console:
     @contextmanager
     def waiting(self, text: str) -> Iterator[None]:
         """Shows on a terminal what the command waits for, if that takes long."""
-        if self.silent or not self.stderr.is_terminal:
+        if not self.is_live:
             yield
             return
         status = self.stderr.status(text)
@@ -151,18 +223,10 @@ class Console:
     @contextmanager
     def watch(self, label: str, total: int) -> Iterator[Advance]:
         """Shows the progress of a task; yields a function to call with each amount done."""
-        if self.silent or not self.stderr.is_terminal:
+        if not self.is_live:
             yield self._plain_watch(label, total)
             return
-        with Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TimeRemainingColumn(),
-            console=self.stderr,
-            transient=True,
-        ) as progress:
+        with Progress(ProgressLine(self.stderr), console=self.stderr, transient=True) as progress:
             task = progress.add_task(label, total=total)
             yield lambda amount: progress.advance(task, amount)
 

@@ -123,7 +123,8 @@ class Recorder:
             and not state.finished
         ):
             self.display.console.say(
-                f"about {total} steps fit into {readable_minutes(budget.seconds / 60)}"
+                f"new plan: about {total} steps fit into {readable_minutes(budget.seconds / 60)}, "
+                f"{self.reported_steps} before"
             )
             self.reported_steps = total
         return self._note(state, {"total_steps": state.plan.total_steps})

@@ -87,8 +87,9 @@ def train_task(
         with run_directory.hold_run_directory(config, command) as held:
             directory = Path(processes.of_main(str(held)))
             resumed = _resume_point(task, directory)
-            model = _model(task, resumed)
-            task = task.fitted(model)
+            with console.waiting("preparing the model…"):
+                model = _model(task, resumed)
+                task = task.fitted(model)
             _describe(model, console)
             clock = Clock(resumed.state.seconds if resumed else 0.0)
             run = Run(task, model, directory, resumed, clock, task.losses(model))
@@ -153,7 +154,8 @@ def _carry_out(run: Run, loss: Loss) -> dict[str, Any]:
     """Train from the checkpoint or from the start, export the model to `final/`, and return the
     results."""
     task, session = run.task, run.session
-    work, resolved, chosen = _work(run, loss)
+    with session.console.waiting("measuring speed and memory…"):
+        work, resolved, chosen = _work(run, loss)
     state, changed = _state(run, work, chosen)
     notes = list(session.console.notes)
     if session.processes.is_main:
@@ -167,7 +169,12 @@ def _carry_out(run: Run, loss: Loss) -> dict[str, Any]:
     settings = run_identity.dotted(resolved.model_dump(mode="json"))
     with (
         tracking(task.config.report_to, run.directory, settings, session.console) as track,
-        training_display(session.console, state.step, state.plan.total_steps) as display,
+        training_display(
+            session.console,
+            state.step,
+            state.plan.total_steps,
+            "compiling the model" if chosen.compile else "",
+        ) as display,
     ):
         record = _record(run, work, chosen, resolved, display, state, track)
         if changed:
@@ -179,7 +186,8 @@ def _carry_out(run: Run, loss: Loss) -> dict[str, Any]:
         seconds = time.monotonic() - began
     if session.processes.is_main:
         _write_down(run, resolve.pinned(resolved, state.plan), state.plan, chosen, notes)
-        _export(run, work, state)
+        with session.console.waiting("saving the final model…"):
+            _export(run, work, state)
         if note := final_model.loading_note(work.model):
             session.console.say(note)
     session.processes.wait()
@@ -325,6 +333,7 @@ def _record(
         track=track,
         progress=partial(task.progress, global_batch_size=batch, limit=limit),
     )
+    display.is_estimate = record.budget is not None
     record.begin(state)
     return record
 
