@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import shlex
 import signal
 import subprocess
@@ -226,3 +227,36 @@ def test_a_full_disk_behind_stdout_is_a_fault_of_writing() -> None:
 def test_the_module_can_be_started_by_launchers() -> None:
     done = llmkit("--version")
     assert (done.returncode, done.stdout) == (0, "llmkit 0.1.0\n")
+
+
+@pytest.mark.parametrize("flag", ["", "--quiet"])
+def test_a_terminal_hears_of_a_command_before_its_libraries_have_loaded(
+    tmp_path: Path, flag: str
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("a line of text\n" * 100)
+    own, terminal = pty.openpty()
+    command = ["-m", "llmkit", "pretrain", "--text", str(text), "--dry-run", "--json"]
+    process = subprocess.Popen(
+        [sys.executable, *command, *filter(None, [flag])],
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+        env={**os.environ, "TERM": "xterm", "CUDA_VISIBLE_DEVICES": ""},
+    )
+    os.close(terminal)
+    heard = b""
+    while new := heard_of(own):
+        heard += new
+    os.close(own)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, heard
+    assert json.loads(out)["command"] == "pretrain"
+    assert (b"loading torch and transformers" in heard) is (flag == "")
+
+
+def heard_of(terminal: int) -> bytes:
+    """What a terminal has shown since; empty at its end."""
+    try:
+        return os.read(terminal, 65536)
+    except OSError:
+        return b""

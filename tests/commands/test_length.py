@@ -67,7 +67,7 @@ def test_a_finished_run_says_so_and_a_longer_one_goes_on(task, commands, call, t
     files = times_of_model(run)
     again = call(*command, "train.max_steps=6", "train.micro_batch_size=2", "train.logging_steps=7")
     assert (again["code"], again["step"]) == (0, 6), again["said"]
-    assert f"the run is complete: 6 steps; its model is {run / 'final'}" in again["said"]
+    assert "already finished at step 6: nothing was trained again" in again["said"]
     assert not [key for key in again if key.endswith("_per_second")]
     assert files == times_of_model(run)
     longer = call(*command, "train.max_steps=12")
@@ -176,4 +176,4 @@ def test_the_same_command_among_its_own_runs_is_the_same_run(
     first, second = call(*command), call(*command)
     assert (first["code"], second["code"]) == (0, 0), second["said"]
     assert first["run_dir"] == second["run_dir"]
-    assert "the run is complete: 2 steps" in second["said"]
+    assert "already finished at step 2" in second["said"]

@@ -265,4 +265,4 @@ def test_a_run_has_a_name_that_its_command_finds_again_in_any_number_of_processe
     done = [llmkit(*line, "seed=1", processes=2), llmkit(*line, "seed=1"), llmkit(*line)]
     runs = [json.loads(each.stdout)["run_dir"] for each in done]
     assert runs == [f"runs/pretrain-corpus-{number}" for number in (1, 1, 2)]
-    assert "the run is complete" in done[1].stderr
+    assert "already finished at step" in done[1].stderr

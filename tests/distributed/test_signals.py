@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from llmkit.distributed.signals import StopSignal
+from llmkit.distributed.signals import StopSignal, stop_signal
 from llmkit.errors import Stopped
 from llmkit.progress import Advance
 
@@ -85,7 +85,7 @@ def said(process: subprocess.Popen[bytes], wanted: bytes, seconds: float) -> boo
 @pytest.mark.parametrize(
     ("script", "answer"),
     [
-        (IN_A_RUN, b"stopping after this step (Ctrl-C again: now)"),
+        (IN_A_RUN, b"stopping after this step, which is saved (Ctrl-C again: now)"),
         (ALONE, b"stopping (Ctrl-C again: now)"),
     ],
 )
@@ -127,6 +127,28 @@ def test_a_command_that_is_stopped_before_it_saved_anything_says_so(tmp_path: Pa
     assert process.returncode == 130, err
     error = json.loads(out)["error"]
     assert (error["code"], error["kept"]) == (130, "nothing was saved yet")
+    assert b"Traceback" not in err
+
+
+def test_ctrl_c_interrupts_a_run_at_once_while_it_has_nothing_to_save() -> None:
+    with stop_signal() as stop:
+        signal.raise_signal(signal.SIGTERM)  # is recorded, as all are once there is a step
+        assert stop.received == signal.SIGTERM
+    with stop_signal() as stop:
+        stop.saves = False
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_while_the_command_line_loads_leaves_no_traceback() -> None:
+    timed = [sys.executable, "-X", "importtime", "-m", "llmkit"]  # names each import on stderr
+    process = subprocess.Popen([*timed, "env"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert said(process, b"typer.models", 60)  # before the first handler
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert b"nothing was saved yet" in err
     assert b"Traceback" not in err
 
 

@@ -17,11 +17,11 @@ SPEED = ["17,368 tokens/s", "mfu 12%"]
 
 
 @contextmanager
-def running(width: int, total: int, first: str = "") -> Iterator[TrainingDisplay]:
+def running(width: int, total: int, compiles: bool = False) -> Iterator[TrainingDisplay]:
     """The display of a run that begins, on a terminal of this width."""
     console = Console()
     console.stderr = RichConsole(file=io.StringIO(), width=width, force_terminal=True, _environ={})
-    with training_display(console, 0, total, first) as display:
+    with training_display(console, 0, total, compiles) as display:
         yield display
 
 
@@ -82,7 +82,7 @@ def test_no_bar_is_full_while_the_last_validation_runs() -> None:
 
 
 def test_what_delays_the_first_step_is_named_until_there_is_a_loss() -> None:
-    with running(80, 20, "compiling the model") as display:
+    with running(80, 20, compiles=True) as display:
         assert "step 0/20 compiling the model" in " ".join(
             lines(display)[0].replace("━", "").split()
         )

@@ -163,9 +163,13 @@ def report_command(
     """Write one HTML page on a run, or comparing several runs."""
     if not runs:
         raise UsageError("`llmkit report` needs a run", next=f"try `{FIRST['report']}`")
-    from llmkit.commands.report import report_runs
+    from llmkit.reporting.console import Console
 
-    _print(report_runs(runs, output, open), json)
+    with Console(json).waiting("reading the runs…"):
+        from llmkit.commands.report import report_runs
+
+        found = report_runs(runs, output, open)
+    _print(found, json)
 
 
 @app.command("push", cls=Command)
@@ -198,8 +202,11 @@ def push_command(
 def env_command(json: Json = False) -> None:
     """Print versions, devices and paths for a bug report."""
     from llmkit.commands.env import describe_environment
+    from llmkit.reporting.console import Console
 
-    _print(describe_environment(), json)
+    with Console(json).loading():
+        found = describe_environment()
+    _print(found, json)
 
 
 def _print(result: dict[str, Any], as_json: bool, warnings: list[str] | None = None) -> None:

@@ -66,6 +66,7 @@ def reported(json: bool = False, warnings: Sequence[str] = ()) -> Iterator[Outco
         raise
     except BaseException as error:
         fault = as_fault(error) or _bug(error)
+        signals.state.answered = True
         _tell(fault)
         if json:
             _print_object(fault, warnings)
@@ -103,8 +104,10 @@ def acknowledge_signals(json: bool) -> None:
 
 
 def _acknowledge() -> None:
+    if signals.state.answered:  # the message on how it ended has appeared already
+        return
     if is_main_process() and not signals.state.child:  # which acknowledges it too
-        how = "stopping after this step" if signals.state.saving else "stopping"
+        how = "stopping after this step, which is saved" if signals.state.saving else "stopping"
         _say(f"{how} (Ctrl-C again: now)")
 
 

@@ -49,7 +49,8 @@ class Request:
         """
         self.config._arguments = tuple(self.arguments)
         with _stops(self.command, self.config):
-            sources = self.checked(console)
+            with console.waiting("checking the config and data…"):
+                sources = self.checked(console)
             work = self._loaded(console)
             try:
                 with within():

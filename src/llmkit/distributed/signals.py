@@ -37,6 +37,8 @@ class SignalState:
         """When it was received, by the monotonic clock."""
         self.conversation = False
         """Whether Ctrl-C only interrupts a response."""
+        self.answered = False
+        """Whether a message has said how the command ended."""
         self.hosted = False
         """Whether the process belongs to a program that calls llmkit, such as a notebook."""
         self.child = 0
@@ -71,13 +73,23 @@ state = SignalState()
 class StopSignal:
     """The signal that asked the run to stop, if any.
 
-    A second Ctrl-C ends the process at once, or in a process that is not ours the run: writes are
-    atomic, so nothing that was saved is lost.
+    While there is nothing to save, Ctrl-C interrupts at once. A second Ctrl-C ends the process at
+    once, or in a process that is not ours the run: writes are atomic, so nothing that was saved is
+    lost.
     """
 
     def __init__(self) -> None:
         self.received = 0
         self.seen = SignalState()
+
+    @property
+    def saves(self) -> bool:
+        """Whether a signal is only recorded, and the run saves its state before it ends."""
+        return state.saving
+
+    @saves.setter
+    def saves(self, saves: bool) -> None:
+        state.saving = saves
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
         """The signal handler: takes no lock, prints nothing, runs no collective."""
@@ -88,6 +100,8 @@ class StopSignal:
         if again:
             os._exit(130)
         self.received = number
+        if number == signal.SIGINT and not self.saves:
+            raise KeyboardInterrupt
 
     def check(self) -> None:
         """Raises Stopped or Interrupted if a signal was received; call it only where weights are

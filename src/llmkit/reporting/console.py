@@ -23,8 +23,9 @@ from llmkit.distributed.launcher import is_main_process
 from llmkit.progress import Advance
 from llmkit.reporting.format import clock, printable
 
-LOADING_SECONDS = 0.5
-"""How long the libraries may load before a terminal shows it."""
+LOADING_SECONDS = 0.2
+"""How long work may last before a terminal shows what it is: a user who sees nothing for a second
+doubts that anything happens, and Python needs half of it to begin."""
 
 LOADING_MODEL = "loading the model…"
 """What a command waits for before it uses a model."""

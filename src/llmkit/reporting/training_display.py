@@ -21,7 +21,7 @@ class TrainingDisplay:
     """Shows step, time left, loss, speed, memory and other figures of a running training."""
 
     def __init__(
-        self, console: Console, step: int, progress: Progress | None, first: str = ""
+        self, console: Console, step: int, progress: Progress | None, compiles: bool = False
     ) -> None:
         self.console = console
         self.progress = progress
@@ -29,7 +29,7 @@ class TrainingDisplay:
         self.first_step = step
         self.began: float | None = None
         """When the first step had ended, which may include compilation."""
-        self.figures: list[str] = [first]
+        self.figures: list[str] = ["compiling the model"] if compiles else []
         """The figures of the last logged step, the most important first."""
         self.is_estimate = False
         """Whether the number of steps is an estimate, by a time limit."""
@@ -110,16 +110,15 @@ def memory_used() -> int:
 
 @contextmanager
 def training_display(
-    console: Console, step: int, total: int, first: str = ""
+    console: Console, step: int, total: int, compiles: bool = False
 ) -> Iterator[TrainingDisplay]:
-    """Opens the display for a run at `step` of `total`; `first` tells what delays its first
-    step."""
+    """Opens the display for a run at `step` of `total`, whose first step may compile the model."""
     if not console.is_live:
         yield TrainingDisplay(console, step, None)
         return
     line = ProgressLine(console.stderr)
     with Progress(line, console=console.stderr, refresh_per_second=4) as progress:
-        display = TrainingDisplay(console, step, progress, first)
+        display = TrainingDisplay(console, step, progress, compiles)
         display.show(step, total)
         try:
             yield display

@@ -113,6 +113,7 @@ def train(work: Work, state: State, record: Recorder, stop: StopSignal, samples:
         work.loss, work.examples, work.rows_of_step, settings.micro_batch_size, work.processes
     ) as input_of:
         while True:
+            stop.saves = stop.saves or state.step > 0
             state, signal_number, due = _agree(work, state, record, stop)
             if not signal_number and due:
                 state, signal_number = _validate(work, state, record, stop)

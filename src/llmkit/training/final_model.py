@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmkit.errors import Diverged, NoValidCheckpoint
 from llmkit.models import build, lora
+from llmkit.models.experts import balance
 from llmkit.storage import atomic
 from llmkit.storage.outputs import FINAL
 from llmkit.training import checkpoint
@@ -37,6 +38,19 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, direc
     else:
         model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
+
+
+def describe_model(model: PreTrainedModel) -> Iterator[str]:
+    """Yields lines on a model: its class, its number of parameters, and a loss that it lacks."""
+    weights, name = model.num_parameters(), type(model).__name__
+    trained = sum(w.numel() for w in model.parameters() if w.requires_grad)
+    partly = f", {trained:,} of them trained" if trained != weights else ""
+    yield f"model: {name}, {weights:,} parameters{partly}"
+    if balance.are_unbalanced(model):
+        yield (
+            f"{name} routes tokens to experts without a load-balancing loss: transformers has none "
+            "for it"
+        )
 
 
 def loading_note(model: PreTrainedModel) -> str | None:

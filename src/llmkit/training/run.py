@@ -22,7 +22,6 @@ from llmkit.distributed import failures
 from llmkit.distributed.processes import Processes, join_processes
 from llmkit.distributed.signals import StopSignal, stop_signal
 from llmkit.models import lora, pretrained
-from llmkit.models.experts import balance
 from llmkit.models.kernels import dropout
 from llmkit.models.pretrained import Pretrained
 from llmkit.reporting import plots
@@ -79,6 +78,7 @@ def train_task(
     """Train or resume training, measure the finished model, and return the results."""
     run_directory.check_run_directory(config, command)
     with stop_signal() as stop, _processes(config) as processes:
+        stop.saves = processes.count > 1  # which must stop together; one may stop at any time
         session = Session(sources, processes, console, stop)
         named = pretrained.of_config(config)
         before = len(console.warnings)
@@ -90,7 +90,8 @@ def train_task(
             with console.waiting("preparing the model…"):
                 model = _model(task, resumed)
                 task = task.fitted(model)
-            _describe(model, console)
+            for line in final_model.describe_model(model):
+                console.say(line)
             clock = Clock(resumed.state.seconds if resumed else 0.0)
             run = Run(task, model, directory, resumed, clock, task.losses(model))
             loss = run.losses(task.validation)
@@ -137,19 +138,6 @@ def _model(task: Task, resumed: Checkpoint | None) -> PreTrainedModel:
     return model
 
 
-def _describe(model: PreTrainedModel, console: Console) -> None:
-    """Report the model and its number of parameters."""
-    weights = model.num_parameters()
-    trained = sum(w.numel() for w in model.parameters() if w.requires_grad)
-    partly = f", {trained:,} of them trained" if trained != weights else ""
-    console.say(f"model: {type(model).__name__}, {weights:,} parameters{partly}")
-    if balance.are_unbalanced(model):
-        console.say(
-            f"{type(model).__name__} routes tokens to experts without a load-balancing loss: "
-            "transformers has none for it"
-        )
-
-
 def _carry_out(run: Run, loss: Loss) -> dict[str, Any]:
     """Train from the checkpoint or from the start, export the model to `final/`, and return the
     results."""
@@ -167,14 +155,10 @@ def _carry_out(run: Run, loss: Loss) -> dict[str, Any]:
             earlier = fingerprints.read_fingerprints(task.config.model.name_or_path or "")
             fingerprints.write(run.directory, task.seen().joined(earlier))
     settings = run_identity.dotted(resolved.model_dump(mode="json"))
+    steps = state.step, state.plan.total_steps
     with (
         tracking(task.config.report_to, run.directory, settings, session.console) as track,
-        training_display(
-            session.console,
-            state.step,
-            state.plan.total_steps,
-            "compiling the model" if chosen.compile else "",
-        ) as display,
+        training_display(session.console, *steps, chosen.compile) as display,
     ):
         record = _record(run, work, chosen, resolved, display, state, track)
         if changed:
@@ -192,8 +176,7 @@ def _carry_out(run: Run, loss: Loss) -> dict[str, Any]:
             session.console.say(note)
     session.processes.wait()
     if run.resumed is not None and before.finished:
-        model = run.directory / outputs.FINAL
-        session.console.say(f"the run is complete: {state.step} steps; its model is {model}")
+        session.console.say(f"already finished at step {state.step}: nothing was trained again")
     done = state.step - before.step
     if warning := schedule.warning_after(task.config.train, state.step, done, seconds, run.clock):
         session.console.warn(warning)
