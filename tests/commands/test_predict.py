@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from llmkit.cli import app
+from llmkit.commands import predict
 from llmkit.models import build, classifier
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.classifier import ClassifierHead
@@ -378,3 +379,17 @@ def test_a_name_that_is_no_utf8_is_read_and_written(call, model, table, tmp_path
     code, out, said = call("--model", model, "--csv", path, "--json")
     assert code == 65
     assert str(path) in json.loads(out.splitlines()[-1])["error"]["where"]
+
+
+def test_progress_counts_rows_when_they_are_labelled_not_when_they_are_read() -> None:
+    done: list[int] = []
+    progress = predict.RowProgress(done.append)
+    for window in (1600, 1600, 800):
+        before = sum(done)
+        for _ in range(8):
+            progress.read(window // 8)
+        assert sum(done) == before
+        progress.labelled(0.5)
+        assert sum(done) == before + window // 2
+        progress.labelled(0.5)
+        assert sum(done) == before + window

@@ -68,7 +68,7 @@ def classifier(accuracy: float, f1: float, **more: object) -> dict[str, object]:
 
 def test_new_weights_that_took_too_few_steps_are_called_so() -> None:
     [text] = summary.of_steps(1, from_scratch=True)
-    assert text.startswith("only 1 optimizer step:")
+    assert text.startswith("only 1 optimizer step: the model is untrained")
     assert "train.max_minutes" in text
     assert not list(summary.of_steps(summary.FEWEST_STEPS, from_scratch=True))
     assert not list(summary.of_steps(1, from_scratch=False))

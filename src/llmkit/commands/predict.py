@@ -22,6 +22,7 @@ from llmkit.inference import classify
 from llmkit.models import directory, pretrained
 from llmkit.models.classifier import head_of
 from llmkit.models.pretrained import Pretrained
+from llmkit.progress import Advance
 from llmkit.reporting import predictions
 from llmkit.reporting.console import Console
 from llmkit.reporting.format import many
@@ -44,7 +45,8 @@ def run(config: Config, sources: Sources, console: Console) -> dict[str, Any] | 
         join_processes(config.predict.precision) as processes,
         console.watch("labelling", _size(found)) as advance,
     ):
-        data, windows = _windows(config, found, opened, pipe, console.say, advance)
+        progress = RowProgress(advance)
+        data, windows = _windows(config, found, opened, pipe, console.say, progress.read)
         model = classify.open_classifier(opened, processes.device, processes.precision)
         console.say(f"model: {opened.name}, {len(model.head.names)} labels, {model.precision}")
         began = time.monotonic()
@@ -52,7 +54,9 @@ def run(config: Config, sources: Sources, console: Console) -> dict[str, Any] | 
         with _writer(config, job, console) as writer:
             before = int(processes.largest([writer.rows if writer else 0])[0])
             rest = classify.skip_rows(windows, before)
-            for window in classify.classify_rows(model, rest, config.predict.columns, processes):
+            for window in classify.classify_rows(
+                model, rest, config.predict.columns, processes, progress.labelled
+            ):
                 if writer:
                     writer.write(window)
     if named := model.encoder.named.warning("row"):
@@ -75,6 +79,25 @@ def check(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
     with console.watch("reading", _size(found)) as advance:
         data, windows = _windows(config, found, opened, None, console.say, advance)
         return {**report, "text_column": data.text_column, "rows": sum(map(len, windows))}
+
+
+class RowProgress:
+    """Counts the bytes of the files when their rows are labelled, not when a window of them is
+    read."""
+
+    def __init__(self, advance: Advance) -> None:
+        self.advance, self.window, self.is_read = advance, 0, False
+
+    def read(self, n_bytes: int) -> None:
+        """Adds bytes to the window that is being read."""
+        self.window = n_bytes + (0 if self.is_read else self.window)
+        self.is_read = False
+        self.advance(0)
+
+    def labelled(self, share: float) -> None:
+        """Counts a share of the window that was read."""
+        self.is_read = True
+        self.advance(round(share * self.window))
 
 
 @contextmanager

@@ -153,14 +153,21 @@ def classify_rows(
     windows: Iterable[Sequence[Row]],
     columns: Sequence[str],
     processes: Processes | None = None,
+    advance: Callable[[float], None] = lambda share: None,
 ) -> Iterator[list[Prediction]]:
     """Predictions for the rows in order, a window at a time, with `columns` copied from the rows.
 
-    Several processes share each window, and each gets all predictions. Raises DataError for a
-    column that a row does not have.
+    Several processes share each window, and each gets all predictions; `advance` is called with
+    each share of a window that is done. Raises DataError for a column that a row does not have.
     """
+    count = 1 if processes is None else processes.count
     for window in windows:
-        outputs = shared_outputs(classifier, [row.texts for row in window], processes)
+        texts = [row.texts for row in window]
+
+        def advance_by(n_texts: int, size: int = len(window)) -> None:
+            advance(n_texts * count / size)
+
+        outputs = shared_outputs(classifier, texts, processes, advance_by)
         chances = probabilities(classifier.head.problem_type, outputs)
         yield [
             prediction_of(classifier.head, row, values, columns)

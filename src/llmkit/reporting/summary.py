@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from llmkit.reporting.format import clock, short
+from llmkit.reporting.format import clock, many, short
 
 _Figures = Mapping[str, Any]
 
@@ -24,7 +24,7 @@ def of_training(figures: _Figures) -> Iterator[str]:
         "",
     )  # fmt: skip
     yield (
-        f"Done: {step:,} {'step' if step == 1 else 'steps'} in {clock(figures['seconds'])} "
+        f"Done: {many(step, 'step')} in {clock(figures['seconds'])} "
         f"({short(figures['parameters'])} parameters{speed})."
     )
     for split in ("validation", "test"):
@@ -114,6 +114,9 @@ def _next_command(figures: _Figures) -> str:
 FEWEST_STEPS = 50
 """Optimizer steps below which a new language model has hardly learned anything."""
 
+UNTRAINED_STEPS = 10
+"""Optimizer steps below which it has learned nothing."""
+
 FAR = 1.0
 """Nats between held-out and training loss from which to warn: e times the perplexity."""
 
@@ -125,7 +128,8 @@ def of_steps(step: int, from_scratch: bool) -> Iterator[str]:
     """Warns if a run was too short for a new language model to learn much."""
     if from_scratch and step < FEWEST_STEPS:
         yield (
-            f"only {step:,} optimizer {'step' if step == 1 else 'steps'}: a new model needs "
+            f"only {many(step, 'optimizer step')}: the model is "
+            f"{'untrained' if step < UNTRAINED_STEPS else 'hardly trained'}, a new one needs "
             "hundreds to learn a language; train longer with train.max_steps, "
             "train.num_train_epochs or train.max_minutes"
         )

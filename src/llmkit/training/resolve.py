@@ -24,6 +24,7 @@ from llmkit.distributed import device
 from llmkit.distributed.processes import Processes
 from llmkit.errors import ConfigError
 from llmkit.reporting.format import clock as duration
+from llmkit.reporting.format import many
 from llmkit.training import probe, schedule
 from llmkit.training.checkpoint import State
 from llmkit.training.loss_module import LossModule
@@ -235,7 +236,7 @@ def _agreed(numbers: Mapping[str, int], processes: Processes) -> dict[str, int]:
 def _expected(steps: int, seconds: float, minutes: float | None) -> str:
     """The expected length of the run, formatted for the console."""
     if minutes is None:
-        return f"{steps} steps, about {duration(seconds)} on this machine"
+        return f"{many(steps, 'step')}, about {duration(seconds)} on this machine"
     return f"about {steps} steps fit into {schedule.readable_minutes(minutes)}"
 
 

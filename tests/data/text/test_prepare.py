@@ -1,3 +1,5 @@
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,24 @@ def test_raw_text_becomes_tokens_and_comes_back_exactly(
     assert prepared.validation is not None
     assert len(prepared.validation.starts) >= 18
     assert any("documents" in line and "bytes per token" in line for line in said)
+
+
+def test_all_progress_reaches_its_total(tmp_path: Path, poems: list[str]) -> None:
+    left: dict[str, int] = {}
+
+    @contextmanager
+    def counted(label: str, total: int) -> Iterator[Callable[[int], None]]:
+        left[label] = total
+
+        def advance(amount: int) -> None:
+            left[label] -= amount
+
+        yield advance
+
+    settings = config(train_files=str(tmp_path / "poems.txt"), document="blank_line")
+    prepare(settings, counted, [].append)
+    assert {"training a tokenizer", "tokenizing"} <= left.keys()
+    assert left == dict.fromkeys(left, 0)
 
 
 def test_what_is_held_out_of_one_file_is_named(

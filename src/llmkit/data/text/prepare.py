@@ -220,7 +220,7 @@ def _trained(pairs: Sequence[DomainText], say: Say) -> PreTrainedTokenizerFast:
             # Sample each part in proportion to its size.
             shares = [max(1, TOKENIZER_BYTES * part.n_bytes // max(1, n_bytes)) for part in parts]
             samples = (part.sample(share) for part, share in zip(parts, shares, strict=True))
-            texts = _with_progress(chain.from_iterable(samples), advance)
+            texts = _with_progress(chain.from_iterable(samples), n_read, advance)
             train(texts, size, model_type).save_pretrained(directory)
         return {"vocab_size": size, "n_bytes": n_read}
 
@@ -241,10 +241,16 @@ def _trained(pairs: Sequence[DomainText], say: Say) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _with_progress(texts: Iterable[str], advance: Callable[[int], None]) -> Iterable[str]:
+def _with_progress(
+    texts: Iterable[str], n_bytes: int, advance: Callable[[int], None]
+) -> Iterable[str]:
+    """The texts, whose bytes are counted; at the end all are, whatever lies between the texts."""
     for text in texts:
-        advance(len(text.encode()))
+        size = len(text.encode())
+        n_bytes -= size
+        advance(size)
         yield text
+    advance(max(0, n_bytes))
 
 
 def _held_out(made: TokenFile, text: RawText) -> str:

@@ -214,11 +214,9 @@ def fill_ins(
             break
         parts = ids[max(0, place - _AROUND) : place], [guess], [target], ids[place + 1 :][:_AROUND]
         before, predicted, hidden, after = (
-            tokenizer.decode(part, skip_special_tokens=True).replace(
-                "\N{REPLACEMENT CHARACTER}", ""
-            )
-            for part in parts
+            tokenizer.decode(part, skip_special_tokens=True) for part in parts
         )
+        before, after = (text.strip("\N{REPLACEMENT CHARACTER}") for text in (before, after))
         if any(map(str.isalnum, hidden)) and any(map(str.isalnum, before + after)):
             text = f"{before}{_space(hidden)}{BLANK}{after}".strip()
             found.append(
