@@ -56,7 +56,7 @@ def reported(json: bool = False, warnings: Sequence[str] = ()) -> Iterator[Outco
 
     With `json` the error is also printed on stdout, as a JSON object with the warnings so far.
     """
-    outcome = Outcome()
+    outcome, signals.state.answered = Outcome(), False
     try:
         yield outcome
     except BrokenPipeError:
