@@ -72,14 +72,6 @@ def test_bf16_gives_nearly_the_same_and_nothing_is_nan(saved) -> None:
     assert np.abs(exact - fast).max() < 0.05 * max(1.0, np.abs(exact).max())
 
 
-def test_lengths_are_padded_by_a_sixteenth_at_most() -> None:
-    lengths = np.arange(1, 3000)
-    padded = classify.padded_lengths(lengths)
-    assert (padded >= lengths).all()
-    assert (padded <= np.ceil(lengths * 17 / 16)).all()
-    assert len(np.unique(padded)) < 16 * 12
-
-
 def test_a_language_model_is_no_classifier(tmp_path) -> None:
     config = build.model_config("llama", {"hidden_size": 32, "num_hidden_layers": 1}, 64, 8, {})
     build.causal_model(config, 0).save_pretrained(tmp_path)

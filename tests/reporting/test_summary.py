@@ -123,3 +123,9 @@ def test_a_measured_text_is_read_beside_its_own_unigram_model() -> None:
     assert not list(summary.of_measured_text("runs/a", {"perplexity": 20.0, **beside}))
     masked = {"pseudo_perplexity": 90.0, "baseline": {"pseudo_perplexity": 84.1}}
     assert len(list(summary.of_measured_text("runs/a", masked))) == 1
+
+
+def test_the_next_command_after_a_masked_model_has_a_mask() -> None:
+    run = {**RUN, "validation": {"loss": 2.0, "accuracy": 0.5}, "baseline": {}}
+    lines = list(summary.of_training(run))
+    assert lines[-1] == '  next     llmkit generate --model runs/a --prompt "a text with a [MASK]"'

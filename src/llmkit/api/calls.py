@@ -147,7 +147,8 @@ def generate(
     >>> [each["text"] for each in found["generated"]]
 
     Without `output`, the result has `generated`: for each text its `prompt`, `text`, `tokens`,
-    `logprob` and `finish_reason`. See `llmkit.api` for what all functions have in common.
+    `logprob` and `finish_reason`; of a masked model, for each prompt its `text` with the masks
+    filled, and `masks`. See `llmkit.api` for what all functions have in common.
     """
     named = {"prompt": prompt, "prompts_file": prompts_file, "model": model, "output": output}
     return _call("generate", config, named, keys)

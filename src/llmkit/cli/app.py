@@ -87,7 +87,7 @@ _add("pretrain", "Train a language model on raw text, from scratch or from a pre
 _add("finetune", "Train a classifier on labelled rows, or a model that answers prompts.")
 _add("merge", "Merge domain experts into an ensemble, a mixture of experts or an average.")
 _add("predict", "Label the rows of a file, or lines from a pipe, with a classifier.")
-_add("generate", "Generate text from --prompt, --prompts-file, or lines from a pipe.")
+_add("generate", "Continue prompts, or fill their masks, from --prompt, --prompts-file or a pipe.")
 _add("chat", "Chat with a model, or continue text with a base model (type /help inside).")
 _add("evaluate", "Measure perplexity on text, accuracy on labelled rows, or benchmark tasks.")
 

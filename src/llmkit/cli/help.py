@@ -81,6 +81,8 @@ _INSTEAD = {
     "sample complete prompt": "`llmkit generate --model runs/mine --prompt TEXT`",
     "infer inference run use pipeline": USE,
     "classify label annotate": "`llmkit predict --model runs/mine --csv new.csv`",
+    "fill fill-mask unmask": '`llmkit generate --model runs/mine --prompt "a text with a [MASK]"`, '
+    "with a masked model",
     "translate summarize summarise": "`llmkit generate --model runs/mine --prompt TEXT`, with a "
     "model that was trained to do so",
     "embed embeddings": "llmkit computes no embeddings; sentence-transformers does",

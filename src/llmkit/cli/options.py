@@ -163,7 +163,13 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
     ),
     "generate": (
         MODEL,
-        Option("--prompt", "Text to continue; repeatable.", "TEXT", "generation.prompts", TEXTS),
+        Option(
+            "--prompt",
+            "Text to continue, or to fill at [MASK]; repeatable.",
+            "TEXT",
+            "generation.prompts",
+            TEXTS,
+        ),
         Option(
             "--prompts-file",
             "File of prompts: text lines, JSONL, or a table.",

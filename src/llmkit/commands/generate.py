@@ -1,4 +1,4 @@
-"""`llmkit generate`: a language model and prompts -> text."""
+"""`llmkit generate`: model + prompts -> text; a masked model fills masks."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from llmkit.config import checks
 from llmkit.config.schema import Config
 from llmkit.data.readers.files import Sources
 from llmkit.distributed.launcher import is_main_process, n_processes
 from llmkit.distributed.signals import StopSignal, stop_signal
 from llmkit.errors import ConfigError
-from llmkit.inference import generate, prompts, requests
+from llmkit.inference import generate, masks, prompts, requests
 from llmkit.inference.batching import Engine
 from llmkit.inference.generated import Sample
+from llmkit.inference.masks import FilledPrompt, MaskFiller
 from llmkit.inference.prompts import Prompt
 from llmkit.inference.requests import PromptRequests
-from llmkit.models import directory
+from llmkit.models import directory, pretrained
 from llmkit.models.control_tokens import control_tokens
 from llmkit.models.directory import locate_tokenizer
 from llmkit.models.pretrained import Pretrained
@@ -45,6 +47,7 @@ _MAY_CHANGE = {"prompts", "prompts_file", "output_file", "micro_batch_size"}
 """Keys of `generation` that may change when a job resumes; prompts are compared separately."""
 
 _Record = dict[str, Any]
+_Write = Callable[[Sequence[Prompt]], Iterator[Sample | FilledPrompt]]
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,11 @@ class _Work:
     prompts: Sequence[Prompt]
     before: int = 0
     """Number of samples already on stdout, of earlier prompts."""
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether the model fills masks, rather than continuing the prompts."""
+        return self.model.kind == "masked"
 
     @property
     def n_samples(self) -> int:
@@ -107,7 +115,7 @@ def check(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
         "blank_lines": work.requests.blank,
         "prompts_cut": sum(prompt.cut > 0 for prompt in work.prompts),
         "longest_prompt": max(len(prompt.ids) for prompt in work.prompts),
-        "context": prompts.context(work.model.config),
+        "context": work.model.context,
         "samples": work.n_samples,
         "precision": work.config.generation.precision,
     }
@@ -123,12 +131,11 @@ def _is_line_by_line(config: Config) -> bool:
 def _generate_line_by_line(config: Config, sources: Sources, console: Console) -> None:
     """Generates for the prompts of a pipe; prompts that arrive together form a batch."""
     requests.check_generation_settings(config)
-    config = generate.resolved(config, generate.usual_device())
     engine, number = None, 0
     seen: Counter[tuple[int, ...]] = Counter()
-    opened = generate.open_language_model(config)
+    config, opened = _open(config)
     for asked in requests.groups(config, sources):
-        work = replace(_encoded(config, asked, opened, seen), before=number)
+        work = replace(_encoded(config, opened, asked, seen), before=number)
         _warn(work, console)
         with stop_signal() as stop:
             if work.prompts:
@@ -140,14 +147,32 @@ def _generate_line_by_line(config: Config, sources: Sources, console: Console) -
 def _prepare(config: Config, sources: Sources) -> _Work:
     """The encoded prompts; checks everything that can be checked without weights."""
     requests.check_generation_settings(config)
-    config = generate.resolved(config, generate.usual_device())
     asked = requests.read_requests(config, sources)
-    return _encoded(config, asked, generate.open_language_model(config), Counter())
+    return _encoded(*_open(config), asked, Counter())
+
+
+def _open(config: Config) -> tuple[Config, Pretrained]:
+    """The config with its precision resolved, and the model without weights; both checked.
+
+    For a masked model, keys that do not apply to it are refused if they were given for this
+    command, and have no effect otherwise.
+    """
+    opened, device = pretrained.of_config(config), generate.usual_device()
+    if opened is None or opened.kind != "masked":
+        return generate.resolved(config, device), generate.checked(opened)
+    opened.check_purpose(opened.purpose)
+    opened.check_mask_token()
+    checks.refuse_inapplicable(config, "generate/masks")
+    other = {"num_return_sequences": 1, "num_beams": 1, "chat": False, "weights": "full"}
+    return generate.resolved(config.changed(generation=other), device), opened
 
 
 def _encoded(
-    config: Config, asked: PromptRequests, model: Pretrained, seen: Counter[tuple[int, ...]]
+    config: Config, model: Pretrained, asked: PromptRequests, seen: Counter[tuple[int, ...]]
 ) -> _Work:
+    if model.kind == "masked":
+        filled = masks.encode_masked(asked.items, model, config.generation, config.sampling_seed)
+        return _Work(config, model, asked, filled)
     encoded = prompts.encode_prompts(
         asked.items, model.tokenizer, model.config, config.generation, config.sampling_seed, seen
     )
@@ -157,9 +182,12 @@ def _encoded(
     return _Work(config, model, asked, encoded)
 
 
-def _engine(work: _Work, processes: Processes | None, console: Console) -> Engine:
+def _engine(
+    work: _Work, processes: Processes | None, console: Console
+) -> Engine | MaskFiller:
+    load = masks.mask_filler if work.is_masked else generate.engine
     with console.waiting(LOADING_MODEL):
-        return generate.engine(work.config, work.model, processes.device if processes else None)
+        return load(work.config, work.model, processes.device if processes else None)
 
 
 def _warn(work: _Work, console: Console) -> None:
@@ -182,15 +210,18 @@ def _warn_of_control_tokens(work: _Work, console: Console) -> None:
     settings = work.config.generation
     if not settings.split_special_tokens and not settings.chat:
         return
-    texts = ((prompt.text,) for prompt in work.prompts)
-    if found := control_tokens(work.model.tokenizer).warning(texts, "prompt"):
+    tokenizer, several = work.model.tokenizer, [prompt.text for prompt in work.prompts]
+    if work.is_masked:
+        several = [masks.without_masks(text, tokenizer) for text in several]
+    texts = ((text,) for text in several)
+    if found := control_tokens(tokenizer).warning(texts, "prompt"):
         advice = "; generation.split_special_tokens=false reads it as the token"
         console.warn(found + ("" if settings.chat else advice))
 
 
 def _write_samples(
     work: _Work,
-    engine: Engine,
+    engine: Engine | MaskFiller,
     done: int,
     processes: Processes | None,
     results: ResultLines | None,
@@ -211,12 +242,16 @@ def _write_samples(
         if streamed:
             between = samples.BETWEEN if before else ""
             samples.put(between + _shown_prompt(config, work.prompts[0].text))
-        write = partial(
-            generate.generate_samples,
-            engine,
-            sampler=engine.sampler(config.generation),
-            tick=tick,
-            on_text=(lambda _, text: samples.put(text)) if streamed else None,
+        write: _Write = (
+            partial(engine.fill_masks, tick=tick)
+            if isinstance(engine, MaskFiller)
+            else partial(
+                generate.generate_samples,
+                engine,
+                sampler=engine.sampler(config.generation),
+                tick=tick,
+                on_text=(lambda _, text: samples.put(text)) if streamed else None,
+            )
         )
         for begin in range(first, len(work.prompts), window):
             records = _window_records(work.prompts[begin : begin + window], write, processes)
@@ -231,7 +266,7 @@ def _write_samples(
 
 def _window_records(
     window: Sequence[Prompt],
-    write: Callable[[Sequence[Prompt]], Iterator[Sample]],
+    write: _Write,
     processes: Processes | None,
 ) -> Iterator[_Record]:
     """The records of some prompts in order; processes share the work, and each gets all records."""
@@ -269,8 +304,9 @@ def _write_record(
         samples.put(json.dumps(record, ensure_ascii=False) + "\n")
     else:
         between = samples.BETWEEN if number else ""
-        samples.put(between + _shown_prompt(config, record["prompt"]) + record["text"] + "\n")
-        samples.put(samples.steps_table(record))
+        before = "" if "masks" in record else _shown_prompt(config, record["prompt"])
+        samples.put(between + before + record["text"] + "\n")
+        samples.put(samples.steps_table(record) + samples.masks_table(record))
 
 
 def _shown_prompt(config: Config, prompt: str) -> str:
@@ -282,7 +318,7 @@ def _is_streamed(work: _Work, console: Console) -> bool:
     """Whether the text is streamed: a single sample, printed as plain text."""
     settings = work.config.generation
     alone = work.n_samples == 1 and settings.num_beams == 1 and settings.output_file is None
-    return alone and not console.json and n_processes() == 1
+    return alone and not work.is_masked and not console.json and n_processes() == 1
 
 
 @contextmanager

@@ -22,9 +22,10 @@ from llmkit.config.types import (
     Whole,
 )
 
-_TALK = For("generate", "chat")
+_TALK = For("generate/continuation", "chat")
 _ANSWERS = For("generate", "evaluate/references", "finetune/completion")
 _INFERENCE = For("generate", "chat", "evaluate/references")
+_WRITING = For("generate/continuation", "chat", "evaluate/references")
 _TEXT = For("evaluate/text")
 _REFERENCES = For("evaluate/references")
 _MODELS = For("evaluate/text", "evaluate/labels", "evaluate/tasks")
@@ -66,10 +67,13 @@ class GenerationConfig(Section):
     """Keep tokens with at least this fraction of the most likely token's probability."""
     typical_p: Share = 1.0
     """Locally typical sampling: keep the most typical tokens up to this total probability."""
-    num_return_sequences: Annotated[Count, For("generate", "pretrain", "finetune/completion")] = 1
+    num_return_sequences: Annotated[
+        Count, For("generate/continuation", "pretrain", "finetune/completion")
+    ] = 1
     """Continuations per prompt."""
     num_beams: Annotated[
-        Count, For("generate", "evaluate/references", "pretrain", "finetune/completion")
+        Count,
+        For("generate/continuation", "evaluate/references", "pretrain", "finetune/completion"),
     ] = 1
     """Number of beams; above 1, beam search of transformers instead of sampling."""
     stop: TextList = ()
@@ -83,29 +87,32 @@ class GenerationConfig(Section):
     seed: Whole | None = None
     """Seed of sampling; `seed` by default."""
     prompts: Annotated[Names, For("generate")] = ()
-    """Prompts to continue."""
+    """Prompts to continue; for a masked model, with `[MASK]` or its own mask token at each place to
+    fill."""
     prompts_file: Annotated[FilePath | None, For("generate")] = None
     """File of prompts: lines, JSONL objects with `prompt`, or a table with a column `prompt`
     (`data.text_column` names another)."""
     output_file: Annotated[FilePath | None, For("generate")] = None
     """File for the results, as JSON lines; run the same command again to resume."""
-    chat: Annotated[bool, For("generate", "evaluate/references")] = False
+    chat: Annotated[bool, For("generate/continuation", "evaluate/references")] = False
     """Send each prompt as a user message through the tokenizer's chat template."""
-    system: Annotated[str | None, _INFERENCE] = None
+    system: Annotated[str | None, _WRITING] = None
     """System message of a chat."""
     split_special_tokens: Annotated[bool, For("generate", "evaluate/references")] = True
     """Read names of control tokens in a prompt, such as `</s>`, as text; with `false`, as the
-    tokens. A chat template inserts its own either way."""
-    truncate_prompt: Annotated[bool, For(*_INFERENCE.jobs, "finetune/completion")] = False
+    tokens. A chat template inserts its own either way, and the mask token of a masked model is
+    always the token."""
+    truncate_prompt: Annotated[bool, For(*_WRITING.jobs, "finetune/completion")] = False
     """Cut prompts that exceed the context from the left instead of refusing them."""
-    explain: Annotated[Whole, _TALK] = 0
-    """Show this many of the most likely tokens at each step."""
+    explain: Annotated[Whole, For("generate", "chat")] = 0
+    """Show this many of the most likely tokens at each step; for a masked model, this many fillings
+    of each mask (at least the best one)."""
     micro_batch_size: Annotated[Count | Auto, _ANSWERS] = "auto"
     """Maximum number of texts that one device generates at once; does not change texts in fp32."""
     precision: Annotated[Literal["auto", "fp32", "bf16"], _INFERENCE] = "auto"
     """Precision; `auto` is bf16 on an accelerator and fp32 on a CPU. In fp32 a seed gives the same
     text alone and in any batch; in bf16 texts may differ."""
-    weights: Annotated[Literal["full", "int8"], _INFERENCE] = "full"
+    weights: Annotated[Literal["full", "int8"], _WRITING] = "full"
     """`int8` keeps one byte per weight: faster and slightly less exact; CPU only."""
 
 

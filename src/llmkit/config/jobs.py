@@ -9,7 +9,7 @@ TASKS: Mapping[str, tuple[str, ...]] = {
     "finetune": ("classification", "completion"),
     "merge": (),
     "predict": (),
-    "generate": (),
+    "generate": ("continuation", "masks"),
     "chat": (),
     "evaluate": ("text", "labels", "references", "tasks"),
 }

@@ -216,7 +216,13 @@ class Config(Section):
     train: Annotated[TrainConfig, TRAINING] = TrainConfig()
     generation: Annotated[
         GenerationConfig,
-        For("generate", "chat", "pretrain", "finetune/completion", "evaluate/references"),
+        For(
+            "generate/continuation",
+            "chat",
+            "pretrain",
+            "finetune/completion",
+            "evaluate/references",
+        ),
     ] = GenerationConfig()
     predict: Annotated[PredictConfig, For("predict")] = PredictConfig()
     evaluation: Annotated[EvaluationConfig, For("evaluate")] = EvaluationConfig()

@@ -117,12 +117,8 @@ def _check_tokenizer(model: Pretrained) -> None:
             where="tokenizer.name_or_path",
             next="remove tokenizer.name_or_path to use the model's own tokenizer",
         )
-    if model.kind == "masked" and model.tokenizer.mask_token_id is None:
-        raise ConfigError(
-            f"the tokenizer of {model.name} has no mask token",
-            where="tokenizer.name_or_path",
-            next="use the tokenizer that the model was trained with",
-        )
+    if model.kind == "masked":
+        model.check_mask_token()
 
 
 def _check_kinds(models: Sequence[Pretrained], settings: EvaluationConfig) -> None:

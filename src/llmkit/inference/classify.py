@@ -26,6 +26,7 @@ from llmkit.data.records.labelled import Row
 from llmkit.data.records.labels import MULTI, REGRESSION, SINGLE
 from llmkit.distributed.processes import Processes
 from llmkit.errors import DataError
+from llmkit.inference.padding import padded_lengths
 from llmkit.models import build
 from llmkit.models.classifier import (
     ClassifierHead,
@@ -44,9 +45,6 @@ THRESHOLD = 0.5
 
 _BATCH_TOKENS = {"cpu": 1024, "cuda": 32768}
 """Tokens per batch: enough to keep the device busy."""
-
-STEPS_PER_OCTAVE = 16
-"""Padded lengths per power of two."""
 
 WINDOW_ROWS, WINDOW_CHARACTERS = 8192, 8 << 20
 """Maximum number of rows, and of characters in all, that are sorted by length together."""
@@ -280,13 +278,6 @@ def check_number_of_texts(config: PretrainedConfig, text_column: Any, where: str
         if pairs
         else "name the single text column: data.text_column=NAME",
     )
-
-
-def padded_lengths(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The lengths that texts are padded to: rounded up by at most 1/16, so that few differ."""
-    octaves = np.floor(np.log2(np.maximum(1, lengths))).astype(np.int64)
-    step = np.maximum(1, 2**octaves // STEPS_PER_OCTAVE)
-    return np.maximum(1, -(-lengths // step) * step)
 
 
 def _padded(encoded: Encoded, rows: NDArray[np.int64], length: int) -> dict[str, torch.Tensor]:

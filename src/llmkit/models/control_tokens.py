@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -57,6 +57,14 @@ class ControlTokens:
             encoding = self.tokenizer(text, add_special_tokens=False, verbose=False)
             return tuple(encoding["input_ids"])
         return tuple(self._plain.encode(text, add_special_tokens=False).ids)
+
+    def framed_ids(self, text: str, read: Collection[str]) -> tuple[int, ...]:
+        """The ids of a text with the special tokens around it; of the names of control tokens,
+        those in `read` are the tokens, and others are text."""
+        marked = self._pattern.sub(
+            lambda found: _new_name(found[0]) if found[0] in read else found[0], text
+        )
+        return tuple(self._renamed.encode(marked).ids)
 
     def ids_of_rendered(self, text: str) -> tuple[int, ...]:
         """The ids of a template's output: names of control tokens in it become the tokens, except

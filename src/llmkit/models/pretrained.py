@@ -140,7 +140,16 @@ class Pretrained:
                 f"this is a {(own or [self.config.model_type])[0]}, not a causal language model",
                 where=f"{self.name} (model.name_or_path)",
                 next="use a model that was trained to generate text; `llmkit predict` runs a "
-                "classifier",
+                "classifier, and `llmkit generate` fills the masks of prompts with a masked model",
+            )
+
+    def check_mask_token(self) -> None:
+        """Raises ConfigError if the tokenizer of a masked model has no mask token."""
+        if self.tokenizer.mask_token_id is None:
+            raise ConfigError(
+                f"the tokenizer of {self.name} has no mask token",
+                where="tokenizer.name_or_path",
+                next="use the tokenizer that the model was trained with",
             )
 
 

@@ -61,11 +61,32 @@ def steps_table(record: Mapping[str, Any]) -> str:
     probability and the one after the settings; empty if they were not requested."""
     if "steps" not in record:
         return ""
-    table = Table("step", "token", "p", "drawn with", "likeliest", box=None, pad_edge=False)
+    table = _plain_table("step", "token", "p", "drawn with", "likeliest")
     for number, step in enumerate(record["steps"], 1):
         likeliest = "  ".join(f"{_quoted(c)} {c['probability']:.3f}" for c in step["likeliest"])
         figures = [f"{step[key]:.3f}" for key in ("probability", "after_settings")]
         table.add_row(str(number), *map(Text, (_quoted(step), *figures, likeliest)))
+    return _printed(table)
+
+
+def masks_table(record: Mapping[str, Any]) -> str:
+    """A table of the fillings of each mask in a record, most likely first, with their
+    probabilities; empty for the record of a text."""
+    if "masks" not in record:
+        return ""
+    table = _plain_table("mask", "filling", "p")
+    for number, mask in enumerate(record["masks"], 1):
+        for filling in mask.get("likeliest", [mask]):
+            cells = (_quoted(filling), f"{filling['probability']:.3f}")
+            table.add_row(str(number), *map(Text, cells))
+    return _printed(table)
+
+
+def _plain_table(*columns: str) -> Table:
+    return Table(*columns, box=None, pad_edge=False)
+
+
+def _printed(table: Table) -> str:
     console = Console(file=sys.stdout, highlight=False)
     with console.capture() as captured:
         console.print(table)

@@ -108,7 +108,8 @@ def _next_command(figures: _Figures) -> str:
     run, found = figures["run_dir"], figures.get("validation") or figures.get("test") or {}
     if figures["command"] == "finetune" and ("f1_macro" in found or "mae" in found):
         return f"llmkit predict --model {run} --csv new.csv"
-    return f'llmkit generate --model {run} --prompt "..."'
+    prompt = "a text with a [MASK]" if _of_masked(found, {}) else "..."
+    return f'llmkit generate --model {run} --prompt "{prompt}"'
 
 
 FEWEST_STEPS = 50
