@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -393,3 +394,36 @@ def test_progress_counts_rows_when_they_are_labelled_not_when_they_are_read() ->
         assert sum(done) == before + window // 2
         progress.labelled(0.5)
         assert sum(done) == before + window
+
+
+@pytest.mark.parametrize("how", ["file", "json", "output", "quiet", "resumed", "pipe", "pairs"])
+def test_counts_of_labels_come_last_and_once(call, model, table, of_pairs, tmp_path, how) -> None:
+    out, arguments, given = tmp_path / "out.csv", ["--model", model], {"stdin": None}
+    arguments += {"pipe": [], "pairs": ["--csv", tmp_path / "pairs.csv"]}.get(how, ["--csv", table])
+    if how == "pairs":
+        write_table(tmp_path / "pairs.csv", zip(TEXTS, TEXTS, strict=True),
+                    ("premise", "hypothesis"))  # fmt: skip
+        arguments[1] = of_pairs
+    if how == "pipe":
+        given["stdin"] = "\n".join(TEXTS).encode()
+    if how not in ("file", "pipe"):
+        arguments += ["--output", out]
+    if how == "resumed":
+        assert call(*arguments)[0] == 0
+    code, said, err = call(
+        *arguments, *{"json": ["--json"], "quiet": ["--quiet"]}.get(how, []), **given
+    )
+    assert code == 0, err
+    found = re.findall(r"(?m)^(?:ham|spam) \d+(?:, (?:ham|spam) \d+)?(?:; \d+ rows? below 0\.6)?$",
+                       said + err)  # fmt: skip
+    if how == "quiet":
+        assert (found, said) == ([], "")
+        return
+    assert len(found) == 1
+    assert sum(map(int, re.findall(r"(?:ham|spam) (\d+)", found[0]))) == len(TEXTS)
+    last = err if how in ("file", "json", "pipe") else said
+    assert last.splitlines()[-1] == found[0]
+    if how == "json":
+        assert sum(json.loads(said)["labels"].values()) == len(TEXTS)
+    else:
+        assert "labels.ham" not in said

@@ -215,3 +215,51 @@ def test_values_that_json_does_not_have_are_written_as_text(tmp_path) -> None:
     assert json.loads((tmp_path / "a.jsonl").read_text())["columns"] == {
         "when": "2024-05-01", "gone": None, "raw": ["b'x'"]
     }  # fmt: skip
+
+
+def test_a_column_that_is_renamed_takes_the_place_of_no_other() -> None:
+    columns = {"label": "a", "input_label": "b", "text": "c", "probability_ham": "d"}
+    row = Prediction(("c",), "ham", {"ham": 1.0}, cells=columns).as_cells()
+    assert row == {
+        "input_input_label": "a", "input_label": "b", "text": "c", "input_probability_ham": "d",
+        "label": "ham", "probability_ham": 1.0,
+    }  # fmt: skip
+
+
+NUMBERS = [Prediction(("a",), 1.5, {}), Prediction(("b",), -2.0, {})]
+SEVERAL = [
+    Prediction(("a",), ["ham", "spam"], {"ham": 0.8, "spam": 0.6}),
+    Prediction(("b",), [], {"ham": 0.1, "spam": 0.2}),
+]
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.jsonl"])
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        (NUMBERS, "mean -0.25, from -2 to 1.5"),
+        (SEVERAL, "ham 1, spam 1; 1 row without a label"),
+        ([SPAM, SPAM], "spam 2"),
+    ],
+)
+def test_counts_cover_every_kind_of_label_also_when_resumed(
+    tmp_path, name: str, rows, sentence: str
+) -> None:
+    settings = PredictConfig(output=str(tmp_path / name))
+    for number, row in enumerate(rows):
+        with (
+            suppress(KeyboardInterrupt),
+            predictions.open_predictions(settings, {"a": 1}, print) as out,
+        ):
+            out.write([row])
+            if number == 0:
+                raise KeyboardInterrupt
+    assert predictions.counts_sentence(out.summary()) == sentence
+
+
+def test_a_sentence_of_counts_stays_short() -> None:
+    labels = {f"label{n}": 100 - n for n in range(77)}
+    found = predictions.counts_sentence({"labels": labels, "below_0.6": 1400})
+    assert found.startswith("label0 100, label1 99, ")
+    assert found.endswith("label19 81, 57 other labels; 1,400 rows below 0.6")
+    assert predictions.counts_sentence({"labels": {}, "below_0.6": 0}) == ""

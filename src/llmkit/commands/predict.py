@@ -128,11 +128,9 @@ def _summary(
             f"{many(count, 'row')} with a column {name!r} that the first row does not have: not "
             "written; predict.format=jsonl keeps it"
         )
-    if writer.labels:
-        given = ", ".join(f"{label} {count:,}" for label, count in writer.labels.most_common(20))
-        unsure = f"; {writer.unsure:,} below {predictions.UNSURE}" if writer.unsure else ""
-        console.say(f"labels: {given}{unsure}")
-    output, collected = config.predict.output, console.collected
+    output, collected, counts = config.predict.output, console.collected, writer.summary()
+    if (sentence := predictions.counts_sentence(counts)) and (output is None or console.json):
+        console.say(sentence)  # otherwise the printed result ends with it
     if output is None and collected is None:
         return None
     now = time.monotonic()
@@ -142,7 +140,7 @@ def _summary(
         "examples": writer.rows,
         "examples_before": before,
         "precision": precision,
-        **writer.summary(),
+        **counts,
         "seconds": round(now - started, 3),
         "examples_per_second": round((writer.rows - before) / (now - began), 1),
         **({"predictions": collected} if output is None else {}),

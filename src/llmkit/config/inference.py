@@ -124,7 +124,9 @@ class PredictConfig(Section):
     format: Literal["auto", "jsonl", "csv"] = "auto"
     """Format of the predictions; `auto` follows the file name, with `jsonl` on stdout."""
     columns: Names = ("*",)
-    """Input columns to repeat in the output besides the text; `*` is all, `[]` none."""
+    """Input columns to repeat in the output besides the text; `*` is all, `[]` none. In a CSV they
+    stand before `label` and the probabilities; an input column with one of those names gets the
+    prefix `input_`."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision; `auto` is bf16 where the hardware supports it, for speed: probabilities differ
     from those of `evaluate` by about 0.01, so close labels may differ too. fp32 gives the

@@ -179,9 +179,15 @@ class Console:
             self._print_result(figures)
 
     def _print_result(self, figures: Mapping[str, Any]) -> None:
-        """Prints a summary of training, an evaluation or a sweep with its tables, or every figure
-        of another result."""
-        from llmkit.reporting import evaluation_summary, summary, sweep_summary, tables
+        """Prints a summary of training, an evaluation or a sweep with its tables, or the figures of
+        another result, which for predictions ends with a sentence of counts."""
+        from llmkit.reporting import (
+            evaluation_summary,
+            predictions,
+            summary,
+            sweep_summary,
+            tables,
+        )
 
         before: Iterable[str] = ()
         after: Iterable[str] = ()
@@ -193,6 +199,9 @@ class Console:
             figures = {key: figures[key] for key in ("domains",) if key in figures}
         elif evaluation_summary.is_evaluation(figures):
             before, figures, after = evaluation_summary.arrange_evaluation(figures)
+        elif figures.get("command") == "predict" and "examples" in figures:
+            after = filter(None, [predictions.counts_sentence(figures)])
+            figures = predictions.without_counts(figures)
         _print_lines(before)
         if sys.stdout.isatty():
             tables.show(figures, RichConsole(highlight=False))

@@ -16,6 +16,7 @@ from typing import Any
 
 from llmkit.config.schema import PredictConfig
 from llmkit.errors import WriteError
+from llmkit.reporting.format import many
 from llmkit.storage import atomic, outputs, resumable
 from llmkit.storage.resumable import ResultParts
 
@@ -24,6 +25,9 @@ DIGITS = 6
 
 UNSURE = 0.6
 """A label with a lower probability deserves a review."""
+
+LISTED = 20
+"""Maximum number of labels whose counts are listed in a sentence."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,8 @@ class Prediction:
         """The prediction as a table row: the columns of the input, then the label and a column for
         each probability; a number has `problem_type` instead, which identifies the file.
 
-        An input column with the name of an output column is renamed with the prefix `input_`.
+        An input column with the name of an output column is renamed with the prefix `input_`, as
+        often as needed for a free name.
         """
         pair = len(self.texts) > 1
         texts = {f"text{n if pair else ''}": text for n, text in enumerate(self.texts, 1)}
@@ -59,11 +64,52 @@ class Prediction:
         if not self.probabilities:
             own[outputs.PROBLEM_TYPE] = outputs.NUMBER_KIND
         given = dict(self.cells) or {**self.columns, **texts}
-        repeated = {
-            f"input_{name}" if name in own else name: _cell(plain(value))
-            for name, value in given.items()
-        }
+        repeated = {}
+        for name, value in given.items():
+            new = name
+            while new in own or (new != name and new in given):
+                new = f"input_{new}"
+            repeated[new] = _cell(plain(value))
         return {**repeated, **own}
+
+
+class Numbers:
+    """The count, mean and range of numbers that are added one by one."""
+
+    def __init__(self) -> None:
+        self.count, self.sum, self.low, self.high = 0, 0.0, math.inf, -math.inf
+
+    def add(self, number: float) -> None:
+        """Adds a number."""
+        self.count, self.sum = self.count + 1, self.sum + number
+        self.low, self.high = min(self.low, number), max(self.high, number)
+
+    def summary(self) -> dict[str, float]:
+        """`mean`, `min` and `max`, rounded like predictions."""
+        found = {"mean": self.sum / self.count, "min": self.low, "max": self.high}
+        return {name: round(value, DIGITS) for name, value in found.items()}
+
+
+def counts_sentence(summary: Mapping[str, Any]) -> str:
+    """The summary of a `Writer` in a line: `positive 112, negative 88; 14 rows below 0.6`."""
+    if numbers := summary.get("numbers"):
+        return f"mean {numbers['mean']:.4g}, from {numbers['min']:.4g} to {numbers['max']:.4g}"
+    labels = list(summary.get("labels", {}).items())
+    parts = [f"{label} {count:,}" for label, count in labels[:LISTED]]
+    if len(labels) > LISTED:
+        parts.append(f"{many(len(labels) - LISTED, 'other label')}")
+    lines = [", ".join(parts)] if parts else []
+    if unsure := summary.get(f"below_{UNSURE}"):
+        lines.append(f"{many(unsure, 'row')} below {UNSURE}")
+    if unlabelled := summary.get("without_label"):
+        lines.append(f"{many(unlabelled, 'row')} without a label")
+    return "; ".join(lines)
+
+
+def without_counts(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """The result of `predict` without what `counts_sentence` states."""
+    counts = ("labels", "numbers", "without_label", f"below_{UNSURE}")
+    return {name: value for name, value in figures.items() if name not in counts}
 
 
 def plain(value: Any) -> Any:
@@ -100,12 +146,21 @@ class Writer:
         """How often each label was given."""
         self.unsure = 0
         """Number of predictions whose label has a probability below UNSURE."""
+        self.unlabelled = 0
+        """Number of rows for which no label reaches the threshold of a multi-label problem."""
+        self.numbers = Numbers()
+        """The predicted numbers of a regression."""
         if parts and self.rows:
             self._count_existing(resumable.parts_of(parts.path))
 
     def summary(self) -> dict[str, Any]:
-        """The count of each label, and of predictions below UNSURE."""
-        return {"labels": dict(self.labels.most_common()), f"below_{UNSURE}": self.unsure}
+        """The count of each label, of predictions below UNSURE, and of rows without a label; or the
+        mean and the range of numbers."""
+        if self.numbers.count:
+            return {"numbers": self.numbers.summary()}
+        unlabelled = {"without_label": self.unlabelled} if self.unlabelled else {}
+        labels = dict(self.labels.most_common())
+        return {"labels": labels, f"below_{UNSURE}": self.unsure, **unlabelled}
 
     def _count_existing(self, path: Path) -> None:
         """Counts the labels of the predictions that an interrupted job has written."""
@@ -123,11 +178,15 @@ class Writer:
                 self._count(label, [float(row[name] or 0) for name in chances])
 
     def _count(self, label: Any, probabilities: Iterable[float]) -> None:
+        chances = list(probabilities)
         if isinstance(label, list):
             self.labels.update(label)
-        elif chances := list(probabilities):
+            self.unlabelled += not label
+        elif chances:
             self.labels[label] += 1
             self.unsure += max(chances) < UNSURE
+        else:
+            self.numbers.add(float(label))
 
     def write(self, predictions: Sequence[Prediction]) -> None:
         """Writes and flushes predictions."""
