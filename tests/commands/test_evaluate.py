@@ -144,7 +144,9 @@ def test_files_for_machines_people_and_browsers_are_written(trained, evaluate, t
     samples = [json.loads(line) for line in files["rows.jsonl"].read_text().splitlines()]
     assert sum(row["nll"] for row in samples) == pytest.approx(found["nll"])
     evaluate(*command, files["r.md"])
-    assert f"tokens: {found['tokens']}\n" in files["r.md"].read_text()
+    report = files["r.md"].read_text()
+    assert f"# Evaluation of {trained / 'run'}\n" in report.replace("\\", "")
+    assert f"| perplexity | {found['perplexity']:.4g} |" in report
 
 
 def test_people_get_a_table(trained, evaluate) -> None:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
 from llmkit.errors import WriteError
 from llmkit.reporting import results
 
+LABELS = {
+    "command": "evaluate", "model": "runs/b", "examples": 10, "accuracy": 0.7,
+    "intervals": {"accuracy": [0.6, 0.8]}, "protocol": {"precision": "fp32"},
+    "per_class": {name: {"f1": 2 / 3, "support": 5} for name in ("no", "yes")},
+    "confusion_matrix": [[4, 1], [2, 3]],
+    "baseline": {"majority_of_these_rows": {"accuracy": 0.5}},
+}  # fmt: skip
 FIGURES = {"command": "evaluate", "tokens": 3, "by_domain": [{"domain": "a", "nll": 1.5}]}
 
 
@@ -46,3 +54,36 @@ def test_a_directory_that_cannot_be_made_is_told(tmp_path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(WriteError):
         results.write_result(tmp_path / "file" / "r.json", FIGURES)
+
+
+def test_a_report_is_markdown_with_headings_and_tables(tmp_path) -> None:
+    path = tmp_path / "report.md"
+    worst = {"row": 3, "label": "a|b", "text": "<b>*one*\ntwo_three_</b> `x`"}
+    figures = {**LABELS, "worst": [worst], "warnings": ["9 rows were trained on"]}
+    results.picture_beside(path).write_bytes(b"")
+    results.write_result(path, figures)
+    lines = path.read_text().splitlines()
+    assert [line for line in lines if line.startswith("#")] == [
+        "# Evaluation of runs/b", "## Metrics", "## Per class",
+        "## Confusion matrix: actual labels below, predicted ones across", "## Worst",
+    ]  # fmt: skip
+    assert "> **Warning:** 9 rows were trained on" in lines
+    assert "![Confusion matrix](report.md.confusion.png)" in lines
+    assert "| accuracy | 0.7 | 0.6 to 0.8 | 0.5 |" in lines
+    assert r"| 3 | a\|b | \<b\>\*one\* two_three\_\</b\> \`x\` |" in lines
+    for number, line in enumerate(lines):
+        if re.fullmatch(r"\|( -+:? \|)+", line):
+            columns = line.count(" |")
+            assert lines[number - 2] == ""
+            for row in (lines[number - 1], lines[number + 1]):
+                assert len(re.findall(r"(?<!\\)\|", row)) == columns + 1
+    assert lines[-1].startswith("Protocol: ")
+    assert not re.search(r"\n{3}", path.read_text())
+
+
+def test_a_report_of_other_figures_has_a_table_of_them(tmp_path) -> None:
+    results.write_result(tmp_path / "r.md", FIGURES)
+    text = (tmp_path / "r.md").read_text()
+    assert "## Figures" in text
+    assert "| tokens | 3 |" in text
+    assert "## By domain" in text

@@ -228,7 +228,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         ),
         Option(
             "--output -o",
-            "Write results here (.json, otherwise plain text).",
+            "Write results here (.json, .md, else plain text).",
             "FILE",
             "evaluation.output",
             _TEXT,

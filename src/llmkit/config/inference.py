@@ -171,7 +171,8 @@ class EvaluationConfig(Section):
     log_samples: FilePath | None = None
     """File for every scored sample, as JSON lines."""
     output: FilePath | None = None
-    """File for the results: JSON if it ends in `.json`, otherwise plain text."""
+    """File for the results: JSON if it ends in `.json`, Markdown if in `.md`, otherwise plain
+    text."""
     prompt_column: Annotated[str | Whole | None, _REFERENCES] = None
     """Column of prompts; generated continuations are compared with `reference_column`."""
     prediction_column: Annotated[str | Whole | None, _REFERENCES] = None

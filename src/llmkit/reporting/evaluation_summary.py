@@ -41,6 +41,9 @@ _BASELINES = {"majority_of_these_rows": "most frequent label", "tfidf": "TF-IDF"
 
 _COMPARED = "comparisons"
 
+MORE = "`--json` prints every figure, and `--output FILE` writes it."
+"""The last line on a screen."""
+
 LARGEST_MATRIX = 10
 """Classes up to which the confusion matrix is a table."""
 
@@ -72,7 +75,7 @@ def arrange_evaluation(figures: _Figures) -> Arranged:
     closing = [
         *map(_comparison, figures.get(_COMPARED, ())),
         *dict.fromkeys(map(_protocol, models)),
-        "`--json` prints every figure, and `--output FILE` writes it.",
+        MORE,
     ]
     return Arranged([_heading(found) for found in models], tables, closing)
 

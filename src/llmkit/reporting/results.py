@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from llmkit.errors import WriteError
-from llmkit.reporting import tables
+from llmkit.reporting import evaluation_summary, tables
 from llmkit.storage import atomic, outputs
+
+MARKDOWN = (".md", ".markdown")
+"""Suffixes of Markdown files."""
+
+_SPECIAL = re.compile(r"[\\`*<>\[\]|]|(?<!\w)_|_(?!\w)")
 
 
 def check_output_files(paths: Iterable[str | None]) -> None:
@@ -34,12 +41,59 @@ def picture_beside(result: Path) -> Path:
 
 
 def write_result(path: Path, figures: Mapping[str, Any]) -> None:
-    """Writes a result as JSON, or with any other suffix as plain text."""
+    """Writes a result as JSON or Markdown, or with any other suffix as plain text."""
     if path.suffix == ".json":
         text = json.dumps(figures, ensure_ascii=False, indent=1) + "\n"
+    elif path.suffix in MARKDOWN:
+        text = result_markdown(figures, picture_beside(path))
     else:
         text = tables.result_text(figures)
     write_text(path, text)
+
+
+def result_markdown(figures: Mapping[str, Any], picture: Path) -> str:
+    """A result as Markdown: the tables that a terminal shows, warnings, and the confusion matrix if
+    its picture exists."""
+    # Imported here: paths are checked before anything that is slow to import.
+    from jinja2 import Environment, PackageLoader
+
+    warnings = figures.get("warnings", ())
+    rest = {key: value for key, value in figures.items() if key != "warnings"}
+    lines: Sequence[str] = ()
+    closing: Sequence[str] = ()
+    if evaluation_summary.is_evaluation(rest):
+        lines, found, closing = evaluation_summary.arrange_evaluation(rest)
+    else:
+        facts = [{"": name, "value": value} for name, value in tables.facts_of(rest)]
+        found = {"figures": facts, **dict(tables.tables_of(rest))}
+    environment = Environment(
+        loader=PackageLoader("llmkit.reporting"), trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["cell"] = _escaped
+    return environment.get_template("evaluation.md").render(
+        generator=outputs.EVALUATION,
+        title="Evaluation" + (f" of {figures['model']}" if "model" in figures else ""),
+        lines=lines,
+        warnings=warnings,
+        picture=quote(picture.name) if picture.exists() else None,
+        tables=[_markdown_table(*each) for each in tables.tables_of(found)],
+        closing=[line for line in closing if line != evaluation_summary.MORE],
+    )
+
+
+def _markdown_table(title: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    columns = tables.plain_columns(rows)
+    return {
+        "title": title.replace("_", " ").capitalize(),
+        "head": [key.replace("_", " ") for key in columns],
+        "numeric": columns.values(),
+        "rows": [[tables.shown_value(row.get(key)) for key in columns] for row in rows],
+    }
+
+
+def _escaped(text: str) -> str:
+    """Text in one line, with a backslash before what Markdown would interpret."""
+    return _SPECIAL.sub(r"\\\g<0>", " ".join(text.split()))
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -26,14 +26,14 @@ def show(figures: Mapping[str, Any], console: Console) -> None:
     """
     columns = (Column(overflow="fold"), Column(overflow="fold"))
     facts = Table(*columns, show_header=False, box=None, padding=(0, 2, 0, 0))
-    for name, value in _facts(figures):
+    for name, value in facts_of(figures):
         if console.is_terminal:
             facts.add_row(Text(name, style="bold"), Text(value))
         else:
             console.print(Text(f"{name}: {value}"))
     if facts.row_count:
         console.print(facts)
-    for name, rows in _tables(figures):
+    for name, rows in tables_of(figures):
         console.print(_table(name, rows))
 
 
@@ -44,22 +44,24 @@ def result_text(figures: Mapping[str, Any]) -> str:
     return "\n".join(line.rstrip() for line in file.getvalue().split("\n"))
 
 
-def _facts(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def facts_of(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """The figures that belong to no table, by their path, as text."""
     for key, value in figures.items():
         if _rows(value):
             continue
         if isinstance(value, Mapping):
-            yield from _facts(value, f"{prefix}{key}.")
+            yield from facts_of(value, f"{prefix}{key}.")
         else:
-            yield prefix + key, _shown(value)
+            yield prefix + key, shown_value(value)
 
 
-def _tables(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, _Rows]]:
+def tables_of(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, _Rows]]:
+    """The tables among the figures, by their path."""
     for key, value in figures.items():
         if rows := _rows(value):
             yield prefix + key, rows
         elif isinstance(value, Mapping):
-            yield from _tables(value, f"{prefix}{key}.")
+            yield from tables_of(value, f"{prefix}{key}.")
 
 
 def _rows(value: Any) -> _Rows:
@@ -75,27 +77,37 @@ def _rows(value: Any) -> _Rows:
 
 def _table(name: str, rows: _Rows) -> Table:
     table = Table(title=name.replace("_", " "), box=SIMPLE_HEAD, title_justify="left")
-    nested = {key for row in rows for key, value in row.items() if _is_nested(value)}
-    columns = [key for key in rows[0] if key not in nested]
-    for key in columns:
-        numeric = all(isinstance(row.get(key), int | float | None) for row in rows)
+    columns = plain_columns(rows)
+    for key, is_numeric in columns.items():
         table.add_column(
-            key.replace("_", " "), justify="right" if numeric else "left", overflow="fold"
+            key.replace("_", " "), justify="right" if is_numeric else "left", overflow="fold"
         )
     for row in rows:
-        table.add_row(*(Text(_shown(row.get(key))) for key in columns))
+        table.add_row(*(Text(shown_value(row.get(key))) for key in columns))
     return table
+
+
+def plain_columns(rows: _Rows) -> dict[str, bool]:
+    """The columns of rows that hold no tables themselves, and whether all their values are
+    numbers."""
+    nested = {key for row in rows for key, value in row.items() if _is_nested(value)}
+    return {
+        key: all(isinstance(row.get(key), int | float | None) for row in rows)
+        for key in rows[0]
+        if key not in nested
+    }
 
 
 def _is_nested(value: Any) -> bool:
     return isinstance(value, Mapping) or bool(_rows(value))
 
 
-def _shown(value: Any) -> str:
+def shown_value(value: Any) -> str:
+    """A value as it stands in a table."""
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, list | tuple) and all(isinstance(each, _PLAIN) for each in value):
-        return ", ".join(map(_shown, value))
+        return ", ".join(map(shown_value, value))
     return "" if value is None else printable(str(value))
 
 

@@ -40,7 +40,8 @@ PROBLEM_TYPE, NUMBER_KIND = "problem_type", "regression"
 """The column that predicted numbers have instead of probabilities, and its value."""
 
 _EVALUATION = re.compile(
-    rf'\{{\s*"command": "evaluate"|command: evaluate\n|<!doctype html>.*content="{EVALUATION}"',
+    r'\{\s*"command": "evaluate"|command: evaluate\n|'
+    rf'<!-- {EVALUATION} -->|<!doctype html>.*content="{EVALUATION}"',
     re.IGNORECASE | re.DOTALL,
 )
 _REPORT = re.compile(rf'<!doctype html>.*content="{REPORT}"', re.IGNORECASE | re.DOTALL)
