@@ -278,10 +278,23 @@ def test_text_that_a_run_was_trained_on_is_reported_with_the_figure(
     mixed = tmp_path / "mixed.txt"
     lines = corpus.read_text().splitlines()[20:26] + [f"zq {i} xw vk" * 3 for i in range(6)]
     mixed.write_text("\n".join(lines))
+    how = ("data.document=line", "evaluation.documents=separate")
     for model in ("run", "run/final"):
-        found = evaluate("--model", trained / model, "--text", mixed, "data.document=line")
+        found = evaluate("--model", trained / model, "--text", mixed, *how)
         [warning] = [each for each in found["warnings"] if "was trained on" in each]
         assert "6 of these 12 documents (50%)" in warning
+    apart = found["not_trained_on"]
+    shown = evaluate("--model", trained / "run", "--text", mixed, *how,
+                     json_output=False)  # fmt: skip
+    assert "not trained on (6 documents)" in shown
     mixed.write_text("\n".join(lines[6:]))
-    found = evaluate("--model", trained / "run", "--text", mixed, "data.document=line")
+    found = evaluate("--model", trained / "run", "--text", mixed, *how)
     assert not [each for each in found["warnings"] if "was trained on" in each]
+    assert "not_trained_on" not in found
+    assert apart == {key: pytest.approx(found[key], rel=1e-6) for key in apart}
+    assert set(apart) >= {"documents", "tokens", "perplexity", "bits_per_byte"}
+    assert f"perplexity {apart['perplexity']:.4g}" in warning
+    mixed.write_text("\n".join(lines[:6]))
+    found = evaluate("--model", trained / "run", "--text", mixed, *how)
+    [warning] = [each for each in found["warnings"] if "was trained on" in each]
+    assert warning.endswith("there is no document that it was not trained on")

@@ -389,5 +389,10 @@ def test_rows_that_a_run_was_trained_on_are_counted(call, reference, tables) -> 
     learned = found["examples"] - reference["validation"]["examples"]
     [warning] = [each for each in found["warnings"] if "was trained on" in each]
     assert f"{learned} of these {found['examples']} rows" in warning
+    apart, held_out = found["not_trained_on"], reference["validation"]
+    assert apart["examples"] == held_out["examples"]
+    for name in ("accuracy", "f1_macro", "matthews"):
+        assert apart[name] == pytest.approx(held_out[name])
+    assert f"the {apart['examples']} rows that it was not trained on: accuracy" in warning
     found = call("evaluate", "--model", reference["run"], "--csv", tables["test"])
     assert not [each for each in found["warnings"] if "was trained on" in each]

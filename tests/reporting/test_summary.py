@@ -129,3 +129,20 @@ def test_the_next_command_after_a_masked_model_has_a_mask() -> None:
     run = {**RUN, "validation": {"loss": 2.0, "accuracy": 0.5}, "baseline": {}}
     lines = list(summary.of_training(run))
     assert lines[-1] == '  next     llmkit generate --model runs/a --prompt "a text with a [MASK]"'
+
+
+def test_an_overlap_with_training_is_reported_with_the_figures_of_the_rest() -> None:
+    overlap = "9 of these 10 rows (90%)"
+    start = f"runs/a was trained on {overlap}: these are not held-out figures"
+    assert summary.of_overlap("runs/a", overlap, "row", None) == start
+    assert summary.of_overlap("runs/a", overlap, "row", {}) == (
+        f"{start}, and there is no row that it was not trained on"
+    )
+    rest = {"examples": 1, "mae": 0.5, "mse": 0.3, "pearson": 0.0}
+    assert summary.of_overlap("runs/a", overlap, "row", rest).startswith(
+        f"{start}; on the 1 row that it was not trained on: mean absolute error 0.5"
+    )
+    masked = {"documents": 3, "pseudo_perplexity": 12.345}
+    assert summary.of_overlap("runs/a", overlap, "document", masked).endswith(
+        "on the 3 documents that it was not trained on: pseudo-perplexity 12.35"
+    )

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from llmkit.config import checks
 from llmkit.config.schema import Config
@@ -25,6 +29,8 @@ from llmkit.models import pretrained
 from llmkit.models.pretrained import Pretrained
 from llmkit.reporting import plots, results, summary
 from llmkit.reporting.console import LOADING_MODEL, Console
+from llmkit.reporting.console import Console
+from llmkit.reporting.evaluation_summary import NOT_TRAINED_ON
 
 _Samples = Iterable[Mapping[str, Any]]
 
@@ -111,8 +117,9 @@ def _evaluate(
     for each in measured:
         for hint in mark_hints(each.text.tokens.marks, len(each.text.tokens.starts)):
             console.warn(hint)
-        for sentence in _overlap_with_training(each.text.model, each.text.tokens):
-            console.warn(sentence)
+        if overlap := _overlap_with_training(each.text.model, each.text.tokens):
+            only = partial(text.measure_documents, each)
+            console.warn(_apart(each.text.model, overlap, "document", each.figures, only))
         for sentence in unused_experts(each.text.model.name, each.experts.get("experts", [])):
             console.warn(sentence)
         for sentence in summary.of_measured_text(each.text.model.name, each.figures):
@@ -133,8 +140,9 @@ def _evaluate_classifiers(
         config, sources, models, processes, console.watch, console.say, console.warn
     )
     for each, model in zip(measured, models, strict=True):
-        for sentence in _overlap_with_training(model, each.table.texts):
-            console.warn(sentence)
+        if overlap := _overlap_with_training(model, each.table.texts):
+            only = partial(classifiers.measure_rows, each, seed=config.seed)
+            console.warn(_apart(model, overlap, "row", each.figures, only))
         for sentence in summary.of_classifier(each.name, each.figures, ""):
             console.warn(sentence)
     matrix = measured[0].figures.get("confusion_matrix")
@@ -173,8 +181,8 @@ def _generate_texts(
     """Generates one text for each prompt, with the settings of `generation`."""
     config = config.changed(generation={"num_return_sequences": 1})
     model = generate.checked(next(iter(models), None))
-    for sentence in _overlap_with_training(model, [(prompt,) for prompt in asked.prompts]):
-        console.warn(sentence)
+    if overlap := _overlap_with_training(model, [(prompt,) for prompt in asked.prompts]):
+        console.warn(summary.of_overlap(model.name, overlap.shared, "row", None))
     items = [
         PromptRequest(prompt, f"{path} row {number}")
         for prompt, (path, number) in zip(asked.prompts, asked.places, strict=True)
@@ -193,20 +201,49 @@ def _generate_texts(
     return texts
 
 
+class _Overlap(NamedTuple):
+    """What of a text, or of rows, a model was trained on."""
+
+    shared: str
+    """In words."""
+    seen: NDArray[np.bool_] | None
+    """[documents or rows]; None if it is known of a sample only."""
+
+
 def _overlap_with_training(
     model: Pretrained, measured: TokenFile | Sequence[tuple[str, ...]]
-) -> list[str]:
-    """A warning if a notable part of a text, or of rows, is in the fingerprints of the model's
-    training data."""
+) -> _Overlap | None:
+    """The part of a text, or of rows, that is in the fingerprints of the model's training data;
+    None if it is not notable."""
     kind, noun = ("text", "document") if isinstance(measured, TokenFile) else ("rows", "row")
     known = fingerprints.read_fingerprints(model.name)
     if known is None or known.kind != kind:
-        return []
+        return None
     if isinstance(measured, TokenFile):
         part = fingerprints.of_tokens([measured])
     else:
         part = fingerprints.of_rows(measured, model.tokenizer)
     found = fingerprints.overlap(part, known)
     if not found.is_notable:
-        return []
-    return [f"{model.name} was trained on {found.sentence(noun)}: these are not held-out figures"]
+        return None
+    if isinstance(measured, TokenFile):
+        seen = fingerprints.seen_documents(measured, known)
+    else:
+        seen = fingerprints.seen_rows(part, known)
+    return _Overlap(found.sentence(noun), seen)
+
+
+def _apart(
+    model: Pretrained,
+    found: _Overlap,
+    noun: str,
+    figures: dict[str, Any],
+    measure: Callable[[NDArray[np.bool_]], dict[str, Any]],
+) -> str:
+    """The warning of an overlap; adds the figures of what the model was not trained on."""
+    rest: dict[str, Any] | None = None
+    if found.seen is not None:
+        rest = {}
+        if not found.seen.all():
+            rest = figures[NOT_TRAINED_ON] = measure(~found.seen)
+    return summary.of_overlap(model.name, found.shared, noun, rest)

@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llmkit.config.schema import Config, DataConfig
 from llmkit.data.examples.encoded import LabelledTable
@@ -106,6 +107,18 @@ def classifier_result(config: Config, measured: Sequence[MeasuredClassifier]) ->
         worst = [row for each in measured for row in _worst(each, config.evaluation.worst)]
         found["worst"] = worst
     return found
+
+
+def measure_rows(
+    measured: MeasuredClassifier, chosen: NDArray[np.bool_], seed: int
+) -> dict[str, Any]:
+    """The metrics of the classifier on the chosen rows alone."""
+    table = measured.table.part(chosen)
+    labels = table.labels
+    found = score_labels(
+        labels.kind, measured.outputs[chosen], encoded_targets(table), labels.names, seed
+    )
+    return without_bulky(found)
 
 
 def classifier_samples(measured: Sequence[MeasuredClassifier]) -> Iterator[dict[str, Any]]:

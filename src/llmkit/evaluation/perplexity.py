@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,12 @@ def by_document(scores: Scores, segments: Segments, survey: Survey) -> list[dict
         {"document": number, "domain": domain, **_row(*row)}
         for number, (domain, row) in enumerate(zip(domains, sums, strict=True), 1)
     ]
+
+
+def of_documents(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The metrics of some rows of `by_document` together."""
+    sums = (sum(row[key] for row in rows) for key in ("nll", "tokens", "bytes"))
+    return {"documents": len(rows), **_row(*sums)}
 
 
 def by_domain(scores: Scores, segments: Segments, survey: Survey) -> list[dict[str, Any]]:

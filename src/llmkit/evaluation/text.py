@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from llmkit.config.schema import Config
 from llmkit.data.readers.files import Sources
 from llmkit.data.text.prepare import held_out_domains, tokens_of
@@ -114,6 +117,13 @@ def text_result(config: Config, measured: Sequence[Measured]) -> dict[str, Any]:
     if settings.by_document:
         found["by_document"] = list(_rows(perplexity.by_document, measured))
     return found
+
+
+def measure_documents(measured: Measured, chosen: NDArray[np.bool_]) -> dict[str, Any]:
+    """The metrics of the chosen documents alone."""
+    rows = perplexity.by_document(measured.scores, measured.text.segments, measured.survey)
+    found = perplexity.of_documents([rows[number] for number in np.flatnonzero(chosen).tolist()])
+    return dict(_named(measured.text, found))
 
 
 def text_samples(measured: Sequence[Measured]) -> Iterator[dict[str, Any]]:

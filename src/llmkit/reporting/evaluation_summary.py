@@ -41,6 +41,9 @@ _BASELINES = {"majority_of_these_rows": "most frequent label", "tfidf": "TF-IDF"
 
 _COMPARED = "comparisons"
 
+NOT_TRAINED_ON = "not_trained_on"
+"""The key of the figures of the rows or documents that the model was not trained on."""
+
 MORE = "`--json` prints every figure, and `--output FILE` writes it."
 """The last line on a screen."""
 
@@ -103,6 +106,7 @@ def _metrics(found: _Figures) -> Iterator[dict[str, Any]]:
     names.sort(key=lambda name: [*_METRICS, name].index(name))
     intervals = {**(found.get("interval") or {}), **(found.get("intervals") or {})}
     baselines = _baselines(found.get("baseline") or {})
+    rest = found.get(NOT_TRAINED_ON)
     for name in names:
         row = {"": _METRICS.get(name, name.replace("_", " ")), "value": found[name]}
         if intervals:
@@ -110,7 +114,14 @@ def _metrics(found: _Figures) -> Iterator[dict[str, Any]]:
             row["95% interval"] = " to ".join(f"{bound:.4g}" for bound in bounds)
         for baseline, values in baselines.items():
             row[baseline] = values.get(name)
+        if rest:
+            row[f"not trained on ({_count_of(rest)})"] = rest.get(name)
         yield from _rounded([row])
+
+
+def _count_of(rest: _Figures) -> str:
+    key = "documents" if "documents" in rest else "examples"
+    return many(rest[key], "document" if key == "documents" else "row")
 
 
 def _is_metric(name: str, value: Any) -> bool:

@@ -43,10 +43,27 @@ def of_training(figures: _Figures) -> Iterator[str]:
 
 def _quality(split: str, found: _Figures, beside: _Figures) -> Iterator[str]:
     name = "Held-out data" if split == "validation" else "Test data"
-    for shown in (_of_numbers, _of_classifier, _of_masked, _of_text):
-        if text := shown(found, beside):
-            yield f"{name}: {text}."
-            return
+    if text := main_figures(found, beside):
+        yield f"{name}: {text}."
+
+
+def main_figures(found: _Figures, beside: _Figures) -> str:
+    """The main figures in words, with those of baselines; empty without any."""
+    shown = (_of_numbers, _of_classifier, _of_masked, _of_text)
+    return next(filter(None, (each(found, beside) for each in shown)), "")
+
+
+def of_overlap(name: str, overlap: str, what: str, rest: _Figures | None) -> str:
+    """The warning that a model was trained on part of the data; `rest` has the figures of the
+    documents or rows that it was not trained on, None if that is not known of each."""
+    warning = f"{name} was trained on {overlap}: these are not held-out figures"
+    if rest is None:
+        return warning
+    count = rest.get("documents", rest.get("examples", 0))
+    if not count:
+        return f"{warning}, and there is no {what} that it was not trained on"
+    figures = main_figures(rest, {})
+    return f"{warning}; on the {many(count, what)} that it was not trained on: {figures}"
 
 
 def _of_classifier(found: _Figures, beside: _Figures) -> str:
@@ -85,11 +102,14 @@ def _of_masked(found: _Figures, beside: _Figures) -> str:
 
 
 def _of_text(found: _Figures, beside: _Figures) -> str:
+    if isinstance(pseudo := found.get("pseudo_perplexity"), int | float):
+        return f"pseudo-perplexity {pseudo:.4g}"
     if not isinstance(found.get("perplexity"), int | float):
         return ""
     unigram = beside.get("unigram", {})
     others = [f"unigram model {unigram['perplexity']:.4g}"] if "perplexity" in unigram else []
-    bits = f", {found['bits_per_byte']:.3f} bits per byte" if "bits_per_byte" in found else ""
+    per_byte = found.get("bits_per_byte")
+    bits = f", {per_byte:.3f} bits per byte" if per_byte is not None else ""
     if bits and "bits_per_byte" in unigram:
         bits += f" (unigram model {unigram['bits_per_byte']:.3f})"
     return f"perplexity {found['perplexity']:.4g}{_beside(others)}{bits}"

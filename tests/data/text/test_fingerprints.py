@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from llmkit.data.text import fingerprints
-from llmkit.data.text.fingerprints import Fingerprints, of_rows, of_tokens, overlap
+from llmkit.data.text.fingerprints import (
+    Fingerprints,
+    of_rows,
+    of_tokens,
+    overlap,
+    seen_documents,
+    seen_rows,
+)
 from llmkit.data.text.token_file import TokenFile
 
 
@@ -80,3 +87,22 @@ def test_a_continued_run_knows_the_rows_of_the_run_before_it() -> None:
     assert overlap(of_rows([("a",), ("b",)], None), two.joined(one)).matched == 2
     text = Fingerprints("text", one.documents, one.segments)
     assert replace(two.joined(text), kind="rows") == two
+
+
+def test_a_document_that_shares_a_segment_is_not_unseen() -> None:
+    one, two, other = drawn(1, 2000), drawn(2, 40), drawn(3, 2000)
+    known = of_tokens([stream(one, two)]).kept()
+    longer = np.concatenate([drawn(4, 300), one[500:1500]])
+    measured = stream(other, two, longer, drawn(5, 30))
+    seen = seen_documents(measured, known)
+    assert seen is not None
+    assert seen.tolist() == [False, True, True, False]
+
+
+def test_what_is_known_as_a_sample_tells_nothing_of_a_single_row() -> None:
+    part = of_rows([("a",), ("b",)], None)
+    known = of_rows([("b",)], None)
+    assert seen_rows(part, known) == pytest.approx([False, True])
+    assert seen_rows(part, replace(known, every_document=2)) is None
+    text = of_tokens([stream(drawn(1, 50))])
+    assert seen_documents(stream(drawn(1, 50)), replace(text, every_document=2)) is None

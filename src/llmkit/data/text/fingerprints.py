@@ -104,7 +104,7 @@ def of_tokens(files: Iterable[TokenFile]) -> Fingerprints:
     files, every = list(files), _SPARSE
     documents = np.concatenate([document_hashes(file) for file in files])
     segments = np.zeros(0, np.uint64)
-    for some in chain.from_iterable(map(segment_hashes, files)):
+    for some, _ in chain.from_iterable(map(segment_hashes, files)):
         segments = np.concatenate([segments, some[some % np.uint64(every) == 0]])
         while len(segments) > 8 * MOST:
             every *= 2
@@ -155,6 +155,24 @@ def overlap(part: Fingerprints, known: Fingerprints) -> Overlap:
     )
 
 
+def seen_rows(part: Fingerprints, known: Fingerprints) -> NDArray[np.bool_] | None:
+    """[rows], whether each row of a new part is known; None if only a sample is known."""
+    if max(part.every_document, known.every_document) > 1:
+        return None
+    return np.isin(part.documents, known.documents)
+
+
+def seen_documents(file: TokenFile, known: Fingerprints) -> NDArray[np.bool_] | None:
+    """[documents], whether each document is known, or one of its segments; None if only a sample of
+    the documents is known."""
+    if known.every_document > 1:
+        return None
+    seen = np.isin(document_hashes(file), known.documents)
+    for hashes, documents in segment_hashes(file):
+        seen[documents[np.isin(hashes, known.segments)]] = True
+    return seen
+
+
 def write(directory: Path, fingerprints: Fingerprints) -> None:
     """Save fingerprints in a run directory; raises WriteError."""
     kept = fingerprints.kept()
@@ -202,8 +220,9 @@ def document_hashes(file: TokenFile) -> Hashes:
     return _mixed(found)
 
 
-def segment_hashes(file: TokenFile) -> Iterator[Hashes]:
-    """The hashes of segments within documents that are divisible by 16."""
+def segment_hashes(file: TokenFile) -> Iterator[tuple[Hashes, NDArray[np.int64]]]:
+    """The hashes of segments within documents that are divisible by 16, and the number of the
+    document of each."""
     for ids, document, place in _chunks(file, SEGMENT - 1):
         values, step, factor = _mixed(ids), 1, 0x9E3779B97F4A7C15
         while step < SEGMENT and len(values) > step:
@@ -213,8 +232,9 @@ def segment_hashes(file: TokenFile) -> Iterator[Hashes]:
             continue
         n = len(values)
         whole = (place[:n] > 0) & (document[:n] == document[SEGMENT - 1 :][:n])
-        values = _mixed(values[whole])
-        yield values[values % np.uint64(_SPARSE) == 0]
+        values, document = _mixed(values[whole]), document[:n][whole]
+        kept = values % np.uint64(_SPARSE) == 0
+        yield values[kept], document[kept]
 
 
 def _chunks(
