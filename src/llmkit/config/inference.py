@@ -87,8 +87,8 @@ class GenerationConfig(Section):
     seed: Whole | None = None
     """Seed of sampling; `seed` by default."""
     prompts: Annotated[Names, For("generate")] = ()
-    """Prompts to continue; for a masked model, with `[MASK]` or its own mask token at each place to
-    fill."""
+    """Prompts to continue; for a masked model, with `[MASK]` or the mask token of its tokenizer at each
+    place to fill."""
     prompts_file: Annotated[FilePath | None, For("generate")] = None
     """File of prompts: lines, JSONL objects with `prompt`, or a table with a column `prompt`
     (`data.text_column` names another)."""
@@ -125,7 +125,7 @@ class PredictConfig(Section):
     """Format of the predictions; `auto` follows the file name, with `jsonl` on stdout."""
     columns: Names = ("*",)
     """Input columns to repeat in the output besides the text; `*` is all, `[]` none. In a CSV they
-    stand before `label` and the probabilities; an input column with one of those names gets the
+    precede `label` and the probabilities, and an input column with one of those names gets the
     prefix `input_`."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision; `auto` is bf16 where the hardware supports it, for speed: probabilities differ
