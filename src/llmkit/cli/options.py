@@ -71,7 +71,7 @@ OUTPUT_DIR = Option("--output-dir -o", "Run directory.", "DIR", "output_dir", _T
 _SYSTEM = Option("--system", "System message of the chat.", "TEXT", "generation.system", _TEXT)
 EXPLAIN = Option(
     "--explain",
-    "Show the N most likely tokens at each step.",
+    "Show the N most likely tokens at each step, or for a mask.",
     "N",
     "generation.explain",
     int | None,

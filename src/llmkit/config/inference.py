@@ -87,7 +87,7 @@ class GenerationConfig(Section):
     seed: Whole | None = None
     """Seed of sampling; `seed` by default."""
     prompts: Annotated[Names, For("generate")] = ()
-    """Prompts to continue; for a masked model, with `[MASK]` or the mask token of its tokenizer at each
+    """Prompts to continue; for a masked model, with `[MASK]` or its tokenizer's mask token at each
     place to fill."""
     prompts_file: Annotated[FilePath | None, For("generate")] = None
     """File of prompts: lines, JSONL objects with `prompt`, or a table with a column `prompt`
