@@ -227,7 +227,7 @@ def test_a_table_or_text_in_place_of_config_is_the_data(
         (["finetune", "--text", "a.csv"], "write `--csv a.csv`"),
         (["predict", "--text", "a.csv"], "write `--csv a.csv`"),
         (["pretrain", "--csv", "a.txt"], "write `--text a.txt`"),
-        (["pretrain", "--size", "10M"], "`model.config.hidden_size`"),
+        (["pretrain", "--size", "10M"], "write `model.size=10M`"),
         (["pretrain", "--zork", "1"], "next:  the options are --text, "),
         (["serve"], "vllm serve runs/mine/final"),
         (["sample"], "llmkit generate"),

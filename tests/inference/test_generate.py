@@ -280,7 +280,8 @@ def test_pretraining_samples_leave_mode_and_random_state_alone(
     model = tiny().train()
     before = torch.get_rng_state()
     settings = GenerationConfig(num_return_sequences=2, max_new_tokens=5)
-    texts = generate.continuations(model, bpe, list(range(1, 120)), settings, seed=0)
-    assert len(texts) == 2
+    prompts = [list(range(1, 120)), list(range(5, 9))]
+    texts = generate.continuations(model, bpe, prompts, settings, seed=0)
+    assert [len(each) for each in texts] == [2, 2]
     assert model.training
     assert torch.equal(torch.get_rng_state(), before)

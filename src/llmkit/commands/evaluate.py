@@ -29,7 +29,6 @@ from llmkit.models import pretrained
 from llmkit.models.pretrained import Pretrained
 from llmkit.reporting import plots, results, summary
 from llmkit.reporting.console import LOADING_MODEL, Console
-from llmkit.reporting.console import Console
 from llmkit.reporting.evaluation_summary import NOT_TRAINED_ON
 
 _Samples = Iterable[Mapping[str, Any]]

@@ -182,9 +182,7 @@ def _encoded(
     return _Work(config, model, asked, encoded)
 
 
-def _engine(
-    work: _Work, processes: Processes | None, console: Console
-) -> Engine | MaskFiller:
+def _engine(work: _Work, processes: Processes | None, console: Console) -> Engine | MaskFiller:
     load = masks.mask_filler if work.is_masked else generate.engine
     with console.waiting(LOADING_MODEL):
         return load(work.config, work.model, processes.device if processes else None)
