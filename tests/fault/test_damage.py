@@ -136,7 +136,7 @@ def test_a_hidden_file_does_no_harm(root: Path) -> None:
     assert found.state.step == NEWER
 
 
-@pytest.mark.parametrize("name", ["../config.json", "/etc/passwd", "a/b", "", ".."])
+@pytest.mark.parametrize("name", ["../config.json", "/etc/passwd", "a/../../b", "", ".."])
 def test_a_manifest_that_names_files_elsewhere_is_refused(root: Path, name: str) -> None:
     entry = {"size": 1, "sha256": "0" * 64}
     sign(newer(root), lambda manifest: manifest["files"].update({name: entry}))
