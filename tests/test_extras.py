@@ -34,6 +34,15 @@ def test_a_missing_package_is_named_with_the_command_for_its_extra() -> None:
     assert f"`{extras.install_command('wandb')}`, or remove report_to" in fault.value.next
 
 
+def test_naming_the_command_leaves_the_modules_of_setuptools_as_they_are() -> None:
+    code = (
+        "from llmkit import extras; extras.install_command('wandb'); import setuptools, distutils;"
+        "print(distutils.__file__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "setuptools" in done.stdout
+
+
 @pytest.mark.parametrize("extra", DECLARED)
 def test_the_command_names_what_the_clone_declares_quoted_for_the_shell(extra: str) -> None:
     command = extras.install_command(extra)

@@ -11,6 +11,7 @@ import sys
 import sysconfig
 import tomllib
 from importlib import metadata
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 from llmkit.errors import ConfigError
@@ -39,7 +40,9 @@ def install_command(extra: str) -> str:
 
 def _installer() -> list[str]:
     """pip as it installs into this environment, or uv where the environment has no pip."""
-    if importlib.util.find_spec("pip") is None and shutil.which("uv"):
+    # Not `importlib.util.find_spec`: setuptools takes that for pip at work, and then gives this
+    # process another distutils, with which torch.compile fails.
+    if PathFinder.find_spec("pip") is None and shutil.which("uv"):
         return ["uv", "pip", "install", "--python", sys.executable]
     pip = [sys.executable, "-m", "pip", "install"]
     if sys.prefix != sys.base_prefix:
