@@ -103,7 +103,7 @@ def _is_nested(value: Any) -> bool:
 
 
 def shown_value(value: Any) -> str:
-    """A value as it stands in a table."""
+    """The text of a value in a table cell."""
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, list | tuple) and all(isinstance(each, _PLAIN) for each in value):

@@ -78,6 +78,21 @@ def test_an_ensemble_is_one_directory_for_each_expert(tmp_path: Path) -> None:
         assert torch.equal(part(tokens()).logits, model(tokens()).logits)
 
 
-def test_transformers_own_beams_are_refused() -> None:
-    with pytest.raises(NotImplementedError):
-        ensemble(branches("llama")).generate(tokens(1, 4), num_beams=2, max_new_tokens=2)
+@torch.no_grad()
+def test_beams_are_those_of_the_probabilities() -> None:
+    model, begin, steps, beams = ensemble(branches("llama")), tokens(1, 4), 3, 4
+    found = model.generate(
+        begin, num_beams=beams, num_return_sequences=beams, max_new_tokens=steps, do_sample=False,
+        pad_token_id=0, eos_token_id=None,
+    )  # fmt: skip
+    kept = [(0.0, begin[0])]
+    for _ in range(steps):  # beam search by its definition, without a cache
+        grown = []
+        for score, text in kept:
+            chances = model(text[None], use_cache=False).logits[0, -1].double().log_softmax(-1)
+            grown += [
+                (score + chance, torch.cat([text, torch.tensor([token])]))
+                for token, chance in enumerate(chances.tolist())
+            ]
+        kept = sorted(grown, key=lambda each: -each[0])[:beams]
+    assert [row.tolist() for row in found] == [text.tolist() for _, text in kept]

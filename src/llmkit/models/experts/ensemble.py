@@ -174,9 +174,11 @@ class EnsembleForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[mis
         own.layers = cache.layers[number * n_layers : (number + 1) * n_layers]
         return own
 
-    def _beam_search(self, *_: Any, **__: Any) -> Any:
-        """Raises NotImplementedError: the caches of transformers do not reorder the evidence."""
-        raise NotImplementedError("an ensemble has no beam search")
+    def _reorder_cache(self, cache: Cache, beams: Tensor) -> Cache:
+        """The cache with the rows of these beams; transformers calls this in beam search."""
+        cache.reorder_cache(beams)
+        cache.memory = cache.memory.index_select(0, beams.to(cache.memory.device))
+        return cache
 
 
 def _evidence(seen: Tensor, memory: Tensor | None, ids: Tensor, positions: Tensor) -> Tensor:
