@@ -1,10 +1,9 @@
-"""A run directory belongs to one run and to one process at a time; what it records is true."""
+"""A run directory belongs to one run and to one process at a time."""
 
 from __future__ import annotations
 
 import json
 import resource
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ from llmkit.config.load import load_config
 from llmkit.config.schema import Config
 from llmkit.errors import ConfigError, RunBusy, WriteError
 from llmkit.training import run_directory, run_identity
-from llmkit.training.run_directory import git_commit
 
 
 def config(*keys: str) -> Config:
@@ -81,29 +79,6 @@ def test_another_config_is_refused_before_any_work(tmp_path: Path) -> None:
         run_directory.check_run_directory(config(here, same), "pretrain")
     with pytest.raises(ConfigError, match="seed was 0, is now 3"):
         run_directory.check_run_directory(config(here, "seed=3"), "pretrain")
-
-
-def git(directory: Path, *arguments: str) -> str:
-    own = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
-    command = ["git", "-C", str(directory), *own, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def test_the_commit_is_that_which_git_names(tmp_path: Path) -> None:
-    repository = tmp_path / "repository"
-    inner = repository / "a" / "b"
-    inner.mkdir(parents=True)
-    assert git_commit(inner) is None
-    git(repository, "init")
-    git(repository, "commit", "--allow-empty", "-m", "one")
-    assert git_commit(inner) == git(repository, "rev-parse", "HEAD")
-    git(repository, "worktree", "add", "-b", "side", str(tmp_path / "tree"))
-    git(tmp_path / "tree", "commit", "--allow-empty", "-m", "two")
-    assert git_commit(tmp_path / "tree") == git(tmp_path / "tree", "rev-parse", "HEAD")
-    git(repository, "pack-refs", "--all")
-    assert git_commit(tmp_path / "tree") == git(tmp_path / "tree", "rev-parse", "HEAD")
-    git(repository, "checkout", "--detach")
-    assert git_commit(repository) == git(repository, "rev-parse", "HEAD")
 
 
 def test_sizes_are_read_under_their_name_in_older_runs_too(tmp_path: Path) -> None:

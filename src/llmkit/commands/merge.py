@@ -25,7 +25,7 @@ from llmkit.models.experts.record import ExpertsRecord, Kind
 from llmkit.models.experts.sources import ExpertSource, Family
 from llmkit.reporting.console import Console
 from llmkit.storage import atomic, outputs
-from llmkit.training import final_model, resolve, run_directory
+from llmkit.training import final_model, resolve, run_directory, run_facts
 
 COMMAND = "merge"
 
@@ -157,7 +157,7 @@ def _write_down(
     facts = {
         "command": COMMAND,
         "arguments": sys.argv[1:],
-        **run_directory.surroundings(device.name_of(torch.device("cpu"))),
+        **run_facts.surroundings(device.name_of(torch.device("cpu"))),
         "content": {f"expert of {each.name}": each.weights for each in family.record.experts},
         "notes": list(console.notes),
         "environment": resolve.environment(),

@@ -29,7 +29,7 @@ def report_runs(directories: Sequence[str], output: str | None, opens: bool) -> 
     runs = [read_run(path) for path in paths]
     default = paths[0] / PAGE if len(paths) == 1 else Path(PAGE)
     page = Path(output).expanduser() if output else default
-    outputs.check_report(page)
+    outputs.check_replaceable(page, outputs.holds_report, "report")
     write_page(runs, page)
     if opens:
         webbrowser.open(page.resolve().as_uri())

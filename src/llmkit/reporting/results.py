@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from llmkit.errors import WriteError
 from llmkit.reporting import evaluation_summary, tables
 from llmkit.storage import atomic, outputs
 
@@ -22,17 +21,7 @@ _SPECIAL = re.compile(r"[\\`*<>\[\]|]|(?<!\w)_|_(?!\w)")
 def check_output_files(paths: Iterable[str | None]) -> None:
     """Raises WriteError for a path that is not writable, or a file that no evaluation wrote."""
     for path in [Path(path) for path in paths if path is not None]:
-        atomic.check_writable(path)
-        try:
-            is_ours = not path.exists() or (path.is_file() and outputs.holds_evaluation(path))
-        except OSError as error:
-            raise atomic.cannot_write(error, path) from error
-        if not is_ours:
-            raise WriteError(
-                f"{path} exists, and no evaluation wrote it",
-                where=str(path),
-                next="name another file, or remove this one",
-            )
+        outputs.check_replaceable(path, outputs.holds_evaluation, "evaluation")
 
 
 def picture_beside(result: Path) -> Path:

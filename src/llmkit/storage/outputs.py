@@ -10,7 +10,7 @@ import csv
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -130,18 +130,19 @@ def holds_report(path: Path) -> bool:
         return bool(_REPORT.match(file.read(_PAGE).decode("utf-8", "replace").lstrip()))
 
 
-def check_report(page: Path) -> None:
-    """Raises WriteError for a page that cannot be written, or that no report wrote."""
-    atomic.check_writable(page)
+def check_replaceable(path: Path, wrote: Callable[[Path], bool], what: str) -> None:
+    """Raises WriteError for a file that cannot be written, or that `what`, such as a report, did
+    not write; `wrote` finds out from an existing file."""
+    atomic.check_writable(path)
     try:
-        is_ours = not page.exists() or (page.is_file() and holds_report(page))
+        is_ours = not path.exists() or (path.is_file() and wrote(path))
     except OSError as error:
-        raise atomic.cannot_write(error, page) from error
+        raise atomic.cannot_write(error, path) from error
     if not is_ours:
         raise WriteError(
-            f"{page} exists, and no report wrote it",
-            where=str(page),
-            next="name another file with --output, or remove this one",
+            f"{path} exists, and no {what} wrote it",
+            where=str(path),
+            next="name another file, or remove this one",
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,13 +11,11 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from llmkit.config.load import as_yaml
 from llmkit.config.resolved import Resolved, ResolvedTrain
 from llmkit.config.schema import Config
 from llmkit.data.examples import subset
 from llmkit.data.readers.files import Sources
 from llmkit.data.text import fingerprints
-from llmkit.distributed import device as devices
 from llmkit.distributed import failures
 from llmkit.distributed.processes import Processes, join_processes
 from llmkit.distributed.signals import StopSignal, stop_signal
@@ -29,7 +27,7 @@ from llmkit.reporting.console import Console
 from llmkit.reporting.tables import report_tables
 from llmkit.reporting.trackers import Tracking, tracking
 from llmkit.reporting.training_display import TrainingDisplay, training_display
-from llmkit.storage import atomic, jsonl, outputs
+from llmkit.storage import jsonl, outputs
 from llmkit.training import (
     checkpoint,
     engine,
@@ -46,8 +44,9 @@ from llmkit.training.loss_module import quick
 from llmkit.training.optimizer import NamedOptimizer
 from llmkit.training.record import Recorder
 from llmkit.training.resolve import Choices
-from llmkit.training.schedule import Clock, Plan
-from llmkit.training.tasks import defaults, sizing
+from llmkit.training.run_facts import write_facts
+from llmkit.training.schedule import Clock
+from llmkit.training.tasks import defaults
 from llmkit.training.tasks.task import Examples, Loss, Session, Task
 
 TaskOf = Callable[[Config, Pretrained | None], type[Task]]
@@ -150,7 +149,7 @@ def _carry_out(run: Run, loss: Loss) -> dict[str, Any]:
         checkpoint.warn_of_space(
             run.directory / "checkpoints", work.model.num_parameters(), session.console.warn
         )
-        _write_down(run, resolved, state.plan, chosen, notes)
+        write_facts(task, work.model, run.directory, resolved, state.plan, chosen, notes)
         if not (run.directory / fingerprints.FINGERPRINTS).exists():
             earlier = fingerprints.read_fingerprints(task.config.model.name_or_path or "")
             fingerprints.write(run.directory, task.seen().joined(earlier))
@@ -169,7 +168,8 @@ def _carry_out(run: Run, loss: Loss) -> dict[str, Any]:
             state = engine.train(work, state, record, session.stop, samples)
         seconds = time.monotonic() - began
     if session.processes.is_main:
-        _write_down(run, resolve.pinned(resolved, state.plan), state.plan, chosen, notes)
+        pinned = resolve.pinned(resolved, state.plan)
+        write_facts(task, work.model, run.directory, pinned, state.plan, chosen, notes)
         with session.console.waiting("saving the final model…"):
             _export(run, work, state)
         if note := final_model.loading_note(work.model):
@@ -177,9 +177,17 @@ def _carry_out(run: Run, loss: Loss) -> dict[str, Any]:
     session.processes.wait()
     if run.resumed is not None and before.finished:
         session.console.say(f"already finished at step {state.step}: nothing was trained again")
-    done = state.step - before.step
+    return _results(run, work, before, state, seconds)
+
+
+def _results(
+    run: Run, work: engine.Work, before: State, state: State, seconds: float
+) -> dict[str, Any]:
+    """The results of a run that was trained from one state to another in these seconds; warns if
+    too few steps were trained."""
+    task, done = run.task, state.step - before.step
     if warning := schedule.warning_after(task.config.train, state.step, done, seconds, run.clock):
-        session.console.warn(warning)
+        run.session.console.warn(warning)
     figures = jsonl.last_figures(run.directory / "metrics.jsonl", _final_step(work.settings, state))
     speed = (state.predictions - before.predictions) / max(1e-9, seconds)
     return {
@@ -188,7 +196,7 @@ def _carry_out(run: Run, loss: Loss) -> dict[str, Any]:
         "model_dir": str(run.directory / outputs.FINAL),
         "step": state.step,
         "seconds": round(run.clock.seconds(), 3),
-        **({f"{task.unit}_per_second": round(speed, 1)} if state.step > before.step else {}),
+        **({f"{task.unit}_per_second": round(speed, 1)} if done else {}),
         "train_loss": figures.get("train_loss"),
         "validation": {
             name.removeprefix("validation_"): value
@@ -330,8 +338,9 @@ def _export(run: Run, work: engine.Work, state: State) -> None:
         if step != state.step:
             model = final_model.model_of_step(model, run.directory, step)
         picture.unlink(missing_ok=True)
-        parts = (model, task.tokenizer, run.directory, step, task.examples, task.accompany)
-        final_model.write_final(*parts)
+        final_model.write_final(
+            model, task.tokenizer, run.directory, step, task.examples, task.accompany
+        )
     if picture.exists():
         return
     unit = "nats per token" if task.unit == "tokens" else f"per {task.unit.removesuffix('s')}"
@@ -364,29 +373,3 @@ def _state(run: Run, work: engine.Work, chosen: Choices) -> tuple[State, bool]:
         f"{state.plan.total_steps} before ({changes})"
     )
     return replace(state, plan=plan), True
-
-
-def _write_down(
-    run: Run, resolved: Resolved, plan: Plan, chosen: Choices, notes: Sequence[str]
-) -> None:
-    """Write `run.json`, and `config.yaml`, which repeats the run in another directory."""
-    task, console = run.task, run.session.console
-    record = {
-        "command": task.command,
-        "arguments": task.asked.command_line,
-        "request": run_identity.request_of(task.asked, task.command),
-        **run_directory.surroundings(devices.name_of(run.session.processes.device)),
-        "content": dict(task.content),
-        "sizes": sizing.as_json(task.config),
-        "origins": run_directory.origins(task.asked, resolved.model_dump(mode="json")),
-        "data": task.data_report,
-        "notes": notes,
-        "warnings": console.warnings,
-        "plan": [[r.step, r.total_steps] for r in plan.revisions],
-        "lengthened": list(chosen.lengthened),
-        "environment": resolve.environment(),
-        "loading": final_model.loading_line(run.model),
-    }
-    elsewhere = resolved.changed(output_dir=None, resume="auto")
-    run_directory.write_record(run.directory, record)
-    atomic.replace_text(run.directory / "config.yaml", as_yaml(elsewhere))

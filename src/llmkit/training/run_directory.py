@@ -6,8 +6,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from llmkit.storage import atomic, numbered
 from llmkit.storage.atomic import try_lock
 from llmkit.storage.outputs import RUN
 from llmkit.training import run_identity
-from llmkit.training.run_identity import RUNS_DIRECTORY, dotted
+from llmkit.training.run_identity import RUNS_DIRECTORY
 
 LOCK = ".lock"
 
@@ -222,54 +221,3 @@ def add_result(
     record = json.loads((directory / RUN).read_text(encoding="utf-8"))
     found = {"warnings": list(warnings), "limits": list(limits), "result": dict(figures)}
     write_record(directory, {**record, **found})
-
-
-def origins(asked: Config, resolved: Mapping[str, Any]) -> dict[str, str]:
-    """Where the values of the config come from, for those that are not defaults: `given`, or
-    `auto` where the run chose the value."""
-    default, given = (dotted(each.model_dump(mode="json")) for each in (Config(), asked))
-    found = {}
-    for key, value in dotted(resolved).items():
-        if given.get(key) == "auto" != value:
-            found[key] = "auto"
-        elif given.get(key, value) != default.get(key):
-            found[key] = "given"
-    return found
-
-
-def surroundings(device: str) -> dict[str, str]:
-    """The date, host and device of a run, and the git commit of the current directory if there is
-    one."""
-    facts = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "host": socket.gethostname(),
-        "device": device,
-    }
-    with suppress(OSError, ValueError):
-        if commit := git_commit(Path.cwd()):
-            facts["commit"] = commit
-    return facts
-
-
-def git_commit(directory: Path) -> str | None:
-    """The current commit of the git repository around a directory, read from its files, since a run
-    starts no other program. None without a repository or a commit."""
-    git = next(
-        (each / ".git" for each in (directory, *directory.parents) if (each / ".git").exists()),
-        None,
-    )
-    if git is None:
-        return None
-    if git.is_file():  # of a worktree
-        git = git.parent / git.read_text(encoding="utf-8").removeprefix("gitdir:").strip()
-    head = (git / "HEAD").read_text(encoding="utf-8").strip()
-    if not head.startswith("ref: "):
-        return head
-    ref, shared = head.removeprefix("ref: "), git
-    if (git / "commondir").exists():
-        shared = git / (git / "commondir").read_text(encoding="utf-8").strip()
-    for place in (git / ref, shared / ref):
-        if place.is_file():
-            return place.read_text(encoding="utf-8").strip()
-    packed = (shared / "packed-refs").read_text(encoding="utf-8").splitlines()
-    return next((line.split()[0] for line in packed if line.endswith(f" {ref}")), None)

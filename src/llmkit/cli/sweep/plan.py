@@ -135,7 +135,7 @@ class SweepPlan:
         elif (self.directory / SWEEP).exists() and not outputs.is_sweep(self.directory):
             what = f"holds a file {SWEEP} that is not of a sweep"
         elif self.directory.is_dir():
-            outputs.check_report(self.directory / PAGE)
+            outputs.check_replaceable(self.directory / PAGE, outputs.holds_report, "report")
             return
         else:
             return
