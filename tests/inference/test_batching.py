@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from llmkit.config.schema import GenerationConfig
 from llmkit.errors import ConfigError, DataError
 from llmkit.inference import batching, generate
 from llmkit.inference.batching import Engine
+from llmkit.inference.constraints import Choice
 from llmkit.inference.generated import Sample
 from llmkit.inference.prompts import Prompt
 from llmkit.inference.sequence import Sequence
@@ -248,3 +250,94 @@ def test_prompts_of_all_lengths_are_computed_a_bounded_number_at_once(
     finish(engine)
     hook.remove()
     assert max(sizes) <= bound
+
+
+class _Poisoned:
+    """A hook on an embedding that raises where a text has a token."""
+
+    def __init__(self, model: PreTrainedModel, token: int) -> None:
+        self.token = token
+        self.hook = model.get_input_embeddings().register_forward_pre_hook(self.check)
+
+    def check(self, _: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        if (inputs[0] == self.token).any():
+            raise RuntimeError("a poisoned token")
+
+
+@pytest.fixture
+def poison(llama: PreTrainedModel) -> Iterator[Callable[[int], None]]:
+    """Makes the forward passes fail in which a token occurs."""
+    made: list[_Poisoned] = []
+    yield lambda token: made.append(_Poisoned(llama, token))
+    for each in made:
+        each.hook.remove()
+
+
+def test_a_prompt_that_cannot_be_computed_fails_alone(
+    llama: PreTrainedModel, bpe: PreTrainedTokenizerFast, poison: Callable[[int], None]
+) -> None:
+    settings = GenerationConfig(max_new_tokens=6, min_new_tokens=6)
+    asked = encoded(["Once", "The cat", "x"], llama, bpe, settings)
+    expected = [alone(Engine(llama, bpe, 1), prompt, settings) for prompt in asked]
+    token = asked[1].ids[-1]
+    assert all(token not in (*s.prompt.ids, *s.tokens) for s in (expected[0], expected[2]))
+    poison(token)
+    engine = Engine(llama, bpe)
+    added = [s for prompt in asked for s in engine.add(prompt, engine.sampler(settings))]
+    moved = engine.step()
+    assert set(added) <= set(moved)
+    assert engine.failures == 2  # all three together, then one alone
+    finish(engine)
+    assert engine.failures == 0
+    with pytest.raises(RuntimeError, match="a poisoned token"):
+        added[1].sample()
+    assert_same([added[0], added[2]], [expected[0], expected[2]])
+
+
+def test_a_failed_pass_ends_the_sequences_in_it_and_the_engine_starts_again(
+    llama: PreTrainedModel, bpe: PreTrainedTokenizerFast, poison: Callable[[int], None]
+) -> None:
+    settings = GenerationConfig(max_new_tokens=6, min_new_tokens=6)
+    asked = encoded(["Once", "The cat", "x"], llama, bpe, settings)
+    expected = [alone(Engine(llama, bpe, 1), prompt, settings) for prompt in asked]
+    token = expected[0].tokens[2]
+    assert all(token not in (*s.prompt.ids, *s.tokens[:-1]) for s in expected[1:])
+    poison(token)
+    engine = Engine(llama, bpe, 2)
+    added = [s for prompt in asked for s in engine.add(prompt, engine.sampler(settings))]
+    finish(engine)
+    for sequence in added[:2]:
+        with pytest.raises(RuntimeError, match="a poisoned token"):
+            sequence.sample()
+    assert_same(added[2:], expected[2:])
+    assert engine.failures == 0
+
+
+def test_a_fault_in_the_rules_of_a_sequence_ends_it_alone(
+    llama: PreTrainedModel, bpe: PreTrainedTokenizerFast
+) -> None:
+    settings = GenerationConfig(max_new_tokens=6, min_new_tokens=6)
+    asked = encoded(["Once", "The cat", "x", "A"], llama, bpe, settings)
+    expected = [alone(Engine(llama, bpe, 1), prompt, settings) for prompt in asked]
+
+    class FaultyMask(Choice):
+        def allowed(self) -> list[int]:
+            raise ZeroDivisionError
+
+    class FaultyStep(Choice):
+        def allowed(self) -> list[int]:
+            return list(range(9))
+
+        def take(self, token: int) -> None:
+            raise IndexError
+
+    engine = Engine(llama, bpe)
+    added = [s for prompt in asked for s in engine.add(prompt, engine.sampler(settings))]
+    added[1].constraint, added[2].constraint = FaultyMask([], ()), FaultyStep([], ())
+    finish(engine)
+    assert engine.failures == 0
+    with pytest.raises(ZeroDivisionError):
+        added[1].sample()
+    with pytest.raises(IndexError):
+        added[2].sample()
+    assert_same([added[0], added[3]], [expected[0], expected[3]])

@@ -14,8 +14,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from llmkit.config.schema import GenerationConfig
 from llmkit.errors import ConfigError, InputNotFound
 from llmkit.inference import constraints
+from llmkit.inference.batching import Engine
 from llmkit.inference.generated import Sample
 from llmkit.inference.sampler import CountPenalty
+
+from .conftest import encoded
 
 Ask = Callable[..., list[Sample]]
 
@@ -31,6 +34,26 @@ def test_a_text_is_one_of_the_choices_and_each_can_come(llama: PreTrainedModel, 
 def test_a_choice_that_does_not_fit_the_length_is_refused(llama: PreTrainedModel, ask: Ask) -> None:
     with pytest.raises(ConfigError, match="more than max_new_tokens"):
         ask(llama, ["Once"], choices=("yes", "a much longer choice"), max_new_tokens=3)
+
+
+def test_a_schema_may_be_given_without_a_file(
+    llama: PreTrainedModel, bpe: PreTrainedTokenizerFast
+) -> None:
+    pytest.importorskip("llguidance")
+    schema = {
+        "type": "object",
+        "properties": {"n": {"enum": [1, 2]}},
+        "required": ["n"],
+        "additionalProperties": False,
+        "x-guidance": {"whitespace_flexible": False},
+    }
+    settings, engine = GenerationConfig(max_new_tokens=40), Engine(llama, bpe)
+    (sequence,) = engine.add(
+        encoded(["Once"], llama, bpe, settings)[0], engine.sampler(settings, schema)
+    )
+    while not engine.is_idle:
+        engine.step()
+    assert sequence.sample().text in ('{"n":1}', '{"n":2}')
 
 
 def test_a_choice_that_begins_another_needs_an_end_token(bpe: PreTrainedTokenizerFast) -> None:

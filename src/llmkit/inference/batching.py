@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import inspect
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal
 
 import torch
@@ -67,13 +68,17 @@ class Engine:
         self._batch = _Batch(_Forward(model))
         self._fitting = self.batch_size
         """Maximum number of sequences that fit in memory."""
+        self.failures = 0
+        """Number of forward passes that have failed since the last one that succeeded."""
 
-    def sampler(self, settings: GenerationConfig) -> Sampler:
+    def sampler(
+        self, settings: GenerationConfig, schema: Mapping[str, Any] | None = None
+    ) -> Sampler:
         """A sampler for this model; raises the errors of `constraints.constrain`."""
         own = getattr(self.model, "generation_config", None)
         ends = own.eos_token_id if own is not None else self.model.config.eos_token_id
         ends = end_ids(ends, self.tokenizer.eos_token_id)
-        return Sampler(settings, self.tokenizer, ends, self.model.device)
+        return Sampler(settings, self.tokenizer, ends, self.model.device, schema)
 
     def add(self, prompt: Prompt, sampler: Sampler, is_streamed: bool = False) -> list[Sequence]:
         """Queues `num_return_sequences` continuations of a prompt.
@@ -107,31 +112,60 @@ class Engine:
     @torch.inference_mode()
     def step(self) -> list[Sequence]:
         """Admits waiting sequences, then generates a token for each sequence of the batch; returns
-        all that got a token or ended."""
-        ended = self._admit()
-        if not self._batch.sequences:
-            return ended
-        return ended + self._batch.step(is_last=not self._waiting and not self._prefilled)
+        all that got a token or ended.
+
+        A fault of a sequence ends it alone; one of a forward pass ends the sequences in it. None is
+        raised here: `Sequence.sample` raises it.
+        """
+        moved: list[Sequence] = []
+        failures = self.failures
+        try:
+            moved += self._admit()
+            if self._batch.sequences:
+                is_last = not self._waiting and not self._prefilled
+                moved += self._batch.step(is_last)
+        except Exception as fault:
+            moved += self._fail(fault)
+        if self.failures == failures:
+            self.failures = 0
+        return moved
+
+    def _fail(self, fault: Exception) -> list[Sequence]:
+        """Ends and returns all sequences whose prompt is computed; the waiting ones stay."""
+        self.failures += 1
+        lost = [*self._batch.sequences, *(each.sequence for each in self._prefilled)]
+        for sequence in lost:
+            if sequence.ended is None:
+                sequence.fail(fault)
+        self._prefilled.clear()
+        self._batch.release_ended()
+        return lost
 
     def _admit(self) -> list[Sequence]:
-        """Fills free rows of the batch; returns the sequences that ended with their first token."""
+        """Fills free rows of the batch; returns the sequences that ended before they joined it."""
         running = len(self._batch.sequences)
         free = self._fitting - running
         if not self._waiting and not self._prefilled:
             return []
         if running and free < max(1, self._fitting // REFILL_SHARE):
             return []
+        failed: list[Sequence] = []
         if self._waiting and len(self._prefilled) < free:
-            self._prefill(free - len(self._prefilled))
+            failed = self._prefill(free - len(self._prefilled))
             free = max(1, self._fitting - running)
-        chosen = [self._prefilled.popleft() for _ in range(min(free, len(self._prefilled)))]
+        if not self._prefilled:
+            return failed
+        chosen = list(islice(self._prefilled, free))
         logits = torch.stack([each.logits for each in chosen])
         append_tokens([each.sequence for each in chosen], logits)
         self._batch.join([each for each in chosen if each.sequence.ended is None])
-        return [each.sequence for each in chosen if each.sequence.ended is not None]
+        for _ in chosen:  # only now: those of a batch that cannot be joined are not lost
+            self._prefilled.popleft()
+        return failed + [each.sequence for each in chosen if each.sequence.ended is not None]
 
-    def _prefill(self, wanted: int) -> None:
-        """Computes prompts until at least `wanted` sequences are prefilled, or the pass is full."""
+    def _prefill(self, wanted: int) -> list[Sequence]:
+        """Computes prompts until at least `wanted` sequences are prefilled, or the pass is full;
+        returns the sequences whose prompt cannot be computed."""
         groups: list[list[Sequence]] = []
         longest = count = 0
         while self._waiting and count < wanted:
@@ -140,8 +174,22 @@ class Engine:
                 break
             groups.append(self._waiting.popleft())
             count += len(groups[-1])
-        prompts = [group[0].prompt.ids for group in groups]
-        logits, cache = self._batch.forward.of_prompts(prompts)
+        return self._compute_prompts(groups)
+
+    def _compute_prompts(self, groups: list[list[Sequence]]) -> list[Sequence]:
+        """Computes the prompts of groups of sequences, together or, if that fails, each by itself;
+        returns the sequences of those that fail even then."""
+        try:
+            logits, cache = self._batch.forward.of_prompts(
+                [group[0].prompt.ids for group in groups]
+            )
+        except Exception as fault:
+            self.failures += 1
+            if len(groups) > 1:
+                return [each for group in groups for each in self._compute_prompts([group])]
+            for sequence in groups[0]:
+                sequence.fail(fault)
+            return groups[0]
         self._prefilled += (
             _Prefilled(sequence, cache, row, logits[row])
             for row, group in enumerate(groups)
@@ -149,6 +197,7 @@ class Engine:
         )
         if cache is not None:
             self._fitting = self._fitting_in_memory(cache.n_bytes_per_token)
+        return []
 
     def _fitting_in_memory(self, n_bytes_per_token: int) -> int:
         """The number of sequences whose KV cache fits in memory, each as long as the longest."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -84,9 +85,12 @@ class Grammar:
 
 
 def constrain(
-    settings: GenerationConfig, tokenizer: PreTrainedTokenizerBase, ends: Sequence[int]
+    settings: GenerationConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    ends: Sequence[int],
+    schema: Mapping[str, Any] | None = None,
 ) -> Constrain | None:
-    """The constraint of the settings, if any.
+    """The constraint of the settings, or that of a JSON schema itself; None without one.
 
     Raises ConfigError for choices that the tokenizer cannot encode or that are longer than
     `max_new_tokens`, and for an invalid grammar; UsageError if llguidance is not installed.
@@ -96,11 +100,11 @@ def constrain(
         return lambda prompt: Choice(
             [_choice_ids(text, prompt, tokenizer) for text in settings.choices], ends
         )
-    if settings.regex is None and settings.json_schema is None:
+    if settings.regex is None and settings.json_schema is None and schema is None:
         return None
     library = _library()
-    table = library.hf.from_tokenizer(tokenizer)
-    grammar = _grammar(settings, library)
+    table = _token_table(tokenizer)
+    grammar = _grammar(settings, library, schema)
     if error := library.LLMatcher.validate_grammar(grammar, table):
         key = "regex" if settings.regex is not None else "json_schema"
         raise ConfigError(
@@ -150,12 +154,23 @@ def _library() -> Any:
     return importlib.import_module("llguidance")
 
 
-def _grammar(settings: GenerationConfig, library: Any) -> str:
+@lru_cache(maxsize=8)
+def _token_table(tokenizer: PreTrainedTokenizerBase) -> Any:
+    """The tokens as llguidance reads them (cached: building it takes longer than many texts)."""
+    return _library().hf.from_tokenizer(tokenizer)
+
+
+def _grammar(settings: GenerationConfig, library: Any, schema: Mapping[str, Any] | None) -> str:
     if settings.regex is not None:
         return str(library.LLMatcher.grammar_from_regex(settings.regex))
-    path = Path(str(settings.json_schema))
+    if schema is None:
+        schema = _read_schema(Path(str(settings.json_schema)))
+    return str(library.LLMatcher.grammar_from_json_schema(schema))
+
+
+def _read_schema(path: Path) -> Any:
     try:
-        schema = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputNotFound(
             f"the schema cannot be read: {error.strerror}",
@@ -164,4 +179,3 @@ def _grammar(settings: GenerationConfig, library: Any) -> str:
         ) from error
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"the schema is not JSON: {error}", where=str(path)) from error
-    return str(library.LLMatcher.grammar_from_json_schema(schema))

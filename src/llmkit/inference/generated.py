@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -22,10 +23,15 @@ class Candidate:
 
     id: int
     token: str
-    probability: float
-    """The model's own."""
+    logprob: float
+    """The model's own log-probability, in nats."""
     after_settings: float
     """The probability it was sampled with: after penalties, bans, temperature and truncation."""
+
+    @property
+    def probability(self) -> float:
+        """The model's own probability."""
+        return math.exp(self.logprob)
 
 
 @dataclass(frozen=True)

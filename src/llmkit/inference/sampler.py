@@ -5,7 +5,8 @@ The rules of a sequence see its own tokens without padding, so the rest of the b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +33,8 @@ EXCLUDED = float("-inf")
 
 
 class Sampler:
-    """The sampling settings of a sequence, prepared for a model and its tokenizer.
+    """The sampling settings of a sequence, prepared for a model and its tokenizer; `schema` is a
+    JSON schema that the text satisfies, besides that of the settings.
 
     Raises the errors of `constraints.constrain`.
     """
@@ -43,10 +45,11 @@ class Sampler:
         tokenizer: PreTrainedTokenizerBase,
         end_ids: Sequence[int],
         device: torch.device,
+        schema: Mapping[str, Any] | None = None,
     ) -> None:
         self.settings, self.tokenizer = settings, tokenizer
         self.end_ids, self.device = tuple(end_ids), device
-        self.constrain = constraints.constrain(settings, tokenizer, end_ids)
+        self.constrain = constraints.constrain(settings, tokenizer, end_ids, schema)
         self.warpers = _warpers(settings)
         s = settings
         shape = (s.temperature, s.top_k, s.top_p, s.min_p, s.typical_p)

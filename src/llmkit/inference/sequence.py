@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Literal, NamedTuple
 
@@ -27,7 +29,8 @@ class Sequence:
         self.tokens: list[int] = []
         self.logprob = 0.0
         self.steps: list[Step] = []
-        self.ended: FinishReason | Literal["aborted", "non_finite"] | None = None
+        self.ended: FinishReason | Literal["aborted", "failed"] | None = None
+        self.fault: Exception | None = None
         at_once = is_streamed or bool(settings.stop or settings.bad_words)
         self.detokenizer = Detokenizer(sampler.tokenizer, prompt.ids, settings.stop, at_once)
         self.rules = sampler.history_rules(len(prompt.ids))
@@ -45,21 +48,31 @@ class Sequence:
         string is held back."""
         return self.detokenizer.new_text(final=self.ended is not None)
 
-    def end(self, reason: FinishReason | Literal["aborted", "non_finite"]) -> None:
+    def end(self, reason: FinishReason | Literal["aborted"]) -> None:
         """Ends the sequence."""
         self.ended = reason
         self.detokenizer.close()
 
+    def fail(self, fault: Exception) -> None:
+        """Ends the sequence with a fault, which `sample` raises."""
+        self.ended, self.fault = "failed", fault
+
+    @contextmanager
+    def catching(self) -> Iterator[None]:
+        """A fault in the block ends this sequence and no other."""
+        try:
+            yield
+        except Exception as fault:
+            self.fail(fault)
+
     def sample(self) -> Sample:
-        """The finished sample; raises DataError if the model's logits were NaN or infinite."""
-        if self.ended == "non_finite":
-            raise DataError(
-                "the model's logits are NaN or infinite",
-                where="model.name_or_path",
-                next="check its weights; in bf16, try generation.precision=fp32",
-            )
+        """The finished sample; raises the fault that ended the sequence, such as a DataError for
+        logits of the model that are NaN or infinite."""
+        if self.fault is not None:
+            raise self.fault
         assert self.ended is not None
         assert self.ended != "aborted"
+        assert self.ended != "failed"
         return Sample(
             prompt=self.prompt,
             index=self.index,
@@ -142,16 +155,24 @@ class _Rows(NamedTuple):
 
 def append_tokens(sequences: list[Sequence], logits: Tensor) -> None:
     """Samples and appends a token for each sequence from logits [sequences, vocabulary]; ends a
-    sequence whose logits are non-finite or whose settings allow no token."""
+    sequence whose logits are non-finite, whose settings allow no token, or that has a fault."""
     logits = logits.float()
     rows = _Rows(sequences, logits, logits.log_softmax(-1))
     broken = rows.logprobs[:, 0].isnan()  # one NaN spreads over its row
     if broken.any():
         for row in broken.nonzero().flatten().tolist():
-            sequences[row].end("non_finite")
+            sequences[row].fail(_non_finite())
         rows = rows.of((~broken).nonzero().flatten().tolist())
     while rows.sequences:
         rows = _append_allowed(rows)
+
+
+def _non_finite() -> DataError:
+    return DataError(
+        "the model's logits are NaN or infinite",
+        where="model.name_or_path",
+        next="check its weights; in bf16, try generation.precision=fp32",
+    )
 
 
 def _append_allowed(rows: _Rows) -> _Rows:
@@ -163,12 +184,14 @@ def _append_allowed(rows: _Rows) -> _Rows:
     logprobs = rows.logprobs.gather(1, tokens[:, None]).squeeze(1).tolist()
     rejected = []
     for row, (sequence, token) in enumerate(zip(rows.sequences, tokens.tolist(), strict=True)):
-        if sequence.rejects(token):
-            rejected.append(row)
-            continue
-        if sequence.sampler.settings.explain:
-            sequence.steps.append(_step(sequence.sampler, token, rows.logits[row], scores[row]))
-        sequence.append(token, logprobs[row])
+        with sequence.catching():
+            if sequence.rejects(token):
+                rejected.append(row)
+                continue
+            if sequence.sampler.settings.explain:
+                step = _step(sequence.sampler, token, rows.logprobs[row], scores[row])
+                sequence.steps.append(step)
+            sequence.append(token, logprobs[row])
     return rows.of(rejected)
 
 
@@ -176,11 +199,13 @@ def _restricted(rows: _Rows) -> tuple[_Rows, Tensor]:
     """The sequences that have an allowed token, and their logits after their own rules."""
     if not any(sequence.is_restricted for sequence in rows.sequences):
         return rows, rows.logits
-    pairs = zip(rows.sequences, rows.logits, strict=True)
-    scores = torch.cat([sequence.restricted(row[None]) for sequence, row in pairs])
+    scores = torch.full_like(rows.logits, sampling.EXCLUDED)
+    for row, sequence in enumerate(rows.sequences):
+        with sequence.catching():
+            scores[row] = sequence.restricted(rows.logits[row][None])[0]
     free = (scores > sampling.EXCLUDED).any(-1).tolist()
     for sequence, is_free in zip(rows.sequences, free, strict=True):
-        if not is_free:
+        if not is_free and sequence.fault is None:
             sequence.end("nothing_allowed")
     if all(free):
         return rows, scores
@@ -213,12 +238,12 @@ def _sampled_alike(sequences: list[Sequence], scores: Tensor) -> tuple[Tensor, T
     return sampling.draw(scores, uniforms.to(scores.device)), scores
 
 
-def _step(sampler: Sampler, token: int, logits: Tensor, scores: Tensor) -> Step:
-    before, after = logits.softmax(-1), scores.softmax(-1)
+def _step(sampler: Sampler, token: int, logprobs: Tensor, scores: Tensor) -> Step:
+    after = scores.softmax(-1)
 
     def candidate(id: int) -> Candidate:
         text = sampler.tokenizer.decode([id], clean_up_tokenization_spaces=False)
-        return Candidate(id, text, float(before[id]), float(after[id]))
+        return Candidate(id, text, float(logprobs[id]), float(after[id]))
 
-    likeliest = before.topk(min(sampler.settings.explain, len(before))).indices.tolist()
+    likeliest = logprobs.topk(min(sampler.settings.explain, len(logprobs))).indices.tolist()
     return Step(candidate(token), [candidate(id) for id in likeliest])
