@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -47,7 +48,7 @@ EXPLICIT["generate"] = {"model"}
 def keyword_types() -> str:
     """The module `llmkit.api.keywords`."""
     schema = Config.model_json_schema()
-    sections = sorted(schema["$defs"].items(), key=lambda each: "$ref" in json.dumps(each[1]))
+    sections = sorted(_sections(schema).items(), key=lambda each: "$ref" in json.dumps(each[1]))
     blocks = [
         _typed_dict(_type_name(name), each["description"].split("\n")[0], each["properties"])
         for name, each in sections
@@ -62,6 +63,18 @@ def keyword_types() -> str:
         for command in COMMANDS
     ]
     return HEAD + "\n\n".join(blocks)
+
+
+def _sections(schema: dict[str, Any]) -> dict[str, Any]:
+    """The sections that any of the functions takes, by the name of their class."""
+    properties = schema["properties"]
+    names = {name for command in COMMANDS for name in (*_of_command(command), *EXPLICIT[command])}
+    waiting, used = [properties[name] for name in names], set[str]()
+    while waiting:
+        inner = set(re.findall(r"#/\$defs/(\w+)", json.dumps(waiting.pop()))) - used
+        waiting += [schema["$defs"][name] for name in inner]
+        used |= inner
+    return {name: each for name, each in schema["$defs"].items() if name in used}
 
 
 def _of_command(command: str) -> Iterator[str]:

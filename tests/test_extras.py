@@ -50,9 +50,9 @@ def test_the_command_names_what_the_clone_declares_quoted_for_the_shell(extra: s
     assert ">" not in re.sub("'[^']*'", "", command)
 
 
-def install_wheel(python: Path, path: Path, query: str) -> str:
+def install_wheel(python: Path, path: Path, query: str, **variables: str) -> str:
     """The command for wandb after the files of a wheel are where this Python looks for them."""
-    environment = {"PYTHONUSERBASE": str(path / "user"), "PATH": str(path / "bin")}
+    environment = {"PYTHONUSERBASE": str(path / "user"), "PATH": str(path / "bin"), **variables}
 
     def ask(code: str) -> str:
         command = [python, "-c", code]
@@ -88,6 +88,16 @@ def test_an_environment_without_pip_is_served_by_uv(tmp_path: Path) -> None:
     (tmp_path / "bin" / "uv").chmod(0o755)
     command = install_wheel(python, tmp_path, SITE)
     assert command == f"uv pip install --python {python} 'wandb>=0.20'"
+
+
+@pytest.mark.parametrize("text", ['[project]\nname = "theirs"\n', "[tool.black]\n", "[[["])
+def test_the_project_that_holds_the_installation_is_not_asked(tmp_path: Path, text: str) -> None:
+    place = tmp_path / "src"
+    python = Path(sys.base_prefix) / "bin" / Path(sys.executable).name
+    (tmp_path / "pyproject.toml").write_text(text)
+    place.mkdir()
+    command = install_wheel(python, tmp_path, f"print({str(place)!r})", PYTHONPATH=str(place))
+    assert command.endswith(" 'wandb>=0.20'")
 
 
 def test_packages_of_a_user_are_installed_for_that_user(tmp_path: Path) -> None:

@@ -25,8 +25,11 @@ LlmkitError
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
+
+MAX_LISTED = 20
+"""Maximum number of lines in a list of faults."""
 
 
 class LlmkitError(Exception):
@@ -139,6 +142,13 @@ class Interrupted(LlmkitError):
     """Ctrl-C."""
 
     exit_code, name = 130, "interrupted"
+
+
+def listed(lines: Sequence[str]) -> str:
+    """Lines below one another, as the part `where` of an error shows them: at most MAX_LISTED, then
+    how many more there are."""
+    left = len(lines) - MAX_LISTED
+    return "\n       ".join([*lines[:MAX_LISTED], *([f"and {left} more"] if left > 0 else [])])
 
 
 def error_of(described: Mapping[str, Any]) -> LlmkitError:

@@ -13,6 +13,7 @@ import tomllib
 from importlib import metadata
 from importlib.machinery import PathFinder
 from pathlib import Path
+from typing import Any
 
 from llmkit.errors import ConfigError
 
@@ -57,10 +58,22 @@ def _installer() -> list[str]:
 
 def _requirements(extra: str) -> list[str]:
     """The packages of an extra: from pyproject.toml in a clone, else from the installed package."""
-    project = Path(__file__).parents[2] / "pyproject.toml"
-    if project.is_file():
-        declared = tomllib.loads(project.read_text(encoding="utf-8"))
-        return list(declared["project"]["optional-dependencies"][extra])
+    project = _own_project()
+    if project is not None:
+        return list(project["optional-dependencies"][extra])
     marker = re.compile(rf"""extra == ["']{re.escape(extra)}["']""")
     required = metadata.requires("llmkit") or []
     return [each.partition(";")[0].strip() for each in required if marker.search(each)]
+
+
+def _own_project() -> dict[str, Any] | None:
+    """The project table of llmkit's own pyproject.toml; None outside a clone.
+
+    An installation may lie in the tree of another project, which has a pyproject.toml too.
+    """
+    path = Path(__file__).parents[2] / "pyproject.toml"
+    try:
+        project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
+        return dict(project) if project["name"] == "llmkit" else None
+    except (OSError, ValueError, LookupError, TypeError):  # missing, or not ours to judge
+        return None

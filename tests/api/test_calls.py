@@ -54,7 +54,7 @@ def test_an_unknown_name_is_no_attribute() -> None:
 @pytest.mark.parametrize("name", ["pretrain", "finetune", "evaluate", "predict", "generate"])
 def test_parameters_are_options_of_the_command(name: str) -> None:
     function = getattr(calls, name)
-    flags = {flag.lstrip("-") for option in OPTIONS[name] for flag in option.flags.split()}
+    flags = {flag.lstrip("-") for option in OPTIONS[name] for flag in option.names}
     taken = set(inspect.signature(function).parameters) - {"config", "keys", "rows"}
     assert {each.replace("_", "-") for each in taken} <= flags
     assert "llmkit.api" in inspect.getdoc(function)
@@ -190,6 +190,13 @@ def test_a_data_frame_is_rows(classifier: dict[str, Any]) -> None:
     assert "to_csv" in fault.value.next
 
 
+class Polars(Frame):
+    """A table that gives its rows in another way."""
+
+    def to_dict(self, *, as_series: bool = True) -> dict[str, Any]:
+        return {}
+
+
 class Series(list[str]):
     """A column of a table: it can be iterated over, and gives no rows."""
 
@@ -269,6 +276,15 @@ def test_a_fault_is_an_error_with_its_parts(
         (lambda: llmkit.pretrain(), "data.train_files is not given"),
         (lambda: llmkit.generate(model=Path(__file__).parent), "config.json"),
         (lambda: llmkit.predict(rows=[3], model="m"), "a row should be text or a mapping; got int"),
+        (lambda: llmkit.predict(rows=5, model="m"), "mappings or a data frame of pandas; got int"),
+        (lambda: llmkit.predict(rows=Polars(), model="m"), "`to_dicts()` (polars)"),
+        (lambda: llmkit.evaluate(model=5), 'as in `model="runs/mine"`'),
+        (lambda: llmkit.evaluate(model=[]), "got an empty list"),
+        (lambda: llmkit.pretrain({"seed": 1}), "`pretrain(**keys)`"),
+        (lambda: llmkit.pretrain(["a.yaml"]), "CONFIG should be the path of a YAML file; got list"),
+        (lambda: llmkit.finetune(data={"train_files": Frame()}), "`data` names files"),
+        (lambda: llmkit.pretrain(Path(__file__).parent), 'pass data with `data={"train_files": '),
+        (lambda: llmkit.generate("one two"), '`generation={"prompts": "one two"}`'),
     ],
 )
 def test_a_call_that_lacks_something_is_refused(call: Any, said: str) -> None:

@@ -21,9 +21,11 @@ import pytest
 import torch
 import transformers
 from accelerate.state import AcceleratorState, PartialState
+from huggingface_hub.utils.tqdm import progress_bar_states
 
 import llmkit
 from llmkit import errors
+from llmkit.distributed import signals
 from tests.api.conftest import KEYS
 from tests.harness import Server
 from tests.jobs import assert_same
@@ -35,6 +37,10 @@ def unusual_process() -> Iterator[None]:
     before = transformers.utils.logging.get_verbosity()
     handler = signal.signal(signal.SIGTERM, lambda number, frame: None)
     transformers.utils.logging.set_verbosity_info()
+    bars = dict(progress_bar_states)
+    transformers.utils.logging.disable_progress_bar()
+    huggingface_hub.utils.enable_progress_bars()
+    huggingface_hub.utils.disable_progress_bars("of.the.caller")
     PartialState._shared_state["of the caller"] = AcceleratorState._shared_state["too"] = True
     torch.use_deterministic_algorithms(True, warn_only=False)
     torch.manual_seed(77)
@@ -46,6 +52,9 @@ def unusual_process() -> Iterator[None]:
         torch.use_deterministic_algorithms(False)
         PartialState._shared_state.clear()
         AcceleratorState._shared_state.clear()
+        transformers.utils.logging.enable_progress_bar()
+        progress_bar_states.clear()
+        progress_bar_states.update(bars)
         transformers.utils.logging.set_verbosity(before)
         signal.signal(signal.SIGTERM, handler)
 
@@ -63,7 +72,7 @@ def owned() -> dict[str, Any]:
         "transformers": [
             transformers.utils.logging.get_verbosity(),
             transformers.utils.logging.is_progress_bar_enabled(),
-            huggingface_hub.utils.are_progress_bars_disabled(),
+            dict(progress_bar_states),
         ],
         "accelerate": [dict(PartialState._shared_state), dict(AcceleratorState._shared_state)],
         "torch": [
@@ -134,6 +143,18 @@ def test_calls_from_several_threads_take_turns(
         thread.join()
     for place in places:
         assert_same(Path(called["run_dir"]), place)
+
+
+def test_a_call_within_a_call_leaves_the_outer_one_as_it_was(classifier: dict[str, Any]) -> None:
+    def rows() -> Iterator[str]:
+        yield "fine dog"
+        llmkit.predict(rows=["awful mat"], model=classifier["run_dir"], quiet=True)
+        assert signals.state.hosted
+        yield "fine mat"
+
+    found = llmkit.predict(rows=rows(), model=classifier["run_dir"], quiet=True)
+    assert len(found["predictions"]) == 2
+    assert not signals.state.hosted
 
 
 STEPS = 40

@@ -46,7 +46,7 @@ finally:
 """
 """Runs a command line; the last line of stderr says how often a model was opened."""
 
-MOST_OPENINGS = 4
+MAX_OPENINGS = 4
 """Before the libraries load, when it is opened, its config, and the hash that results hang on."""
 
 
@@ -98,7 +98,7 @@ def test_a_command_loads_config_and_tokenizer_of_a_model_once(
 ) -> None:
     found = counts(place, model, environment, *command.split())
     assert (found["config loads"], found["tokenizer loads"]) == (1, 1)
-    assert found["openings of config.json"] <= MOST_OPENINGS
+    assert found["openings of config.json"] <= MAX_OPENINGS
 
 
 def test_a_named_tokenizer_is_loaded_beside_the_models_own(

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmkit.config import keys
-from llmkit.config.load import GivenOption, LoadedConfig, load_config
+from llmkit.config.given import GivenOption
+from llmkit.config.load import LoadedConfig, load_config
 from llmkit.config.schema import Config
 from llmkit.errors import ConfigError, UsageError
 

@@ -27,7 +27,7 @@ from . import runs
 from .runs import Job
 from .saving import CALLS, Saves, spread
 
-MOST_IN_A_ROW = 6
+MAX_IN_A_ROW = 6
 """Kills of one run before it is let finish."""
 
 ERRORS = ("ENOSPC", "EIO", "EROFS")
@@ -75,7 +75,7 @@ class Sweep:
         seconds, done = time.monotonic() - began, 0
         while done < count:
             run = self.directory / "run"
-            in_a_row = min(count - done, self.chance.randint(1, MOST_IN_A_ROW))
+            in_a_row = min(count - done, self.chance.randint(1, MAX_IN_A_ROW))
             for _ in range(in_a_row):
                 self._kill(job, run, self.chance.uniform(0, seconds))
             self._compare(job, run, reference)

@@ -35,7 +35,7 @@ def test_what_an_evaluation_wrote_may_be_written_again(tmp_path, name) -> None:
 def test_another_file_is_never_overwritten(tmp_path, text) -> None:
     path = tmp_path / "notes.md"
     path.write_text(text)
-    with pytest.raises(WriteError, match="no evaluation wrote it"):
+    with pytest.raises(WriteError, match="not written by `llmkit evaluate`"):
         results.check_output_files([str(path)])
     assert path.read_text() == text
 

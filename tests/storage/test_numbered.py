@@ -54,7 +54,7 @@ def test_any_text_becomes_part_of_a_file_name(text: str) -> None:
     assert "/" not in name
     assert name.isprintable()
     assert not name.startswith((".", "-"))
-    assert len(name.encode()) <= numbered.MOST_BYTES
+    assert len(name.encode()) <= numbered.MAX_NAME_BYTES
     assert numbered.safe(name) == name
 
 

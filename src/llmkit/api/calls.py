@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from os import PathLike, fspath
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
@@ -196,7 +197,7 @@ def _request(
     from llmkit.config.load import read_keywords
 
     launcher.check_environment()
-    path = None if config is None else _config_file(command, fspath(config))
+    path = None if config is None else _config_file(command, config)
     given = list(_keywords(command, named, keys))
     piped = None
     if rows is not None:
@@ -211,39 +212,50 @@ def _request(
     return Request(command, line, read.config, wrong, piped, bool(keys.get("dry_run")), allow_code)
 
 
-def _config_file(command: str, name: str) -> Path:
-    """The path of CONFIG; raises UsageError for data, and InputNotFound if it is missing."""
+def _config_file(command: str, config: object) -> Path:
+    """The path of CONFIG; raises UsageError for anything else, such as data, and InputNotFound if
+    it is missing."""
     from llmkit.cli import arguments
 
+    if not isinstance(config, str | PathLike):
+        raise UsageError(
+            f"CONFIG should be the path of a YAML file; got {_kind(config)}",
+            next=f"pass keys as keywords: `{command}(seed=1)`, or `{command}(**keys)`",
+        )
+    name = os.fsdecode(config)
     if command in arguments.DATA_OPTIONS and arguments.is_data(name):
         option = arguments.DATA_OPTIONS[command][0].lstrip("-").replace("-", "_")
         raise UsageError(f"{name} is data, not a config", next=f"pass it as `{option}=`")
     path = Path(name).expanduser()
-    arguments.check_config(command, path)
+    arguments.check_config(command, path, is_call=True)
     return path
 
 
 def _keywords(
     command: str, named: Mapping[str, Any], keys: Mapping[str, Any]
 ) -> Iterator[GivenOption]:
-    """The keys that the keywords of a call set: parameters stand for keys, as options do."""
+    """The keys that the keywords of a call set: parameters stand for keys, as options do.
+
+    Raises UsageError for values that are neither those of a key nor a section.
+    """
     from llmkit.cli.options import OPTIONS
     from llmkit.config.given import GivenOption
 
     meant = {
         flag.lstrip("-").replace("-", "_"): option.key
         for option in OPTIONS[command]
-        for flag in option.flags.split()
+        for flag in option.names
     }
+    for name, value in {**named, **keys}.items():
+        if _holds_frame(value):
+            raise _needs_file(command, name)
     for name, value in named.items():
         if value is None:
             continue
         if isinstance(value, Mapping):
             yield GivenOption(name, name, value)
-        elif hasattr(value, "columns"):
-            raise _needs_file(command, name)
         elif name == "model" and command == "evaluate" and not isinstance(value, str | PathLike):
-            first, *others = value or [None]
+            first, *others = _several(name, value)
             yield GivenOption(name, meant[name], first)
             if others:
                 yield GivenOption(name, "evaluation.compare_with", others)
@@ -252,6 +264,29 @@ def _keywords(
     for name, value in keys.items():
         if name not in Switches.__annotations__:
             yield GivenOption(name, name, value)
+
+
+def _several(name: str, value: object) -> Iterable[Any]:
+    """The items of a value that may be a list; raises UsageError if it has none."""
+    items = list(value) if isinstance(value, Iterable) else []
+    if not items:
+        raise UsageError(
+            f"`{name}` should be a name or path, or several; got {_kind(value)}",
+            next=f'pass text, as in `{name}="runs/mine"`, or a list of texts',
+        )
+    return items
+
+
+def _kind(value: object) -> str:
+    """The value in a message: its type, and whether it is empty."""
+    empty = isinstance(value, Sized) and not len(value)
+    return f"an empty {type(value).__name__}" if empty else f"{type(value).__name__}"
+
+
+def _holds_frame(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_holds_frame, value.values()))
+    return hasattr(value, "columns")
 
 
 def _needs_file(command: str, name: str) -> UsageError:
@@ -264,19 +299,35 @@ def _needs_file(command: str, name: str) -> UsageError:
 
 
 def _as_input(rows: RowsToPredict) -> PipedInput:
-    """The rows as JSON lines; raises UsageError for one that is neither text nor a mapping."""
+    """The rows as JSON lines; raises UsageError for a value that has no rows, and for a row that is
+    neither text nor a mapping."""
     from llmkit.config.types import as_yaml_value
     from llmkit.data.readers.files import PipedInput
     from llmkit.reporting.predictions import plain
 
-    records: Any = [rows] if isinstance(rows, str | Mapping) else rows
-    if hasattr(rows, "columns"):
-        records = records.to_dict("records")
     lines = []
-    for number, row in enumerate(records):
+    for number, row in enumerate(_records(rows)):
         if not isinstance(row, str | Mapping):
-            what = f"a row should be text or a mapping; got {type(row).__name__}"
-            raise UsageError(what, where=f"rows[{number}]")
+            raise UsageError(
+                f"a row should be text or a mapping; got {_kind(row)}",
+                where=f"rows[{number}]",
+                next='pass texts, or mappings such as `{"text": "wonderful", "id": 1}`',
+            )
         cells = {"text": row} if isinstance(row, str) else as_yaml_value(row)
         lines.append(json.dumps(plain(cells)) + "\n")
     return PipedInput(io.BytesIO("".join(lines).encode()), "rows")
+
+
+def _records(rows: Any) -> Iterable[Any]:
+    """The rows one by one."""
+    if isinstance(rows, str | Mapping):
+        return [rows]
+    try:
+        found: Iterable[Any] = rows.to_dict("records") if hasattr(rows, "columns") else rows
+        return iter(found)
+    except (TypeError, AttributeError) as error:
+        raise UsageError(
+            f"`rows` should be texts, mappings or a data frame of pandas; got {_kind(rows)}",
+            next="pass a list of texts or mappings; other tables give one with `to_dicts()` "
+            "(polars) or `to_pylist()` (pyarrow)",
+        ) from error

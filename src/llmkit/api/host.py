@@ -18,14 +18,17 @@ _calls = threading.RLock()
 
 @contextmanager
 def hosted_call() -> Iterator[None]:
-    """The time of one call: others wait, and a second Ctrl-C ends the call, not the process."""
+    """The time of one call: other threads wait, and a second Ctrl-C ends the call, not the process.
+
+    The call may make another one, such as a generator of rows that asks a model.
+    """
     with _calls:
-        before = dict(os.environ)
+        before, is_inner = dict(os.environ), signals.state.hosted
         signals.state.hosted = True
         try:
             yield
         finally:
-            signals.state.hosted = False
+            signals.state.hosted = is_inner
             for name in os.environ.keys() - before.keys():
                 del os.environ[name]
             os.environ.update(before)
@@ -63,15 +66,15 @@ def _torch() -> Iterator[None]:
 
 @contextmanager
 def _transformers() -> Iterator[None]:
-    """Only shows errors of transformers, and no progress bars."""
-    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
+    """Only shows errors of transformers, and no progress bars, neither its own nor the hub's."""
+    from huggingface_hub.utils.tqdm import progress_bar_states
     from transformers.utils import logging
 
     from llmkit.models import hub
 
     hub.hub_answers.cache_clear()  # it may be reachable again
     level, shows_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    hub_hides_bars = are_progress_bars_disabled()
+    bars_of_hub = dict(progress_bar_states)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
@@ -80,8 +83,8 @@ def _transformers() -> Iterator[None]:
         logging.set_verbosity(level)
         if shows_bars:
             logging.enable_progress_bar()
-        if hub_hides_bars:
-            disable_progress_bars()
+        progress_bar_states.clear()  # transformers changes them together with its own
+        progress_bar_states.update(bars_of_hub)
 
 
 @contextmanager

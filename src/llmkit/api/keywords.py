@@ -104,18 +104,6 @@ class LoraSection(TypedDict, total=False):
     target_modules: str | Sequence[str] | Literal["auto"]
 
 
-class MergeSection(TypedDict, total=False):
-    """How domain experts become one model."""
-
-    experts: Mapping[str, str]
-    into: Literal["ensemble", "moe", "average"]
-    shared: str
-    router: Literal["fit", "random"]
-    top_k: int
-    without: str | Sequence[str]
-    only: str | None
-
-
 class PredictSection(TypedDict, total=False):
     """How `predict` computes and writes labels."""
 

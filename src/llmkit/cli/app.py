@@ -16,8 +16,8 @@ import typer
 from llmkit import __version__
 from llmkit.cli import faults
 from llmkit.cli.arguments import experts_of, is_override
-from llmkit.cli.dispatch import Given, Invocation
 from llmkit.cli.help import EPILOG, FIRST, Command, Commands
+from llmkit.cli.invocation import Given, Invocation
 from llmkit.cli.options import OPTIONS, Option, parameters, refuse_unknown, switches
 from llmkit.cli.plain_options import (
     AppliesTo,
@@ -49,7 +49,7 @@ app = typer.Typer(
 )
 
 # Options of other tools, such as --lr, arrive as arguments and are answered with our key.
-LENIENT = {"ignore_unknown_options": True}
+_LENIENT = {"ignore_unknown_options": True}
 
 
 @app.callback(invoke_without_command=True)
@@ -80,7 +80,7 @@ def _add(command: str, help: str) -> None:
 
     asked.__name__, asked.__doc__ = command, help
     asked.__signature__ = Signature(parameters(command))  # type: ignore[attr-defined]
-    app.command(cls=Command, context_settings=LENIENT)(asked)
+    app.command(cls=Command, context_settings=_LENIENT)(asked)
 
 
 _add("pretrain", "Train a language model on raw text, from scratch or from a pretrained model.")
@@ -280,7 +280,6 @@ def _invocation(command: str, ctx: typer.Context) -> Invocation:
 def _place(ctx: typer.Context, option: Option, arguments: Sequence[str]) -> int:
     """How many KEY=VALUE arguments come before the last occurrence of an option."""
     raw = ctx.find_root().obj
-    flags = option.flags.split()
-    places = [place for place, word in enumerate(raw) if word.partition("=")[0] in flags]
+    places = [place for place, word in enumerate(raw) if option.begins(word)]
     before = raw[: places[-1]] if places else raw
     return sum(is_override(word) and word in arguments for word in before)

@@ -39,15 +39,20 @@ class Arguments:
 def parse_arguments(command: str, arguments: Sequence[str]) -> Arguments:
     """Sorts the arguments: data is recognised by its name and its content.
 
-    Raises UsageError for arguments that cannot be combined, and InputNotFound where CONFIG is a
-    directory or a missing file.
+    Raises UsageError for arguments that cannot be combined and for data that the command does not
+    read, and InputNotFound where CONFIG is a directory or a missing file.
     """
     given = Arguments()
     config: Path | None = None
     for argument in arguments:
+        if command == "merge" and _is_expert(argument):
+            what = f"`{argument}` names an expert without its option"
+            raise UsageError(what, next=f"write `--expert {argument}`")
         if is_override(argument):
             given.overrides.append(argument)
-        elif command in DATA_OPTIONS and is_data(argument):
+        elif is_data(argument):
+            if command not in DATA_OPTIONS:
+                raise _reads_no_data(command, argument)
             given.data.append(argument)
         elif config is None and not given.overrides and not given.data:
             config = Path(argument)
@@ -99,50 +104,85 @@ def is_override(argument: str) -> bool:
     return bool(equals) and "/" not in name and os.sep not in name
 
 
+def _is_expert(argument: str) -> bool:
+    """Whether an argument is DOMAIN=RUN with an existing run."""
+    name, _, run = argument.partition("=")
+    return is_override(argument) and "." not in name and Path(run).expanduser().is_dir()
+
+
 def experts_of(pairs: Sequence[str]) -> list[tuple[str, str]]:
     """The config key and the run of each DOMAIN=RUN; raises UsageError for anything else."""
     found = []
     for pair in pairs:
-        name, equals, run = pair.partition("=")
-        if not (equals and name and run):
+        name, run = pair.split("=", 1) if "=" in pair else ("", pair)
+        if not (name and run):
             raise UsageError(
-                f"`--expert {pair}` names no domain and run", next=f"write `--expert DOMAIN={pair}`"
+                f"`--expert {pair}` is not DOMAIN=RUN",
+                next=f"write `--expert {name or 'DOMAIN'}={run or 'RUN'}`",
             )
         found.append((f"merge.experts.{name}", run))
     return found
 
 
-def _neither(command: str, argument: str) -> UsageError:
-    option = DATA_OPTIONS.get(command, ("", ""))[0]
+_EXPERTS = "pass each expert with `--expert DOMAIN=RUN`"
+
+
+def _reads_no_data(command: str, argument: str) -> UsageError:
+    advice = f"`llmkit generate --prompts-file {argument}` continues texts"
     return UsageError(
-        f"`{argument}` is neither CONFIG, which comes first, nor KEY=VALUE",
-        next=f"pass data as `{option} A {option} B`, or as a quoted glob"
-        if option
-        else "write KEY=VALUE, such as `seed=1`",
+        f"`llmkit {command}` reads no data, and {argument} is not a config",
+        next=_EXPERTS if command == "merge" else advice,
     )
 
 
-def check_config(command: str, path: Path) -> None:
-    """Raises InputNotFound, with what to write instead, for a CONFIG that is not a file."""
+def _neither(command: str, argument: str) -> UsageError:
+    advice = "write KEY=VALUE, such as `seed=1`"
+    if command in DATA_OPTIONS:
+        option, _ = DATA_OPTIONS[command]
+        advice = f"pass data as `{option} A {option} B`, or as a quoted glob"
+    elif command == "merge":
+        advice = _EXPERTS
+    what = f"`{argument}` is neither CONFIG, which comes first, nor KEY=VALUE"
+    return UsageError(what, next=advice)
+
+
+def check_config(command: str, path: Path, is_call: bool = False) -> None:
+    """Raises InputNotFound, with what to write instead on a command line or in a call from Python,
+    for a CONFIG that is not a file."""
     if path.is_dir():
-        raise InputNotFound("CONFIG is a directory", where=str(path), next=_instead(command, path))
+        instead = _instead(command, path, is_call)
+        raise InputNotFound("CONFIG is a directory", where=str(path), next=instead)
     if path.exists():
         return
     near = [str(found) for found in paths.near(path) if found.is_file()]
-    hint = f"did you mean {' or '.join(near)}?" if near else _instead(command, path)
+    hint = f"did you mean {' or '.join(near)}?" if near else _instead(command, path, is_call)
     raise InputNotFound("the config file does not exist", where=str(path), next=hint)
 
 
-def _instead(command: str, path: Path) -> str:
+def _instead(command: str, path: Path, is_call: bool) -> str:
     """What to type when CONFIG is something else."""
-    option = DATA_OPTIONS.get(command, ("",))[0]
-    if (path / "config.json").exists() or (path / "run.json").exists():
-        return f"pass a model with `--model {path}`"
-    if path.is_dir() and command != "generate" and option:
-        return f"pass data with `{option} {path}`"
-    advice = "CONFIG is a YAML file with lines such as `train.max_steps: 100`"
-    if command == "generate" and " " in str(path):
-        return f"{advice}; pass a text to continue with `--prompt`"
-    if command in ("generate", "chat"):
-        return f"{advice}; pass a model with `--model {path}`"
-    return f"{advice}; pass data with `{option} PATH`"
+    from llmkit.config.suggestions import Writing
+    from llmkit.config.types import Form
+
+    name, (option, key) = str(path), DATA_OPTIONS.get(command, ("", ""))
+    options = {"model.name_or_path": "--model", key: option, "generation.prompts": "--prompt"}
+    write = Writing(Form.KEYWORD) if is_call else Writing(Form.ARGUMENT, options)
+    is_model = (path / "config.json").exists() or (path / "run.json").exists()
+    if command == "merge" and (is_model or "=" in name):
+        expert = name if "=" in name else f"DOMAIN={name}"
+        return f"pass an expert with `--expert {expert}`, or a merged model with `--model RUN`"
+    if is_model:
+        return f"pass a model with {write('model.name_or_path', name)}"
+    if path.is_dir() and key and command != "generate":
+        return f"pass data with {write(key, name)}"
+    match command:
+        case "merge":
+            advice = _EXPERTS
+        case "generate" if " " in name:
+            advice = f"pass a text to continue with {write('generation.prompts', name)}"
+        case "generate" | "chat":
+            model = "MODEL" if " " in name else name
+            advice = f"pass a model with {write('model.name_or_path', model)}"
+        case _:
+            advice = f"pass data with {write(key, 'PATH')}"
+    return f"CONFIG is a YAML file of keys, which `llmkit keys` lists; {advice}"

@@ -12,8 +12,8 @@ import typer
 if TYPE_CHECKING:
     from llmkit.config.keys import Key
 
-RUNS = 200
-"""Run directories that are offered at most."""
+_MAX_RUNS = 200
+"""Maximum number of run directories offered."""
 
 
 def complete_key(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
@@ -99,7 +99,7 @@ def complete_run(incomplete: str) -> list[str]:
     base = Path(incomplete).expanduser()
     folder = base if incomplete.endswith("/") or base.is_dir() else base.parent
     found = sorted(_runs(folder), key=lambda run: -run.stat().st_mtime)
-    return [name for run in found[:RUNS] if (name := str(run)).startswith(incomplete)]
+    return [name for run in found[:_MAX_RUNS] if (name := str(run)).startswith(incomplete)]
 
 
 def complete_job(incomplete: str) -> list[tuple[str, str]]:

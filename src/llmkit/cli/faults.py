@@ -33,13 +33,13 @@ from llmkit.errors import (
     WriteError,
 )
 
-MOST_SHOWN = 300
+_MAX_SHOWN = 300
 """Number of characters shown of an unexpected message; the log holds all of it."""
 
 NOTHING_SAVED = "nothing was saved yet"
 """What is kept of a command that stopped before its work began."""
 
-CLOSED_PIPE = 141
+_CLOSED_PIPE = 141
 """Exit code after a broken pipe: 128 + SIGPIPE, as in a shell."""
 
 
@@ -61,7 +61,7 @@ def reported(json: bool = False, warnings: Sequence[str] = ()) -> Iterator[Outco
         yield outcome
     except BrokenPipeError:
         _abandon(sys.stdout)
-        outcome.code = CLOSED_PIPE
+        outcome.code = _CLOSED_PIPE
     except SystemExit:
         raise
     except BaseException as error:
@@ -273,7 +273,7 @@ def _bug(error: BaseException) -> LlmkitError:
     if not path:
         _say(details)
     return LlmkitError(
-        f"a bug in llmkit: {type(error).__name__}: {str(error)[:MOST_SHOWN]}",
+        f"a bug in llmkit: {type(error).__name__}: {str(error)[:_MAX_SHOWN]}",
         where=path or "above",
         kept="every saved checkpoint",
         next="report it with the traceback; to resume, run the same command again",

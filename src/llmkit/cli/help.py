@@ -15,7 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 import llmkit
 from llmkit.errors import UsageError
 
-GROUPS = {
+_GROUPS = {
     "Train": ("pretrain", "finetune", "merge"),
     "Use": ("generate", "chat", "predict"),
     "Measure": ("evaluate", "report"),
@@ -60,7 +60,7 @@ EPILOG = "\n".join(
     )
 )
 
-USE = "`llmkit generate` to continue texts, `llmkit predict` to label rows"
+_USE = "`llmkit generate` to continue texts, `llmkit predict` to label rows"
 _HUGGING_FACE = "runs/mine/final is a Hugging Face model"
 _DOCUMENTED = "`llmkit --help` and `llmkit COMMAND --help`; `llmkit keys WORD` explains config keys"
 
@@ -79,7 +79,7 @@ _INSTEAD = {
     "`--text` or `--csv`",
     "bench benchmark lm-eval harness": "`llmkit evaluate --model runs/mine --tasks hellaswag`",
     "sample complete prompt": "`llmkit generate --model runs/mine --prompt TEXT`",
-    "infer inference run use pipeline": USE,
+    "infer inference run use pipeline": _USE,
     "classify label annotate": "`llmkit predict --model runs/mine --csv new.csv`",
     "fill fill-mask unmask": '`llmkit generate --model runs/mine --prompt "a text with a [MASK]"`, '
     "with a masked model",
@@ -141,7 +141,7 @@ ELSEWHERE = {word: answer for words, answer in _INSTEAD.items() for word in word
 """Commands of other tools, and what to use instead."""
 
 
-NARROW = 60
+_NARROW = 60
 """Columns of a terminal below which a long option precedes its text on a separate line."""
 
 
@@ -149,7 +149,7 @@ def _fit(formatter: Any) -> None:
     """Fits help to a narrow terminal; Click's lines have at least 50 columns."""
     width = shutil.get_terminal_size().columns
     formatter.width = min(formatter.width, max(width - 2, 20))
-    if width < NARROW:
+    if width < _NARROW:
         formatter.write_dl = partial(formatter.write_dl, col_max=10)
 
 
@@ -193,9 +193,9 @@ class Commands(TyperGroup):
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Writes the commands into the help, group by group."""
-        grouped = {name for names in GROUPS.values() for name in names}
+        grouped = {name for names in _GROUPS.values() for name in names}
         others = [name for name in self.list_commands(ctx) if name not in grouped]
-        for title, names in {**GROUPS, "Help": tuple(others)}.items():
+        for title, names in {**_GROUPS, "Help": tuple(others)}.items():
             if rows := [(name, self.commands[name].get_short_help_str(100)) for name in names]:
                 with formatter.section(title):
                     formatter.write_dl(rows)

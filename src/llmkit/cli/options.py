@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmkit.cli.completion import complete_key, complete_run
-from llmkit.errors import UsageError
+from llmkit.errors import UsageError, listed
 
 if TYPE_CHECKING:
     from llmkit.config.suggestions import Setting
 
 
 _TEXT = str | None
-TEXTS = list[str] | None
+_TEXTS = list[str] | None
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,22 @@ class Option:
     kind: Any = bool
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The flag and its aliases."""
+        return tuple(self.flags.split())
+
+    def begins(self, word: str) -> bool:
+        """Whether a word of the command line is the option, perhaps with its value: `--name=VALUE`,
+        or `-nVALUE` for a name of one letter."""
+        return any(
+            word == name or word.startswith(f"{name}=" if name.startswith("--") else name)
+            for name in self.names
+        )
+
+    @property
     def flag(self) -> str:
         """The flag to show in messages."""
-        return self.flags.split()[0]
+        return self.names[0]
 
     @property
     def name(self) -> str:
@@ -46,7 +59,7 @@ class Option:
     def parameter(self) -> Parameter:
         """The option as Typer reads it from a signature."""
         declared = typer.Option(
-            *self.flags.split(),
+            *self.names,
             metavar=self.metavar,
             help=self.help,
             autocompletion=complete_run if self.key == "model.name_or_path" else None,
@@ -54,22 +67,22 @@ class Option:
         return _parameter(self.name, self.kind, declared, False if self.kind is bool else None)
 
 
-MODEL = Option(
+_MODEL = Option(
     "--model", "Hub name, model directory or run directory.", "NAME", "model.name_or_path", _TEXT
 )
-MODELS = Option(
-    "--model", "Model to evaluate; repeat to compare several.", "NAME", "model.name_or_path", TEXTS
+_MODELS = Option(
+    "--model", "Model to evaluate; repeat to compare several.", "NAME", "model.name_or_path", _TEXTS
 )
-MERGED = Option(
+_MERGED = Option(
     "--model",
     "Merged model to add experts to, or take them out of.",
     "NAME",
     "model.name_or_path",
     _TEXT,
 )
-OUTPUT_DIR = Option("--output-dir -o", "Run directory.", "DIR", "output_dir", _TEXT)
+_OUTPUT_DIR = Option("--output-dir -o", "Run directory.", "DIR", "output_dir", _TEXT)
 _SYSTEM = Option("--system", "System message of the chat.", "TEXT", "generation.system", _TEXT)
-EXPLAIN = Option(
+_EXPLAIN = Option(
     "--explain",
     "Show the N most likely tokens at each step, or for a mask.",
     "N",
@@ -77,7 +90,7 @@ EXPLAIN = Option(
     int | None,
 )
 
-COMMON = (
+_COMMON = (
     Option("--json", "Print the result, or the error, as JSON."),
     Option("--quiet", "Only show warnings and errors."),
     Option("--verbose", "Also show cached files and the libraries' logs."),
@@ -87,7 +100,7 @@ COMMON = (
 )
 """The switches of every command that takes a config."""
 
-SWEEP_SWITCHES = (
+_SWEEP_SWITCHES = (
     Option("--sweep", "Run every combination of KEY=A,B,... one after another."),
     Option("--print", "With --sweep: print the command of each run."),
 )
@@ -100,9 +113,9 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
             "Text file, directory or glob; repeatable.",
             "PATH",
             "data.train_files",
-            TEXTS,
+            _TEXTS,
         ),
-        MODEL,
+        _MODEL,
         Option(
             "--expert",
             "Domain of the mixture to train an expert of, beginning with --model.",
@@ -110,7 +123,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
             "data.expert",
             _TEXT,
         ),
-        OUTPUT_DIR,
+        _OUTPUT_DIR,
     ),
     "finetune": (
         Option(
@@ -118,10 +131,10 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
             "Rows as CSV, TSV, JSONL or Parquet; repeatable.",
             "PATH",
             "data.train_files",
-            TEXTS,
+            _TEXTS,
         ),
-        MODEL,
-        OUTPUT_DIR,
+        _MODEL,
+        _OUTPUT_DIR,
     ),
     "merge": (
         Option(
@@ -129,20 +142,20 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
             "Expert to merge; repeatable.",
             "DOMAIN=RUN",
             "merge.experts",
-            TEXTS,
+            _TEXTS,
         ),
-        MERGED,
+        _MERGED,
         Option(
             "--without",
             "Expert to take out of --model; repeatable.",
             "DOMAIN",
             "merge.without",
-            TEXTS,
+            _TEXTS,
         ),
         Option(
             "--only", "Expert of --model to write as a dense model.", "DOMAIN", "merge.only", _TEXT
         ),
-        OUTPUT_DIR,
+        _OUTPUT_DIR,
     ),
     "predict": (
         Option(
@@ -150,9 +163,9 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
             "Rows to label, as CSV, JSONL, Parquet or text; repeatable.",
             "PATH",
             "data.test_files",
-            TEXTS,
+            _TEXTS,
         ),
-        MODEL,
+        _MODEL,
         Option(
             "--output -o",
             "Write predictions here (.jsonl or .csv).",
@@ -162,13 +175,13 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         ),
     ),
     "generate": (
-        MODEL,
+        _MODEL,
         Option(
             "--prompt",
             "Text to continue, or to fill at [MASK]; repeatable.",
             "TEXT",
             "generation.prompts",
-            TEXTS,
+            _TEXTS,
         ),
         Option(
             "--prompts-file",
@@ -186,25 +199,25 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         ),
         Option("--chat", "Apply the model's chat template to prompts.", key="generation.chat"),
         _SYSTEM,
-        EXPLAIN,
+        _EXPLAIN,
     ),
-    "chat": (MODEL, _SYSTEM, EXPLAIN),
+    "chat": (_MODEL, _SYSTEM, _EXPLAIN),
     "evaluate": (
-        MODELS,
-        Option("--text", "Text to score; repeatable.", "PATH", "data.test_files", TEXTS),
+        _MODELS,
+        Option("--text", "Text to score; repeatable.", "PATH", "data.test_files", _TEXTS),
         Option(
             "--csv --data",
             "Rows as CSV, TSV, JSONL or Parquet; repeatable.",
             "PATH",
             "data.test_files",
-            TEXTS,
+            _TEXTS,
         ),
         Option(
             "--tasks",
             "Task of lm-evaluation-harness, or a task file; repeatable.",
             "NAME",
             "evaluation.tasks",
-            TEXTS,
+            _TEXTS,
         ),
         Option("--by-document", "Report figures for each document.", key="evaluation.by_document"),
         Option(
@@ -240,7 +253,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
 
 def switches(command: str) -> tuple[Option, ...]:
     """The switches of a command, which set no config key."""
-    return (*COMMON, *(SWEEP_SWITCHES if command in ("pretrain", "finetune") else ()))
+    return (*_COMMON, *(_SWEEP_SWITCHES if command in ("pretrain", "finetune") else ()))
 
 
 def parameters(command: str) -> list[Parameter]:
@@ -260,7 +273,7 @@ def parameters(command: str) -> list[Parameter]:
     return [
         Parameter("ctx", Parameter.KEYWORD_ONLY, annotation=typer.Context),
         _parameter("config", _TEXT, config, None),
-        _parameter("overrides", TEXTS, overrides, None),
+        _parameter("overrides", _TEXTS, overrides, None),
         *(option.parameter() for option in (*OPTIONS[command], *switches(command))),
     ]
 
@@ -298,13 +311,11 @@ def refuse_unknown(
     }
     answers = {flag: _instead(flag, setting, known) for flag, setting in settings.items()}
     flags = ", ".join(each for each in known if each.startswith("--"))
-    listed = f"the options are {flags}; KEY=VALUE sets any config key, `llmkit keys` lists them"
+    every = f"the options are {flags}; KEY=VALUE sets any config key, `llmkit keys` lists them"
     raise UsageError(
         "no such option",
-        where="\n       ".join(
-            f"{flag}: {text}" if text else flag for flag, text in answers.items()
-        ),
-        next="" if all(answers.values()) else listed,
+        where=listed([f"{flag}: {text}" if text else flag for flag, text in answers.items()]),
+        next="" if all(answers.values()) else every,
     )
 
 
@@ -312,7 +323,7 @@ def _instead(flag: str, setting: Setting, known: Sequence[str]) -> str:
     """What to write for an option; empty where nothing is like it."""
     from llmkit.config import suggestions
 
-    if flag in [each.flag for each in SWEEP_SWITCHES]:
+    if flag in [each.flag for each in _SWEEP_SWITCHES]:
         return "is an option of pretrain and finetune"
     if near := difflib.get_close_matches(flag, known, n=1, cutoff=0.8):
         return f"did you mean `{near[0]}`?"

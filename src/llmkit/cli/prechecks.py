@@ -18,7 +18,7 @@ from llmkit.errors import ConfigError, DataError, InputNotFound, Unsafe, UsageEr
 from llmkit.reporting.console import Console
 from llmkit.storage import outputs, paths
 
-FILES_OF = {
+_FILES_OF = {
     "pretrain": ("data.train_files", "data.validation_files"),
     "finetune": ("data.train_files", "data.validation_files", "data.test_files"),
     "predict": ("data.test_files",),
@@ -27,7 +27,7 @@ FILES_OF = {
 }
 """Keys whose files a command reads."""
 
-FREE_TEXT = ("generation.prompts", "generation.system", "generation.stop")
+_FREE_TEXT = ("generation.prompts", "generation.system", "generation.stop")
 """Keys that hold text for the model."""
 
 
@@ -66,7 +66,7 @@ def _check_text(config: Config) -> None:
     for path, value in keys.leaves(config.model_dump()):
         name = ".".join(path)
         for text in value if isinstance(value, list | tuple) else [value]:
-            if name.startswith(FREE_TEXT) and isinstance(text, str) and not _encodes(text):
+            if name.startswith(_FREE_TEXT) and isinstance(text, str) and not _encodes(text):
                 raise DataError(
                     "the text is not UTF-8",
                     where=f"{name}: {text.encode('utf-8', 'backslashreplace')!r}",
@@ -169,7 +169,7 @@ def _check_files(
 ) -> None:
     """Adds missing input files to the faults, and reports the files in directories that are
     skipped."""
-    named = list(FILES_OF.get(command, ()))
+    named = list(_FILES_OF.get(command, ()))
     if command == "pretrain":
         for name in config.data.mixture:
             named += [f"data.mixture.{name}.files", f"data.mixture.{name}.validation_files"]

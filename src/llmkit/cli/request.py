@@ -41,11 +41,13 @@ class Request:
     def carry_out(
         self, console: Console, within: Callable[[], AbstractContextManager[None]] = nullcontext
     ) -> dict[str, Any] | None:
-        """Runs the command, or only checks it, and returns its result; None if all of it was
-        printed. Once its libraries are loaded, it runs in the context `within`.
+        """Runs the command, or with `dry_run` only checks it, and returns its result; None if
+        everything was printed already. `within` is the context of everything after the libraries
+        have loaded.
 
-        Raises LlmkitError with what was saved and, of a dry run, what was found. Faults of the
-        system and of the libraries pass unchanged: see `llmkit.cli.faults`.
+        Raises LlmkitError: of a stopped command with what was saved, of a dry run with what it
+        found. Errors of the system and of libraries are not converted: `llmkit.cli.faults` does
+        that.
         """
         self.config._arguments = tuple(self.arguments)
         with _stops(self.command, self.config):
@@ -62,13 +64,11 @@ class Request:
     def checked(self, console: Console) -> Sources:
         """Makes all checks that need no libraries; returns the files of the config."""
         from llmkit.cli import prechecks
-        from llmkit.config import checks
         from llmkit.data.readers.files import Sources
 
         prechecks.check_code(self.config, self.allow_code)
         sources = Sources(self.config, self.piped)
         prechecks.check_early(self.command, self.config, sources, console, self.faults)
-        checks.check_objective(self.command, self.config)
         return sources
 
     def _loaded(self, console: Console) -> _Work:
@@ -150,10 +150,11 @@ def _recipe(command: str) -> tuple[_Work, _Work]:
             from llmkit.commands import chat
 
             return chat.run, chat.check
-        case _:
+        case "evaluate":
             from llmkit.commands import evaluate
 
             return evaluate.run, evaluate.check
+    raise ValueError(f"there is no command {command!r}")
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from llmkit.reporting import samples
 from llmkit.reporting.console import LOADING_MODEL, Console
 from llmkit.storage import atomic
 
-HELP = """\
+_HELP = """\
 /reset            begin a new conversation or text
 /set KEY VALUE    change a setting of `generation`: /set temperature 0.5
 /save FILE        write the conversation as JSON, or the text
@@ -33,8 +33,8 @@ HELP = """\
 /help             show this
 Ctrl-C            stop the response"""
 
-FIXED = {"num_return_sequences", "num_beams", "prompts", "prompts_file", "output_file", "chat"}
-FIXED |= {"precision", "weights", "micro_batch_size"}
+_FIXED = {"num_return_sequences", "num_beams", "prompts", "prompts_file", "output_file", "chat"}
+_FIXED |= {"precision", "weights", "micro_batch_size"}
 """Keys that `/set` cannot change, in a conversation or at all."""
 
 
@@ -213,14 +213,14 @@ def _run_command(line: str, talk: _Conversation, console: Console) -> None:
             _save(Path(rest.strip()).expanduser(), talk)
             console.say(f"saved: {rest.strip()}")
         case "/help":
-            console.say(HELP)
+            console.say(_HELP)
         case _:
-            console.say(f"unknown command {name}\n{HELP}")
+            console.say(f"unknown command {name}\n{_HELP}")
 
 
 def _changed(settings: GenerationConfig, key: str, text: str) -> GenerationConfig:
     """The settings with one key changed; raises ConfigError for an unknown key or invalid value."""
-    names = sorted(set(GenerationConfig.model_fields) - FIXED)
+    names = sorted(set(GenerationConfig.model_fields) - _FIXED)
     if key not in names:
         raise ConfigError(
             f"{key!r} is not a setting of a conversation",

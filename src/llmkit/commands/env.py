@@ -14,8 +14,8 @@ from typing import Any
 import llmkit
 from llmkit.storage import paths
 
-LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "safetensors")
-EXTRAS = ("peft", "llguidance", "lm-eval", "tensorboard", "wandb", "mlflow", "trackio")
+_LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "safetensors")
+_EXTRAS = ("peft", "llguidance", "lm-eval", "tensorboard", "wandb", "mlflow", "trackio")
 
 
 def describe_environment() -> dict[str, Any]:
@@ -24,8 +24,8 @@ def describe_environment() -> dict[str, Any]:
     A fact that cannot be read is replaced by the error, since broken installations need reports
     most.
     """
-    libraries = {name: _version(name) or "missing" for name in LIBRARIES}
-    extras = {name: number for name in EXTRAS if (number := _version(name))}
+    libraries = {name: _version(name) or "missing" for name in _LIBRARIES}
+    extras = {name: number for name in _EXTRAS if (number := _version(name))}
     devices = _read(_devices)
     return {
         "command": "env",

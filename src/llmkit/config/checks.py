@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -12,9 +12,7 @@ from llmkit.config.schema import Config, GenerationConfig, LoraConfig
 from llmkit.config.suggestions import Writing
 from llmkit.config.types import Form
 from llmkit.config.yaml12 import KeyPath, dump
-from llmkit.errors import ConfigError, LlmkitError
-
-MAX_FAULTS_SHOWN = 20
+from llmkit.errors import ConfigError, LlmkitError, listed
 
 
 @dataclass(frozen=True, order=True)
@@ -103,14 +101,6 @@ class Faults:
         where = "" if fault.where in ("", name) or name in fault.where else f" ({fault.where})"
         next = f"; {fault.next}" if fault.next else ""
         return place, f"{place.text}: {name}: {what}{where}{next}"
-
-
-def listed(lines: Sequence[str]) -> str:
-    """Lines below one another, as the part `where` of an error shows them; not too many."""
-    left = len(lines) - MAX_FAULTS_SHOWN
-    return "\n       ".join(
-        [*lines[:MAX_FAULTS_SHOWN], *([f"and {left} more"] if left > 0 else [])]
-    )
 
 
 def _place_of(name: str, places: Mapping[KeyPath, ConfigPlace]) -> ConfigPlace:
@@ -289,7 +279,7 @@ def refuse_inapplicable(config: Config, job: str) -> None:
             next = suggestions.for_misplaced(key, {job}, text, Writing(form))
             faults.append(f"{'.'.join(path)}: {suggestions.not_for(key, {job})}; {next}")
     if faults:
-        raise ConfigError("keys that do not apply here", where="\n       ".join(faults))
+        raise ConfigError("keys that do not apply here", where=listed(faults))
 
 
 def _of_evaluate(config: Config) -> list[str]:

@@ -174,7 +174,7 @@ def _of_expert(mixture: dict[str, DomainConfig], expert: str | None) -> dict[str
         return mixture
     if expert not in mixture:
         names = ", ".join(mixture) or "none, so add data.mixture"
-        raise rule(f"data.expert={expert} is no domain of the mixture; the domains are {names}")
+        raise rule(f"data.expert={expert} is not a domain of the mixture; the domains are {names}")
     return {name: domain.changed(weight=float(name == expert)) for name, domain in mixture.items()}
 
 

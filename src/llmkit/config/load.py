@@ -10,13 +10,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from llmkit.config import checks, keys, suggestions
-from llmkit.config.checks import MAX_FAULTS_SHOWN, NO_PLACE, Faults
-from llmkit.config.given import GivenOption as GivenOption
-from llmkit.config.given import GivenValue, from_file, from_keywords, from_line
+from llmkit.config.checks import NO_PLACE, Faults
+from llmkit.config.given import GivenOption, GivenValue, from_file, from_keywords, from_line
 from llmkit.config.keys import leaves
 from llmkit.config.schema import Config
 from llmkit.config.types import RULE, Form
 from llmkit.config.yaml12 import KeyPath, dump
+from llmkit.errors import MAX_LISTED
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def _advise(
     given = {name.replace("-", "_"): text for name, text in given.items()}
     for number, each in enumerate(unknown):
         advice = ""
-        if number < MAX_FAULTS_SHOWN:
+        if number < MAX_LISTED:
             asked = suggestions.Setting(each.path, each.text, jobs, each.writing, given)
             advice = suggestions.for_key(asked)
         faults.add(each.place, each.name, "no such key", advice)

@@ -23,10 +23,7 @@ MAX_DEPTH = 16
 
 KeyPath = tuple[str, ...]
 
-_CONFIG_IS_YAML = (
-    "CONFIG is a YAML file with lines such as `train.max_steps: 100`; "
-    "pass text to train on with `--text PATH`"
-)
+_CONFIG_IS_YAML = "CONFIG is a YAML file of keys, which `llmkit keys` lists"
 _HOW_TO_WRITE = (
     "indent with spaces, put a space after each `key:`, and quote text that holds `: ` or ` #` "
     "or begins with one of []{}&*!|>%@`"

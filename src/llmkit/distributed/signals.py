@@ -146,6 +146,7 @@ def stop_signal() -> Iterator[StopSignal]:
     stop = StopSignal()
     handled = [number for number in SIGNALS if _is_free(number)]
     before = {number: signal.signal(number, stop.handle) for number in handled}
+    saving = state.saving  # a call from Python may run within another
     state.received, state.saving = 0, True
     try:
         yield stop
@@ -154,7 +155,7 @@ def stop_signal() -> Iterator[StopSignal]:
             raise stopped_by(stop.received) from error
         raise
     finally:
-        state.received, state.saving = 0, False
+        state.received, state.saving = 0, saving
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -30,7 +30,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 import llmkit.models.transformer  # noqa: F401 (registers our architecture)
-from llmkit.errors import ConfigError
+from llmkit.errors import ConfigError, listed
 from llmkit.models import rope
 
 DEFAULT_HIDDEN_SIZE = 256
@@ -239,7 +239,7 @@ def _refuse_faults(kind: type[PretrainedConfig], given: dict[str, Any]) -> None:
     if found:
         raise ConfigError(
             f"{kind.model_type} rejects these settings",
-            where="\n       ".join(found),
+            where=listed(found),
             next="correct the settings, or remove them",
         )
 

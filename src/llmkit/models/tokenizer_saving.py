@@ -26,7 +26,7 @@ PROBE = (
 )
 """Digits, contractions, runs of spaces, tabs and lines, combining marks, CJK, emoji, code."""
 
-_MOST_TOKENS = 8192
+_MAX_TOKENS = 8192
 """Maximum number of tokens of the vocabulary whose text is compared too."""
 
 
@@ -82,7 +82,7 @@ def reading(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
     """How a tokenizer reads the probe and its own vocabulary, and its other settings that saving
     must preserve."""
     ids = sorted(tokenizer.get_vocab().values())
-    some = [[id] for id in ids[:: 1 + len(ids) // _MOST_TOKENS]]
+    some = [[id] for id in ids[:: 1 + len(ids) // _MAX_TOKENS]]
     texts = [PROBE, "".join(tokenizer.backend_tokenizer.decode_batch(some))]
     return {
         "other ids": [tokenizer(text, verbose=False)["input_ids"] for text in texts],

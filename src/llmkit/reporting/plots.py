@@ -18,7 +18,7 @@ from llmkit.storage import atomic, jsonl
 WITH_CELLS = 25
 """Maximum number of classes for which the cells of a confusion matrix are drawn."""
 
-MOST_PAIRS = 20
+MAX_PAIRS = 20
 """Maximum number of pairs of classes that are drawn instead, for more classes."""
 
 FEW_POINTS = 20
@@ -160,7 +160,7 @@ def _cells(counts: NDArray[Any], labels: Sequence[str], picture: Path, title: st
 
 def _confused_pairs(counts: NDArray[Any], labels: Sequence[str], picture: Path, title: str) -> None:
     wrong = counts * ~np.eye(len(labels), dtype=bool)
-    places = np.argsort(-wrong, axis=None, kind="stable")[:MOST_PAIRS]
+    places = np.argsort(-wrong, axis=None, kind="stable")[:MAX_PAIRS]
     pairs = [divmod(int(place), len(labels)) for place in places if wrong.flat[place]]
     figure = _figure(9, 1.5 + 0.3 * max(1, len(pairs)))
     axes = figure.subplots()

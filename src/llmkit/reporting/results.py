@@ -21,7 +21,7 @@ _SPECIAL = re.compile(r"[\\`*<>\[\]|]|(?<!\w)_|_(?!\w)")
 def check_output_files(paths: Iterable[str | None]) -> None:
     """Raises WriteError for a path that is not writable, or a file that no evaluation wrote."""
     for path in [Path(path) for path in paths if path is not None]:
-        outputs.check_replaceable(path, outputs.holds_evaluation, "evaluation")
+        outputs.check_replaceable(path, outputs.holds_evaluation, "evaluate")
 
 
 def picture_beside(result: Path) -> Path:

@@ -23,8 +23,8 @@ from llmkit.reporting.run_comparison import (
 from llmkit.reporting.run_record import RunRecord
 from llmkit.storage import atomic
 
-MOST_SAMPLED_STEPS = 3
-MOST_CELLS, MOST_CONFUSED = 25, 20
+MAX_SAMPLED_STEPS = 3
+MAX_CELLS, MAX_CONFUSED = 25, 20
 """Classes up to which a confusion matrix is shown whole, and pairs that are shown of more."""
 
 MEANINGS = {
@@ -206,7 +206,7 @@ def _confusion(run: RunRecord) -> Iterator[dict[str, Any]]:
             "cells": [],
             "pairs": [],
         }
-        if len(names) <= MOST_CELLS:
+        if len(names) <= MAX_CELLS:
             matrix["cells"] = [
                 {
                     "name": name,
@@ -226,15 +226,13 @@ def _confusion(run: RunRecord) -> Iterator[dict[str, Any]]:
             ]
             pairs.sort(key=lambda pair: (-pair[0], -pair[1]))
             keys = ("count", "share", "actual", "predicted")
-            matrix["pairs"] = [dict(zip(keys, p, strict=True)) for p in pairs[:MOST_CONFUSED]]
+            matrix["pairs"] = [dict(zip(keys, p, strict=True)) for p in pairs[:MAX_CONFUSED]]
         yield matrix
 
 
 def _samples(run: RunRecord) -> Iterator[dict[str, Any]]:
     found = [r for r in run.metrics if r.get("samples")]
-    chosen = (
-        found[-1:] if len(found) == 1 else [*found[:1], *found[1:][-(MOST_SAMPLED_STEPS - 1) :]]
-    )
+    chosen = found[-1:] if len(found) == 1 else [*found[:1], *found[1:][-(MAX_SAMPLED_STEPS - 1) :]]
     for record in chosen:
         # Older runs kept only the text.
         some = [each if isinstance(each, Mapping) else {"": each} for each in record["samples"]]

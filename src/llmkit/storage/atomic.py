@@ -38,7 +38,7 @@ _FORMAT = 1
 MANIFEST = "manifest.json"
 LARGEST_MANIFEST = 1 << 24
 """Maximum number of characters read from a manifest; ours have a few hundred."""
-SAFE_NAME = re.compile(r"\w[\w.-]*")
+_SAFE_NAME = re.compile(r"\w[\w.-]*")
 
 
 class DamagedError(Exception):
@@ -102,7 +102,7 @@ def verify_files(directory: Path, files: Mapping[str, Mapping[str, Any]]) -> Non
 def is_safe(name: str) -> bool:
     """Whether a name from a manifest stays in its directory: names of plain files and directories,
     separated by slashes."""
-    return all(SAFE_NAME.fullmatch(part) for part in name.split("/"))
+    return all(_SAFE_NAME.fullmatch(part) for part in name.split("/"))
 
 
 def _has_link(directory: Path, name: str) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 from llmkit.storage import atomic
 
-MOST_CHARACTERS, MOST_BYTES = 40, 100
+MAX_NAME_CHARACTERS, MAX_NAME_BYTES = 40, 100
 """Length of a name that is made from a user's text; file systems allow 255 bytes."""
 
 REQUEST = "request"
@@ -28,8 +28,8 @@ def safe(text: str) -> str:
         letter if letter in "._=" or unicodedata.category(letter)[0] in "LMN" else "-"
         for letter in unicodedata.normalize("NFC", text)
     )
-    short = re.sub("-+", "-", kept).strip("-._=")[:MOST_CHARACTERS]
-    return short.encode()[:MOST_BYTES].decode(errors="ignore").strip("-._=")
+    short = re.sub("-+", "-", kept).strip("-._=")[:MAX_NAME_CHARACTERS]
+    return short.encode()[:MAX_NAME_BYTES].decode(errors="ignore").strip("-._=")
 
 
 def find_numbered(
@@ -61,15 +61,21 @@ def claim(parent: Path, prefix: str, record: str, facts: Mapping[str, Any], agai
             return found
         partial = target.with_name(f".tmp-{target.name}-{os.getpid()}")
         try:
-            atomic.make_directory(partial)
-            text = json.dumps(facts, indent=1, ensure_ascii=False)
-            atomic.replace_text(partial / record, text + "\n")
+            write_request(partial, record, facts)
             if _published(partial, target):
                 return target
         except OSError as error:
             raise atomic.cannot_write(error, target) from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_request(directory: Path, record: str, facts: Mapping[str, Any]) -> None:
+    """Writes facts, with the request among them, into the file `record` of a directory, which is
+    created. Raises OSError, and WriteError for the file."""
+    atomic.make_directory(directory)
+    text = json.dumps(facts, indent=1, ensure_ascii=False)
+    atomic.replace_text(directory / record, text + "\n")
 
 
 def _published(partial: Path, target: Path) -> bool:

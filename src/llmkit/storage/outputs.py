@@ -130,9 +130,9 @@ def holds_report(path: Path) -> bool:
         return bool(_REPORT.match(file.read(_PAGE).decode("utf-8", "replace").lstrip()))
 
 
-def check_replaceable(path: Path, wrote: Callable[[Path], bool], what: str) -> None:
-    """Raises WriteError for a file that cannot be written, or that `what`, such as a report, did
-    not write; `wrote` finds out from an existing file."""
+def check_replaceable(path: Path, wrote: Callable[[Path], bool], command: str) -> None:
+    """Raises WriteError for a file that cannot be written, or that the command, such as `report`,
+    did not write; `wrote` finds out from an existing file."""
     atomic.check_writable(path)
     try:
         is_ours = not path.exists() or (path.is_file() and wrote(path))
@@ -140,7 +140,7 @@ def check_replaceable(path: Path, wrote: Callable[[Path], bool], what: str) -> N
         raise atomic.cannot_write(error, path) from error
     if not is_ours:
         raise WriteError(
-            f"{path} exists, and no {what} wrote it",
+            f"{path} exists and was not written by `llmkit {command}`",
             where=str(path),
             next="name another file, or remove this one",
         )

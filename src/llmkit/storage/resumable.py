@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from llmkit.errors import ConfigError, DataError, RunBusy, WriteError
+from llmkit.errors import ConfigError, DataError, RunBusy, WriteError, listed
 from llmkit.progress import Say
 from llmkit.storage import atomic
 from llmkit.storage.atomic import try_lock
@@ -156,9 +156,9 @@ def check_result_settings(path: Path, settings: Mapping[str, Any]) -> None:
     keys = sorted({*made_with, *settings})
     changed = [key for key in keys if made_with.get(key) != settings.get(key)]
     if changed:
-        listed = [f"{k} was {made_with.get(k)!r}, is now {settings.get(k)!r}" for k in changed]
+        lines = [f"{k} was {made_with.get(k)!r}, is now {settings.get(k)!r}" for k in changed]
         raise ConfigError(
-            "the results were made with other settings:\n       " + "\n       ".join(listed),
+            f"the results were made with other settings:\n       {listed(lines)}",
             where=str(path),
             kept="the results, untouched",
             next="restore the old values to resume, or choose another output",

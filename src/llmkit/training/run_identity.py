@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from llmkit.config.schema import Config
-from llmkit.errors import ConfigError
+from llmkit.errors import ConfigError, listed
 from llmkit.storage import numbered, outputs
 
 FREE = {
@@ -73,7 +73,7 @@ def check_same_run(
     if faults:
         raise ConfigError(
             "the run cannot be resumed with another config or other data:"
-            + "".join(f"\n       {f}" for f in faults),
+            f"\n       {listed(faults)}",
             where=where,
             kept="the run and all its checkpoints, untouched",
             next="put the old values back; or start a new run with another --output-dir, from this "

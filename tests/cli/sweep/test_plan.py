@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llmkit.cli.sweep.plan import CommandLine, plan_sweep
-from llmkit.config.load import GivenOption
+from llmkit.config.given import GivenOption
 from llmkit.errors import UsageError, WriteError
 
 TEXT = GivenOption("--text", "data.train_files", ["a.txt", "-b.txt"])
@@ -70,6 +70,6 @@ def test_two_names_for_one_run_are_refused(overrides: tuple[str, ...]) -> None:
 def test_files_that_no_sweep_wrote_are_kept(name: str) -> None:
     Path("mine").mkdir()
     Path("mine", name).write_text("{}")
-    with pytest.raises(WriteError, match=r"holds a|no report wrote it"):
+    with pytest.raises(WriteError, match=r"holds a|not written by `llmkit report`"):
         plan_sweep(line("seed=1,2", "output_dir=mine")).check_place()
     assert Path("mine", name).read_text() == "{}"

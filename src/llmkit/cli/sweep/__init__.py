@@ -1,1 +1,1 @@
-"""`--sweep`: the configurations of a grid, their checks, their runs and what comes of them."""
+"""`--sweep`: plans, checks, runs and compares the configurations of a grid."""

@@ -7,11 +7,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from llmkit.cli.sweep.plan import PlannedRun
-from llmkit.config.checks import listed
-from llmkit.errors import ConfigError, Interrupted, LlmkitError, Stopped
+from llmkit.errors import ConfigError, Interrupted, LlmkitError, Stopped, listed
 from llmkit.reporting.format import many
 
-MAX_NAMES = 3
+_MAX_NAMES = 3
 """Names of runs that one line lists."""
 
 
@@ -32,7 +31,7 @@ class SweepFaults:
             raise
         except LlmkitError as fault:
             self.found.append(fault)
-            for line in run.faults.lines() or [in_a_line(fault)]:
+            for line in run.faults.lines() or [_in_a_line(fault)]:
                 self.lines.setdefault(line, []).append(run.name)
 
     def check(self) -> None:
@@ -55,11 +54,11 @@ class SweepFaults:
 
 def some(names: Sequence[str]) -> str:
     """The first names, and how many more there are."""
-    left = len(names) - MAX_NAMES
-    return "; ".join(names[:MAX_NAMES]) + (f" and {left} more" if left > 0 else "")
+    left = len(names) - _MAX_NAMES
+    return "; ".join(names[:_MAX_NAMES]) + (f" and {left} more" if left > 0 else "")
 
 
-def in_a_line(fault: LlmkitError) -> str:
+def _in_a_line(fault: LlmkitError) -> str:
     """What is wrong, where, and what to do, in one line."""
     what = " ".join(f"{fault.what}{f' ({fault.where})' if fault.where else ''}".split())
     return f"{what}; {fault.next}" if fault.next else what
@@ -71,7 +70,7 @@ def failed_runs(figures: dict[str, Any], faults: Sequence[tuple[str, LlmkitError
     total, finished = len(figures["runs"]), _named(figures, "finished")
     fault = type(faults[0][1])(
         f"{len(faults)} of {total} runs failed",
-        where=listed([f"{name}: {in_a_line(each)}" for name, each in faults]),
+        where=listed([f"{name}: {_in_a_line(each)}" for name, each in faults]),
         kept=f"{many(len(finished), 'finished run')}, in {figures['sweep_dir']}",
         next="correct the cause, then run the same command again: finished runs are not repeated",
     )

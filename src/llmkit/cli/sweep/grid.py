@@ -13,7 +13,7 @@ from llmkit.config import keys, yaml12
 from llmkit.errors import UsageError
 from llmkit.storage import numbered
 
-MAX_CONFIGURATIONS = 1000
+_MAX_CONFIGURATIONS = 1000
 _MAX_NAME = 120
 
 _NOT_SWEPT = {
@@ -36,11 +36,12 @@ class Configuration:
 
 
 def configurations(overrides: Sequence[str]) -> list[Configuration]:
-    """Every combination of the values, the last key varying fastest.
+    """Every combination of the values; the last key varies fastest.
 
-    Values are separated as in a YAML list: a comma in brackets or quotes belongs to a value. A
-    later KEY=VALUE replaces an earlier one of the same key. Raises UsageError where no key has
-    several values, or one that cannot have.
+    Commas separate values as in a YAML list: a comma inside brackets or quotes is part of a value.
+    A later KEY=VALUE replaces an earlier one of the same key. Raises UsageError if no key has
+    several values, if a key that cannot be swept has several, or if there are too many
+    combinations.
     """
     chosen = {_name(each): each for each in overrides}
     swept = {name: values for name, each in chosen.items() if (values := _values(each))}
@@ -54,9 +55,9 @@ def configurations(overrides: Sequence[str]) -> list[Configuration]:
     for name in swept:
         if name in _NOT_SWEPT:
             raise UsageError(f"{name} cannot be swept", where=name, next=_NOT_SWEPT[name])
-    if (count := math.prod(map(len, swept.values()))) > MAX_CONFIGURATIONS:
+    if (count := math.prod(map(len, swept.values()))) > _MAX_CONFIGURATIONS:
         raise UsageError(
-            f"a sweep of {count:,} runs; at most {MAX_CONFIGURATIONS:,} are allowed",
+            f"a sweep of {count:,} runs; at most {_MAX_CONFIGURATIONS:,} are allowed",
             where=", ".join(f"{name}: {len(values)} values" for name, values in swept.items()),
             next="give fewer values, or sweep one key after another",
         )

@@ -11,7 +11,8 @@ from typing import Any
 from llmkit.cli.sweep.grid import Configuration, configurations
 from llmkit.config import yaml12
 from llmkit.config.checks import Faults
-from llmkit.config.load import GivenOption, read_config
+from llmkit.config.given import GivenOption
+from llmkit.config.load import read_config
 from llmkit.config.schema import Config
 from llmkit.errors import UsageError, WriteError
 from llmkit.reporting.run_record import PAGE
@@ -109,22 +110,20 @@ class SweepPlan:
         return [*self.line.words(self.line.overrides, self.directory), "--sweep"]
 
     def claimed(self) -> SweepPlan:
-        """The same in a directory that exists and says what it is for."""
+        """The same plan in a directory that exists and records the request of the sweep."""
         facts = {
             "command": self.line.command,
             "arguments": list(self.line.typed),
-            "request": _request(self.line.command, self.runs),
+            numbered.REQUEST: _request(self.line.command, self.runs),
         }
         if self.prefix:
             again = self.runs[0].config.resume == "never"
             directory = numbered.claim(RUNS_DIRECTORY, self.prefix, SWEEP, facts, again)
             return _placed(self, directory)
-        text = json.dumps(facts, indent=1, ensure_ascii=False)
         try:
-            atomic.make_directory(self.directory)
+            numbered.write_request(self.directory, SWEEP, facts)
         except OSError as error:
             raise atomic.cannot_write(error, self.directory) from error
-        atomic.replace_text(self.directory / SWEEP, text + "\n")
         return self
 
     def check_place(self) -> None:
@@ -145,22 +144,23 @@ class SweepPlan:
 
     def check_different(self) -> None:
         """Raises UsageError for two runs with the same config."""
-        seen: list[tuple[str, Config]] = []
+        first: dict[Any, str] = {}
         for run in self.runs:
-            config = run.config.changed(output_dir=None)
-            if same := next((name for name, other in seen if other == config), None):
+            values = run.config.changed(output_dir=None).model_dump()
+            same = first.setdefault(_hashable(values), run.name)
+            if same != run.name:
                 raise UsageError(
                     f"{same} and {run.name} are the same run",
                     where=", ".join(run.configuration.values),
                     next="keep one of equal values, and one of an option and its key",
                 )
-            seen.append((run.name, config))
 
 
 def plan_sweep(line: CommandLine) -> SweepPlan:
-    """The configurations of a command line and where they run; creates nothing.
+    """Plans a sweep: the configurations of a command line and their directories. Creates nothing.
 
-    Faults of a config are kept with its run. Raises UsageError for values that are no grid.
+    The faults of each config are collected in its PlannedRun. Raises UsageError if the values are
+    not a grid: see `configurations`.
     """
     runs = []
     for each in configurations(line.overrides):
@@ -177,6 +177,13 @@ def plan_sweep(line: CommandLine) -> SweepPlan:
         found = numbered.find_numbered(RUNS_DIRECTORY, prefix, SWEEP, request)
     directory = found or numbered.next_free(RUNS_DIRECTORY, prefix)
     return _placed(SweepPlan(line, runs, directory, prefix), directory)
+
+
+def _hashable(value: Any) -> Any:
+    """A value of a config in a form that is a key of a dict, and equal for equal values."""
+    if isinstance(value, dict):
+        return frozenset((name, _hashable(inner)) for name, inner in value.items())
+    return tuple(map(_hashable, value)) if isinstance(value, list | tuple) else value
 
 
 def _placed(plan: SweepPlan, directory: Path) -> SweepPlan:

@@ -26,7 +26,7 @@ from llmkit.reporting.run_record import PAGE
 from llmkit.storage import outputs
 from llmkit.training import run_directory
 
-FINISHED, FAILED, INTERRUPTED, WAITING = "finished", "failed", "interrupted", "not started"
+_FINISHED, _FAILED, _INTERRUPTED, _WAITING = "finished", "failed", "interrupted", "not started"
 
 
 def run_sweep(line: CommandLine, console: Console) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def _checked(line: CommandLine) -> SweepPlan:
     found = SweepFaults(plan.runs)
     for run in plan.runs:
         with found.collected(run):
-            _request(plan, run).checked(_Unheard())
+            _request(plan, run).checked(_Silent())
     found.check()
     plan.check_different()
     plan.check_place()
@@ -104,9 +104,9 @@ def _checked_with_libraries(plan: SweepPlan, console: Console) -> list[dict[str,
     with console.watch("configurations checked", len(plan.runs)) as advance:
         for run in plan.runs:
             report = {}
-            if (status := _status(plan, run)) != FINISHED:
+            if (status := _status(plan, run)) != _FINISHED:
                 with found.collected(run):
-                    report = {"report": _request(plan, run).carry_out(_Unheard())}
+                    report = {"report": _request(plan, run).carry_out(_Silent())}
             runs.append(run.described(status, **report))
             advance(1)
     found.check()
@@ -116,7 +116,7 @@ def _checked_with_libraries(plan: SweepPlan, console: Console) -> list[dict[str,
 def _check_with_libraries(plan: SweepPlan, stop: StopSignal, console: Console) -> None:
     """The same in another process: its memory, and a GPU that only one process may use, are free
     for the runs."""
-    if all(_status(plan, run) == FINISHED for run in plan.runs):
+    if all(_status(plan, run) == _FINISHED for run in plan.runs):
         return
     console.say(f"sweep of {len(plan.runs)} runs in {plan.directory}: checking all of them")
     with console.waiting("checking the configurations…"):
@@ -134,16 +134,21 @@ def _request(plan: SweepPlan, run: PlannedRun) -> Request:
 
 
 def _status(plan: SweepPlan, run: PlannedRun) -> str:
-    if plan.result(run) is not None:
-        return FINISHED
-    return INTERRUPTED if (run.directory / outputs.RUN).exists() else WAITING
+    return _status_with(run, plan.result(run))
+
+
+def _status_with(run: PlannedRun, result: dict[str, Any] | None) -> str:
+    """The status of a run with this result, or without one."""
+    if result is not None:
+        return _FINISHED
+    return _INTERRUPTED if (run.directory / outputs.RUN).exists() else _WAITING
 
 
 def _carried_out(plan: SweepPlan, stop: StopSignal, console: Console) -> dict[str, Any]:
     failed: list[tuple[str, LlmkitError]] = []
     for number, run in enumerate(plan.runs, 1):
         heading = f"run {number} of {len(plan.runs)}: {run.name}"
-        if _status(plan, run) == FINISHED:
+        if _status(plan, run) == _FINISHED:
             console.say(f"{heading}: finished before")
             continue
         if stop.received:
@@ -174,9 +179,10 @@ def _figures(plan: SweepPlan, failed: Sequence[tuple[str, LlmkitError]]) -> dict
 
 def _outcome(plan: SweepPlan, run: PlannedRun, fault: LlmkitError | None) -> dict[str, Any]:
     if fault is not None:
-        return run.described(FAILED, error=fault.described())
+        return run.described(_FAILED, error=fault.described())
     result = plan.result(run)
-    return run.described(_status(plan, run), **({} if result is None else {"result": result}))
+    found = {} if result is None else {"result": result}
+    return run.described(_status_with(run, result), **found)
 
 
 def _say_result(result: dict[str, Any], console: Console) -> None:
@@ -194,7 +200,7 @@ def _compared(figures: dict[str, Any], console: Console) -> dict[str, Any]:
     from llmkit.reporting import run_comparison
     from llmkit.reporting.run_record import read_run
 
-    begun = [Path(run["run_dir"]) for run in figures["runs"] if run["status"] != WAITING]
+    begun = [Path(run["run_dir"]) for run in figures["runs"] if run["status"] != _WAITING]
     records = [read_run(each) for each in begun if (each / outputs.RUN).exists()]
     ranked = run_comparison.ranked_runs(records)
     found: dict[str, Any] = {"best": ranked[0].name if ranked else None, "page": None}
@@ -212,8 +218,8 @@ def _compared(figures: dict[str, Any], console: Console) -> dict[str, Any]:
     return {**figures, **found}
 
 
-class _Unheard(Console):
-    """Keeps messages to itself: each run prints its own."""
+class _Silent(Console):
+    """Prints nothing: each run prints its own messages."""
 
     def __init__(self) -> None:
         super().__init__(json=True, quiet=True)

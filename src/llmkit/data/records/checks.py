@@ -9,7 +9,7 @@ from llmkit.data.records.findings import Findings, describe_lookalikes, lookalik
 from llmkit.data.records.labelled import Part, Place, format_places
 from llmkit.data.records.labels import MULTI, REGRESSION, Labels, each, listing
 from llmkit.data.records.splits import Texts
-from llmkit.errors import DataError
+from llmkit.errors import DataError, listed
 from llmkit.reporting.format import many
 
 
@@ -88,7 +88,7 @@ def refuse(found: Collection[RowFault], allowed: Collection[str]) -> None:
         names = dict.fromkeys([*allowed, *(fault.name for fault in refused)])
         raise DataError(
             "; ".join(fault.what for fault in refused),
-            where="\n       ".join(format_places(fault.places) for fault in refused),
+            where=listed([format_places(fault.places) for fault in refused]),
             next=f"correct the data, or accept it with data.allow=[{', '.join(names)}]",
         )
 

@@ -17,7 +17,7 @@ CHUNK_LOGITS = {"cpu": 1 << 22}
 """Logits held at once, by device: 16 MB in fp32 fit into the cache of a CPU; on two cores this
 takes half the time of all at once, for a vocabulary of 8192."""
 
-MOST_LOGITS = 1 << 27
+MAX_LOGITS = 1 << 27
 """The same on any other device: 512 MB in fp32, for products large enough to occupy it."""
 
 FEWEST_TOKENS = 128
@@ -101,5 +101,5 @@ class _WithGradients(torch.autograd.Function):
 
 
 def _chunks(hidden: Tensor, targets: Tensor, vocabulary: int) -> list[tuple[Tensor, Tensor]]:
-    size = max(FEWEST_TOKENS, CHUNK_LOGITS.get(hidden.device.type, MOST_LOGITS) // vocabulary)
+    size = max(FEWEST_TOKENS, CHUNK_LOGITS.get(hidden.device.type, MAX_LOGITS) // vocabulary)
     return list(zip(torch.split(hidden, size), torch.split(targets, size), strict=True))

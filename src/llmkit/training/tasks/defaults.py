@@ -16,7 +16,7 @@ TOKENS_PER_HIDDEN = {"cpu": 8, "cuda": 128}
 """Tokens per optimizer step and unit of hidden size in a run with a time limit: 2048 for a hidden
 size of 256 on a CPU."""
 
-FEWEST_PER_HIDDEN, MOST_PER_HIDDEN, USUAL_STEPS = 8, 32, 2000
+FEWEST_PER_HIDDEN, MAX_PER_HIDDEN, USUAL_STEPS = 8, 32, 2000
 """Without a time limit the text decides: an epoch has about this many steps, with this minimum and
 maximum of tokens per unit of hidden size."""
 
@@ -29,10 +29,10 @@ VALIDATION_COST = 0.5
 LOOK_COST = 1.0
 """Cost of the samples after a validation, in training steps."""
 
-MOST_LOST = 120.0
+MAX_LOST_SECONDS = 120.0
 """Maximum seconds of training between checkpoints if validations are rare."""
 
-MOST_EPOCHS, _LEAST_STEPS = 4, 700
+MAX_EPOCHS, _LEAST_STEPS = 4, 700
 """Maximum number of epochs in a time limit, and the number of steps that is always allowed."""
 
 CLASSIFIER_EPOCHS, CLASSIFIER_BATCH = 3.0, 32
@@ -153,7 +153,7 @@ def bounded(train: TrainConfig, n_examples: int, batch: int) -> TrainConfig:
     alone = train.max_minutes is not None and train.max_steps is None
     if not alone or train.num_train_epochs is not None:
         return train
-    steps = math.ceil(MOST_EPOCHS * n_examples / batch)
+    steps = math.ceil(MAX_EPOCHS * n_examples / batch)
     return train.changed(max_steps=max(steps, _LEAST_STEPS))
 
 
@@ -168,7 +168,7 @@ def global_batch_size(
         tokens: float = TOKENS_PER_HIDDEN.get(device, FEWEST_PER_HIDDEN) * hidden_size
     else:
         usual = n_examples * tokens_per_example / USUAL_STEPS
-        tokens = min(max(usual, FEWEST_PER_HIDDEN * hidden_size), MOST_PER_HIDDEN * hidden_size)
+        tokens = min(max(usual, FEWEST_PER_HIDDEN * hidden_size), MAX_PER_HIDDEN * hidden_size)
     return max(1, min(n_examples, round(tokens / tokens_per_example)))
 
 
@@ -222,7 +222,7 @@ def intervals(
     """
     save = max(1, math.ceil(total_steps / PARTS))
     own = train.eval_steps
-    if own != "auto" and own > save and seconds * own <= MOST_LOST * total_steps:
+    if own != "auto" and own > save and seconds * own <= MAX_LOST_SECONDS * total_steps:
         save = own
     affordable = VALIDATION_SHARE / max(1e-9, validation_share)
     every = save * math.ceil(PARTS / max(1, min(PARTS, int(affordable))))

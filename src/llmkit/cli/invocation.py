@@ -17,7 +17,7 @@ from llmkit.errors import UsageError
 
 if TYPE_CHECKING:
     from llmkit.config.checks import Faults
-    from llmkit.config.load import GivenOption
+    from llmkit.config.given import GivenOption
     from llmkit.config.schema import Config
     from llmkit.reporting.console import Console
 
@@ -171,7 +171,7 @@ _NEEDS = {
 
 def _with_data(command: str, options: Sequence[Given], data: Sequence[str]) -> list[GivenOption]:
     """The options, with data that was passed without one added."""
-    from llmkit.config.load import GivenOption
+    from llmkit.config.given import GivenOption
 
     given = [GivenOption(*each) for each in options]
     if not data:
