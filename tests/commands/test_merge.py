@@ -100,6 +100,18 @@ def test_a_frozen_trunk_stays_that_of_the_seed(frozen: Lab) -> None:
     assert changed == {name for name in seed if ".mlp." in name}
 
 
+def test_a_branch_is_judged_by_its_domain(frozen: Lab) -> None:
+    for name in NAMES:
+        result = json.loads((frozen.directory / name / "run.json").read_text())["result"]
+        found, domains = result["validation"], result["domains"]
+        for metric in ("loss", "perplexity", "bits_per_byte"):
+            assert found[metric] == found[f"{metric}/{name}"]
+            assert found[metric] == domains[name]["after"][metric]
+        assert {other for other, row in domains.items() if "after" in row} == set(NAMES)
+        baseline = result["baseline"]["unigram"]["loss"]
+        assert baseline < 4  # a few words; those of other domains are unknown to it
+
+
 @pytest.mark.parametrize("order", [("words", "code", "poems"), ("poems", "words", "code")])
 @pytest.mark.parametrize("into", ["moe", "average", "ensemble"])
 def test_the_order_of_experts_changes_no_byte(frozen: Lab, free: Lab, into: str, order) -> None:

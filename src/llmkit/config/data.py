@@ -41,7 +41,8 @@ class DomainConfig(Section):
     """Held-out text of the domain; by default a part of its text is held out."""
     weight: Rate | Auto = "auto"
     """The domain's share of the training examples is its weight divided by the sum of all weights;
-    a domain of weight 0 is only evaluated. `auto`, for all domains or none, weights by size: see
+    a domain of weight 0 is only evaluated, and no part of the overall metrics. `auto`, for all
+    domains or none, weights by size: see
     `data.mixture_temperature`."""
 
 

@@ -86,6 +86,14 @@ def test_a_batch_is_that_of_the_domains(prepared) -> None:
     assert (batch["targets"][2] == UNSCORED).all()
 
 
+def test_the_domains_trained_on_represent_a_mixture(prepared) -> None:
+    blocks = {name: Blocks(domain.train, 16) for name, domain in prepared.items()}
+    some = Mixture(blocks, trained_on=("poems",)).representative
+    assert dict(some.domains) == {"poems": blocks["poems"]}
+    for seen in ((), ("another",)):  # without held-out text of what is trained on
+        assert Mixture(blocks, trained_on=seen).representative.domains == blocks
+
+
 def test_rows_that_count_occurrences_are_those_of_the_domains(prepared) -> None:
     n_ids = len(prepared["words"].tokenizer)
     special = np.arange(n_ids) < 1

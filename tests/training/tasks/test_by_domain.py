@@ -39,12 +39,13 @@ class Mixed(Rows):
         return {**super().batch(rows), "domain": torch.from_numpy(domain)}
 
 
-def by_domain(examples: Rows) -> ByDomain:
+def by_domain(examples: Rows, together: tuple[str, ...] = ("a", "b")) -> ByDomain:
     parts = {"a": range(5), "b": range(5, 13)}
     return ByDomain(
-        CausalLoss(sum(BYTES.values())),
+        CausalLoss(sum(BYTES[name] for name in together)),
         {name: CausalLoss(n_bytes) for name, n_bytes in BYTES.items()},
-        [examples.count(rows) for rows in parts.values()],
+        {name: examples.count(rows) for name, rows in parts.items()},
+        together,
     )
 
 
@@ -74,6 +75,18 @@ def test_each_domain_gets_the_figures_that_it_has_alone(size: int) -> None:
     mean = np.average([found["loss/a"], found["loss/b"]], weights=counts)
     assert found["loss"] == pytest.approx(mean)
     assert list(found) == names_of_figures(["loss", "perplexity", "bits_per_byte"], ["a", "b"])
+
+
+def test_the_overall_metrics_are_those_of_the_domains_trained_on() -> None:
+    examples, model = Mixed(13), tiny_model().eval()
+    task = by_domain(examples, together=("b",))
+    with torch.no_grad():
+        sums = {k: v.numpy() for k, v in task.sums(model, examples.batch(range(13))).items()}
+    found = task.figures(sums, examples.count(range(13)))
+    assert {name: found[f"{name}/b"] for name in ("loss", "perplexity", "bits_per_byte")} == {
+        name: value for name, value in found.items() if "/" not in name
+    }
+    assert found["loss/a"] != found["loss"]
 
 
 def test_training_is_as_it_is_without_domains() -> None:

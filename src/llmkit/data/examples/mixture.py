@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import count
 from typing import Protocol
@@ -51,6 +51,8 @@ class Mixture:
     """Whether batches have `domain`, int64 [rows], the domain number of each row."""
     occurrences: bool = False
     """Whether row numbers keep growing with each epoch, since blocks differ between epochs."""
+    trained_on: Collection[str] = ()
+    """Of validation examples, the domains that training sees; the others are only measured."""
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -64,6 +66,13 @@ class Mixture:
     def n_bytes(self) -> float:
         """UTF-8 bytes of the text in all blocks together."""
         return sum(part.n_bytes for part in self._parts)
+
+    @property
+    def representative(self) -> Mixture:
+        """The domains whose metrics together are those of a run: the domains that it trains on,
+        or all if no examples of those are held out."""
+        some = {name: part for name, part in self.domains.items() if name in self.trained_on}
+        return replace(self, domains=some or self.domains)
 
     @property
     def tokens(self) -> TokenFile:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,16 @@ class ByDomain(Loss):
     """A loss that is also measured for each domain of a mixture; training is unchanged."""
 
     def __init__(
-        self, whole: Loss, domains: Mapping[str, Loss], predictions: Sequence[int]
+        self,
+        whole: Loss,
+        domains: Mapping[str, Loss],
+        predictions: Mapping[str, int],
+        together: Collection[str],
     ) -> None:
-        """`domains` maps each domain to the loss for its metrics and its number of predictions."""
+        """`domains` has the loss for the metrics of each domain, `predictions` their number.
+        `whole` is the loss for the overall metrics, those of the domains `together`."""
         self.whole, self.domains, self.predictions = whole, dict(domains), predictions
+        self.together = [name for name in self.domains if name in together]
         self.balance, self.compilable = whole.balance, whole.compilable
 
     def weight(self, examples: Examples, rows: Rows) -> float:
@@ -52,24 +58,26 @@ class ByDomain(Loss):
         return self.whole.routed(model, batch)
 
     def figures(self, sums: Sums, predictions: int) -> dict[str, float]:
-        """The metrics of all domains together, then those of each."""
-        both = {name: np.asarray(value.sum(axis=0)) for name, value in sums.items()}
-        found = self.whole.figures(both, predictions)
-        for number, (name, loss) in enumerate(self.domains.items()):
-            own = {key: np.asarray(value[number]) for key, value in sums.items()}
-            figures = loss.figures(own, self.predictions[number])
+        """The overall metrics, then those of each domain."""
+        numbers = {name: number for number, name in enumerate(self.domains)}
+        overall = [numbers[name] for name in self.together]
+        joined = {key: np.asarray(value[overall].sum(axis=0)) for key, value in sums.items()}
+        found = self.whole.figures(joined, sum(self.predictions[name] for name in self.together))
+        for name, loss in self.domains.items():
+            here = {key: np.asarray(value[numbers[name]]) for key, value in sums.items()}
+            figures = loss.figures(here, self.predictions[name])
             found |= {f"{key}{BY_DOMAIN}{name}": value for key, value in figures.items()}
         return found
 
 
 def measured_by_domain(loss_of: Callable[[Any], Loss], validation: Examples | None) -> Loss:
     """The loss for these validation examples; for a mixture it is also measured by domain."""
-    whole = loss_of(validation)
     if not isinstance(validation, Mixture):
-        return whole
-    parts = validation.domains
-    counts = [part.count(range(len(part))) for part in parts.values()]
-    return ByDomain(whole, {name: loss_of(part) for name, part in parts.items()}, counts)
+        return loss_of(validation)
+    parts, together = validation.domains, validation.representative
+    counts = {name: part.count(range(len(part))) for name, part in parts.items()}
+    by_domain = {name: loss_of(part) for name, part in parts.items()}
+    return ByDomain(loss_of(together), by_domain, counts, together.domains)
 
 
 def whole(loss: Loss) -> Loss:

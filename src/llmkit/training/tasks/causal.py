@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from llmkit.config import jobs
 from llmkit.data.examples import order
 from llmkit.data.examples.blocks import Blocks
+from llmkit.data.examples.mixture import Mixture
 from llmkit.data.text.excerpts import excerpts
 from llmkit.data.text.token_file import TokenFile
 from llmkit.inference import generate, prompts
@@ -143,8 +144,9 @@ class Causal(Pretraining):
 
     def samples(self, model: PreTrainedModel, loss: Loss) -> dict[str, Any]:
         """Continuations of a few excerpts of held-out text."""
-        files = list((self.held_out or self.learned).values())
-        texts = excerpts(files, self.tokenizer)
+        shown = self.representative or self.examples
+        parts = shown.domains.values() if isinstance(shown, Mixture) else [shown]
+        texts = excerpts([part.tokens for part in parts], self.tokenizer)
         limit = prompts.context(model.config)
         ids = [prompt_ids(self.tokenizer, text) for text in texts]
         if limit is not None:  # half of the context is for the continuation

@@ -161,7 +161,7 @@ class Masked(Pretraining):
 
     def samples(self, model: PreTrainedModel, loss: Loss) -> dict[str, Any]:
         """A few hidden tokens of held-out text with the model's predictions."""
-        examples = self.validation or self.examples
+        examples = self.representative or self.examples
         rows = sorted({n * len(examples) // _ROWS for n in range(_ROWS)})
         whole = by_domain.whole(loss)
         found = [

@@ -241,7 +241,14 @@ class Pretraining(Task):
         made = {name: self.blocks(file, held_out=True) for name, file in self.held_out.items()}
         if not self.config.data.mixture:
             return made.get("")
-        return Mixture(made, tells_domain=True) if made else None
+        return Mixture(made, tells_domain=True, trained_on=self.shares) if made else None
+
+    @cached_property
+    def representative(self) -> Any:
+        """The held-out blocks whose metrics are those of the run: of a mixture, those of the
+        domains that are trained on."""
+        held_out = self.validation
+        return held_out.representative if isinstance(held_out, Mixture) else held_out
 
     @property
     def tokens_per_example(self) -> int:
@@ -312,9 +319,9 @@ class Pretraining(Task):
             for text in summary.of_steps(figures["step"], self.from_scratch):
                 console.warn(text)
         measured = figures["validation"]
-        if self.validation is not None and measured:
+        if self.representative is not None and measured:
             figures_of = by_domain.whole(loss).figures
-            unigram = unigram_figures(figures_of, self.examples, self.validation)
+            unigram = unigram_figures(figures_of, self.examples, self.representative)
             for text in summary.of_language_model(measured, unigram, figures["train_loss"]):
                 console.warn(text)
             found["baseline"] = {"unigram": unigram}
