@@ -32,8 +32,9 @@ class Record(NamedTuple):
     number: int
     """Counted from 1 without the header and without blank lines."""
     where: str
-    values: list[str] | dict[str, Any] | None
-    """By number or by name of the column; None for a blank line, which is not a row."""
+    values: list[Any] | dict[str, Any] | None
+    """By number or by name of the column, text but for CoNLL and JSON; None for a blank line, which
+    is not a row."""
 
 
 def peek(items: Iterable[Item], size: Callable[[Item], int]) -> tuple[list[Item], Iterator[Item]]:

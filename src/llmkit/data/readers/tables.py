@@ -194,7 +194,8 @@ def texts(source: Source, reading: Reading) -> Iterator[str]:
 def text(record: Record, columns: Columns, number: int) -> str:
     """The text of a row in a column; raises DataError if there is none."""
     if isinstance(record.values, list):
-        return record.values[number]
+        value: str = record.values[number]
+        return value
     return cell_text(field(record, columns, number), columns.address(number), record.where)
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from llmkit.data.records.findings import Findings, describe_lookalikes, lookalikes
 from llmkit.data.records.labelled import Part, Place, format_places
-from llmkit.data.records.labels import MULTI, REGRESSION, Labels, each, listing
+from llmkit.data.records.labels import MULTI, KnownLabels, Labels, each, listing
 from llmkit.data.records.splits import Texts
 from llmkit.errors import DataError, listed
 from llmkit.reporting.format import many
@@ -17,7 +17,7 @@ class RowFault(NamedTuple):
     """A problem that would spoil the model."""
 
     what: str
-    places: list[Place]
+    where: str
     name: str
     """Its name in `data.allow`."""
 
@@ -51,31 +51,32 @@ def check_rows(part: Part) -> None:
     )
 
 
-def faults(parts: Mapping[str, Part], labels: Labels, splitting: bool) -> Iterator[RowFault]:
+def faults(parts: Mapping[str, Part], labels: KnownLabels, splitting: bool) -> Iterator[RowFault]:
     """Problems that stop a run unless allowed; `splitting` says that a part of train is held
     out."""
     for part in parts.values():
         if 2 * len(part.blank) > len(part):
             what = f"{len(part.blank):,} of {len(part):,} rows of {part.key} are blank"
-            yield RowFault(what, [place for place, _ in part.blank], "blank")
+            yield RowFault(what, format_places(place for place, _ in part.blank), "blank")
     rare = _one_text(parts["train"], labels) if splitting else {}
     if rare:
         what = (
             f"{many(len(rare), 'label')} with one text only, which cannot be split: {listing(rare)}"
         )
-        if 2 * len(rare) > len(labels):
+        if 2 * len(rare) > len(labels.classes):
             what += " (is data.label_column right? or is this data.problem_type=regression?)"
-        yield RowFault(what, list(rare.values()), "one_row_classes")
+        yield RowFault(what, format_places(rare.values()), "one_row_classes")
     for part in parts.values():
         if unknown := _unknown(part, labels):
             places = [place for several in unknown.values() for place in several]
             rows = f"{many(len(places), 'row')} of {part.key}"
             what = f"{rows} with labels that {_origin(parts, labels)}"
-            known = "" if "train" in parts else f"; it knows {listing(labels.names)}"
-            yield RowFault(f"{what}: {listing(unknown)}{known}", places, "unseen_labels")
+            known = "" if "train" in parts else f"; it knows {listing(labels.classes)}"
+            found = f"{what}: {listing(unknown)}{known}"
+            yield RowFault(found, format_places(places), "unseen_labels")
 
 
-def _origin(parts: Mapping[str, Part], labels: Labels) -> str:
+def _origin(parts: Mapping[str, Part], labels: KnownLabels) -> str:
     if labels.from_file:
         return "data.label_names does not list"
     return f"{parts['train'].key} does not have" if "train" in parts else "the model does not know"
@@ -88,13 +89,16 @@ def refuse(found: Collection[RowFault], allowed: Collection[str]) -> None:
         names = dict.fromkeys([*allowed, *(fault.name for fault in refused)])
         raise DataError(
             "; ".join(fault.what for fault in refused),
-            where=listed([format_places(fault.places) for fault in refused]),
+            where=listed([fault.where for fault in refused]),
             next=f"correct the data, or accept it with data.allow=[{', '.join(names)}]",
         )
 
 
 def warnings(
-    parts: Mapping[str, Part], labels: Labels, findings: Findings, allowed: Collection[RowFault]
+    parts: Mapping[str, Part],
+    labels: KnownLabels,
+    findings: Findings,
+    allowed: Collection[RowFault],
 ) -> Iterator[str]:
     """Warnings about the data, one sentence each; for allowed problems, how they are handled."""
     for part in parts.values():
@@ -107,7 +111,7 @@ def warnings(
         yield f"{texts} with different labels, the first {' and '.join(shown)}"
     for fault in allowed:
         if fault.name in _DONE:
-            yield f"{fault.what}: {_DONE[fault.name]} ({format_places(fault.places)})"
+            yield f"{fault.what}: {_DONE[fault.name]} ({fault.where})"
     yield from _about_labels(parts, labels)
 
 
@@ -143,15 +147,13 @@ def odd_rows(part: Part, findings: Findings) -> Iterator[str]:
         yield f"{many(part.counts.undecodable, 'byte')} of {part.key} that cannot be decoded"
 
 
-def _about_labels(parts: Mapping[str, Part], labels: Labels) -> Iterator[str]:
-    if labels.kind == REGRESSION:
-        return
-    for group in lookalikes(labels.names):
+def _about_labels(parts: Mapping[str, Part], labels: KnownLabels) -> Iterator[str]:
+    for group in lookalikes(labels.classes):
         shown = describe_lookalikes(group)
         yield f"labels that differ only in their spelling are different labels: {shown}"
     for part in parts.values():
-        present = {labels.name(name) for raw in set(part.raws) for name in each(raw)}
-        if missing := [name for name in labels.names if name not in present]:
+        present = {name for raw in set(part.raws) for name in labels.present(raw)}
+        if missing := [name for name in labels.classes if name not in present]:
             yield f"{many(len(missing), 'label')} without a row in {part.key}: {listing(missing)}"
         without = [place for raw, place in zip(part.raws, part.places, strict=True) if raw == ()]
         if without:
@@ -159,7 +161,7 @@ def _about_labels(parts: Mapping[str, Part], labels: Labels) -> Iterator[str]:
             yield f"{rows} of {part.key} without any label: {format_places(without)}"
 
 
-def _unknown(part: Part, labels: Labels) -> dict[str, list[Place]]:
+def _unknown(part: Part, labels: KnownLabels) -> dict[str, list[Place]]:
     """The labels of a part that are unknown, and their places."""
     unknown: dict[str, list[Place]] = {}
     for raw, place in zip(part.raws, part.places, strict=True):
@@ -168,13 +170,12 @@ def _unknown(part: Part, labels: Labels) -> dict[str, list[Place]]:
     return unknown
 
 
-def _one_text(part: Part, labels: Labels) -> dict[str, Place]:
+def _one_text(part: Part, labels: KnownLabels) -> dict[str, Place]:
     """The labels of only one text, each with its place."""
     texts_of: dict[str, set[Texts]] = {}
     place_of: dict[str, Place] = {}
-    if labels.kind != REGRESSION:
-        for alike, raw, place in zip(part.identities, part.raws, part.places, strict=True):
-            for label in each(raw):
-                texts_of.setdefault(label, set()).add(alike)
-                place_of.setdefault(label, place)
+    for alike, raw, place in zip(part.identities, part.raws, part.places, strict=True):
+        for name in labels.present(raw):
+            texts_of.setdefault(name, set()).add(alike)
+            place_of.setdefault(name, place)
     return {label: place_of[label] for label, texts in texts_of.items() if len(texts) == 1}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from llmkit.data.records.labelled import SHOWN, Part, Place
-from llmkit.data.records.labels import NUMBER, REGRESSION, Labels, each
+from llmkit.data.records.labels import NUMBER, REGRESSION, KnownLabels
 from llmkit.data.records.splits import Texts, text_identity
 
 
@@ -51,7 +51,7 @@ class Findings:
     unseen_labels: list[Alone]
 
 
-def find_unusual_rows(parts: Mapping[str, Part], labels: Labels) -> Findings:
+def find_unusual_rows(parts: Mapping[str, Part], labels: KnownLabels) -> Findings:
     """The unusual rows of all keys together.
 
     Texts are the same if the tokenizer encodes them alike, or without a tokenizer, if they differ
@@ -66,7 +66,9 @@ def find_unusual_rows(parts: Mapping[str, Part], labels: Labels) -> Findings:
     )
 
 
-def row_report(parts: Mapping[str, Part], labels: Labels, findings: Findings) -> dict[str, Any]:
+def row_report(
+    parts: Mapping[str, Part], labels: KnownLabels, findings: Findings
+) -> dict[str, Any]:
     """The content of the rows, for JSON output.
 
     `rows` and `classes` are those of the training files. A finding has a `count` and the first
@@ -104,12 +106,10 @@ def row_report(parts: Mapping[str, Part], labels: Labels, findings: Findings) ->
     return found
 
 
-def classes(part: Part, labels: Labels) -> dict[str, int]:
-    """Rows of each label, in the order of the labels; empty for a regression."""
-    if labels.kind == REGRESSION:
-        return {}
-    found = Counter(labels.name(label) for raw in part.raws for label in each(raw))
-    return {name: found[name] for name in labels.names}
+def classes(part: Part, labels: KnownLabels) -> dict[str, int]:
+    """Rows of each label, or entities of each type, in their order; empty for a regression."""
+    found = Counter(name for raw in part.raws for name in labels.present(raw))
+    return {name: found[name] for name in labels.classes}
 
 
 def repeats(parts: Mapping[str, Part]) -> Iterator[_Repeat]:
@@ -135,26 +135,25 @@ class _Seen(NamedTuple):
     alike: dict[Texts, tuple[str, Place]]
 
 
-def _conflicts(parts: Mapping[str, Part], labels: Labels) -> Iterator[_Conflict]:
+def _conflicts(parts: Mapping[str, Part], labels: KnownLabels) -> Iterator[_Conflict]:
     found: dict[Texts, dict[str, list[Place]]] = {}
     first: dict[Texts, Texts] = {}
     for part in parts.values():
         rows = zip(part.texts, part.identities, part.raws, part.places, strict=True)
         for texts, alike, raw, place in rows:
             first.setdefault(alike, text_identity(texts))
-            label = ", ".join(sorted({labels.name(name) for name in each(raw)}))
-            found.setdefault(alike, {}).setdefault(label, []).append(place)
+            found.setdefault(alike, {}).setdefault(labels.shown(raw), []).append(place)
     return (_Conflict(first[each], places) for each, places in found.items() if len(places) > 1)
 
 
-def _alone(parts: Mapping[str, Part], labels: Labels) -> Iterator[Alone]:
-    if len(parts) == 1 or labels.kind == REGRESSION:
+def _alone(parts: Mapping[str, Part], labels: KnownLabels) -> Iterator[Alone]:
+    if len(parts) == 1:
         return
     first: dict[str, dict[str, Place]] = {}
     for part in parts.values():
         for raw, place in zip(part.raws, part.places, strict=True):
-            for label in each(raw):
-                first.setdefault(labels.name(label), {}).setdefault(part.name, place)
+            for name in labels.present(raw):
+                first.setdefault(name, {}).setdefault(part.name, place)
     for label, places in first.items():
         if len(places) == 1:
             [(name, place)] = places.items()

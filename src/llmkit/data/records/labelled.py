@@ -121,9 +121,9 @@ def rows_of(
             written = _label(record, columns, label, data.label_separator)
         except DataError as fault:
             raise tables.in_row(fault, record.number) from fault
-        others = _extra(record, columns, used, rest) if extra else {}
+        others = other_values(record, columns, used, rest) if extra else {}
         named = {_name(columns, number, text): one for number, one in zip(text, texts, strict=True)}
-        order = _order(record, columns, text, used) if extra else ()
+        order = column_order(record, columns, text, used) if extra else ()
         texts = texts if len(texts) < 3 else (" ".join(texts),)
         yield Row(record.number, path, texts, written, others, named, order)
 
@@ -134,9 +134,11 @@ def _name(columns: Columns, number: int, text: Sequence[int]) -> str:
     return label if isinstance(label, str) else f"text{text.index(number) + 1 if text[1:] else ''}"
 
 
-def _order(
+def column_order(
     record: Record, columns: Columns, text: Sequence[int], used: Sequence[int]
 ) -> tuple[str, ...]:
+    """The names of all columns but the label, in the order of the table; `text` and `used` are the
+    numbers of the text columns, and of these and the label."""
     if isinstance(record.values, dict):
         labels = {columns.address(number) for number in used if number not in text}
         return tuple(name for name in record.values if name not in labels)
@@ -157,7 +159,7 @@ def _label(
         return tuple(name for name, marked in zip(names, marks, strict=True) if marked)
     if not values or values[0] is None or values[0] != values[0]:
         return None
-    value = _unwritten(values[0]) if separator is None else values[0]
+    value = parsed_list(values[0]) if separator is None else values[0]
     if isinstance(value, dict) and all(each in (0, 1, None) for each in value.values()):
         value = [name for name, each in value.items() if each]
     if isinstance(value, list):
@@ -168,7 +170,7 @@ def _label(
     return written or None
 
 
-def _unwritten(value: Any) -> Any:
+def parsed_list(value: Any) -> Any:
     """Parse a list written as text by JSON, Python or NumPy; other values are returned
     unchanged."""
     if not (isinstance(value, str) and value.strip().startswith("[") and value.strip()[-1] == "]"):
@@ -222,9 +224,10 @@ def _written(value: Any, where: str) -> str:
     )
 
 
-def _extra(
+def other_values(
     record: Record, columns: Columns, used: Sequence[int], rest: Sequence[int]
 ) -> dict[str, Any]:
+    """The values of a row besides those of the columns in `used`, by name."""
     if isinstance(record.values, dict):
         names = {columns.address(number) for number in used}
         return {name: value for name, value in record.values.items() if name not in names}

@@ -8,6 +8,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 from llmkit.config.schema import DataConfig
 from llmkit.data.readers import files
@@ -26,6 +27,31 @@ Raw = str | tuple[str, ...]
 
 NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?", re.ASCII)
 """Matches a label that is a number."""
+
+
+class KnownLabels(Protocol):
+    """What reports and checks need to know of the labels of rows, or of the tags of words."""
+
+    @property
+    def kind(self) -> str:
+        """What is learned, with transformers' name."""
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """The names whose rows, or entities, are counted; empty for a regression."""
+
+    @property
+    def from_file(self) -> bool:
+        """Whether `data.label_names` names them."""
+
+    def unknown(self, raw: Raw) -> list[str]:
+        """The unknown labels of a row."""
+
+    def present(self, raw: Raw) -> Sequence[str]:
+        """The classes of a row, each as often as it has it."""
+
+    def shown(self, raw: Raw) -> str:
+        """The label of a row, for a message."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +97,19 @@ class Labels:
         number = self._find(raw)
         return raw if number is None else self.names[number]
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names whose rows are counted."""
+        return () if self.kind == REGRESSION else self.names
+
+    def present(self, raw: Raw) -> list[str]:
+        """The names of the labels of a row; none for a regression."""
+        return [] if self.kind == REGRESSION else [self.name(label) for label in each(raw)]
+
+    def shown(self, raw: Raw) -> str:
+        """The label of a row, for a message."""
+        return ", ".join(sorted({self.name(label) for label in each(raw)}))
+
     @cached_property
     def _numbers(self) -> dict[str, int]:
         return {name: number for number, name in enumerate(self.names)}
@@ -108,7 +147,7 @@ def of(data: DataConfig, raws: Collection[Raw], output: str) -> Labels:
         return Labels(kind, (output,))
     if columns := _several_columns(data):
         return Labels(kind, columns)
-    return Labels(kind, tuple(_ordered({label for raw in raws for label in each(raw)})))
+    return Labels(kind, tuple(ordered_names({label for raw in raws for label in each(raw)})))
 
 
 def _of_marks(data: DataConfig, kind: str, marks: int) -> Labels:
@@ -190,7 +229,8 @@ def _are_fractions(texts: Collection[str]) -> bool:
     return not all(float(text).is_integer() for text in texts)
 
 
-def _ordered(names: Iterable[str]) -> list[str]:
+def ordered_names(names: Iterable[str]) -> list[str]:
+    """The names sorted, as numbers if all are numbers."""
     texts = sorted(names)
     if all(NUMBER.fullmatch(text) for text in texts):
         return sorted(texts, key=float)
