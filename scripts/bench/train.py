@@ -40,7 +40,7 @@ from llmkit.distributed import device
 from llmkit.distributed.processes import join_processes
 from llmkit.distributed.signals import StopSignal
 from llmkit.reporting.console import Console
-from llmkit.reporting.training_display import TrainingDisplay
+from llmkit.reporting.progress.training_display import TrainingDisplay
 from llmkit.training import engine, probe
 from llmkit.training.checkpoint import State
 from llmkit.training.loss_module import LossModule, quick

@@ -79,6 +79,16 @@ def measured(processes, watch):
     return measure
 
 
+def test_a_model_with_damaged_weights_has_no_figures(tmp_path, table, measured) -> None:
+    damaged = made(tmp_path, NAMES, "single_label_classification", 0)
+    model = BertForSequenceClassification.from_pretrained(damaged)
+    with torch.no_grad():
+        model.classifier.weight[1, 3] = torch.nan
+    model.save_pretrained(damaged)
+    with pytest.raises(DataError, match="outputs are NaN or infinite for 60 rows"):
+        measured(table, damaged)
+
+
 def by_hand(model, path):
     """The labels, and the probabilities that plain transformers gives, one row at a time."""
     network = AutoModelForSequenceClassification.from_pretrained(model).eval()

@@ -311,6 +311,19 @@ def test_a_hub_that_cannot_be_reached_is_code_69(push: Push, run: Path) -> None:
     assert (done["code"], done["error"]["kind"]) == (69, "hub-unreachable")
 
 
+@pytest.mark.parametrize("status", [500, 0])
+def test_an_upload_that_could_not_be_verified_is_reported_as_uploaded(
+    push: Push, hub: Hub, run: Path, status: int
+) -> None:
+    hub.fails(r"GET .*/revision/", status, error="as the hub says")
+    done = push.json(run, "--repo", "mine")
+    assert done["code"] == 69
+    assert done["error"]["kept"] == f"the upload, not verified: commit {hub.repos['me/mine'].sha}"
+    assert hub.repos["me/mine"].files["model.safetensors"] == WEIGHTS
+    hub.faults.clear()
+    assert push.json(run, "--repo", "mine")["status"] == "nothing to do"
+
+
 def test_a_connection_that_breaks_within_the_weights_is_tried_again(
     push: Push, hub: Hub, run: Path
 ) -> None:

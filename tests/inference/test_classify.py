@@ -102,6 +102,20 @@ def test_windows_are_bounded_by_characters_too() -> None:
     assert [len(window) for window in classify.row_windows(rows)] == [2, 2, 1]
 
 
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [("single_label_classification", "abc"), ("multi_label_classification", "abc"),
+     ("regression", "a")],
+)  # fmt: skip
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_outputs_that_are_not_finite_give_no_label(kind: str, names: str, value: float) -> None:
+    head = ClassifierHead(kind, tuple(names))
+    values = np.array([value, 0.7, 0.9][: len(names)])
+    found = classify.prediction_of(head, row(1), values, [])
+    assert found.label is None
+    assert set(found.probabilities.values()) <= {None}
+
+
 def test_of_several_labels_those_from_one_half_are_given() -> None:
     head = ClassifierHead("multi_label_classification", ("a", "b", "c"))
     found = classify.prediction_of(head, row(1), np.array([0.5, 0.2, 0.9]), [])

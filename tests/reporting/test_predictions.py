@@ -263,3 +263,42 @@ def test_a_sentence_of_counts_stays_short() -> None:
     assert found.startswith("label0 100, label1 99, ")
     assert found.endswith("label19 81, 57 other labels; 1,400 rows below 0.6")
     assert predictions.counts_sentence({"labels": {}, "below_0.6": 0}) == ""
+
+
+TEXTS = ["a\rb", "a\r\nb", '"', "a,b", "", "\u2028", "x" * 200_000, " ", "\u05e9\u05dc", "\0"]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_any_text_reads_back_and_is_counted_again_when_a_job_is_resumed(tmp_path, suffix) -> None:
+    path = tmp_path / f"out.{suffix}"
+    some = [
+        Prediction((text,), "[x", {"[x": 0.75, "y": 0.25}, {"probability_rain": "soon"})
+        for text in TEXTS
+    ]
+    with suppress(KeyboardInterrupt):
+        broken_off(path, {"model": "a"}, *some)
+    settings = PredictConfig(output=str(path))
+    with predictions.open_predictions(settings, {"model": "a"}, print) as writer:
+        assert writer.summary() == {"labels": {"[x": len(TEXTS)}, "below_0.6": 0}
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(file) if suffix == "csv" else map(json.loads, file)
+        assert [row["text"] for row in rows] == TEXTS
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+@pytest.mark.parametrize("chances", [{}, {"x": None, "y": None}])
+def test_a_row_with_outputs_that_are_not_finite_has_no_label_and_is_counted(
+    tmp_path, suffix, chances
+) -> None:
+    path = tmp_path / f"out.{suffix}"
+    good = Prediction(("a",), "x", {"x": 0.75, "y": 0.25}) if chances else NUMBERS[0]
+    with suppress(KeyboardInterrupt):
+        broken_off(path, {"model": "a"}, good, Prediction(("b",), None, chances))
+    settings = PredictConfig(output=str(path))
+    with predictions.open_predictions(settings, {"model": "a"}, print) as writer:
+        found = writer.summary()
+    assert found["non_finite"] == 1
+    assert found.get("labels", {"x": 1}) == {"x": 1}
+    sentence = predictions.counts_sentence(found)
+    assert sentence.endswith("; 1 row with outputs that are NaN or infinite")
+    assert "nan" not in path.read_text().lower()

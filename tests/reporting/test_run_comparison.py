@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
+
+import pytest
 
 from llmkit.reporting.run_comparison import compare_runs, ranked_runs, unlike_data, verdict
 from llmkit.reporting.run_record import RunRecord, read_run
@@ -33,8 +36,8 @@ def test_the_best_is_said_to_be_chosen_on_the_validation_data(make_run: MakeRun)
     runs = [read_run(make_run("first", 0.7)), read_run(make_run("second", 0.8))]
     best, caution = verdict(runs)
     assert best.startswith("second has the best accuracy: 0.8; next is first with 0.7")
-    assert "This best of 2 was chosen on the validation data" in caution
-    assert "optimistic: measure it on other data" in caution
+    assert "The best of 2 runs was chosen by its validation figure" in caution
+    assert "optimistic: evaluate it on other data" in caution
     assert len(verdict(runs[:1])) == 1
 
 
@@ -42,7 +45,7 @@ def test_figures_on_test_data_are_named_beside(make_run: MakeRun) -> None:
     measured = {name: {"accuracy": value} for name, value in (("validation", 0.9), ("test", 0.81))}
     tested = make_run("tested", evaluation_json=json.dumps(measured))
     found = verdict([read_run(make_run("first", 0.7)), read_run(tested)])
-    assert found[1].endswith("optimistic. On the test data it has accuracy 0.81.")
+    assert found[1].endswith("optimistic. On the test data, it has accuracy 0.81.")
 
 
 def test_seeds_are_summed_up_and_none_is_chosen(make_run: MakeRun) -> None:
@@ -63,6 +66,21 @@ def test_an_unfinished_run_is_not_the_best_while_others_are_finished(make_run: M
     assert ranked_runs([unfinished]) == [unfinished]
     assert compare_runs(runs, ["a", "b"])["rows"][1]["note"] == " (unfinished)"
     assert "2 different sets of data" in unlike_data(runs)[0]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, None])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_run_with_a_figure_that_is_not_finite_has_no_rank(
+    make_run: MakeRun, value: float | None, place: int
+) -> None:
+    runs = [read_run(make_run(name, score)) for name, score in (("low", 0.7), ("high", 0.8))]
+    measured = {"validation": {"accuracy": value, "loss": 0.5}}
+    broken = read_run(make_run("broken", evaluation_json=json.dumps(measured)))
+    runs.insert(place, broken)
+    assert [run.name for run in ranked_runs(runs)] == ["high", "low"]
+    assert verdict(runs)[0].startswith("high has the best accuracy: 0.8; next is low")
+    cell = compare_runs(runs, ["a", "b", "c"])["rows"][place]["cells"][0]
+    assert (cell["text"], cell["value"]) == ("" if value is None else str(value), None)
 
 
 def test_lower_is_better_for_a_language_model(make_run: MakeRun) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import signal
 import sqlite3
 import subprocess
@@ -138,8 +139,8 @@ def test_figures_with_any_name_are_sent_once_and_in_the_same_run(
     for _ in range(2):
         with tracking((name,), run, {"long": "x" * 9000, "rate": 0.1}, Console()) as track:
             assert track is not None
-            track({"loss": 1.0, "loss/domain (ä)": 2.0}, 1)
-            track({"validation_loss": 3.0}, 1)
+            track.log({"loss": 1.0, "loss/domain (ä)": 2.0}, 1)
+            track.log({"validation_loss": 3.0}, 1)
     assert sum(store.points(name, run).values()) == 3
     assert store.runs(name, run) == 1
 
@@ -147,7 +148,10 @@ def test_figures_with_any_name_are_sent_once_and_in_the_same_run(
 class Broken:
     """A tracker whose server is gone."""
 
-    def log(self, values: object, step: int) -> None:
+    def __init__(self) -> None:
+        self.writer = self
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
         raise ConnectionError("the server is gone\nmore")
 
 
@@ -156,12 +160,45 @@ def test_a_tracker_that_fails_is_reported_once_and_training_continues(tmp_path: 
     with tracking(("tensorboard",), tmp_path, {}, console) as track:
         assert track is not None
         whole, track.started["tensorboard"] = track.started["tensorboard"], Broken()
-        track({"loss": 1.0}, 1)
-        track({"loss": 2.0}, 2)
+        track.log({"loss": 1.0}, 1)
+        track.log({"loss": 2.0}, 2)
         whole.finish()
     assert len(console.warnings) == 1
-    assert "tensorboard fails and receives nothing more: the server is gone;" in console.warnings[0]
+    assert (
+        "tensorboard failed, and is sent nothing more: the server is gone;" in console.warnings[0]
+    )
     assert Tracking(tmp_path, console).sent["tensorboard"].step == -1  # resuming sends them
+
+
+def test_the_disk_is_not_waited_for_between_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[int] = []
+    monkeypatch.setattr(os, "fsync", waits.append)
+    with tracking(("tensorboard",), tmp_path, {}, Console()) as track:
+        assert track is not None
+        waits.clear()
+        for step in range(20):
+            track.log({"loss": 1.0, "rate": 0.1}, step)
+        assert waits == []
+        assert Tracking(tmp_path, Console()).sent["tensorboard"].step == -1
+        track.flush()
+        assert Tracking(tmp_path, Console()).sent["tensorboard"].step == 19
+        assert sum(Store(tmp_path).points("tensorboard", tmp_path).values()) == 40
+        track.log({"loss": 2.0}, 20)
+    assert Tracking(tmp_path, Console()).sent["tensorboard"].step == 20
+    assert sum(Store(tmp_path).points("tensorboard", tmp_path).values()) == 41
+
+
+def test_a_record_that_cannot_be_written_stops_no_run(tmp_path: Path) -> None:
+    console = Console()
+    with tracking(("tensorboard",), tmp_path, {}, console) as track:
+        assert track is not None
+        track.path.unlink()
+        track.path.mkdir()
+        track.log({"loss": 1.0}, 1)
+        track.flush()
+    assert any("trackers may receive figures twice" in text for text in console.warnings)
 
 
 def test_a_tracker_that_cannot_start_is_refused_with_its_reason(tmp_path: Path) -> None:
@@ -199,7 +236,7 @@ def test_no_tracker_reaches_for_the_network(store: Store, tmp_path: Path, name: 
         "from llmkit.reporting.trackers import tracking\n"
         "PartialState()\n"
         "with tracking((sys.argv[1],), Path(sys.argv[2]), {'a': 1}, Console()) as track:\n"
-        "    track({'loss': 1.0}, 1)\n"
+        "    track.log({'loss': 1.0}, 1)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, name, str(tmp_path)],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from os import PathLike
@@ -23,6 +22,7 @@ from llmkit.api.keywords import (
 )
 from llmkit.distributed import launcher
 from llmkit.errors import Interrupted, UsageError
+from llmkit.storage.strict_json import json_text, plain
 
 if TYPE_CHECKING:
     from llmkit.cli.request import Request
@@ -179,7 +179,7 @@ def _call(
             if fault is None or fault is error:
                 raise
             raise fault from error
-    result: Result = json.loads(json.dumps({**(found or {}), "warnings": console.warnings}))
+    result: Result = plain({**(found or {}), "warnings": console.warnings})
     return result
 
 
@@ -303,7 +303,6 @@ def _as_input(rows: RowsToPredict) -> PipedInput:
     neither text nor a mapping."""
     from llmkit.config.types import as_yaml_value
     from llmkit.data.readers.files import PipedInput
-    from llmkit.reporting.predictions import plain
 
     lines = []
     for number, row in enumerate(_records(rows)):
@@ -314,7 +313,7 @@ def _as_input(rows: RowsToPredict) -> PipedInput:
                 next='pass texts, or mappings such as `{"text": "wonderful", "id": 1}`',
             )
         cells = {"text": row} if isinstance(row, str) else as_yaml_value(row)
-        lines.append(json.dumps(plain(cells)) + "\n")
+        lines.append(json_text(cells) + "\n")
     return PipedInput(io.BytesIO("".join(lines).encode()), "rows")
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llmkit.errors import InputNotFound, UsageError
-from llmkit.storage import paths
+from llmkit.storage import outputs, paths
 
 DATA_OPTIONS = {
     "pretrain": ("--text", "data.train_files"),
@@ -167,7 +167,7 @@ def _instead(command: str, path: Path, is_call: bool) -> str:
     name, (option, key) = str(path), DATA_OPTIONS.get(command, ("", ""))
     options = {"model.name_or_path": "--model", key: option, "generation.prompts": "--prompt"}
     write = Writing(Form.KEYWORD) if is_call else Writing(Form.ARGUMENT, options)
-    is_model = (path / "config.json").exists() or (path / "run.json").exists()
+    is_model = (path / "config.json").exists() or (path / outputs.RUN).exists()
     if command == "merge" and (is_model or "=" in name):
         expert = name if "=" in name else f"DOMAIN={name}"
         return f"pass an expert with `--expert {expert}`, or a merged model with `--model RUN`"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
-import json as jsonlib
 import os
 import platform
 import re
@@ -32,6 +31,7 @@ from llmkit.errors import (
     UsageError,
     WriteError,
 )
+from llmkit.storage.strict_json import json_text
 
 _MAX_SHOWN = 300
 """Number of characters shown of an unexpected message; the log holds all of it."""
@@ -256,7 +256,7 @@ def _print_object(fault: LlmkitError, warnings: Sequence[str]) -> None:
     if not is_main_process() and not fault.alone:
         return
     shown = {"error": fault.described(), **fault.found, "warnings": list(warnings)}
-    text = jsonlib.dumps(shown, ensure_ascii=False, default=str)
+    text = json_text(shown)
     try:
         # Lone surrogates, from names that are not UTF-8, become JSON escapes.
         print(text.encode("utf-8", "backslashreplace").decode(), flush=True)

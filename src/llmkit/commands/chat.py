@@ -22,8 +22,9 @@ from llmkit.inference.sampler import Sampler
 from llmkit.inference.sequence import Sequence
 from llmkit.models.pretrained import Pretrained
 from llmkit.reporting import samples
-from llmkit.reporting.console import LOADING_MODEL, Console
+from llmkit.reporting.console import Console
 from llmkit.storage import atomic
+from llmkit.storage.strict_json import json_text
 
 _HELP = """\
 /reset            begin a new conversation or text
@@ -98,7 +99,7 @@ class _Conversation:
 def run(config: Config, sources: Sources, console: Console) -> None:
     """Responds to each line of stdin until it ends; `/help` lists the commands."""
     config, model = _prepare(config)
-    with console.waiting(LOADING_MODEL):
+    with console.loading_model():
         engine = generate.engine(config, model)
     talk = _Conversation(config, engine, engine.sampler(config.generation))
     talk.reset()
@@ -190,7 +191,7 @@ def _respond(text: str, talk: _Conversation, console: Console) -> None:
             console.warn(f"the first {prompt.cut} tokens no longer fit the context")
         (sample,) = generate.generate_samples(talk.engine, [prompt], talk.sampler, on_text=stream)
         record = sample.record()
-        samples.put(json.dumps(record, ensure_ascii=False) if console.json else "")
+        samples.put(json_text(record) if console.json else "")
         samples.put("\n" + ("" if console.json else samples.steps_table(record)))
     except KeyboardInterrupt:
         samples.put("\n")

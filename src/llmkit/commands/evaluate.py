@@ -28,7 +28,7 @@ from llmkit.inference.requests import PromptRequest
 from llmkit.models import pretrained
 from llmkit.models.pretrained import Pretrained
 from llmkit.reporting import plots, results, summary
-from llmkit.reporting.console import LOADING_MODEL, Console
+from llmkit.reporting.console import Console
 from llmkit.reporting.evaluation_summary import NOT_TRAINED_ON
 
 _Samples = Iterable[Mapping[str, Any]]
@@ -117,8 +117,8 @@ def _evaluate(
         for hint in mark_hints(each.text.tokens.marks, len(each.text.tokens.starts)):
             console.warn(hint)
         if overlap := _overlap_with_training(each.text.model, each.text.tokens):
-            only = partial(text.measure_documents, each)
-            console.warn(_apart(each.text.model, overlap, "document", each.figures, only))
+            rest = _not_trained_on(overlap, partial(text.measure_documents, each))
+            _report_overlap(each.text.model, overlap, "document", rest, each.figures, console)
         for sentence in unused_experts(each.text.model.name, each.experts.get("experts", [])):
             console.warn(sentence)
         for sentence in summary.of_measured_text(each.text.model.name, each.figures):
@@ -140,8 +140,8 @@ def _evaluate_classifiers(
     )
     for each, model in zip(measured, models, strict=True):
         if overlap := _overlap_with_training(model, each.table.texts):
-            only = partial(classifiers.measure_rows, each, seed=config.seed)
-            console.warn(_apart(model, overlap, "row", each.figures, only))
+            rest = _not_trained_on(overlap, partial(classifiers.measure_rows, each, config.seed))
+            _report_overlap(model, overlap, "row", rest, each.figures, console)
         for sentence in summary.of_classifier(each.name, each.figures, ""):
             console.warn(sentence)
     matrix = measured[0].figures.get("confusion_matrix")
@@ -189,7 +189,7 @@ def _generate_texts(
     encoded = prompts.encode_prompts(
         items, model.tokenizer, model.config, config.generation, config.sampling_seed
     )
-    with console.waiting(LOADING_MODEL):
+    with console.loading_model():
         engine = generate.engine(config, model, processes.device)
     sampler = engine.sampler(config.generation)
     texts = []
@@ -232,17 +232,25 @@ def _overlap_with_training(
     return _Overlap(found.sentence(noun), seen)
 
 
-def _apart(
+def _not_trained_on(
+    overlap: _Overlap, measure: Callable[[NDArray[np.bool_]], dict[str, Any]]
+) -> dict[str, Any] | None:
+    """The figures of the documents or rows that a model was not trained on: empty if there are
+    none, None if it is not known which they are."""
+    if overlap.seen is None:
+        return None
+    return {} if overlap.seen.all() else measure(~overlap.seen)
+
+
+def _report_overlap(
     model: Pretrained,
-    found: _Overlap,
+    overlap: _Overlap,
     noun: str,
+    rest: dict[str, Any] | None,
     figures: dict[str, Any],
-    measure: Callable[[NDArray[np.bool_]], dict[str, Any]],
-) -> str:
-    """The warning of an overlap; adds the figures of what the model was not trained on."""
-    rest: dict[str, Any] | None = None
-    if found.seen is not None:
-        rest = {}
-        if not found.seen.all():
-            rest = figures[NOT_TRAINED_ON] = measure(~found.seen)
-    return summary.of_overlap(model.name, found.shared, noun, rest)
+    console: Console,
+) -> None:
+    """Warns of an overlap, and adds to the figures those of the rest."""
+    if rest:
+        figures[NOT_TRAINED_ON] = rest
+    console.warn(summary.of_overlap(model.name, overlap.shared, noun, rest))

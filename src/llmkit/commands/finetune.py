@@ -6,7 +6,7 @@ from typing import Any
 
 from llmkit.config.schema import Config
 from llmkit.data.readers.files import Sources
-from llmkit.export import finished
+from llmkit.export import description
 from llmkit.models.pretrained import Pretrained
 from llmkit.reporting.console import Console
 from llmkit.training import run as training
@@ -25,7 +25,7 @@ _TASKS: dict[str, type[Task]] = {
 def run(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
     """Trains the model, or resumes training it, and returns the results of the run."""
     figures = training.train_task(COMMAND, _task, config, sources, console)
-    finished.describe_run(figures, console)
+    description.describe_run(figures, console)
     return figures
 
 

@@ -31,9 +31,10 @@ from llmkit.models.control_tokens import control_tokens
 from llmkit.models.directory import locate_tokenizer
 from llmkit.models.pretrained import Pretrained
 from llmkit.reporting import samples
-from llmkit.reporting.console import LOADING_MODEL, Console
+from llmkit.reporting.console import Console
 from llmkit.storage import resumable
 from llmkit.storage.resumable import ResultLines
+from llmkit.storage.strict_json import json_text
 
 if TYPE_CHECKING:
     from llmkit.distributed.processes import Processes
@@ -184,7 +185,7 @@ def _encoded(
 
 def _engine(work: _Work, processes: Processes | None, console: Console) -> Engine | MaskFiller:
     load = masks.mask_filler if work.is_masked else generate.engine
-    with console.waiting(LOADING_MODEL):
+    with console.loading_model():
         return load(work.config, work.model, processes.device if processes else None)
 
 
@@ -299,7 +300,7 @@ def _write_record(
     elif console.collected is not None:
         console.collected.append(record)
     elif console.json:
-        samples.put(json.dumps(record, ensure_ascii=False) + "\n")
+        samples.put(json_text(record) + "\n")
     else:
         between = samples.BETWEEN if number else ""
         before = "" if "masks" in record else _shown_prompt(config, record["prompt"])

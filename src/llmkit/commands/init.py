@@ -39,31 +39,30 @@ def write_starter(
     if model is not None:
         directory.locate_model(model)
         values["model.name_or_path"] = model
-    text, notes = starters.starter_text(job), list[str]()
-    if data and starter.files == "data.mixture":
+    text, notes, domains = starters.starter_text(job), list[str](), dict[str, str]()
+    if starter.files == "data.mixture":
         domains = _domains(data)
-        text = starters.fill_domains(text, domains)
-        values |= {f"data.mixture.{name}.files": entry for name, entry in domains.items()}
+        text = starters.fill_domains(text, domains) if domains else text
+        notes += [] if domains else ["write your domains and their files under data.mixture"]
     elif data:
         values[starter.files] = list(data) if len(data) > 1 else data[0]
-    elif starter.files == "data.mixture":
-        notes.append("write your domains and their files under data.mixture")
     if data:
         try:
             values |= _columns(job, data)
         except DataError as fault:
             notes.append(f"the columns are left for you to name: {fault.what}; {fault.next}")
+    filled = {**values, **{f"data.mixture.{name}.files": file for name, file in domains.items()}}
     run = f"{RUNS_DIRECTORY}/{path.stem}"
-    text = starters.name_in_comments(text, str(path), run, values)
-    trains = {"output_dir": run} if starter.command in ("pretrain", "finetune") else {}
-    keys = {key: value for key, value in values.items() if not key.startswith("data.mixture.")}
-    atomic.replace_text(path, starters.fill_in(text, trains | keys))
+    text = starters.name_in_comments(text, str(path), run, filled)
+    if starter.command in ("pretrain", "finetune"):
+        values = {"output_dir": run, **values}
+    atomic.replace_text(path, starters.fill_in(text, values))
     return {
         "command": "init",
         "config": str(path),
-        "filled": values,
+        "filled": filled,
         **({"notes": notes} if notes else {}),
-        "next": _next(starter, path, values),
+        "next": _next(starter, path, filled),
     }
 
 

@@ -164,5 +164,5 @@ def _write_down(
         "loading": final_model.loading_line(model),
     }
     run_directory.write_record(directory, facts)
-    atomic.replace_text(directory / "config.yaml", as_yaml(config.changed(output_dir=None)))
+    atomic.replace_text(directory / outputs.CONFIG, as_yaml(config.changed(output_dir=None)))
     run_directory.add_result(directory, result, console.warnings, [])

@@ -128,6 +128,12 @@ def _summary(
             f"{many(count, 'row')} with a column {name!r} that the first row does not have: not "
             "written; predict.format=jsonl keeps it"
         )
+    if writer.non_finite:
+        console.warn(
+            f"{many(writer.non_finite, 'row')} without a prediction: the model's outputs are NaN "
+            "or infinite; set predict.precision=fp32 if it is bf16, otherwise its weights are "
+            "damaged"
+        )
     output, collected, counts = config.predict.output, console.collected, writer.summary()
     if (sentence := predictions.counts_sentence(counts)) and (output is None or console.json):
         console.say(sentence)  # otherwise the printed result ends with it

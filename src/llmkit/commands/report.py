@@ -9,7 +9,7 @@ from typing import Any
 
 from llmkit.errors import InputNotFound
 from llmkit.reporting.run_page import write_page
-from llmkit.reporting.run_record import PAGE, read_run
+from llmkit.reporting.run_record import read_run
 from llmkit.storage import outputs
 
 
@@ -27,7 +27,7 @@ def report_runs(directories: Sequence[str], output: str | None, opens: bool) -> 
             next="name a run directory: the --output-dir of pretrain or finetune",
         )
     runs = [read_run(path) for path in paths]
-    default = paths[0] / PAGE if len(paths) == 1 else Path(PAGE)
+    default = paths[0] / outputs.PAGE if len(paths) == 1 else Path(outputs.PAGE)
     page = Path(output).expanduser() if output else default
     outputs.check_replaceable(page, outputs.holds_report, "report")
     write_page(runs, page)

@@ -29,6 +29,7 @@ from llmkit.models.classifier import head_of, remembered_columns
 from llmkit.models.control_tokens import control_tokens
 from llmkit.models.pretrained import Pretrained
 from llmkit.progress import Say, Watch
+from llmkit.reporting.format import many
 
 _FIRST_ROWS = 1000
 """Rows that are searched for labels that the model knows."""
@@ -110,7 +111,7 @@ def classifier_result(config: Config, measured: Sequence[MeasuredClassifier]) ->
 
 
 def measure_rows(
-    measured: MeasuredClassifier, chosen: NDArray[np.bool_], seed: int
+    measured: MeasuredClassifier, seed: int, chosen: NDArray[np.bool_]
 ) -> dict[str, Any]:
     """The metrics of the classifier on the chosen rows alone."""
     table = measured.table.part(chosen)
@@ -145,7 +146,7 @@ def measure_trained(
     metrics of the baselines."""
     kind, names = table.labels.kind, table.labels.names
     with watch("measuring", len(table)) as advance:
-        outputs = classifier.outputs(table.texts, advance)
+        outputs = _finite(classify.shared_outputs(classifier, table.texts, None, advance))
     targets = encoded_targets(table)
     figures = score_labels(kind, outputs, targets, names, seed)
     texts = joined_texts(table)
@@ -272,7 +273,19 @@ def _outputs(
 ) -> AnyArray:
     """The classifier's outputs for all rows, which all processes share."""
     with watch("measuring", len(table) // processes.count) as advance:
-        return classify.shared_outputs(classifier, table.texts, processes, advance)
+        return _finite(classify.shared_outputs(classifier, table.texts, processes, advance))
+
+
+def _finite(outputs: AnyArray) -> AnyArray:
+    """The outputs for rows; raises DataError if some are NaN or infinite."""
+    if not np.isfinite(outputs).all():
+        bad = int((~np.isfinite(outputs)).any(1).sum())
+        raise DataError(
+            f"the model's outputs are NaN or infinite for {many(bad, 'row')}",
+            where="model.name_or_path",
+            next="set evaluation.precision=fp32 if it is bf16; otherwise the weights are damaged",
+        )
+    return outputs
 
 
 def _baselines(table: LabelledTable, train: LabelledTable | None, say: Say) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from llmkit.distributed.processes import Processes
+from llmkit.evaluation import perplexity
 from llmkit.evaluation.likelihood import RowsToScore, Scores, own_batches, score_rows
 from llmkit.evaluation.segments import Segments, Survey
 from llmkit.evaluation.windows import Places
@@ -43,7 +43,8 @@ class ScoredText:
 
     def bits_per_byte(self, scores: Scores) -> NDArray[np.float64]:
         """[domains], the bits per byte of each domain."""
-        return self._summed(scores.nll) / (math.log(2) * self._summed(self.segments.n_bytes))
+        rows = perplexity.by_domain(scores, self.segments, self.survey)
+        return np.array([row["bits_per_byte"] for row in rows])
 
     @torch.inference_mode()
     def shares(self, model: PreTrainedModel) -> NDArray[np.float64]:
@@ -74,13 +75,6 @@ class ScoredText:
         segments = self.segments.of(places)
         documents = np.searchsorted(self.segments.of_document, segments, side="right") - 1
         return np.asarray(self.survey.domain_of_document[documents])
-
-    def _summed(self, values: NDArray[Any]) -> NDArray[np.float64]:
-        """Sums over domains from sums over segments."""
-        of_documents = self.segments.by_document(values).astype(np.float64)
-        totals = np.zeros(len(self.survey.domains))
-        np.add.at(totals, self.survey.domain_of_document, of_documents)
-        return totals
 
 
 def measure_experts(
@@ -120,8 +114,8 @@ def measure_experts(
 def unused_experts(model: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """A warning for each expert that is hardly used in the domain that it was trained on."""
     return [
-        f"{model} uses the expert of {row['expert']} for {row['share']:.1%} of that domain: the "
-        "router does not recognise the domain"
+        f"{model}: the expert of {row['expert']} has only {row['share']:.1%} of the routing weight "
+        "in its own domain: the router does not recognise the domain"
         for row in rows
         if row["expert"] == row["domain"] and row["share"] < LITTLE
     ]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmkit.evaluation import bootstrap
-from llmkit.evaluation.likelihood import Scores
-from llmkit.evaluation.segments import Segments, Survey
+
+if TYPE_CHECKING:
+    from llmkit.evaluation.likelihood import Scores
+    from llmkit.evaluation.segments import Segments, Survey
 
 _PSEUDO = ("nll", "perplexity", "bits_per_byte", "bits_per_character")
 

@@ -1,1 +1,1 @@
-"""What becomes of a finished model: its card, and its way to the hub."""
+"""Ship a finished model: its card, and its upload to the Hugging Face Hub."""

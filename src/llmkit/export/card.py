@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader
 
 from llmkit.errors import DataError, Diverged
 from llmkit.reporting.run_record import RunRecord
-from llmkit.storage import atomic
+from llmkit.storage import atomic, outputs
 
 HUB_TASKS = {
     "causal": ("text-generation", "AutoModelForCausalLM"),
@@ -44,9 +44,9 @@ def write_card(run: RunRecord, directory: Path) -> None:
     is not finite, WriteError where the disk does not take it."""
     card = model_card(run)
     with suppress(atomic.DamagedError):
-        if "README.md" in atomic.read_manifest(directory)["files"]:
+        if outputs.CARD in atomic.read_manifest(directory)["files"]:
             return  # an earlier version wrote it as part of the model
-    atomic.replace_text(directory / "README.md", card)
+    atomic.replace_text(directory / outputs.CARD, card)
 
 
 def model_card(run: RunRecord, repo: str | None = None) -> str:
@@ -208,8 +208,7 @@ def _is_public(name: str | None) -> bool:
 
 def _command(run: RunRecord) -> str:
     """The command of the run with files by their names alone."""
-    given = [str(each) for each in run.facts.get("arguments", [run.command])]
-    return shlex.join(["llmkit", *(_shortened(each) for each in given)])
+    return shlex.join(map(_shortened, run.command_line))
 
 
 def _shortened(argument: str) -> str:

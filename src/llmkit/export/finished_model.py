@@ -8,11 +8,10 @@ from pathlib import Path
 
 from llmkit.errors import DataError, InputNotFound, NoValidCheckpoint
 from llmkit.export.card import check_card, model_card
-from llmkit.reporting.run_record import FACTS, RunRecord, read_run
+from llmkit.reporting.run_record import RunRecord, read_run
 from llmkit.storage import atomic, paths
-from llmkit.storage.outputs import FINAL, STATE
+from llmkit.storage.outputs import CARD, FINAL, RUN, STATE
 
-CARD = "README.md"
 NOT_UPLOADED = "nothing was uploaded"
 
 
@@ -83,16 +82,16 @@ def open_finished(path: Path) -> FinishedModel:
             next=f"did you mean {' or '.join(near)}?" if near else "name a run directory",
         )
     directory, home = path, path.resolve().parent
-    if (path / FACTS).is_file():
+    if (path / RUN).is_file():
         directory, home = path / FINAL, path
     run = None
-    if directory.name == FINAL and (home / FACTS).is_file():
+    if directory.name == FINAL and (home / RUN).is_file():
         run = read_run(home)
         if directory != path:
             _check_finished(run)
     if not atomic.is_signed(directory):
         raise InputNotFound(
-            f"this is no run, and no model that llmkit has finished: it has no {atomic.MANIFEST}",
+            "this is neither a run nor a model that llmkit wrote: it has no manifest of llmkit",
             where=str(directory),
             next=f"name a run directory; `hf upload NAME {directory}` uploads any directory",
         )
@@ -102,14 +101,13 @@ def open_finished(path: Path) -> FinishedModel:
 def _check_finished(run: RunRecord) -> None:
     """Raises NoValidCheckpoint for a run that has not reached its end."""
     final = run.directory / FINAL
-    again = shlex.join(["llmkit", *map(str, run.facts.get("arguments", [run.command, "..."]))])
     if not run.is_finished:
         what = f"the run is unfinished: its last step is {run.last_step:,}"
     elif not final.is_dir():
         what = "the finished model of the run is gone"
     else:
         return
-    advice = f"finish it with `{again}`"
+    advice = f"finish it with `{shlex.join(run.command_line)}`"
     if final.is_dir():
         advice += f", or name {final}, a model that it finished earlier"
     raise NoValidCheckpoint(what, where=str(run.directory), kept=NOT_UPLOADED, next=advice)

@@ -30,7 +30,8 @@ from huggingface_hub.utils.sha import git_hash
 
 from llmkit import __version__
 from llmkit.errors import DataError, HubUnreachable, LlmkitError, UsageError, WriteError
-from llmkit.export.finished_model import CARD, NOT_UPLOADED, FinishedModel, ModelFile
+from llmkit.export.finished_model import NOT_UPLOADED, FinishedModel, ModelFile
+from llmkit.storage.outputs import CARD
 
 CONNECT_SECONDS = 10.0
 SILENT_SECONDS = 120.0
@@ -123,13 +124,13 @@ def find_repo(model: FinishedModel, repo: str, private: bool) -> Upload:
     """
     get_session().timeout = (CONNECT_SECONDS, SILENT_SECONDS, SILENT_SECONDS, CONNECT_SECONDS)
     api = HfApi()
-    with _refusals(repo, ""):
+    with _hub_errors(repo, ""):
         who = api.whoami()
     user = str(who["name"])
     if who.get("auth", {}).get("accessToken", {}).get("role") == "read":
         raise _no_access(f"the token of {user} may only read", _token_place())
     repo = repo if "/" in repo else f"{user}/{repo}"
-    with _refusals(repo, user):
+    with _hub_errors(repo, user):
         found = _repo_info(api, repo)
     if found is not None:
         repo = found.id  # its name now, if it was renamed
@@ -151,6 +152,13 @@ def upload(plan: Upload, warn: Warn) -> CommitInfo:
     Raises WriteError where the hub refuses, DataError for a card that it cannot read, and
     HubUnreachable; the same command again uploads what is missing.
     """
+    done = _commit(plan, warn)
+    _check_uploaded(plan, done)
+    return done
+
+
+def _commit(plan: Upload, warn: Warn) -> CommitInfo:
+    """Uploads the files in one commit, into a new repository if there is none."""
     api = HfApi()
     operations = [
         CommitOperationAdd(
@@ -158,7 +166,11 @@ def upload(plan: Upload, warn: Warn) -> CommitInfo:
         )
         for file in plan.files
     ]
-    with _refusals(plan.repo, plan.user), warnings.catch_warnings(record=True) as caught:
+    kept = "the repository as it was: a commit is visible whole or not at all"
+    with (
+        _hub_errors(plan.repo, plan.user, kept),
+        warnings.catch_warnings(record=True) as caught,
+    ):
         warnings.simplefilter("always")
         if plan.found is None:
             api.create_repo(plan.repo, private=plan.private)
@@ -168,18 +180,23 @@ def upload(plan: Upload, warn: Warn) -> CommitInfo:
             commit_message=f"Upload model with llmkit {__version__}",
             parent_commit=plan.found.sha if plan.found else None,
         )
-        missing = plan.changed(_repo_info(api, plan.repo, done.oid))
     for each in caught:
         if issubclass(each.category, UserWarning):  # on the metadata of the card
             warn(" ".join(str(each.message).split()))
-    if missing:
+    return done
+
+
+def _check_uploaded(plan: Upload, done: CommitInfo) -> None:
+    """Raises WriteError if the repository does not hold all files as they are here."""
+    with _hub_errors(plan.repo, plan.user, f"the upload, not verified: commit {done.oid}"):
+        held = _repo_info(HfApi(), plan.repo, done.oid)
+    if missing := plan.changed(held):
         raise WriteError(
             f"the hub did not take {', '.join(missing)}",
             where=f"{plan.url}/tree/main",
             kept="the other files, uploaded",
             next="check whether a .gitignore of the repository excludes them",
         )
-    return done
 
 
 def _repo_info(api: HfApi, repo: str, revision: str | None = None) -> ModelInfo | None:
@@ -191,17 +208,17 @@ def _repo_info(api: HfApi, repo: str, revision: str | None = None) -> ModelInfo 
 
 
 @contextmanager
-def _refusals(repo: str, user: str) -> Iterator[None]:
-    """Translates the errors of the hub and of the way to it."""
+def _hub_errors(repo: str, user: str, kept: str = NOT_UPLOADED) -> Iterator[None]:
+    """Translates the errors of requests to the hub, with what they have kept."""
     try:
         yield
     except LlmkitError:
         raise
     except Exception as fault:  # the HTTP client's own errors are not OSErrors
-        raise _translated(fault, repo, user) from fault
+        raise _translated(fault, repo, user, kept) from fault
 
 
-def _translated(fault: BaseException, repo: str, user: str) -> LlmkitError:
+def _translated(fault: BaseException, repo: str, user: str, kept: str) -> LlmkitError:
     if isinstance(fault, RuntimeError) and fault.__cause__ is not None:  # of an upload in a thread
         fault = fault.__cause__
     lines = str(getattr(fault, "server_message", None) or fault).strip().splitlines()
@@ -214,7 +231,7 @@ def _translated(fault: BaseException, repo: str, user: str) -> LlmkitError:
         return WriteError(
             f"{user or 'you'} may not write to {repo}: {reason}",
             where=where,
-            kept=NOT_UPLOADED,
+            kept=kept,
             next=f"name a repository of yours, such as --repo {user or 'YOU'}/"
             f"{repo.rpartition('/')[2]}, or use a token with write permission",
         )
@@ -222,21 +239,19 @@ def _translated(fault: BaseException, repo: str, user: str) -> LlmkitError:
         return WriteError(
             f"{repo} has changed meanwhile: {reason}",
             where=where,
-            kept=NOT_UPLOADED,
+            kept=kept,
             next="run the same command again",
         )
     if isinstance(fault, ValueError) and "README" in str(fault):
-        return DataError(
-            f"the hub cannot read the card: {' '.join(lines)}", where=CARD, kept=NOT_UPLOADED
-        )
+        return DataError(f"the hub cannot read the card: {' '.join(lines)}", where=CARD, kept=kept)
     if isinstance(fault, OfflineModeIsEnabled) or status is None or status >= 500 or status == 429:
         return HubUnreachable(
             f"the hub does not answer: {reason}",
             where=where,
-            kept="the repository as it was: a commit is visible whole or not at all",
+            kept=kept,
             next="check the network, then run the same command again; it uploads what is missing",
         )
-    return WriteError(f"the hub refuses the upload: {reason}", where=where, kept=NOT_UPLOADED)
+    return WriteError(f"the hub refuses the upload: {reason}", where=where, kept=kept)
 
 
 def _token_place() -> str:

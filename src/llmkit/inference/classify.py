@@ -176,14 +176,17 @@ def classify_rows(
 def prediction_of(
     head: ClassifierHead, row: Row, values: AnyArray, columns: Sequence[str]
 ) -> Prediction:
-    """The prediction for a row from the head's values."""
-    rounded = [round(value, DIGITS) for value in values.tolist()]
+    """The prediction for a row from the head's values: None if they are not all finite."""
+    is_finite = bool(np.isfinite(values).all())
+    rounded = [round(value, DIGITS) if is_finite else None for value in values.tolist()]
     repeated = _repeated(row, columns)
     kept = {**row.named, **repeated}
     given = (repeated, {name: kept[name] for name in row.order if name in kept})
     if head.problem_type == REGRESSION:
         return Prediction(row.texts, rounded[0], {}, *given)
     chances = dict(zip(head.names, rounded, strict=True))
+    if not is_finite:
+        return Prediction(row.texts, None, chances, *given)
     if head.problem_type == MULTI:
         likely = zip(head.names, values, strict=True)
         label = [name for name, value in likely if value >= THRESHOLD]

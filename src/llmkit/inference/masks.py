@@ -27,7 +27,7 @@ from llmkit.models import build, pretrained
 from llmkit.models.control_tokens import control_tokens
 from llmkit.models.logits import split_head
 from llmkit.models.pretrained import Pretrained
-from llmkit.reporting.predictions import plain
+from llmkit.storage.strict_json import plain
 
 MASK = "[MASK]"
 """Marks a place to fill for every model, besides the mask token of its tokenizer."""

@@ -17,7 +17,7 @@ from llmkit.inference.requests import PromptRequest
 from llmkit.models import chat_template
 from llmkit.models.control_tokens import control_tokens
 from llmkit.models.tokenizer import prompt_ids
-from llmkit.reporting.predictions import plain
+from llmkit.storage.strict_json import plain
 
 
 @dataclass(frozen=True)

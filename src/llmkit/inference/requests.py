@@ -70,7 +70,13 @@ def groups(config: Config, sources: Sources) -> Iterator[PromptRequests]:
         found = sources.of("generation.prompts_file")
         yield from _require_prompts(iter([_of_file(found, config)]), settings.prompts_file)
     else:
-        yield from _require_prompts(_of_pipe(config, sources.piped), "stdin")
+        given = sources.piped
+        if given is None:
+            raise UsageError(
+                "no prompt is given",
+                next='give one with --prompt "...", a file with --prompts-file, or lines in a pipe',
+            )
+        yield from _require_prompts(_of_pipe(config, given), given.name)
 
 
 def check_generation_settings(config: Config) -> None:
@@ -91,17 +97,12 @@ def _require_prompts(several: Iterator[PromptRequests], source: str) -> Iterator
         )
 
 
-def _of_pipe(config: Config, given: PipedInput | None) -> Iterator[PromptRequests]:
+def _of_pipe(config: Config, given: PipedInput) -> Iterator[PromptRequests]:
     # Imported here: the table readers take longer to import than a short prompt to answer.
     from llmkit.data.readers import piped
     from llmkit.data.readers.files import find
     from llmkit.data.records import labelled
 
-    if given is None:
-        raise UsageError(
-            "no prompt is given",
-            next='give one with --prompt "...", a file with --prompts-file, or lines in a pipe',
-        )
     piped.refuse_sharing(given, "--prompts-file FILE")
     pipe = piped.Pipe(given, config.data)
     if not pipe.is_lines:

@@ -258,7 +258,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def model_in_run(path: Path) -> Path:
     """The directory of a run's model: the final one, else the best, else the newest checkpoint; any
     other directory unchanged. Raises NoValidCheckpoint for a run without a model."""
-    if (path / "config.json").exists() or not (path / "run.json").exists():
+    if (path / "config.json").exists() or not (path / outputs.RUN).exists():
         return path
     if (path / outputs.FINAL).is_dir():
         return path / outputs.FINAL
@@ -270,7 +270,7 @@ def model_in_run(path: Path) -> Path:
             next="run its command again to train it further",
         )
     check_whole(steps[-1], weights=False)
-    best = read_json(steps[-1] / "state.json")["state"]["best_step"]
+    best = read_json(steps[-1] / outputs.STATE)["state"]["best_step"]
     named = [d for d in steps if best is not None and int(d.name[5:]) == best]
     return (named or steps)[-1]
 

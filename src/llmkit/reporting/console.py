@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 import sys
 import threading
 import time
@@ -11,87 +10,21 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import IO, Any, cast
 
 from rich.console import Console as RichConsole
-from rich.console import RenderableType
-from rich.progress import Progress, ProgressColumn
-from rich.progress import Task as RichTask
-from rich.progress_bar import ProgressBar
-from rich.spinner import Spinner
-from rich.table import Table
+from rich.progress import Progress
 from rich.text import Text
 
 from llmkit.distributed.launcher import is_main_process
 from llmkit.progress import Advance
 from llmkit.reporting.format import clock, printable
+from llmkit.reporting.progress.progress_line import ProgressLine
+from llmkit.storage.strict_json import json_text
 
 LOADING_SECONDS = 0.2
 """How long work may last before a terminal shows what it is: a user who sees nothing for a second
 doubts that anything happens, and Python needs half of it to begin."""
 
-LOADING_MODEL = "loading the model…"
-"""What a command waits for before it uses a model."""
-
 PLAIN_SECONDS = 10.0
 """Without a terminal, progress is printed at most this often."""
-
-
-WIDEST_BAR, NARROWEST_BAR = 20, 4
-"""Widths of a progress bar in characters; a narrower one is omitted."""
-
-
-class ProgressLine(ProgressColumn):
-    """One line for a piece of work that always fits the terminal: what is done, a bar, the time
-    left, and as many figures as there is room for, the most important first.
-
-    Work of unknown length, or with nothing left to count, has a spinner and the time so far, never
-    a full bar.
-    """
-
-    def __init__(self, console: RichConsole) -> None:
-        super().__init__()
-        self.console = console
-        self.spinner = Spinner("dots")
-
-    def render(self, task: RichTask) -> Table:
-        """Lays out the line of a task, whose fields may be `done`, `left`, `figures`, and
-        `ended`."""
-        total = task.total or 0
-        counts = task.completed < total
-        done, left, figures = self._texts(task, counts)
-        spins = not counts and not task.fields.get("ended")
-        cells: list[RenderableType] = [self.spinner] if spins else []
-        room = self.console.width - 1 - 2 * spins  # the last column may wrap
-        shown = [text for text in (left, *figures[:1]) if text]
-        if len(done) + sum(len(text) + 1 for text in shown) > room:  # only what tells the most
-            done, shown = done.removeprefix("step "), [each.removesuffix(" left") for each in shown]
-        done = _shortened(done, room - sum(len(text) + 1 for text in shown))
-        room -= len(done) + sum(len(text) + 1 for text in shown)
-        cells.append(Text(done))
-        if counts and room > NARROWEST_BAR:
-            width = min(WIDEST_BAR, room - 1)
-            cells.append(ProgressBar(total, task.completed, width))
-            room -= width + 1
-        for text in figures[1:]:
-            if len(text) + 1 > room:
-                break
-            shown.append(text)
-            room -= len(text) + 1
-        line = Table.grid(padding=(0, 1, 0, 0))
-        line.add_row(*cells, *map(Text, shown))
-        return line
-
-    def _texts(self, task: RichTask, counts: bool) -> tuple[str, str, list[str]]:
-        """What is done, the time left, and the figures."""
-        if "done" in task.fields:
-            return task.fields["done"], task.fields["left"], task.fields["figures"]
-        if not counts:
-            return f"{task.description}…", clock(task.elapsed or 0.0), []
-        seconds = task.time_remaining
-        left = "" if seconds is None else f"{clock(seconds)} left"
-        return f"{task.description} {int(task.percentage)}%", left, []
-
-
-def _shortened(text: str, width: int) -> str:
-    return text if len(text) <= width else f"{text[: max(0, width - 1)]}…"
 
 
 class _Stderr:
@@ -172,9 +105,8 @@ class Console:
             return
         if self.json:
             figures = {**figures, "warnings": self.warnings}
-            line = jsonlib.dumps(figures, ensure_ascii=False)
             # A lone surrogate, from a file name that is not UTF-8, becomes a JSON escape.
-            print(line.encode("utf-8", "backslashreplace").decode(), flush=True)
+            print(json_text(figures).encode("utf-8", "backslashreplace").decode(), flush=True)
         elif not self.silent:
             self._print_result(figures)
 
@@ -213,6 +145,10 @@ class Console:
     def loading(self) -> AbstractContextManager[None]:
         """Shows on a terminal that the libraries are loading, if that takes long."""
         return self.waiting("loading torch and transformers…")
+
+    def loading_model(self) -> AbstractContextManager[None]:
+        """The same for the weights of a model."""
+        return self.waiting("loading the model…")
 
     @contextmanager
     def waiting(self, text: str) -> Iterator[None]:

@@ -19,6 +19,7 @@ from llmkit.errors import WriteError
 from llmkit.reporting.format import many
 from llmkit.storage import atomic, outputs, resumable
 from llmkit.storage.resumable import ResultParts
+from llmkit.storage.strict_json import json_text, plain
 
 DIGITS = 6
 """Decimals of a probability."""
@@ -35,9 +36,10 @@ class Prediction:
     """The prediction of a classifier for one row."""
 
     texts: tuple[str, ...]
-    label: str | float | list[str]
-    """The most probable label; every label at or above the threshold; or a regression's number."""
-    probabilities: Mapping[str, float]
+    label: str | float | list[str] | None
+    """The most probable label; every label at or above the threshold; or a regression's number.
+    None if the model's outputs are NaN or infinite."""
+    probabilities: Mapping[str, float | None]
     """Probability of each label; empty for a regression."""
     columns: Mapping[str, Any] = field(default_factory=dict)
     """Columns of the input that are repeated besides the texts."""
@@ -48,7 +50,7 @@ class Prediction:
         """The prediction as a JSON object."""
         text = self.texts[0] if len(self.texts) == 1 else list(self.texts)
         found = {"text": text, "label": self.label, "probabilities": dict(self.probabilities)}
-        return {**found, "columns": plain(dict(self.columns))} if self.columns else found
+        return {**found, "columns": dict(self.columns)} if self.columns else found
 
     def as_cells(self) -> dict[str, Any]:
         """The prediction as a table row: the columns of the input, then the label and a column for
@@ -92,39 +94,32 @@ class Numbers:
 
 def counts_sentence(summary: Mapping[str, Any]) -> str:
     """The summary of a `Writer` in a line: `positive 112, negative 88; 14 rows below 0.6`."""
+    lines = []
     if numbers := summary.get("numbers"):
-        return f"mean {numbers['mean']:.4g}, from {numbers['min']:.4g} to {numbers['max']:.4g}"
+        lines.append("mean {mean:.4g}, from {min:.4g} to {max:.4g}".format_map(numbers))
     labels = list(summary.get("labels", {}).items())
     parts = [f"{label} {count:,}" for label, count in labels[:LISTED]]
     if len(labels) > LISTED:
         parts.append(f"{many(len(labels) - LISTED, 'other label')}")
-    lines = [", ".join(parts)] if parts else []
+    if parts:
+        lines.append(", ".join(parts))
     if unsure := summary.get(f"below_{UNSURE}"):
         lines.append(f"{many(unsure, 'row')} below {UNSURE}")
     if unlabelled := summary.get("without_label"):
         lines.append(f"{many(unlabelled, 'row')} without a label")
+    if broken := summary.get("non_finite"):
+        lines.append(f"{many(broken, 'row')} with outputs that are NaN or infinite")
     return "; ".join(lines)
 
 
 def without_counts(figures: Mapping[str, Any]) -> dict[str, Any]:
     """The result of `predict` without what `counts_sentence` states."""
-    counts = ("labels", "numbers", "without_label", f"below_{UNSURE}")
+    counts = ("labels", "numbers", "without_label", "non_finite", f"below_{UNSURE}")
     return {name: value for name, value in figures.items() if name not in counts}
 
 
-def plain(value: Any) -> Any:
-    """Converts a value to types of JSON: dates and the like to text, non-finite numbers to null."""
-    if isinstance(value, dict):
-        return {str(name): plain(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value if value is None or isinstance(value, str | int | float) else str(value)
-
-
 def _cell(value: Any) -> Any:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
+    return json_text(value) if isinstance(value, list | dict) else value
 
 
 class Writer:
@@ -148,6 +143,8 @@ class Writer:
         """Number of predictions whose label has a probability below UNSURE."""
         self.unlabelled = 0
         """Number of rows for which no label reaches the threshold of a multi-label problem."""
+        self.non_finite = 0
+        """Number of rows whose outputs are NaN or infinite."""
         self.numbers = Numbers()
         """The predicted numbers of a regression."""
         if parts and self.rows:
@@ -155,12 +152,12 @@ class Writer:
 
     def summary(self) -> dict[str, Any]:
         """The count of each label, of predictions below UNSURE, and of rows without a label; or the
-        mean and the range of numbers."""
+        mean and the range of numbers. Rows without a prediction are counted apart."""
+        rest = {"without_label": self.unlabelled, "non_finite": self.non_finite}
+        counts = {name: count for name, count in rest.items() if count}
         if self.numbers.count:
-            return {"numbers": self.numbers.summary()}
-        unlabelled = {"without_label": self.unlabelled} if self.unlabelled else {}
-        labels = dict(self.labels.most_common())
-        return {"labels": labels, f"below_{UNSURE}": self.unsure, **unlabelled}
+            return {"numbers": self.numbers.summary(), **counts}
+        return {"labels": dict(self.labels.most_common()), f"below_{UNSURE}": self.unsure, **counts}
 
     def _count_existing(self, path: Path) -> None:
         """Counts the labels of the predictions that an interrupted job has written."""
@@ -169,17 +166,22 @@ class Writer:
                 for row in map(json.loads, file):
                     self._count(row["label"], row["probabilities"].values())
                 return
+            csv.field_size_limit(max(csv.field_size_limit(), path.stat().st_size))
             table = csv.DictReader(file)
             self.header = list(table.fieldnames or ())
-            chances = [name for name in self.header if name.startswith("probability_")]
+            own = self.header[self.header.index("label") + 1 :]  # after the columns of the input
+            chances = [name for name in own if name != outputs.PROBLEM_TYPE]
+            names = {name.removeprefix("probability_") for name in chances}
             for row in table:
-                several = row["label"].startswith("[")
-                label = json.loads(row["label"]) if several else row["label"]
+                several = chances and row["label"] not in names
+                label = json.loads(row["label"] or "null") if several else row["label"] or None
                 self._count(label, [float(row[name] or 0) for name in chances])
 
-    def _count(self, label: Any, probabilities: Iterable[float]) -> None:
-        chances = list(probabilities)
-        if isinstance(label, list):
+    def _count(self, label: Any, probabilities: Iterable[float | None]) -> None:
+        chances = [chance or 0.0 for chance in probabilities]
+        if label is None:
+            self.non_finite += 1
+        elif isinstance(label, list):
             self.labels.update(label)
             self.unlabelled += not label
         elif chances:
@@ -207,20 +209,27 @@ class Writer:
             self.parts.add(lines, count)
 
     def _csv(self, predictions: Sequence[Prediction]) -> str:
-        lines = io.StringIO(newline="")
-        table = csv.writer(lines, lineterminator="\n")
+        rows: list[list[Any]] = []
         for each in predictions:
             cells = each.as_cells()
             if not self.header:
                 self.header = list(cells)
-                table.writerow(self.header)
+                rows.append(self.header)
             self.dropped_columns.update(name for name in cells if name not in self.header)
-            table.writerow([cells.get(name, "") for name in self.header])
-        return lines.getvalue()
+            rows.append([cells.get(name, "") for name in self.header])
+        return "".join(map(_csv_line, rows))
+
+
+def _csv_line(cells: Sequence[Any]) -> str:
+    """A row of a table. Python quotes a value with a carriage return, which many readers take for
+    the end of a row, only if it is part of the terminator."""
+    line = io.StringIO(newline="")
+    csv.writer(line, lineterminator="\r\n").writerow(cells)
+    return line.getvalue().removesuffix("\r\n") + "\n"
 
 
 def _json_lines(predictions: Sequence[Prediction]) -> str:
-    lines = (json.dumps(each.as_json(), ensure_ascii=False) for each in predictions)
+    lines = (json_text(each.as_json()) for each in predictions)
     return "".join(f"{line}\n" for line in lines)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from urllib.parse import quote
 
 from llmkit.reporting import evaluation_summary, tables
 from llmkit.storage import atomic, outputs
+from llmkit.storage.strict_json import json_text
 
 MARKDOWN = (".md", ".markdown")
 """Suffixes of Markdown files."""
@@ -32,7 +32,7 @@ def picture_beside(result: Path) -> Path:
 def write_result(path: Path, figures: Mapping[str, Any]) -> None:
     """Writes a result as JSON or Markdown, or with any other suffix as plain text."""
     if path.suffix == ".json":
-        text = json.dumps(figures, ensure_ascii=False, indent=1) + "\n"
+        text = json_text(figures, indent=1) + "\n"
     elif path.suffix in MARKDOWN:
         text = result_markdown(figures, picture_beside(path))
     else:
@@ -87,9 +87,7 @@ def _escaped(text: str) -> str:
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Writes rows as JSON lines."""
-    lines = (
-        json.dumps({"command": "evaluate", **row}, ensure_ascii=False, default=str) for row in rows
-    )
+    lines = (json_text({"command": "evaluate", **row}) for row in rows)
     write_text(path, "".join(f"{line}\n" for line in lines))
 
 

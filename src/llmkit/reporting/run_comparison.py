@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -31,7 +32,7 @@ def compare_runs(runs: Sequence[RunRecord], anchors: Sequence[str]) -> dict[str,
             cells.append(
                 {
                     "text": text,
-                    "value": value,
+                    "value": _finite(value),
                     "numeric": True,
                     "interval": bounds and f"({bounds})",
                 }
@@ -58,11 +59,16 @@ def compare_runs(runs: Sequence[RunRecord], anchors: Sequence[str]) -> dict[str,
 
 def ranked_runs(runs: Sequence[RunRecord]) -> list[RunRecord]:
     """The runs by the first figure that they are compared by, best first; unfinished ones only if
-    none is finished."""
+    none is finished. Runs without the figure, or with one that is NaN or infinite, have no rank."""
     done = [run for run in runs if run.is_finished] or list(runs)
     key = _main_figure(done)
-    usable = [run for run in done if run.validation.get(key) is not None]
+    usable = [run for run in done if _finite(run.validation.get(key)) is not None]
     return sorted(usable, key=lambda run: run.validation[key], reverse=key not in LOWER_IS_BETTER)
+
+
+def _finite(value: float | None) -> float | None:
+    """A figure; None for one that is missing, NaN or infinite."""
+    return None if value is None or not math.isfinite(value) else value
 
 
 def _main_figure(runs: Sequence[RunRecord]) -> str:
@@ -99,16 +105,18 @@ def verdict(runs: Sequence[RunRecord]) -> list[str]:
 
 
 def _caution(best: RunRecord, key: str, count: int) -> str:
-    """Why the figure of the best run is too good, and its figure on data that chose nothing."""
+    """Why the figure of the best run is optimistic, and its figure on the test data, which was not
+    used to choose the run."""
     text = (
-        f"This best of {count} was chosen on the validation data, so its figure there is optimistic"
+        f"The best of {count} runs was chosen by its validation figure, which is therefore too "
+        "optimistic"
     )
     measured = best.evaluation.get("test") or best.result.get("test") or {}
     if (value := measured.get(key)) is None:
-        return f"{text}: measure it on other data with llmkit evaluate."
+        return f"{text}: evaluate it on other data with llmkit evaluate."
     bounds = interval_of(measured, key)
     shown = f"{figure_text(value)}{f' ({bounds})' if bounds else ''}"
-    return f"{text}. On the test data it has {key.replace('_', ' ')} {shown}."
+    return f"{text}. On the test data, it has {key.replace('_', ' ')} {shown}."
 
 
 def _overlap(first: Sequence[float], second: Sequence[float]) -> bool:

@@ -101,8 +101,7 @@ def _run(run: RunRecord, anchor: str) -> dict[str, Any]:
 
 def _repeat(run: RunRecord) -> str:
     """The command that repeats the run and prints its summary."""
-    words = map(str, run.facts.get("arguments", [run.command]))
-    return shlex.join(["llmkit", *(word for word in words if word != "--json")])
+    return shlex.join(word for word in run.command_line if word != "--json")
 
 
 def _sentence(run: RunRecord) -> str:

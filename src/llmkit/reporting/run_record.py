@@ -11,9 +11,7 @@ from typing import Any
 import yaml
 
 from llmkit.errors import DataError, InputNotFound
-from llmkit.storage import jsonl
-
-FACTS, PAGE = "run.json", "report.html"
+from llmkit.storage import jsonl, outputs
 
 LOWER_IS_BETTER = {"loss", "perplexity", "bits_per_byte", "mse", "rmse", "mae"}
 """Figures that fall while a model gets better; all others rise."""
@@ -42,6 +40,11 @@ class RunRecord:
     def command(self) -> str:
         """The command that began the run."""
         return str(self.facts["command"])
+
+    @property
+    def command_line(self) -> tuple[str, ...]:
+        """The words of the command that began the run."""
+        return ("llmkit", *map(str, self.facts.get("arguments", [self.command, "..."])))
 
     @property
     def result(self) -> Mapping[str, Any]:
@@ -84,8 +87,8 @@ def read_run(directory: Path) -> RunRecord:
 
     Raises InputNotFound where the directory holds no run, DataError for a file that is damaged.
     """
-    if not (directory / FACTS).is_file():
-        inside = sorted(path.parent.name for path in directory.glob(f"*/{FACTS}"))
+    if not (directory / outputs.RUN).is_file():
+        inside = sorted(path.parent.name for path in directory.glob(f"*/{outputs.RUN}"))
         raise InputNotFound(
             "this is not a run of pretrain or finetune"
             if directory.is_dir()
@@ -95,10 +98,10 @@ def read_run(directory: Path) -> RunRecord:
             if inside
             else "name a run directory: the --output-dir of pretrain or finetune",
         )
-    facts = _json(directory / FACTS)
+    facts = _json(directory / outputs.RUN)
     if not isinstance(facts.get("command"), str):
-        raise _damaged(directory / FACTS, "it names no command")
-    config = directory / "config.yaml"
+        raise _damaged(directory / outputs.RUN, "it names no command")
+    config = directory / outputs.CONFIG
     try:
         settings = yaml.safe_load(config.read_text(encoding="utf-8")) if config.exists() else {}
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -107,9 +110,9 @@ def read_run(directory: Path) -> RunRecord:
         directory=directory,
         facts=facts,
         config=settings or {},
-        metrics=_lines(directory / "metrics.jsonl"),
-        timing=_lines(directory / "timing.jsonl"),
-        evaluation=_json(directory / "evaluation.json"),
+        metrics=_lines(directory / outputs.METRICS),
+        timing=_lines(directory / outputs.TIMING),
+        evaluation=_json(directory / outputs.MEASURED),
     )
 
 

@@ -150,9 +150,9 @@ def of_steps(step: int, from_scratch: bool) -> Iterator[str]:
     if from_scratch and step < FEWEST_STEPS:
         yield (
             f"only {many(step, 'optimizer step')}: the model is "
-            f"{'untrained' if step < UNTRAINED_STEPS else 'hardly trained'}, a new one needs "
-            "hundreds to learn a language; train longer with train.max_steps, "
-            "train.num_train_epochs or train.max_minutes"
+            f"{'untrained' if step < UNTRAINED_STEPS else 'hardly trained'}; a new model needs "
+            "hundreds of steps to learn a language: raise train.max_steps, train.num_train_epochs "
+            "or train.max_minutes"
         )
 
 

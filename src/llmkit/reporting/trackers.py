@@ -26,7 +26,7 @@ from accelerate.tracking import (
 )
 
 from llmkit.distributed.launcher import is_main_process
-from llmkit.errors import ConfigError
+from llmkit.errors import ConfigError, WriteError
 from llmkit.reporting.console import Console
 from llmkit.storage import atomic
 
@@ -36,6 +36,9 @@ PROJECT = "llmkit"
 
 LONGEST_VALUE = 500
 """Number of characters sent of a config value; MLflow refuses long ones."""
+
+FLUSH_SECONDS = 10
+"""How late TensorBoard may show a figure."""
 
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -73,7 +76,7 @@ class Sent:
 class Tracking:
     """The trackers of a run while it trains.
 
-    A tracker that fails is reported once and receives nothing more; resuming the run sends it what
+    A tracker that fails is reported once, and is sent nothing more; resuming the run sends it what
     it has missed.
     """
 
@@ -115,18 +118,29 @@ class Tracking:
             )
             return None
 
-    def __call__(self, figures: Mapping[str, float], step: int) -> None:
-        """Sends figures that were not sent before."""
+    def log(self, figures: Mapping[str, float], step: int) -> None:
+        """Sends figures that were not sent before; `flush` makes them survive a crash."""
         for name, tracker in list(self.started.items()):
             if not (new := self.sent[name].missing(_named(name, figures), step)):
                 continue
             try:
-                tracker.log(new, step=step)
+                _send(name, tracker, new, step)
             except Exception as error:
                 self._drop(name, error)
                 continue
             self.sent[name] = self.sent[name].after(new, step)
-            self._write()
+
+    def flush(self) -> None:
+        """Writes what was sent, and the record of it, to disk: slow, so not after every step.
+
+        Steps after the last flush of a killed run are trained and logged again by the resumed run.
+        """
+        for name, tracker in list(self.started.items()):
+            try:
+                _flush(name, tracker)
+            except Exception as error:
+                self._drop(name, error)
+        self._write()
 
     def end(self, completed: bool) -> None:
         """Ends the run of each tracker; a stopped run is not reported as finished."""
@@ -135,17 +149,24 @@ class Tracking:
                 _end(name, tracker, completed)
             except Exception as error:
                 self._drop(name, error)
+        self._write()
 
     def _drop(self, name: str, error: Exception) -> None:
         del self.started[name]
         self.console.warn(
-            f"{name} fails and receives nothing more: {_reason(error)}; metrics.jsonl holds all "
-            "figures, and resuming the run sends them"
+            f"{name} failed, and is sent nothing more: {_reason(error)}; metrics.jsonl has all "
+            "figures, and resuming the run sends the missing ones"
         )
 
     def _write(self) -> None:
         found = {name: asdict(sent) for name, sent in self.sent.items()}
-        atomic.replace_text(self.path, json.dumps(found, indent=1) + "\n")
+        try:
+            atomic.replace_text(self.path, json.dumps(found, indent=1) + "\n")
+        except WriteError as fault:
+            self.console.warn(
+                f"{fault.what} ({fault.where}): when the run is resumed, its trackers may receive "
+                "figures twice"
+            )
 
 
 @contextmanager
@@ -177,7 +198,7 @@ def _started(name: str, directory: Path, known: Sent | None) -> tuple[GeneralTra
     label = directory.resolve().name
     match name:
         case "tensorboard":
-            tracker = TensorBoardTracker(PROJECT, str(directory))
+            tracker = TensorBoardTracker(PROJECT, str(directory), flush_secs=FLUSH_SECONDS)
             sent = known or Sent(PROJECT)
         case "wandb":
             sent = known or Sent(os.environ.get("WANDB_RUN_ID", uuid.uuid4().hex[:8]))
@@ -254,6 +275,19 @@ def _steps_of_trackio(run: str) -> dict[str, int]:
 
     records = SQLiteStorage.get_logs(PROJECT, run)
     return {key: int(record["step"]) for record in records for key in record}
+
+
+def _send(name: str, tracker: GeneralTracker, figures: Mapping[str, float], step: int) -> None:
+    if name != "tensorboard":
+        tracker.log(figures, step=step)
+        return
+    for key, value in figures.items():  # accelerate's `log` waits for the disk each time
+        tracker.writer.add_scalar(key, value, step)
+
+
+def _flush(name: str, tracker: GeneralTracker) -> None:
+    if name == "tensorboard":  # the others send what they have from threads of their own
+        tracker.writer.flush()
 
 
 def _end(name: str, tracker: GeneralTracker, completed: bool) -> None:

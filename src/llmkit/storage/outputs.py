@@ -19,13 +19,16 @@ from llmkit.errors import NoValidCheckpoint, WriteError
 from llmkit.storage import atomic, paths
 from llmkit.storage.resumable import SETTINGS, settings_of
 
-RUN, CONFIG, CHECKPOINTS, METRICS = "run.json", "config.yaml", "checkpoints", "metrics.jsonl"
+RUN, CONFIG, CHECKPOINTS = "run.json", "config.yaml", "checkpoints"
+METRICS, TIMING, MEASURED = "metrics.jsonl", "timing.jsonl", "evaluation.json"
+PAGE = "report.html"
+"""The files of a run, and the directory of its checkpoints."""
 SWEEP = "sweep.json"
 """The file of a sweep with its request; its runs are directories beside it."""
 STATE = "state.json"
 """The file of a checkpoint with everything besides weights and moments."""
-FINAL = "final"
-"""Name of the finished model in the run directory."""
+FINAL, CARD = "final", "README.md"
+"""Name of the finished model in the run directory, and of its model card."""
 
 _STEP = re.compile(r"step-[0-9]{10}")
 _CACHE_LOCK = re.compile(r"token(s|izer)-[0-9a-f]{32}\.lock")

@@ -18,6 +18,7 @@ from llmkit.errors import ConfigError, DataError, RunBusy, WriteError, listed
 from llmkit.progress import Say
 from llmkit.storage import atomic
 from llmkit.storage.atomic import try_lock
+from llmkit.storage.strict_json import json_text
 
 SETTINGS = ".settings.json"
 """Suffix of the file that records the settings of the result lines beside it."""
@@ -55,7 +56,7 @@ class ResultLines(Results):
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Appends a result."""
-        self.append(json.dumps(record, ensure_ascii=False) + "\n")
+        self.append(json_text(record) + "\n")
 
 
 class ResultParts(Results):

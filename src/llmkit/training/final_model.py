@@ -11,8 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from llmkit.errors import Diverged, NoValidCheckpoint
 from llmkit.models import build, lora
 from llmkit.models.experts import balance
-from llmkit.storage import atomic
-from llmkit.storage.outputs import FINAL
+from llmkit.storage import atomic, outputs
 from llmkit.training import checkpoint
 from llmkit.training.tasks.task import Examples
 
@@ -75,7 +74,9 @@ def loading_line(model: PreTrainedModel) -> str | None:
 
 def model_of_step(model: PreTrainedModel, run: Path, step: int) -> PreTrainedModel:
     """The model of one of the run's checkpoints."""
-    saved = checkpoint.read_checkpoint(checkpoint.directory_of(run / "checkpoints", step)).directory
+    saved = checkpoint.read_checkpoint(
+        checkpoint.directory_of(run / outputs.CHECKPOINTS, step)
+    ).directory
     if not lora.is_attached(model):
         best: PreTrainedModel = type(model).from_pretrained(saved, dtype=torch.float32)
         return best
@@ -85,11 +86,11 @@ def model_of_step(model: PreTrainedModel, run: Path, step: int) -> PreTrainedMod
 
 def check_unfinished(run: Path) -> None:
     """Raises NoValidCheckpoint if a finished run would be trained again from scratch."""
-    final = run / FINAL
+    final = run / outputs.FINAL
     if final.exists() and _step_of(final) != 0:
         raise NoValidCheckpoint(
             "the run is finished and its checkpoints are gone",
-            where=str(run / "checkpoints"),
+            where=str(run / outputs.CHECKPOINTS),
             kept=f"{final}, untouched",
             next="use that model, or choose another output_dir to train it again",
         )
@@ -98,7 +99,7 @@ def check_unfinished(run: Path) -> None:
 def is_written(run: Path, step: int) -> bool:
     """Whether `final/` holds the undamaged model of this step."""
     try:
-        return bool(atomic.verify(run / FINAL)["step"] == step)
+        return bool(atomic.verify(run / outputs.FINAL)["step"] == step)
     except (atomic.DamagedError, LookupError):
         return False
 
@@ -130,4 +131,4 @@ def write_final(
         accompany(model, directory)
 
     atomic.clean(run)
-    atomic.commit(run / FINAL, fill, {"step": step})
+    atomic.commit(run / outputs.FINAL, fill, {"step": step})

@@ -16,8 +16,9 @@ from llmkit.config.resolved import ResolvedTrain
 from llmkit.distributed.processes import Processes
 from llmkit.errors import WriteError
 from llmkit.reporting import samples
+from llmkit.reporting.progress.training_display import TrainingDisplay, memory_used
 from llmkit.reporting.run_record import LOWER_IS_BETTER
-from llmkit.reporting.training_display import TrainingDisplay, memory_used
+from llmkit.reporting.trackers import Tracking
 from llmkit.storage import jsonl, outputs
 from llmkit.storage.jsonl import JsonLines
 from llmkit.training import checkpoint
@@ -50,7 +51,7 @@ class Recorder:
     """Predictions per second at the machine's peak matrix rate."""
     budget: Budget | None = None
     most_steps: int | None = None
-    track: Callable[[Mapping[str, float], int], None] | None = None
+    tracking: Tracking | None = None
     """Receives the metrics besides the run directory, and sends none of them twice."""
     progress: Callable[[int], Mapping[str, float]] | None = None
     """More values of a step for metrics.jsonl, such as the epochs of each domain."""
@@ -61,9 +62,9 @@ class Recorder:
     timed_at: tuple[float, int] = (0.0, 0)
 
     def __post_init__(self) -> None:
-        self.checkpoints = self.directory / "checkpoints"
-        self.metrics = JsonLines(self.directory / "metrics.jsonl")
-        self.timing = JsonLines(self.directory / "timing.jsonl")
+        self.checkpoints = self.directory / outputs.CHECKPOINTS
+        self.metrics = JsonLines(self.directory / outputs.METRICS)
+        self.timing = JsonLines(self.directory / outputs.TIMING)
 
     def begin(self, state: State) -> None:
         """Truncate metrics to the steps completed so far, and send the trackers what they have
@@ -76,9 +77,9 @@ class Recorder:
                     f"{self.metrics.path} has lost {lost} bytes of steps that are not redone"
                 )
             self.metrics.truncate(state.metrics_size)
-            if self.track is not None:
+            if self.tracking is not None:
                 for record in jsonl.read_records(self.metrics.path):
-                    self.track(_numbers(record), record["step"])
+                    self.tracking.log(_numbers(record), record["step"])
 
     @contextmanager
     def watch(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
@@ -245,6 +246,8 @@ class Recorder:
 
     def _save(self, state: State) -> None:
         self.metrics.flush()
+        if self.tracking is not None:
+            self.tracking.flush()
         state = replace(state, seconds=self.clock.seconds(), metrics_size=self.metrics.size)
         self.saved = checkpoint.save_checkpoint(
             self.checkpoints, state, self.identity, self.save_model, self.optimizer_tensors()
@@ -259,8 +262,8 @@ class Recorder:
     def _note(self, state: State, figures: Mapping[str, Any]) -> State:
         if self.processes.is_main:
             self.metrics.append({"step": state.step, **figures})
-            if self.track is not None:
-                self.track(_numbers(figures), state.step)
+            if self.tracking is not None:
+                self.tracking.log(_numbers(figures), state.step)
         return state
 
     def _time(self, state: State, figures: Mapping[str, float]) -> None:

@@ -24,9 +24,9 @@ from llmkit.models.kernels import dropout
 from llmkit.models.pretrained import Pretrained
 from llmkit.reporting import plots
 from llmkit.reporting.console import Console
+from llmkit.reporting.progress.training_display import TrainingDisplay, training_display
 from llmkit.reporting.tables import report_tables
 from llmkit.reporting.trackers import Tracking, tracking
-from llmkit.reporting.training_display import TrainingDisplay, training_display
 from llmkit.storage import jsonl, outputs
 from llmkit.training import (
     checkpoint,
@@ -147,7 +147,7 @@ def _carry_out(run: Run, loss: Loss) -> dict[str, Any]:
     notes = list(session.console.notes)
     if session.processes.is_main:
         checkpoint.warn_of_space(
-            run.directory / "checkpoints", work.model.num_parameters(), session.console.warn
+            run.directory / outputs.CHECKPOINTS, work.model.num_parameters(), session.console.warn
         )
         write_facts(task, work.model, run.directory, resolved, state.plan, chosen, notes)
         if not (run.directory / fingerprints.FINGERPRINTS).exists():
@@ -156,10 +156,10 @@ def _carry_out(run: Run, loss: Loss) -> dict[str, Any]:
     settings = run_identity.dotted(resolved.model_dump(mode="json"))
     steps = state.step, state.plan.total_steps
     with (
-        tracking(task.config.report_to, run.directory, settings, session.console) as track,
+        tracking(task.config.report_to, run.directory, settings, session.console) as trackers,
         training_display(session.console, *steps, chosen.compile) as display,
     ):
-        record = _record(run, work, chosen, resolved, display, state, track)
+        record = _record(run, work, chosen, resolved, display, state, trackers)
         if changed:
             record.replanned(state)
         began, before = time.monotonic(), state
@@ -188,7 +188,7 @@ def _results(
     task, done = run.task, state.step - before.step
     if warning := schedule.warning_after(task.config.train, state.step, done, seconds, run.clock):
         run.session.console.warn(warning)
-    figures = jsonl.last_figures(run.directory / "metrics.jsonl", _final_step(work.settings, state))
+    figures = jsonl.last_figures(run.directory / outputs.METRICS, _final_step(work.settings, state))
     speed = (state.predictions - before.predictions) / max(1e-9, seconds)
     return {
         "command": task.command,
@@ -214,7 +214,7 @@ def _resume_point(task: Task, directory: Path) -> Checkpoint | None:
     Raises ConfigError if it belongs to another run, NoValidCheckpoint if all are damaged.
     """
     config, processes, console = task.asked, task.session.processes, task.session.console
-    root, found = directory / "checkpoints", None
+    root, found = directory / outputs.CHECKPOINTS, None
     if config.resume not in ("auto", "never"):
         found = checkpoint.read_checkpoint(Path(config.resume))
     elif processes.is_main:
@@ -298,7 +298,7 @@ def _record(
     resolved: Resolved,
     display: TrainingDisplay,
     state: State,
-    track: Tracking | None,
+    trackers: Tracking | None,
 ) -> Recorder:
     task = run.task
     train, batch = task.config.train, work.settings.global_batch_size
@@ -321,7 +321,7 @@ def _record(
         full_rate=chosen.full_rate,
         budget=schedule.of_run(train, run.clock, state.step, chosen.validation_seconds),
         most_steps=defaults.most_steps(train, len(task.examples), batch),
-        track=track,
+        tracking=trackers,
         progress=partial(task.progress, global_batch_size=batch, limit=limit),
     )
     display.is_estimate = record.budget is not None
@@ -345,7 +345,7 @@ def _export(run: Run, work: engine.Work, state: State) -> None:
         return
     unit = "nats per token" if task.unit == "tokens" else f"per {task.unit.removesuffix('s')}"
     title = f"{run.directory.name}: {type(work.model).__name__}"
-    plots.draw_loss_curve(run.directory / "metrics.jsonl", picture, title, unit)
+    plots.draw_loss_curve(run.directory / outputs.METRICS, picture, title, unit)
 
 
 def _final_step(settings: ResolvedTrain, state: State) -> int:

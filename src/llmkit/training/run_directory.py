@@ -16,6 +16,7 @@ from llmkit.errors import RunBusy, WriteError
 from llmkit.storage import atomic, numbered
 from llmkit.storage.atomic import try_lock
 from llmkit.storage.outputs import RUN
+from llmkit.storage.strict_json import json_text
 from llmkit.training import run_identity
 from llmkit.training.run_identity import RUNS_DIRECTORY
 
@@ -209,7 +210,7 @@ def _exists(path: Path) -> bool:
 
 def write_record(directory: Path, record: Mapping[str, Any]) -> None:
     """Writes `run.json` atomically."""
-    text = json.dumps(record, indent=1, ensure_ascii=False)
+    text = json_text(record, indent=1)
     atomic.replace_text(directory / RUN, text + "\n")
 
 

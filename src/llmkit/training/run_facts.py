@@ -15,7 +15,7 @@ from llmkit.config.load import as_yaml
 from llmkit.config.resolved import Resolved
 from llmkit.config.schema import Config
 from llmkit.distributed import device as devices
-from llmkit.storage import atomic
+from llmkit.storage import atomic, outputs
 from llmkit.training import final_model, resolve, run_directory, run_identity
 from llmkit.training.resolve import Choices
 from llmkit.training.run_identity import dotted
@@ -52,7 +52,7 @@ def write_facts(
     }
     elsewhere = resolved.changed(output_dir=None, resume="auto")
     run_directory.write_record(directory, record)
-    atomic.replace_text(directory / "config.yaml", as_yaml(elsewhere))
+    atomic.replace_text(directory / outputs.CONFIG, as_yaml(elsewhere))
 
 
 def origins(asked: Config, resolved: Mapping[str, Any]) -> dict[str, str]:

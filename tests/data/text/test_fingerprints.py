@@ -106,3 +106,25 @@ def test_what_is_known_as_a_sample_tells_nothing_of_a_single_row() -> None:
     assert seen_rows(part, replace(known, every_document=2)) is None
     text = of_tokens([stream(drawn(1, 50))])
     assert seen_documents(stream(drawn(1, 50)), replace(text, every_document=2)) is None
+    assert seen_documents(stream(drawn(1, 50)), replace(text, every_segment=32)) is None
+
+
+def test_a_book_of_more_segments_than_are_kept_tells_nothing_of_a_chapter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fingerprints, "MOST", 500)
+    book = drawn(0, 40_000)
+    known = of_tokens([stream(book)]).kept()
+    chapter = stream(book[5000:5100], drawn(1, 100))
+    assert len(known.segments) <= 500
+    assert seen_documents(chapter, known) is None
+    assert seen_documents(chapter, of_tokens([stream(book[:6000])]).kept()) is not None
+
+
+def test_repeated_text_does_not_crowd_out_other_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fingerprints, "MOST", 500)
+    monkeypatch.setattr(fingerprints, "_CHUNK", 1000)
+    book = drawn(0, 4000)
+    known = of_tokens([stream(*[book] * 40)])
+    assert known.every_segment == of_tokens([stream(book)]).every_segment
+    assert set(known.segments) == set(of_tokens([stream(book)]).segments)

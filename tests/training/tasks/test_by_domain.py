@@ -13,7 +13,7 @@ import torch
 from llmkit.config.resolved import ResolvedTrain
 from llmkit.distributed.processes import join_processes
 from llmkit.reporting.console import Console
-from llmkit.reporting.training_display import TrainingDisplay
+from llmkit.reporting.progress.training_display import TrainingDisplay
 from llmkit.training.checkpoint import State
 from llmkit.training.record import Recorder
 from llmkit.training.schedule import Clock, Plan, Revision

@@ -29,7 +29,7 @@ from llmkit.evaluation import label_metrics
 from llmkit.models import build
 from llmkit.models.classifier import ClassifierHead
 from llmkit.reporting.console import Console
-from llmkit.reporting.training_display import TrainingDisplay
+from llmkit.reporting.progress.training_display import TrainingDisplay
 from llmkit.training import checkpoint, engine
 from llmkit.training.checkpoint import State
 from llmkit.training.loss_module import LossModule

@@ -15,7 +15,6 @@ from llmkit.config.given import GivenOption
 from llmkit.config.load import read_config
 from llmkit.config.schema import Config
 from llmkit.errors import UsageError, WriteError
-from llmkit.reporting.run_record import PAGE
 from llmkit.storage import atomic, numbered, outputs
 from llmkit.storage.outputs import SWEEP
 from llmkit.training import run_directory, run_identity
@@ -134,7 +133,7 @@ class SweepPlan:
         elif (self.directory / SWEEP).exists() and not outputs.is_sweep(self.directory):
             what = f"holds a file {SWEEP} that is not of a sweep"
         elif self.directory.is_dir():
-            outputs.check_replaceable(self.directory / PAGE, outputs.holds_report, "report")
+            outputs.check_replaceable(self.directory / outputs.PAGE, outputs.holds_report, "report")
             return
         else:
             return

@@ -22,7 +22,6 @@ from llmkit.distributed.child import run_command_line
 from llmkit.distributed.signals import StopSignal
 from llmkit.errors import LlmkitError, UsageError
 from llmkit.reporting.console import Console
-from llmkit.reporting.run_record import PAGE
 from llmkit.storage import outputs
 from llmkit.training import run_directory
 
@@ -209,7 +208,7 @@ def _compared(figures: dict[str, Any], console: Console) -> dict[str, Any]:
         *run_comparison.unlike_data(records),
     ]
     if records:
-        page = Path(figures["sweep_dir"]) / PAGE
+        page = Path(figures["sweep_dir"]) / outputs.PAGE
         try:
             report_runs([str(each.directory) for each in records], str(page), opens=False)
             found["page"] = str(page)

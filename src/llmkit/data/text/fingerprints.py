@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from llmkit.data.text.token_file import TokenFile
 from llmkit.models.control_tokens import text_only
-from llmkit.storage import atomic
+from llmkit.storage import atomic, outputs
 
 FINGERPRINTS = "fingerprints.safetensors"
 
@@ -31,6 +31,7 @@ NOTABLE = 0.01
 """Share of common documents or segments from which on an overlap is reported."""
 
 _SPARSE = 16  # segments begin at every token; about one in this many is kept
+_BUFFERED = 8  # times MOST hashes of segments are held while a text is read
 _CHUNK = 1 << 20
 _ROWS_AT_ONCE = 4096
 
@@ -52,10 +53,9 @@ class Fingerprints:
 
     def kept(self) -> Fingerprints:
         """The fingerprints as a run saves them: sorted, and at most `MOST` of each kind."""
-        return Fingerprints(
-            self.kind,
-            *_sampled(self.documents, self.every_document, self.segments, self.every_segment),
-        )
+        documents, every_document = _sampled(self.documents, self.every_document, MOST)
+        segments, every_segment = _sampled(self.segments, self.every_segment, MOST)
+        return Fingerprints(self.kind, documents, segments, every_document, every_segment)
 
     def joined(self, earlier: Fingerprints | None) -> Fingerprints:
         """The union with the fingerprints of the run that the model comes from."""
@@ -106,9 +106,8 @@ def of_tokens(files: Iterable[TokenFile]) -> Fingerprints:
     segments = np.zeros(0, np.uint64)
     for some, _ in chain.from_iterable(map(segment_hashes, files)):
         segments = np.concatenate([segments, some[some % np.uint64(every) == 0]])
-        while len(segments) > 8 * MOST:
-            every *= 2
-            segments = segments[segments % np.uint64(every) == 0]
+        if len(segments) > _BUFFERED * MOST:
+            segments, every = _sampled(segments, every, _BUFFERED // 2 * MOST)
     return Fingerprints("text", documents, segments, every_segment=every)
 
 
@@ -163,9 +162,9 @@ def seen_rows(part: Fingerprints, known: Fingerprints) -> NDArray[np.bool_] | No
 
 
 def seen_documents(file: TokenFile, known: Fingerprints) -> NDArray[np.bool_] | None:
-    """[documents], whether each document is known, or one of its segments; None if only a sample of
-    the documents is known."""
-    if known.every_document > 1:
+    """[documents], whether each document is known, or one of its segments; None if too few of the
+    known documents or segments were kept to tell."""
+    if known.every_document > 1 or known.every_segment > _SPARSE:
         return None
     seen = np.isin(document_hashes(file), known.documents)
     for hashes, documents in segment_hashes(file):
@@ -190,7 +189,7 @@ def read_fingerprints(model: str) -> Fingerprints | None:
     if there are none."""
     place = Path(model).expanduser()
     for directory in (place, *place.resolve().parents[:2]):
-        if (directory / "run.json").is_file() and (directory / FINGERPRINTS).is_file():
+        if (directory / outputs.RUN).is_file() and (directory / FINGERPRINTS).is_file():
             with suppress(SafetensorError, OSError, KeyError, ValueError):  # damaged: unknown
                 return _read(directory / FINGERPRINTS)
     return None
@@ -257,16 +256,12 @@ def _mixed(values: Hashes) -> Hashes:
     return np.asarray(values ^ (values >> np.uint64(31)))
 
 
-def _sampled(
-    documents: Hashes, every_document: int, segments: Hashes, every_segment: int
-) -> tuple[Hashes, Hashes, int, int]:
-    kept = []
-    for hashes, every in ((documents, every_document), (segments, every_segment)):
-        chosen = np.unique(hashes)
-        while len(chosen := chosen[chosen % np.uint64(every) == 0]) > MOST:
-            every *= 2
-        kept.append((chosen, every))
-    return kept[0][0], kept[1][0], kept[0][1], kept[1][1]
+def _sampled(hashes: Hashes, every: int, most: int) -> tuple[Hashes, int]:
+    """The different hashes, sorted: at most `most`, those divisible by the returned number."""
+    chosen = np.unique(hashes)
+    while len(chosen := chosen[chosen % np.uint64(every) == 0]) > most:
+        every *= 2
+    return chosen, every
 
 
 def _printable(ids: Sequence[int]) -> Iterator[int]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from llmkit.data.examples.mixture import Mixture
-from llmkit.storage import jsonl
+from llmkit.storage import jsonl, outputs
 from llmkit.training.tasks.task import Batch, Examples, Loss, Rows, Sums
 
 BY_DOMAIN = "/"
@@ -101,7 +101,7 @@ def domain_report(
 ) -> dict[str, dict[str, Any]]:
     """Each domain's share, epochs and validation metrics; if the model was measured before
     training, also those metrics and their changes. `figures` are those of the run."""
-    metrics_file = run / "metrics.jsonl"
+    metrics_file = run / outputs.METRICS
     begun, done = (
         jsonl.last_figures(metrics_file, 0),
         jsonl.last_figures(metrics_file, figures["step"]),

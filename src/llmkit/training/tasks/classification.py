@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,7 +33,8 @@ from llmkit.models.pretrained import Pretrained, open_model
 from llmkit.models.sizes import settings_of_size
 from llmkit.progress import Say, Watch
 from llmkit.reporting import plots, summary
-from llmkit.storage import atomic
+from llmkit.storage import atomic, outputs
+from llmkit.storage.strict_json import json_text
 from llmkit.training import run_directory
 from llmkit.training.tasks import defaults
 from llmkit.training.tasks.classification_loss import ClassificationLoss, balanced_weights
@@ -211,8 +211,8 @@ class Classification(Task):
                 title = f"{directory.name}, {name}"
                 plots.draw_confusion_matrix(matrix, data.labels.names, picture, title)
                 pictures[f"confusion_matrix_{name}"] = str(picture)
-        text = json.dumps(measured, ensure_ascii=False, indent=1)
-        atomic.replace_text(directory / "evaluation.json", text + "\n")
+        text = json_text(measured, indent=1)
+        atomic.replace_text(directory / outputs.MEASURED, text + "\n")
         shown = {name: classifiers.without_bulky(found) for name, found in measured.items()}
         validation = shown.pop("validation", {})
         baseline = validation.pop("baseline", {})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,7 +36,8 @@ from llmkit.models.pretrained import Pretrained, open_model
 from llmkit.progress import Watch
 from llmkit.reporting import results, summary
 from llmkit.reporting.format import many
-from llmkit.storage import atomic
+from llmkit.storage import atomic, outputs
+from llmkit.storage.strict_json import json_text
 from llmkit.training import run_directory
 from llmkit.training.tasks import defaults
 from llmkit.training.tasks.causal import CausalLoss
@@ -267,8 +267,8 @@ class Completion(Task):
         measured = measure_responses(final, self.validation, session.watch)
         if asked := self._answerable():
             measured["answers"] = self._answered(final, asked, directory)
-        text = json.dumps({"validation": measured}, ensure_ascii=False, indent=1)
-        atomic.replace_text(directory / "evaluation.json", text + "\n")
+        text = json_text({"validation": measured}, indent=1)
+        atomic.replace_text(directory / outputs.MEASURED, text + "\n")
         shown = dict(measured)
         if "answers" in measured:
             numbers = measured["answers"].items()

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console as RichConsole
 
 from llmkit.reporting.console import Console
-from llmkit.reporting.training_display import TrainingDisplay, training_display
+from llmkit.reporting.progress.training_display import TrainingDisplay, training_display
 
 FIGURES = {"train_loss": 5.3211, "learning_rate": 0.0021654, "grad_norm": 0.51542}
 SPEED = ["17,368 tokens/s", "mfu 12%"]

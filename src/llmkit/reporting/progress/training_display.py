@@ -10,8 +10,9 @@ import psutil
 from rich.progress import Progress, TaskID
 
 from llmkit.progress import Advance
-from llmkit.reporting.console import Console, ProgressLine
+from llmkit.reporting.console import Console
 from llmkit.reporting.format import clock, short
+from llmkit.reporting.progress.progress_line import ProgressLine
 
 _SHORT_NAMES = {"train_loss": "loss", "learning_rate": "lr"}
 """Names of figures on the screen, where they are shorter than the key."""

@@ -1,4 +1,4 @@
-"""What a finished run hands on: its page, and the card of its model."""
+"""The description of a finished run: its page, and the card of its model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from llmkit.errors import Diverged
 from llmkit.export.card import write_card
 from llmkit.reporting.console import Console
 from llmkit.reporting.run_page import write_page
-from llmkit.reporting.run_record import PAGE, read_run
+from llmkit.reporting.run_record import read_run
+from llmkit.storage import outputs
 
 
 def describe_run(figures: Mapping[str, Any], console: Console) -> None:
@@ -20,7 +21,7 @@ def describe_run(figures: Mapping[str, Any], console: Console) -> None:
     if not is_main_process():
         return
     run = read_run(Path(figures["run_dir"]))
-    write_page([run], run.directory / PAGE)
+    write_page([run], run.directory / outputs.PAGE)
     try:
         write_card(run, Path(figures["model_dir"]))
     except Diverged as fault:
