@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from llmkit.data.text.token_file import TokenFile
+from llmkit.reporting.held_out import HeldOut, read_held_out
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
@@ -106,6 +107,19 @@ def assert_close(a: Path, b: Path, rel: float = 1e-3, abs: float | None = None) 
         assert one.keys() == other.keys()
         if "samples" not in one:
             assert one == pytest.approx(other, rel=rel, abs=abs)
+
+
+def assert_held_out_agrees(run: Path) -> HeldOut:
+    """What a run wrote of each held-out unit adds up to the validation figures of its result, which
+    lie in their intervals."""
+    found = read_held_out(run)
+    assert found is not None
+    validation = json.loads((run / "run.json").read_text())["result"]["validation"]
+    for name, value in found.figures().items():
+        assert value == pytest.approx(validation[name], rel=1e-4, abs=1e-6), name
+    for name, (low, high) in found.intervals().items():
+        assert low <= found.figures()[name] <= high, name
+    return found
 
 
 def sign(directory: Path, change: Callable[[dict[str, Any]], object]) -> None:

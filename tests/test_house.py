@@ -20,7 +20,7 @@ from llmkit.config.jobs import TASKS
 from llmkit.config.load import load_config
 
 LAYERS = (
-    {"errors", "progress"},
+    {"bootstrap", "errors", "progress"},
     {"config", "distributed", "extras", "storage"},
     {"models", "reporting"},
     {"data"},

@@ -15,7 +15,14 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from llmkit.cli import app
-from tests.jobs import SHARED, assert_same, needs_shared, weights, write_table
+from tests.jobs import (
+    SHARED,
+    assert_held_out_agrees,
+    assert_same,
+    needs_shared,
+    weights,
+    write_table,
+)
 
 SIGNS = {"weather": ["rain", "sun", "wind"], "food": ["bread", "tea"], "pets": ["cat", "dog"]}
 FILLING = ("the", "a", "and", "we", "saw", "it", "was", "very", "so", "then", "today", "here")
@@ -396,3 +403,8 @@ def test_rows_that_a_run_was_trained_on_are_counted(call, reference, tables) -> 
     assert f"the {apart['examples']} rows that it was not trained on: accuracy" in warning
     found = call("evaluate", "--model", reference["run"], "--csv", tables["test"])
     assert not [each for each in found["warnings"] if "was trained on" in each]
+
+
+def test_what_became_of_each_row_adds_up_to_the_figures(reference) -> None:
+    found = assert_held_out_agrees(reference["run"])
+    assert len(found) == reference["validation"]["examples"]

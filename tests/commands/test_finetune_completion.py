@@ -16,7 +16,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertFo
 
 from llmkit.cli import app
 from llmkit.models import build, tokenizer
-from tests.jobs import CONFIGS, assert_close, assert_same, changed, metrics, weights, write_table
+from tests.jobs import (
+    CONFIGS,
+    assert_close,
+    assert_held_out_agrees,
+    assert_same,
+    changed,
+    metrics,
+    weights,
+    write_table,
+)
 
 PAIR = ("prompt", "response")
 COLOURS = {"sky": "blue", "grass": "green", "snow": "white", "coal": "black"}
@@ -320,3 +329,8 @@ def test_prompts_that_a_run_was_trained_on_are_counted(call, reference, tables) 
         assert found["code"] == 0, found["said"]
         told = [each for each in found["warnings"] if "was trained on 160 of these 160" in each]
         assert len(told) == learned
+
+
+def test_what_became_of_each_conversation_adds_up_to_the_figures(reference) -> None:
+    found = assert_held_out_agrees(reference)
+    assert len(found) == 12

@@ -17,6 +17,7 @@ from tests.jobs import (
     SHARED,
     TINY,
     assert_close,
+    assert_held_out_agrees,
     assert_same,
     calls_of,
     metrics,
@@ -266,3 +267,8 @@ def test_a_run_has_a_name_that_its_command_finds_again_in_any_number_of_processe
     runs = [json.loads(each.stdout)["run_dir"] for each in done]
     assert runs == [f"runs/pretrain-corpus-{number}" for number in (1, 1, 2)]
     assert "already finished at step" in done[1].stderr
+
+
+def test_what_became_of_each_passage_adds_up_to_the_figures(reference) -> None:
+    found = assert_held_out_agrees(reference)
+    assert found.kind == "text"

@@ -18,6 +18,7 @@ from llmkit.models import tokenizer as tokenizers
 from tests.jobs import (
     CONFIGS,
     SHARED,
+    assert_held_out_agrees,
     assert_same,
     changed,
     metrics,
@@ -285,3 +286,8 @@ def test_fine_tuning_from_masks_beats_random_weights(call, tmp_path) -> None:
     fresh = call("finetune", *files, *shape, "tokenizer.vocab_size=300",
                  "--output-dir", tmp_path / "f")  # fmt: skip
     assert tuned["test"]["accuracy"] > fresh["test"]["accuracy"] + 0.1
+
+
+def test_what_became_of_each_hidden_token_adds_up_to_the_figures(reference) -> None:
+    found = assert_held_out_agrees(reference)
+    assert found.kind == "masked text"

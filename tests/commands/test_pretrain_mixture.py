@@ -11,7 +11,15 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.jobs import CONFIGS, assert_close, assert_same, changed, metrics, tiny
+from tests.jobs import (
+    CONFIGS,
+    assert_close,
+    assert_held_out_agrees,
+    assert_same,
+    changed,
+    metrics,
+    tiny,
+)
 
 from .conftest import Run
 
@@ -228,3 +236,11 @@ def test_a_dry_run_tells_of_every_domain(llmkit, domains, tmp_path) -> None:
     data = json.loads(done.stdout)["data"]
     assert data["mixture.words.files"]["documents"] == 60
     assert data["mixture.sums.files"]["documents"] == 120
+
+
+def test_what_became_of_each_passage_adds_up_to_the_figures(reference) -> None:
+    found = assert_held_out_agrees(reference)
+    assert list(found.domains) == ["words", "sums"]
+    domains = json.loads((reference / "result.json").read_text())["domains"]
+    for name, domain in domains.items():
+        assert found.of_domain(name).figures()["loss"] == pytest.approx(domain["after"]["loss"])

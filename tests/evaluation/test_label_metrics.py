@@ -13,8 +13,9 @@ from hypothesis.extra import numpy as arrays
 from scipy import stats
 from sklearn import metrics as sklearn
 
+from llmkit import bootstrap
 from llmkit.data.records.labels import MULTI, REGRESSION, SINGLE
-from llmkit.evaluation import bootstrap, label_metrics
+from llmkit.evaluation import label_metrics
 from llmkit.inference import classify
 
 CLASSES = 4

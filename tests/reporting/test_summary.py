@@ -146,3 +146,16 @@ def test_an_overlap_with_training_is_reported_with_the_figures_of_the_rest() -> 
     assert summary.of_overlap("runs/a", overlap, "document", masked).endswith(
         "on the 3 documents that it was not trained on: pseudo-perplexity 12.35"
     )
+
+
+def test_a_domain_shows_what_it_gained_or_lost() -> None:
+    found = {
+        "a": {"share": 1.0, "epochs": 0.5, "before": {"loss": 2.0}, "after": {"loss": 1.5},
+              "change": {"loss": -0.5}},
+        "b": {"share": 0.0, "epochs": 0.0, "before": {"loss": 4.0}, "after": {"loss": 4.5},
+              "change": {"loss": 0.5}},
+        "c": {"share": 0.0, "epochs": 0.0, "after": {"loss": 4.5}},
+    }  # fmt: skip
+    rows = summary.domain_rows(found)
+    assert [row.get("result") for row in rows] == ["gained", "lost", None]
+    assert [row["loss"] for row in rows] == ["2 -> 1.5 (-25.0%)", "4 -> 4.5 (+12.5%)", "4.5"]

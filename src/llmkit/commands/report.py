@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llmkit.errors import InputNotFound
-from llmkit.reporting.run_page import write_page
+from llmkit.reporting.page.run_page import write_page
 from llmkit.reporting.run_record import read_run
 from llmkit.storage import outputs
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from llmkit import bootstrap
 from llmkit.config.schema import Config, DataConfig
 from llmkit.data.examples.encoded import LabelledTable
 from llmkit.data.readers import roles
@@ -20,7 +21,6 @@ from llmkit.data.records import dataset, labelled, labels
 from llmkit.data.records.labels import MULTI, REGRESSION, SINGLE, Labels
 from llmkit.distributed.processes import Processes
 from llmkit.errors import DataError
-from llmkit.evaluation import bootstrap
 from llmkit.evaluation.baselines import Baseline, Majority, fit_baselines, score_baselines
 from llmkit.evaluation.label_metrics import score_labels
 from llmkit.inference import classify
@@ -29,7 +29,9 @@ from llmkit.models.classifier import head_of, remembered_columns
 from llmkit.models.control_tokens import control_tokens
 from llmkit.models.pretrained import Pretrained
 from llmkit.progress import Say, Watch
+from llmkit.reporting import held_out
 from llmkit.reporting.format import many
+from llmkit.reporting.held_out import HeldOut
 
 _FIRST_ROWS = 1000
 """Rows that are searched for labels that the model knows."""
@@ -141,9 +143,9 @@ def measure_trained(
     fitted: Mapping[str, Baseline],
     seed: int,
     watch: Watch,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], HeldOut]:
     """Every metric of the classifier on the table, its worst mistakes, and under `baseline` the
-    metrics of the baselines."""
+    metrics of the baselines; and what became of each row."""
     kind, names = table.labels.kind, table.labels.names
     with watch("measuring", len(table)) as advance:
         outputs = _finite(classify.shared_outputs(classifier, table.texts, None, advance))
@@ -151,8 +153,9 @@ def measure_trained(
     figures = score_labels(kind, outputs, targets, names, seed)
     texts = joined_texts(table)
     beside = score_baselines(dict(fitted), kind, len(names), texts, targets)
-    worst = list(_worst(MeasuredClassifier("", table, outputs, figures), _WORST))
-    return {**figures, "worst": worst, "baseline": beside}
+    measured = MeasuredClassifier("", table, outputs, figures)
+    worst = list(_worst(measured, _WORST))
+    return {**figures, "worst": worst, "baseline": beside}, _held_out(measured)
 
 
 def fitted_baselines(table: LabelledTable, say: Callable[[str], None]) -> dict[str, Baseline]:
@@ -323,6 +326,23 @@ def _comparisons(measured: Sequence[MeasuredClassifier], seed: int) -> Iterator[
             "high": high,
             "better": (one.name if low > 0 else other.name) if low * high > 0 else None,
         }
+
+
+def _held_out(measured: MeasuredClassifier) -> HeldOut:
+    """The label, the prediction and the loss of each row."""
+    table, outputs = measured.table, measured.outputs
+    kind, names = table.labels.kind, tuple(table.labels.names)
+    columns: dict[str, AnyArray] = {"label": table.targets, "predicted": outputs[:, 0]}
+    if kind != REGRESSION:
+        is_set = kind == MULTI
+        predicted = probabilities(MULTI, outputs) >= THRESHOLD if is_set else outputs.argmax(1)
+        columns |= {"predicted": predicted, "loss": _losses(measured).astype(np.float32)}
+    kept = np.arange(0, len(table), -(-len(table) // held_out.MOST_ROWS))
+    columns = {name: values[kept] for name, values in columns.items()}
+    named = {SINGLE: held_out.OF_LABELS, MULTI: held_out.OF_LABEL_SETS}.get(
+        kind, held_out.OF_NUMBERS
+    )
+    return HeldOut(named, table.fingerprint, {"unit": kept, **columns}, names)
 
 
 def _is_correct(measured: MeasuredClassifier) -> AnyArray:

@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
+from llmkit.data.text.token_file import Places
 from llmkit.distributed.processes import Processes
 from llmkit.evaluation import perplexity
 from llmkit.evaluation.likelihood import RowsToScore, Scores, own_batches, score_rows
 from llmkit.evaluation.segments import Segments, Survey
-from llmkit.evaluation.windows import Places
 from llmkit.models.experts import routing
 from llmkit.models.experts.record import ExpertsRecord
 from llmkit.models.logits import ChosenLogits

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from scipy import special
 
+from llmkit import bootstrap
 from llmkit.data.records.labels import MULTI, REGRESSION, SINGLE
-from llmkit.evaluation import bootstrap
 from llmkit.inference.classify import THRESHOLD, AnyArray, probabilities
 
 BINS = 15

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from llmkit.data.text.token_file import Places
 from llmkit.distributed.processes import Processes
 from llmkit.errors import DataError, ResourceError
 from llmkit.evaluation.segments import Segments
-from llmkit.evaluation.windows import Places
 from llmkit.models.logits import ChosenLogits
 from llmkit.progress import Watch
 
@@ -129,6 +129,12 @@ def score_rows(
     return scores
 
 
+def batch_tokens_for(logits: ChosenLogits, asked: int | None = None) -> int:
+    """Tokens of a batch; fewer by default for a model whose logits are all computed."""
+    budget = asked or SCORING_BATCH_TOKENS.get(logits.model.device.type, 4096)
+    return budget if logits.is_split else min(budget, 16 * logits.entries // logits.vocab_size)
+
+
 def own_batches(
     rows: RowsToScore, logits: ChosenLogits, processes: Processes, batch_tokens: int | None
 ) -> Iterator[Places]:
@@ -136,9 +142,7 @@ def own_batches(
 
     Batches do not depend on the number of processes, so neither do the numbers.
     """
-    budget = batch_tokens or SCORING_BATCH_TOKENS.get(processes.device.type, 4096)
-    if not logits.is_split:
-        budget = min(budget, 16 * logits.entries // logits.vocab_size)
+    budget = batch_tokens_for(logits, batch_tokens)
     for first in range(0, len(rows), SORTED_ROWS):
         numbers = np.arange(first, min(first + SORTED_ROWS, len(rows)))
         batches = list(_batches(numbers, rows.lengths(numbers), budget))

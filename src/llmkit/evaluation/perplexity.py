@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmkit.evaluation import bootstrap
+from llmkit import bootstrap
 
 if TYPE_CHECKING:
     from llmkit.evaluation.likelihood import Scores

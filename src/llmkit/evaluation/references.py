@@ -11,8 +11,8 @@ import numpy as np
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF
 
+from llmkit import bootstrap
 from llmkit.data.records.pairs import Pairs
-from llmkit.evaluation import bootstrap
 
 CHINESE = 0.3
 """Minimum share of Han characters among the letters of a Chinese text."""

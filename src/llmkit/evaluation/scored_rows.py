@@ -1,25 +1,16 @@
-"""The rows that a model is scored on: windows of a token stream, tokens masked one at a time, and
-held-out responses."""
+"""The rows a model is scored on: windows of a token stream, or tokens masked one at a time."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional
-from transformers import PreTrainedModel
 
-from llmkit.data.examples.blocks import UNSCORED
-from llmkit.data.examples.packs import Packs
-from llmkit.data.text.token_file import TokenFile
-from llmkit.evaluation.likelihood import SCORING_BATCH_TOKENS, ScoringBatch
-from llmkit.evaluation.windows import Places, Spans, Windows
-from llmkit.models.logits import ChosenLogits
-from llmkit.progress import Watch
+from llmkit.data.text.token_file import Places, TokenFile
+from llmkit.evaluation.likelihood import ScoringBatch
+from llmkit.evaluation.windows import Spans, Windows
 
 MASKED_SCORED = (
     "every token of the text, each masked alone and predicted from those on both sides: "
@@ -135,29 +126,3 @@ class MaskedRows:
         first = self.tokens.starts[document] + 1
         begin, end = first + -(-piece * length // count), first + -(-(piece + 1) * length // count)
         return begin, end, first + inside
-
-
-@torch.no_grad()
-def measure_responses(model: PreTrainedModel, packs: Packs, watch: Watch) -> dict[str, Any]:
-    """The mean loss per response token in nats, the perplexity, and the number of scored tokens."""
-    chosen, device = ChosenLogits(model.eval()), model.device
-    order = np.asarray(packs.longest_first())
-    size = max(1, SCORING_BATCH_TOKENS.get(device.type, 4096) // int(packs.lengths.max()))
-    total = torch.zeros((), dtype=torch.float64, device=device)
-    with watch("measuring responses", len(packs)) as advance:
-        for first in range(0, len(order), size):
-            rows = order[first : first + size]
-            batch = {name: value.to(device) for name, value in packs.batch(rows).items()}
-            targets, _ = batch.pop("targets"), batch.pop("places")
-            scored = targets != UNSCORED
-            parts = torch.split(targets[scored], chosen.chunk)
-            for logits, wanted in zip(chosen.chunks(batch, scored), parts, strict=True):
-                total += functional.cross_entropy(logits.float(), wanted, reduction="sum").double()
-            advance(len(rows))
-    loss = total.item() / packs.n_predictions
-    return {
-        "loss": loss,
-        "perplexity": math.exp(min(loss, 700.0)),
-        "tokens": packs.n_predictions,
-        "conversations": len(packs.starts) - 1,
-    }

@@ -23,9 +23,8 @@ from llmkit.data.readers.decode import Reading
 from llmkit.data.readers.delimited import named_format
 from llmkit.data.readers.files import Source
 from llmkit.data.text.documents import pieces
-from llmkit.data.text.token_file import TokenFile
+from llmkit.data.text.token_file import Places, TokenFile
 from llmkit.errors import ConfigError
-from llmkit.evaluation.windows import Places
 
 ENOUGH_DOCUMENTS = 30
 """With at least this many documents, each is a segment; fewer are cut into blocks."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from llmkit.config.schema import Config
 from llmkit.data.readers.files import Sources
 from llmkit.data.text.prepare import held_out_domains, tokens_of
-from llmkit.data.text.token_file import TokenFile, joined
+from llmkit.data.text.token_file import Places, TokenFile, joined
 from llmkit.distributed.processes import Processes
 from llmkit.errors import DataError
 from llmkit.evaluation import perplexity
@@ -30,7 +30,7 @@ from llmkit.evaluation.segments import (
     survey_files,
     survey_mixture,
 )
-from llmkit.evaluation.windows import Places, ScoringProtocol, Windows, check_tokens, protocol
+from llmkit.evaluation.windows import ScoringProtocol, Windows, check_tokens, protocol
 from llmkit.models import pretrained
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.experts.record import merged_record

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmkit.config.schema import EvaluationConfig
-from llmkit.data.text.token_file import TokenFile
+from llmkit.data.text.token_file import Places, TokenFile
 from llmkit.errors import ConfigError, DataError, UsageError
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.pretrained import Pretrained
@@ -22,9 +22,6 @@ LONGEST_WINDOW = 4096
 _UNLIMITED = 1024  # window of a model without a maximum context
 _MIN_MASKED_WINDOW = 3
 _MIN_IDS = 0.9  # share of a model's embeddings that another tokenizer must have ids for
-
-Places = NDArray[np.int64]
-"""Places in a token stream; the token at place p + 1 is what the model predicts at place p."""
 
 _DOCUMENTS = {
     "packed": "each sees only itself; windows are cut from their concatenation, as in pretraining",

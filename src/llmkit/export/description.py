@@ -10,7 +10,7 @@ from llmkit.distributed.launcher import is_main_process
 from llmkit.errors import Diverged
 from llmkit.export.card import write_card
 from llmkit.reporting.console import Console
-from llmkit.reporting.run_page import write_page
+from llmkit.reporting.page.run_page import write_page
 from llmkit.reporting.run_record import read_run
 from llmkit.storage import outputs
 

@@ -128,7 +128,8 @@ class Console:
             figures = {"runs": sweep_summary.sweep_rows(figures, RichConsole().width)}
         elif summary.is_training(figures):
             before = summary.of_training(figures)
-            figures = {key: figures[key] for key in ("domains",) if key in figures}
+            domains = figures.get("domains")
+            figures = {"domains": summary.domain_rows(domains)} if domains else {}
         elif evaluation_summary.is_evaluation(figures):
             before, figures, after = evaluation_summary.arrange_evaluation(figures)
         elif figures.get("command") == "predict" and "examples" in figures:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from llmkit.errors import DataError, InputNotFound
+from llmkit.reporting.held_out import HeldOut, read_held_out
 from llmkit.storage import jsonl, outputs
 
 LOWER_IS_BETTER = {"loss", "perplexity", "bits_per_byte", "mse", "rmse", "mae"}
@@ -62,9 +64,23 @@ class RunRecord:
         """The last step that the metrics know of."""
         return max((int(record.get("step", 0)) for record in self.metrics), default=0)
 
-    @property
+    @cached_property
+    def held_out(self) -> HeldOut | None:
+        """What became of each held-out passage or row; None where the run has not kept it. Raises
+        DataError for a damaged file."""
+        return read_held_out(self.directory) if self.is_finished else None
+
+    @cached_property
     def validation(self) -> Mapping[str, Any]:
-        """Figures on the validation data: of the finished model, else of the last validation."""
+        """Figures on the validation data: of the finished model, with `intervals` where there is
+        enough data for them, else of the last validation."""
+        found = self._validation
+        if "intervals" in found or self.held_out is None:
+            return found
+        return {**found, "intervals": self.held_out.intervals(int(self.config.get("seed", 0)))}
+
+    @property
+    def _validation(self) -> Mapping[str, Any]:
         if found := self.evaluation.get("validation") or self.result.get("validation"):
             return dict(found)
         prefix = "validation_"

@@ -53,6 +53,12 @@ def main_figures(found: _Figures, beside: _Figures) -> str:
     return next(filter(None, (each(found, beside) for each in shown)), "")
 
 
+def domain_rows(domains: Mapping[str, _Figures]) -> list[dict[str, str]]:
+    """The rows of a table of the domains of a mixture, with gains and losses where the run began
+    with a pretrained model."""
+    return [{"domain": name, **_domain_row(found)} for name, found in domains.items()]
+
+
 def of_overlap(name: str, overlap: str, what: str, rest: _Figures | None) -> str:
     """The warning that a model was trained on part of the data; `rest` has the figures of the
     documents or rows that it was not trained on, None if that is not known of each."""
@@ -122,6 +128,19 @@ def _interval(found: _Figures, name: str) -> str:
 
 def _beside(others: list[str]) -> str:
     return f" [{', '.join(others)}]" if others else ""
+
+
+def _domain_row(found: _Figures) -> dict[str, str]:
+    row = {"share": f"{found['share']:.1%}", "epochs": f"{found['epochs']:.2f}"}
+    before = found.get("before", {})
+    for key, after in found.get("after", {}).items():
+        shown = f"{after:.4g}"
+        if key in before:
+            shown = f"{before[key]:.4g} -> {shown} ({after / before[key] - 1:+.1%})"
+        row[key] = shown
+    if (change := found.get("change", {}).get("loss")) is not None:
+        row["result"] = "gained" if change < 0 else "lost"
+    return row
 
 
 def _next_command(figures: _Figures) -> str:

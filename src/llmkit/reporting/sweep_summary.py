@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from llmkit.config.yaml12 import dump
-from llmkit.reporting.run_comparison import HEADLINES, figure_text, interval_of
+from llmkit.reporting.page.run_comparison import HEADLINES, figure_text, interval_of
 
 ROOM_FOR_TWO = 60
 """Columns of a terminal below which the table has one figure instead of two; the page has all."""

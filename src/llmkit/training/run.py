@@ -94,10 +94,10 @@ def train_task(
             clock = Clock(resumed.state.seconds if resumed else 0.0)
             run = Run(task, model, directory, resumed, clock, task.losses(model))
             loss = run.losses(task.validation)
-            figures = _carry_out(run, loss)
+            figures, validation = _carry_out(run, loss)
             before = len(console.warnings)
             if processes.is_main:
-                figures |= task.results(loss, figures)
+                figures |= task.results(loss, validation, figures)
             limits += console.warnings[before:]
             figures["seconds"] = round(clock.seconds(), 3)
             if processes.is_main:
@@ -137,9 +137,9 @@ def _model(task: Task, resumed: Checkpoint | None) -> PreTrainedModel:
     return model
 
 
-def _carry_out(run: Run, loss: Loss) -> dict[str, Any]:
+def _carry_out(run: Run, loss: Loss) -> tuple[dict[str, Any], Examples | None]:
     """Train from the checkpoint or from the start, export the model to `final/`, and return the
-    results."""
+    results, and the examples that validations have measured."""
     task, session = run.task, run.session
     with session.console.waiting("measuring speed and memory…"):
         work, resolved, chosen = _work(run, loss)
@@ -177,7 +177,7 @@ def _carry_out(run: Run, loss: Loss) -> dict[str, Any]:
     session.processes.wait()
     if run.resumed is not None and before.finished:
         session.console.say(f"already finished at step {state.step}: nothing was trained again")
-    return _results(run, work, before, state, seconds)
+    return _results(run, work, before, state, seconds), work.validation
 
 
 def _results(

@@ -196,7 +196,7 @@ def _say_result(result: dict[str, Any], console: Console) -> None:
 def _compared(figures: dict[str, Any], console: Console) -> dict[str, Any]:
     """Adds the best run, and the page that compares the runs that have begun."""
     from llmkit.commands.report import report_runs
-    from llmkit.reporting import run_comparison
+    from llmkit.reporting.page import run_comparison
     from llmkit.reporting.run_record import read_run
 
     begun = [Path(run["run_dir"]) for run in figures["runs"] if run["status"] != _WAITING]

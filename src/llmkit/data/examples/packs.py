@@ -168,6 +168,8 @@ class Packs:
     """[tokens], whether each is predicted."""
     starts: NDArray[np.int64]
     """[conversations + 1], the start of each conversation, pack by pack."""
+    numbers: NDArray[np.int64]
+    """[conversations], the number that each has among the responses."""
     bounds: NDArray[np.int64]
     """[packs + 1], the start of each pack."""
     width: int | None
@@ -284,6 +286,7 @@ def _arranged(
         ids=responses.ids[places],
         scored=responses.scored[places],
         starts=starts,
+        numbers=order,
         bounds=starts[sizes],
         width=width,
         pad_id=pad_id,

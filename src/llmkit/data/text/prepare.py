@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -149,14 +150,18 @@ class _Maker:
         )
 
     def held_out(self, pair: DomainText) -> TokenFile | None:
-        return self.tokens(pair.held_out, pair.held_out_part) if pair.held_out else None
+        return self.counted(pair.held_out, pair.held_out_part) if pair.held_out else None
 
     def counted(self, text: RawText, part: Split) -> TokenFile:
-        """`tokens` with the number of characters, which older token files lack."""
+        """`tokens` with the number of characters and the hash of the text, which older token files
+        lack."""
         made = self.tokens(text, part)
-        if made.characters is None:
-            pieces = text.part(part).pieces()
-            made = replace(made, characters=sum(len(piece.text) for piece in pieces))
+        if made.characters is None or made.text_hash is None:
+            digest = hashlib.sha256()
+            characters = sum(
+                len(p.text) for p in token_file.hashed(text.part(part).pieces(), digest)
+            )
+            made = replace(made, characters=characters, text_hash=digest.hexdigest())
         return made
 
     def tokens(self, text: RawText, part: Split) -> TokenFile:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,6 +25,9 @@ from llmkit.storage import cache
 
 FORMAT = 5
 """Format version; changes whenever the same text would give different files."""
+
+Places = NDArray[np.int64]
+"""Places in a token stream; the token at place p + 1 is what a model predicts at place p."""
 
 _BATCH = 1 << 20  # characters encoded at once, which takes some tenths of a second
 _PART = 16  # fixed cost of a part, in characters
@@ -78,6 +82,8 @@ class TokenFile:
     path: Path | None = None
     characters: int | None = None
     """Total number of characters; None in files written before they were counted."""
+    text_hash: str | None = None
+    """The sha256 of the text itself, whatever the tokenizer; None in files written before."""
 
 
 def tokenize(
@@ -187,8 +193,16 @@ def joined(files: Sequence[TokenFile]) -> tuple[TokenFile, NDArray[np.int64]]:
         fingerprint=cache.key(*(file.fingerprint for file in files)),
         path=None,
         characters=None,
+        text_hash=None,
     )
     return whole, begins
+
+
+def hashed(pieces: Iterable[Piece], digest: hashlib._Hash) -> Iterator[Piece]:
+    """Yields the pieces, and adds their text to the hash."""
+    for piece in pieces:
+        digest.update(piece.text.encode())
+        yield piece
 
 
 def _backend(settings: dict[str, Any]) -> Tokenizer:
@@ -258,10 +272,10 @@ def _write(
     advance: Callable[[int], None],
 ) -> dict[str, Any]:
     """Write the files of a cache entry and return its metadata."""
-    characters = 0
+    characters, digest = 0, hashlib.sha256()
     stream = _Stream(framing, np.dtype(np.uint16 if encoder.highest < 1 << 16 else np.uint32))
     with (directory / "ids").open("wb") as ids, (directory / "starts").open("wb") as starts:
-        for batch in encoder.batches(documents.pieces()):
+        for batch in encoder.batches(hashed(documents.pieces(), digest)):
             tokens, begun = stream.add(batch)
             ids.write(tokens.data)
             starts.write(begun.tobytes())
@@ -282,7 +296,7 @@ def _write(
         "by_source": documents.by_source(),
         "marks": documents.corpus.marks,
         "cuts": encoder.rule.pattern,
-        "derived": {"characters": characters},
+        "derived": {"characters": characters, "text_hash": digest.hexdigest()},
     }
 
 
@@ -299,4 +313,5 @@ def _opened(entry: cache.Entry) -> TokenFile:
         reused=entry.reused,
         path=entry.path,
         characters=entry.info.get("characters"),
+        text_hash=entry.info.get("text_hash"),
     )

@@ -118,26 +118,6 @@ def domain_report(
     return found
 
 
-def readable_domains(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures of a run with a table of gains and losses by domain."""
-    validation = {key: value for key, value in figures["validation"].items() if "/" not in key}
-    rows = [{"domain": name, **_row(found)} for name, found in figures["domains"].items()]
-    return {**figures, "validation": validation, "domains": rows}
-
-
-def _row(found: Mapping[str, Any]) -> dict[str, str]:
-    row = {"share": f"{found['share']:.1%}", "epochs": f"{found['epochs']:.2f}"}
-    before = found.get("before", {})
-    for key, after in found.get("after", {}).items():
-        shown = f"{after:.4g}"
-        if key in before:
-            shown = f"{before[key]:.4g} -> {shown} ({after / before[key] - 1:+.1%})"
-        row[key] = shown
-    if (change := found.get("change", {}).get("loss")) is not None:
-        row["result"] = "gained" if change < 0 else "lost"
-    return row
-
-
 def _of(domain: str, figures: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     """The numeric metrics of one domain with this prefix."""
     end = f"{BY_DOMAIN}{domain}"

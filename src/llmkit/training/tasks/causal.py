@@ -18,6 +18,7 @@ from llmkit.data.examples.blocks import Blocks
 from llmkit.data.examples.mixture import Mixture
 from llmkit.data.text.excerpts import excerpts
 from llmkit.data.text.token_file import TokenFile
+from llmkit.evaluation.passages import text_passages
 from llmkit.inference import generate, prompts
 from llmkit.models import build, logits, packing, rope
 from llmkit.models.experts import balance, twins
@@ -25,6 +26,7 @@ from llmkit.models.experts import record as records
 from llmkit.models.experts.balance import Balance
 from llmkit.models.kernels.cross_entropy import LinearCrossEntropy
 from llmkit.models.tokenizer import prompt_ids
+from llmkit.reporting.held_out import HeldOut
 from llmkit.training.tasks import branch, defaults
 from llmkit.training.tasks.pretraining import Pretraining, special_ids
 from llmkit.training.tasks.task import IGNORED, Batch, Loss, Rows, Sums, summed_cross_entropy
@@ -137,6 +139,10 @@ class Causal(Pretraining):
         text = None if expert is None else self.blocks(self.learned[expert], held_out=False)
         if record := branch.record_of(self, text, model):
             records.write_experts(directory, record)
+
+    def passages(self, model: PreTrainedModel, examples: Any) -> HeldOut:
+        """The likelihood of held-out text in segments or blocks."""
+        return text_passages(model, examples, self.tokenizer, self.session.watch)
 
     def draw(self, step: int, **how: Any) -> Rows:
         """Every example once in each epoch."""

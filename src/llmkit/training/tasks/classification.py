@@ -32,7 +32,7 @@ from llmkit.models.control_tokens import control_tokens
 from llmkit.models.pretrained import Pretrained, open_model
 from llmkit.models.sizes import settings_of_size
 from llmkit.progress import Say, Watch
-from llmkit.reporting import plots, summary
+from llmkit.reporting import held_out, plots, summary
 from llmkit.storage import atomic, outputs
 from llmkit.storage.strict_json import json_text
 from llmkit.training import run_directory
@@ -192,9 +192,11 @@ class Classification(Task):
         """The fingerprints of the training rows."""
         return fingerprints.of_rows(self.data.train.texts, self.tokenizer)
 
-    def results(self, loss: Loss, figures: Mapping[str, Any]) -> dict[str, Any]:
+    def results(
+        self, loss: Loss, validation: Examples | None, figures: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """Evaluate the model in `final/` and the baselines on validation and test data; writes
-        `evaluation.json`."""
+        `evaluation.json`, and what became of each held-out row."""
         data, session = self.data, self.session
         device = session.processes.device
         final = classify.open_classifier(open_model(figures["model_dir"]), device, "fp32")
@@ -205,7 +207,11 @@ class Classification(Task):
             if table is None:
                 continue
             seed = self.config.seed
-            measured[name] = classifiers.measure_trained(final, table, fitted, seed, session.watch)
+            measured[name], rows = classifiers.measure_trained(
+                final, table, fitted, seed, session.watch
+            )
+            if name == "validation":
+                held_out.write_held_out(directory, rows)
             if matrix := measured[name].get("confusion_matrix"):
                 picture = directory / f"confusion_matrix_{name}.png"
                 title = f"{directory.name}, {name}"
@@ -214,9 +220,9 @@ class Classification(Task):
         text = json_text(measured, indent=1)
         atomic.replace_text(directory / outputs.MEASURED, text + "\n")
         shown = {name: classifiers.without_bulky(found) for name, found in measured.items()}
-        validation = shown.pop("validation", {})
-        baseline = validation.pop("baseline", {})
-        found = {"validation": validation, "baseline": baseline, **shown, "pictures": pictures}
+        held = shown.pop("validation", {})
+        baseline = held.pop("baseline", {})
+        found = {"validation": held, "baseline": baseline, **shown, "pictures": pictures}
         self._judge(found)
         return found
 

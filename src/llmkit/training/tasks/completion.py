@@ -17,15 +17,12 @@ from llmkit.data.examples.packs import Packs, Responses
 from llmkit.data.records import conversations, findings
 from llmkit.data.records.conversations import Chats, Conversation
 from llmkit.data.records.labelled import format_places
-from llmkit.data.records.pairs import Pairs
 from llmkit.data.text import fingerprints
 from llmkit.data.text.fingerprints import Fingerprints
 from llmkit.errors import ConfigError, DataError
-from llmkit.evaluation import references
 from llmkit.evaluation.baselines import unigram_figures
-from llmkit.evaluation.scored_rows import measure_responses
+from llmkit.evaluation.passages import response_passages
 from llmkit.inference import generate, prompts
-from llmkit.inference.batching import Engine
 from llmkit.models import build, chat_template, logits, packing, pretrained, tokenizer_saving
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.chat_template import Template
@@ -34,12 +31,12 @@ from llmkit.models.experts import balance
 from llmkit.models.experts.balance import Balance
 from llmkit.models.pretrained import Pretrained, open_model
 from llmkit.progress import Watch
-from llmkit.reporting import results, summary
+from llmkit.reporting import held_out, summary
 from llmkit.reporting.format import many
 from llmkit.storage import atomic, outputs
 from llmkit.storage.strict_json import json_text
 from llmkit.training import run_directory
-from llmkit.training.tasks import defaults
+from llmkit.training.tasks import answers, defaults
 from llmkit.training.tasks.causal import CausalLoss
 from llmkit.training.tasks.task import Examples, Loss, Rows, Session, Sums, Task
 
@@ -241,7 +238,8 @@ class Completion(Task):
     def samples(self, model: PreTrainedModel, loss: Loss) -> dict[str, Any]:
         """The model's current responses to a few held-out prompts."""
         some = self.data.validation or self.data.train
-        asked = _messages([some[n * len(some) // _ASKED] for n in range(min(_ASKED, len(some)))])
+        few = [some[n * len(some) // _ASKED] for n in range(min(_ASKED, len(some)))]
+        asked = answers.as_messages(few)
         ids = [prompts.chat_ids(messages[:-1], self.tokenizer) for messages in asked]
         settings, seed = self.config.generation, self.config.sampling_seed
         made = generate.continuations(model, self.tokenizer, ids, settings, seed)
@@ -253,9 +251,11 @@ class Completion(Task):
             ]
         }
 
-    def results(self, loss: Loss, figures: Mapping[str, Any]) -> dict[str, Any]:
+    def results(
+        self, loss: Loss, validation: Examples | None, figures: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """Measure the model in `final/` on held-out responses, and generate the configured number
-        of responses; writes `evaluation.json`."""
+        of responses; writes `evaluation.json`, and what became of each conversation."""
         if self.validation is None:
             return {}
         directory, session = Path(figures["run_dir"]), self.session
@@ -264,9 +264,19 @@ class Completion(Task):
             .to(session.processes.device)
             .eval()
         )
-        measured = measure_responses(final, self.validation, session.watch)
-        if asked := self._answerable():
-            measured["answers"] = self._answered(final, asked, directory)
+        found = response_passages(
+            final, self.validation, self.encoded["validation"].fingerprint, session.watch
+        )
+        held_out.write_held_out(directory, found)
+        measured: dict[str, Any] = {
+            **found.figures(),
+            "tokens": self.validation.n_predictions,
+            "conversations": len(self.validation.numbers),
+        }
+        if asked := answers.answerable(self.data.validation, self.tokenizer, self.config, session):
+            measured["answers"] = answers.answer(
+                final, self.tokenizer, asked, self.config, session, directory
+            )
         text = json_text({"validation": measured}, indent=1)
         atomic.replace_text(directory / outputs.MEASURED, text + "\n")
         shown = dict(measured)
@@ -277,49 +287,6 @@ class Completion(Task):
         for text in summary.of_language_model(shown, unigram, figures["train_loss"]):
             session.console.warn(text)
         return {"validation": shown, "baseline": {"unigram": unigram}}
-
-    def _answered(
-        self, final: PreTrainedModel, asked: Sequence[Conversation], directory: Path
-    ) -> dict[str, Any]:
-        """Metrics of the model's own responses to held-out prompts, which go to `samples.jsonl`."""
-        settings = self.config.generation
-        engine = Engine(final, self.tokenizer, settings.micro_batch_size)
-        sampler, seed = engine.sampler(settings), self.config.sampling_seed
-        with self.session.watch("responding", len(asked)) as advance:
-            texts = generate.generate_responses(engine, _messages(asked), sampler, seed, advance)
-        pairs = Pairs(
-            references=[each.contents[-1] for each in asked],
-            prompts=[each.contents[-2] for each in asked],
-            places=[(each.path, each.number) for each in asked],
-        )
-        results.write_lines(directory / "samples.jsonl", references.reference_samples(pairs, texts))
-        made_by = {**settings.model_dump(mode="json"), "precision": "fp32"}
-        protocol = {"words": references.WORDS, "generation": made_by}
-        scores = references.score_texts(texts, pairs.references, self.config.seed)
-        return {**scores, "protocol": protocol}
-
-    def _answerable(self) -> list[Conversation]:
-        """The first held-out conversations whose last prompt fits into the model's context."""
-        held_out = self.data.validation
-        asked: list[Conversation] = []
-        too_long = 0
-        for each, messages in zip(held_out, _messages(held_out), strict=True):
-            if len(asked) == self.config.evaluation.responses:
-                break
-            if len(prompts.chat_ids(messages[:-1], self.tokenizer)) < self.max_length:
-                asked.append(each)
-            else:
-                too_long += 1
-        if too_long:
-            self.session.console.warn(
-                f"{too_long:,} held-out prompts are too long to be answered: skipped"
-            )
-        return asked
-
-
-def _messages(some: Sequence[Conversation]) -> list[list[dict[str, str]]]:
-    """Conversations in the format of chat templates."""
-    return [[message._asdict() for message in each.messages] for each in some]
 
 
 def _limit(shape: PretrainedConfig) -> int:

@@ -16,11 +16,14 @@ from llmkit.data.examples import order
 from llmkit.data.examples.blocks import MaskedBlocks, Vocabulary
 from llmkit.data.text.token_file import TokenFile
 from llmkit.errors import ConfigError
+from llmkit.evaluation.likelihood import batch_tokens_for
+from llmkit.evaluation.passages import masked_passages
 from llmkit.models import build, logits, packing
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.logits import LogitsHead
 from llmkit.models.packing import DocumentMasks
 from llmkit.models.pretrained import Pretrained
+from llmkit.reporting.held_out import HeldOut
 from llmkit.training.tasks import by_domain
 from llmkit.training.tasks.pretraining import Pretraining, special_ids
 from llmkit.training.tasks.task import IGNORED, Batch, Examples, Loss, Rows, Sums
@@ -154,6 +157,24 @@ class Masked(Pretraining):
         masks = packing.document_masks(model) if isolated else None
         loss = MaskedLoss(logits.split_head(model), masks)
         return lambda examples: loss
+
+    def passages(self, model: PreTrainedModel, examples: Any) -> HeldOut:
+        """The likelihood of the hidden tokens of each held-out block."""
+        loss = by_domain.whole(self.losses(model)(None))
+        assert isinstance(loss, MaskedLoss)
+        # A quarter, since each token may be predicted: all logits are held at once.
+        size = batch_tokens_for(logits.ChosenLogits(model)) // 4
+
+        @torch.no_grad()
+        def score(batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+            inputs = {name: value.to(model.device) for name, value in batch.items()}
+            found, targets = loss.logits(model, inputs).float(), inputs["targets"]
+            losses = functional.cross_entropy(
+                found.transpose(1, 2), targets, ignore_index=IGNORED, reduction="none"
+            )
+            return losses, found.argmax(-1) == targets
+
+        return masked_passages(score, examples, size, self.session.watch)
 
     def draw(self, step: int, **how: Any) -> Rows:
         """Every example once per epoch, with different masks each time."""

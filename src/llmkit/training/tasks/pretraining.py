@@ -23,8 +23,9 @@ from llmkit.distributed import device
 from llmkit.evaluation.baselines import unigram_figures
 from llmkit.models import build, pretrained, tokenizer_saving
 from llmkit.models import tokenizer as tokenizers
-from llmkit.models.pretrained import Pretrained
-from llmkit.reporting import summary
+from llmkit.models.pretrained import Pretrained, open_model
+from llmkit.reporting import held_out, summary
+from llmkit.reporting.held_out import HeldOut
 from llmkit.training import run_directory
 from llmkit.training.schedule import readable_minutes
 from llmkit.training.tasks import by_domain, defaults, sizing
@@ -312,14 +313,22 @@ class Pretraining(Task):
         """More speeds of a run for its results."""
         return {}
 
-    def results(self, loss: Loss, figures: Mapping[str, Any]) -> dict[str, Any]:
-        """The unigram baseline, and the gains and losses of each domain of a mixture."""
+    @abstractmethod
+    def passages(self, model: PreTrainedModel, examples: Any) -> HeldOut:
+        """What the final model makes of each passage of held-out examples."""
+
+    def results(
+        self, loss: Loss, validation: Examples | None, figures: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """The unigram baseline, and the gains and losses of each domain of a mixture; writes what
+        became of each held-out passage."""
         console, found = self.session.console, dict[str, Any]()
         if self.config.train.max_minutes is None:  # with a time limit, the run itself warns
             for text in summary.of_steps(figures["step"], self.from_scratch):
                 console.warn(text)
         measured = figures["validation"]
-        if self.representative is not None and measured:
+        if validation is not None and measured:
+            self._write_passages(validation, figures)
             figures_of = by_domain.whole(loss).figures
             unigram = unigram_figures(figures_of, self.examples, self.representative)
             for text in summary.of_language_model(measured, unigram, figures["train_loss"]):
@@ -329,9 +338,14 @@ class Pretraining(Task):
         if self.config.data.mixture:
             run = Path(figures["run_dir"])
             found["domains"] = by_domain.domain_report(domains.shares(self.config), figures, run)
-            if not console.json:
-                return by_domain.readable_domains({**figures, **found})
         return found
+
+    def _write_passages(self, validation: Any, figures: Mapping[str, Any]) -> None:
+        """Measure the model in `final/` on each held-out passage, and write the result."""
+        device = self.session.processes.device
+        final = pretrained.load_model(open_model(figures["model_dir"]), self.purpose)
+        found = self.passages(final.to(device).eval(), validation)
+        held_out.write_held_out(Path(figures["run_dir"]), found)
 
     def _warn_of_data(self) -> None:
         """Warn of likely document separators in the text, and of held-out text in the training

@@ -195,9 +195,12 @@ class Task(ABC):
         """The fingerprints of the training data."""
 
     @abstractmethod
-    def results(self, loss: Loss, figures: Mapping[str, Any]) -> dict[str, Any]:
+    def results(
+        self, loss: Loss, validation: Examples | None, figures: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """Additional results of a finished run: measurements of the final model and baselines;
-        warns if they show that little was learned."""
+        warns if they show that little was learned. `validation` are the held-out examples that
+        validations have measured: all, or a subset."""
 
     @property
     def data_report(self) -> Mapping[str, Any]:

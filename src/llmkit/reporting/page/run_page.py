@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader
 
 from llmkit.reporting import plots
 from llmkit.reporting.format import clock, short
-from llmkit.reporting.run_comparison import (
+from llmkit.reporting.page.run_comparison import (
     HEADLINES,
     check_comparable,
     compare_runs,

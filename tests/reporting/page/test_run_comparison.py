@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llmkit.reporting.run_comparison import compare_runs, ranked_runs, unlike_data, verdict
+from llmkit.reporting.page.run_comparison import compare_runs, ranked_runs, unlike_data, verdict
 from llmkit.reporting.run_record import RunRecord, read_run
 from tests.conftest import MakeRun
 

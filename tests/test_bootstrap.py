@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from llmkit.evaluation import bootstrap
+from llmkit import bootstrap
 
 
 def test_the_interval_of_a_mean_has_its_known_width() -> None:

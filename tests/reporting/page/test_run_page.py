@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from llmkit.errors import DataError, InputNotFound, UsageError
-from llmkit.reporting.run_comparison import differing_keys
-from llmkit.reporting.run_page import report_page
+from llmkit.reporting.page.run_comparison import differing_keys
+from llmkit.reporting.page.run_page import report_page
 from llmkit.reporting.run_record import read_run
 from tests.conftest import MakeRun
 
