@@ -1,4 +1,4 @@
-"""Domain experts from the seed to the merge: what each way to merge gains and loses, by domain.
+"""What each way to merge domain experts gains and loses, by domain.
 
 Novels, Tang poems and Python code: one seed on all three, a branch for each, then every merge,
 beside dense training from the same seed for the wall-clock of one branch (three machines against
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 DOMAINS = ("novels", "poems", "code")
-HELD_OUT_MODULES = 12  # every twelfth module of the standard library judges
+HELD_OUT_MODULES = 12  # every twelfth module of the standard library is held out
 HELD_OUT_BYTES = 100_000  # of each domain
 
 
@@ -58,12 +58,12 @@ def cut_file(path: Path, directory: Path) -> Path:
     return part
 
 
-class Story:
+class Runs:
     """The runs of one seed."""
 
     def __init__(self, asked: argparse.Namespace, seed: int) -> None:
         self.asked, self.seed = asked, seed
-        self.runs = asked.directory / f"seed-{seed}"
+        self.directory = asked.directory / f"seed-{seed}"
         self.config = asked.directory / "experts.yaml"
 
     def llmkit(self, *arguments: object) -> dict[str, Any]:
@@ -74,7 +74,7 @@ class Story:
 
     def train(self, name: str, steps: int, *changes: object) -> Path:
         """A run of this many steps, which is not repeated."""
-        run = self.runs / name
+        run = self.directory / name
         if not (run / "final").exists():
             self.llmkit(
                 "pretrain", self.config, "-o", run, f"seed={self.seed}",
@@ -87,7 +87,7 @@ class Story:
         given = []
         for name in DOMAINS:
             run = self.train(
-                f"{name}-{freeze}", self.asked.branch_steps, "--model", self.runs / "seed",
+                f"{name}-{freeze}", self.asked.branch_steps, "--model", self.directory / "seed",
                 "--expert", name, f"train.freeze={freeze}",
             )  # fmt: skip
             given.append(f"--expert={name}={run}")
@@ -95,7 +95,7 @@ class Story:
 
     def merge(self, name: str, freeze: str, *changes: str) -> Path:
         """A merge of the branches."""
-        run = self.runs / name
+        run = self.directory / name
         self.llmkit("merge", *self.branches(freeze), "-o", run, *changes)
         return run
 
@@ -104,7 +104,7 @@ class Story:
         given = [part for model in models for part in ("--model", model)]
         return self.llmkit("evaluate", self.config, *given, "evaluation.experts=true")
 
-    def tell(self) -> dict[str, dict[str, float]]:
+    def table(self) -> dict[str, dict[str, float]]:
         """Bits per byte of each domain, by row of the table."""
         asked = self.asked
         seed = self.train("seed", asked.steps)
@@ -144,7 +144,7 @@ def _alone(result: dict[str, Any]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Prints the table, and the ratios that the merges are judged by."""
+    """Prints the table of means over the seeds, and the same as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name in ("novels", "held_out_novels", "poems", "directory"):
         parser.add_argument(name, type=Path)
@@ -180,15 +180,15 @@ def main() -> None:
     # JSON is YAML.
     (asked.directory / "experts.yaml").write_text(json.dumps(config, indent=1), encoding="utf-8")
     began = time.monotonic()
-    stories = [Story(asked, seed).tell() for seed in range(asked.seeds)]
+    tables = [Runs(asked, seed).table() for seed in range(asked.seeds)]
     print(f"{'bits per byte of held-out text':64}" + "".join(f"{n:>9}" for n in (*DOMAINS, "mean")))
-    table = {}
-    for row in stories[0]:
-        means = {n: sum(s[row][n] for s in stories) / len(stories) for n in DOMAINS}
-        table[row] = means
+    means_of_rows = {}
+    for row in tables[0]:
+        means = {n: sum(t[row][n] for t in tables) / len(tables) for n in DOMAINS}
+        means_of_rows[row] = means
         values = [*means.values(), sum(means.values()) / len(means)]
         print(f"{row:64}" + "".join(f"{value:9.3f}" for value in values))
-    print(json.dumps({"rows": table, "seconds": round(time.monotonic() - began)}))
+    print(json.dumps({"rows": means_of_rows, "seconds": round(time.monotonic() - began)}))
 
 
 if __name__ == "__main__":

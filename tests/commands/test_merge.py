@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -204,9 +205,100 @@ def test_the_loss_of_an_ensemble_is_at_most_the_bound(free: Lab) -> None:
     assert ensemble <= min(experts) + documents * torch.tensor(3.0).log().item()
 
 
+def test_an_average_can_be_the_seed_of_experts_but_no_expert(free: Lab) -> None:
+    average = free.merge("mean", NAMES, "merge.into=average").parent
+    for given in (("--model", average), (f"--expert=mean={average}",)):
+        done = free.llmkit("merge", *given, "--expert", f"words={free.directory / 'words'}",
+                           "-o", free.directory / "no3")  # fmt: skip
+        assert done.returncode == 78
+        assert "is the average of code, poems, words" in done.stderr
+    branch = free.directory / "of-mean"
+    free.run("pretrain", free.config, "--model", average, "--expert", "code", "-o", branch)
+    record = json.loads((branch / "final/experts.json").read_text())
+    assert (record["kind"], record["lost"]) == ("branch", "nothing")
+    assert [each["name"] for each in record["experts"]] == ["code"]
+
+
+def test_a_mixture_of_experts_is_no_seed_and_an_ensemble_is_not_trained(free: Lab) -> None:
+    moe = free.merge("no-seed", NAMES, "merge.into=moe").parent
+    ensemble = free.merge("untrained", NAMES, "merge.into=ensemble").parent
+    for switch in ((), ("--dry-run",)):
+        for given, what in (
+            ((moe, "--expert", "code"), "is a mixture of 3 experts"),
+            ((ensemble, "--expert", "code"), "is an ensemble"),
+            ((ensemble,), "is an ensemble"),
+        ):
+            done = free.llmkit("pretrain", free.config, "--model", *given, *switch,
+                               "-o", free.directory / "no4")  # fmt: skip
+            assert done.returncode == 78
+            assert what in done.stderr
+            assert not (free.directory / "no4").exists()
+
+
+def test_a_merge_states_its_request_and_the_hashes_of_its_experts(frozen: Lab) -> None:
+    run = frozen.merge("facts", NAMES, "merge.into=moe").parent
+    facts = json.loads((run / "run.json").read_text())
+    hashes = {
+        f"expert of {name}": json.loads(
+            (frozen.directory / name / "final/experts.json").read_text()
+        )["experts"][0]["weights"]
+        for name in NAMES
+    }
+    assert hashes.items() <= facts["content"].items()
+    assert facts["request"]["merge.into"] == "moe"
+    assert facts["arguments"][0] == "merge"
+    again = frozen.run("merge", run / "config.yaml", "-o", frozen.directory / "facts-2")
+    assert files(Path(again["model_dir"])) == files(run / "final")
+
+
+def test_a_merge_is_not_repeated_and_not_replaced_by_another(frozen: Lab) -> None:
+    model = frozen.merge("once", NAMES)
+    written = model.stat().st_ctime_ns
+    assert frozen.merge("once", NAMES).stat().st_ctime_ns == written
+    for names, change in ((NAMES, "merge.into=moe"), (NAMES[:2], "merge.into=ensemble")):
+        given = [f"--expert={name}={frozen.directory / name}" for name in names]
+        done = frozen.llmkit("merge", *given, change, "-o", model.parent)
+        assert done.returncode == 78
+        assert "another merge" in done.stderr
+    assert model.stat().st_ctime_ns == written
+    weights = next(model.rglob("*/model.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert files(frozen.merge("once", NAMES)) == files(frozen.merge("once-2", NAMES))
+
+
+def test_a_run_resumes_with_other_keys_of_merge(frozen: Lab) -> None:
+    shared = frozen.directory / "shared.yaml"
+    shared.write_text(frozen.config.read_text() + "merge: {into: moe}\n")
+    frozen.run("pretrain", shared, "--model", frozen.directory / "seed", "--expert", "code",
+               "-o", frozen.directory / "code", "train.freeze=trunk")  # fmt: skip
+
+
+def test_longrope_is_refused_before_weights_are_read(frozen: Lab, tmp_path: Path) -> None:
+    for name in NAMES[:2]:
+        shutil.copytree(frozen.directory / name / "final", tmp_path / name)
+        record = json.loads((tmp_path / name / "experts.json").read_text())
+        width = record["dense"]["head_dim"] // 2
+        record["dense"]["rope_parameters"] = {
+            "rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * width,
+            "long_factor": [2.0] * width, "original_max_position_embeddings": 16,
+        }  # fmt: skip
+        (tmp_path / name / "experts.json").write_text(json.dumps(record))
+        (tmp_path / name / "manifest.json").unlink()
+        weights = tmp_path / name / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:100])
+    given = [f"--expert={name}={tmp_path / name}" for name in NAMES[:2]]
+    done = frozen.llmkit("merge", *given, "-o", tmp_path / "no", "--dry-run")
+    assert done.returncode == 78
+    assert "depend on the length" in done.stderr
+
+
 REFUSED = [
     ((), "no experts are given"),
     (("--expert", "code"), "--expert DOMAIN=code"),
+    (("--expert", "../code=CODE"), "'../code' cannot name an expert"),
+    (("--expert", "a.b=CODE"), "'a.b' cannot name an expert"),
+    (("--expert", "average=CODE", "--expert", "b=CODE"), "a value of merge.shared"),
+    (("--expert", "a=CODE", "--expert", "A=CODE"), "there are two experts of A, a"),
     (("--expert", "code=SEED"), "was not trained as the expert"),
     (("--expert", "code=CODE"), "a merge needs two"),
     (("--expert", "code=CODE", "--expert", "law=MISSING"), "there is no model directory"),
@@ -245,6 +337,7 @@ def test_a_killed_merge_leaves_no_half(frozen: Lab, trials: Server) -> None:
         trial.end()
         if (run / "final").exists():
             atomic.verify(run / "final")
+            assert json.loads((run / "run.json").read_text())["content"]  # written before it
     whole = frozen.merge("killed", NAMES, "merge.into=ensemble")
     assert files(whole) == files(frozen.merge("again", NAMES, "merge.into=ensemble"))
     assert not [path for path in run.iterdir() if path.name.startswith(".tmp")]

@@ -33,6 +33,16 @@ def test_what_changes_a_number_identifies_a_run_and_all_differences_are_told() -
         assert part in fault.value.what
 
 
+def test_keys_that_only_use_a_model_do_not_identify_its_training() -> None:
+    before = run_identity.identifying_keys(config())
+    recorded = {"requested": {**before, "merge.into": "ensemble"}, "resolved": {}, "content": {}}
+    same = config().changed(merge={"into": "moe"})
+    run_identity.check_same_run(recorded, same, {}, "where", Path("run"))
+    of = run_identity.request_of
+    assert of(same, "pretrain") == of(config(), "pretrain")
+    assert of(same, "merge") == {"command": "merge", "merge.into": "moe"}
+
+
 @pytest.mark.parametrize(
     ("files", "name"),
     [

@@ -112,6 +112,8 @@ def _is_expert(argument: str) -> bool:
 
 def experts_of(pairs: Sequence[str]) -> list[tuple[str, str]]:
     """The config key and the run of each DOMAIN=RUN; raises UsageError for anything else."""
+    from llmkit.config.types import EXPERT_NAME
+
     found = []
     for pair in pairs:
         name, run = pair.split("=", 1) if "=" in pair else ("", pair)
@@ -119,6 +121,12 @@ def experts_of(pairs: Sequence[str]) -> list[tuple[str, str]]:
             raise UsageError(
                 f"`--expert {pair}` is not DOMAIN=RUN",
                 next=f"write `--expert {name or 'DOMAIN'}={run or 'RUN'}`",
+            )
+        if not EXPERT_NAME.fullmatch(name):
+            raise UsageError(
+                f"{name!r} cannot name an expert",
+                where=f"--expert {pair}",
+                next=f"use letters, digits, - and _, at most 60: `--expert DOMAIN={run}`",
             )
         found.append((f"merge.experts.{name}", run))
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,15 +17,16 @@ from llmkit.data.readers.files import Sources
 from llmkit.distributed import device
 from llmkit.errors import ConfigError
 from llmkit.models import rope
+from llmkit.models.directory import EXPERTS_DIRECTORY
 from llmkit.models.experts import merge, twins
 from llmkit.models.experts import record as records
 from llmkit.models.experts import sources as experts
-from llmkit.models.experts.ensemble import DIRECTORY, EnsembleForCausalLM, ensemble_config
+from llmkit.models.experts.ensemble import EnsembleForCausalLM, ensemble_config
 from llmkit.models.experts.record import ExpertsRecord, Kind
-from llmkit.models.experts.sources import ExpertSource, Family
+from llmkit.models.experts.sources import EXPERT_OF, ExpertSource, Family
 from llmkit.reporting.console import Console
 from llmkit.storage import atomic, outputs
-from llmkit.training import final_model, resolve, run_directory, run_facts
+from llmkit.training import final_model, resolve, run_directory, run_facts, run_identity
 
 COMMAND = "merge"
 
@@ -35,21 +36,24 @@ def run(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
     run_directory.check_run_directory(config, COMMAND)
     family = _family(config, console)
     with run_directory.hold_run_directory(config, COMMAND) as directory:
+        if (result := _finished(directory, family, config)) is not None:
+            console.say(f"already merged: {result['model_dir']} is the model of these experts")
+            return result
         found = family.load(console.watch)
         model = _merged(found, config)
-        record = _record(family, found, config)
-        fill = partial(_fill, model, family.model.tokenizer, record)
+        _write_facts(directory, model, family, config, console)
+        fill = partial(_fill, model, family.model.tokenizer, _record(family, found, config))
         atomic.clean(directory)
         atomic.commit(directory / outputs.FINAL, fill, {"step": 0})
         result = {
             "command": COMMAND,
             "run_dir": str(directory),
             "model_dir": str(directory / outputs.FINAL),
-            "into": config.merge.into if config.merge.only is None else "dense",
+            "into": _into(config),
             "experts": list(family.names),
             "parameters": model.num_parameters(),
         }
-        _write_down(directory, result, model, family, config, console)
+        run_directory.add_result(directory, result, console.warnings, [])
     return result
 
 
@@ -57,21 +61,70 @@ def check(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
     """Checks that the experts can be merged, without loading their weights."""
     run_directory.check_run_directory(config, COMMAND)
     family = _family(config, console)
+    directory = run_directory.locate_run(config, COMMAND)
+    _finished(directory, family, config)
     return {
         "command": COMMAND,
-        "run_dir": str(run_directory.locate_run(config, COMMAND)),
-        "into": config.merge.into if config.merge.only is None else "dense",
+        "run_dir": str(directory),
+        "into": _into(config),
         "experts": list(family.names),
     }
+
+
+def _finished(directory: Path, family: Family, config: Config) -> dict[str, Any] | None:
+    """The result of an earlier call that has merged these experts in the same way; None if there is
+    none, or if its model is damaged.
+
+    Raises ConfigError for the model of other experts, or of another way to merge them.
+    """
+    if not (directory / outputs.FINAL).exists():
+        return None
+    facts = run_directory.read_facts(directory)
+    before = _way(facts.get("content", {}), facts.get("request", {}))
+    now = _way(family.content, run_identity.request_of(config, COMMAND))
+    if changed := [key for key in {**before, **now} if before.get(key) != now.get(key)]:
+        shown = {key: [each.get(key, "the default") for each in (before, now)] for key in changed}
+        raise ConfigError(
+            "the directory holds another merge:"
+            + "".join(f"\n       {key} was {a}, is now {b}" for key, (a, b) in shown.items()),
+            where=str(directory),
+            kept="that model, untouched",
+            next="choose another --output-dir",
+        )
+    if facts.get("content") != family.content or not final_model.is_written(directory, 0):
+        return None
+    return facts.get("result")
+
+
+def _way(content: Mapping[str, str], request: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides a merge, besides the weights of its experts: their paths do not."""
+    keys = ("seed", "model.", "merge.")
+    found = {
+        key: value
+        for key, value in request.items()
+        if key.startswith(keys) and not key.startswith("merge.experts.")
+    }
+    names = [name.removeprefix(EXPERT_OF) for name in content if name.startswith(EXPERT_OF)]
+    return {"the list of experts": ", ".join(names), **found}
+
+
+def _into(config: Config) -> str:
+    return config.merge.into if config.merge.only is None else "dense"
 
 
 def _family(config: Config, console: Console) -> Family:
     """The experts to merge; warns of what a merge cannot undo."""
     family, settings = experts.open_family(config), config.merge
-    if (settings.without or settings.only) and (left := experts.exactness(family.record)):
+    if (settings.without or settings.only) and (left := experts.STAYS.get(family.record.lost)):
         console.warn(f"what was learned from the other domains is not forgotten: {left}")
     if settings.only is not None:
         return family
+    if settings.into == "ensemble" and rope.has_longrope(family.record.dense_config):
+        raise ConfigError(
+            "an ensemble cannot read models whose positions depend on the length of a text",
+            where=f"{family.model.name} (merge.into)",
+            next="use merge.into=average, or a seed with fixed rotary frequencies",
+        )
     if settings.into == "moe":
         twins.twin_of(family.record.dense_config, family.model.name)
         _check_mixture(family, config)
@@ -107,16 +160,9 @@ def _merged(found: list[ExpertSource], config: Config) -> PreTrainedModel:
         case "average":
             return merge.average(found)
         case _:
-            models = [twins.dense_model(each.config, each.state) for each in found]
-            if rope.longrope_limit(models[0]) is not None:
-                raise ConfigError(
-                    "an ensemble cannot read models whose positions depend on the length of a text",
-                    where="merge.into",
-                    next="use merge.into=average, or a seed with fixed rotary frequencies",
-                )
-            return EnsembleForCausalLM(
-                ensemble_config([s.name for s in found], found[0].config), models
-            )
+            names, dense = [each.name for each in found], found[0].config
+            models = [twins.dense_model(dense, each.state) for each in found]
+            return EnsembleForCausalLM(ensemble_config(names, dense), models)
 
 
 def _record(family: Family, found: list[ExpertSource], config: Config) -> ExpertsRecord | None:
@@ -124,12 +170,22 @@ def _record(family: Family, found: list[ExpertSource], config: Config) -> Expert
     settings = config.merge
     how = {"shared": settings.shared, "router": settings.router, "top_k": settings.top_k}
     kind: Kind = settings.into
+    lost = family.record.lost
     if settings.only is not None:
-        if experts.exactness(family.record) is not None:
+        if lost != "nothing":
             return None
         kind = "branch"
-    record = replace(family.record, kind=kind, experts=[each.expert for each in found], merge={})
-    return replace(record, merge=how) if kind == "moe" else record
+    elif kind == "average":
+        lost = "everything"
+    elif kind == "moe" and lost == "nothing" and family.record.frozen != "trunk":
+        lost = "trunk"
+    return replace(
+        family.record,
+        kind=kind,
+        experts=[each.expert for each in found],
+        merge=how if kind == "moe" else {},
+        lost=lost,
+    )
 
 
 def _fill(
@@ -140,29 +196,26 @@ def _fill(
 ) -> None:
     """Writes the files of the merged model; each expert of an ensemble is a model by itself."""
     final_model.save_model(model, tokenizer, directory)
-    for part in (directory / DIRECTORY).glob("*"):
+    for part in (directory / EXPERTS_DIRECTORY).glob("*"):
         tokenizer.save_pretrained(part)
     if record is not None:
         records.write_experts(directory, record)
 
 
-def _write_down(
-    directory: Path,
-    result: dict[str, Any],
-    model: PreTrainedModel,
-    family: Family,
-    config: Config,
-    console: Console,
+def _write_facts(
+    directory: Path, model: PreTrainedModel, family: Family, config: Config, console: Console
 ) -> None:
+    """Writes `run.json`, and `config.yaml`, which repeats the merge in another directory."""
     facts = {
         "command": COMMAND,
-        "arguments": sys.argv[1:],
+        "arguments": list(config.command_line),
+        "request": run_identity.request_of(config, COMMAND),
         **run_facts.surroundings(device.name_of(torch.device("cpu"))),
-        "content": {f"expert of {each.name}": each.weights for each in family.record.experts},
+        "content": family.content,
         "notes": list(console.notes),
+        "warnings": console.warnings,
         "environment": resolve.environment(),
         "loading": final_model.loading_line(model),
     }
     run_directory.write_record(directory, facts)
     atomic.replace_text(directory / outputs.CONFIG, as_yaml(config.changed(output_dir=None)))
-    run_directory.add_result(directory, result, console.warnings, [])

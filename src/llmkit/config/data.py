@@ -21,6 +21,7 @@ from llmkit.config.types import (
     Fraction,
     Rate,
     Section,
+    expert_name,
     rule,
 )
 
@@ -55,7 +56,7 @@ class DataConfig(Section):
     """Held-out data; by default a part of the training data is held out."""
     test_files: Annotated[Files, For("finetune/classification", "predict", "evaluate")] = ()
     """Data to predict or evaluate; `finetune` evaluates a classifier on it at the end."""
-    expert: Annotated[str | None, For("pretrain")] = None
+    expert: Annotated[str | None, For("pretrain/causal")] = None
     """Domain of the mixture to train an expert of: the only one with a weight. The others are
     measured."""
     mixture: Annotated[dict[str, DomainConfig], MIXED] = Field(default_factory=dict)
@@ -176,6 +177,7 @@ def _of_expert(mixture: dict[str, DomainConfig], expert: str | None) -> dict[str
     if expert not in mixture:
         names = ", ".join(mixture) or "none, so add data.mixture"
         raise rule(f"data.expert={expert} is not a domain of the mixture; the domains are {names}")
+    expert_name(expert)
     return {name: domain.changed(weight=float(name == expert)) for name, domain in mixture.items()}
 
 

@@ -10,6 +10,7 @@ from llmkit.config.jobs import For
 from llmkit.config.types import (
     Auto,
     Count,
+    ExpertName,
     FilePath,
     Finite,
     NameOrPath,
@@ -193,7 +194,7 @@ class EvaluationConfig(Section):
 class MergeConfig(Section):
     """How domain experts become one model."""
 
-    experts: dict[str, NameOrPath] = Field(default_factory=dict)
+    experts: dict[ExpertName, NameOrPath] = Field(default_factory=dict)
     """Runs or model directories of experts by domain, each trained with `data.expert`."""
     into: Literal["ensemble", "moe", "average"] = "ensemble"
     """`ensemble` reads text with all experts and weights them by how well they predict it; `moe` is

@@ -150,6 +150,25 @@ Names = Annotated[
 ]
 
 
+EXPERT_NAME = re.compile(r"\w[\w-]{0,59}")
+"""The name of an expert. An ensemble has a directory of that name."""
+NOT_EXPERTS = ("frequency", "average")
+"""Values of `merge.shared` that name no expert."""
+
+
+def expert_name(name: str) -> str:
+    """The name of an expert unchanged; raises an error for pydantic if it is not allowed."""
+    if not EXPERT_NAME.fullmatch(name):
+        what = "should be at most 60 letters, digits, - and _, the first of them not -"
+        raise rule(f"the name {name!r} of an expert {what}")
+    if name in NOT_EXPERTS:
+        raise rule(f"{name!r} cannot name an expert: it is a value of merge.shared")
+    return name
+
+
+ExpertName = Annotated[str, AfterValidator(expert_name)]
+
+
 NAMED_SIZES = {"tiny": 1_000_000, "small": 10_000_000, "base": 100_000_000}
 """Numbers of parameters with a name."""
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmb]?)", re.IGNORECASE)

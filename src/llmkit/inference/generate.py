@@ -21,9 +21,8 @@ from llmkit.inference.prompts import Prompt
 from llmkit.inference.requests import PromptRequest
 from llmkit.inference.sampler import Sampler, end_ids
 from llmkit.inference.sequence import Sequence
-from llmkit.models import build, pretrained
+from llmkit.models import pretrained
 from llmkit.models.experts import routing
-from llmkit.models.experts.record import merged_record
 from llmkit.models.kernels import int8
 from llmkit.models.pretrained import Pretrained
 
@@ -91,8 +90,7 @@ def engine(config: Config, opened: Pretrained, device: torch.device | None = Non
     """Loads the model on its device in the configured precision, ready to generate."""
     device = device or usual_device()
     settings = resolved(config, device).generation
-    model = pretrained.load_model(opened, build.LANGUAGE_MODEL).eval()
-    model = routing.with_experts(model, merged_record(opened), settings.experts)
+    model = routing.load_experts(opened, settings.experts).eval()
     if settings.weights == "int8":
         model = int8.quantize(model)
     elif settings.precision == "bf16":

@@ -8,8 +8,16 @@ import re
 from pathlib import Path
 from typing import Any
 
+from llmkit.config.types import EXPERT_NAME
 from llmkit.errors import DataError, InputNotFound, LlmkitError, NoValidCheckpoint, Unsafe
 from llmkit.storage import atomic, outputs, paths
+
+ENSEMBLE = "llmkit_ensemble"
+"""The model type of an ensemble of experts."""
+EXPERTS_DIRECTORY = "experts"
+"""The directory of an ensemble that holds a model directory for each expert."""
+STATISTICS = "experts.safetensors"
+"""Sums over the domains of experts; no weights."""
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
@@ -44,7 +52,8 @@ def refusal_of_file(path: Path) -> LlmkitError:
 def refusal_of_directory(path: Path) -> LlmkitError | None:
     """The error for a directory that holds something other than a model; None if it may hold a
     model."""
-    models = [each for each in path.glob("*.safetensors") if not each.name.startswith("adapter_")]
+    tensors = [each for each in path.glob("*.safetensors") if each.name != STATISTICS]
+    models = [each for each in tensors if not each.name.startswith("adapter_")]
     if (path / "adapter_config.json").is_file() and not models:
         return _adapter(path)
     if models:
@@ -53,7 +62,14 @@ def refusal_of_directory(path: Path) -> LlmkitError | None:
         return _no_model(
             path, f"{path} holds a model in its publisher's format (params.json)", _ORIGINAL
         )
-    return _pipeline(path) or _other_weights(path) or _folder(path)
+    return None if _is_ensemble(path) else _pipeline(path) or _other_weights(path) or _folder(path)
+
+
+def _is_ensemble(path: Path) -> bool:
+    try:
+        return read_json(path / "config.json").get("model_type") == ENSEMBLE
+    except (InputNotFound, DataError):
+        return False
 
 
 def _adapter(path: Path) -> LlmkitError:
@@ -216,16 +232,50 @@ def check_directory(directory: Path) -> None:
                     where=str(index),
                     next="use a model whose index names only its own files",
                 )
+    if config.get("model_type") == ENSEMBLE:
+        _check_experts(directory, config.get("experts"))
     check_whole(directory, weights=False)
+
+
+def _check_experts(directory: Path, names: Any) -> None:
+    """Refuses an ensemble that names a directory outside its own, or with an expert that is unsafe
+    or no model."""
+    where = str(directory / "config.json")
+    if not isinstance(names, list) or not names:
+        raise DataError(
+            "the ensemble names no experts", where=where, next="check that the file is complete"
+        )
+    for name in names:
+        if not isinstance(name, str) or not EXPERT_NAME.fullmatch(name):
+            raise Unsafe(
+                f"the ensemble names an expert outside its directory: {name!r}",
+                where=where,
+                next="use an ensemble that names only its own directories",
+            )
+        part = directory / EXPERTS_DIRECTORY / name
+        if not part.is_dir() or _is_ensemble(part):
+            raise DataError(
+                f"the ensemble has no model of the expert {name}",
+                where=str(part),
+                next="check that the directory is complete",
+            )
+        check_directory(part)
 
 
 def check_whole(directory: Path, weights: bool) -> None:
     """Raises NoValidCheckpoint if the weights, or else the other files, of a model that llmkit has
-    written are damaged."""
+    written are damaged. The manifest of an ensemble covers its experts."""
+    part = ""
+    if directory.parent.name == EXPERTS_DIRECTORY and not atomic.is_signed(directory):
+        directory, part = directory.parent.parent, f"{EXPERTS_DIRECTORY}/{directory.name}/"
     if not atomic.is_signed(directory):
         return
+
+    def wanted(name: str) -> bool:
+        return name.startswith(part) and name.endswith(".safetensors") is weights
+
     try:
-        atomic.verify(directory, lambda name: name.endswith(".safetensors") is weights)
+        atomic.verify(directory, wanted)
     except atomic.DamagedError as damage:
         raise NoValidCheckpoint(
             f"the model is damaged: {damage}",
@@ -298,10 +348,11 @@ def content_identity(location: str, revision: str | None) -> str:
     whole, directory = hashlib.sha256(), Path(location)
     if not directory.is_dir():
         return f"{location} {revision or ''}".strip()
-    files = [path for suffix in _SUFFIXES for path in directory.glob(f"*{suffix}")]
+    places = ("*", f"{EXPERTS_DIRECTORY}/*/*")
+    files = [path for place in places for end in _SUFFIXES for path in directory.glob(place + end)]
     for path in sorted(files):
         if path.name != atomic.MANIFEST:
             with path.open("rb") as file:
-                whole.update(f"{path.name} ".encode())
+                whole.update(f"{path.relative_to(directory).as_posix()} ".encode())
                 whole.update(hashlib.file_digest(file, "sha256").digest())
     return whole.hexdigest()

@@ -19,7 +19,7 @@ from llmkit.errors import ConfigError, DataError, InputNotFound
 from llmkit.models import build, hub, rope
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.build import Purpose
-from llmkit.models.directory import check_whole, locate_model
+from llmkit.models.directory import ENSEMBLE, check_whole, locate_model
 from llmkit.models.tokenizer_saving import PROBE
 from llmkit.progress import Say
 
@@ -186,6 +186,19 @@ def of_config(config: Config) -> Pretrained | None:
     if model.name_or_path is None:
         return None
     return open_model(model.name_or_path, model.revision, config.tokenizer.name_or_path)
+
+
+def to_train(config: Config) -> Pretrained | None:
+    """The model that a config names, to train it further; raises ConfigError for an ensemble."""
+    found = of_config(config)
+    if found is not None and found.config.model_type == ENSEMBLE:
+        raise ConfigError(
+            f"{found.name} is an ensemble, whose experts are trained one by one",
+            where="model.name_or_path",
+            next="train the runs of its experts and merge them again; a merge with merge.into=moe "
+            "or average can be trained",
+        )
+    return found
 
 
 def compared(config: Config) -> list[Pretrained]:

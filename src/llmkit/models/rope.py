@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 
 def use_document_lengths(model: PreTrainedModel) -> None:
@@ -41,6 +41,13 @@ def longrope_limit(model: PreTrainedModel) -> int | None:
             if kind == "longrope":
                 return _length_limit(module, layer_type)
     return None
+
+
+def has_longrope(config: PretrainedConfig) -> bool:
+    """Whether models with this config have two sets of frequencies (`longrope_limit`)."""
+    settings = getattr(config, "rope_parameters", None) or {}
+    by_layer = [each for each in settings.values() if isinstance(each, dict)]
+    return any(each.get("rope_type") == "longrope" for each in (settings, *by_layer))
 
 
 def positions(real: Tensor, given: Tensor | None = None) -> Tensor:

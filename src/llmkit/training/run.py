@@ -79,7 +79,7 @@ def train_task(
     with stop_signal() as stop, _processes(config) as processes:
         stop.saves = processes.count > 1  # which must stop together; one may stop at any time
         session = Session(sources, processes, console, stop)
-        named = pretrained.of_config(config)
+        named = pretrained.to_train(config)
         before = len(console.warnings)
         task = task_of(config, named).open(config, named, session)
         limits = console.warnings[before:]
@@ -112,7 +112,7 @@ def check_task(
     run_directory.check_run_directory(config, command)
     with _processes(config) as processes:
         session = Session(sources, processes, console, StopSignal())
-        named = pretrained.of_config(config)
+        named = pretrained.to_train(config)
         report = task_of(config, named).outline(config, named, session)
     return report if console.json or command == "pretrain" else report_tables(report)
 

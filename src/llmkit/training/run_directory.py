@@ -59,14 +59,14 @@ def sizes(config: Config, command: str) -> dict[str, Any] | None:
     directory = begun_run(config, command)
     if directory is None or not (directory / RUN).exists():
         return None
-    found = _read_record(directory / RUN)
+    found = read_facts(directory)
     return found.get("sizes", found.get("settled"))  # its name in older runs
 
 
 def finished_result(config: Config, command: str) -> dict[str, Any] | None:
     """The figures of the run in the given directory if it is finished, and of this config."""
     try:
-        found = _read_record(Path(str(config.output_dir)).expanduser() / RUN)
+        found = read_facts(Path(str(config.output_dir)).expanduser())
     except WriteError:
         return None
     is_same = found.get("request") == run_identity.request_of(config, command)
@@ -127,8 +127,9 @@ def _name_holder(lock: int, directory: Path) -> None:
         raise atomic.cannot_write(error, directory) from error
 
 
-def _read_record(path: Path) -> dict[str, Any]:
+def read_facts(directory: Path) -> dict[str, Any]:
     """The facts of a run, its `command` among them; raises WriteError for a damaged file."""
+    path = directory / RUN
     try:
         found = dict(json.loads(path.read_text(encoding="utf-8")))
         found["command"] = str(found["command"])
@@ -176,14 +177,13 @@ def _check_holdings(directory: Path, command: str, resume: str) -> None:
     present = {entry.name for entry in directory.iterdir()} - {LOCK, unfinished}
     if not present:
         return
-    record = directory / RUN
-    if not record.exists():
+    if not (directory / RUN).exists():
         raise WriteError(
             f"the directory holds files that are not a run of llmkit ({sorted(present)[0]})",
             where=f"output_dir={directory}",
             next="choose another output_dir; nothing is overwritten that a run did not create",
         )
-    found = _read_record(record)["command"]
+    found = read_facts(directory)["command"]
     if found != command:
         raise WriteError(
             f"the directory holds a run of {found}, not of {command}",

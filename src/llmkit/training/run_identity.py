@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from llmkit.config import keys
 from llmkit.config.schema import Config
 from llmkit.errors import ConfigError, listed
 from llmkit.storage import numbered, outputs
@@ -27,8 +28,9 @@ FREE = {
     "train.ddp_timeout",
 }  # fmt: skip
 """Keys that may change when a run is resumed, since they change none of its numbers. So may keys
-that only use its model (`generation.*`, `evaluation.*`, `predict.*`), and files if their content
-stays the same."""
+that only use its model (`_USES`), and files if their content stays the same."""
+
+_USES = ("generation.", "evaluation.", "predict.", "merge.")
 
 _FILES = ("_files", ".files")
 
@@ -37,12 +39,11 @@ _LENGTH = ("train.max_steps", "train.num_train_epochs", "train.max_minutes")
 
 
 def identifying_keys(config: Config) -> dict[str, Any]:
-    """The keys of a config that must not change when a run is resumed."""
-    sections = ("generation.", "evaluation.", "predict.")
+    """The keys of a config that must not change when training is resumed."""
     found = {
         key: value
         for key, value in dotted(config.model_dump(mode="json")).items()
-        if key not in FREE and not key.startswith(sections) and not key.endswith(_FILES)
+        if key not in FREE and not key.startswith(_USES) and not key.endswith(_FILES)
     }
     if config.model.code is not None:
         with suppress(OSError):  # reported where files are checked
@@ -63,7 +64,7 @@ def check_same_run(
     faults = [
         f"{key} was {requested.get(key)!r}, is now {now.get(key)!r}"
         for key in sorted({*requested, *now} - {*_LENGTH})
-        if _changed(key, recorded, now)
+        if not key.startswith(_USES) and _changed(key, recorded, now)
     ]
     faults += [
         f"the {what} has changed"
@@ -108,9 +109,24 @@ def usual_keys() -> dict[str, Any]:
 def request_of(config: Config, command: str) -> dict[str, Any]:
     """What a run was asked to do: its command, the keys that identify it and are not defaults, and
     its files as they were named."""
+    if command == "merge":
+        return {"command": command, **_merge_keys(config)}
     usual = usual_keys()
     asked = {key: v for key, v in identifying_keys(config).items() if v != usual.get(key)}
     return {"command": command, **asked, **_files_of(config.model_dump(mode="json"))}
+
+
+def _merge_keys(config: Config) -> dict[str, Any]:
+    """The keys that apply to `merge` and are not defaults; a config has those of training too."""
+    usual = dict(keys.leaves(Config().model_dump(mode="json")))
+    return {
+        ".".join(path): value
+        for path, value in keys.leaves(config.model_dump(mode="json"))
+        if ".".join(path) not in FREE
+        and value != usual.get(path)
+        and (key := keys.owner(path))
+        and "merge" in key.jobs
+    }
 
 
 def recorded_identity(run: Path) -> dict[str, Any]:

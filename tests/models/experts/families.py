@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -53,7 +54,7 @@ def statistics(model: PreTrainedModel, seed: int) -> DomainStatistics:
 
 
 def sources(
-    models: list[Any], names: str = "abcdefgh", frozen: Frozen = "none"
+    models: list[Any], names: Sequence[str] = "abcdefgh", frozen: Frozen = "none"
 ) -> list[ExpertSource]:
     """The models as experts to merge."""
     found = []

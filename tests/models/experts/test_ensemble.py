@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoModelForCausalLM, DynamicCache
 
+from llmkit.errors import DataError, InputNotFound, NoValidCheckpoint, Unsafe
+from llmkit.models import pretrained
+from llmkit.models.experts import twins
 from llmkit.models.experts.ensemble import EnsembleForCausalLM, ensemble_config
+from llmkit.storage import atomic
 from tests.models.experts.families import branches, dense, tokens
 
 
@@ -76,6 +83,59 @@ def test_an_ensemble_is_one_directory_for_each_expert(tmp_path: Path) -> None:
     for name, model in zip("abc", models, strict=True):
         part = AutoModelForCausalLM.from_pretrained(tmp_path / "experts" / name)
         assert torch.equal(part(tokens()).logits, model(tokens()).logits)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "transformer"])
+def test_an_ensemble_of_any_architecture_is_found_and_loaded(kind: str, tmp_path: Path) -> None:
+    models = branches(kind)
+    ensemble(models).save_pretrained(tmp_path)
+    again = pretrained.load_model(pretrained.open_model(str(tmp_path))).eval()
+    assert torch.equal(again(tokens()).logits, ensemble(models)(tokens()).logits)
+
+
+def test_an_ensemble_keeps_the_weights_of_its_experts() -> None:
+    models = branches("qwen3")
+    rebuilt = [twins.dense_model(m.config, twins.dense_states(m)[0]) for m in models]
+    states = [{n: w.clone() for n, w in m.state_dict().items()} for m in models]
+    for expert, state in zip(ensemble(rebuilt).experts, states, strict=True):
+        assert all(torch.equal(w, state[name]) for name, w in expert.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["../llama", "a/b", "", ".", "-a", 3, "a" * 61])
+def test_names_that_lead_out_of_the_directory_are_unsafe(name: object, tmp_path: Path) -> None:
+    ensemble(branches("llama")).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "experts": ["a", name]}))
+    with pytest.raises(Unsafe, match="outside its directory"):
+        pretrained.open_model(str(tmp_path))
+    if isinstance(name, str):
+        with pytest.raises(StrictDataclassError, match="cannot name an expert"):
+            AutoModelForCausalLM.from_pretrained(tmp_path)
+
+
+def test_a_part_of_an_ensemble_is_checked_like_a_model(tmp_path: Path) -> None:
+    ensemble(branches("llama")).save_pretrained(tmp_path)
+    weights = tmp_path / "experts/b/model.safetensors"
+    weights.rename(weights.with_suffix(".bin"))
+    with pytest.raises(Unsafe, match="pickle"):
+        pretrained.open_model(str(tmp_path))
+    weights.with_suffix(".bin").unlink()
+    with pytest.raises(InputNotFound, match="no weights"):
+        pretrained.open_model(str(tmp_path))
+    shutil.rmtree(tmp_path / "experts/b")
+    with pytest.raises(DataError, match="the expert b"):
+        pretrained.open_model(str(tmp_path))
+
+
+def test_a_damaged_expert_is_found_by_the_manifest_of_the_ensemble(tmp_path: Path) -> None:
+    atomic.commit(tmp_path / "final", ensemble(branches("llama")).save_pretrained, {})
+    weights = tmp_path / "final/experts/b/model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    pretrained.load_model(pretrained.open_model(str(weights.parents[1] / "a")))
+    with pytest.raises(NoValidCheckpoint):
+        pretrained.load_model(pretrained.open_model(str(weights.parent)))
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmkit.errors import DataError
+from llmkit.errors import DataError, Unsafe
 from llmkit.models.experts import record as records
 from tests.models.experts.families import branches, sources
 
@@ -27,6 +27,15 @@ def test_a_record_reads_back_as_written(tmp_path: Path) -> None:
         for name, tensor in expert.statistics.tensors().items()
     )
     assert found.dense["model_type"] == "llama"
+
+
+@pytest.mark.parametrize("name", ["../a", "a/b", "..", ""])
+def test_a_name_that_leads_to_another_directory_is_unsafe(name: str, tmp_path: Path) -> None:
+    records.write_experts(tmp_path, sources(branches("llama", 1), names=["a"])[0].record)
+    text = (tmp_path / records.FILE).read_text().replace('"name": "a"', f'"name": "{name}"')
+    (tmp_path / records.FILE).write_text(text)
+    with pytest.raises(Unsafe):
+        records.read_experts(tmp_path)
 
 
 def test_a_model_without_experts_has_no_record(tmp_path: Path) -> None:

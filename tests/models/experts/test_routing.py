@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from llmkit.errors import ConfigError
+from llmkit.models import pretrained
 from llmkit.models.experts import merge, routing, twins
 from llmkit.models.experts.ensemble import EnsembleForCausalLM, ensemble_config
-from llmkit.models.experts.record import ExpertsRecord
+from llmkit.models.experts.record import ExpertsRecord, write_experts
+from llmkit.models.pretrained import Pretrained
 from tests.models.experts.families import branches, sources, tokens
 
 NAMES = ["a", "b", "c"]
@@ -58,49 +62,61 @@ def test_the_weights_of_an_ensemble_begin_even_and_follow_the_evidence() -> None
     assert torch.allclose(found[:, -1], last, atol=1e-4)
 
 
+def saved(make, directory: Path) -> Pretrained:
+    """A merged model with its record, opened from a directory."""
+    model, known = make()
+    model.save_pretrained(directory)
+    write_experts(directory, known)
+    return pretrained.open_model(str(directory))
+
+
+def only(opened: Pretrained, *names: str):
+    return routing.load_experts(opened, names).eval()
+
+
 @pytest.mark.parametrize("make", [mixture, ensemble])
 @torch.no_grad()
-def test_one_expert_alone_is_the_branch(make) -> None:
-    model, known = make()
+def test_one_expert_alone_is_the_branch(make, tmp_path) -> None:
+    opened = saved(make, tmp_path)
     originals = branches("qwen3", trunk=True) if make is mixture else branches("llama")
     for name, original in zip(NAMES, originals, strict=True):
-        alone = routing.with_experts(model, known, [name])
-        assert torch.equal(alone(tokens()).logits, original(tokens()).logits)
+        assert torch.equal(only(opened, name)(tokens()).logits, original(tokens()).logits)
 
 
 @pytest.mark.parametrize("kind", list(twins.TWINS))
 @torch.no_grad()
 def test_experts_that_are_left_out_change_nothing(kind) -> None:
-    model, known = mixture(kind)
-    two = routing.with_experts(model, known, ["a", "c"])
+    two = routing.routed_to(*mixture(kind), ["a", "c"])
     before = two(tokens()).logits.clone()
     for block in twins.expert_blocks(two).values():
         block.experts.down_proj[1] *= 100
     assert torch.equal(two(tokens()).logits, before)
 
 
+@pytest.mark.parametrize("make", [mixture, ensemble])
 @torch.no_grad()
-def test_all_experts_are_the_model() -> None:
-    model, known = mixture()
-    before = model(tokens()).logits.clone()
-    assert torch.allclose(routing.with_experts(model, known, NAMES)(tokens()).logits, before)
+def test_all_experts_are_the_model(make, tmp_path) -> None:
+    opened = saved(make, tmp_path)
+    found, whole = (only(opened, *names)(tokens()).logits for names in (NAMES, ()))
+    assert torch.allclose(found, whole)
 
 
 @torch.no_grad()
-def test_some_experts_of_an_ensemble_are_an_ensemble() -> None:
-    model, known = ensemble()
+def test_some_experts_of_an_ensemble_are_an_ensemble_that_loads_no_others(tmp_path) -> None:
+    opened = saved(ensemble, tmp_path)
+    (tmp_path / "experts/b/model.safetensors").unlink()
     models = branches("llama")
     two = EnsembleForCausalLM(ensemble_config("ac", models[0].config), [models[0], models[2]])
-    found = routing.with_experts(model, known, ["c", "a"])
+    found = only(opened, "c", "a", "c")
     assert torch.equal(found(tokens()).logits, two.eval()(tokens()).logits)
 
 
-def test_unknown_experts_are_refused_with_those_that_exist() -> None:
-    model, known = mixture()
+def test_unknown_experts_are_refused_with_those_that_exist(tmp_path) -> None:
     with pytest.raises(ConfigError) as refused:
-        routing.with_experts(model, known, ["a", "law"])
+        only(saved(mixture, tmp_path / "merged"), "a", "law")
     assert "law" in refused.value.what
     assert "a, b, c" in refused.value.next
+    branches("llama", 1)[0].save_pretrained(tmp_path / "dense")
     with pytest.raises(ConfigError) as refused:
-        routing.with_experts(branches("llama", 1)[0], None, ["a"])
+        only(pretrained.open_model(str(tmp_path / "dense")), "a")
     assert "llmkit merge" in refused.value.next

@@ -58,6 +58,35 @@ def test_the_file_holds_the_bytes_of_the_branches(kind, tmp_path: Path) -> None:
                 assert weight.numpy().tobytes() in written, name
 
 
+WINDOW = {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 0}
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        *((kind, {"head_dim": 16}) for kind in ("qwen3", "llama", "mistral")),
+        *((kind, WINDOW) for kind in ("qwen3", "qwen2")),
+        *((kind, {**WINDOW, "max_window_layers": 2}) for kind in ("qwen3", "qwen2")),
+        ("qwen2", {**WINDOW, "max_window_layers": 1}),
+        ("mistral", {"sliding_window": 6}),
+    ],
+)
+def test_a_mixture_has_the_heads_and_windows_of_its_experts(kind, settings, tmp_path) -> None:
+    model = dense(kind, **settings)
+    mixture = merge.mixture(sources([model] * 2), "average", "random", 2, 0)
+    mixture.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        expected, found = model(tokens()).logits, again(tokens()).logits
+    assert torch.allclose(found, expected, atol=TOLERANCE * float(expected.abs().max()))
+
+
+def test_windows_in_some_layers_alone_are_refused_where_the_twin_has_one_for_all() -> None:
+    config = dense("qwen3", **{**WINDOW, "max_window_layers": 1}).config
+    with pytest.raises(ConfigError, match="with and without a sliding window"):
+        twins.twin_of(config, "runs/seed")
+
+
 def test_a_dense_model_is_its_own_expert() -> None:
     model = dense("llama")
     (state,) = twins.dense_states(model)

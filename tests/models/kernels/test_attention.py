@@ -108,11 +108,11 @@ def test_a_cpu_keeps_the_attention_that_it_has(tmp_path: Path) -> None:
     assert name == model.config._attn_implementation == "sdpa"
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "mistral"])
 def test_flex_attention_keeps_documents_apart(architecture: str) -> None:
-    model = tiny_model(architecture)
+    model = tiny_model(architecture).to("cuda")  # on a CPU it has no backward pass
     model.set_attn_implementation(probe.FLEX)
     assert packing.isolates(model)
 

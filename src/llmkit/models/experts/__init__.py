@@ -1,1 +1,2 @@
-"""Domain experts of one seed: merged into a mixture of experts, an average or an ensemble."""
+"""Models with experts: domain experts of one seed and how they are merged, and the load-balancing
+loss of mixtures of experts."""

@@ -24,17 +24,19 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.cache_utils import Cache
+from transformers.initialization import no_init_weights
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-DIRECTORY = "experts"
-"""The directory of an ensemble that holds one model directory for each expert."""
+import llmkit.models.transformer  # noqa: F401 (an expert may be one)
+from llmkit.config.types import EXPERT_NAME
+from llmkit.models.directory import ENSEMBLE, EXPERTS_DIRECTORY
 
 
 @strict
 class EnsembleConfig(PretrainedConfig):  # type: ignore[misc]  # transformers comes without types
     """The settings of an ensemble; sizes are those of one expert."""
 
-    model_type = "llmkit_ensemble"
+    model_type = ENSEMBLE
     keys_to_ignore_at_inference = ("past_key_values",)
 
     experts: list[str] | None = None
@@ -48,6 +50,12 @@ class EnsembleConfig(PretrainedConfig):  # type: ignore[misc]  # transformers co
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
     pad_token_id: int | None = None
+
+    def validate_experts(self) -> None:
+        """Raises ValueError for a name that may lead to a directory outside the ensemble."""
+        for name in self.experts or ():
+            if not EXPERT_NAME.fullmatch(name):
+                raise ValueError(f"{name!r} cannot name an expert")
 
 
 _SHARED = (
@@ -84,7 +92,8 @@ class EnsembleForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[mis
         """`experts` are in the order of `config.experts`."""
         super().__init__(config)
         self.experts = nn.ModuleList(experts)
-        self.post_init()
+        with no_init_weights():  # the experts have theirs
+            self.post_init()
 
     @classmethod
     def from_pretrained(cls, name: str, *args: Any, **options: Any) -> Any:
@@ -96,7 +105,7 @@ class EnsembleForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[mis
         experts, report = [], dict[str, Any]()
         for expert in config.experts:
             model, found = AutoModelForCausalLM.from_pretrained(
-                name, subfolder=f"{DIRECTORY}/{expert}", output_loading_info=True, **options
+                name, subfolder=f"{EXPERTS_DIRECTORY}/{expert}", output_loading_info=True, **options
             )
             experts.append(model)
             for key, weights in found.items():
@@ -109,7 +118,7 @@ class EnsembleForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[mis
         self.config.save_pretrained(directory)
         experts: Any = self.experts
         for name, expert in zip(self.config.experts, experts, strict=True):
-            expert.save_pretrained(Path(directory) / DIRECTORY / name, **options)
+            expert.save_pretrained(Path(directory) / EXPERTS_DIRECTORY / name, **options)
 
     def get_input_embeddings(self) -> nn.Module:
         """The input embeddings of the first expert."""
@@ -121,6 +130,7 @@ class EnsembleForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[mis
         """None: there is no single output layer."""
         return None
 
+    @torch.no_grad()
     def forward(
         self,
         input_ids: Tensor,
@@ -131,7 +141,7 @@ class EnsembleForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[mis
         logits_to_keep: int = 0,
         **_: Any,
     ) -> EnsembleOutput:
-        """Log probabilities [rows, columns, vocabulary] as logits.
+        """Log probabilities [rows, columns, vocabulary] as logits, without gradients.
 
         A document begins where `position_ids` [rows, columns] are 0: there, all experts have the
         same weight. `logits_to_keep` as in transformers.
@@ -150,19 +160,19 @@ class EnsembleForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[mis
                 past_key_values=cache,
                 use_cache=cache is not None,
             ).logits
-            chances = logits.float().log_softmax(-1)
+            chances = _normalised(logits)
             if past_key_values is not None and cache is not None:
                 first = number * len(cache.layers)
                 past_key_values.layers[first : first + len(cache.layers)] = cache.layers
             seen.append(chances[:, :-1].gather(2, input_ids[:, 1:, None])[..., 0])
-            last.append(chances[:, -1])
-            kept.append(chances[:, -logits_to_keep:] if logits_to_keep else chances)
+            last.append(chances[:, -1].clone())
+            kept.append(chances[:, -logits_to_keep:].clone() if logits_to_keep else chances)
         memory = getattr(past_key_values, "memory", None) if known else None
         evidence = _evidence(torch.stack(seen, 1), memory, input_ids, position_ids)
         if past_key_values is not None:
             past_key_values.memory = torch.cat([evidence[:, :, -1:], torch.stack(last, 1)], dim=2)
         shares = evidence.log_softmax(1)[:, :, -kept[0].shape[1] :].to(kept[0].dtype)
-        mixed = torch.logsumexp(shares[..., None] + torch.stack(kept, 1), dim=1)
+        mixed = _mixed(kept, shares)
         return EnsembleOutput(logits=mixed, past_key_values=past_key_values, shares=shares.exp())
 
     def _cache_of(self, number: int, cache: Cache | None) -> Cache | None:
@@ -179,6 +189,39 @@ class EnsembleForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[mis
         cache.reorder_cache(beams)
         cache.memory = cache.memory.index_select(0, beams.to(cache.memory.device))
         return cache
+
+
+_ENTRIES = {"cpu": 1 << 18, "cuda": 1 << 26}
+"""Number of logits that are computed on at once: on a CPU they should fit into its L2 cache."""
+
+
+def _normalised(logits: Tensor) -> Tensor:
+    """fp32 log probabilities [rows, columns, vocabulary]; those of fp32 logits replace them."""
+    chances = logits.float().contiguous()
+    for some in _parts(chances):
+        some.copy_(some.log_softmax(-1))
+    return chances
+
+
+def _mixed(chances: Sequence[Tensor], shares: Tensor) -> Tensor:
+    """The log of the mean of probabilities, weighted by `shares` [rows, experts, columns], a log
+    too. Uses up the memory of `chances`, [rows, columns, vocabulary] of each expert."""
+    weighted = [
+        zip(_parts(each), _parts(share[..., None], each.shape[-1]), strict=True)
+        for each, share in zip(chances, shares.unbind(1), strict=True)
+    ]
+    for (total, share), *others in zip(*weighted, strict=True):
+        total.add_(share)
+        for some, weight in others:
+            torch.logaddexp(total, some.add_(weight), out=total)
+    return chances[0]
+
+
+def _parts(values: Tensor, width: int = 0) -> Sequence[Tensor]:
+    """Values [rows, columns, n] in parts [places, n], as many as there are logits of `width`, n by
+    default."""
+    most = _ENTRIES.get(values.device.type, _ENTRIES["cpu"])
+    return torch.split(values.flatten(0, 1), max(1, most // (width or values.shape[-1])))
 
 
 def _evidence(seen: Tensor, memory: Tensor | None, ids: Tensor, positions: Tensor) -> Tensor:

@@ -14,16 +14,19 @@ from safetensors.torch import load_file, save_file
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from llmkit.errors import DataError
+from llmkit.config.types import EXPERT_NAME
+from llmkit.errors import DataError, Unsafe
+from llmkit.models.directory import STATISTICS
 from llmkit.models.experts.statistics import DomainStatistics
 from llmkit.models.experts.twins import DenseState
 from llmkit.models.pretrained import Pretrained
 
-FILE, STATISTICS_FILE = "experts.json", "experts.safetensors"
+FILE = "experts.json"
 _FORMAT = 1
 
 Kind = Literal["branch", "moe", "average", "ensemble"]
 Frozen = Literal["none", "embeddings", "trunk"]
+Lost = Literal["nothing", "trunk", "everything"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,9 @@ class ExpertsRecord:
     """The config of one expert as a dense model."""
     merge: Mapping[str, Any]
     """How they were merged; empty for a branch."""
+    lost: Lost = "nothing"
+    """What of the experts the model no longer holds: `trunk`, all but the feed-forward networks, if
+    it was merged; `everything` if all weights were averaged, or trained after the merge."""
 
     @property
     def names(self) -> list[str]:
@@ -97,13 +103,14 @@ def write_experts(directory: Path, record: ExpertsRecord) -> None:
         for key, tensor in expert.statistics.tensors().items()
     }
     if tensors:
-        save_file(tensors, directory / STATISTICS_FILE)
+        save_file(tensors, directory / STATISTICS)
     content = {
         "format": _FORMAT,
         "kind": record.kind,
         "seed": record.seed,
         "tokenizer": record.tokenizer,
         "frozen": record.frozen,
+        "lost": record.lost,
         "merge": dict(record.merge),
         "experts": [{"name": each.name, "weights": each.weights} for each in record.experts],
         "dense": dict(record.dense),
@@ -115,7 +122,8 @@ def write_experts(directory: Path, record: ExpertsRecord) -> None:
 def read_experts(directory: Path) -> ExpertsRecord | None:
     """The record of a model directory; None for a model that is no expert and holds none.
 
-    Raises DataError if it is damaged, or written by a newer llmkit.
+    Raises DataError if it is damaged, or written by a newer llmkit, and Unsafe for the name of an
+    expert that may lead to another directory.
     """
     path = directory / FILE
     if not path.exists():
@@ -126,9 +134,7 @@ def read_experts(directory: Path) -> ExpertsRecord | None:
             raise DataError(
                 "it was written by a newer llmkit", where=str(path), next="update llmkit"
             )
-        tensors = (
-            load_file(directory / STATISTICS_FILE) if (directory / STATISTICS_FILE).exists() else {}
-        )
+        tensors = load_file(directory / STATISTICS) if (directory / STATISTICS).exists() else {}
         experts = [_expert(each, tensors) for each in content["experts"]]
         return ExpertsRecord(
             content["kind"],
@@ -138,6 +144,7 @@ def read_experts(directory: Path) -> ExpertsRecord | None:
             content["frozen"],
             content["dense"],
             content["merge"],
+            content["lost"],
         )
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise DataError(
@@ -155,6 +162,12 @@ def merged_record(model: Pretrained) -> ExpertsRecord | None:
 
 def _expert(content: Mapping[str, Any], tensors: Mapping[str, Any]) -> Expert:
     name = str(content["name"])
+    if not EXPERT_NAME.fullmatch(name):
+        raise Unsafe(
+            f"the record of experts has a name that may lead to another directory: {name!r}",
+            where=FILE,
+            next="use a model whose experts are named by letters, digits, - and _",
+        )
     own = {
         key.removeprefix(f"{name}."): tensor
         for key, tensor in tensors.items()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,10 +12,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from llmkit.errors import ConfigError
-from llmkit.models import rope
+from llmkit.models import build, pretrained, rope
+from llmkit.models.directory import EXPERTS_DIRECTORY
 from llmkit.models.experts import twins
 from llmkit.models.experts.ensemble import EnsembleForCausalLM, ensemble_config
-from llmkit.models.experts.record import ExpertsRecord
+from llmkit.models.experts.record import ExpertsRecord, merged_record
+from llmkit.models.pretrained import Pretrained
 
 
 def expert_weights(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -51,15 +55,28 @@ def members(model: PreTrainedModel, record: ExpertsRecord) -> list[PreTrainedMod
     return [twins.dense_model(config, state).eval().to(model.device) for state in states]
 
 
-def with_experts(
-    model: PreTrainedModel, record: ExpertsRecord | None, names: Sequence[str]
-) -> PreTrainedModel:
-    """The model with only these experts; all of them if there are no names.
+def load_experts(opened: Pretrained, names: Sequence[str]) -> PreTrainedModel:
+    """The causal model with only these experts; all of them if there are no names. Of an ensemble,
+    no others are loaded.
 
     Raises ConfigError for a model without these experts.
     """
+    record = merged_record(opened)
     if not names:
-        return model
+        return pretrained.load_model(opened, build.LANGUAGE_MODEL)
+    chosen = _known(record, names)
+    assert record is not None
+    if record.kind != "ensemble":
+        return routed_to(pretrained.load_model(opened, build.LANGUAGE_MODEL), record, chosen)
+    if len(chosen) == 1:
+        part = pretrained.open_model(str(Path(opened.location) / EXPERTS_DIRECTORY / chosen[0]))
+    else:
+        part = replace(opened, config=ensemble_config(chosen, record.dense_config))
+    return pretrained.load_model(part, build.LANGUAGE_MODEL)
+
+
+def _known(record: ExpertsRecord | None, names: Sequence[str]) -> list[str]:
+    """The names in order, without repeats; raises ConfigError for experts that do not exist."""
     known = [] if record is None else record.names
     if unknown := [name for name in names if name not in known]:
         raise ConfigError(
@@ -70,14 +87,16 @@ def with_experts(
             else "remove generation.experts: "
             "only models written by `llmkit merge` have experts with names",
         )
-    assert record is not None
-    chosen = [known.index(name) for name in sorted(set(names))]
+    return sorted(set(names))
+
+
+def routed_to(
+    model: PreTrainedModel, record: ExpertsRecord, names: Sequence[str]
+) -> PreTrainedModel:
+    """A mixture of experts that routes to these experts alone; one of them is a dense model."""
+    chosen = [record.names.index(name) for name in names]
     if len(chosen) == 1:
         return members(model, record)[chosen[0]]
-    if isinstance(model, EnsembleForCausalLM):
-        several: Any = model.experts
-        config = ensemble_config([known[k] for k in chosen], record.dense_config)
-        return EnsembleForCausalLM(config, [several[k] for k in chosen]).eval()
     for block in twins.expert_blocks(model).values():
         twins.router_of(block).register_forward_hook(_OnlyTo(chosen, model.config))
     return model

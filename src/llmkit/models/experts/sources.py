@@ -12,10 +12,10 @@ from llmkit.config.inference import MergeConfig
 from llmkit.config.schema import Config
 from llmkit.errors import ConfigError
 from llmkit.models import pretrained
+from llmkit.models.directory import EXPERTS_DIRECTORY
 from llmkit.models.experts import record as records
 from llmkit.models.experts import twins
-from llmkit.models.experts.ensemble import DIRECTORY
-from llmkit.models.experts.record import Expert, ExpertsRecord
+from llmkit.models.experts.record import Expert, ExpertsRecord, Lost
 from llmkit.models.experts.twins import DenseState
 from llmkit.models.pretrained import Pretrained
 from llmkit.progress import Watch
@@ -62,12 +62,23 @@ class Family:
         """A member: all have its tokenizer."""
         return self.members[0][0]
 
+    @property
+    def content(self) -> dict[str, str]:
+        """The hash of the seed, and of the weights of each expert to merge, by description."""
+        experts = [each for _, record in self.members for each in record.experts]
+        hashes = {each.name: each.weights for each in experts}
+        return {
+            "seed": self.record.seed,
+            **{f"{EXPERT_OF}{name}": hashes[name] for name in self.names},
+        }
+
     def load(self, watch: Watch) -> list[ExpertSource]:
         """The experts with their weights, in the order of their names."""
         found: list[ExpertSource] = []
         with watch("loading experts", len(self.members)) as advance:
             for model, record in self.members:
-                found += (each for each in _load(model, record) if each.name in self.names)
+                wanted = [each for each in record.experts if each.name in self.names]
+                found += _load(model, record, wanted)
                 advance(1)
         return sorted(found, key=lambda source: source.name)
 
@@ -100,7 +111,8 @@ def open_family(config: Config) -> Family:
 
 def _wanted(names: Sequence[str], settings: MergeConfig) -> list[str]:
     """The names of the experts to merge, sorted; raises ConfigError for names that do not fit."""
-    if repeated := {name for name in names if names.count(name) > 1}:
+    folded = [name.casefold() for name in names]  # some file systems do not keep case
+    if repeated := {name for name in names if folded.count(name.casefold()) > 1}:
         raise ConfigError(
             f"there are two experts of {', '.join(sorted(repeated))}",
             where="merge.experts",
@@ -133,6 +145,12 @@ def _record_of(model: Pretrained, key: str) -> ExpertsRecord:
             where=key,
             next="train an expert with `llmkit pretrain CONFIG --model SEED --expert DOMAIN`",
         )
+    if found.kind == "average":
+        raise ConfigError(
+            f"{model.name} is the average of {', '.join(found.names)}, which no longer holds them",
+            where=key,
+            next="name the runs of the experts; an average can be the seed of new ones",
+        )
     return found
 
 
@@ -153,9 +171,9 @@ def _check_whole(base: tuple[Pretrained, ExpertsRecord], settings: MergeConfig) 
     """Raises ConfigError if experts are added to a merge that has lost what they are merged
     from."""
     model, record = base
-    if record.kind in ("branch", "ensemble") or (record.kind == "moe" and _is_exact(record)):
+    if record.lost == "nothing":
         return
-    why = "was trained after the merge" if "mixed" in record.merge else "has averaged weights"
+    why = "was trained after the merge" if record.lost == "everything" else "has averaged weights"
     raise ConfigError(
         f"{model.name} {why}: the experts in it are no longer those that were merged",
         where="merge.experts",
@@ -164,17 +182,13 @@ def _check_whole(base: tuple[Pretrained, ExpertsRecord], settings: MergeConfig) 
     )
 
 
-def _is_exact(record: ExpertsRecord) -> bool:
-    return record.frozen == "trunk" and "mixed" not in record.merge
+EXPERT_OF = "expert of "
 
-
-def exactness(record: ExpertsRecord) -> str | None:
-    """What taking an expert out of a merge does not undo; None if nothing is left of it."""
-    if "mixed" in record.merge:
-        return "the model was trained after the merge: all its weights have seen every domain"
-    if record.kind == "moe" and record.frozen != "trunk":
-        return "attention, embeddings and norms were averaged over all experts, and stay averaged"
-    return None
+STAYS: Mapping[Lost, str] = {
+    "trunk": "attention, embeddings and norms were averaged over all experts, and stay averaged",
+    "everything": "the model was trained after the merge: all its weights have seen every domain",
+}
+"""What stays of an expert that is taken out of a merge, by what the merge has lost."""
 
 
 def _check_same(members: Sequence[tuple[Pretrained, ExpertsRecord]]) -> None:
@@ -209,14 +223,20 @@ def _shape(dense: Mapping[str, object]) -> dict[str, object]:
     return {key: value for key, value in dense.items() if key not in _NO_SHAPE}
 
 
-def _load(model: Pretrained, record: ExpertsRecord) -> list[ExpertSource]:
-    parts = [model]
+def _load(
+    model: Pretrained, record: ExpertsRecord, wanted: Sequence[Expert]
+) -> Iterator[ExpertSource]:
+    """The wanted experts of a model; of an ensemble, no others are loaded."""
     if record.kind == "ensemble":
-        directory = Path(model.location) / DIRECTORY
-        parts = [pretrained.open_model(str(directory / name)) for name in record.names]
-    loaded = [pretrained.load_model(part).eval() for part in parts]
-    states = [(state, each) for each in loaded for state in twins.dense_states(each)]
-    return [
-        ExpertSource(expert, record, state, twins.embedding_names(each), model.location)
-        for expert, (state, each) in zip(record.experts, states, strict=True)
-    ]
+        directory = Path(model.location) / EXPERTS_DIRECTORY
+        for expert in wanted:
+            part = pretrained.load_model(pretrained.open_model(str(directory / expert.name)))
+            rows = twins.embedding_names(part)
+            (state,) = twins.dense_states(part)
+            yield ExpertSource(expert, record, state, rows, model.location)
+    elif wanted:
+        whole = pretrained.load_model(model)
+        rows = twins.embedding_names(whole)
+        for expert, state in zip(record.experts, twins.dense_states(whole), strict=True):
+            if any(expert is each for each in wanted):
+                yield ExpertSource(expert, record, state, rows, model.location)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from llmkit.errors import ConfigError
@@ -43,7 +44,6 @@ class Twin:
 
 _NO_BIAS = {"mlp_bias": False}
 _EVERY_LAYER = {"decoder_sparse_step": 1, "mlp_only_layers": [], "norm_topk_prob": True}
-_MULTIPLIERS = ("attention_multiplier", "embedding_multiplier", "logits_scaling")
 TWINS: Mapping[str, Twin] = {
     "qwen3": Twin("qwen3_moe", _EVERY_LAYER, {}),
     "llama": Twin("mixtral", {"sliding_window": None}, {**_NO_BIAS, "attention_bias": False}),
@@ -68,6 +68,13 @@ def twin_of(config: PretrainedConfig, name: str) -> Twin:
             next=f"use merge.into=ensemble, or a seed of type {', '.join(TWINS)}",
         )
     twin = TWINS[kind]
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if len(kinds) > 1 and "layer_types" not in build.setting_names(CONFIG_MAPPING[twin.routed]):
+        raise ConfigError(
+            f"a {twin.routed} model cannot express layers with and without a sliding window",
+            where=f"{name} (merge.into)",
+            next="use merge.into=ensemble",
+        )
     for setting, wanted in twin.equal.items():
         if (found := getattr(config, setting, wanted)) != wanted:
             raise ConfigError(
@@ -85,16 +92,16 @@ def routed_config(dense: PretrainedConfig, n_experts: int, top_k: int) -> Pretra
     """
     twin = TWINS[dense.model_type]
     kind = CONFIG_MAPPING[twin.routed]
-    names = build.setting_names(kind)
     skipped = {"model_type", "architectures", "transformers_version"}
+    names = build.setting_names(kind) | {"head_dim"}  # some models read it that do not declare it
     settings = {k: v for k, v in dense.to_dict().items() if k in names and k not in skipped}
     settings |= dict(twin.fixed)
     settings |= {name: n_experts for name in build.EXPERTS if name in names}
     settings |= {build.TOP_K: top_k, "router_aux_loss_coef": 0.0}
     if "moe_intermediate_size" in names:
         settings["moe_intermediate_size"] = dense.intermediate_size
-    if getattr(dense, "layer_types", None) and "layer_types" in names:
-        settings["layer_types"] = list(dense.layer_types)
+    if (layers := getattr(dense, "layer_types", None)) and "layer_types" not in names:
+        settings["use_sliding_window"] = "sliding_attention" in layers
     made: PretrainedConfig = kind(**{k: v for k, v in settings.items() if k in names})
     made.architectures = [build.known_architectures(build.LANGUAGE_MODEL)[twin.routed]]
     return made
@@ -214,7 +221,7 @@ def _name_of(module: nn.Module, parent: nn.Module) -> str:
 
 def _filled(config: PretrainedConfig, state: DenseState) -> PreTrainedModel:
     """The model of a config with these weights, which it shares."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), no_init_weights():
         model = build.new_model(config, 0, build.LANGUAGE_MODEL)
     missing, unexpected = model.load_state_dict(dict(state), strict=False, assign=True)
     model.tie_weights()

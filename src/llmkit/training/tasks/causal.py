@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from llmkit.config import jobs
+from llmkit.config.schema import Config
 from llmkit.data.examples import order
 from llmkit.data.examples.blocks import Blocks
 from llmkit.data.examples.mixture import Mixture
@@ -25,6 +26,7 @@ from llmkit.models.experts import balance, twins
 from llmkit.models.experts import record as records
 from llmkit.models.experts.balance import Balance
 from llmkit.models.kernels.cross_entropy import LinearCrossEntropy
+from llmkit.models.pretrained import Pretrained
 from llmkit.models.tokenizer import prompt_ids
 from llmkit.reporting.held_out import HeldOut
 from llmkit.training.tasks import branch, defaults
@@ -107,6 +109,13 @@ class Causal(Pretraining):
     def special_ids(cls, tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
         """The special tokens around texts."""
         return special_ids(tokenizer, "bos", "eos", "pad")
+
+    @classmethod
+    def resolve_objective(cls, config: Config, pretrained: Pretrained | None) -> Config:
+        """The config with the objective resolved; an expert begins with a dense model."""
+        if config.data.expert is not None and pretrained is not None:
+            branch.check_seed(pretrained)
+        return super().resolve_objective(config, pretrained)
 
     def limit_length(self) -> Self:
         """Limit the epochs of a new model, however long its time limit."""
