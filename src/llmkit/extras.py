@@ -21,13 +21,15 @@ from llmkit.errors import ConfigError
 def require(package: str, extra: str, purpose: str, where: str) -> None:
     """Raises ConfigError if a package is not installed; imports nothing.
 
-    `purpose` is the subject of the message, such as "report_to=wandb"; `where` is the config key.
+    `purpose` is the subject of the message, such as "report_to=wandb"; `where` is the config key,
+    or empty for a whole command.
     """
+    key = where.split(",")[0]
     if importlib.util.find_spec(package) is None:
         raise ConfigError(
             f"{purpose} needs the package {package}, which is not installed",
             where=where,
-            next=f"`{install_command(extra)}`, or remove {where.split(',')[0]}",
+            next=f"`{install_command(extra)}`" + (f", or remove {key}" if key else ""),
         )
 
 

@@ -89,6 +89,7 @@ _add("merge", "Merge domain experts into an ensemble, a mixture of experts or an
 _add("predict", "Label the rows of a file, or lines from a pipe, with a classifier.")
 _add("generate", "Continue prompts, or fill their masks, from --prompt, --prompts-file or a pipe.")
 _add("chat", "Chat with a model, or continue text with a base model (type /help inside).")
+_add("export", "Write a model as GGUF for llama.cpp, and verify it against the model.")
 _add("evaluate", "Measure perplexity on text, accuracy on labelled rows, or benchmark tasks.")
 
 

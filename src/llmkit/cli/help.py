@@ -19,7 +19,7 @@ _GROUPS = {
     "Train": ("pretrain", "finetune", "merge"),
     "Use": ("generate", "chat", "predict"),
     "Measure": ("evaluate", "report"),
-    "Ship": ("push",),
+    "Ship": ("export", "push"),
 }
 """The commands by purpose; any other is listed under `Help`."""
 
@@ -32,6 +32,7 @@ FIRST = {
     "predict": "llmkit predict --model runs/mine --csv new.csv --output labels.csv",
     "evaluate": "llmkit evaluate --model runs/mine --text test.txt",
     "report": "llmkit report runs/mine runs/other --open",
+    "export": "llmkit export --model runs/mine --type q8_0 --output mine.gguf",
     "push": "llmkit push runs/mine --repo mine",
     "init": "llmkit init classifier --csv reviews.csv",
 }
@@ -113,10 +114,11 @@ _INSTEAD = {
     "completion completions": "`llmkit --install-completion`",
     "serve server api deploy vllm vllm-serve webui web ui gui": f"{_HUGGING_FACE}: `vllm serve "
     "runs/mine/final` serves it; `llmkit generate` answers lines from a pipe",
-    "export convert save": f"{_HUGGING_FACE} already; `optimum-cli export onnx --model "
-    "runs/mine/final onnx/` converts it",
+    "convert save": f"{_HUGGING_FACE} already; `llmkit export --model runs/mine --output "
+    "mine.gguf` converts it for llama.cpp, `optimum-cli export onnx --model runs/mine/final "
+    "onnx/` for ONNX",
     "onnx": "`optimum-cli export onnx --model runs/mine/final onnx/`",
-    "gguf llamacpp ollama": "llama.cpp's `convert_hf_to_gguf.py runs/mine/final`",
+    "gguf llamacpp ollama": "`llmkit export --model runs/mine --output mine.gguf`",
     "quantize quantise quant": "`llmkit generate --model runs/mine --prompt TEXT "
     "generation.weights=int8`",
     "merge-lora fuse": "LoRA updates are already merged into runs/mine/final",

@@ -202,6 +202,19 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         _EXPLAIN,
     ),
     "chat": (_MODEL, _SYSTEM, _EXPLAIN),
+    "export": (
+        _MODEL,
+        Option("--format", "Format to write; gguf.", "NAME", "export.format", _TEXT),
+        Option("--type", "Number type: f32, f16, bf16 or q8_0.", "NAME", "export.type", _TEXT),
+        Option(
+            "--expert",
+            "Expert of a merged model to export as a dense model.",
+            "DOMAIN",
+            "export.expert",
+            _TEXT,
+        ),
+        Option("--output -o", "File to write.", "FILE", "export.output", _TEXT),
+    ),
     "evaluate": (
         _MODELS,
         Option("--text", "Text to score; repeatable.", "PATH", "data.test_files", _TEXTS),

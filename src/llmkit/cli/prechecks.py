@@ -12,11 +12,12 @@ from llmkit import extras
 from llmkit.cli.help import FIRST
 from llmkit.config import checks, keys
 from llmkit.config.checks import Faults
-from llmkit.config.schema import Config
+from llmkit.config.inference import EXPORT_TYPES
+from llmkit.config.schema import Config, ExportConfig
 from llmkit.data.readers.files import PipedInput, Sources
-from llmkit.errors import ConfigError, DataError, InputNotFound, Unsafe, UsageError
+from llmkit.errors import ConfigError, DataError, InputNotFound, Unsafe, UsageError, WriteError
 from llmkit.reporting.console import Console
-from llmkit.storage import outputs, paths
+from llmkit.storage import atomic, outputs, paths
 
 _FILES_OF = {
     "pretrain": ("data.train_files", "data.validation_files"),
@@ -154,7 +155,7 @@ def _check_need_of_model(command: str, config: Config) -> None:
             where="model.name_or_path",
             next="pass a causal language model with --model, such as a run of `llmkit pretrain`",
         )
-    needed = command in ("generate", "chat", "predict")
+    needed = command in ("generate", "chat", "predict", "export")
     needed |= command == "evaluate" and config.evaluation.reference_column is None
     if needed and name is None:
         raise UsageError(
@@ -218,11 +219,22 @@ def _check_extras(command: str, config: Config, faults: Faults) -> None:
     if command == "evaluate" and config.evaluation.tasks:
         with faults.collected("evaluation.tasks"):
             extras.require("lm_eval", "lm-eval", "a standard task", "evaluation.tasks")
+    if command == "export":
+        _check_packages(config, faults)
     grammar = {name: getattr(config.generation, name) for name in ("regex", "json_schema")}
     for form, value in grammar.items():
         if command in ("generate", "chat") and value is not None:
             with faults.collected(key := f"generation.{form}"):
                 extras.require("llguidance", "grammar", key, key)
+
+
+def _check_packages(config: Config, faults: Faults) -> None:
+    """Adds the missing packages of the format to export to the faults."""
+    packages = {"gguf": ("gguf",)}
+    format = config.export.written_format
+    with faults.collected("export.format"):
+        for package in packages.get(format, ()):
+            extras.require(package, format, f"export to {format}", "")
 
 
 def _check_settings(command: str, config: Config, faults: Faults) -> None:
@@ -260,6 +272,7 @@ def _check_output(command: str, config: Config) -> None:
         "finetune": lambda: run_directory.check_run_directory(config, command),
         "merge": lambda: run_directory.check_run_directory(config, command),
         "predict": lambda: predictions.check_predictions_file(config.predict),
+        "export": lambda: _check_new_output(config.export),
         "evaluate": lambda: results.check_output_files(
             (settings.output, settings.log_samples, settings.per_token)
         ),
@@ -268,3 +281,29 @@ def _check_output(command: str, config: Config) -> None:
         checks[command]()
     if command == "generate" and config.generation.output_file is not None:
         resumable.check_result_file(Path(config.generation.output_file))
+
+
+def _check_new_output(settings: ExportConfig) -> None:
+    """Raises UsageError without an output or a format, and WriteError if the output of `export`
+    exists or cannot be created."""
+    if settings.output is None:
+        raise UsageError(
+            "export.output is not given",
+            where="export.output",
+            next=f"name what to write with `--output`: `{FIRST['export']}`",
+        )
+    if settings.written_format == "auto":
+        raise UsageError(
+            f"the name {settings.output} does not tell the format",
+            where="export.format",
+            next=f"pass `--format`, one of {', '.join(EXPORT_TYPES)}",
+        )
+    path = Path(settings.output)
+    if path.exists() or path.is_symlink():
+        raise WriteError(
+            f"{path} exists",
+            where=f"export.output: {path}",
+            kept="it, untouched",
+            next="name another output, or remove it",
+        )
+    atomic.check_writable(path)

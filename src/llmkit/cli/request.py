@@ -150,6 +150,10 @@ def _recipe(command: str) -> tuple[_Work, _Work]:
             from llmkit.commands import chat
 
             return chat.run, chat.check
+        case "export":
+            from llmkit.commands import export
+
+            return export.run, export.check
         case "evaluate":
             from llmkit.commands import evaluate
 

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from llmkit.config import keys, suggestions
+from llmkit.config.inference import EXPORT_TYPES
 from llmkit.config.jobs import TASKS, jobs_of, metrics
-from llmkit.config.schema import Config, GenerationConfig, LoraConfig
+from llmkit.config.schema import Config, ExportConfig, GenerationConfig, LoraConfig
 from llmkit.config.suggestions import Writing
 from llmkit.config.types import Form
 from llmkit.config.yaml12 import KeyPath, dump
@@ -131,6 +132,15 @@ def conflicts(config: Config, jobs: Collection[str]) -> Iterator[_Conflict]:
         yield from of_generation(config.generation, is_chat="chat" in commands)
     if "evaluate/text" in jobs:
         yield from _of_windows(config)
+    if "export" in commands:
+        yield from _of_export(config.export)
+
+
+def _of_export(settings: ExportConfig) -> Iterator[_Conflict]:
+    format = settings.written_format
+    if settings.type not in ("auto", *EXPORT_TYPES.get(format, (settings.type,))):
+        what = f"{format} has no {settings.type}"
+        yield "export.type", what, f"write {', '.join(EXPORT_TYPES[format])}"
 
 
 def of_generation(settings: GenerationConfig, is_chat: bool) -> Iterator[_Conflict]:

@@ -1,7 +1,9 @@
-"""The sections of a config that use models: `generation`, `predict`, `evaluation` and `merge`."""
+"""The sections of a config that use models: `generation`, `predict`, `evaluation`, `merge` and
+`export`."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -213,3 +215,33 @@ class MergeConfig(Section):
     """Experts to take out of the model that `model.name_or_path` names."""
     only: str | None = None
     """Expert to take out of the model that `model.name_or_path` names, as a dense model."""
+
+
+EXPORT_TYPES: Mapping[str, tuple[str, ...]] = {"gguf": ("f16", "f32", "bf16", "q8_0")}
+"""The number types of each format that `export` writes; the first is the default."""
+
+
+class ExportConfig(Section):
+    """What `export` makes of a model."""
+
+    format: Literal["auto", "gguf"] = "auto"
+    """`gguf` is a file for llama.cpp, and needs the extra `gguf`; `auto` follows the name of the
+    output."""
+    type: Literal["auto", "f32", "f16", "bf16", "q8_0"] = "auto"
+    """Number type of the weights; `auto` is `f16`."""
+    output: FilePath | None = None
+    """File to write; it must not exist."""
+    expert: str | None = None
+    """Expert of a merged model or ensemble to export, as a dense model."""
+
+    @property
+    def written_format(self) -> str:
+        """The format, or `auto` if the name of the output does not tell it."""
+        if self.format == "auto" and str(self.output).lower().endswith(".gguf"):
+            return "gguf"
+        return self.format
+
+    @property
+    def written_type(self) -> str:
+        """The number type of the weights."""
+        return EXPORT_TYPES[self.written_format][0] if self.type == "auto" else self.type

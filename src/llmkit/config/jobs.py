@@ -12,6 +12,7 @@ TASKS: Mapping[str, tuple[str, ...]] = {
     "generate": ("continuation", "masks"),
     "chat": (),
     "evaluate": ("text", "labels", "references", "tasks"),
+    "export": (),
 }
 """The commands that take a config, and the tasks of each command with more than one."""
 

@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr
 from llmkit.config.data import COMPLETION, TRAINING
 from llmkit.config.data import DataConfig as DataConfig
 from llmkit.config.inference import EvaluationConfig as EvaluationConfig
+from llmkit.config.inference import ExportConfig as ExportConfig
 from llmkit.config.inference import GenerationConfig as GenerationConfig
 from llmkit.config.inference import MergeConfig
 from llmkit.config.inference import PredictConfig as PredictConfig
@@ -227,6 +228,7 @@ class Config(Section):
     predict: Annotated[PredictConfig, For("predict")] = PredictConfig()
     evaluation: Annotated[EvaluationConfig, For("evaluate")] = EvaluationConfig()
     merge: Annotated[MergeConfig, For("merge")] = MergeConfig()
+    export: Annotated[ExportConfig, For("export")] = ExportConfig()
 
     _own: dict[tuple[str, ...], Form] = PrivateAttr(default_factory=dict)
     """The paths of values that were given for this command alone, with their form."""

@@ -1,1 +1,1 @@
-"""Ship a finished model: its card, and its upload to the Hugging Face Hub."""
+"""Ship a finished model: its card, its upload to the Hugging Face Hub, and other formats."""

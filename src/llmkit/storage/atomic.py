@@ -207,6 +207,22 @@ def replace_bytes(path: Path, content: bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
+def commit_file(target: Path, fill: Callable[[Path], None]) -> None:
+    """Creates `target` from the file that `fill` writes at the path passed to it, which becomes
+    visible when `fill` returns. Raises WriteError when writing fails, and then leaves nothing."""
+    partial = target.with_name(f".tmp-{target.name}-{os.getpid()}")
+    try:
+        make_directory(target.parent)
+        fill(partial)
+        _flush(partial)
+        partial.rename(target)
+        flush_directory(target.parent)
+    except Exception as error:
+        raise cannot_write(error, target) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def partial_of(path: Path) -> Path:
     """The temporary path of a small file until it is complete."""
     return path.with_name(f".{path.name}.tmp")
@@ -250,6 +266,18 @@ def check_writable(path: Path) -> None:
     else:
         return
     raise WriteError(f"cannot write {path.name or path}: {what}", where=str(path), next=advice)
+
+
+def check_room(path: Path, n_bytes: int) -> None:
+    """Raises WriteError if a file of this size does not fit on the disk."""
+    free = free_bytes(path.absolute())
+    if free < n_bytes:
+        raise WriteError(
+            f"cannot write {path.name}: it needs {n_bytes:,} bytes, and {free:,} are free",
+            where=str(path),
+            kept="nothing was written",
+            next="free some space, or choose another disk",
+        )
 
 
 def free_bytes(path: Path) -> int:

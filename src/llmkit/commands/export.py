@@ -1,0 +1,44 @@
+"""`llmkit export`: a model -> a file of another program, verified against the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from llmkit.config.schema import Config
+from llmkit.data.readers.files import Sources
+from llmkit.export.source import ExportSource, open_source
+from llmkit.reporting.console import Console
+
+COMMAND = "export"
+
+
+def run(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
+    """Writes the model whole or not at all, verifies what was written, and returns what was and
+    was not verified."""
+    from llmkit.export.gguf.exporting import export_gguf
+
+    source = open_source(config, console.warn)
+    found = export_gguf(source, config.export, console)
+    return _facts(config, source) | found
+
+
+def check(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
+    """Checks that the model can be exported, without loading its weights."""
+    from llmkit.export.gguf.exporting import check_gguf
+
+    source = open_source(config, console.warn)
+    return _facts(config, source) | check_gguf(source, config.export, console)
+
+
+def _facts(config: Config, source: ExportSource) -> dict[str, Any]:
+    settings = config.export
+    return {
+        "command": COMMAND,
+        "model": source.opened.name,
+        **({} if settings.expert is None else {"expert": settings.expert}),
+        "architecture": source.config.model_type,
+        "format": settings.written_format,
+        "type": settings.written_type,
+        "output": str(Path(str(settings.output))),
+    }
