@@ -170,6 +170,8 @@ class DataSection(TypedDict, total=False):
     validation_files: AnyPath | Sequence[AnyPath]
     test_files: AnyPath | Sequence[AnyPath]
     expert: str | None
+    domains: Literal["auto"] | None
+    num_domains: int
     mixture: Mapping[str, DomainSection]
     mixture_temperature: float
     validation_fraction: float | Literal["auto"]

@@ -85,11 +85,14 @@ def _encodes(text: str) -> bool:
 
 def _check_input(command: str, config: Config, sources: Sources) -> None:
     data = config.data
+    named = data.mixture and data.domains is None
     match command:
-        case "pretrain" | "finetune" if not (data.train_files or data.mixture):
+        case "pretrain" | "finetune" if not (data.train_files or named):
             key = "data.train_files"
         case "evaluate" if not (data.test_files or data.mixture or config.evaluation.tasks):
             key = "data.test_files"
+        case "evaluate" if not (data.test_files or data.train_files or named):
+            key = "data.train_files"
         case "predict" if not data.test_files and sources.piped is None:
             key = "data.test_files"
         case "generate":

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from llmkit.config.load import as_yaml
 from llmkit.config.schema import Config
 from llmkit.data.readers.files import Sources
+from llmkit.data.text.clusters import Clusters, read_clusters
 from llmkit.distributed import device
 from llmkit.errors import ConfigError
 from llmkit.models import rope
@@ -42,7 +43,8 @@ def run(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
         found = family.load(console.watch)
         model = _merged(found, config)
         _write_facts(directory, model, family, config, console)
-        fill = partial(_fill, model, family.model.tokenizer, _record(family, found, config))
+        parts = (_record(family, found, config), read_clusters(Path(family.model.location)))
+        fill = partial(_fill, model, family.model.tokenizer, *parts)
         atomic.clean(directory)
         atomic.commit(directory / outputs.FINAL, fill, {"step": 0})
         result = {
@@ -192,6 +194,7 @@ def _fill(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     record: ExpertsRecord | None,
+    found: Clusters | None,
     directory: Path,
 ) -> None:
     """Writes the files of the merged model; each expert of an ensemble is a model by itself."""
@@ -200,6 +203,8 @@ def _fill(
         tokenizer.save_pretrained(part)
     if record is not None:
         records.write_experts(directory, record)
+    if found is not None:
+        found.write(directory)
 
 
 def _write_facts(

@@ -32,6 +32,9 @@ MIXED = For("pretrain", "evaluate/text", "merge")
 TABLES = For("pretrain", "finetune", "predict", "generate", "evaluate")
 """The commands that read files of text or rows."""
 
+FOUND = 4
+"""Number of domains that are found by default."""
+
 
 class DomainConfig(Section):
     """One domain of a mixture."""
@@ -59,7 +62,16 @@ class DataConfig(Section):
     expert: Annotated[str | None, For("pretrain/causal")] = None
     """Domain of the mixture to train an expert of: the only one with a weight. The others are
     measured."""
-    mixture: Annotated[dict[str, DomainConfig], MIXED] = Field(default_factory=dict)
+    domains: Annotated[Literal["auto"] | None, MIXED] = None
+    """`auto` finds domains in `train_files`: documents with similar words become a domain, none
+    smaller than half or larger than twice the mean (TF-IDF, balanced k-means). They are named
+    `domain-0`, `domain-1`, ..., the largest first, and mixed like those of `mixture`, which may
+    give their weights. A model trained on them keeps them for the runs that begin with it."""
+    num_domains: Annotated[Annotated[int, Field(strict=True, ge=2, le=256)], MIXED] = FOUND
+    """Number of domains that `domains: auto` finds."""
+    mixture: Annotated[dict[str, DomainConfig], MIXED] = Field(
+        default_factory=dict, validate_default=True
+    )
     """Domains to mix, instead of `train_files`."""
     mixture_temperature: Annotated[float, Field(ge=1, allow_inf_nan=False), MIXED] = 1.0
     """Domains without weights are sampled in proportion to tokens ^ (1 / temperature): 1 samples
@@ -130,6 +142,13 @@ class DataConfig(Section):
     isolate_documents: Annotated[bool, For("pretrain")] = True
     """Documents packed into one block do not attend to one another."""
 
+    @field_validator("num_domains")
+    @classmethod
+    def _check_number(cls, number: int, info: ValidationInfo) -> int:
+        if number != FOUND and info.data.get("domains") is None:
+            raise rule("is the number of domains to find; add data.domains=auto, or remove it")
+        return number
+
     @field_validator("mixture")
     @classmethod
     def _check_mixture(
@@ -155,6 +174,9 @@ def _checked_mixture(
 ) -> dict[str, DomainConfig]:
     """The mixture unchanged; raises an error for pydantic if its names, weights or other data keys
     are invalid. `data` holds the keys of the data section before it."""
+    if data.get("domains") is not None:
+        mixture = _found_mixture(mixture, int(data.get("num_domains", FOUND)))
+        data = {**data, "train_files": (), "validation_files": ()}
     weights = {name: domain.weight for name, domain in mixture.items()}
     left_open = [name for name, weight in weights.items() if weight == "auto"]
     for name in mixture:
@@ -168,6 +190,23 @@ def _checked_mixture(
     if mixture and not left_open and not any(weights.values()):
         raise rule(f"all weights are 0 ({', '.join(mixture)}); set one above 0")
     return _of_expert(mixture, data.get("expert"))
+
+
+def _found_mixture(mixture: dict[str, DomainConfig], number: int) -> dict[str, DomainConfig]:
+    """The mixture of domains to be found, with the weights that are given."""
+    names = [f"domain-{each}" for each in range(number)]
+    for name, domain in mixture.items():
+        if name not in names:
+            raise rule(
+                f"{name!r} cannot be combined with data.domains=auto, which finds the domains "
+                f"{names[0]} to {names[-1]}; remove one of them"
+            )
+        if domain.files or domain.validation_files:
+            raise rule(
+                f"the text of {name} is found in data.train_files; remove the files of {name}, or "
+                "data.domains"
+            )
+    return {name: mixture.get(name, DomainConfig()) for name in names}
 
 
 def _of_expert(mixture: dict[str, DomainConfig], expert: str | None) -> dict[str, DomainConfig]:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from llmkit.config.schema import Config
 from llmkit.data.readers.files import Sources
+from llmkit.data.text.found_domains import FoundDomains, known_clusters
 from llmkit.data.text.prepare import held_out_domains, tokens_of
 from llmkit.data.text.token_file import Places, TokenFile, joined
 from llmkit.distributed.processes import Processes
@@ -78,8 +80,9 @@ def measure_text(
 ) -> list[Measured]:
     """Evaluates models on `data.test_files`; checks everything before loading weights."""
     protocols = [protocol(model, config.evaluation) for model in models]
+    known = _known_domains(config, sources, models, watch, say)
     texts = [
-        _text(config, sources, model, how, watch, say)
+        _text(config, sources, model, how, watch, say, known)
         for model, how in zip(models, protocols, strict=True)
     ]
     _check_lost(texts, say)
@@ -153,6 +156,17 @@ def is_mixture(config: Config) -> bool:
     return bool(config.data.mixture) and not config.data.test_files
 
 
+def _known_domains(
+    config: Config, sources: Sources, models: Sequence[Pretrained], watch: Watch, say: Say
+) -> FoundDomains | None:
+    """The domains of `data.domains: auto`: those that the models were trained with, else found in
+    the same text."""
+    if not is_mixture(config) or config.data.domains is None:
+        return None
+    known = known_clusters(config, [Path(model.location) for model in models])
+    return FoundDomains(config, sources, known, watch, say)
+
+
 def _text(
     config: Config,
     sources: Sources,
@@ -160,12 +174,13 @@ def _text(
     how: ScoringProtocol,
     watch: Watch,
     say: Say,
+    known: FoundDomains | None,
 ) -> Text:
     origins, files = None, dict[str, TokenFile]()
     if model.kind == "masked":
         tokenizers.set_frame(model.tokenizer)
     if is_mixture(config):
-        files = held_out_domains(config, sources, model.tokenizer, watch, say)
+        files = held_out_domains(config, sources, model.tokenizer, watch, say, known)
         tokens, origins = joined(list(files.values()))
     else:
         key = "data.test_files"

@@ -31,7 +31,7 @@ FINAL, CARD = "final", "README.md"
 """Name of the finished model in the run directory, and of its model card."""
 
 _STEP = re.compile(r"step-[0-9]{10}")
-_CACHE_LOCK = re.compile(r"token(s|izer)-[0-9a-f]{32}\.lock")
+_CACHE_LOCK = re.compile(r"(tokens|tokenizer|domains)-[0-9a-f]{32}\.lock")
 
 EVALUATION = "llmkit evaluate"
 """The generator that pages written by `evaluate` name."""
@@ -177,7 +177,7 @@ def _is_committed(directory: Path) -> bool:
 
 def _is_cache(directory: Path) -> bool:
     """Whether a directory is the cache, or was the cache of an earlier command."""
-    if any(_CACHE_LOCK.fullmatch(each.name) for each in directory.glob("to*.lock")):
+    if any(_CACHE_LOCK.fullmatch(each.name) for each in directory.glob("*.lock")):
         return True
     try:
         return paths.cache_directory().samefile(directory)

@@ -150,6 +150,7 @@ def _carry_out(run: Run, loss: Loss) -> tuple[dict[str, Any], Examples | None]:
             run.directory / outputs.CHECKPOINTS, work.model.num_parameters(), session.console.warn
         )
         write_facts(task, work.model, run.directory, resolved, state.plan, chosen, notes)
+        task.keep(run.directory)
         if not (run.directory / fingerprints.FINGERPRINTS).exists():
             earlier = fingerprints.read_fingerprints(task.config.model.name_or_path or "")
             fingerprints.write(run.directory, task.seen().joined(earlier))

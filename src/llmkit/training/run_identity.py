@@ -192,7 +192,7 @@ _SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,7}")
 def _name_of_data(config: Config) -> str:
     """A name for the data: the domains of a mixture, else the first file without its suffixes."""
     data = config.data
-    if data.mixture:
+    if data.mixture and data.domains is None:
         return numbered.safe("-".join(data.mixture))
     names = [name for each in data.train_files if (name := _stem(each))]
     others = len(data.train_files) - 1

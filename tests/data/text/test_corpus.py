@@ -56,6 +56,18 @@ def test_a_long_document_comes_in_pieces_that_break_no_character() -> None:
     assert max(len(piece.text) for piece in corpus.everything(made).pieces()) <= 1 << 20
 
 
+def test_windows_are_spread_over_a_long_document_and_break_no_character() -> None:
+    made = spooled("short é你", "".join(f"{n:03}é" for n in range(1000)))
+    assert made.windows(0, 4, 3) == "short é你"
+    windows = made.windows(1, 12, 3).split("\n")
+    assert len(windows) == 3
+    assert windows[0] == "000é001é00"
+    assert windows[2].endswith("999é")
+    assert all(len(each.encode()) <= 12 for each in windows)
+    assert windows[1].strip("é")[:3].isdigit()
+    assert 450 < int("".join(filter(str.isdigit, windows[1]))[:3]) < 550
+
+
 @given(
     st.lists(st.text("ab\né你", min_size=1, max_size=30), min_size=1, max_size=12),
     st.sampled_from(["auto", 0.01, 0.1, 0.5, 0.9]),

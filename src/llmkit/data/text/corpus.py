@@ -62,6 +62,18 @@ class Corpus:
         """The byte offset of a document's start."""
         return int(self.ends[document - 1]) if document else 0
 
+    def windows(self, document: int, size: int, count: int) -> str:
+        """A document, or of a longer one `count` evenly spaced windows of `size` bytes, without
+        partial characters at their ends."""
+        start, end = self.start(document), int(self.ends[document])
+        begins, length = [start], end - start
+        if length > size * count:
+            begins = np.linspace(start, end - size, count).astype(np.int64).tolist()
+            length = size
+        file = self.text.fileno()
+        parts = (os.pread(file, length, begin) for begin in begins)
+        return "\n".join(part.decode(errors="ignore") for part in parts)
+
 
 @dataclass(frozen=True)
 class Documents:
@@ -155,20 +167,17 @@ def spool(
     """
     reading, marks = Reading(data, advance), MarkCounts()
     with writing(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-        text = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115  the corpus keeps it open
-        with tempfile.TemporaryFile(dir=directory) as offsets:
-            writer = _Writer(text, offsets)
-            ranges = []
-            for source in found:
-                before = writer.n_documents
-                for piece in pieces(source, reading):
-                    writer.add(piece)
-                    marks.add(piece)
-                ranges.append((before, writer.n_documents))
-                files.check_unchanged(source)
-            ends = writer.finish()
-    return Corpus(text, ends, writer.blank, reading.undecodable, tuple(ranges), marks.found)
+        writer, ranges = CorpusWriter(directory), list[tuple[int, int]]()
+        for source in found:
+            before = writer.n_documents
+            for piece in pieces(source, reading):
+                writer.add(piece)
+                marks.add(piece)
+            ranges.append((before, writer.n_documents))
+            files.check_unchanged(source)
+        ends = writer.finish()
+    read = (writer.blank, reading.undecodable, tuple(ranges), marks.found)
+    return Corpus(writer.text, ends, *read)
 
 
 def everything(corpus: Corpus) -> Documents:
@@ -177,17 +186,22 @@ def everything(corpus: Corpus) -> Documents:
     return Documents(corpus, chosen, corpus.n_documents, corpus.n_bytes)
 
 
-class _Writer:
-    """Writes documents one after another, and removes those that turn out to be blank."""
+class CorpusWriter:
+    """Writes documents one after another into unnamed files in a directory, and removes those that
+    turn out to be blank."""
 
-    def __init__(self, text: BinaryIO, offsets: BinaryIO) -> None:
-        self.text, self.offsets = text, offsets
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        # The corpus keeps the text open, and both disappear when they are closed.
+        self.text: BinaryIO = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115
+        self.offsets: BinaryIO = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115
         self.ends: array[int] = array("q")
         self.n_documents = self.blank = 0
         self.position = self.start = 0
         self.empty = True
 
     def add(self, piece: Piece) -> None:
+        """Write a part of a document."""
         text, last = piece
         if self.empty and text and not text.isspace():
             self.empty = False
@@ -221,10 +235,11 @@ class _Writer:
         """The end offsets of the documents, memory-mapped."""
         self._flush()
         self.text.flush()
-        self.offsets.flush()
-        if not self.n_documents:
-            return np.zeros(0, dtype=np.int64)
-        return np.memmap(self.offsets, dtype=np.int64, mode="r", shape=(self.n_documents,))
+        with self.offsets:
+            self.offsets.flush()
+            if not self.n_documents:
+                return np.zeros(0, dtype=np.int64)
+            return np.memmap(self.offsets, dtype=np.int64, mode="r", shape=(self.n_documents,))
 
 
 AUTO_BYTES = 2_000_000

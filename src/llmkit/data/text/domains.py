@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
 from llmkit.config.data import DomainConfig
 from llmkit.config.schema import Config
 from llmkit.data.readers import files
 from llmkit.data.readers.files import Source, Sources
-from llmkit.data.text import corpus, token_file
+from llmkit.data.text import corpus
 from llmkit.data.text.corpus import Corpus, Documents
 from llmkit.errors import ConfigError, DataError, InputNotFound
 from llmkit.progress import Watch
 from llmkit.storage import paths
+
+TRAIN_FILES, VALIDATION_FILES = "data.train_files", "data.validation_files"
 
 Split = Literal["all", "train", "validation"]
 
@@ -40,23 +43,25 @@ class RawText:
         table = [data.format, data.delimiter, data.header, data.text_column]
         how = [*table, data.document, data.document_separator, data.encoding, data.errors]
         split = [] if part == "all" else [data.validation_fraction, self.config.seed]
-        return [token_file.FORMAT, self.fingerprint, how, part, split]
+        return [self.fingerprint, how, part, split]
 
     def part(self, part: Split) -> Documents:
         """The documents of a part."""
         if part == "all":
-            return corpus.everything(self._corpus)
+            return corpus.everything(self.spooled)
         return self._split[part == "validation"]
 
     def close(self) -> None:
-        """Release the text."""
-        if "_corpus" in self.__dict__:
-            self._corpus.close()
+        """Release the text; it is read again if it is needed again."""
+        self.__dict__.pop("_split", None)
+        if read := self.__dict__.pop("spooled", None):
+            read.close()
 
-    @cached_property
-    def _corpus(self) -> Corpus:
+    def spool(self, directory: Path) -> Corpus:
+        """All documents, in an unnamed file in this directory; raises DataError if all are
+        blank."""
         with self.watch("reading", self.n_bytes) as advance:
-            read = corpus.spool(self.found, self.config.data, paths.cache_directory(), advance)
+            read = corpus.spool(self.found, self.config.data, directory, advance)
         if not read.n_documents:
             raise DataError(
                 f"{self.name} holds no text: all {read.blank:,} documents are blank",
@@ -66,32 +71,28 @@ class RawText:
         return read
 
     @cached_property
+    def spooled(self) -> Corpus:
+        """All documents, read when first needed."""
+        return self.spool(paths.cache_directory())
+
+    @cached_property
     def _split(self) -> tuple[Documents, Documents]:
-        return corpus.split(self._corpus, self.config.data.validation_fraction, self.config.seed)
+        return corpus.split(self.spooled, self.config.data.validation_fraction, self.config.seed)
 
 
 class DomainText:
     """The training and held-out text of a data set, or of one domain of a mixture."""
 
     def __init__(
-        self,
-        key: str,
-        held_out_key: str,
-        domain: str,
-        config: Config,
-        sources: Sources,
-        watch: Watch,
+        self, train: RawText, held_out: RawText | None, config: Config, domain: str
     ) -> None:
-        self.train = RawText(sources.of(key), key, config, watch)
-        self.train_part: Split = "all"
-        self.held_out: RawText | None = None
-        self.held_out_part: Split = "all"
-        if found := sources.of(held_out_key):
-            self.held_out = RawText(found, held_out_key, config, watch)
-        elif config.data.validation_fraction != 0:
-            self.held_out = self.train
-            self.train_part, self.held_out_part = "train", "validation"
+        self.train, self.held_out = train, held_out
         self.is_learned = not domain or config.data.mixture[domain].weight != 0
+        self.train_part: Split = "all"
+        self.held_out_part: Split = "all"
+        if held_out is None and config.data.validation_fraction != 0:
+            self.held_out = train
+            self.train_part, self.held_out_part = "train", "validation"
 
     def close(self) -> None:
         """Release the text."""
@@ -106,26 +107,33 @@ def keys_by_domain(config: Config) -> dict[str, tuple[str, str]]:
     Data without a mixture is one domain with an empty name. A domain without weight needs only
     validation files. Raises ConfigError for a domain that would be neither trained on nor measured.
     """
-    keys = {}
-    for name, domain in config.data.mixture.items():
-        if domain.weight == 0 and not (domain.validation_files or config.data.validation_fraction):
+    keys, data = {}, config.data
+    for name, domain in data.mixture.items():
+        held_out_files = domain.validation_files or (data.domains and data.validation_files)
+        if domain.weight == 0 and not (held_out_files or data.validation_fraction):
             raise ConfigError(
                 f"the domain {name} would not be used: it has no weight, and nothing is held out",
                 where=f"data.mixture.{name}.weight, data.validation_fraction",
                 next=f"remove it, give it a weight, or set data.mixture.{name}.validation_files",
             )
+        if data.domains is not None:
+            keys[name] = TRAIN_FILES, VALIDATION_FILES
+            continue
         files, held_out = (f"data.mixture.{name}.{key}" for key in ("files", "validation_files"))
         only_measured = domain.weight == 0 and domain.validation_files and not domain.files
         keys[name] = (held_out if only_measured else files), held_out
-    return keys or {"": ("data.train_files", "data.validation_files")}
+    return keys or {"": (TRAIN_FILES, VALIDATION_FILES)}
 
 
 def domain_texts(config: Config, sources: Sources, watch: Watch) -> dict[str, DomainText]:
-    """The text of each domain; data without a mixture has an empty name."""
-    return {
-        name: DomainText(*keys, name, config, sources, watch)
-        for name, keys in keys_by_domain(config).items()
-    }
+    """The text of each domain of `data.mixture`; data without a mixture has an empty name."""
+    texts = {}
+    for name, (key, held_out_key) in keys_by_domain(config).items():
+        train, held_out = RawText(sources.of(key), key, config, watch), None
+        if found := sources.of(held_out_key):
+            held_out = RawText(found, held_out_key, config, watch)
+        texts[name] = DomainText(train, held_out, config, name)
+    return texts
 
 
 def weights(

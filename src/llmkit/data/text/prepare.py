@@ -19,6 +19,7 @@ from llmkit.data.text import domains, token_file
 from llmkit.data.text.corpus import Documents
 from llmkit.data.text.documents import pieces
 from llmkit.data.text.domains import DomainText, RawText, Split
+from llmkit.data.text.found_domains import FoundDomains
 from llmkit.data.text.token_file import TokenFile
 from llmkit.errors import DataError, InputNotFound
 from llmkit.models import tokenizer as tokenizers
@@ -48,16 +49,20 @@ def prepare_domains(
     tokenizer: PreTrainedTokenizerFast | None,
     watch: Watch,
     say: Say,
+    found: FoundDomains | None = None,
 ) -> dict[str, Prepared]:
     """The training and validation text of each domain of `data.mixture` as token files.
 
     Token files are reused from the cache. Data without a mixture is one domain with an empty name.
     All domains share the given tokenizer, or one trained on the training parts of the domains with
-    a weight. Raises the errors of finding, reading and writing, and DataError if a part has too
-    little text.
+    a weight. `found` are the domains of `data.domains: auto`. Raises the errors of finding, reading
+    and writing, and DataError if a part has too little text.
     """
-    pairs = domains.domain_texts(config, sources, watch)
+    pairs = found.texts() if found else domains.domain_texts(config, sources, watch)
     try:
+        for name, domain in config.data.mixture.items():
+            if domain.weight != 0 and name not in pairs:
+                raise _too_little(name, "train", 0)
         if tokenizer is None:
             learned = [pair for pair in pairs.values() if pair.is_learned]
             tokenizer = _trained(learned, say)
@@ -74,9 +79,11 @@ def held_out_domains(
     tokenizer: PreTrainedTokenizerFast,
     watch: Watch,
     say: Say,
+    found: FoundDomains | None = None,
 ) -> dict[str, TokenFile]:
-    """The held-out text of each domain of `data.mixture`; raises InputNotFound if none has any."""
-    pairs = domains.domain_texts(config, sources, watch)
+    """The held-out text of each domain of `data.mixture`; raises InputNotFound if none has any.
+    `found` are the domains of `data.domains: auto`."""
+    pairs = found.texts() if found else domains.domain_texts(config, sources, watch)
     make = _Maker(tokenizer, watch, say)
     try:
         kept = {
@@ -171,7 +178,7 @@ class _Maker:
                 raise _too_little(text.name, part, 0)
             return chosen
 
-        name = f"tokens-{cache.key(text.key(part), self.fingerprint)}"
+        name = f"tokens-{cache.key(_key(text, part), self.fingerprint)}"
         made = token_file.tokenize(
             name, documents, self.tokenizer, self.framing, self.watch, self.say
         )
@@ -204,6 +211,11 @@ class _Maker:
             self.say(f"{label}: less than one block of {block_size} tokens; the block is padded")
 
 
+def _key(text: RawText, part: Split) -> list[object]:
+    """The part of a cache key that everything made of a text shares."""
+    return [token_file.FORMAT, *text.key(part)]
+
+
 _LOST = 0.01  # share of unknown text from which on it is reported
 _SHOWN = 5  # maximum number of files named in a line
 _FEWEST = 3  # tokens: two predicted ones and the one before them
@@ -230,7 +242,7 @@ def _trained(pairs: Sequence[DomainText], say: Say) -> PreTrainedTokenizerFast:
         return {"vocab_size": size, "n_bytes": n_read}
 
     wanted = [
-        *(pair.train.key(pair.train_part) for pair in pairs),
+        *(_key(pair.train, pair.train_part) for pair in pairs),
         requested,
         model_type,
         *(["framed"] if framed else []),

@@ -144,6 +144,7 @@ class Causal(Pretraining):
 
     def accompany(self, model: PreTrainedModel, directory: Path) -> None:
         """Write what a merge needs to know of a domain expert."""
+        super().accompany(model, directory)
         expert = self.config.data.expert
         text = None if expert is None else self.blocks(self.learned[expert], held_out=False)
         if record := branch.record_of(self, text, model):

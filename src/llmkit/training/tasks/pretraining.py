@@ -17,9 +17,9 @@ from llmkit.data.examples.mixture import Mixture
 from llmkit.data.text import domains, fingerprints
 from llmkit.data.text.documents import mark_hints
 from llmkit.data.text.fingerprints import Fingerprints
+from llmkit.data.text.found_domains import FoundDomains
 from llmkit.data.text.prepare import Prepared, data_report, prepare_domains
 from llmkit.data.text.token_file import TokenFile
-from llmkit.distributed import device
 from llmkit.evaluation.baselines import unigram_figures
 from llmkit.models import build, pretrained, tokenizer_saving
 from llmkit.models import tokenizer as tokenizers
@@ -28,8 +28,8 @@ from llmkit.reporting import held_out, summary
 from llmkit.reporting.held_out import HeldOut
 from llmkit.training import run_directory
 from llmkit.training.schedule import readable_minutes
-from llmkit.training.tasks import by_domain, defaults, sizing
-from llmkit.training.tasks.sizing import Recipe, Sizes
+from llmkit.training.tasks import by_domain, defaults, sizing, unnamed_domains
+from llmkit.training.tasks.sizing import Sizes
 from llmkit.training.tasks.task import Examples, Loss, Rows, Session, Task
 
 
@@ -43,6 +43,8 @@ class Pretraining(Task):
     pretrained: Pretrained | None
     data: Mapping[str, Prepared]
     """By domain; data without a mixture has an empty name."""
+    found: FoundDomains | None
+    """The domains of `data.domains: auto`."""
     tokenizer: PreTrainedTokenizerFast
     model_config: PretrainedConfig
     sizes: Sizes
@@ -93,7 +95,9 @@ class Pretraining(Task):
             beside = cls._model_config(config, pretrained, given, block)
             tokenizers.check_fit(given, beside, config)
             given = tokenizer_saving.savable_tokenizer(given, beside)
-        data = prepare_domains(config, session.sources, given, session.watch, session.console.say)
+        found = unnamed_domains.find_domains(config, pretrained, session)
+        how = (session.watch, session.console.say, found)
+        data = prepare_domains(config, session.sources, given, *how)
         tokenizer = next(iter(data.values())).tokenizer
         cls.prepare_tokenizer(tokenizer, config, block)
         made = cls._model_config(config, pretrained, tokenizer, block)
@@ -104,7 +108,8 @@ class Pretraining(Task):
             session.console.say(
                 "mixture: " + ", ".join(f"{name} {share:.2%}" for name, share in shares)
             )
-        task = cls(session, asked, config, pretrained, data, tokenizer, made, sizes).limit_length()
+        parts = (pretrained, data, found, tokenizer, made, sizes)
+        task = cls(session, asked, config, *parts).limit_length()
         if session.processes.is_main:
             task._warn_of_data()
         return task
@@ -118,6 +123,8 @@ class Pretraining(Task):
         block = sizes.block_size
         given = cls._given_tokenizer(config, pretrained, block)
         report = data_report(config, session.sources, session.watch)
+        if config.data.domains is not None:
+            report["domains"] = unnamed_domains.preview_domains(config, pretrained, session)
         size = len(given) if given else sizes.vocab_size
         # The ids of a released architecture may lie outside a small vocabulary.
         made = cls._sized_config(config, pretrained, size, block, {"pad_token_id": 0})
@@ -151,7 +158,8 @@ class Pretraining(Task):
         validated = config.data.validation_fraction != 0 or any(of(key) for _, key in keys)
         names = by_domain.names_of_figures(cls.metrics, list(config.data.mixture))
         defaults.check_best(config.train, names, validated)
-        n_bytes = sum(source.n_bytes for learned, _ in keys for source in of(learned))
+        texts = {learned for learned, _ in keys}
+        n_bytes = sum(source.n_bytes for text in texts for source in of(text))
         if (earlier := run_directory.sizes(asked, cls.command)) is not None:
             sizes = Sizes.from_json(earlier, config)
             return sizes.written_to(config), sizes
@@ -161,7 +169,7 @@ class Pretraining(Task):
             sizes = sizing.of_pretrained(config, pretrained, n_bytes, kind, cls.purpose)
             because += f" and {readable_minutes(minutes)} on a {kind}" if minutes else ""
         else:
-            chosen, limited = _recipe(n_bytes, config, session)
+            chosen, limited = sizing.choose_recipe(n_bytes, config, session.processes)
             vocabulary = tokenizers.auto_vocab_size(n_bytes)
             sizes = sizing.of_new(config, chosen, vocabulary, cls.purpose)
             because += limited
@@ -257,6 +265,11 @@ class Pretraining(Task):
         return int(self.examples.block_size)
 
     @property
+    def data_report(self) -> Mapping[str, Any]:
+        """What is in each of the domains that were found."""
+        return {} if self.found is None else {"domains": self.found.report}
+
+    @property
     def content(self) -> dict[str, str]:
         """The hashes of the data, by description."""
         content = {}
@@ -271,6 +284,15 @@ class Pretraining(Task):
     def measured_first(self) -> bool:
         """Whether a pretrained model continues on a mixture: its report lists gains and losses."""
         return bool(self.config.data.mixture and self.pretrained and self.validation)
+
+    def accompany(self, model: PreTrainedModel, directory: Path) -> None:
+        """Write the domains that were found, for the branches of this model."""
+        self.keep(directory)
+
+    def keep(self, directory: Path) -> None:
+        """Write the domains that were found, which a resumed run does not find again."""
+        if self.found is not None:
+            self.found.clusters.write(directory)
 
     def begin(self) -> PreTrainedModel:
         """New weights from the seed, or those of the given model."""
@@ -361,22 +383,6 @@ class Pretraining(Task):
                     f"validation data{f' of {name}' if name else ''}: {found.sentence('document')} "
                     "are in the training data too: its figures are not held-out figures"
                 )
-
-
-def _recipe(n_bytes: int, config: Config, session: Session) -> tuple[Recipe, str]:
-    """The recipe of a new model for this much text, and a description of the other factors."""
-    minutes, size = config.train.max_minutes, config.model.size
-    if size is not None:
-        return sizing.for_parameters(n_bytes, size), f" and model.size={size}"
-    if minutes is None:
-        return sizing.for_text(n_bytes), ""
-    processes = session.processes
-    measured = device.matrix_rate(processes.device, processes.precision)
-    rate = processes.largest([measured])[0] * processes.count
-    return sizing.for_minutes(n_bytes, minutes, rate), (
-        f" and {readable_minutes(minutes)} at the {rate / 1e9:,.0f} GFLOP/s that this machine has "
-        "now"
-    )
 
 
 def special_ids(tokenizer: PreTrainedTokenizerFast, *names: str) -> dict[str, int]:

@@ -14,11 +14,14 @@ from typing import Any
 
 from llmkit.config.schema import Config
 from llmkit.config.types import parameters_of
+from llmkit.distributed import device
+from llmkit.distributed.processes import Processes
 from llmkit.errors import ConfigError, DataError
 from llmkit.models import build
 from llmkit.models.build import Purpose
 from llmkit.models.pretrained import Pretrained
 from llmkit.models.sizes import settings_of_size
+from llmkit.training.schedule import readable_minutes
 from llmkit.training.tasks import defaults
 
 USABLE_SHARE = 0.4
@@ -193,6 +196,21 @@ def as_json(config: Config) -> dict[str, Any]:
         "data": {"block_size": config.data.block_size},
         "train": {"global_batch_size": config.train.global_batch_size},
     }
+
+
+def choose_recipe(n_bytes: int, config: Config, processes: Processes) -> tuple[Recipe, str]:
+    """The recipe of a new model for this much text, and a description of the other factors."""
+    minutes, size = config.train.max_minutes, config.model.size
+    if size is not None:
+        return for_parameters(n_bytes, size), f" and model.size={size}"
+    if minutes is None:
+        return for_text(n_bytes), ""
+    measured = device.matrix_rate(processes.device, processes.precision)
+    rate = processes.largest([measured])[0] * processes.count
+    return for_minutes(n_bytes, minutes, rate), (
+        f" and {readable_minutes(minutes)} at the {rate / 1e9:,.0f} GFLOP/s that this machine has "
+        "now"
+    )
 
 
 def of_new(

@@ -204,7 +204,7 @@ class Task(ABC):
 
     @property
     def data_report(self) -> Mapping[str, Any]:
-        """What was found in labelled rows, for `run.json`; text has no such report."""
+        """What was found in the data, for `run.json`."""
         return {}
 
     @property
@@ -229,6 +229,9 @@ class Task(ABC):
 
     def accompany(self, model: PreTrainedModel, directory: Path) -> None:  # noqa: B027
         """Write more files of the finished model into its directory, which is not visible yet."""
+
+    def keep(self, directory: Path) -> None:  # noqa: B027
+        """Write what a resumed run reads instead of computing it again into the run directory."""
 
     def fitted(self, model: PreTrainedModel) -> Self:
         """The task adapted to this model."""
