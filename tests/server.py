@@ -32,7 +32,8 @@ import llmkit.commands.evaluate
 import llmkit.commands.finetune
 import llmkit.commands.generate
 import llmkit.commands.predict
-import llmkit.commands.pretrain  # noqa: F401
+import llmkit.commands.pretrain
+import llmkit.commands.serve  # noqa: F401
 from llmkit.cli import app
 from llmkit.config.load import load_config
 from tests.fault import subjects

@@ -26,7 +26,7 @@ LAYERS = (
     {"data"},
     {"inference"},
     {"evaluation"},
-    {"training", "export"},
+    {"training", "export", "serving"},
     {"commands"},
     {"cli"},
     {"api"},

@@ -229,7 +229,7 @@ def test_a_table_or_text_in_place_of_config_is_the_data(
         (["pretrain", "--csv", "a.txt"], "write `--text a.txt`"),
         (["pretrain", "--size", "10M"], "write `model.size=10M`"),
         (["pretrain", "--zork", "1"], "next:  the options are --text, "),
-        (["serve"], "vllm serve runs/mine/final"),
+        (["deploy"], "llmkit serve --model runs/mine"),
         (["sample"], "llmkit generate"),
         (["train"], "llmkit pretrain"),
         (["evalute"], "llmkit evaluate"),

@@ -59,7 +59,7 @@ class EvaluationSection(TypedDict, total=False):
 
 
 class GenerationSection(TypedDict, total=False):
-    """How text is sampled: by `generate` and `chat`, and as samples during training."""
+    """How text is sampled: by `generate`, `chat` and `serve`, and as samples during training."""
 
     experts: str | Sequence[str]
     max_new_tokens: int
@@ -105,7 +105,7 @@ class LoraSection(TypedDict, total=False):
 
 
 class PredictSection(TypedDict, total=False):
-    """How `predict` computes and writes labels."""
+    """How `predict` computes and writes labels, and in which precision `serve` computes them."""
 
     output: AnyPath | None
     format: Literal["auto", "jsonl", "csv"]

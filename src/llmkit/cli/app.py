@@ -89,6 +89,7 @@ _add("merge", "Merge domain experts into an ensemble, a mixture of experts or an
 _add("predict", "Label the rows of a file, or lines from a pipe, with a classifier.")
 _add("generate", "Continue prompts, or fill their masks, from --prompt, --prompts-file or a pipe.")
 _add("chat", "Chat with a model, or continue text with a base model (type /help inside).")
+_add("serve", "Serve models over HTTP: completions, chat and classification, as OpenAI's API.")
 _add("export", "Write a model as GGUF for llama.cpp, and verify it against the model.")
 _add("evaluate", "Measure perplexity on text, accuracy on labelled rows, or benchmark tasks.")
 
@@ -267,7 +268,7 @@ def _invocation(command: str, ctx: typer.Context) -> Invocation:
                 chosen.append((option.flag, "evaluation.compare_with", others, place))
         if option.key == "merge.experts" and value:
             chosen += [(option.flag, *pair, place) for pair in experts_of(value)]
-        elif value not in (None, False, [], ()):
+        elif value is not None and value is not False and value not in ([], ()):
             chosen.append((option.flag, option.key, value, place))
     return Invocation(
         command,

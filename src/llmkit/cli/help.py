@@ -17,7 +17,7 @@ from llmkit.errors import UsageError
 
 _GROUPS = {
     "Train": ("pretrain", "finetune", "merge"),
-    "Use": ("generate", "chat", "predict"),
+    "Use": ("generate", "chat", "predict", "serve"),
     "Measure": ("evaluate", "report"),
     "Ship": ("export", "push"),
 }
@@ -30,6 +30,7 @@ FIRST = {
     "generate": 'llmkit generate --model runs/mine --prompt "Once upon a time"',
     "chat": "llmkit chat --model runs/mine",
     "predict": "llmkit predict --model runs/mine --csv new.csv --output labels.csv",
+    "serve": "llmkit serve --model runs/mine --model stars=runs/stars",
     "evaluate": "llmkit evaluate --model runs/mine --text test.txt",
     "report": "llmkit report runs/mine runs/other --open",
     "export": "llmkit export --model runs/mine --type q8_0 --output mine.gguf",
@@ -112,8 +113,8 @@ _INSTEAD = {
     "commented config for a job",
     "check lint verify": "`--dry-run` after any command checks data and config",
     "completion completions": "`llmkit --install-completion`",
-    "serve server api deploy vllm vllm-serve webui web ui gui": f"{_HUGGING_FACE}: `vllm serve "
-    "runs/mine/final` serves it; `llmkit generate` answers lines from a pipe",
+    "server api deploy vllm vllm-serve webui web ui gui": "`llmkit serve --model runs/mine`; "
+    "it also has a page to try the model by hand",
     "convert save": f"{_HUGGING_FACE} already; `llmkit export --model runs/mine --output "
     "mine.gguf` converts it for llama.cpp, `optimum-cli export onnx --model runs/mine/final "
     "onnx/` for ONNX",

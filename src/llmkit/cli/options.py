@@ -62,7 +62,7 @@ class Option:
             *self.names,
             metavar=self.metavar,
             help=self.help,
-            autocompletion=complete_run if self.key == "model.name_or_path" else None,
+            autocompletion=complete_run if self.flag == "--model" else None,
         )
         return _parameter(self.name, self.kind, declared, False if self.kind is bool else None)
 
@@ -214,6 +214,31 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
             _TEXT,
         ),
         Option("--output -o", "File to write.", "FILE", "export.output", _TEXT),
+    ),
+    "serve": (
+        Option(
+            "--model",
+            "Model to serve, under its own name or as NAME=RUN; repeatable.",
+            "RUN",
+            "serve.models",
+            _TEXTS,
+        ),
+        Option("--host", "Address to listen on.", "ADDRESS", "serve.host", _TEXT),
+        Option("--port", "Port to listen on; 0 chooses a free one.", "N", "serve.port", int | None),
+        Option(
+            "--api-key-file",
+            "File of API keys, one per line.",
+            "FILE",
+            "serve.api_key_file",
+            _TEXT,
+        ),
+        Option(
+            "--grace",
+            "Seconds that requests have to finish after a stop signal.",
+            "SECONDS",
+            "serve.grace",
+            float | None,
+        ),
     ),
     "evaluate": (
         _MODELS,

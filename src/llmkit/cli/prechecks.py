@@ -14,6 +14,7 @@ from llmkit.config import checks, keys
 from llmkit.config.checks import Faults
 from llmkit.config.inference import EXPORT_TYPES
 from llmkit.config.schema import Config, ExportConfig
+from llmkit.config.types import name_and_model
 from llmkit.data.readers.files import PipedInput, Sources
 from llmkit.errors import ConfigError, DataError, InputNotFound, Unsafe, UsageError, WriteError
 from llmkit.reporting.console import Console
@@ -51,6 +52,8 @@ def check_early(
     _check_files(command, config, sources, console, faults)
     _check_named(command, config, faults)
     _check_extras(command, config, faults)
+    if command == "serve":
+        _check_server(config, faults)
     with faults.collected("output_dir"):
         _check_output(command, config)
     if not faults:
@@ -128,7 +131,7 @@ def _check_model(command: str, config: Config, console: Console, faults: Faults)
 
     name = config.model.name_or_path
     with faults.collected("model.name_or_path"):
-        if name is not None:
+        if name is not None and not (command == "serve" and config.serve.models):
             _locate_model(name, console)
     with faults.collected("evaluation.compare_with"):
         for each in config.evaluation.compare_with if command == "evaluate" else ():
@@ -136,6 +139,9 @@ def _check_model(command: str, config: Config, console: Console, faults: Faults)
     for domain, place_of in config.merge.experts.items() if command == "merge" else ():
         with faults.collected(f"merge.experts.{domain}"):
             directory.locate_model(place_of)
+    for _, model in map(name_and_model, config.serve.models if command == "serve" else ()):
+        with faults.collected("serve.models"):
+            _locate_model(model, console)
     with faults.collected("tokenizer.name_or_path"):
         if config.tokenizer.name_or_path is not None:
             directory.locate_tokenizer(config.tokenizer.name_or_path)
@@ -160,6 +166,7 @@ def _check_need_of_model(command: str, config: Config) -> None:
         )
     needed = command in ("generate", "chat", "predict", "export")
     needed |= command == "evaluate" and config.evaluation.reference_column is None
+    needed |= command == "serve" and not config.serve.models
     if needed and name is None:
         raise UsageError(
             f"`llmkit {command}` needs a model",
@@ -238,6 +245,19 @@ def _check_packages(config: Config, faults: Faults) -> None:
     with faults.collected("export.format"):
         for package in packages.get(format, ()):
             extras.require(package, format, f"export to {format}", "")
+
+
+def _check_server(config: Config, faults: Faults) -> None:
+    """Adds missing packages, an address that cannot be used, and invalid keys to the faults."""
+    from llmkit.serving.http import address, keys
+
+    with faults.collected("serve"):
+        for package in ("fastapi", "uvicorn", "prometheus_client"):
+            extras.require(package, "serve", "`llmkit serve`", "")
+    with faults.collected("serve.port"):
+        address.check_address(config.serve)
+    with faults.collected("serve.api_key_file"):
+        keys.read_api_keys(config.serve)
 
 
 def _check_settings(command: str, config: Config, faults: Faults) -> None:

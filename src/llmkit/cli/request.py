@@ -154,6 +154,10 @@ def _recipe(command: str) -> tuple[_Work, _Work]:
             from llmkit.commands import export
 
             return export.run, export.check
+        case "serve":
+            from llmkit.commands import serve
+
+            return serve.run, serve.check
         case "evaluate":
             from llmkit.commands import evaluate
 

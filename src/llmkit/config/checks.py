@@ -130,6 +130,10 @@ def conflicts(config: Config, jobs: Collection[str]) -> Iterator[_Conflict]:
         yield from _of_finetuning(config, jobs)
     if commands & {"generate", "chat"}:
         yield from of_generation(config.generation, is_chat="chat" in commands)
+    if "serve" in commands:
+        yield from _of_lengths(config.generation)
+        if config.serve.max_new_tokens < config.generation.max_new_tokens:
+            yield "serve.max_new_tokens", "is below generation.max_new_tokens", "raise it"
     if "evaluate/text" in jobs:
         yield from _of_windows(config)
     if "export" in commands:
@@ -150,13 +154,17 @@ def of_generation(settings: GenerationConfig, is_chat: bool) -> Iterator[_Confli
         yield "generation.system", "needs a chat", "add `--chat`"
     if len(given) > 1:
         yield f"generation.{given[1]}", f"cannot be combined with generation.{given[0]}", "keep one"
-    if settings.min_new_tokens > settings.max_new_tokens:
-        yield "generation.min_new_tokens", "is above generation.max_new_tokens", "lower it"
+    yield from _of_lengths(settings)
     if settings.num_beams > 1:
         yield from _of_beams(settings, given)
     elif settings.num_return_sequences > 1 and not settings.do_sample:
         what = "gives equal texts without sampling"
         yield "generation.num_return_sequences", what, "set do_sample or num_beams"
+
+
+def _of_lengths(settings: GenerationConfig) -> Iterator[_Conflict]:
+    if settings.min_new_tokens > settings.max_new_tokens:
+        yield "generation.min_new_tokens", "is above generation.max_new_tokens", "lower it"
 
 
 def _of_beams(settings: GenerationConfig, given: list[str]) -> Iterator[_Conflict]:

@@ -124,7 +124,7 @@ def _give(settings: dict[KeyPath, GivenValue], *later: GivenValue) -> None:
 
 def _from_option(option: GivenOption, faults: Faults) -> GivenValue:
     place = ConfigPlace(Form.ARGUMENT, option.after, f"option {option.flag}")
-    value = option.value if isinstance(option.value, str | int) else list(option.value)
+    value = option.value if isinstance(option.value, str | int | float) else list(option.value)
     _refuse_empty(option, place, faults)
     return GivenValue(tuple(option.key.split(".")), value, dump(value), place)
 

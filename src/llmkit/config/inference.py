@@ -1,5 +1,5 @@
-"""The sections of a config that use models: `generation`, `predict`, `evaluation`, `merge` and
-`export`."""
+"""The sections of a config that use models: `generation`, `predict`, `evaluation`, `merge`, `serve`
+and `export`."""
 
 from __future__ import annotations
 
@@ -18,16 +18,19 @@ from llmkit.config.types import (
     NameOrPath,
     Names,
     NamesOrPaths,
+    Port,
     Positive,
+    Rate,
     Section,
+    ServedModels,
     Share,
     TextList,
     Whole,
 )
 
 _TALK = For("generate/continuation", "chat")
-_ANSWERS = For("generate", "evaluate/references", "finetune/completion")
-_INFERENCE = For("generate", "chat", "evaluate/references")
+_ANSWERS = For("generate", "serve", "evaluate/references", "finetune/completion")
+_INFERENCE = For("generate", "chat", "serve", "evaluate/references")
 _WRITING = For("generate/continuation", "chat", "evaluate/references")
 _TEXT = For("evaluate/text")
 _REFERENCES = For("evaluate/references")
@@ -35,14 +38,14 @@ _MODELS = For("evaluate/text", "evaluate/labels", "evaluate/tasks")
 
 
 class GenerationConfig(Section):
-    """How text is sampled: by `generate` and `chat`, and as samples during training.
+    """How text is sampled: by `generate`, `chat` and `serve`, and as samples during training.
 
     Settings that change probabilities apply in the order of the keys from `repetition_penalty` to
     `typical_p`, as in transformers; a form (`choices`, `regex`, `json_schema`) applies before the
     temperature.
     """
 
-    experts: Annotated[Names, _TALK] = ()
+    experts: Annotated[Names, For(*_TALK.jobs, "serve")] = ()
     """Experts of a merged model to use, by name; by default all."""
     max_new_tokens: Count = 64
     """Maximum number of new tokens."""
@@ -88,7 +91,8 @@ class GenerationConfig(Section):
     json_schema: Annotated[FilePath | None, _TALK] = None
     """File with a JSON schema that the text satisfies; requires the extra `grammar`."""
     seed: Whole | None = None
-    """Seed of sampling; `seed` by default."""
+    """Seed of sampling; `seed` by default. For `serve`, the seed of requests without one, which is
+    random by default."""
     prompts: Annotated[Names, For("generate")] = ()
     """Prompts to continue; for a masked model, with `[MASK]` or its tokenizer's mask token at each
     place to fill."""
@@ -101,11 +105,11 @@ class GenerationConfig(Section):
     """Send each prompt as a user message through the tokenizer's chat template."""
     system: Annotated[str | None, _WRITING] = None
     """System message of a chat."""
-    split_special_tokens: Annotated[bool, For("generate", "evaluate/references")] = True
+    split_special_tokens: Annotated[bool, For("generate", "serve", "evaluate/references")] = True
     """Read names of control tokens in a prompt, such as `</s>`, as text; with `false`, as the
     tokens. A chat template inserts its own either way, and the mask token of a masked model is
     always the token."""
-    truncate_prompt: Annotated[bool, For(*_WRITING.jobs, "finetune/completion")] = False
+    truncate_prompt: Annotated[bool, For(*_WRITING.jobs, "serve", "finetune/completion")] = False
     """Cut prompts that exceed the context from the left instead of refusing them."""
     explain: Annotated[Whole, For("generate", "chat")] = 0
     """Show this many of the most likely tokens at each step; for a masked model, this many fillings
@@ -115,12 +119,12 @@ class GenerationConfig(Section):
     precision: Annotated[Literal["auto", "fp32", "bf16"], _INFERENCE] = "auto"
     """Precision; `auto` is bf16 on an accelerator and fp32 on a CPU. In fp32 a seed gives the same
     text alone and in any batch; in bf16 texts may differ."""
-    weights: Annotated[Literal["full", "int8"], _WRITING] = "full"
+    weights: Annotated[Literal["full", "int8"], For(*_WRITING.jobs, "serve")] = "full"
     """`int8` keeps one byte per weight: faster and slightly less exact; CPU only."""
 
 
 class PredictConfig(Section):
-    """How `predict` computes and writes labels."""
+    """How `predict` computes and writes labels, and in which precision `serve` computes them."""
 
     output: FilePath | None = None
     """File for the predictions, `.jsonl` or `.csv`; stdout by default."""
@@ -130,7 +134,7 @@ class PredictConfig(Section):
     """Input columns to repeat in the output besides the text; `*` is all, `[]` none. In a CSV they
     precede `label` and the probabilities, and an input column with one of those names gets the
     prefix `input_`."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Annotated[Literal["auto", "fp32", "bf16"], For("predict", "serve")] = "auto"
     """Precision; `auto` is bf16 where the hardware supports it, for speed: probabilities differ
     from those of `evaluate` by about 0.01, so close labels may differ too. fp32 gives the
     probabilities of `evaluate` and of plain transformers."""
@@ -245,3 +249,30 @@ class ExportConfig(Section):
     def written_type(self) -> str:
         """The number type of the weights."""
         return EXPORT_TYPES[self.written_format][0] if self.type == "auto" else self.type
+
+
+class ServeConfig(Section):
+    """What `serve` offers, where and to whom, and its limits."""
+
+    models: ServedModels = ()
+    """Models to serve: runs, model directories or hub names, each as it is or as `NAME=RUN`; by
+    default the one that `model.name_or_path` names."""
+    host: str = "127.0.0.1"
+    """Address to listen on; the default one is reached from this machine only."""
+    port: Port = 8000
+    """Port to listen on; 0 chooses a free one."""
+    api_key_file: FilePath | None = None
+    """File with one API key per line; requests must send one of them as a bearer token."""
+    max_body_bytes: Count = 1 << 20
+    """Maximum number of bytes of a request."""
+    max_texts: Count = 64
+    """Maximum number of texts of a request: prompts times choices, or texts to classify."""
+    max_new_tokens: Count = 4096
+    """Maximum number of new tokens per text that a request may ask for; what it gets without asking
+    is `generation.max_new_tokens`."""
+    max_queue: Count = 64
+    """Maximum number of requests that wait to begin; further ones are asked to come back later."""
+    max_seconds: Positive = 300.0
+    """Maximum number of seconds that a request may take."""
+    grace: Rate = 30.0
+    """Number of seconds that requests have to finish after a signal to stop."""

@@ -11,6 +11,7 @@ TASKS: Mapping[str, tuple[str, ...]] = {
     "predict": (),
     "generate": ("continuation", "masks"),
     "chat": (),
+    "serve": (),
     "evaluate": ("text", "labels", "references", "tasks"),
     "export": (),
 }

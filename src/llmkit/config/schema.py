@@ -18,6 +18,7 @@ from llmkit.config.inference import ExportConfig as ExportConfig
 from llmkit.config.inference import GenerationConfig as GenerationConfig
 from llmkit.config.inference import MergeConfig
 from llmkit.config.inference import PredictConfig as PredictConfig
+from llmkit.config.inference import ServeConfig as ServeConfig
 from llmkit.config.jobs import TASKS, For
 from llmkit.config.types import (
     Auto,
@@ -37,7 +38,7 @@ from llmkit.config.types import (
 )
 
 EVERYWHERE = For(*TASKS)
-NOT_PREDICT = For("pretrain", "finetune", "generate", "chat", "evaluate")
+NOT_PREDICT = For("pretrain", "finetune", "generate", "chat", "serve", "evaluate")
 WITH_RUN = For("pretrain", "finetune", "merge")
 """The commands that write a run directory."""
 NEW_MODEL = For("pretrain", "finetune/classification")
@@ -220,6 +221,7 @@ class Config(Section):
         For(
             "generate/continuation",
             "chat",
+            "serve",
             "pretrain",
             "finetune/completion",
             "evaluate/references",
@@ -229,6 +231,7 @@ class Config(Section):
     evaluation: Annotated[EvaluationConfig, For("evaluate")] = EvaluationConfig()
     merge: Annotated[MergeConfig, For("merge")] = MergeConfig()
     export: Annotated[ExportConfig, For("export")] = ExportConfig()
+    serve: Annotated[ServeConfig, For("serve")] = ServeConfig()
 
     _own: dict[tuple[str, ...], Form] = PrivateAttr(default_factory=dict)
     """The paths of values that were given for this command alone, with their form."""

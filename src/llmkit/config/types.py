@@ -133,6 +133,7 @@ TextList = Annotated[
     BeforeValidator(several, json_schema_input_type=str | tuple[str, ...]),
     Field(strict=False),
 ]
+Port = Annotated[int, Field(strict=True, ge=0, le=65535)]
 Files = Annotated[
     tuple[FilePath, ...],
     BeforeValidator(several, json_schema_input_type=FilePath | tuple[FilePath, ...]),
@@ -167,6 +168,29 @@ def expert_name(name: str) -> str:
 
 
 ExpertName = Annotated[str, AfterValidator(expert_name)]
+
+
+def name_and_model(given: str) -> tuple[str, str]:
+    """The two sides of `NAME=RUN`; without a name, or for a path that holds `=`, no name."""
+    name, equals, model = given.partition("=")
+    if not equals or "/" in name or os.path.lexists(given):
+        return "", given
+    return name, model
+
+
+def _named_model(given: str) -> str:
+    name, model = name_and_model(given)
+    if not model or given.startswith("="):
+        raise rule(f"{given!r} is neither RUN nor NAME=RUN")
+    return f"{name}={_expanded(model)}" if name else _expanded(model)
+
+
+ServedModels = Annotated[
+    tuple[Annotated[str, AfterValidator(_named_model)], ...],
+    BeforeValidator(several, json_schema_input_type=str | tuple[str, ...]),
+    Field(strict=False),
+]
+"""Models, each with the name under which it is served if that is not its own."""
 
 
 NAMED_SIZES = {"tiny": 1_000_000, "small": 10_000_000, "base": 100_000_000}

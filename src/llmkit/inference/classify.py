@@ -7,7 +7,7 @@ because the last bits of a matrix product depend on it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import special
+from torch import Tensor
 from torch.nn import functional
 from transformers import PretrainedConfig, PreTrainedModel
 
@@ -63,7 +64,6 @@ class Classifier:
     head: ClassifierHead
     precision: str
 
-    @torch.no_grad()
     def outputs(
         self,
         texts: Sequence[tuple[str, ...]],
@@ -72,23 +72,31 @@ class Classifier:
         """The logits [texts, labels], or for regression the numbers [texts, 1]."""
         encoded = self.encoder.encode(texts)
         logits = np.zeros((len(texts), len(self.head.names)), dtype=np.float32)
-        device = self.model.device
-        low = self.precision == "bf16"
-        with torch.autocast(device.type, torch.bfloat16, enabled=low):
-            for rows, length in self._batches(encoded):
-                batch = _padded(encoded, rows, length)
-                found = self.model(**{name: value.to(device) for name, value in batch.items()})
-                known = rows >= 0
-                logits[rows[known]] = found.logits.float().cpu().numpy()[known]
-                advance(int(known.sum()))
+        for rows, length in self._batches(encoded):
+            known = rows >= 0
+            logits[rows[known]] = self.of_batch(_padded(encoded, rows, length))[known]
+            advance(int(known.sum()))
         return logits
+
+    @torch.no_grad()
+    def of_batch(self, batch: Mapping[str, Tensor]) -> NDArray[np.float32]:
+        """The same for a padded batch of encoded texts, as `Encoded.batch` gives it."""
+        device, low = self.model.device, self.precision == "bf16"
+        with torch.autocast(device.type, torch.bfloat16, enabled=low):
+            found = self.model(**{name: value.to(device) for name, value in batch.items()})
+        values: NDArray[np.float32] = found.logits.float().cpu().numpy()
+        return values
+
+    @property
+    def batch_tokens(self) -> int:
+        """Number of tokens of a batch that keeps the device busy."""
+        return _BATCH_TOKENS.get(self.model.device.type, 1024)
 
     def _batches(self, encoded: Encoded) -> Iterator[tuple[NDArray[np.int64], int]]:
         """The rows of each batch and their padded length; row -1 fills up a batch."""
         lengths = padded_lengths(encoded.lengths)
-        budget = _BATCH_TOKENS.get(self.model.device.type, 1024)
         for length in np.unique(lengths).tolist():
-            rows, size = np.flatnonzero(lengths == length), max(1, budget // length)
+            rows, size = np.flatnonzero(lengths == length), max(1, self.batch_tokens // length)
             for first in range(0, len(rows), size):
                 batch = rows[first : first + size]
                 if self.precision == "fp32":
@@ -283,7 +291,7 @@ def check_number_of_texts(config: PretrainedConfig, text_column: Any, where: str
     )
 
 
-def _padded(encoded: Encoded, rows: NDArray[np.int64], length: int) -> dict[str, torch.Tensor]:
+def _padded(encoded: Encoded, rows: NDArray[np.int64], length: int) -> dict[str, Tensor]:
     batch = encoded.batch(rows)
     missing = length - batch["input_ids"].shape[1]
     fills = {"input_ids": encoded.pad_id}

@@ -87,6 +87,20 @@ class Encoded:
     def __len__(self) -> int:
         return len(self.uncut)
 
+    @classmethod
+    def joined(cls, parts: Sequence[Encoded]) -> Encoded:
+        """The rows of several, without their labels, one after another."""
+        types = [part.types for part in parts if part.types is not None]
+        lengths = np.concatenate([part.lengths for part in parts])
+        return cls(
+            ids=np.concatenate([part.ids for part in parts]),
+            types=np.concatenate(types) if types else None,
+            starts=np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
+            uncut=np.concatenate([part.uncut for part in parts]),
+            targets=None,
+            pad_id=parts[0].pad_id,
+        )
+
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """[rows], in tokens."""

@@ -1,0 +1,1 @@
+"""Models behind HTTP: completions, chat and classification in the form of OpenAI's API."""

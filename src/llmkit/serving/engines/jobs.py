@@ -1,0 +1,80 @@
+"""The work of one request, and the events that the engine's thread reports of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmkit.data.examples.encoded import Encoded
+from llmkit.inference.generated import FinishReason, Sample, Step
+from llmkit.inference.prompts import Prompt
+from llmkit.inference.sampler import Sampler
+from llmkit.inference.sequence import Sequence as TokenSequence
+
+
+@dataclass(frozen=True)
+class Begun:
+    """The first result is there."""
+
+
+@dataclass(frozen=True)
+class NewText:
+    """New text of one of the texts of a job that is streamed."""
+
+    place: int
+    """Which text, in the order of prompts and then of their continuations."""
+    text: str
+    steps: Sequence[Step]
+    ended: FinishReason | None
+
+
+@dataclass(frozen=True)
+class Done:
+    """The job is complete, and its results can be read."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The job has ended without a result."""
+
+    fault: Exception
+
+
+Event = Begun | NewText | Done | Failed
+
+
+@dataclass(eq=False)
+class TextJob:
+    """Prompts to continue."""
+
+    prompts: Sequence[Prompt]
+    sampler: Sampler
+    is_streamed: bool = False
+    events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
+    sequences: list[TokenSequence] = field(default_factory=list)
+    has_begun: bool = False
+    samples: Sequence[Sample] = ()
+    """All samples, once it is done."""
+
+    @property
+    def n_prompt_tokens(self) -> int:
+        """Number of tokens of its prompts."""
+        return sum(len(prompt.ids) for prompt in self.prompts)
+
+
+@dataclass(eq=False)
+class LabelJob:
+    """Texts, or pairs of texts, to classify."""
+
+    texts: Sequence[tuple[str, ...]]
+    encoded: Encoded
+    outputs: NDArray[np.float32]
+    """[texts, labels], complete once it is done."""
+    events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
+
+
+Job = TextJob | LabelJob

@@ -1,0 +1,103 @@
+"""The models that a server offers, by name, before their weights are loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmkit.config.schema import Config
+from llmkit.config.types import name_and_model
+from llmkit.errors import DataError, UsageError
+from llmkit.inference import classify
+from llmkit.models import pretrained
+from llmkit.models.pretrained import Pretrained
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model without its weights, and the name that requests call it by."""
+
+    name: str
+    opened: Pretrained
+
+    @property
+    def classifies(self) -> bool:
+        """Whether it classifies texts; otherwise it continues them."""
+        return self.opened.kind == "classifier"
+
+    @property
+    def task(self) -> str:
+        """What it does: `chat` (and completion), `completion`, or `classification`."""
+        if self.classifies:
+            return "classification"
+        return "chat" if self.opened.tokenizer.chat_template else "completion"
+
+
+def open_served(config: Config) -> list[ServedModel]:
+    """The models of the config, each located and checked.
+
+    Raises UsageError for a name that two models have, DataError for a model that can neither
+    generate text nor classify, and the errors of `pretrained.open_model`.
+    """
+    found: dict[str, ServedModel] = {}
+    for name, opened in _opened(config):
+        if name in found:
+            raise UsageError(
+                f"two models have the name {name!r}: {found[name].opened.name} and {opened.name}",
+                where="serve.models (--model)",
+                next=f"give one another name: `--model NAME={opened.name}`",
+            )
+        _check_served(opened)
+        found[name] = ServedModel(name, opened)
+    return list(found.values())
+
+
+def _opened(config: Config) -> list[tuple[str, Pretrained]]:
+    tokenizer = config.tokenizer.name_or_path
+    pairs = [name_and_model(each) for each in config.serve.models]
+    if pairs:
+        models = [pretrained.open_model(model, None, tokenizer) for _, model in pairs]
+        return [
+            (name or own_name(model.name), model)
+            for (name, _), model in zip(pairs, models, strict=True)
+        ]
+    only = pretrained.of_config(config)
+    if only is None:
+        raise UsageError("no model is named", next="name one with --model")
+    return [(own_name(only.name), only)]
+
+
+def own_name(name_or_path: str) -> str:
+    """The name of a model without another: that of its run or directory, or its hub name."""
+    path = Path(name_or_path).expanduser()
+    if not path.is_dir():
+        return name_or_path
+    path = path.resolve()
+    return path.parent.name if path.name == "final" else path.name
+
+
+def _check_served(opened: Pretrained) -> None:
+    if opened.kind == "masked":
+        raise DataError(
+            f"{opened.name} is a masked model, which neither continues text nor classifies it",
+            where="serve.models (--model)",
+            next="serve a causal language model or a classifier; `llmkit generate` fills masks, "
+            "and `llmkit finetune` makes a classifier of it",
+        )
+    if opened.kind == "classifier":
+        classify.check_classifier(opened)
+    else:
+        opened.check_causal()
+    _check_tokenizer(opened)
+
+
+def _check_tokenizer(opened: Pretrained) -> None:
+    """Raises DataError for a tokenizer with ids that the model has no embeddings for."""
+    largest = max(opened.tokenizer.get_vocab().values())
+    if largest >= opened.vocab_size:
+        raise DataError(
+            f"the tokenizer of {opened.name} has ids up to {largest}, but the model has "
+            f"{opened.vocab_size} embeddings",
+            where="serve.models (--model)",
+            next="use the tokenizer that belongs to the model",
+        )
