@@ -122,6 +122,15 @@ def assert_held_out_agrees(run: Path) -> HeldOut:
     return found
 
 
+def assert_choices_explained(run: Path) -> dict[str, str]:
+    """A run gives the reason of each value that it chose; returns them."""
+    facts = json.loads((run / "run.json").read_text())
+    chosen = [key for key, origin in facts["origins"].items() if origin == "auto"]
+    assert len(chosen) > 10
+    assert list(facts["reasons"]) == chosen
+    return dict(facts["reasons"])
+
+
 def sign(directory: Path, change: Callable[[dict[str, Any]], object]) -> None:
     """Changes a manifest and makes its own hash right again."""
     path = directory / "manifest.json"

@@ -17,6 +17,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from llmkit.cli import app
 from tests.jobs import (
     SHARED,
+    assert_choices_explained,
     assert_held_out_agrees,
     assert_same,
     needs_shared,
@@ -408,3 +409,7 @@ def test_rows_that_a_run_was_trained_on_are_counted(call, reference, tables) -> 
 def test_what_became_of_each_row_adds_up_to_the_figures(reference) -> None:
     found = assert_held_out_agrees(reference["run"])
     assert len(found) == reference["validation"]["examples"]
+
+
+def test_every_choice_of_auto_has_its_reason(reference) -> None:
+    assert_choices_explained(reference["run"])

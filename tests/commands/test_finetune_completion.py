@@ -18,6 +18,7 @@ from llmkit.cli import app
 from llmkit.models import build, tokenizer
 from tests.jobs import (
     CONFIGS,
+    assert_choices_explained,
     assert_close,
     assert_held_out_agrees,
     assert_same,
@@ -334,3 +335,7 @@ def test_prompts_that_a_run_was_trained_on_are_counted(call, reference, tables) 
 def test_what_became_of_each_conversation_adds_up_to_the_figures(reference) -> None:
     found = assert_held_out_agrees(reference)
     assert len(found) == 12
+
+
+def test_every_choice_of_auto_has_its_reason(reference) -> None:
+    assert_choices_explained(reference)

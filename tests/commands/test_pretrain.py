@@ -16,6 +16,7 @@ from llmkit.data.text import fingerprints
 from tests.jobs import (
     SHARED,
     TINY,
+    assert_choices_explained,
     assert_close,
     assert_held_out_agrees,
     assert_same,
@@ -272,3 +273,7 @@ def test_a_run_has_a_name_that_its_command_finds_again_in_any_number_of_processe
 def test_what_became_of_each_passage_adds_up_to_the_figures(reference) -> None:
     found = assert_held_out_agrees(reference)
     assert found.kind == "text"
+
+
+def test_every_choice_of_auto_has_its_reason(reference) -> None:
+    assert_choices_explained(reference)

@@ -18,6 +18,7 @@ from llmkit.models import tokenizer as tokenizers
 from tests.jobs import (
     CONFIGS,
     SHARED,
+    assert_choices_explained,
     assert_held_out_agrees,
     assert_same,
     changed,
@@ -291,3 +292,7 @@ def test_fine_tuning_from_masks_beats_random_weights(call, tmp_path) -> None:
 def test_what_became_of_each_hidden_token_adds_up_to_the_figures(reference) -> None:
     found = assert_held_out_agrees(reference)
     assert found.kind == "masked text"
+
+
+def test_every_choice_of_auto_has_its_reason(reference) -> None:
+    assert_choices_explained(reference)

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.jobs import (
     CONFIGS,
+    assert_choices_explained,
     assert_close,
     assert_held_out_agrees,
     assert_same,
@@ -244,3 +245,7 @@ def test_what_became_of_each_passage_adds_up_to_the_figures(reference) -> None:
     domains = json.loads((reference / "result.json").read_text())["domains"]
     for name, domain in domains.items():
         assert found.of_domain(name).figures()["loss"] == pytest.approx(domain["after"]["loss"])
+
+
+def test_every_choice_of_auto_has_its_reason(reference) -> None:
+    assert_choices_explained(reference)

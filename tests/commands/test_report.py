@@ -36,6 +36,35 @@ def test_a_finished_run_leaves_its_page_and_its_card(runs: list[Path]) -> None:
     assert values["perplexity"] == facts["result"]["validation"]["perplexity"]
 
 
+def test_a_finished_run_that_is_repeated_keeps_its_records(
+    llmkit: Run, corpus: Path, runs: list[Path]
+) -> None:
+    kept = [
+        runs[0] / name for name in ("run.json", "config.yaml", "report.html", "final/README.md")
+    ]
+    (runs[0] / "final" / "README.md").write_text("mine")
+    before = [path.read_bytes() for path in kept]
+    own = ("train.max_steps=2", "train.learning_rate=1e-3", "train.logging_steps=1")
+    done = llmkit("pretrain", "--text", corpus, "-o", runs[0], *own, *tiny(), "--json")
+    assert done.returncode == 0, done.stderr
+    assert [path.read_bytes() for path in kept] == before
+    printed, facts = json.loads(done.stdout), json.loads(kept[0].read_text())
+    assert facts["result"].pop("tokens_per_second") > 0
+    assert {**facts["result"], "warnings": printed["warnings"]} == printed
+    assert printed["warnings"] == facts["warnings"] != []
+
+
+def test_the_data_of_text_are_counted_as_trained_on_and_held_out(
+    corpus: Path, runs: list[Path]
+) -> None:
+    report = json.loads((runs[0] / "run.json").read_text())["data"]["text"][""]
+    sizes = [report[name]["bytes"] for name in ("train", "validation")]
+    assert sum(sizes) == pytest.approx(corpus.stat().st_size, abs=2)
+    assert sizes[0] > sizes[1] > 0
+    assert report["validation"]["files"] == ["corpus.txt"]
+    assert report["validation"]["overlap"] is None
+
+
 def test_the_origins_say_what_was_given_and_what_auto_chose(runs: list[Path]) -> None:
     origins = json.loads((runs[0] / "run.json").read_text())["origins"]
     assert origins["train.learning_rate"] == "given"

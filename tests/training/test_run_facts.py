@@ -5,7 +5,8 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from llmkit.training.run_facts import git_commit
+from llmkit.config.schema import Config
+from llmkit.training.run_facts import git_commit, origins
 
 
 def git(directory: Path, *arguments: str) -> str:
@@ -29,3 +30,21 @@ def test_the_commit_is_that_which_git_names(tmp_path: Path) -> None:
     assert git_commit(tmp_path / "tree") == git(tmp_path / "tree", "rev-parse", "HEAD")
     git(repository, "checkout", "--detach")
     assert git_commit(repository) == git(repository, "rev-parse", "HEAD")
+
+
+def test_what_was_given_is_told_from_what_was_chosen_and_from_what_is_usual() -> None:
+    asked = Config().changed(
+        model={"size": "tiny", "config": {"num_hidden_layers": 2}},
+        train={"max_minutes": 5.0, "learning_rate": 0.1, "warmup_steps": 100},
+    )
+    resolved = asked.changed(
+        model={"architecture": "llama", "config": {"num_hidden_layers": 2, "hidden_size": 64}},
+        train={"max_minutes": None, "max_steps": 70, "warmup_steps": 0.5, "optimizer": "muon",
+               "num_train_epochs": 3.0, "plan": ((0, 70),)},
+    )  # fmt: skip
+    assert origins(asked, resolved.model_dump(mode="json")) == {
+        "model.size": "given", "model.config.num_hidden_layers": "given",
+        "train.max_minutes": "given", "train.learning_rate": "given", "train.warmup_steps": "given",
+        "model.architecture": "auto", "model.config.hidden_size": "auto",
+        "train.max_steps": "auto", "train.optimizer": "auto", "train.num_train_epochs": "auto",
+    }  # fmt: skip

@@ -24,8 +24,8 @@ _TASKS: dict[str, type[Task]] = {
 
 def run(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
     """Trains the model, or resumes training it, and returns the results of the run."""
-    figures = training.train_task(COMMAND, _task, config, sources, console)
-    description.describe_run(figures, console)
+    figures, repeats = training.train_task(COMMAND, _task, config, sources, console)
+    description.describe_run(figures, console, only_missing=repeats)
     return figures
 
 

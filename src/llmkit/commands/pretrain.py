@@ -20,8 +20,8 @@ COMMAND = "pretrain"
 
 def run(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
     """Trains the model, or resumes training it, and returns the results of the run."""
-    figures = training.train_task(COMMAND, _task, config, sources, console)
-    description.describe_run(figures, console)
+    figures, repeats = training.train_task(COMMAND, _task, config, sources, console)
+    description.describe_run(figures, console, only_missing=repeats)
     return figures
 
 

@@ -44,6 +44,7 @@ from llmkit.training.loss_module import quick
 from llmkit.training.optimizer import NamedOptimizer
 from llmkit.training.record import Recorder
 from llmkit.training.resolve import Choices
+from llmkit.training.run_directory import FinishedRun
 from llmkit.training.run_facts import write_facts
 from llmkit.training.schedule import Clock
 from llmkit.training.tasks import defaults
@@ -64,6 +65,8 @@ class Run:
     clock: Clock
     losses: Callable[[Examples | None], Loss]
     """Makes the loss for these validation examples, or for a subset of them."""
+    earlier: FinishedRun | None
+    """What the directory records of the run, if it was finished before."""
 
     @property
     def session(self) -> Session:
@@ -73,8 +76,9 @@ class Run:
 
 def train_task(
     command: str, task_of: TaskOf, config: Config, sources: Sources, console: Console
-) -> dict[str, Any]:
-    """Train or resume training, measure the finished model, and return the results."""
+) -> tuple[dict[str, Any], bool]:
+    """Train or resume training, measure the finished model, and return the results, and whether
+    they are those of a run that was finished before: its records are kept as they are."""
     run_directory.check_run_directory(config, command)
     with stop_signal() as stop, _processes(config) as processes:
         stop.saves = processes.count > 1  # which must stop together; one may stop at any time
@@ -92,9 +96,14 @@ def train_task(
             for line in final_model.describe_model(model):
                 console.say(line)
             clock = Clock(resumed.state.seconds if resumed else 0.0)
-            run = Run(task, model, directory, resumed, clock, task.losses(model))
+            earlier = run_directory.finished_run(directory) if processes.is_main else None
+            run = Run(task, model, directory, resumed, clock, task.losses(model), earlier)
             loss = run.losses(task.validation)
-            figures, validation = _carry_out(run, loss)
+            figures, validation, repeats = _carry_out(run, loss)
+            if repeats and earlier is not None:
+                for text in (each for each in earlier.limits if each not in console.warnings):
+                    console.warn(text)
+                return {**earlier.without_speed, **_places(run)}, True
             before = len(console.warnings)
             if processes.is_main:
                 figures |= task.results(loss, validation, figures)
@@ -102,7 +111,7 @@ def train_task(
             figures["seconds"] = round(clock.seconds(), 3)
             if processes.is_main:
                 run_directory.add_result(directory, figures, console.warnings, limits)
-            return figures
+            return figures, False
 
 
 def check_task(
@@ -137,15 +146,17 @@ def _model(task: Task, resumed: Checkpoint | None) -> PreTrainedModel:
     return model
 
 
-def _carry_out(run: Run, loss: Loss) -> tuple[dict[str, Any], Examples | None]:
+def _carry_out(run: Run, loss: Loss) -> tuple[dict[str, Any], Examples | None, bool]:
     """Train from the checkpoint or from the start, export the model to `final/`, and return the
-    results, and the examples that validations have measured."""
+    results, the examples that validations have measured, and whether the run was finished
+    before."""
     task, session = run.task, run.session
     with session.console.waiting("measuring speed and memory…"):
         work, resolved, chosen = _work(run, loss)
     state, changed = _state(run, work, chosen)
     notes = list(session.console.notes)
-    if session.processes.is_main:
+    repeats = run.earlier is not None and state.finished
+    if session.processes.is_main and not repeats:
         checkpoint.warn_of_space(
             run.directory / outputs.CHECKPOINTS, work.model.num_parameters(), session.console.warn
         )
@@ -169,8 +180,9 @@ def _carry_out(run: Run, loss: Loss) -> tuple[dict[str, Any], Examples | None]:
             state = engine.train(work, state, record, session.stop, samples)
         seconds = time.monotonic() - began
     if session.processes.is_main:
-        pinned = resolve.pinned(resolved, state.plan)
-        write_facts(task, work.model, run.directory, pinned, state.plan, chosen, notes)
+        if not repeats:
+            pinned = resolve.pinned(resolved, state.plan)
+            write_facts(task, work.model, run.directory, pinned, state.plan, chosen, notes)
         with session.console.waiting("saving the final model…"):
             _export(run, work, state)
         if note := final_model.loading_note(work.model):
@@ -178,7 +190,7 @@ def _carry_out(run: Run, loss: Loss) -> tuple[dict[str, Any], Examples | None]:
     session.processes.wait()
     if run.resumed is not None and before.finished:
         session.console.say(f"already finished at step {state.step}: nothing was trained again")
-    return _results(run, work, before, state, seconds), work.validation
+    return _results(run, work, before, state, seconds), work.validation, repeats
 
 
 def _results(
@@ -193,8 +205,7 @@ def _results(
     speed = (state.predictions - before.predictions) / max(1e-9, seconds)
     return {
         "command": task.command,
-        "run_dir": str(run.directory),
-        "model_dir": str(run.directory / outputs.FINAL),
+        **_places(run),
         "step": state.step,
         "seconds": round(run.clock.seconds(), 3),
         **({f"{task.unit}_per_second": round(speed, 1)} if done else {}),
@@ -207,6 +218,10 @@ def _results(
         "best_step": state.best_step,
         "parameters": work.model.num_parameters(),
     }
+
+
+def _places(run: Run) -> dict[str, str]:
+    return {"run_dir": str(run.directory), "model_dir": str(run.directory / outputs.FINAL)}
 
 
 def _resume_point(task: Task, directory: Path) -> Checkpoint | None:

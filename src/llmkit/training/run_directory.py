@@ -6,9 +6,9 @@ import json
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from llmkit.config.schema import Config
 from llmkit.distributed.launcher import is_main_process
@@ -61,6 +61,37 @@ def sizes(config: Config, command: str) -> dict[str, Any] | None:
         return None
     found = read_facts(directory)
     return found.get("sizes", found.get("settled"))  # its name in older runs
+
+
+class FinishedRun(NamedTuple):
+    """What `run.json` records of a finished run."""
+
+    result: dict[str, Any]
+    limits: list[str]
+    """The warnings on its data and its figures."""
+
+    @property
+    def without_speed(self) -> dict[str, Any]:
+        """The result of a repetition, in which nothing was trained."""
+        found = self.result.items()
+        return {name: value for name, value in found if not name.endswith("_per_second")}
+
+
+def finished_run(directory: Path) -> FinishedRun | None:
+    """The record of the run in a directory, if it is finished."""
+    try:
+        found = read_facts(directory)
+    except WriteError:
+        return None
+    result, limits = found.get("result"), found.get("limits", [])
+    return FinishedRun(result, limits) if isinstance(result, dict) else None
+
+
+def notes(directory: Path) -> list[str]:
+    """The messages that the run in a directory has recorded when it began."""
+    with suppress(WriteError):
+        return list(read_facts(directory).get("notes", []))
+    return []
 
 
 def finished_result(config: Config, command: str) -> dict[str, Any] | None:

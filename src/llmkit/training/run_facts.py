@@ -15,13 +15,17 @@ from llmkit.config.load import as_yaml
 from llmkit.config.resolved import Resolved
 from llmkit.config.schema import Config
 from llmkit.distributed import device as devices
+from llmkit.models import tokenizer as tokenizers
 from llmkit.storage import atomic, outputs
 from llmkit.training import final_model, resolve, run_directory, run_identity
 from llmkit.training.resolve import Choices
 from llmkit.training.run_identity import dotted
 from llmkit.training.schedule import Plan
-from llmkit.training.tasks import sizing
+from llmkit.training.tasks import reasons, sizing
 from llmkit.training.tasks.task import Task
+
+_RECORDED = ("output_dir", "train.plan")
+"""Keys that a run records, rather than chooses."""
 
 
 def write_facts(
@@ -34,16 +38,20 @@ def write_facts(
     notes: Sequence[str],
 ) -> None:
     """Writes `run.json`, and `config.yaml`, which repeats the run in another directory."""
+    earlier = run_directory.notes(directory)
+    chosen_by = origins(task.asked, resolved.model_dump(mode="json"))
     record = {
         "command": task.command,
         "arguments": task.asked.command_line,
         "request": run_identity.request_of(task.asked, task.command),
         **surroundings(devices.name_of(task.session.processes.device)),
         "content": dict(task.content),
+        "tokenizer": tokenizers.tokenizer_fingerprint(task.tokenizer),
         "sizes": sizing.as_json(task.config),
-        "origins": origins(task.asked, resolved.model_dump(mode="json")),
+        "origins": chosen_by,
+        "reasons": reasons.of_choices(task, model, resolved, chosen_by),
         "data": task.data_report,
-        "notes": notes,
+        "notes": [*earlier, *(note for note in notes if note not in earlier)],
         "warnings": task.session.console.warnings,
         "plan": [[r.step, r.total_steps] for r in plan.revisions],
         "lengthened": list(chosen.lengthened),
@@ -59,12 +67,13 @@ def origins(asked: Config, resolved: Mapping[str, Any]) -> dict[str, str]:
     """Where the values of the config come from, for those that are not defaults: `given`, or
     `auto` where the run chose the value."""
     default, given = (dotted(each.model_dump(mode="json")) for each in (Config(), asked))
-    found = {}
-    for key, value in dotted(resolved).items():
-        if given.get(key) == "auto" != value:
-            found[key] = "auto"
-        elif given.get(key, value) != default.get(key):
+    values, found = {**given, **dotted(resolved)}, {}
+    for key, value in values.items():
+        usual = default.get(key)
+        if given.get(key, usual) not in (usual, "auto"):
             found[key] = "given"
+        elif value != usual and key not in _RECORDED:
+            found[key] = "auto"
     return found
 
 

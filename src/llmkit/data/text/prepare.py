@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -19,6 +19,7 @@ from llmkit.data.text import domains, token_file
 from llmkit.data.text.corpus import Documents
 from llmkit.data.text.documents import pieces
 from llmkit.data.text.domains import DomainText, RawText, Split
+from llmkit.data.text.fingerprints import Overlap
 from llmkit.data.text.found_domains import FoundDomains
 from llmkit.data.text.token_file import TokenFile
 from llmkit.errors import DataError, InputNotFound
@@ -136,6 +137,39 @@ def data_report(config: Config, sources: Sources, watch: Watch) -> dict[str, Any
             report[key] = {name: sum(file[name] for file in files) for name in names}
             report[key]["files"] = files
     return report
+
+
+def text_report(
+    config: Config,
+    sources: Sources,
+    data: Mapping[str, Prepared],
+    overlaps: Mapping[str, Overlap],
+) -> dict[str, dict[str, Any]]:
+    """What of the text of each domain is trained on and what is held out, for the record of a run;
+    `overlaps` are those of the held-out with the training text."""
+    report: dict[str, dict[str, Any]] = {}
+    for name, (learned, held_out) in domains.keys_by_domain(config).items():
+        report[name] = {"train": _tokens_report(data[name].train)}
+        if (tokens := data[name].validation) is not None:
+            found, shared = sources.of(held_out) or sources.of(learned), overlaps.get(name)
+            report[name]["validation"] = {
+                **_tokens_report(tokens),
+                **_files_report(tokens, found),
+                "overlap": shared.sentence("document") if shared and shared.is_notable else None,
+            }
+    return report
+
+
+def _files_report(tokens: TokenFile, found: Sequence[Source]) -> dict[str, Any]:
+    """The names of the files that a text comes from, given the sources."""
+    names = [Path(str(found[number].path)).name for number, _, _ in tokens.by_source]
+    return {"files": names[:_SHOWN], "more_files": max(0, len(names) - _SHOWN)}
+
+
+def _tokens_report(tokens: TokenFile) -> dict[str, Any]:
+    names = ("n_bytes", "characters", "blank", "undecodable", "lost")
+    counts = {name.removeprefix("n_"): getattr(tokens, name) for name in names}
+    return {"documents": len(tokens.starts), "tokens": len(tokens.ids), **counts}
 
 
 class _Maker:

@@ -16,9 +16,9 @@ from llmkit.config.schema import Config
 from llmkit.data.examples.mixture import Mixture
 from llmkit.data.text import domains, fingerprints
 from llmkit.data.text.documents import mark_hints
-from llmkit.data.text.fingerprints import Fingerprints
+from llmkit.data.text.fingerprints import Fingerprints, Overlap
 from llmkit.data.text.found_domains import FoundDomains
-from llmkit.data.text.prepare import Prepared, data_report, prepare_domains
+from llmkit.data.text.prepare import Prepared, data_report, prepare_domains, text_report
 from llmkit.data.text.token_file import TokenFile
 from llmkit.evaluation.baselines import unigram_figures
 from llmkit.models import build, pretrained, tokenizer_saving
@@ -265,11 +265,6 @@ class Pretraining(Task):
         return int(self.examples.block_size)
 
     @property
-    def data_report(self) -> Mapping[str, Any]:
-        """What is in each of the domains that were found."""
-        return {} if self.found is None else {"domains": self.found.report}
-
-    @property
     def content(self) -> dict[str, str]:
         """The hashes of the data, by description."""
         content = {}
@@ -279,6 +274,18 @@ class Pretraining(Task):
             if domain.validation is not None:
                 content[f"validation data{of}"] = domain.validation.fingerprint
         return content
+
+    @cached_property
+    def data_report(self) -> Mapping[str, Any]:
+        """What is trained on and held out, by domain, and what is in domains that were found."""
+        text = text_report(self.config, self.session.sources, self.data, self.overlaps)
+        return {"text": text, **({"domains": self.found.report} if self.found else {})}
+
+    @cached_property
+    def overlaps(self) -> dict[str, Overlap]:
+        """How much of the held-out text of each domain is trained on."""
+        parts = {name: fingerprints.of_tokens([file]) for name, file in self.held_out.items()}
+        return {name: fingerprints.overlap(part, self.seen()) for name, part in parts.items()}
 
     @property
     def measured_first(self) -> bool:
@@ -376,8 +383,7 @@ class Pretraining(Task):
         for tokens in self.learned.values():
             for hint in mark_hints(tokens.marks, len(tokens.starts)):
                 warn(hint)
-        for name, tokens in self.held_out.items():
-            found = fingerprints.overlap(fingerprints.of_tokens([tokens]), self.seen())
+        for name, found in self.overlaps.items():
             if found.is_notable:
                 warn(
                     f"validation data{f' of {name}' if name else ''}: {found.sentence('document')} "
