@@ -75,8 +75,8 @@ def table_of(kind: str) -> tuple[str, ...]:
 @pytest.mark.parametrize(
     ("job", "kind"),
     [("pretrain", "text"), ("pretrain", "rows"), ("masked", "text"), ("mixture", "text"),
-     ("mixture", "rows"), ("classifier", "rows"), ("completion", "chats"), ("generate", ""),
-     ("predict", "rows"), ("evaluate", "text"), ("evaluate-labels", "rows")],
+     ("mixture", "rows"), ("experts", "rows"), ("classifier", "rows"), ("completion", "chats"),
+     ("generate", ""),     ("predict", "rows"), ("evaluate", "text"), ("evaluate-labels", "rows")],
 )  # fmt: skip
 def test_the_next_command_runs_as_it_is(capsys, rows: Path, models, job, kind) -> None:
     Path("corpus.txt").write_text("the cat sat on a mat. " * 200)
@@ -101,7 +101,7 @@ def test_the_next_command_has_examples_of_what_is_missing(capsys, rows: Path) ->
         found = json.loads(out)
         assert ("--model runs/mine" in found["next"]) is starter.needs_model
         assert starter.data in found["next"]
-        assert ("notes" in found) is (job == "mixture")
+        assert ("notes" in found) is (job in ("mixture", "experts"))
 
 
 def test_the_comments_name_the_config_and_its_run(capsys, rows: Path) -> None:
@@ -111,6 +111,64 @@ def test_the_comments_name_the_config_and_its_run(capsys, rows: Path) -> None:
     assert "#   llmkit finetune x.yaml --dry-run\n" in text
     assert "#   llmkit chat --model runs/x\n" in text
     assert "\noutput_dir: runs/x\n" in text
+
+
+def commands_in(path: Path) -> list[list[str]]:
+    """The commands in the comments of a config."""
+    lines = path.read_text().splitlines()
+    return [shlex.split(line[1:])[1:] for line in lines if line.startswith("#   llmkit ")]
+
+
+def test_experts_of_the_users_domains_have_a_command_each(capsys, rows: Path) -> None:
+    for name in ("my law.txt", "poems.txt", "code.txt"):
+        Path(name).write_text(f"the words of {name}. " * 200)
+    given = ("--text", "my law.txt", "--text", "poems.txt", "--text", "code.txt")
+    code, out, err = told(capsys, "init", "experts", *given, "--json")
+    assert code == 0, err
+    seed, *branches, merge, evaluate, generate = commands_in(Path("experts.yaml"))
+    names = ["my_law", "poems", "code"]
+    assert seed == ["pretrain", "experts.yaml"]
+    assert branches == [
+        ["pretrain", "experts.yaml", "--model", "runs/seed", "--expert", n, "-o", f"runs/{n}"]
+        for n in names
+    ]
+    assert [each for each in merge if "=" in each] == [f"{n}=runs/{n}" for n in names]
+    assert evaluate[:2] == ["evaluate", "experts.yaml"]
+    assert generate[0] == "generate"
+    found = json.loads(out)["filled"]
+    assert found["data.mixture.my_law.files"] == "my law.txt"
+    code, out, err = told(capsys, *seed, "--dry-run", "--json")
+    assert code == 0, err
+    assert json.loads(out)["run_dir"] == "runs/seed"
+
+
+def test_a_seed_that_begins_with_a_model_keeps_the_commands_of_its_experts(
+    capsys, rows: Path, models
+) -> None:
+    given = ("--text", "a.txt", "--text", "b.txt", "--model", str(models["causal"]))
+    for name in ("a.txt", "b.txt"):
+        Path(name).write_text("the cat sat on a mat. " * 200)
+    assert told(capsys, "init", "experts", *given)[0] == 0
+    seed, first, *_ = commands_in(Path("experts.yaml"))
+    assert first[2:6] == ["--model", "runs/seed", "--expert", "a"]
+    code, _, err = told(capsys, *seed, "--dry-run", "data.block_size=32")
+    assert code == 0, err
+
+
+def test_one_text_has_its_domains_found(capsys, rows: Path) -> None:
+    words = "the cat sat on a mat and saw how far the little dog had run".split()
+    Path("corpus.txt").write_text("\n\n".join(" ".join(words[n % 7 :]) for n in range(200)))
+    code, out, err = told(capsys, "init", "experts", "--text", "corpus.txt", "--json")
+    assert code == 0, err
+    assert "blank lines" in json.loads(out)["notes"][0]
+    seed, *branches, merge, _, _ = commands_in(Path("experts.yaml"))
+    names = [f"domain-{n}" for n in range(4)]
+    assert [each[5] for each in branches] == names
+    assert [each for each in merge if "=" in each] == [f"{n}=runs/{n}" for n in names]
+    assert "mixture:" not in Path("experts.yaml").read_text().replace("of mixture:", "")
+    code, out, err = told(capsys, *seed, "--dry-run", "--json")
+    assert code == 0, err
+    assert list(json.loads(out)["data"]["domains"]) == names
 
 
 def test_columns_that_are_not_clear_are_left_to_the_user(capsys, rows: Path) -> None:

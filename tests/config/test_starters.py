@@ -18,14 +18,14 @@ def test_a_starter_filled_with_files_is_a_config_of_its_command(job: str, tmp_pa
     if starter.files == "data.train_files":
         values["data.train_files"] = ["a b.txt", "c: d.txt"]
     text = fill_in(starter_text(job), values)
-    if job == "mixture":
+    if job in ("mixture", "experts"):
         text = fill_domains(text, {"poems": "poems dir", "code": "code"})
     path.write_text(text)
     config = load_config(starter.command, path, []).config
     assert config.model.name_or_path == "runs/my base"
     if "data.train_files" in values:
         assert [str(each) for each in config.data.train_files] == values["data.train_files"]
-    if job == "mixture":
+    if job in ("mixture", "experts"):
         assert list(config.data.mixture) == ["poems", "code"]
 
 

@@ -40,9 +40,13 @@ def write_starter(
         directory.locate_model(model)
         values["model.name_or_path"] = model
     text, notes, domains = starters.starter_text(job), list[str](), dict[str, str]()
-    if starter.files == "data.mixture":
+    if job == "experts" and len(data) == 1:
+        text, found = _with_found_domains(text, data[0])
+        values |= found
+        notes += [_BY_BLANK_LINES] if "data.document" in found else []
+    elif starter.files == "data.mixture":
         domains = _domains(data)
-        text = starters.fill_domains(text, domains) if domains else text
+        text = starters.name_experts(starters.fill_domains(text, domains), list(domains))
         notes += [] if domains else ["write your domains and their files under data.mixture"]
     elif data:
         values[starter.files] = list(data) if len(data) > 1 else data[0]
@@ -52,7 +56,7 @@ def write_starter(
         except DataError as fault:
             notes.append(f"the columns are left for you to name: {fault.what}; {fault.next}")
     filled = {**values, **{f"data.mixture.{name}.files": file for name, file in domains.items()}}
-    run = f"{RUNS_DIRECTORY}/{path.stem}"
+    run = starter.run or f"{RUNS_DIRECTORY}/{path.stem}"
     text = starters.name_in_comments(text, str(path), run, filled)
     if starter.command in ("pretrain", "finetune"):
         values = {"output_dir": run, **values}
@@ -64,6 +68,18 @@ def write_starter(
         **({"notes": notes} if notes else {}),
         "next": _next(starter, path, filled),
     }
+
+
+_BY_BLANK_LINES = "documents are separated by blank lines: change data.document if yours are not"
+
+
+def _with_found_domains(text: str, entry: str) -> tuple[str, dict[str, Any]]:
+    """The starter for domains that are to be found in one text, and its values."""
+    values = {"data.train_files": entry, "data.domains": "auto"}
+    names, sources = list(DataConfig(domains="auto").mixture), files.find([entry], "--text")
+    if len(sources) < len(names) and all(source.format == "txt" for source in sources):
+        values["data.document"] = "blank_line"
+    return starters.name_experts(starters.without_mixture(text), names), values
 
 
 def _next(starter: starters.Starter, path: Path, values: Mapping[str, Any]) -> str:

@@ -24,6 +24,8 @@ class Starter(NamedTuple):
     data: str
     """An example of its data as options; empty where no option names it."""
     needs_model: bool = False
+    run: str = ""
+    """The run directory that its commands name; by default it is named after the config."""
 
 
 _TRAINED, _TESTED = "data.train_files", "data.test_files"
@@ -40,6 +42,14 @@ STARTERS = {
         "pretrain-mixture.yaml",
         "a language model on several domains",
         "",
+    ),
+    "experts": Starter(
+        "pretrain",
+        "data.mixture",
+        "experts.yaml",
+        "experts of several domains, merged into one model",
+        "",
+        run="runs/seed",
     ),
     "classifier": Starter("finetune", _TRAINED, "finetune.yaml", "a text classifier", _ROWS),
     "completion": Starter(
@@ -98,7 +108,8 @@ def name_in_comments(text: str, config: str, run: str, filled: Collection[str]) 
             line = line.replace(named[1], run)
         if re.search(_STARTER, line):
             line = re.sub(_STARTER, lambda _: shlex.quote(config), line)
-            for options, key in ((r" --(text|csv) \S+", "data"), (r" --model \S+", "model")):
+            other = rf" --model (?!{re.escape(run)}(\s|$))\S+"
+            for options, key in ((r" --(text|csv) \S+", "data"), (other, "model")):
                 if any(each.startswith(f"{key}.") for each in filled):
                     line = re.sub(options, "", line)
         lines[number] = line
@@ -120,18 +131,54 @@ def fill_in(text: str, values: Mapping[str, Any]) -> str:
 
 
 def fill_domains(text: str, files: Mapping[str, str]) -> str:
-    """The config of a mixture with a domain of equal weight for each file."""
+    """The config of a mixture with a domain of equal weight for each file; unchanged without
+    any."""
+    if not files:
+        return text
     lines = text.split("\n")
-    start = next(number for number, line in enumerate(lines) if line.startswith("  mixture:"))
-    end = start + 1
-    while end < len(lines) and lines[end].startswith("    "):
-        end += 1
+    start, end = _mixture(lines)
     block = [
         line
         for name, path in files.items()
         for line in (f"    {name}:", f"      files: {_as_yaml(path)}", "      weight: 1")
     ]
     return "\n".join([*lines[: start + 1], *block, *lines[end:]])
+
+
+def without_mixture(text: str) -> str:
+    """The config without the domains of its mixture."""
+    lines = text.split("\n")
+    start, end = _mixture(lines)
+    return "\n".join([*lines[:start], *lines[end:]])
+
+
+def name_experts(text: str, names: Sequence[str]) -> str:
+    """The config with a command for each of these experts in its comments, and with all in that of
+    the merge; unchanged without any."""
+    if not names:
+        return text
+    lines = list[str]()
+    for line in text.split("\n"):
+        if not line.startswith("#") or " --expert " not in line:
+            lines.append(line)
+        elif "=" in line:
+            given = " ".join(f"--expert {name}=runs/{name}" for name in names)
+            lines.append(re.sub(r"--expert \S+=\S+( --expert \S+=\S+)*", given, line))
+        elif " --expert " not in lines[-1]:
+            made = (
+                re.sub(r"--expert \S+ -o \S+", f"--expert {n} -o runs/{n}", line) for n in names
+            )
+            lines += made
+    return "\n".join(lines)
+
+
+def _mixture(lines: Sequence[str]) -> tuple[int, int]:
+    """The lines of `data.mixture`, from the key on."""
+    start = next(number for number, line in enumerate(lines) if line.startswith("  mixture:"))
+    end = start + 1
+    while end < len(lines) and lines[end].startswith("    "):
+        end += 1
+    return start, end
 
 
 def _set(text: str, section: str, name: str, line: str) -> str:
