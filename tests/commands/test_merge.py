@@ -273,6 +273,84 @@ def test_a_run_resumes_with_other_keys_of_merge(frozen: Lab) -> None:
                "-o", frozen.directory / "code", "train.freeze=trunk")  # fmt: skip
 
 
+@pytest.mark.parametrize("into", ["ensemble", "moe", "average"])
+def test_a_merge_is_measured_beside_its_seed_and_experts(free: Lab, into: str) -> None:
+    run = free.directory / f"measured-{into}"
+    given = [f"--expert={name}={free.directory / name}" for name in NAMES]
+    result = free.run("merge", free.config, *given, "-o", run, f"merge.into={into}")
+    facts = json.loads((run / "run.json").read_text())
+    assert facts["result"] == {key: value for key, value in result.items() if key != "warnings"}
+
+    def bits(model: Path) -> dict[str, float]:
+        found = free.run("evaluate", free.config, "--model", model)
+        return {row["domain"]: row["bits_per_byte"] for row in found["by_domain"]}
+
+    merged, seed = bits(run), bits(free.directory / "seed")
+    for name in NAMES:
+        found, own = result["domains"][name], bits(free.directory / name)
+        assert found["after"]["bits_per_byte"] == pytest.approx(merged[name], rel=1e-5)
+        assert found["before"]["bits_per_byte"] == pytest.approx(seed[name], rel=1e-5)
+        assert found["expert"]["bits_per_byte"] == pytest.approx(own[name], rel=1e-5)
+        change = merged[name] - seed[name]
+        assert found["change"]["bits_per_byte"] == pytest.approx(change, abs=1e-5)
+        worse = any(f"worse than the seed on {name}" in text for text in result["warnings"])
+        assert worse == (merged[name] > 1.01 * seed[name])
+        validation = json.loads((free.directory / name / "run.json").read_text())["result"]
+        own_loss = validation["domains"][name]["after"]["loss"]
+        assert found["expert"]["loss"] == pytest.approx(own_loss, rel=1e-2)  # in bf16
+    if into != "average":
+        experts = free.run("evaluate", free.config, "--model", run, "evaluation.experts=true")
+        shares = {(row["domain"], row["expert"]): row["share"] for row in experts["experts"]}
+        for row in result["shares"]:
+            assert row["share"] == pytest.approx(shares[row["domain"], row["expert"]], abs=1e-5)
+    page, card = ((run / name).read_text() for name in ("report.html", "final/README.md"))
+    assert "its expert alone" in page
+    assert f"{result['validation']['bits_per_byte']:.4g}" in card
+    compared = free.directory / "compared.html"
+    free.run("report", run, free.directory / "seed", "-o", compared)
+    assert free.run("push", run, "--repo", "someone/merged", "--dry-run")["files"]
+
+
+def test_a_merge_is_not_made_again_to_be_measured(free: Lab) -> None:
+    model = free.merge("later", NAMES)
+    written = (model / "manifest.json").stat().st_ctime_ns
+    assert free.merge("later", NAMES, free.config) == model
+    assert (model / "manifest.json").stat().st_ctime_ns == written
+    facts = json.loads((model.parent / "run.json").read_text())
+    assert facts["result"]["domains"].keys() == set(NAMES)
+    assert str(free.config) in facts["arguments"]
+
+
+def test_text_that_is_elsewhere_and_a_seed_that_is_lost_are_reported(
+    free: Lab, tmp_path: Path
+) -> None:
+    for name in (*NAMES, "seed"):
+        shutil.copytree(free.directory / name, tmp_path / "runs" / name)
+        facts = tmp_path / "runs" / name / "run.json"
+        facts.write_text(facts.read_text().replace(f"{free.directory}/seed", "/elsewhere/seed"))
+    config = tmp_path / "some.yaml"
+    config.write_text(free.config.read_text().replace(f"{free.directory}/poems.txt", "/gone.txt"))
+    given = [f"--expert={name}={tmp_path / 'runs' / name}" for name in NAMES]
+    found = free.run("merge", config, *given, "-o", tmp_path / "beside")
+    assert any("not measured" in text and "poems" in text for text in found["warnings"])
+    assert found["domains"].keys() == {"code", "words"}
+    assert all("before" in each for each in found["domains"].values())
+    shutil.rmtree(tmp_path / "runs/seed")
+    found = free.run("merge", config, *given, "-o", tmp_path / "lost")
+    assert any("the seed was not found" in text for text in found["warnings"])
+    assert all("before" not in each for each in found["domains"].values())
+
+
+def test_text_that_the_experts_were_trained_on_is_reported(free: Lab) -> None:
+    run = free.merge("seen", NAMES).parent
+    result = free.run("evaluate", "--model", run, "--text", free.directory / "poems.txt",
+                      "data.document=line")  # fmt: skip
+    assert any("was trained on" in text for text in result["warnings"])
+    given = [f"--expert={name}={free.directory / name}" for name in NAMES]
+    result = free.run("merge", free.config, *given, "-o", free.directory / "other-split", "seed=5")
+    assert any("are not held-out figures" in text for text in result["warnings"])
+
+
 def test_longrope_is_refused_before_weights_are_read(frozen: Lab, tmp_path: Path) -> None:
     for name in NAMES[:2]:
         shutil.copytree(frozen.directory / name / "final", tmp_path / name)

@@ -99,3 +99,17 @@ def test_an_expert_that_its_own_domain_does_not_use_is_warned_of() -> None:
     (sentence,) = unused_experts("runs/x", rows)
     assert "law" in sentence
     assert "0.4%" in sentence
+
+
+def test_an_expert_without_a_measured_domain_is_warned_of_if_nothing_is_routed_to_it() -> None:
+    def rows(most: float) -> list[dict]:
+        return [
+            {"domain": "code", "expert": "code", "share": 1 - most},
+            {"domain": "code", "expert": "law", "share": most},
+            {"domain": "poems", "expert": "code", "share": 1.0},
+            {"domain": "poems", "expert": "law", "share": 0.0},
+        ]
+
+    assert unused_experts("runs/x", rows(0.02)) == []
+    (sentence,) = unused_experts("runs/x", rows(0.004))
+    assert "law has at most 0.4%" in sentence

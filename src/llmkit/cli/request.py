@@ -105,6 +105,12 @@ def _saved(command: str, config: Config) -> str:
             found = run_directory.begun_run(config, command)
             steps = outputs.checkpoints(found / outputs.CHECKPOINTS) if found else []
             return f"checkpoint {steps[-1]}" if steps else faults.NOTHING_SAVED
+        if command == "merge":
+            found = run_directory.begun_run(config, command)
+            final = found / outputs.FINAL if found else None
+            return (
+                f"the merged model, {final}" if final and final.is_dir() else faults.NOTHING_SAVED
+            )
         if command == "predict" and config.predict.output is not None:
             parts = resumable.parts_of(Path(config.predict.output))
             return f"the predictions so far, in {parts}" if parts.exists() else faults.NOTHING_SAVED

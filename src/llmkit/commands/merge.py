@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -14,48 +15,65 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from llmkit.config.load import as_yaml
 from llmkit.config.schema import Config
 from llmkit.data.readers.files import Sources
+from llmkit.data.text import fingerprints
 from llmkit.data.text.clusters import Clusters, read_clusters
-from llmkit.distributed import device
-from llmkit.errors import ConfigError
-from llmkit.models import rope
+from llmkit.data.text.fingerprints import Fingerprints
+from llmkit.distributed import device, launcher
+from llmkit.distributed.processes import join_processes
+from llmkit.errors import ConfigError, LlmkitError, UsageError
+from llmkit.evaluation import merges
+from llmkit.evaluation.experts import unused_experts
+from llmkit.evaluation.merges import DomainTexts
+from llmkit.export import description
+from llmkit.models import directory as directories
+from llmkit.models import pretrained, rope
 from llmkit.models.directory import EXPERTS_DIRECTORY
 from llmkit.models.experts import merge, twins
 from llmkit.models.experts import record as records
 from llmkit.models.experts import sources as experts
 from llmkit.models.experts.ensemble import EnsembleForCausalLM, ensemble_config
 from llmkit.models.experts.record import ExpertsRecord, Kind
-from llmkit.models.experts.sources import EXPERT_OF, ExpertSource, Family
+from llmkit.models.experts.sources import ExpertSource, Family
+from llmkit.models.pretrained import Pretrained
+from llmkit.reporting import held_out
 from llmkit.reporting.console import Console
 from llmkit.storage import atomic, outputs
 from llmkit.training import final_model, resolve, run_directory, run_facts, run_identity
+from llmkit.training.tasks import sizing
 
 COMMAND = "merge"
 
 
 def run(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
-    """Merges the experts into the model of a run directory, and returns what it holds."""
+    """Merges the experts into the model of a run directory, measures it on the held-out text of the
+    config, and returns what it holds. What an earlier call has done is not repeated."""
     run_directory.check_run_directory(config, COMMAND)
     family = _family(config, console)
+    texts = _texts(family, config, sources, console)
+    content = {**family.content, **({} if texts is None else texts.content)}
     with run_directory.hold_run_directory(config, COMMAND) as directory:
-        if (result := _finished(directory, family, config)) is not None:
-            console.say(f"already merged: {result['model_dir']} is the model of these experts")
-            return result
-        found = family.load(console.watch)
-        model = _merged(found, config)
-        _write_facts(directory, model, family, config, console)
-        parts = (_record(family, found, config), read_clusters(Path(family.model.location)))
-        fill = partial(_fill, model, family.model.tokenizer, *parts)
-        atomic.clean(directory)
-        atomic.commit(directory / outputs.FINAL, fill, {"step": 0})
+        facts = run_directory.read_facts(directory) if _holds(directory, family, config) else {}
+        if facts.get("content") == content and "result" in facts:
+            console.say(f"already merged: {directory}")
+            return dict(facts["result"])
+        if facts:
+            _write_facts(directory, {**facts, "content": content}, config, console)
+        else:
+            _merge(directory, family, content, config, console)
         result = {
             "command": COMMAND,
             "run_dir": str(directory),
             "model_dir": str(directory / outputs.FINAL),
             "into": _into(config),
             "experts": list(family.names),
-            "parameters": model.num_parameters(),
+            "parameters": run_directory.read_facts(directory)["parameters"],
         }
-        run_directory.add_result(directory, result, console.warnings, [])
+        before = len(console.warnings)
+        if texts is not None:
+            result |= _measured(directory, family, texts, console)
+        limits = console.warnings[before:]
+        run_directory.add_result(directory, result, console.warnings, limits)
+        description.describe_run(result, console)
     return result
 
 
@@ -64,7 +82,7 @@ def check(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
     run_directory.check_run_directory(config, COMMAND)
     family = _family(config, console)
     directory = run_directory.locate_run(config, COMMAND)
-    _finished(directory, family, config)
+    _holds(directory, family, config)
     return {
         "command": COMMAND,
         "run_dir": str(directory),
@@ -73,41 +91,162 @@ def check(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
     }
 
 
-def _finished(directory: Path, family: Family, config: Config) -> dict[str, Any] | None:
-    """The result of an earlier call that has merged these experts in the same way; None if there is
-    none, or if its model is damaged.
+def _merge(
+    directory: Path, family: Family, content: Mapping[str, str], config: Config, console: Console
+) -> None:
+    """Writes the facts of the merge, then its model."""
+    found = family.load(console.watch)
+    model = _merged(found, config)
+    facts = {
+        **run_facts.surroundings(device.name_of(torch.device("cpu"))),
+        "content": dict(content),
+        "environment": resolve.environment(),
+        "loading": final_model.loading_line(model),
+        "parameters": model.num_parameters(),
+    }
+    _write_facts(directory, facts, config, console)
+    parts = (_record(family, found, config), read_clusters(Path(family.model.location)))
+    fill = partial(_fill, model, family.model.tokenizer, *parts)
+    atomic.clean(directory)
+    with console.waiting("saving the merged model…"):
+        atomic.commit(directory / outputs.FINAL, fill, {"step": 0, **_origin(family, config)})
+    seen = [fingerprints.read_fingerprints(model.name) for model, _ in family.members]
+    if known := [each for each in seen if each is not None]:
+        fingerprints.write(directory, reduce(Fingerprints.joined, known))
 
-    Raises ConfigError for the model of other experts, or of another way to merge them.
+
+def _write_facts(
+    directory: Path, facts: Mapping[str, Any], config: Config, console: Console
+) -> None:
+    """Writes `run.json`, and `config.yaml`, which repeats the merge in another directory."""
+    asked = {
+        "command": COMMAND,
+        "arguments": list(config.command_line),
+        "request": run_identity.request_of(config, COMMAND),
+    }
+    said = {"notes": list(console.notes), "warnings": console.warnings}
+    run_directory.write_record(directory, {**facts, **asked, **said})
+    elsewhere = as_yaml(config.changed(output_dir=None))
+    atomic.replace_text(directory / outputs.CONFIG, elsewhere)
+
+
+def _origin(family: Family, config: Config) -> dict[str, Any]:
+    """What decides the weights of a merge: it is the same wherever the experts are."""
+    request = run_identity.request_of(config, COMMAND)
+    settings = {
+        key: value
+        for key, value in request.items()
+        if key == "seed" or (key.startswith("merge.") and not key.startswith("merge.experts."))
+    }
+    return {"experts": family.hashes, "settings": {**settings, "lost": family.record.lost}}
+
+
+def _holds(directory: Path, family: Family, config: Config) -> bool:
+    """Whether a run directory has the model of this merge.
+
+    Raises ConfigError for one of other experts, or of another way to merge them.
     """
-    if not (directory / outputs.FINAL).exists():
-        return None
-    facts = run_directory.read_facts(directory)
-    before = _way(facts.get("content", {}), facts.get("request", {}))
-    now = _way(family.content, run_identity.request_of(config, COMMAND))
-    if changed := [key for key in {**before, **now} if before.get(key) != now.get(key)]:
-        shown = {key: [each.get(key, "the default") for each in (before, now)] for key in changed}
+    try:
+        manifest = atomic.verify(directory / outputs.FINAL)
+        before = {key: manifest[key] for key in ("experts", "settings")}
+    except (atomic.DamagedError, LookupError):
+        return False
+    now = _origin(family, config)
+    changes = [
+        f"{key} was {before['settings'].get(key)!r}, is now {now['settings'].get(key)!r}"
+        for key in {**before["settings"], **now["settings"]}
+        if before["settings"].get(key) != now["settings"].get(key)
+    ]
+    if before["experts"].keys() != now["experts"].keys():
+        old, new = (", ".join(each["experts"]) for each in (before, now))
+        changes.append(f"the experts were {old}, are now {new}")
+    if changes:
         raise ConfigError(
-            "the directory holds another merge:"
-            + "".join(f"\n       {key} was {a}, is now {b}" for key, (a, b) in shown.items()),
+            "the directory holds another merge:" + "".join(f"\n       {each}" for each in changes),
             where=str(directory),
             kept="that model, untouched",
             next="choose another --output-dir",
         )
-    if facts.get("content") != family.content or not final_model.is_written(directory, 0):
-        return None
-    return facts.get("result")
+    return bool(before["experts"] == now["experts"])
 
 
-def _way(content: Mapping[str, str], request: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides a merge, besides the weights of its experts: their paths do not."""
-    keys = ("seed", "model.", "merge.")
-    found = {
-        key: value
-        for key, value in request.items()
-        if key.startswith(keys) and not key.startswith("merge.experts.")
-    }
-    names = [name.removeprefix(EXPERT_OF) for name in content if name.startswith(EXPERT_OF)]
-    return {"the list of experts": ", ".join(names), **found}
+def _texts(
+    family: Family, config: Config, sources: Sources, console: Console
+) -> DomainTexts | None:
+    """The held-out text of the domains, if the config has any; warns of what is not here."""
+    positions = getattr(family.record.dense_config, "max_position_embeddings", None)
+    block = sizing.block_of(config.data.block_size, positions or sizing.USUAL_BLOCK)
+    found = merges.open_texts(config, sources, family.model, block, console.watch, console.say)
+    if found is None:
+        console.say("the merge is not measured: the config has no mixture with held-out text here")
+    elif found.missing:
+        console.warn(f"not measured, since its text is not here: {', '.join(found.missing)}")
+    return found
+
+
+def _seed_of(family: Family) -> Pretrained | None:
+    """The model that the experts began with, where their runs name it, or beside these; None if it
+    is not there, or has changed."""
+    for run, name, revision in _named_seeds([model.name for model, _ in family.members]):
+        for place in (name, str(run.parent / Path(name).name)):
+            with suppress(LlmkitError):
+                found = pretrained.open_model(place, revision)
+                identity = directories.content_identity(found.location, revision)
+                if identity == family.record.seed:
+                    return found
+    return None
+
+
+def _named_seeds(models: Sequence[str]) -> Iterator[tuple[Path, str, str | None]]:
+    """The runs of experts, each with the name and the revision of the model that it began with."""
+    for name in models:
+        place = Path(name).expanduser()
+        run = place.parent if place.name == outputs.FINAL else place
+        with suppress(LlmkitError):
+            request = run_directory.read_facts(run).get("request", {})
+            base = request.get("model.name_or_path")
+            if request.get("command") != COMMAND and base is not None:
+                yield run, base, request.get("model.revision")
+            paths = [value for key, value in request.items() if key.startswith("merge.experts.")]
+            yield from _named_seeds([*paths, *([base] if base and paths else [])])
+
+
+def _seen(directory: Path, texts: DomainTexts) -> Iterator[tuple[str, str]]:
+    """The domains whose held-out text was trained on, and how much of it."""
+    known = fingerprints.read_fingerprints(str(directory))
+    if known is None:
+        return
+    for name, tokens in texts.files.items():
+        found = fingerprints.overlap(fingerprints.of_tokens([tokens]), known)
+        if found.is_notable:
+            yield name, found.sentence("document")
+
+
+def _measured(
+    directory: Path, family: Family, texts: DomainTexts, console: Console
+) -> dict[str, Any]:
+    """The figures of the merged model beside those of the seed and the experts; warns of losses."""
+    merged = pretrained.open_model(str(directory / outputs.FINAL))
+    seed = _seed_of(family)
+    if seed is None:
+        console.warn("the seed was not found where its experts were trained: no comparison with it")
+    for name, sentence in _seen(directory, texts):
+        console.warn(
+            f"validation data of {name}: {sentence} are in the training data of the experts too: "
+            "its figures are not held-out figures"
+        )
+    record, branches = records.merged_record(merged), family.branches()
+    if record is None:  # a dense model: one expert, or an average
+        branches = {} if len(family.names) == 1 else branches
+    processes = join_processes("fp32")
+    found = merges.measure_merge(merged, record, seed, branches, texts, processes, console.watch)
+    held_out.write_held_out(directory, found.held_out)
+    figures = found.described()
+    for sentence in merges.worse_domains(figures["domains"]):
+        console.warn(sentence)
+    for sentence in unused_experts(directory.name, found.shares):
+        console.warn(sentence)
+    return figures
 
 
 def _into(config: Config) -> str:
@@ -116,6 +255,12 @@ def _into(config: Config) -> str:
 
 def _family(config: Config, console: Console) -> Family:
     """The experts to merge; warns of what a merge cannot undo."""
+    if launcher.n_processes() > 1:
+        raise UsageError(
+            "a merge is made by one process",
+            where="environment: WORLD_SIZE",
+            next="run it without torchrun",
+        )
     family, settings = experts.open_family(config), config.merge
     if (settings.without or settings.only) and (left := experts.STAYS.get(family.record.lost)):
         console.warn(f"what was learned from the other domains is not forgotten: {left}")
@@ -205,22 +350,3 @@ def _fill(
         records.write_experts(directory, record)
     if found is not None:
         found.write(directory)
-
-
-def _write_facts(
-    directory: Path, model: PreTrainedModel, family: Family, config: Config, console: Console
-) -> None:
-    """Writes `run.json`, and `config.yaml`, which repeats the merge in another directory."""
-    facts = {
-        "command": COMMAND,
-        "arguments": list(config.command_line),
-        "request": run_identity.request_of(config, COMMAND),
-        **run_facts.surroundings(device.name_of(torch.device("cpu"))),
-        "content": family.content,
-        "notes": list(console.notes),
-        "warnings": console.warnings,
-        "environment": resolve.environment(),
-        "loading": final_model.loading_line(model),
-    }
-    run_directory.write_record(directory, facts)
-    atomic.replace_text(directory / outputs.CONFIG, as_yaml(config.changed(output_dir=None)))

@@ -28,8 +28,9 @@ from llmkit.config.types import (
 TRAINING = For("pretrain", "finetune")
 COMPLETION = For("finetune/completion")
 LABELS = For("finetune/classification", "evaluate/labels")
-MIXED = For("pretrain", "evaluate/text", "merge")
-TABLES = For("pretrain", "finetune", "predict", "generate", "evaluate")
+RAW_TEXT = For("pretrain", "evaluate/text", "merge")
+"""The commands that read raw text, or the domains of a mixture."""
+TABLES = For("pretrain", "finetune", "predict", "generate", "evaluate", "merge")
 """The commands that read files of text or rows."""
 
 FOUND = 4
@@ -62,22 +63,22 @@ class DataConfig(Section):
     expert: Annotated[str | None, For("pretrain/causal")] = None
     """Domain of the mixture to train an expert of: the only one with a weight. The others are
     measured."""
-    domains: Annotated[Literal["auto"] | None, MIXED] = None
+    domains: Annotated[Literal["auto"] | None, RAW_TEXT] = None
     """`auto` finds domains in `train_files`: documents with similar words become a domain, none
     smaller than half or larger than twice the mean (TF-IDF, balanced k-means). They are named
     `domain-0`, `domain-1`, ..., the largest first, and mixed like those of `mixture`, which may
     give their weights. A model trained on them keeps them for the runs that begin with it."""
-    num_domains: Annotated[Annotated[int, Field(strict=True, ge=2, le=256)], MIXED] = FOUND
+    num_domains: Annotated[Annotated[int, Field(strict=True, ge=2, le=256)], RAW_TEXT] = FOUND
     """Number of domains that `domains: auto` finds."""
-    mixture: Annotated[dict[str, DomainConfig], MIXED] = Field(
+    mixture: Annotated[dict[str, DomainConfig], RAW_TEXT] = Field(
         default_factory=dict, validate_default=True
     )
     """Domains to mix, instead of `train_files`."""
-    mixture_temperature: Annotated[float, Field(ge=1, allow_inf_nan=False), MIXED] = 1.0
+    mixture_temperature: Annotated[float, Field(ge=1, allow_inf_nan=False), RAW_TEXT] = 1.0
     """Domains without weights are sampled in proportion to tokens ^ (1 / temperature): 1 samples
     all texts equally often, a large number all domains."""
     validation_fraction: Annotated[
-        Fraction | Auto, For("pretrain", "finetune", "evaluate/text")
+        Fraction | Auto, For("pretrain", "finetune", "evaluate/text", "merge")
     ] = "auto"
     """Fraction of the training data to hold out; `auto` is 0.1, for text at most 2 MB."""
     format: Annotated[
@@ -92,7 +93,7 @@ class DataConfig(Section):
         Column | ColumnNames | None,
         For(
             "pretrain", "finetune/classification", "predict", "generate", "evaluate/text",
-            "evaluate/labels",
+            "evaluate/labels", "merge",
         ),
     ] = None  # fmt: skip
     """Column of the text, by name or by number from 0. Two columns are a text pair for a
@@ -122,13 +123,9 @@ class DataConfig(Section):
     maximum length of the model."""
     allow: Annotated[AllowedFaults, LABELS] = ()
     """Data problems to tolerate instead of stopping."""
-    document: Annotated[Literal["file", "line", "blank_line"], For("pretrain", "evaluate/text")] = (
-        "file"
-    )
+    document: Annotated[Literal["file", "line", "blank_line"], RAW_TEXT] = "file"
     """What counts as one document in plain text files; in tables, each row is a document."""
-    document_separator: Annotated[
-        Annotated[str, Field(min_length=1)] | None, For("pretrain", "evaluate/text")
-    ] = None
+    document_separator: Annotated[Annotated[str, Field(min_length=1)] | None, RAW_TEXT] = None
     """String between the documents of plain text files, such as `</s>`, instead of `document`;
     it is matched exactly and removed."""
     encoding: Annotated[Encoding, TABLES] = "utf-8"
@@ -136,10 +133,11 @@ class DataConfig(Section):
     errors: Annotated[Literal["strict", "replace", "ignore"], TABLES] = "strict"
     """What to do with bytes that are invalid in the encoding."""
     block_size: Annotated[
-        Annotated[int, Field(strict=True, ge=2)] | Auto, For("pretrain", "finetune/completion")
+        Annotated[int, Field(strict=True, ge=2)] | Auto,
+        For("pretrain", "finetune/completion", "merge"),
     ] = "auto"
     """Number of tokens in one training sequence."""
-    isolate_documents: Annotated[bool, For("pretrain")] = True
+    isolate_documents: Annotated[bool, For("pretrain", "merge")] = True
     """Documents packed into one block do not attend to one another."""
 
     @field_validator("num_domains")

@@ -85,20 +85,18 @@ def measure_experts(
     those of the best expert. `scores` are those of the model."""
     alone = [text.bits_per_byte(text.score(each)) for each in routing.members(model, record)]
     shares, routed = text.shares(model), text.bits_per_byte(scores)
-    found: dict[str, list[dict[str, Any]]] = {"experts": [], "routing": []}
-    for number, domain in enumerate(text.survey.domains):
-        bits = [float(each[number]) for each in alone]
-        for expert, name in enumerate(record.names):
-            layers = shares[number, :, expert]
-            found["experts"].append(
-                {
-                    "domain": domain,
-                    "expert": name,
-                    "share": float(layers.mean()),
-                    "share_by_layer": layers.tolist(),
-                    "bits_per_byte_alone": bits[expert],
-                }
+    bits_of = np.stack(alone, axis=1)  # [domains, experts]
+    found: dict[str, list[dict[str, Any]]] = {
+        "experts": [
+            {**row, "bits_per_byte_alone": float(bits)}
+            for row, bits in zip(
+                share_rows(shares, text.survey, record.names), bits_of.flat, strict=True
             )
+        ],
+        "routing": [],
+    }
+    for number, domain in enumerate(text.survey.domains):
+        bits = bits_of[number].tolist()
         best = int(np.argmin(bits))
         found["routing"].append(
             {
@@ -111,11 +109,39 @@ def measure_experts(
     return found
 
 
-def unused_experts(model: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A warning for each expert that is hardly used in the domain that it was trained on."""
+def share_rows(
+    shares: NDArray[np.float64], survey: Survey, names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """A row for each domain and expert from `ScoredText.shares`: the share of the expert in the
+    domain, as the mean over the layers and of each layer."""
     return [
+        {
+            "domain": domain,
+            "expert": name,
+            "share": float(shares[number, :, expert].mean()),
+            "share_by_layer": shares[number, :, expert].tolist(),
+        }
+        for number, domain in enumerate(survey.domains)
+        for expert, name in enumerate(names)
+    ]
+
+
+def unused_experts(model: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A warning for each expert that is hardly used in the domain that it was trained on, or in any
+    domain if its own is not measured."""
+    measured = {row["domain"] for row in rows}
+    found = [
         f"{model}: the expert of {row['expert']} has only {row['share']:.1%} of the routing weight "
         "in its own domain: the router does not recognise the domain"
         for row in rows
         if row["expert"] == row["domain"] and row["share"] < LITTLE
     ]
+    others = dict.fromkeys(row["expert"] for row in rows if row["expert"] not in measured)
+    for name in others:
+        most = max(row["share"] for row in rows if row["expert"] == name)
+        if most < LITTLE:
+            found.append(
+                f"{model}: the expert of {name} has at most {most:.1%} of the routing weight in "
+                "any domain: nothing is routed to it"
+            )
+    return found

@@ -115,6 +115,7 @@ class Console:
         another result, which for predictions ends with a sentence of counts."""
         from llmkit.reporting import (
             evaluation_summary,
+            merge_summary,
             predictions,
             summary,
             sweep_summary,
@@ -130,6 +131,8 @@ class Console:
             before = summary.of_training(figures)
             domains = figures.get("domains")
             figures = {"domains": summary.domain_rows(domains)} if domains else {}
+        elif merge_summary.describes_merge(figures):
+            before, figures = merge_summary.of_merge(figures), merge_summary.merge_tables(figures)
         elif evaluation_summary.is_evaluation(figures):
             before, figures, after = evaluation_summary.arrange_evaluation(figures)
         elif figures.get("command") == "predict" and "examples" in figures:

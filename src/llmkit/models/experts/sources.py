@@ -63,14 +63,28 @@ class Family:
         return self.members[0][0]
 
     @property
+    def hashes(self) -> dict[str, str]:
+        """The hash of the weights of each expert to merge, by name."""
+        experts = [each for _, record in self.members for each in record.experts]
+        found = {each.name: each.weights for each in experts}
+        return {name: found[name] for name in self.names}
+
+    @property
     def content(self) -> dict[str, str]:
         """The hash of the seed, and of the weights of each expert to merge, by description."""
-        experts = [each for _, record in self.members for each in record.experts]
-        hashes = {each.name: each.weights for each in experts}
-        return {
-            "seed": self.record.seed,
-            **{f"{EXPERT_OF}{name}": hashes[name] for name in self.names},
-        }
+        experts = {f"expert of {name}": weights for name, weights in self.hashes.items()}
+        return {"seed": self.record.seed, **experts}
+
+    def branches(self) -> dict[str, Pretrained]:
+        """Each expert to merge as a dense model by itself, where there is one."""
+        found = {}
+        for model, record in self.members:
+            parts = {name: f"{model.location}/{EXPERTS_DIRECTORY}/{name}" for name in record.names}
+            if record.kind == "branch":
+                found[record.names[0]] = model
+            elif record.kind == "ensemble":
+                found |= {name: pretrained.open_model(place) for name, place in parts.items()}
+        return {name: found[name] for name in self.names if name in found}
 
     def load(self, watch: Watch) -> list[ExpertSource]:
         """The experts with their weights, in the order of their names."""
@@ -181,8 +195,6 @@ def _check_whole(base: tuple[Pretrained, ExpertsRecord], settings: MergeConfig) 
         + ("" if settings.into == "moe" else f" (merge.into={settings.into})"),
     )
 
-
-EXPERT_OF = "expert of "
 
 STAYS: Mapping[Lost, str] = {
     "trunk": "attention, embeddings and norms were averaged over all experts, and stay averaged",

@@ -10,7 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader
 
-from llmkit.reporting import plots
+from llmkit.reporting import merge_summary, plots, summary
 from llmkit.reporting.format import clock, short
 from llmkit.reporting.page.run_comparison import (
     HEADLINES,
@@ -89,7 +89,7 @@ def _run(run: RunRecord, anchor: str) -> dict[str, Any]:
         "confusion": list(_confusion(run)),
         "mistakes": run.evaluation.get("validation", {}).get("worst", []),
         "samples": list(_samples(run)),
-        "domains": _domains(run),
+        "tables": list(_tables(run)),
         "data": list(_data(run)),
         "speed": list(_speed(run)),
         "notes": run.facts.get("notes", []),
@@ -105,7 +105,9 @@ def _repeat(run: RunRecord) -> str:
 
 
 def _sentence(run: RunRecord) -> str:
-    """What was trained, on what, for how long."""
+    """What was trained, on what, for how long; or what was merged."""
+    if run.command == "merge":
+        return merge_summary.merge_sentence({**run.facts, **run.result})
     model, train = run.config.get("model", {}), run.config.get("train", {})
     base = model.get("name_or_path")
     what = "A text classifier" if "validation" in run.evaluation and _is_classifier(run) else (
@@ -128,7 +130,9 @@ def _is_classifier(run: RunRecord) -> bool:
 
 
 def _unfinished(run: RunRecord) -> Iterator[str]:
-    if not run.is_finished:
+    if not run.is_finished and run.command == "merge":
+        yield "This merge is unfinished. The command that began it completes it."
+    elif not run.is_finished:
         plan = run.facts.get("plan") or [[0, None]]
         total = plan[-1][1]
         of = f" of {total:,}" if total else ""
@@ -156,7 +160,7 @@ def _figures(run: RunRecord) -> Iterator[dict[str, Any]]:
                 "meaning": MEANINGS.get(key, ""),
             }
             for key, value in found.items()
-            if isinstance(value, int | float) and key not in _NOT_FIGURES
+            if isinstance(value, int | float) and key not in _NOT_FIGURES and "/" not in key
         ]
         rows.sort(key=lambda row: _rank(row["name"].replace(" ", "_")))
         examples = f": {found['examples']:,} examples" if "examples" in found else ""
@@ -238,17 +242,23 @@ def _samples(run: RunRecord) -> Iterator[dict[str, Any]]:
         yield {"step": f"{record['step']:,}", "samples": some}
 
 
-def _domains(run: RunRecord) -> dict[str, Any] | None:
+def _tables(run: RunRecord) -> Iterator[dict[str, Any]]:
+    """The tables of the domains of a mixture."""
     found = run.result.get("domains") or {}
-    if not found:
-        return None
-    if isinstance(found, Mapping):  # as --json has them; otherwise the rows that people read
-        found = [{"domain": name, **each} for name, each in found.items()]
-    keys = list(dict.fromkeys(key for row in found for key in row))
-    return {
-        "columns": [key.replace("_", " ") for key in keys],
-        "rows": [[row.get(key, "") for key in keys] for row in found],
-    }
+    if run.command == "merge":
+        tables = merge_summary.merge_tables(run.result)
+    elif found:  # older runs kept the rows
+        rows = summary.domain_rows(found) if isinstance(found, Mapping) else found
+        tables = {"domains": rows}
+    else:
+        return
+    for title, rows in tables.items():
+        keys = list(dict.fromkeys(key for row in rows for key in row))
+        yield {
+            "title": title.capitalize(),
+            "columns": [key.replace("_", " ") for key in keys],
+            "rows": [[row.get(key, "") for key in keys] for row in rows],
+        }
 
 
 def _data(run: RunRecord) -> Iterator[tuple[str, str]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from llmkit.config.schema import Config
 from llmkit.config.types import parameters_of
@@ -238,6 +238,11 @@ def of_new(
     return Sizes(block, batch, vocabulary, architecture, filled)
 
 
+def block_of(requested: int | Literal["auto"], positions: int) -> int:
+    """The block to train or measure a pretrained model in, which has this many positions."""
+    return min(positions, USUAL_BLOCK) if requested == "auto" else requested
+
+
 def of_pretrained(
     config: Config,
     pretrained: Pretrained,
@@ -265,7 +270,7 @@ def of_pretrained(
     positions = getattr(pretrained.config, "max_position_embeddings", None) or USUAL_BLOCK
     if purpose is not build.LANGUAGE_MODEL:
         positions -= build.unused_positions(pretrained.config, purpose)
-    block = min(positions, USUAL_BLOCK) if requested == "auto" else requested
+    block = block_of(requested, positions)
     if block > positions:
         raise ConfigError(
             f"a block of {block} tokens is longer than the model's {positions} positions",
