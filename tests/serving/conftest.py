@@ -33,11 +33,13 @@ CONTEXT = 128
 LABELS = ("good", "bad", "neither")
 
 
-def language_model(path: Path, seed: int = 0, template: str | None = None) -> Path:
+def language_model(
+    path: Path, seed: int = 0, template: str | None = None, context: int = CONTEXT
+) -> Path:
     """A causal model with random weights, scaled up so that its distributions are far from flat."""
     bpe = tokenizer.train_bpe([" ".join(WORDS)] * 3, 300)
     bpe.chat_template = template
-    config = build.model_config("llama", SHAPE, len(bpe), CONTEXT, SPECIAL)
+    config = build.model_config("llama", SHAPE, len(bpe), context, SPECIAL)
     model = build.causal_model(config, seed=seed)
     with torch.no_grad():
         model.get_output_embeddings().weight.mul_(20.0)
@@ -56,6 +58,22 @@ def talker(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A causal model without a chat template."""
     return language_model(tmp_path_factory.mktemp("base"), seed=1)
+
+
+@pytest.fixture(scope="session")
+def novelist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A causal model that can write for a minute: its texts never end by themselves."""
+    path = language_model(tmp_path_factory.mktemp("novelist"), context=40_000)
+    for name in ("config.json", "generation_config.json"):
+        settings = json.loads((path / name).read_text()) | {"eos_token_id": None}
+        (path / name).write_text(json.dumps(settings))
+    settings = json.loads((path / "tokenizer_config.json").read_text()) | {"eos_token": None}
+    (path / "tokenizer_config.json").write_text(json.dumps(settings))
+    return path
+
+
+NOVEL = "serve.max_new_tokens=40000"
+"""The setting that lets it."""
 
 
 @pytest.fixture(scope="session")

@@ -71,7 +71,11 @@ class Grammar:
 
     def allowed(self) -> Tensor:
         """A mask of the tokens that keep the text valid."""
-        words = torch.frombuffer(bytearray(self.matcher.compute_bitmask()), dtype=torch.int32)
+        mask = self.matcher.compute_bitmask()
+        if self.matcher.is_error():
+            reason = self.matcher.get_error().strip().splitlines()[0]
+            raise ConfigError(f"llguidance cannot continue with this grammar: {reason}")
+        words = torch.frombuffer(bytearray(mask), dtype=torch.int32)
         bits = words[:, None] >> torch.arange(32, dtype=torch.int32)
         return (bits & 1).flatten().bool()
 
@@ -103,16 +107,15 @@ def constrain(
     if settings.regex is None and settings.json_schema is None and schema is None:
         return None
     library = _library()
-    table = _token_table(tokenizer)
-    grammar = _grammar(settings, library, schema)
-    if error := library.LLMatcher.validate_grammar(grammar, table):
+    matcher = library.LLMatcher(_token_table(tokenizer), _grammar(settings, library, schema))
+    if error := matcher.get_error():
         key = "regex" if settings.regex is not None else "json_schema"
         raise ConfigError(
             f"llguidance does not accept this grammar: {error.strip().splitlines()[0]}",
             where=f"generation.{key}",
             next="correct it; look-around and back references are not supported",
         )
-    return lambda prompt: Grammar(library.LLMatcher(table, grammar))
+    return lambda prompt: Grammar(matcher.deep_copy())
 
 
 def _choice_ids(text: str, prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -31,9 +32,13 @@ class Body(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _without_nulls(cls, given: Any) -> Any:
+    def _readable(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
+        try:
+            json.dumps(given, ensure_ascii=False).encode()
+        except (UnicodeError, RecursionError):
+            raise ValueError("is not Unicode text, or is nested too deeply") from None
         known = {*cls.model_fields, *UNSUPPORTED}
         return {
             name: value for name, value in given.items() if value is not None or name not in known
@@ -222,6 +227,8 @@ def _message(error: Mapping[str, Any], names: Sequence[str]) -> str:
         return f"the body is not JSON: {error.get('ctx', {}).get('error', error['msg'])}"
     if error["type"] == "missing":
         return "is missing"
+    if error["type"] == "value_error" and len(error["loc"]) == 1:
+        return f"the body {error['ctx']['error']}"
     return str(error["msg"]).removeprefix("Input ").removeprefix("Value error, ")
 
 
