@@ -181,7 +181,7 @@ def bad_input(trained: Path, tmp_path: Path) -> Sequence[tuple[str, list[object]
         ("no text", [*model, "evaluation.window=16"], 66, "data.test_files is not given"),
         ("no model", text, 2, "needs a model"),
         ("lost model", ["--model", tmp_path / "no", *text], 66, "no model directory"),
-        ("written", [*model, *text, "--output", tmp_path / "notes.md"], 73, "no evaluation wrote"),
+        ("written", [*model, *text, "--output", tmp_path / "notes.md"], 73, "was not written by"),
         ("page", [*model, *model, *text, "--per-token", tmp_path / "p"], 78, "one language model"),
         ("task", [*model, "--tasks", tmp_path / "t.yaml"], 66, "no task file")
         if importlib.util.find_spec("lm_eval")

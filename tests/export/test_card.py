@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import math
+import re
 
 import pytest
 from huggingface_hub import ModelCard
@@ -103,3 +105,13 @@ def test_what_only_resembles_a_path_stays_in_a_card(text: str) -> None:
 
 def test_the_card_of_every_run_passes_the_check(make_run: MakeRun) -> None:
     check_card(model_card(read_run(make_run()), "me/mine"), "README.md")
+
+
+def test_names_with_marks_of_markdown_are_shown_as_they_are(make_run: MakeRun) -> None:
+    config = "data: {train_files: ['a|b_*c*.csv']}\nmodel: {architecture: bert}\n"
+    run = read_run(make_run('__my_"model"__', config_yaml=config))
+    card = model_card(run)
+    assert '# \\_\\_my\\_"model"\\_\\_\n' in card
+    assert r"trained with llmkit on a\|b\_\*c\*.csv." in card
+    [code] = re.findall(r"model=(.*)\)\n", card)
+    assert ast.literal_eval(code) == run.name

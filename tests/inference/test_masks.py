@@ -24,6 +24,7 @@ from llmkit.config.schema import GenerationConfig
 from llmkit.errors import DataError
 from llmkit.inference import masks
 from llmkit.inference.masks import FilledPrompt, MaskFiller
+from llmkit.inference.prompts import Prompt
 from llmkit.inference.requests import PromptRequest
 from llmkit.models import build, pretrained
 from llmkit.models import tokenizer as tokenizers
@@ -96,12 +97,18 @@ def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def filled(opened: Pretrained, prompts: Sequence[str], **settings: Any) -> list[FilledPrompt]:
-    chosen = GenerationConfig(precision="fp32", **settings)
+    filler, encoded = prepared(opened, prompts, **settings)
+    return list(filler.fill_masks(encoded))
+
+
+def prepared(
+    opened: Pretrained, prompts: Sequence[str], **settings: Any
+) -> tuple[MaskFiller, list[Prompt]]:
+    chosen = GenerationConfig(**{"precision": "fp32", **settings})
     requests = [PromptRequest(text, f"test:{n}") for n, text in enumerate(prompts)]
-    encoded = masks.encode_masked(requests, opened, chosen, 0)
     model = pretrained.load_model(opened, build.MASKED_MODEL).eval()
     filler = MaskFiller(model, opened.tokenizer, chosen, opened.context)
-    return list(filler.fill_masks(encoded))
+    return filler, masks.encode_masked(requests, opened, chosen, 0)
 
 
 def prompts_of(mask: str, several: int = 1) -> list[str]:
@@ -150,6 +157,38 @@ def test_a_prompt_alone_has_the_result_that_it_has_among_others(opened: Pretrain
     assert [together[n] for n in order] == [each.record() for each in shuffled]
     alone = [filled(opened, [prompt], explain=5)[0].record() for prompt in prompts]
     assert alone == together
+
+
+def test_only_fp32_pays_for_batches_of_one_shape(opened: Pretrained) -> None:
+    shapes: dict[str, list[int]] = {"fp32": [], "bf16": []}
+    for precision, found in shapes.items():
+        filler, encoded = prepared(opened, ["the [MASK] sat"] * 11, precision=precision)
+        filler.model.get_input_embeddings().register_forward_pre_hook(
+            lambda _, inputs, found=found: found.append(len(inputs[0]))
+        )
+        assert len(list(filler.fill_masks(encoded))) == 11
+    assert shapes == {"fp32": [8, 8], "bf16": [8, 3]}
+
+
+def test_bf16_gives_nearly_the_same_probabilities(opened: Pretrained) -> None:
+    prompts = prompts_of(str(opened.tokenizer.mask_token))
+    for exact, low in zip(
+        filled(opened, prompts), filled(opened, prompts, precision="bf16"), strict=True
+    ):
+        [[best]], [[other]] = exact.masks, low.masks
+        assert other.probability == pytest.approx(best.probability, abs=0.05)
+
+
+def test_a_prompt_with_broken_logits_ends_the_job_after_those_before_it(opened: Pretrained) -> None:
+    filler, encoded = prepared(opened, ["the [MASK]", "a [MASK]", "the far [MASK]"])
+    [*_, broken] = opened.tokenizer(" far", add_special_tokens=False)["input_ids"]
+    filler.model.get_input_embeddings().register_forward_hook(
+        lambda _, inputs, found: found.masked_fill((inputs[0] == broken)[..., None], torch.nan)
+    )
+    results = filler.fill_masks(encoded)
+    assert [next(results).prompt.text for _ in range(2)] == ["the [MASK]", "a [MASK]"]
+    with pytest.raises(DataError, match="logits are NaN or infinite"):
+        next(results)
 
 
 def test_the_generic_mask_stands_for_the_models_own(opened: Pretrained) -> None:

@@ -95,3 +95,13 @@ def test_the_figures_come_before_the_protocol(capsys: pytest.CaptureFixture[str]
     out = capsys.readouterr().out
     places = [out.index(part) for part in ("10 examples", "accuracy", "per class", "Protocol:")]
     assert places == sorted(places)
+
+
+def test_models_on_too_little_text_for_an_interval_are_still_compared() -> None:
+    row = {"model": "a", "other": "b", "bits_per_byte_difference": -0.1, "low": None, "high": None}
+    models = [{**TEXT, "model": name} for name in "ab"]
+    asked = {"command": "evaluate", "models": models, "comparisons": [{**row, "better": None}]}
+    assert arrange_evaluation(asked).closing[0] == (
+        "No clear difference between a and b: bits per byte differs by -0.1 (too little text for "
+        "an interval)."
+    )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
 
-from llmkit.reporting.format import clock, many, printable, short
+from llmkit.reporting.format import clock, many, markdown_text, printable, short
 
 
 def test_what_is_counted_is_in_the_plural_except_for_one() -> None:
@@ -37,3 +39,58 @@ def test_a_duration_reads_back_as_its_seconds(seconds: int) -> None:
 )  # fmt: skip
 def test_a_figure_has_few_characters(value: float, shown: str) -> None:
     assert short(value) == shown
+
+
+MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+PIECES = [
+    *"_*`<>[]|~&#-+=.:!()\\$ aB1\n",
+    "__",
+    "**",
+    "&lt;",
+    "&#65;",
+    "<b>",
+    "](x)",
+    "1. ",
+    "\u00e9",
+]
+
+
+def shown(source: str) -> list[str]:
+    """The texts of a document as a reader of Markdown sees them; anything else is named."""
+
+    def inline(token: Token) -> str:
+        kinds = {"text": lambda each: each.content, "text_special": lambda each: each.content}
+        return "".join(
+            kinds.get(each.type, lambda each: f"<{each.type}>")(each)
+            for each in token.children or ()
+        )
+
+    return [inline(token) for token in MARKDOWN.parse(source) if token.type == "inline"]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=8).map("".join))
+@example("__init__")
+@example("a_b_c _d_ __e__f__ \u00e9_\u00e9 _")
+@example("---")
+@example("===")
+@example("12. x")
+@example("-")
+@example("# x #")
+@example("\\")
+@example("<!-- x -->")
+@example("&amp; AT&T")
+def test_markdown_shows_a_text_as_it_is(text: str) -> None:
+    escaped, plain = markdown_text(text), " ".join(text.split())
+    if not plain:
+        assert escaped == ""
+        return
+    assert shown(f"# {escaped}") == [plain]
+    assert shown(f"{escaped}") == [plain]
+    assert shown(f"> **Note:** {escaped}") == [f"<strong_open>Note:<strong_close> {plain}"]
+    table = f"| {escaped} | b |\n| --- | --- |\n| {escaped} | c |"
+    assert shown(table) == [plain, "b", plain, "c"]
+
+
+def test_words_and_underscores_within_them_need_no_mark_in_markdown() -> None:
+    text = "runs/my_model-2: loss 0.5, C# & AT&T (95%) 1.5 - 2 + 3 = x"
+    assert markdown_text(text) == text

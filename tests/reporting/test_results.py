@@ -9,6 +9,7 @@ import pytest
 
 from llmkit.errors import WriteError
 from llmkit.reporting import results
+from llmkit.reporting.console import Console
 
 LABELS = {
     "command": "evaluate", "model": "runs/b", "examples": 10, "accuracy": 0.7,
@@ -87,3 +88,34 @@ def test_a_report_of_other_figures_has_a_table_of_them(tmp_path) -> None:
     assert "## Figures" in text
     assert "| tokens | 3 |" in text
     assert "## By domain" in text
+
+
+def test_names_of_models_and_labels_stay_as_they_are(tmp_path) -> None:
+    labels = ("not_spam", "_a_|b", "[Yes]")
+    figures = {
+        **LABELS, "model": "runs/My_Model",
+        "per_class": {name: {"f1": 0.5, "support": 5} for name in labels},
+        "confusion_matrix": [[1, 2, 3]] * 3,
+    }  # fmt: skip
+    both = {
+        "command": "evaluate",
+        "models": [figures, {**figures, "model": "runs/__x__"}],
+    }
+    results.write_result(tmp_path / "r.md", both)
+    lines = (tmp_path / "r.md").read_text().splitlines()
+    assert "## Metrics of runs/My_Model" in lines
+    assert r"## Metrics of runs/\_\_x\_\_" in lines
+    assert r"|  | not_spam | \_a\_\|b | \[Yes\] |" in lines
+    assert r"| \[Yes\] | 1 | 2 | 3 |" in lines
+
+
+def test_a_terminal_shows_the_names_of_labels_as_they_are(capsys) -> None:
+    labels = ("not_spam", "[red]x", "b")
+    figures = {
+        **LABELS, "per_class": {name: {"f1": 0.5, "support": 5} for name in labels},
+        "confusion_matrix": [[1, 2, 3]] * 3,
+    }  # fmt: skip
+    Console().result(figures)
+    shown = capsys.readouterr().out
+    head = next(line for line in shown.splitlines() if line.count("not_spam") and "[red]x" in line)
+    assert head.split() == list(labels)

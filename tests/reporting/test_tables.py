@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmkit.reporting.tables import result_text
+from llmkit.reporting.tables import layout, layout_text
 
 FIGURES = {
     "loss": 0.123456789,
@@ -16,7 +16,7 @@ FIGURES = {
 
 
 def test_figures_are_lines_and_mappings_alike_are_a_table() -> None:
-    lines = result_text(FIGURES).splitlines()
+    lines = layout_text(layout(FIGURES)).splitlines()
     assert lines[:3] == ["loss: 0.123457", "model.name: runs/a", "model.parameters: 12"]
     rows = [line.split() for line in lines]
     for row in (["loss", "rows"], ["a", "1.5", "3"], ["b", "2.5", "4"], ["one", "x"], ["two"]):
@@ -25,4 +25,4 @@ def test_figures_are_lines_and_mappings_alike_are_a_table() -> None:
 
 @given(st.dictionaries(st.text("abc_", min_size=1), st.text("a \x1b[31m"), max_size=4))
 def test_text_of_a_user_commands_no_terminal(figures: dict[str, str]) -> None:
-    assert "\x1b" not in result_text(figures)
+    assert "\x1b" not in layout_text(layout(figures))

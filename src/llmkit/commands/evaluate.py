@@ -17,6 +17,7 @@ from llmkit.data.records import pairs
 from llmkit.data.records.pairs import Pairs
 from llmkit.data.text import fingerprints
 from llmkit.data.text.documents import mark_hints
+from llmkit.data.text.fingerprints import Fingerprints
 from llmkit.data.text.prepare import data_report
 from llmkit.data.text.token_file import TokenFile
 from llmkit.distributed.processes import Processes, join_processes
@@ -116,7 +117,7 @@ def _evaluate(
     for each in measured:
         for hint in mark_hints(each.text.tokens.marks, len(each.text.tokens.starts)):
             console.warn(hint)
-        if overlap := _overlap_with_training(each.text.model, each.text.tokens):
+        if overlap := _overlap_with_training(each.text.model, each.text.tokens, console):
             rest = _not_trained_on(overlap, partial(text.measure_documents, each))
             _report_overlap(each.text.model, overlap, "document", rest, each.figures, console)
         for sentence in unused_experts(each.text.model.name, each.experts.get("experts", [])):
@@ -139,7 +140,7 @@ def _evaluate_classifiers(
         config, sources, models, processes, console.watch, console.say, console.warn
     )
     for each, model in zip(measured, models, strict=True):
-        if overlap := _overlap_with_training(model, each.table.texts):
+        if overlap := _overlap_with_training(model, each.table.texts, console):
             rest = _not_trained_on(overlap, partial(classifiers.measure_rows, each, config.seed))
             _report_overlap(model, overlap, "row", rest, each.figures, console)
         for sentence in summary.of_classifier(each.name, each.figures, ""):
@@ -180,7 +181,7 @@ def _generate_texts(
     """Generates one text for each prompt, with the settings of `generation`."""
     config = config.changed(generation={"num_return_sequences": 1})
     model = generate.checked(next(iter(models), None))
-    if overlap := _overlap_with_training(model, [(prompt,) for prompt in asked.prompts]):
+    if overlap := _overlap_with_training(model, [(prompt,) for prompt in asked.prompts], console):
         console.warn(summary.of_overlap(model.name, overlap.shared, "row", None))
     items = [
         PromptRequest(prompt, f"{path} row {number}")
@@ -210,14 +211,19 @@ class _Overlap(NamedTuple):
 
 
 def _overlap_with_training(
-    model: Pretrained, measured: TokenFile | Sequence[tuple[str, ...]]
+    model: Pretrained, measured: TokenFile | Sequence[tuple[str, ...]], console: Console
 ) -> _Overlap | None:
     """The part of a text, or of rows, that is in the fingerprints of the model's training data;
     None if it is not notable."""
-    kind, noun = ("text", "document") if isinstance(measured, TokenFile) else ("rows", "row")
-    known = fingerprints.read_fingerprints(model.name)
-    if known is None or known.kind != kind:
-        return None
+    with console.waiting("comparing with the training data…"):
+        known = fingerprints.read_fingerprints(model.name)
+        kind = "text" if isinstance(measured, TokenFile) else "rows"
+        return _overlap(model, measured, known) if known and known.kind == kind else None
+
+
+def _overlap(
+    model: Pretrained, measured: TokenFile | Sequence[tuple[str, ...]], known: Fingerprints
+) -> _Overlap | None:
     if isinstance(measured, TokenFile):
         part = fingerprints.of_tokens([measured])
     else:
@@ -229,7 +235,7 @@ def _overlap_with_training(
         seen = fingerprints.seen_documents(measured, known)
     else:
         seen = fingerprints.seen_rows(part, known)
-    return _Overlap(found.sentence(noun), seen)
+    return _Overlap(found.sentence("document" if known.kind == "text" else "row"), seen)
 
 
 def _not_trained_on(

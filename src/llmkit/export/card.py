@@ -15,8 +15,10 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, PackageLoader
 
 from llmkit.errors import DataError, Diverged
+from llmkit.reporting.format import heading, markdown_text
 from llmkit.reporting.run_record import RunRecord
 from llmkit.storage import atomic, outputs
+from llmkit.storage.strict_json import json_text
 
 HUB_TASKS = {
     "causal": ("text-generation", "AutoModelForCausalLM"),
@@ -68,7 +70,7 @@ def model_card(run: RunRecord, repo: str | None = None) -> str:
             dataset_name=data,
             dataset_split=split,
             metric_type=name,
-            metric_name=name.replace("_", " "),
+            metric_name=heading(name),
             metric_value=value,
         )
         for split, name, value in _figures(run)
@@ -85,6 +87,7 @@ def model_card(run: RunRecord, repo: str | None = None) -> str:
     environment = Environment(
         loader=PackageLoader("llmkit.export"), trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters |= {"text": markdown_text, "quoted": json_text}
     body = environment.get_template("card.md").render(
         name=run.name,
         loaded=repo or run.name,
@@ -180,7 +183,7 @@ def _table(run: RunRecord) -> Iterator[dict[str, str]]:
             ]
             yield {
                 "split": split,
-                "name": name.replace("_", " "),
+                "name": heading(name),
                 "value": f"{found[name]:.4g}",
                 "interval": f"{bounds[0]:.4g} to {bounds[1]:.4g}" if bounds else "",
                 "baselines": ", ".join(others),

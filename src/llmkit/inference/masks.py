@@ -1,7 +1,8 @@
-"""Fill the masks of prompts with a masked model; a filling does not depend on the other prompts.
+"""Fill the masks of prompts with a masked model; in fp32 a filling does not depend on the others.
 
 As in `classify`, all batches of a padded length have the same shape in fp32, and the head computes
-each prompt alone.
+each prompt alone. In bf16 the last digits of a probability may depend on the batch, as for other
+generated text, and batches are as small as their prompts.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from llmkit.inference.generated import DECIMALS
 from llmkit.inference.padding import padded_lengths
 from llmkit.inference.prompts import Prompt
 from llmkit.inference.requests import PromptRequest
+from llmkit.inference.sequence import non_finite_logits
 from llmkit.models import build, pretrained
 from llmkit.models.control_tokens import control_tokens
 from llmkit.models.logits import split_head
@@ -121,11 +123,14 @@ class MaskFiller:
     def fill_masks(
         self, prompts: Sequence[Prompt], tick: Callable[[], None] = lambda: None
     ) -> Iterator[FilledPrompt]:
-        """The prompts in order, filled. `tick` is called before every batch and may raise."""
+        """The prompts in order, filled. `tick` is called before every batch and may raise.
+
+        Raises DataError at a prompt whose logits are NaN or infinite, after those before it.
+        """
         lengths = padded_lengths(np.array([len(prompt.ids) for prompt in prompts], np.int64))
         if self.context is not None:
             lengths = np.minimum(lengths, self.context)
-        found: dict[int, FilledPrompt] = {}
+        found: dict[int, FilledPrompt | None] = {}
         for length in np.unique(lengths).tolist():
             rows = np.flatnonzero(lengths == length)
             for first in range(0, len(rows), self.batch_size):
@@ -133,18 +138,22 @@ class MaskFiller:
                 some = rows[first : first + self.batch_size].tolist()
                 batch = self._filled([prompts[row] for row in some], length)
                 found |= zip(some, batch, strict=True)
-        yield from (found[row] for row in range(len(prompts)))
+        for row in range(len(prompts)):
+            if (filled := found[row]) is None:
+                raise non_finite_logits()
+            yield filled
 
     @torch.no_grad()
-    def _filled(self, prompts: Sequence[Prompt], length: int) -> list[FilledPrompt]:
+    def _filled(self, prompts: Sequence[Prompt], length: int) -> list[FilledPrompt | None]:
+        is_low = self.settings.precision == "bf16"
         # Copies of the first prompt fill up the batch: every batch of a length has the same shape.
-        rows = [*prompts, *[prompts[0]] * (self.batch_size - len(prompts))]
+        added = 0 if is_low else self.batch_size - len(prompts)
+        rows = [*prompts, *[prompts[0]] * added]
         real = torch.arange(length) < torch.tensor([[len(row.ids)] for row in rows])
         ids = torch.full((len(rows), length), self._pad)
         ids[real] = torch.tensor([id for row in rows for id in row.ids])
         device = self.model.device
         inputs = {"input_ids": ids.to(device), "attention_mask": real.long().to(device)}
-        is_low = self.settings.precision == "bf16"
         with torch.autocast(device.type, torch.bfloat16, enabled=is_low):
             logits_at = self._logits(inputs)
             return [self._result(prompt, partial(logits_at, row))
@@ -158,10 +167,13 @@ class MaskFiller:
         head, hidden = self._head, self.model.base_model(**inputs)[0]
         return lambda row, places: head(hidden[row, places][None])[0]
 
-    def _result(self, prompt: Prompt, logits_at: Callable[[Tensor], Tensor]) -> FilledPrompt:
+    def _result(self, prompt: Prompt, logits_at: Callable[[Tensor], Tensor]) -> FilledPrompt | None:
+        """The filled prompt; None if its logits are not finite."""
         ids, mask = torch.tensor(prompt.ids), self.tokenizer.mask_token_id
         [places] = torch.where(ids == mask)
         chances = logits_at(places.to(self.model.device)).float().softmax(-1).cpu()
+        if chances.isnan().any():
+            return None
         most = min(max(1, self.settings.explain), chances.shape[-1])
         likeliest = chances.topk(most)
         masks = [

@@ -161,13 +161,14 @@ def append_tokens(sequences: list[Sequence], logits: Tensor) -> None:
     broken = rows.logprobs[:, 0].isnan()  # one NaN spreads over its row
     if broken.any():
         for row in broken.nonzero().flatten().tolist():
-            sequences[row].fail(_non_finite())
+            sequences[row].fail(non_finite_logits())
         rows = rows.of((~broken).nonzero().flatten().tolist())
     while rows.sequences:
         rows = _append_allowed(rows)
 
 
-def _non_finite() -> DataError:
+def non_finite_logits() -> DataError:
+    """The fault of a text whose logits are NaN or infinite."""
     return DataError(
         "the model's logits are NaN or infinite",
         where="model.name_or_path",

@@ -124,6 +124,7 @@ class Console:
 
         before: Iterable[str] = ()
         after: Iterable[str] = ()
+        shown: tables.Layout | None = None
         if sweep_summary.describes_sweep(figures):
             after = sweep_summary.of_sweep(figures)
             figures = {"runs": sweep_summary.sweep_rows(figures, RichConsole().width)}
@@ -134,15 +135,17 @@ class Console:
         elif merge_summary.describes_merge(figures):
             before, figures = merge_summary.of_merge(figures), merge_summary.merge_tables(figures)
         elif evaluation_summary.is_evaluation(figures):
-            before, figures, after = evaluation_summary.arrange_evaluation(figures)
+            before, arranged, after = evaluation_summary.arrange_evaluation(figures)
+            shown = tables.Layout((), list(arranged.items()))
         elif figures.get("command") == "predict" and "examples" in figures:
             after = filter(None, [predictions.counts_sentence(figures)])
             figures = predictions.without_counts(figures)
         _print_lines(before)
+        shown = shown or tables.layout(figures)
         if sys.stdout.isatty():
-            tables.show(figures, RichConsole(highlight=False))
+            tables.show(shown, RichConsole(highlight=False))
         else:
-            text = tables.result_text(figures).encode("utf-8", "backslashreplace").decode()
+            text = tables.layout_text(shown).encode("utf-8", "backslashreplace").decode()
             print(text, end="", flush=True)
         _print_lines(after)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from llmkit.reporting.format import clock, many
+from llmkit.reporting.format import clock, heading, many
 
 _Figures = Mapping[str, Any]
 
@@ -108,7 +108,7 @@ def _metrics(found: _Figures) -> Iterator[dict[str, Any]]:
     baselines = _baselines(found.get("baseline") or {})
     rest = found.get(NOT_TRAINED_ON)
     for name in names:
-        row = {"": _METRICS.get(name, name.replace("_", " ")), "value": found[name]}
+        row = {"": _METRICS.get(name, heading(name)), "value": found[name]}
         if intervals:
             bounds = intervals.get(name) or ()
             row["95% interval"] = " to ".join(f"{bound:.4g}" for bound in bounds)
@@ -135,7 +135,7 @@ def _baselines(found: _Figures) -> dict[str, _Figures]:
         return {"unigram model": found}
     if "mse" in found.get("majority_of_these_rows", ()):
         return {"always the mean": found["majority_of_these_rows"]}
-    return {_BASELINES.get(key, key.replace("_", " ")): value for key, value in found.items()}
+    return {_BASELINES.get(key, heading(key)): value for key, value in found.items()}
 
 
 def _details(found: _Figures) -> Iterator[tuple[str, Any]]:
@@ -158,14 +158,14 @@ def _tables(found: _Figures) -> Iterator[tuple[str, Any]]:
     """The values that are rows of a table."""
     for key, value in found.items():
         if isinstance(value, list) and value and all(isinstance(row, Mapping) for row in value):
-            yield key, _rounded(value)
+            yield heading(key), _rounded(value)
 
 
 def _rounded(rows: Sequence[_Figures]) -> list[dict[str, Any]]:
-    """The rows with four digits of each float."""
+    """The rows with their keys in words and four digits of each float."""
     return [
         {
-            key: float(f"{value:.4g}") if isinstance(value, float) else value
+            heading(key): float(f"{value:.4g}") if isinstance(value, float) else value
             for key, value in row.items()
         }
         for row in rows
@@ -175,9 +175,11 @@ def _rounded(rows: Sequence[_Figures]) -> list[dict[str, Any]]:
 def _comparison(row: _Figures) -> str:
     key = next(name for name in row if name.endswith("_difference"))
     metric = _METRICS.get(key.removesuffix("_difference"), key.removesuffix("_difference"))
-    difference = (
-        f"{metric} differs by {row[key]:.3g} (95% interval {row['low']:.3g} to {row['high']:.3g})"
-    )
+    difference = f"{metric} differs by {row[key]:.3g} ("
+    if row["low"] is None:
+        difference += "too little text for an interval)"
+    else:
+        difference += f"95% interval {row['low']:.3g} to {row['high']:.3g})"
     if row["better"] is None:
         return f"No clear difference between {row['model']} and {row['other']}: {difference}."
     worse = row["other"] if row["better"] == row["model"] else row["model"]
@@ -189,6 +191,4 @@ def _protocol(found: _Figures) -> str:
     facts = {
         key: value for key, value in found["protocol"].items() if not isinstance(value, Mapping)
     }
-    return "Protocol: " + "; ".join(
-        f"{key.replace('_', ' ')} {value}" for key, value in facts.items()
-    )
+    return "Protocol: " + "; ".join(f"{heading(key)} {value}" for key, value in facts.items())

@@ -2,6 +2,26 @@
 
 from __future__ import annotations
 
+import re
+
+_MARKDOWN = re.compile(
+    r"[\\`*<>\[\]|~$]"
+    r"|(?<![^\W_])_|_(?![^\W_])"  # underscores but for those within a word
+    r"|&(?=#?\w+;)|(?<!\S)#|^[-+](?=\s|$)|^-(?=[-\s]*$)|^=(?==*$)"
+)
+_NUMBERED = re.compile(r"^(\d+)([.)])(?=\s|$)")
+
+
+def markdown_text(text: str) -> str:
+    """Text in one line, with a backslash before what Markdown would interpret."""
+    line = _MARKDOWN.sub(r"\\\g<0>", " ".join(text.split()))
+    return _NUMBERED.sub(r"\1\\\2", line)
+
+
+def heading(key: str) -> str:
+    """The key of a figure as a heading shows it."""
+    return key.replace("_", " ")
+
 
 def many(number: int, what: str) -> str:
     """A number with what is counted, in the plural except for 1: `3 rows`."""

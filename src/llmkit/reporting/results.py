@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from llmkit.reporting import evaluation_summary, tables
+from llmkit.reporting.format import markdown_text
 from llmkit.storage import atomic, outputs
 from llmkit.storage.strict_json import json_text
 
 MARKDOWN = (".md", ".markdown")
 """Suffixes of Markdown files."""
-
-_SPECIAL = re.compile(r"[\\`*<>\[\]|]|(?<!\w)_|_(?!\w)")
 
 
 def check_output_files(paths: Iterable[str | None]) -> None:
@@ -36,7 +34,7 @@ def write_result(path: Path, figures: Mapping[str, Any]) -> None:
     elif path.suffix in MARKDOWN:
         text = result_markdown(figures, picture_beside(path))
     else:
-        text = tables.result_text(figures)
+        text = tables.layout_text(tables.layout(figures))
     write_text(path, text)
 
 
@@ -53,19 +51,19 @@ def result_markdown(figures: Mapping[str, Any], picture: Path) -> str:
     if evaluation_summary.is_evaluation(rest):
         lines, found, closing = evaluation_summary.arrange_evaluation(rest)
     else:
-        facts = [{"": name, "value": value} for name, value in tables.facts_of(rest)]
-        found = {"figures": facts, **dict(tables.tables_of(rest))}
+        facts, others = tables.layout(rest)
+        found = {"figures": [{"": name, "value": value} for name, value in facts], **dict(others)}
     environment = Environment(
         loader=PackageLoader("llmkit.reporting"), trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["cell"] = _escaped
+    environment.filters["text"] = markdown_text
     return environment.get_template("evaluation.md").render(
         generator=outputs.EVALUATION,
         title="Evaluation" + (f" of {figures['model']}" if "model" in figures else ""),
         lines=lines,
         warnings=warnings,
         picture=quote(picture.name) if picture.exists() else None,
-        tables=[_markdown_table(*each) for each in tables.tables_of(found)],
+        tables=[_markdown_table(*each) for each in found.items()],
         closing=[line for line in closing if line != evaluation_summary.MORE],
     )
 
@@ -73,16 +71,11 @@ def result_markdown(figures: Mapping[str, Any], picture: Path) -> str:
 def _markdown_table(title: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     columns = tables.plain_columns(rows)
     return {
-        "title": title.replace("_", " ").capitalize(),
-        "head": [key.replace("_", " ") for key in columns],
+        "title": title[:1].upper() + title[1:],
+        "head": list(columns),
         "numeric": columns.values(),
         "rows": [[tables.shown_value(row.get(key)) for key in columns] for row in rows],
     }
-
-
-def _escaped(text: str) -> str:
-    """Text in one line, with a backslash before what Markdown would interpret."""
-    return _SPECIAL.sub(r"\\\g<0>", " ".join(text.split()))
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

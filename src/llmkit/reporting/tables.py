@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from llmkit.reporting.format import printable
+from llmkit.reporting.format import heading, printable
 
 _Rows = Sequence[Mapping[str, Any]]
 
@@ -19,49 +19,66 @@ _WIDTH = 2000  # without a terminal, lines are not folded
 _PLAIN = (str, int, float, bool, type(None))
 
 
-def show(figures: Mapping[str, Any], console: Console) -> None:
-    """Prints the figures, then the tables among them.
+class Layout(NamedTuple):
+    """A result as it is shown: facts by their names, and tables by their titles."""
 
-    A list of mappings is a table, and so is a mapping of mappings that have the same keys.
+    facts: Sequence[tuple[str, str]]
+    tables: Sequence[tuple[str, _Rows]]
+
+
+def layout(figures: Mapping[str, Any]) -> Layout:
+    """The layout of any figures.
+
+    A list of mappings is a table, and so is a mapping of mappings that have the same keys; titles
+    and headings are the keys in words. All others are facts.
     """
+    found = [
+        (heading(name), [{heading(key): value for key, value in row.items()} for row in rows])
+        for name, rows in _tables_of(figures)
+    ]
+    return Layout(list(_facts_of(figures)), found)
+
+
+def show(shown: Layout, console: Console) -> None:
+    """Prints the facts, then the tables."""
     columns = (Column(overflow="fold"), Column(overflow="fold"))
     facts = Table(*columns, show_header=False, box=None, padding=(0, 2, 0, 0))
-    for name, value in facts_of(figures):
+    for name, value in shown.facts:
         if console.is_terminal:
             facts.add_row(Text(name, style="bold"), Text(value))
         else:
             console.print(Text(f"{name}: {value}"))
     if facts.row_count:
         console.print(facts)
-    for name, rows in tables_of(figures):
-        console.print(_table(name, rows))
+    for title, rows in shown.tables:
+        console.print(_table(title, rows))
 
 
-def result_text(figures: Mapping[str, Any]) -> str:
+def layout_text(shown: Layout) -> str:
     """The same as plain text, for a file or a pipe."""
     file = io.StringIO()
-    show(figures, Console(file=file, width=_WIDTH, highlight=False, soft_wrap=True))
+    show(shown, Console(file=file, width=_WIDTH, highlight=False, soft_wrap=True))
     return "\n".join(line.rstrip() for line in file.getvalue().split("\n"))
 
 
-def facts_of(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def _facts_of(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """The figures that belong to no table, by their path, as text."""
     for key, value in figures.items():
         if _rows(value):
             continue
         if isinstance(value, Mapping):
-            yield from facts_of(value, f"{prefix}{key}.")
+            yield from _facts_of(value, f"{prefix}{key}.")
         else:
             yield prefix + key, shown_value(value)
 
 
-def tables_of(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, _Rows]]:
+def _tables_of(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, _Rows]]:
     """The tables among the figures, by their path."""
     for key, value in figures.items():
         if rows := _rows(value):
             yield prefix + key, rows
         elif isinstance(value, Mapping):
-            yield from tables_of(value, f"{prefix}{key}.")
+            yield from _tables_of(value, f"{prefix}{key}.")
 
 
 def _rows(value: Any) -> _Rows:
@@ -75,12 +92,12 @@ def _rows(value: Any) -> _Rows:
     return []
 
 
-def _table(name: str, rows: _Rows) -> Table:
-    table = Table(title=name.replace("_", " "), box=SIMPLE_HEAD, title_justify="left")
+def _table(title: str, rows: _Rows) -> Table:
+    table = Table(title=Text(printable(title)), box=SIMPLE_HEAD, title_justify="left")
     columns = plain_columns(rows)
     for key, is_numeric in columns.items():
         table.add_column(
-            key.replace("_", " "), justify="right" if is_numeric else "left", overflow="fold"
+            Text(printable(key)), justify="right" if is_numeric else "left", overflow="fold"
         )
     for row in rows:
         table.add_row(*(Text(shown_value(row.get(key))) for key in columns))
@@ -144,7 +161,7 @@ def _findings(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for name in filter(report.__contains__, FINDINGS):
         found = report[name]
         count = found.get("count_stripped", found["count"])
-        yield {"what": name.replace("_", " "), "count": count, "first": "; ".join(_places(found))}
+        yield {"what": heading(name), "count": count, "first": "; ".join(_places(found))}
 
 
 def _places(found: Mapping[str, Any]) -> Iterator[str]:

@@ -50,7 +50,8 @@ def open_or_build(
     rebuilt. Raises WriteError if the cache cannot be written.
     """
     path = cache_directory() / name
-    entry, _ = _open(path)
+    with watch("verifying prepared data", 0):
+        entry, _ = _open(path)
     if entry:
         return entry
     with _locked(path, watch):

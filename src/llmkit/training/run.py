@@ -163,8 +163,10 @@ def _carry_out(run: Run, loss: Loss) -> tuple[dict[str, Any], Examples | None, b
         write_facts(task, work.model, run.directory, resolved, state.plan, chosen, notes)
         task.keep(run.directory)
         if not (run.directory / fingerprints.FINGERPRINTS).exists():
-            earlier = fingerprints.read_fingerprints(task.config.model.name_or_path or "")
-            fingerprints.write(run.directory, task.seen().joined(earlier))
+            seen = task.seen()
+            with session.console.waiting("saving the hashes of the training data…"):
+                earlier = fingerprints.read_fingerprints(task.config.model.name_or_path or "")
+                fingerprints.write(run.directory, seen.joined(earlier))
     settings = run_identity.dotted(resolved.model_dump(mode="json"))
     steps = state.step, state.plan.total_steps
     with (

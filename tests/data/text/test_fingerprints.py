@@ -1,3 +1,5 @@
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -128,3 +130,16 @@ def test_repeated_text_does_not_crowd_out_other_segments(monkeypatch: pytest.Mon
     known = of_tokens([stream(*[book] * 40)])
     assert known.every_segment == of_tokens([stream(book)]).every_segment
     assert set(known.segments) == set(of_tokens([stream(book)]).segments)
+
+
+def test_progress_of_hashing_reaches_its_total(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fingerprints, "_CHUNK", 97)
+    done: list[int] = []
+
+    @contextmanager
+    def watch(label: str, total: int) -> Iterator[Callable[[int], None]]:
+        yield done.append
+        assert sum(done) == total
+
+    fingerprints.of_training_text([stream(drawn(0, 1000)), stream(drawn(1, 10))], watch)
+    assert max(done) == 97

@@ -1,6 +1,8 @@
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -72,6 +74,36 @@ def test_all_progress_reaches_its_total(tmp_path: Path, poems: list[str]) -> Non
     prepare(settings, counted, [].append)
     assert {"training a tokenizer", "tokenizing"} <= left.keys()
     assert left == dict.fromkeys(left, 0)
+
+
+def test_all_work_on_a_text_has_a_name_and_one_at_a_time(tmp_path: Path, poems: list[str]) -> None:
+    began: list[str] = []
+    open_now: list[str] = []
+    unnamed = {"split": 0, "TokenEncoder.__init__": 0}
+
+    @contextmanager
+    def named(label: str, total: int) -> Iterator[Callable[[int], None]]:
+        assert open_now == []  # a terminal shows one piece of work
+        began.append(label)
+        open_now.append(label)
+        yield lambda amount: None
+        open_now.pop()
+
+    def notice(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and (name := frame.f_code.co_qualname) in unnamed:
+            unnamed[name] += not open_now
+
+    settings = config(train_files=str(tmp_path / "poems.txt"), document="blank_line")
+    before = sys.getprofile()
+    sys.setprofile(notice)
+    try:
+        prepare(settings, named, [].append)
+    finally:
+        sys.setprofile(before)
+    assert set(unnamed.values()) == {0}
+    order = ["looking for prepared data", "reading", "choosing held-out text",
+             "training a tokenizer", "tokenizing"]  # fmt: skip
+    assert [label for label in dict.fromkeys(began) if label in order] == order
 
 
 def test_what_is_held_out_of_one_file_is_named(

@@ -279,7 +279,8 @@ def split(corpus: Corpus, fraction: float | str, seed: int) -> tuple[Documents, 
                 if (n_bytes := wanted * int(sizes[document])) >= _LEAST:
                     _hold(corpus, begins, document, n_bytes)
         else:
-            _draw(corpus, begins, group[np.argsort(rank[group])], wanted)
+            drawn = group[np.argsort(rank[group])]
+            _draw(corpus, begins, drawn, sizes[drawn], wanted)
     if (begins == corpus.ends).all():
         longest = int(sizes.argmax())
         _hold(corpus, begins, longest, max(1.0, wanted * corpus.n_bytes))
@@ -311,15 +312,19 @@ def _is_cut(sizes: NDArray[np.int64], wanted: float) -> bool:
 
 
 def _draw(
-    corpus: Corpus, begins: NDArray[np.int64], group: NDArray[np.int64], share: float
+    corpus: Corpus,
+    begins: NDArray[np.int64],
+    group: NDArray[np.int64],
+    sizes: NDArray[np.int64],
+    share: float,
 ) -> None:
     """Hold out random documents of a stratum; if one makes up most of it, hold out a segment."""
-    sizes = [int(corpus.ends[document]) - corpus.start(document) for document in group.tolist()]
-    wanted = share * sum(sizes)
-    large, most = max(wanted / 4, _SEGMENT), min(2 * wanted, sum(sizes) - 1)
+    total = int(sizes.sum())
+    wanted = share * total
+    large, most = max(wanted / 4, _SEGMENT), min(2 * wanted, total - 1)
     held = 0
     fewest = max(1, int(len(group) * max(_MOST, share)))
-    for document, size in list(zip(group.tolist(), sizes, strict=True))[:fewest]:
+    for document, size in zip(group[:fewest].tolist(), sizes[:fewest].tolist(), strict=True):
         if held >= wanted:
             break
         if size <= large and held + size <= most:

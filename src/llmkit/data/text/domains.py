@@ -77,7 +77,9 @@ class RawText:
 
     @cached_property
     def _split(self) -> tuple[Documents, Documents]:
-        return corpus.split(self.spooled, self.config.data.validation_fraction, self.config.seed)
+        read = self.spooled
+        with self.watch("choosing held-out text", 0):
+            return corpus.split(read, self.config.data.validation_fraction, self.config.seed)
 
 
 class DomainText:

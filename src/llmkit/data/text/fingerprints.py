@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from llmkit.data.text.token_file import TokenFile
 from llmkit.models.control_tokens import text_only
+from llmkit.progress import Advance, Watch
 from llmkit.storage import atomic, outputs
 
 FINGERPRINTS = "fingerprints.safetensors"
@@ -99,12 +100,19 @@ class Overlap:
         return f"{count} and {text}" if self.segments >= NOTABLE else count
 
 
-def of_tokens(files: Iterable[TokenFile]) -> Fingerprints:
+def of_training_text(files: Sequence[TokenFile], watch: Watch) -> Fingerprints:
+    """The fingerprints of token streams, with their progress."""
+    passes = 2  # over the tokens
+    with watch("hashing the training text", passes * sum(len(file.ids) for file in files)) as some:
+        return of_tokens(files, some)
+
+
+def of_tokens(files: Iterable[TokenFile], advance: Advance = lambda n: None) -> Fingerprints:
     """The fingerprints of token streams, without the special tokens around documents."""
     files, every = list(files), _SPARSE
-    documents = np.concatenate([document_hashes(file) for file in files])
+    documents = np.concatenate([document_hashes(file, advance) for file in files])
     segments = np.zeros(0, np.uint64)
-    for some, _ in chain.from_iterable(map(segment_hashes, files)):
+    for some, _ in chain.from_iterable(segment_hashes(file, advance) for file in files):
         segments = np.concatenate([segments, some[some % np.uint64(every) == 0]])
         if len(segments) > _BUFFERED * MOST:
             segments, every = _sampled(segments, every, _BUFFERED // 2 * MOST)
@@ -161,13 +169,15 @@ def seen_rows(part: Fingerprints, known: Fingerprints) -> NDArray[np.bool_] | No
     return np.isin(part.documents, known.documents)
 
 
-def seen_documents(file: TokenFile, known: Fingerprints) -> NDArray[np.bool_] | None:
+def seen_documents(
+    file: TokenFile, known: Fingerprints, advance: Advance = lambda n: None
+) -> NDArray[np.bool_] | None:
     """[documents], whether each document is known, or one of its segments; None if too few of the
     known documents or segments were kept to tell."""
     if known.every_document > 1 or known.every_segment > _SPARSE:
         return None
-    seen = np.isin(document_hashes(file), known.documents)
-    for hashes, documents in segment_hashes(file):
+    seen = np.isin(document_hashes(file, advance), known.documents)
+    for hashes, documents in segment_hashes(file, advance):
         seen[documents[np.isin(hashes, known.segments)]] = True
     return seen
 
@@ -207,10 +217,10 @@ def _read(path: Path) -> Fingerprints:
         )
 
 
-def document_hashes(file: TokenFile) -> Hashes:
+def document_hashes(file: TokenFile, advance: Advance = lambda n: None) -> Hashes:
     """[documents], the hash of each document's ids."""
     found = np.zeros(len(file.starts), np.uint64)
-    for ids, document, place in _chunks(file):
+    for ids, document, place in _chunks(file, advance):
         values = _mixed(ids * np.uint64(0x9E3779B97F4A7C15) + place * np.uint64(0xD1B54A32D192ED03))
         inside = (place > 0) & (ids != np.uint64(file.closing))
         values[~inside] = 0
@@ -219,10 +229,12 @@ def document_hashes(file: TokenFile) -> Hashes:
     return _mixed(found)
 
 
-def segment_hashes(file: TokenFile) -> Iterator[tuple[Hashes, NDArray[np.int64]]]:
+def segment_hashes(
+    file: TokenFile, advance: Advance = lambda n: None
+) -> Iterator[tuple[Hashes, NDArray[np.int64]]]:
     """The hashes of segments within documents that are divisible by 16, and the number of the
     document of each."""
-    for ids, document, place in _chunks(file, SEGMENT - 1):
+    for ids, document, place in _chunks(file, advance, SEGMENT - 1):
         values, step, factor = _mixed(ids), 1, 0x9E3779B97F4A7C15
         while step < SEGMENT and len(values) > step:
             values = values[:-step] + np.uint64(factor) * values[step:]
@@ -237,7 +249,7 @@ def segment_hashes(file: TokenFile) -> Iterator[tuple[Hashes, NDArray[np.int64]]
 
 
 def _chunks(
-    file: TokenFile, more: int = 0
+    file: TokenFile, advance: Advance, more: int = 0
 ) -> Iterator[tuple[Hashes, NDArray[np.int64], NDArray[np.uint64]]]:
     """Chunks of ids, with each token's document number and position in the document; every chunk
     also has the first `more` tokens of the next."""
@@ -246,6 +258,7 @@ def _chunks(
         index = np.arange(first, first + len(ids))
         document = np.searchsorted(file.starts, index, side="right") - 1
         yield ids, document, (index - file.starts[document]).astype(np.uint64)
+        advance(min(_CHUNK, len(file.ids) - first))
 
 
 def _mixed(values: Hashes) -> Hashes:

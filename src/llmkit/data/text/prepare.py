@@ -198,10 +198,9 @@ class _Maker:
         lack."""
         made = self.tokens(text, part)
         if made.characters is None or made.text_hash is None:
-            digest = hashlib.sha256()
-            characters = sum(
-                len(p.text) for p in token_file.hashed(text.part(part).pieces(), digest)
-            )
+            digest, chosen = hashlib.sha256(), text.part(part)
+            with self.watch("counting characters", 0):
+                characters = sum(len(p.text) for p in token_file.hashed(chosen.pieces(), digest))
             made = replace(made, characters=characters, text_hash=digest.hexdigest())
         return made
 

@@ -102,13 +102,13 @@ def tokenize(
 
     def build(directory: Path) -> dict[str, Any]:
         part = documents()
-        encoder = TokenEncoder(tokenizer, part.sample(_PROOF, 1 << 14))
-        if encoder.rule is NOWHERE:
-            say(
-                "tokenizer: cutting documents would change tokens, so documents are encoded "
-                f"whole, those over {LONGEST >> 20}M characters in parts of that size"
-            )
         with watch("tokenizing", part.n_bytes) as advance:
+            encoder = TokenEncoder(tokenizer, part.sample(_PROOF, 1 << 14))
+            if encoder.rule is NOWHERE:
+                say(
+                    "tokenizer: cutting documents would change tokens, so documents are encoded "
+                    f"whole, those over {LONGEST >> 20}M characters in parts of that size"
+                )
             return _write(directory, part, encoder, framing, advance)
 
     return _opened(cache.open_or_build(name, build, watch, say))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from llmkit.config import jobs
 from llmkit.config.schema import Config
@@ -18,6 +18,7 @@ from llmkit.data.text.token_file import TokenFile
 from llmkit.errors import ConfigError
 from llmkit.evaluation.likelihood import batch_tokens_for
 from llmkit.evaluation.passages import masked_passages
+from llmkit.inference.blanks import fill_blanks
 from llmkit.models import build, logits, packing
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.logits import LogitsHead
@@ -40,10 +41,7 @@ _ARCHITECTURE = "modernbert"
 _FEWEST = 4  # minimum tokens of a masked block, two of which are special
 
 _SOME = 256  # rows used to estimate the share of predicted positions
-_ROWS, _SHOWN, _AROUND = 2, 2, 10  # rows, hidden tokens shown of each, and tokens on each side
-
-BLANK = "____"
-"""The place of a hidden token in a sample."""
+_ROWS = 2  # rows of samples
 
 
 class MaskedLoss(Loss):
@@ -181,14 +179,22 @@ class Masked(Pretraining):
         return order.occurrences_of_step(step, **how)
 
     def samples(self, model: PreTrainedModel, loss: Loss) -> dict[str, Any]:
-        """A few hidden tokens of held-out text with the model's predictions."""
+        """Excerpts of held-out text with blanks, and what the model fills in."""
         examples = self.representative or self.examples
-        rows = sorted({n * len(examples) // _ROWS for n in range(_ROWS)})
         whole = by_domain.whole(loss)
-        found = [
-            fill_in for row in rows
-            for fill_in in fill_ins(whole, model, self.tokenizer, examples.batch([row]))
-        ]  # fmt: skip
+        assert isinstance(whole, MaskedLoss)
+
+        def logits_of(batch: Batch) -> Tensor:
+            inputs = {name: value.to(model.device) for name, value in batch.items()}
+            return whole.logits(model, inputs)
+
+        training, found = model.training, list[dict[str, str]]()
+        model.eval()
+        try:
+            for row in sorted({n * len(examples) // _ROWS for n in range(_ROWS)}):
+                found += fill_blanks(logits_of, self.tokenizer, examples.batch([row]))
+        finally:
+            model.train(training)
         return {"samples": found}
 
     def speeds(self, figures: Mapping[str, Any]) -> dict[str, float]:
@@ -210,41 +216,3 @@ def _share(examples: Examples) -> float:
     """The share of predicted positions, estimated from some examples."""
     rows = range(min(_SOME, len(examples)))
     return max(1, examples.count(rows)) / examples.batch(rows)["input_ids"].numel()
-
-
-@torch.no_grad()
-def fill_ins(
-    loss: Any, model: Any, tokenizer: PreTrainedTokenizerBase, batch: Batch
-) -> list[dict[str, str]]:
-    """The first hidden words of one row: the text around each, the model's prediction, and what
-    was hidden."""
-    training = model.training
-    model.eval()
-    try:
-        logits = loss.logits(model, {key: value.to(model.device) for key, value in batch.items()})
-    finally:
-        model.train(training)
-    places, targets = batch["places"][0].tolist(), batch["targets"][0].tolist()
-    ids = batch["input_ids"][0].clone()
-    for place, target in zip(places, targets, strict=True):
-        if target != IGNORED:
-            ids[place] = target
-    found: list[dict[str, str]] = []
-    for place, target, guess in zip(places, targets, logits[0].argmax(-1).tolist(), strict=True):
-        if target == IGNORED or len(found) == _SHOWN:
-            break
-        parts = ids[max(0, place - _AROUND) : place], [guess], [target], ids[place + 1 :][:_AROUND]
-        before, predicted, hidden, after = (
-            tokenizer.decode(part, skip_special_tokens=True) for part in parts
-        )
-        before, after = (text.strip("\N{REPLACEMENT CHARACTER}") for text in (before, after))
-        if any(map(str.isalnum, hidden)) and any(map(str.isalnum, before + after)):
-            text = f"{before}{_space(hidden)}{BLANK}{after}".strip()
-            found.append(
-                {"prompt": text, "prediction": predicted.strip(), "hidden": hidden.strip()}
-            )
-    return found
-
-
-def _space(text: str) -> str:
-    return " " * text.startswith(" ")

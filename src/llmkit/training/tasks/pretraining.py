@@ -284,8 +284,10 @@ class Pretraining(Task):
     @cached_property
     def overlaps(self) -> dict[str, Overlap]:
         """How much of the held-out text of each domain is trained on."""
-        parts = {name: fingerprints.of_tokens([file]) for name, file in self.held_out.items()}
-        return {name: fingerprints.overlap(part, self.seen()) for name, part in parts.items()}
+        seen = self.seen()
+        with self.session.watch("comparing held-out and training text", 0):
+            parts = {name: fingerprints.of_tokens([file]) for name, file in self.held_out.items()}
+            return {name: fingerprints.overlap(part, seen) for name, part in parts.items()}
 
     @property
     def measured_first(self) -> bool:
@@ -336,7 +338,7 @@ class Pretraining(Task):
 
     @cached_property
     def _seen(self) -> Fingerprints:
-        return fingerprints.of_tokens(list(self.learned.values()))
+        return fingerprints.of_training_text(list(self.learned.values()), self.session.watch)
 
     def speeds(self, figures: Mapping[str, Any]) -> dict[str, float]:
         """More speeds of a run for its results."""
