@@ -6,8 +6,8 @@ Paragraphs of novels (lines), poems and blocks of code (files in a directory, bo
 lines) are shuffled and mixed in one unlabelled file; with `--equal`, as many bytes of each as there
 are of the smallest. Prints one JSON line for each seed. `purity` is the share of bytes whose origin
 is the most frequent one in their domain, `found` the share of each origin that is in such domains;
-`sizes` are multiples of the mean, in bytes. `seconds` are those of reading, finding domains and
-assigning documents; `memory_MiB` is what these added to the peak of the process.
+`sizes` are multiples of the mean, in bytes. `seconds` of the processor are those of reading,
+finding domains and assigning documents; `memory_MiB` is what they added to the peak memory.
 """
 
 from __future__ import annotations
@@ -73,13 +73,13 @@ def measure(mixed: list[tuple[str, int]], n_domains: int, seed: int) -> dict[str
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
         found = files.find([str(path)], "data.train_files")
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        times = [time.perf_counter()]
+        times = [time.process_time()]
         read = corpus.spool(found, config.data, Path(directory), lambda n_bytes: None)
-        times.append(time.perf_counter())
+        times.append(time.process_time())
         clusters = division.find_clusters(read, n_domains, seed, watch)
-        times.append(time.perf_counter())
+        times.append(time.process_time())
         numbers = division.assign(read, clusters, watch).numbers
-        times.append(time.perf_counter())
+        times.append(time.process_time())
         after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         read.close()
     table = np.zeros((n_domains, len(ORIGINS)))

@@ -145,14 +145,14 @@ def test_branches_have_the_domains_of_the_seed(seed, branches) -> None:
 
 @pytest.mark.parametrize("into", ["ensemble", "moe"])
 def test_a_merge_is_measured_on_the_domains_of_the_seed(seed, branches, llmkit, text, into) -> None:
-    merged = seed.parent / into
-    given = [f"--expert={name}={run}" for name, run in branches.items()]
-    done = llmkit("merge", *given, f"merge.into={into}", "-o", merged)
-    assert done.returncode == 0, done.stderr
-    assert (merged / "final" / DOMAINS).read_bytes() == (seed / DOMAINS).read_bytes()
-    path = seed.parent / "experts.yaml"
+    merged, path = seed.parent / into, seed.parent / "experts.yaml"
     path.write_text(f"data: {{train_files: '{text}', domains: auto, num_domains: 3, "
                     "document: line}\n")  # fmt: skip
+    given = [f"--expert={name}={run}" for name, run in branches.items()]
+    done = llmkit("merge", path, *given, f"merge.into={into}", "-o", merged, "--json")
+    assert done.returncode == 0, done.stderr
+    assert list(json.loads(done.stdout)["domains"]) == NAMES
+    assert (merged / "final" / DOMAINS).read_bytes() == (seed / DOMAINS).read_bytes()
     done = llmkit("evaluate", path, "--model", merged, "--model", seed, "--json")
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)["by_domain"]

@@ -7,8 +7,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
+from rich.cells import cell_len
 
-from llmkit.reporting.format import clock, many, markdown_text, printable, short
+from llmkit.reporting.format import (
+    clock,
+    many,
+    markdown_text,
+    printable,
+    short,
+    within_columns,
+)
 
 
 def test_what_is_counted_is_in_the_plural_except_for_one() -> None:
@@ -94,3 +102,23 @@ def test_markdown_shows_a_text_as_it_is(text: str) -> None:
 def test_words_and_underscores_within_them_need_no_mark_in_markdown() -> None:
     text = "runs/my_model-2: loss 0.5, C# & AT&T (95%) 1.5 - 2 + 3 = x"
     assert markdown_text(text) == text
+
+
+@given(st.text("ab 床前é🙂", max_size=30), st.integers(2, 20))
+def test_a_fitted_text_is_no_wider_than_its_columns(text: str, columns: int) -> None:
+    found = within_columns(text, columns)
+    assert cell_len(found) <= columns
+    if cell_len(text) <= columns:
+        assert found == text
+    else:
+        assert found.endswith("…")
+        assert text.startswith(found.removesuffix("…"))
+        more = text[: len(found)]
+        assert cell_len(more) > columns - 1 or more.endswith(" ")
+
+
+def test_a_text_is_cut_where_a_terminal_would_wrap_it() -> None:
+    assert within_columns("床前明月光", 10) == "床前明月光"
+    assert within_columns("床前明月光", 9) == "床前明月…"
+    assert within_columns("床前明月光", 8) == "床前明…"
+    assert within_columns("abcdef", 4) == "abc…"

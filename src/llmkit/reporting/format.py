@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from rich.cells import cell_len, set_cell_size
+
 _MARKDOWN = re.compile(
     r"[\\`*<>\[\]|~$]"
     r"|(?<![^\W_])_|_(?![^\W_])"  # underscores but for those within a word
@@ -33,6 +35,14 @@ def printable(text: str) -> str:
     return "".join(
         c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
     )
+
+
+def within_columns(text: str, columns: int) -> str:
+    """The text as far as a terminal shows it in this many columns, with an ellipsis where it is
+    cut; East Asian characters take two."""
+    if cell_len(text) <= columns:
+        return text
+    return set_cell_size(text, columns - 1).rstrip() + "\N{HORIZONTAL ELLIPSIS}"
 
 
 def clock(seconds: float) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 
 from llmkit.config.schema import Config
 from llmkit.data.readers.files import Sources
@@ -88,7 +89,9 @@ def test_the_lines_fit_a_terminal_and_add_up(text: Path, watch: Watch) -> None:
     found, _ = found_in(config(train_files=str(text)), watch)
     shown = list(domain_lines(found.report))
     assert len(shown) == 6
-    assert all(len(line) <= 80 for line in shown)
+    assert all(cell_len(line) <= 80 for line in shown)
+    report = {name: {**each, "words": "encyclopaedia, " * 9} for name, each in found.report.items()}
+    assert all(cell_len(line) <= 80 for line in domain_lines(report))
     assert [line.split()[0] for line in shown[::2]] == list(found.report)
 
 
@@ -163,6 +166,8 @@ def test_a_dry_run_finds_the_same_and_writes_nothing(
     [
         ("a b\n" * 2000, {"document": "file"}, "1 document cannot be divided into 3",
          "data.document=blank_line"),
+        ("a b\n</s>\n" * 9, {"document": "file"}, "1 document cannot",
+         'data.document_separator="\\n</s>\\n"'),
         ("a b\nc d\n", {}, "2 documents cannot", "lower data.num_domains to 2"),
         ("a b\n", {}, "1 document cannot", "add text"),
         ("a\nb\nc\nd\n", {"num_domains": 5}, "4 documents cannot", "lower data.num_domains to 4"),

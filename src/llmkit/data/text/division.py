@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from llmkit.data.text.clusters import Clusters
 from llmkit.data.text.corpus import Corpus, CorpusWriter, everything
 from llmkit.data.text.documents import MarkCounts
 from llmkit.progress import Watch
+from llmkit.reporting.format import within_columns
 from llmkit.storage.cache import writing
 
 SAMPLE = 1 << 14
@@ -161,11 +161,5 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
 
 
 def _opening(corpus: Corpus, document: int) -> str:
-    """The beginning of a document in one line, as wide as a terminal shows it in _WIDTH columns."""
-    text = " ".join(corpus.windows(document, _WINDOW, _WINDOWS).split())
-    width = 0
-    for place, character in enumerate(text):
-        width += 2 if unicodedata.east_asian_width(character) in "WF" else 1
-        if width > _WIDTH:
-            return f"{text[:place]}…"
-    return text
+    """The beginning of a document in one line of a terminal."""
+    return within_columns(" ".join(corpus.windows(document, _WINDOW, _WINDOWS).split()), _WIDTH)

@@ -15,14 +15,16 @@ from llmkit.data.readers.files import Sources
 from llmkit.data.text import division
 from llmkit.data.text.clusters import CLUSTERS_FORMAT, Clusters, read_clusters
 from llmkit.data.text.corpus import Corpus
+from llmkit.data.text.documents import mark_hints
 from llmkit.data.text.domains import TRAIN_FILES, VALIDATION_FILES, DomainText, RawText, Split
 from llmkit.errors import ConfigError, DataError
 from llmkit.progress import Say, Watch
-from llmkit.reporting.format import many
+from llmkit.reporting.format import many, within_columns
 from llmkit.storage import cache, outputs, paths
 
 _NUMBERS = "numbers.u16"
 _SHOWN = 6  # words of a domain in a line
+_COLUMNS = 80  # of a terminal
 
 
 class FoundDomains:
@@ -185,7 +187,8 @@ def domain_lines(report: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     for *cells, each in rows:
         name, *figures = cells
         aligned = [text.rjust(width) for text, width in zip(figures, widths[1:], strict=True)]
-        yield f"  {name.ljust(widths[0])}  {'  '.join(aligned)}: {each['words']}"
+        line = f"  {name.ljust(widths[0])}  {'  '.join(aligned)}: {each['words']}"
+        yield within_columns(line, _COLUMNS)
         if each["example"]:
             yield f"  {' ' * widths[0]}  {each['example']}"
 
@@ -214,16 +217,18 @@ def _found_clusters(training: RawText, read: Corpus) -> Clusters:
         return found
     if read.n_documents < number:
         what = f"{many(read.n_documents, 'document')} cannot be divided into {number} domains"
-        advice = _advice(read.n_documents, config.data)
+        advice = _advice(read, config.data)
     else:
         what = f"the documents are too much alike to be divided into {number} domains"
         advice = "lower data.num_domains"
     raise DataError(what, where=f"{training.name}: {where}", next=advice)
 
 
-def _advice(n_documents: int, data: DataConfig) -> str:
+def _advice(read: Corpus, data: DataConfig) -> str:
     """How to get as many documents as domains out of a text."""
-    ways = [f"lower data.num_domains to {n_documents}"] if n_documents > 1 else []
+    if hint := next(mark_hints(read.marks, read.n_documents), None):
+        return hint
+    ways = [f"lower data.num_domains to {read.n_documents}"] if read.n_documents > 1 else []
     if data.document == "file" and data.document_separator is None:
         ways.append(
             "say what separates documents: data.document=blank_line, data.document=line or "

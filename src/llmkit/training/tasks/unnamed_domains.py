@@ -26,8 +26,8 @@ def find_domains(
         return None
     (known, origin), say = _known(config, pretrained), session.console.say
     found = FoundDomains(config, session.sources, known, session.watch, say)
-    say(f"domains found in {TRAIN_FILES}{origin}:")
-    for line in found_domains.domain_lines(found.report):
+    lines = list(found_domains.domain_lines(found.report))
+    for line in (f"domains found in {TRAIN_FILES}{origin}:", *lines):
         say(line)
     return found
 
