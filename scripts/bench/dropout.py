@@ -34,7 +34,7 @@ from llmkit.distributed.processes import join_processes
 from llmkit.evaluation import label_metrics
 from llmkit.models.kernels import dropout
 from llmkit.training.loss_module import quick
-from llmkit.training.tasks.classification_loss import ClassificationLoss
+from llmkit.training.tasks.labels.classification_loss import ClassificationLoss
 
 SIDES = ("examples", "batch", "torch")
 BATCH, LENGTH = 32, 128

@@ -16,7 +16,7 @@ from sklearn import metrics as sklearn
 from llmkit import bootstrap
 from llmkit.data.records.labels import MULTI, REGRESSION, SINGLE
 from llmkit.evaluation import label_metrics
-from llmkit.inference import classify
+from llmkit.inference.labels import classify
 
 CLASSES = 4
 labels_and_predictions = st.integers(1, 40).flatmap(

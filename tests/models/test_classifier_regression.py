@@ -11,13 +11,13 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from llmkit.config.schema import TrainConfig
 from llmkit.evaluation import label_metrics
-from llmkit.inference import classify
+from llmkit.inference.labels import classify
 from llmkit.models import build, classifier
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.classifier import ClassifierHead
 from llmkit.models.pretrained import open_model
 from llmkit.training.optimizer import NamedOptimizer
-from llmkit.training.tasks.classification_loss import ClassificationLoss
+from llmkit.training.tasks.labels.classification_loss import ClassificationLoss
 
 LABELS = np.linspace(-1, 2, 24, dtype=np.float32)
 BATCH = {

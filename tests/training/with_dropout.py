@@ -16,9 +16,12 @@ from llmkit.training.tasks.completion import CompletionLoss
 from llmkit.training.tasks.masked import MaskedLoss
 from tests.jobs import token_file
 from tests.training.conftest import BLOCK, VOCABULARY, tiny_model
-from tests.training.tasks import test_classification as classification
+from tests.training.tasks.labels import test_classification as classification
+from tests.training.tasks.labels import test_tagging as tagging
 
-OBJECTIVES = ("causal", "masked", "classification", "completion", "lora")
+OBJECTIVES = (
+    "causal", "masked", "classification", "token_classification", "completion", "lora",
+)  # fmt: skip
 
 OWN = {"hidden_dropout": 0.1, "attention_dropout": 0.1}
 
@@ -49,6 +52,11 @@ def _classification() -> dict[str, Any]:
     """Padded to the longest text of each micro-batch."""
     task, examples = classification.task(), classification.examples()
     return {"model": classification.small(), "task": task, "examples": examples}
+
+
+def _token_classification() -> dict[str, Any]:
+    """Words in windows, with other numbers of them in each."""
+    return {"model": tagging.small(), "task": tagging.task(), "examples": tagging.examples()}
 
 
 def _completion() -> dict[str, Any]:

@@ -124,7 +124,7 @@ class TokenizerSection(TypedDict, total=False):
 class TrainSection(TypedDict, total=False):
     """How the weights are trained."""
 
-    objective: Literal["auto", "causal", "masked", "classification", "completion"]
+    objective: Literal["auto", "causal", "masked", "classification", "token_classification", "completion"]
     mask_probability: float | Literal["auto"]
     whole_word_masking: bool
     max_steps: int | None
@@ -175,11 +175,13 @@ class DataSection(TypedDict, total=False):
     mixture: Mapping[str, DomainSection]
     mixture_temperature: float
     validation_fraction: float | Literal["auto"]
-    format: Literal["auto", "txt", "jsonl", "csv", "tsv", "parquet", "label_text", "fasttext"]
+    format: Literal["auto", "txt", "jsonl", "csv", "tsv", "parquet", "label_text", "fasttext", "conll"]
     delimiter: str | Literal["auto"]
     header: bool | Literal["auto"]
     text_column: str | int | Sequence[str | int] | None
     label_column: str | int | Sequence[str | int] | None
+    mark_column: str | int | None
+    tag_scheme: Literal["auto", "bio", "bilou", "plain"]
     label_separator: str | None
     label_names: AnyPath | None
     prompt_column: str | int | Sequence[str | int] | None
@@ -187,7 +189,7 @@ class DataSection(TypedDict, total=False):
     messages_column: str | int | None
     problem_type: Literal["auto", "single_label_classification", "multi_label_classification", "regression"]
     max_length: int | Literal["auto"]
-    allow: Literal["blank", "one_row_classes", "unseen_labels"] | Sequence[Literal["blank", "one_row_classes", "unseen_labels"]]
+    allow: Literal["blank", "one_row_classes", "unseen_labels", "tag_count", "bad_tags", "bad_spans", "bad_marks"] | Sequence[Literal["blank", "one_row_classes", "unseen_labels", "tag_count", "bad_tags", "bad_spans", "bad_marks"]]
     document: Literal["file", "line", "blank_line"]
     document_separator: str | None
     encoding: str

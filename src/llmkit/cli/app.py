@@ -84,9 +84,9 @@ def _add(command: str, help: str) -> None:
 
 
 _add("pretrain", "Train a language model on raw text, from scratch or from a pretrained model.")
-_add("finetune", "Train a classifier on labelled rows, or a model that answers prompts.")
+_add("finetune", "Train a classifier or tagger on rows, or a model that answers prompts.")
 _add("merge", "Merge domain experts into an ensemble, a mixture of experts or an average.")
-_add("predict", "Label the rows of a file, or lines from a pipe, with a classifier.")
+_add("predict", "Label rows of a file, or lines from a pipe, with a classifier or tagger.")
 _add("generate", "Continue prompts, or fill their masks, from --prompt, --prompts-file or a pipe.")
 _add("chat", "Chat with a model, or continue text with a base model (type /help inside).")
 _add("serve", "Serve models over HTTP: completions, chat and classification, as OpenAI's API.")

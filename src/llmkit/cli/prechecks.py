@@ -274,6 +274,7 @@ def _check_settings(command: str, config: Config, faults: Faults) -> None:
         "pretrain/causal": build.LANGUAGE_MODEL,
         "pretrain/masked": build.MASKED_MODEL,
         "finetune/classification": build.CLASSIFIER_MODEL,
+        "finetune/token_classification": build.TAGGER_MODEL,
     }
     several = [purposes[job] for job in sorted(key.jobs & jobs)]
     architecture = model.architecture

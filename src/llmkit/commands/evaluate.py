@@ -23,6 +23,7 @@ from llmkit.data.text.token_file import TokenFile
 from llmkit.distributed.processes import Processes, join_processes
 from llmkit.evaluation import classifiers, harness, references, text
 from llmkit.evaluation.experts import unused_experts
+from llmkit.evaluation.tagging import taggers
 from llmkit.evaluation.windows import check_models, protocol
 from llmkit.inference import generate, prompts
 from llmkit.inference.requests import PromptRequest
@@ -71,6 +72,12 @@ def check(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
     _check(config, models)
     if settings.tasks:
         return {**found, "models": [model.name for model in models], "tasks": settings.tasks}
+    if models[0].kind == "tagger":
+        words = taggers.tagged_tables(
+            config, sources, models[0], console.watch, console.say, console.warn
+        ).test
+        counts = words.counts()
+        return {**found, "examples": counts.pop("rows"), **counts}
     if models[0].kind == "classifier":
         tables = classifiers.labelled_tables(
             config, sources, models, console.watch, console.say, console.warn
@@ -90,7 +97,7 @@ def _check(config: Config, models: Sequence[Pretrained]) -> None:
     if config.evaluation.tasks:
         harness.check_tasks(config, models)
     else:
-        kind = "labels" if models[0].kind == "classifier" else "text"
+        kind = {"classifier": "labels", "tagger": "tags"}.get(models[0].kind, "text")
         checks.refuse_inapplicable(config, f"evaluate/{kind}")
 
 
@@ -109,8 +116,20 @@ def _evaluate(
     if settings.tasks:
         found = harness.measure_tasks(config, models, processes)
         return found, found.pop("samples")
-    if models[0].kind == "classifier":
-        return _evaluate_classifiers(config, sources, models, processes, console)
+    kinds = {"classifier": _evaluate_classifiers, "tagger": _evaluate_taggers}
+    evaluate = kinds.get(models[0].kind, _evaluate_text)
+    return evaluate(config, sources, models, processes, console)
+
+
+def _evaluate_text(
+    config: Config,
+    sources: Sources,
+    models: Sequence[Pretrained],
+    processes: Processes,
+    console: Console,
+) -> tuple[dict[str, Any], _Samples]:
+    """Evaluates language models on text."""
+    settings = config.evaluation
     measured = text.measure_text(config, sources, models, processes, console.watch, console.say)
     if settings.per_token is not None and processes.is_main:
         results.write_text(Path(settings.per_token), text.token_page(measured[0]))
@@ -134,24 +153,65 @@ def _evaluate_classifiers(
     processes: Processes,
     console: Console,
 ) -> tuple[dict[str, Any], _Samples]:
-    """Evaluates classifiers on labelled rows; writes the confusion matrix beside `output`."""
-    output = config.evaluation.output
+    """Evaluates classifiers on labelled rows."""
     measured = classifiers.measure_classifiers(
         config, sources, models, processes, console.watch, console.say, console.warn
     )
     for each, model in zip(measured, models, strict=True):
-        if overlap := _overlap_with_training(model, each.table.texts, console):
-            rest = _not_trained_on(overlap, partial(classifiers.measure_rows, each, config.seed))
-            _report_overlap(model, overlap, "row", rest, each.figures, console)
+        measure = partial(classifiers.measure_rows, each, config.seed)
+        _report_rows(model, each.table.texts, each.figures, measure, console)
         for sentence in summary.of_classifier(each.name, each.figures, ""):
             console.warn(sentence)
-    matrix = measured[0].figures.get("confusion_matrix")
-    if output is not None and matrix and processes.is_main:
-        picture = results.picture_beside(Path(output))
-        names = measured[0].table.labels.names
-        plots.draw_confusion_matrix(matrix, names, picture, measured[0].name)
-        console.say(f"confusion matrix: {picture}")
+    if processes.is_main:
+        _draw_confusion(config, measured[0].figures, measured[0].table.labels.names, console)
     return classifiers.classifier_result(config, measured), classifiers.classifier_samples(measured)
+
+
+def _evaluate_taggers(
+    config: Config,
+    sources: Sources,
+    models: Sequence[Pretrained],
+    processes: Processes,
+    console: Console,
+) -> tuple[dict[str, Any], _Samples]:
+    """Evaluates taggers on tagged words."""
+    measured = taggers.measure_taggers(
+        config, sources, models, processes, console.watch, console.say, console.warn
+    )
+    for each, model in zip(measured, models, strict=True):
+        measure = partial(taggers.measure_tagged_rows, each, config.seed)
+        _report_rows(model, each.table.texts, each.figures, measure, console)
+        for sentence in summary.of_tagger(each.name, each.figures, ""):
+            console.warn(sentence)
+    if processes.is_main:
+        figures = measured[0].figures
+        _draw_confusion(config, figures, figures["confused"], console)
+    return taggers.tagger_result(config, measured), taggers.tagger_samples(measured)
+
+
+def _report_rows(
+    model: Pretrained,
+    texts: Sequence[tuple[str, ...]],
+    figures: dict[str, Any],
+    measure: Callable[[NDArray[np.bool_]], dict[str, Any]],
+    console: Console,
+) -> None:
+    """Warns if the model was trained on some of the rows, with the figures of the others."""
+    if overlap := _overlap_with_training(model, texts, console):
+        rest = _not_trained_on(overlap, measure)
+        _report_overlap(model, overlap, "row", rest, figures, console)
+
+
+def _draw_confusion(
+    config: Config, figures: Mapping[str, Any], names: Sequence[str], console: Console
+) -> None:
+    """Draws the confusion matrix of the first model beside the output file, if there is one."""
+    output, matrix = config.evaluation.output, figures.get("confusion_matrix")
+    if output is not None and matrix:
+        picture = results.picture_beside(Path(output))
+        title = str(figures.get("model", ""))
+        plots.draw_confusion_matrix(matrix, names, picture, title)
+        console.say(f"confusion matrix: {picture}")
 
 
 def _evaluate_references(

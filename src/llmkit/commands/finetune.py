@@ -1,4 +1,4 @@
-"""`llmkit finetune`: labelled rows -> classifier; prompts with responses -> model that responds."""
+"""`llmkit finetune`: labelled rows -> classifier or tagger; prompts -> model that responds."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from llmkit.export import description
 from llmkit.models.pretrained import Pretrained
 from llmkit.reporting.console import Console
 from llmkit.training import run as training
-from llmkit.training.tasks.classification import Classification
 from llmkit.training.tasks.completion import Completion
+from llmkit.training.tasks.labels.classification import Classification
+from llmkit.training.tasks.labels.tagging import Tagging
 from llmkit.training.tasks.task import Task
 
 COMMAND = "finetune"
 _TASKS: dict[str, type[Task]] = {
     "auto": Classification,
     "classification": Classification,
+    "token_classification": Tagging,
     "completion": Completion,
 }
 

@@ -1,28 +1,33 @@
-"""`llmkit predict`: classifier + rows or lines -> labels with probabilities."""
+"""`llmkit predict`: classifier or tagger + rows or lines -> labels with probabilities."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from llmkit.config.schema import Config, DataConfig
 from llmkit.data.readers import piped, roles
 from llmkit.data.readers.files import Source, Sources, files_fingerprint
 from llmkit.data.readers.piped import Pipe
-from llmkit.data.records import labelled
+from llmkit.data.readers.tables import Table
+from llmkit.data.records import labelled, tagged
 from llmkit.data.records.labelled import Row
+from llmkit.data.records.tagged import TaggedRow
 from llmkit.distributed.launcher import is_main_process
-from llmkit.distributed.processes import join_processes
+from llmkit.distributed.processes import Processes, join_processes
 from llmkit.errors import InputNotFound, UsageError
-from llmkit.inference import classify
+from llmkit.inference.labels import classify, tag
+from llmkit.inference.labels.classify import Classifier, R
+from llmkit.inference.labels.tag import Tagger
 from llmkit.models import directory, pretrained
 from llmkit.models.classifier import head_of
 from llmkit.models.pretrained import Pretrained
-from llmkit.progress import Advance
+from llmkit.progress import Advance, Say
 from llmkit.reporting import predictions
 from llmkit.reporting.console import Console
 from llmkit.reporting.format import many
@@ -38,7 +43,8 @@ def run(config: Config, sources: Sources, console: Console) -> dict[str, Any] | 
     the main process writes.
     """
     started = time.monotonic()
-    opened = _classifier(config)
+    opened = _model(config)
+    kind = _kind_of(opened)
     predictions.check_predictions_file(config.predict)
     with (
         _input(config, sources) as (config, found, pipe),
@@ -46,15 +52,15 @@ def run(config: Config, sources: Sources, console: Console) -> dict[str, Any] | 
         console.watch("labelling", _size(found)) as advance,
     ):
         progress = RowProgress(advance)
-        data, windows = _windows(config, found, opened, pipe, console.say, progress.read)
-        model = classify.open_classifier(opened, processes.device, processes.precision)
-        console.say(f"model: {opened.name}, {len(model.head.names)} labels, {model.precision}")
+        data, windows = _windows(config, found, kind, pipe, console.say, progress.read)
+        model = kind.open(processes)
+        console.say(f"model: {opened.name}, {len(kind.names)} labels, {model.precision}")
         began = time.monotonic()
         job = _identity(config, opened, found, data, processes.precision)
         with _writer(config, job, console) as writer:
             before = int(processes.largest([writer.rows if writer else 0])[0])
             rest = classify.skip_rows(windows, before)
-            for window in classify.classify_rows(
+            for window in kind.label(
                 model, rest, config.predict.columns, processes, progress.labelled
             ):
                 if writer:
@@ -70,14 +76,14 @@ def run(config: Config, sources: Sources, console: Console) -> dict[str, Any] | 
 
 def check(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
     """Checks model, output and every row, without loading weights or writing."""
-    opened = _classifier(config)
+    opened = _model(config)
+    kind = _kind_of(opened)
     predictions.check_predictions_file(config.predict)
-    labels = list(head_of(opened.config).names)
-    report = {"command": _COMMAND, "model": opened.name, "labels": labels}
+    report = {"command": _COMMAND, "model": opened.name, "labels": list(kind.names)}
     if not (found := sources.of(_KEY)):
         return report
     with console.watch("reading", _size(found)) as advance:
-        data, windows = _windows(config, found, opened, None, console.say, advance)
+        data, windows = _windows(config, found, kind, None, console.say, advance)
         return {**report, "text_column": data.text_column, "rows": sum(map(len, windows))}
 
 
@@ -153,17 +159,96 @@ def _summary(
     }
 
 
-def _classifier(config: Config) -> Pretrained:
-    """The classifier, without its weights."""
+def _model(config: Config) -> Pretrained:
+    """The classifier or tagger, without its weights."""
     opened = pretrained.of_config(config)
     if opened is None:
         raise UsageError(
-            "predict needs a classifier",
+            "predict needs a classifier or a tagger",
             where="model.name_or_path",
             next="`llmkit predict --model RUN`, the run directory of `llmkit finetune`",
         )
-    classify.check_classifier(opened)
     return opened
+
+
+def _kind_of(opened: Pretrained) -> _Texts | _Words:
+    """How rows are read and labelled for the model; raises DataError for another kind of model."""
+    if opened.kind == "tagger":
+        return _Words(opened)
+    classify.check_classifier(opened)
+    return _Texts(opened)
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """Texts, which a classifier labels."""
+
+    opened: Pretrained
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return head_of(self.opened.config).names
+
+    def open(self, processes: Processes) -> Classifier:
+        return classify.open_classifier(self.opened, processes.device, processes.precision)
+
+    label: ClassVar[Any] = staticmethod(classify.classify_rows)
+
+    def columns(self, found: Sequence[Source], data: DataConfig, say: Say) -> DataConfig:
+        return classify.resolve_columns(
+            data,
+            self.opened.config,
+            lambda each: roles.resolve_label_columns(found, each, say, False),
+        )
+
+    def columns_of(self, table: Table, source: Source, data: DataConfig, say: Say) -> DataConfig:
+        if table.format == "txt":
+            classify.check_number_of_texts(self.opened.config, 0, str(source.path))
+            return data.changed(text_column=0)
+        return classify.resolve_columns(
+            data,
+            self.opened.config,
+            lambda each: roles.resolve_by_table(each, table, source, say, False, False),
+        )
+
+    def read(
+        self, found: Sequence[Source], data: DataConfig, advance: Callable[[int], None]
+    ) -> Iterator[Row]:
+        return labelled.read_rows(found, data, labelled=False, advance=advance)
+
+    def rows_of(self, table: Table, data: DataConfig, name: str) -> Iterator[Row]:
+        return labelled.rows_of(table, data, name, False, True, labelled.Counts())
+
+
+@dataclass(frozen=True)
+class _Words:
+    """Words of texts, which a tagger labels."""
+
+    opened: Pretrained
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tag.tag_set_of(self.opened.config).classes
+
+    def open(self, processes: Processes) -> Tagger:
+        return tag.open_tagger(self.opened, processes.device, processes.precision)
+
+    label: ClassVar[Any] = staticmethod(tag.tag_rows)
+
+    def columns(self, found: Sequence[Source], data: DataConfig, say: Say) -> DataConfig:
+        return tag.resolve_columns_of(self.opened, found, data, say, labelled=False)
+
+    def columns_of(self, table: Table, source: Source, data: DataConfig, say: Say) -> DataConfig:
+        data = tag.with_remembered_columns(data, self.opened.config, table)
+        return roles.resolve_tag_columns(table, str(source.path), data, say, labelled=False)
+
+    def read(
+        self, found: Sequence[Source], data: DataConfig, advance: Callable[[int], None]
+    ) -> Iterator[TaggedRow]:
+        return tagged.read_tagged(found, data, labelled=False, extra=True, advance=advance)
+
+    def rows_of(self, table: Table, data: DataConfig, name: str) -> Iterator[TaggedRow]:
+        return tagged.tagged_rows(table, data, name, False, True, labelled.Counts())
 
 
 @contextmanager
@@ -193,40 +278,24 @@ def _input(
 def _windows(
     config: Config,
     found: Sequence[Source],
-    opened: Pretrained,
+    kind: _Texts | _Words,
     pipe: Pipe | None,
-    say: Callable[[str], None],
+    say: Say,
     advance: Callable[[int], None],
-) -> tuple[DataConfig, Iterator[list[Row]]]:
+) -> tuple[DataConfig, Iterator[list[Any]]]:
     """The data section with its columns, and the rows in the windows that are labelled together."""
     if pipe is None:
-        data = classify.resolve_columns(
-            config.data,
-            opened.config,
-            lambda each: roles.resolve_label_columns(found, each, say, False),
-        )
-        rows = classify.check_first_row(_rows(found, data, advance), config.predict.columns)
-        return data, classify.row_windows(rows)
+        data = kind.columns(found, config.data, say)
+        rows: Iterator[Any] = _some(kind.read(found, data, advance), data)
+        return data, classify.row_windows(classify.check_first_row(rows, config.predict.columns))
     groups = labelled.arriving(pipe)
     first = next(groups, None)
     if first is None:
         return config.data, iter(())
     source = Source(Path(pipe.name), pipe.format, "", 0, 0)
-    data = config.data
-    if pipe.format == "jsonl":
-        data = classify.resolve_columns(
-            data,
-            opened.config,
-            lambda each: roles.resolve_by_table(each, first, source, say, False, False),
-        )
-    else:
-        data = data.changed(text_column=0)
-        classify.check_number_of_texts(opened.config, 0, pipe.name)
+    data = kind.columns_of(first, source, config.data, say)
     tables = chain([first], groups)
-    counts = labelled.Counts()
-    return data, (
-        list(labelled.rows_of(each, data, pipe.name, False, True, counts)) for each in tables
-    )
+    return data, (list(kind.rows_of(each, data, pipe.name)) for each in tables)
 
 
 def _identity(
@@ -248,11 +317,10 @@ def _size(found: Sequence[Source]) -> int:
     return sum(source.n_bytes for source in found)
 
 
-def _rows(
-    found: Sequence[Source], data: DataConfig, advance: Callable[[int], None]
-) -> Iterator[Row]:
+def _some(rows: Iterator[R], data: DataConfig) -> Iterator[R]:
+    """The same rows; raises InputNotFound if there are none."""
     number = 0
-    for row in labelled.read_rows(found, data, labelled=False, advance=advance):
+    for row in rows:
         number += 1
         yield row
     if not number:

@@ -303,4 +303,6 @@ def refuse_inapplicable(config: Config, job: str) -> None:
 def _of_evaluate(config: Config) -> list[str]:
     if config.evaluation.reference_column is not None:
         return ["evaluate/references"]
-    return ["evaluate/tasks"] if config.evaluation.tasks else ["evaluate/text", "evaluate/labels"]
+    if config.evaluation.tasks:
+        return ["evaluate/tasks"]
+    return ["evaluate/text", "evaluate/labels", "evaluate/tags"]

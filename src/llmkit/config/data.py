@@ -28,6 +28,10 @@ from llmkit.config.types import (
 TRAINING = For("pretrain", "finetune")
 COMPLETION = For("finetune/completion")
 LABELS = For("finetune/classification", "evaluate/labels")
+TAGS = For("finetune/token_classification", "evaluate/tags")
+LABELLED = For(
+    "finetune/classification", "finetune/token_classification", "evaluate/labels", "evaluate/tags"
+)
 RAW_TEXT = For("pretrain", "evaluate/text", "merge")
 """The commands that read raw text, or the domains of a mixture."""
 TABLES = For("pretrain", "finetune", "predict", "generate", "evaluate", "merge")
@@ -54,12 +58,17 @@ class DomainConfig(Section):
 class DataConfig(Section):
     """The data, and how it becomes examples."""
 
-    train_files: Annotated[Files, For("pretrain", "finetune", "evaluate/labels")] = ()
+    train_files: Annotated[
+        Files, For("pretrain", "finetune", "evaluate/labels", "evaluate/tags")
+    ] = ()
     """Files, directories, globs, or hub data sets (`hub:NAME`, `hub:NAME:CONFIG@SPLIT`)."""
     validation_files: Annotated[Files, TRAINING] = ()
     """Held-out data; by default a part of the training data is held out."""
-    test_files: Annotated[Files, For("finetune/classification", "predict", "evaluate")] = ()
-    """Data to predict or evaluate; `finetune` evaluates a classifier on it at the end."""
+    test_files: Annotated[
+        Files,
+        For("finetune/classification", "finetune/token_classification", "predict", "evaluate"),
+    ] = ()
+    """Data to predict or evaluate; `finetune` evaluates a classifier or tagger on it at the end."""
     expert: Annotated[str | None, For("pretrain/causal")] = None
     """Domain of the mixture to train an expert of: the only one with a weight. The others are
     measured."""
@@ -82,9 +91,11 @@ class DataConfig(Section):
     ] = "auto"
     """Fraction of the training data to hold out; `auto` is 0.1, for text at most 2 MB."""
     format: Annotated[
-        Literal["auto", "txt", "jsonl", "csv", "tsv", "parquet", "label_text", "fasttext"], TABLES
+        Literal["auto", "txt", "jsonl", "csv", "tsv", "parquet", "label_text", "fasttext", "conll"],
+        TABLES,
     ] = "auto"
-    """Format of the files; `auto` recognises it by content, otherwise by file name."""
+    """Format of the files; `auto` recognises it by content, otherwise by file name. `conll` is for
+    taggers: a word and its columns in each line, a blank line after each sentence."""
     delimiter: Annotated[Delimiter | Auto, TABLES] = "auto"
     """Field separator of CSV and TSV files, such as `;` or `tab`; `auto` detects it."""
     header: Annotated[bool | Auto, TABLES] = "auto"
@@ -92,18 +103,28 @@ class DataConfig(Section):
     text_column: Annotated[
         Column | ColumnNames | None,
         For(
-            "pretrain", "finetune/classification", "predict", "generate", "evaluate/text",
-            "evaluate/labels", "merge",
+            "pretrain", "finetune/classification", "finetune/token_classification", "predict",
+            "generate", "evaluate/text", "evaluate/labels", "evaluate/tags", "merge",
         ),
     ] = None  # fmt: skip
     """Column of the text, by name or by number from 0. Two columns are a text pair for a
-    classifier; more are joined by a space. By default detected if only one column is possible."""
-    label_column: Annotated[Column | ColumnNames | None, LABELS] = None
+    classifier; more are joined by a space. For a tagger, a list of tokens or a text. By default
+    detected if only one column is possible."""
+    label_column: Annotated[Column | ColumnNames | None, LABELLED] = None
     """Column of the label, by name or by number from 0; white space around labels is removed.
-    With several columns of 0 and 1, each is one label."""
+    With several columns of 0 and 1, each is one label. For a tagger, a list of tags, one for each
+    token, or of spans of the text, each with `start`, `end` and `label`."""
+    mark_column: Annotated[
+        Column | None, For("finetune/token_classification", "evaluate/tags", "predict")
+    ] = None
+    """Column of the word that the tags of a row are about, such as the predicate of semantic roles:
+    its number from 0, its offsets in the text, or a mark for each word."""
+    tag_scheme: Annotated[Literal["auto", "bio", "bilou", "plain"], TAGS] = "auto"
+    """How tags mark entities: `bio` (B-X, I-X, O), `bilou` (also L-X and U-X, or E-X and S-X), or
+    `plain`, a separate tag for each word. `auto` detects it; spans become `bio`."""
     label_separator: Annotated[Annotated[str, Field(min_length=1)] | None, LABELS] = None
     """Separator of several labels in one field, such as `,`; a row may have none."""
-    label_names: Annotated[FilePath | None, LABELS] = None
+    label_names: Annotated[FilePath | None, LABELLED] = None
     """File with label names: label 0 in the first line, label 1 in the second, and so on."""
     prompt_column: Annotated[Column | ColumnNames | None, COMPLETION] = None
     """Column of the prompt, by name or by number from 0; several are joined by a blank line. By
@@ -119,10 +140,10 @@ class DataConfig(Section):
     ] = "auto"
     """Kind of label; `auto` detects it from the labels."""
     max_length: Annotated[Annotated[int, Field(strict=True, ge=3)] | Auto, For("finetune")] = "auto"
-    """Maximum number of tokens of a text or conversation; longer ones are truncated. `auto` is the
-    maximum length of the model."""
-    allow: Annotated[AllowedFaults, LABELS] = ()
-    """Data problems to tolerate instead of stopping."""
+    """Maximum number of tokens of a text or conversation; longer ones are truncated, and for a
+    tagger read in overlapping windows. `auto` is the maximum length of the model."""
+    allow: Annotated[AllowedFaults, LABELLED] = ()
+    """Data problems to tolerate instead of stopping; rows that cannot be used are skipped."""
     document: Annotated[Literal["file", "line", "blank_line"], RAW_TEXT] = "file"
     """What counts as one document in plain text files; in tables, each row is a document."""
     document_separator: Annotated[Annotated[str, Field(min_length=1)] | None, RAW_TEXT] = None

@@ -34,7 +34,7 @@ _INFERENCE = For("generate", "chat", "serve", "evaluate/references")
 _WRITING = For("generate/continuation", "chat", "evaluate/references")
 _TEXT = For("evaluate/text")
 _REFERENCES = For("evaluate/references")
-_MODELS = For("evaluate/text", "evaluate/labels", "evaluate/tasks")
+_MODELS = For("evaluate/text", "evaluate/labels", "evaluate/tags", "evaluate/tasks")
 
 
 class GenerationConfig(Section):
@@ -189,7 +189,7 @@ class EvaluationConfig(Section):
     responses: Annotated[Whole, For("finetune/completion")] = 0
     """Number of held-out prompts that the final model answers, for comparison with their
     responses."""
-    worst: Annotated[Whole, For("evaluate/labels")] = 10
+    worst: Annotated[Whole, For("evaluate/labels", "evaluate/tags")] = 10
     """Number of the worst mistakes to show with their text."""
     tasks: Annotated[NamesOrPaths, For("evaluate/tasks")] = ()
     """Tasks of lm-evaluation-harness: names, or files and directories of task definitions."""

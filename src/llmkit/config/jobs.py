@@ -6,13 +6,13 @@ from collections.abc import Collection, Iterator, Mapping
 
 TASKS: Mapping[str, tuple[str, ...]] = {
     "pretrain": ("causal", "masked"),
-    "finetune": ("classification", "completion"),
+    "finetune": ("classification", "token_classification", "completion"),
     "merge": (),
     "predict": (),
     "generate": ("continuation", "masks"),
     "chat": (),
     "serve": (),
-    "evaluate": ("text", "labels", "references", "tasks"),
+    "evaluate": ("text", "labels", "tags", "references", "tasks"),
     "export": (),
 }
 """The commands that take a config, and the tasks of each command with more than one."""
@@ -77,10 +77,20 @@ LABEL_METRICS = {
 }
 """The metrics of labelled rows besides the loss, by `data.problem_type`."""
 
+TAG_METRICS = {
+    "entities": (
+        "f1", "precision", "recall", "f1_macro", "f1_strict", "precision_strict", "recall_strict",
+        "accuracy",
+    ),
+    "plain": ("accuracy", "f1_macro", "f1_micro", "f1_weighted", "matthews"),
+}  # fmt: skip
+"""The metrics of tagged words besides the loss: of entities, or of words in a plain scheme."""
+
 _METRICS = {
     "pretrain/causal": CAUSAL_METRICS,
     "pretrain/masked": MASKED_METRICS,
     "finetune/completion": RESPONSE_METRICS,
+    "finetune/token_classification": ("loss", *TAG_METRICS["entities"], *TAG_METRICS["plain"]),
 }
 
 

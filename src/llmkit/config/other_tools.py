@@ -364,6 +364,7 @@ CHOOSES = {
     "pretrain/causal": ("train.objective", "causal"),
     "pretrain/masked": ("train.objective", "masked"),
     "finetune/classification": ("train.objective", "classification"),
+    "finetune/token_classification": ("train.objective", "token_classification"),
     "finetune/completion": ("train.objective", "completion"),
     "evaluate/references": ("evaluation.reference_column", "COLUMN"),
     "evaluate/tasks": ("evaluation.tasks", "TASK"),

@@ -41,11 +41,11 @@ EVERYWHERE = For(*TASKS)
 NOT_PREDICT = For("pretrain", "finetune", "generate", "chat", "serve", "evaluate")
 WITH_RUN = For("pretrain", "finetune", "merge")
 """The commands that write a run directory."""
-NEW_MODEL = For("pretrain", "finetune/classification")
+NEW_MODEL = For("pretrain", "finetune/classification", "finetune/token_classification")
 SEEDED = For("pretrain", "finetune", "merge", "generate", "chat", "evaluate")
 MASKED = For("pretrain/masked")
-CLASSIFIER = For("finetune/classification")
-FREEZABLE = For("pretrain/causal", "finetune/classification")
+CLASSIFIER = For("finetune/classification", "finetune/token_classification")
+FREEZABLE = For("pretrain/causal", "finetune/classification", "finetune/token_classification")
 
 
 class LoraConfig(Section):
@@ -78,7 +78,8 @@ class ModelConfig(Section):
     """Branch, tag or commit of a model on the hub."""
     architecture: Annotated[str, NEW_MODEL] = "auto"
     """Model type of transformers for a new model. `auto` is `qwen3` for a causal model, or `llama`
-    if the text calls for a very small one, and `modernbert` for a masked model or a classifier."""
+    if the text calls for a very small one, and `modernbert` for a masked model, a classifier or a
+    tagger."""
     size: Annotated[ModelSize | None, NEW_MODEL] = None
     """Number of parameters of a new model, embeddings included, within 10%: `tiny` (1M), `small`
     (10M), `base` (100M), or a number such as `30M`. By default the size suits the text."""
@@ -106,10 +107,13 @@ class TokenizerConfig(Section):
 class TrainConfig(Section):
     """How the weights are trained."""
 
-    objective: Literal["auto", "causal", "masked", "classification", "completion"] = "auto"
+    objective: Literal[
+        "auto", "causal", "masked", "classification", "token_classification", "completion"
+    ] = "auto"
     """What to learn. `pretrain`: each token from those before it (`causal`), or masked tokens from
     those around them (`masked`); `auto` follows the model. `finetune`: a label (`classification`,
-    the default) or the response to a prompt (`completion`)."""
+    the default), a tag for each word (`token_classification`), or the response to a prompt
+    (`completion`)."""
     mask_probability: Annotated[Annotated[float, Field(gt=0, lt=1)] | Auto, MASKED] = "auto"
     """Fraction of tokens to mask and predict; `auto` is 0.15, and 0.3 for models after BERT, such
     as ModernBERT."""
@@ -178,7 +182,8 @@ class TrainConfig(Section):
     """Number of newest checkpoints to keep; the best one is kept as well."""
     metric_for_best_model: str = "auto"
     """Metric used to choose the best checkpoint; `loss/novels` is that of one domain of a mixture.
-    `auto` is `f1_macro` for a classifier and `loss` otherwise."""
+    `auto` is `f1_macro` for a classifier, `f1` for a tagger of entities, `accuracy` for one with a
+    plain scheme, and `loss` otherwise."""
     load_best_model_at_end: bool | Auto = "auto"
     """Whether `final/` is the best checkpoint instead of the last; `auto` is `true` for `finetune`,
     and for `pretrain` with more than one epoch."""
@@ -191,12 +196,12 @@ class TrainConfig(Section):
     freeze: Annotated[Literal["none", "embeddings", "trunk", "body"], FREEZABLE] = "none"
     """Weights of a pretrained model to freeze: its `embeddings`; to pretrain, the `trunk`,
     everything but the feed-forward networks; to finetune, the `body`, everything but the
-    classification head."""
+    head."""
     layer_decay: Annotated[Annotated[float, Field(gt=0, le=1)], CLASSIFIER] = 1.0
     """Factor on the learning rate from each layer to the one below."""
     head_scale: Annotated[Positive | Auto, CLASSIFIER] = "auto"
-    """Factor on the learning rate of the classification head; `auto` is 5 for a new head on a fully
-    trained pretrained model, and 1 otherwise."""
+    """Factor on the learning rate of the head of a classifier or tagger; `auto` is 5 for a new head
+    on a fully trained pretrained model, and 1 otherwise."""
 
 
 class Config(Section):

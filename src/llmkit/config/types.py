@@ -225,7 +225,9 @@ ColumnNames = Annotated[tuple[Column, ...], Field(strict=False, min_length=1)]
 Delimiter = Annotated[
     str, BeforeValidator(tab, json_schema_input_type=str), Field(pattern=r"^[^\r\n\"]$")
 ]
-_Fault = Literal["blank", "one_row_classes", "unseen_labels"]
+_Fault = Literal[
+    "blank", "one_row_classes", "unseen_labels", "tag_count", "bad_tags", "bad_spans", "bad_marks"
+]
 AllowedFaults = Annotated[
     tuple[_Fault, ...],
     BeforeValidator(several, json_schema_input_type=_Fault | tuple[_Fault, ...]),

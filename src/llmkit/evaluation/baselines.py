@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from llmkit.data.examples.blocks import UNSCORED
 from llmkit.data.records.labels import MULTI, REGRESSION, SINGLE
 from llmkit.evaluation import label_metrics
-from llmkit.inference.classify import THRESHOLD, AnyArray
+from llmkit.inference.labels.classify import THRESHOLD, AnyArray
 
 _MAX_COUNTED_TOKENS = 4_000_000
 """Tokens of the training text that are counted; more would not change the frequencies."""

@@ -23,8 +23,8 @@ from llmkit.distributed.processes import Processes
 from llmkit.errors import DataError
 from llmkit.evaluation.baselines import Baseline, Majority, fit_baselines, score_baselines
 from llmkit.evaluation.label_metrics import score_labels
-from llmkit.inference import classify
-from llmkit.inference.classify import THRESHOLD, AnyArray, Classifier, probabilities
+from llmkit.inference.labels import classify
+from llmkit.inference.labels.classify import THRESHOLD, AnyArray, Classifier, probabilities
 from llmkit.models.classifier import head_of, remembered_columns
 from llmkit.models.control_tokens import control_tokens
 from llmkit.models.pretrained import Pretrained
@@ -36,7 +36,7 @@ from llmkit.reporting.held_out import HeldOut
 _FIRST_ROWS = 1000
 """Rows that are searched for labels that the model knows."""
 
-BULKY = ("per_class", "confusion_matrix", "worst")
+BULKY = ("per_class", "confusion_matrix", "confused", "worst")
 """Metrics that are too large for a plain-text table."""
 
 _WORST = 10

@@ -14,7 +14,7 @@ from scipy import special
 
 from llmkit import bootstrap
 from llmkit.data.records.labels import MULTI, REGRESSION, SINGLE
-from llmkit.inference.classify import THRESHOLD, AnyArray, probabilities
+from llmkit.inference.labels.classify import THRESHOLD, AnyArray, probabilities
 
 BINS = 15
 """Bins of the calibration error (Guo et al. 2017, arXiv 1706.04599)."""

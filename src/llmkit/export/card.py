@@ -26,11 +26,15 @@ HUB_TASKS = {
     "completion": ("text-generation", "AutoModelForCausalLM"),
     "merged": ("text-generation", "AutoModelForCausalLM"),
     "classification": ("text-classification", "AutoModelForSequenceClassification"),
+    "token_classification": ("token-classification", "AutoModelForTokenClassification"),
 }
 """The hub's name of what each objective trains a model for, and the class that loads it; `merged`
 is what `llmkit merge` makes."""
 
-CARD_METRICS = ("loss", "perplexity", "bits_per_byte", "accuracy", "f1_macro", "mae", "pearson")
+CARD_METRICS = (
+    "loss", "perplexity", "bits_per_byte", "f1", "precision", "recall", "accuracy", "f1_macro",
+    "mae", "pearson",
+)  # fmt: skip
 """Figures that the metadata of the card holds."""
 
 
@@ -66,7 +70,9 @@ def model_card(run: RunRecord, repo: str | None = None) -> str:
     results = [
         EvalResult(
             task_type=task,
-            dataset_type="text" if task != "text-classification" else "csv",
+            dataset_type="csv"
+            if task in ("text-classification", "token-classification")
+            else "text",
             dataset_name=data,
             dataset_split=split,
             metric_type=name,

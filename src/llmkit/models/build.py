@@ -16,6 +16,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     PretrainedConfig,
     PreTrainedModel,
 )
@@ -27,6 +28,8 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
+    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
 )
 
 import llmkit.models.transformer  # noqa: F401 (registers our architecture)
@@ -84,6 +87,16 @@ CLASSIFIER_MODEL = Purpose(
     AutoModelForSequenceClassification,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    "bert, roberta, distilbert, electra, deberta-v2, modernbert, gpt2, llama",
+    "data.max_length",
+)
+
+
+TAGGER_MODEL = Purpose(
+    "token classifier",
+    AutoModelForTokenClassification,
+    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
     "bert, roberta, distilbert, electra, deberta-v2, modernbert, gpt2, llama",
     "data.max_length",
 )

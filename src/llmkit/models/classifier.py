@@ -1,10 +1,11 @@
-"""Models with a classification head: from an encoder, from a decoder, or new."""
+"""Models with a head that labels texts or tokens: from an encoder, from a decoder, or new."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,21 +14,22 @@ from numpy.typing import NDArray
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
 from transformers import (
-    AutoModelForSequenceClassification,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from llmkit.errors import ConfigError, DataError
 from llmkit.models import build
+from llmkit.models.build import Purpose
 from llmkit.models.pretrained import Pretrained, load_model
 
 DEFAULT_MAX_LENGTH = 512
 """Maximum number of tokens of a text if neither model nor tokenizer sets a limit."""
 
 MARK = "llmkit"
-"""The entry of a classifier's config.json that records what it was trained on."""
+"""The entry of the config.json of a classifier or tagger that records what it was trained on."""
 
 
 class Reporter(Protocol):
@@ -39,15 +41,16 @@ class Reporter(Protocol):
 
 @dataclass(frozen=True)
 class ClassifierHead:
-    """The outputs of a classifier: a value for each of these names."""
+    """The outputs of a classifier or tagger: a value for each of these names."""
 
     problem_type: str
+    """transformers' name for it; empty for a tagger, which has none."""
     names: tuple[str, ...]
 
     def describe(self, config: PretrainedConfig, pad_token_id: int) -> PretrainedConfig:
         """Adds this head to a config, for texts that are padded with this id; returns the
         config."""
-        config.problem_type = self.problem_type
+        config.problem_type = self.problem_type or None
         config.id2label = dict(enumerate(self.names))
         config.label2id = {name: number for number, name in enumerate(self.names)}
         # A decoder uses these to find the last token that is not padding.
@@ -58,14 +61,30 @@ class ClassifierHead:
 
 
 def head_of(config: PretrainedConfig) -> ClassifierHead:
-    """The head that a classifier's config describes."""
+    """The head that the config of a classifier or tagger describes."""
     names = tuple(config.id2label[number] for number in sorted(config.id2label))
+    if is_tagger(config):
+        return ClassifierHead("", names)
     return ClassifierHead(config.problem_type or "single_label_classification", names)
 
 
 def is_classifier(config: PretrainedConfig) -> bool:
     """Whether a config belongs to a trained classifier."""
     return any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
+
+
+def is_tagger(config: PretrainedConfig) -> bool:
+    """Whether a config belongs to a trained tagger."""
+    return any(name.endswith("ForTokenClassification") for name in config.architectures or ())
+
+
+def sees_only_before(config: PretrainedConfig) -> bool:
+    """Whether a token of such a model sees only those before it."""
+    kind = config.model_type
+    both = kind in build.known_architectures(build.MASKED_MODEL)
+    causal = kind in build.known_architectures(build.LANGUAGE_MODEL)
+    decides = getattr(config, "is_causal", None) or getattr(config, "is_decoder", None)
+    return causal and (not both or bool(decides))
 
 
 def set_padding(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -113,12 +132,14 @@ def _place(part: list[int], whole: list[int]) -> int | None:
     return next((n for n in places if whole[n : n + len(part)] == part), None)
 
 
-def existing_config(pretrained: Pretrained, settings: dict[str, Any]) -> PretrainedConfig:
+def existing_config(
+    pretrained: Pretrained, settings: dict[str, Any], purpose: Purpose = build.CLASSIFIER_MODEL
+) -> PretrainedConfig:
     """A copy of the config of a pretrained model, with the dropout of `settings`.
 
     Raises ConfigError for settings that would change the meaning of the weights.
     """
-    pretrained.check_purpose(build.CLASSIFIER_MODEL)
+    pretrained.check_purpose(purpose)
     config = copy.deepcopy(pretrained.config)
     for name, value in settings.items():
         if "drop" not in name or not hasattr(config, name):
@@ -144,27 +165,40 @@ def new_config(
     settings: dict[str, Any],
     tokenizer: PreTrainedTokenizerFast,
     length: int,
+    purpose: Purpose = build.CLASSIFIER_MODEL,
 ) -> PretrainedConfig:
-    """The config of a new classifier for texts of up to `length` tokens."""
+    """The config of a new model for texts of up to `length` tokens; a tagger sees both sides."""
     names = ("pad", "cls", "sep", "bos", "eos")
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in names}
     special = {name: number for name, number in ids.items() if number is not None}
     size = len(tokenizer)
-    return build.model_config(architecture, settings, size, length, special, build.CLASSIFIER_MODEL)
+    if purpose is build.TAGGER_MODEL and "is_causal" in build.setting_names(
+        CONFIG_MAPPING[architecture]
+    ):
+        settings = {"is_causal": False, **settings}
+    return build.model_config(architecture, settings, size, length, special, purpose)
 
 
-def longest_text(config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast) -> int:
+def longest_text(
+    config: PretrainedConfig,
+    tokenizer: PreTrainedTokenizerFast,
+    purpose: Purpose = build.CLASSIFIER_MODEL,
+) -> int:
     """Maximum number of tokens of a text that both model and tokenizer support."""
     positions = getattr(config, "max_position_embeddings", None) or 0
     limits = [
         tokenizer.model_max_length,
-        positions - build.unused_positions(config, build.CLASSIFIER_MODEL),
+        positions - build.unused_positions(config, purpose),
     ]
     return min((limit for limit in limits if 0 < limit < 1_000_000), default=DEFAULT_MAX_LENGTH)
 
 
 def load_body(
-    pretrained: Pretrained, config: PretrainedConfig, seed: int, reporter: Reporter | None = None
+    pretrained: Pretrained,
+    config: PretrainedConfig,
+    seed: int,
+    reporter: Reporter | None = None,
+    purpose: Purpose = build.CLASSIFIER_MODEL,
 ) -> PreTrainedModel:
     """A pretrained model with the head that `config` describes, in fp32.
 
@@ -172,11 +206,11 @@ def load_body(
     to `reporter`. Raises DataError if weights below the head are missing.
     """
     with torch.device("meta"):
-        new = set(head_weights(AutoModelForSequenceClassification.from_config(config)))
+        new = set(head_weights(purpose.auto.from_config(config)))
     torch.manual_seed(seed)
     model = load_model(
         pretrained,
-        build.CLASSIFIER_MODEL,
+        purpose,
         new.__contains__,
         reporter.say if reporter else lambda text: None,
         config=config,
@@ -184,17 +218,20 @@ def load_body(
     )
     before = pretrained.config
     other = before.architectures[0] if _has_task_head(before) else None
-    if other and not keeps_head(pretrained, config):
+    if other and not keeps_head(pretrained, config, purpose):
         _renew_head(model, seed)
         if reporter:
             reporter.warn(f"the head of the {other} is replaced by a new one: its labels differ")
     return model
 
 
-def keeps_head(pretrained: Pretrained, config: PretrainedConfig) -> bool:
+def keeps_head(
+    pretrained: Pretrained, config: PretrainedConfig, purpose: Purpose = build.CLASSIFIER_MODEL
+) -> bool:
     """Whether `load_body` keeps the model's head, because it has the labels of `config`."""
     before = pretrained.config
-    return is_classifier(before) and head_of(before) == head_of(config)
+    is_alike = is_tagger if purpose is build.TAGGER_MODEL else is_classifier
+    return is_alike(before) and head_of(before) == head_of(config)
 
 
 def head_weights(model: PreTrainedModel) -> Iterator[str]:
@@ -221,17 +258,25 @@ def freeze(model: PreTrainedModel, part: str) -> None:
 
 
 def remember_columns(
-    config: PretrainedConfig, text: Sequence[str | int], label: Sequence[str | int] = ()
+    config: PretrainedConfig,
+    text: Sequence[str | int],
+    label: Sequence[str | int] = (),
+    facts: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
-    """Records in a classifier's config the columns of its texts and labels."""
-    setattr(config, MARK, {"text_column": list(text), "label_column": list(label)})
+    """Records in the config the columns of texts and labels, and other facts, as JSON."""
+    setattr(config, MARK, {"text_column": list(text), "label_column": list(label), **facts})
+
+
+def remembered(config: PretrainedConfig, fact: str) -> Any:
+    """A fact that `remember_columns` recorded; None if there is none."""
+    noted = getattr(config, MARK, None)
+    return noted.get(fact) if isinstance(noted, dict) else None
 
 
 def remembered_columns(config: PretrainedConfig, key: str = "text_column") -> tuple[str | int, ...]:
     """The columns of `text_column` or `label_column` that the classifier was trained on, if they
     were recorded."""
-    noted = getattr(config, MARK, None)
-    columns = noted.get(key) if isinstance(noted, dict) else None
+    columns = remembered(config, key)
     return tuple(columns) if isinstance(columns, list) else ()
 
 

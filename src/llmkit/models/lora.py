@@ -116,7 +116,7 @@ def check_merge(model: PreTrainedModel, plain: PreTrainedModel, batch: dict[str,
     inputs = {
         name: value[:, :COMPARED]  # the logits of long rows would need much memory
         for name, value in batch.items()
-        if name not in ("labels", "targets", "places")
+        if name not in ("labels", "targets", "places", "words")
     }
     training = model.training
     ours = model.eval()(**{k: v.to(model.device) for k, v in inputs.items()}).logits.cpu()

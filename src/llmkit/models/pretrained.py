@@ -23,12 +23,13 @@ from llmkit.models.directory import ENSEMBLE, check_whole, locate_model
 from llmkit.models.tokenizer_saving import PROBE
 from llmkit.progress import Say
 
-ModelKind = Literal["causal", "masked", "classifier"]
+ModelKind = Literal["causal", "masked", "classifier", "tagger"]
 
 _PURPOSES: dict[ModelKind, Purpose] = {
     "causal": build.LANGUAGE_MODEL,
     "masked": build.MASKED_MODEL,
     "classifier": build.CLASSIFIER_MODEL,
+    "tagger": build.TAGGER_MODEL,
 }
 _COUNTS = ("vocab_size", "hidden_size", "num_hidden_layers", "max_position_embeddings")
 """Settings of a config that must be integers above 0; most models have these names."""
@@ -56,6 +57,8 @@ class Pretrained:
         architecture = (self.config.architectures or [""])[0]
         if "SequenceClassification" in architecture:
             return "classifier"
+        if "TokenClassification" in architecture:
+            return "tagger"
         return "masked" if architecture.endswith(("MaskedLM", "PreTraining")) else "causal"
 
     @property

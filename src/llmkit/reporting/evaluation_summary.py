@@ -13,6 +13,9 @@ _METRICS = {
     "perplexity": "perplexity",
     "pseudo_perplexity": "pseudo-perplexity",
     "bits_per_byte": "bits per byte",
+    "f1": "F1 of entities",
+    "precision": "precision",
+    "recall": "recall",
     "accuracy": "accuracy",
     "f1_macro": "macro F1",
     "mae": "mean absolute error",
@@ -33,11 +36,15 @@ _METRICS = {
 }
 """The metrics in the order of their rows, with their names; others follow."""
 
-_COUNTS = ("documents", "examples", "tokens", "bytes", "characters")
+_COUNTS = ("documents", "examples", "words", "tokens", "bytes", "characters")
 _OTHERS = {*_COUNTS, "seconds"}
 """Numbers that are no metrics."""
 
-_BASELINES = {"majority_of_these_rows": "most frequent label", "tfidf": "TF-IDF"}
+_BASELINES = {
+    "majority_of_these_rows": "most frequent label",
+    "tfidf": "TF-IDF",
+    "frequent_tag": "most frequent tags",
+}
 
 _COMPARED = "comparisons"
 

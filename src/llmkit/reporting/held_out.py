@@ -24,6 +24,7 @@ HELD_OUT = "held_out.safetensors"
 
 OF_TEXT, OF_MASKED_TEXT, OF_RESPONSES = "text", "masked text", "responses"
 OF_LABELS, OF_LABEL_SETS, OF_NUMBERS = "labels", "label sets", "numbers"
+OF_TAGS = "tags"
 
 MOST_PASSAGES = bootstrap.MAX_UNITS
 """Maximum number of passages that are kept; more are merged with their neighbours."""
@@ -65,14 +66,16 @@ class HeldOut:
 
     kind: str
     """`text`, `masked text` or `responses` of language models; `labels` of classifiers with one
-    label per row, `label sets` with several, `numbers` of regressions."""
+    label per row, `label sets` with several, `numbers` of regressions; `tags` of taggers."""
     content: str
     """A hash of the held-out data, and of what else makes units comparable; of a mixture, of the
     domains that the overall figures are of."""
     columns: Mapping[str, _Array]
     """[units] each. `unit`, the number of each; for language models `nll` in nats, `predictions`
     and, where they are known, `bytes`, `hits` and `domain`; for the others `label` and `predicted`
-    (a number, or a bool [units, labels]), and the `loss` of a classifier."""
+    (a number, or a bool [units, labels]), and the `loss` of a classifier; for taggers the sums of
+    each row: `words`, `right`, `loss` over `predictions`, and with entities those in `hits`,
+    `predicted` and `actual`."""
     names: tuple[str, ...] = ()
     """The labels of a classifier."""
     domains: Mapping[str, str] = field(default_factory=dict)
@@ -153,6 +156,9 @@ class HeldOut:
             return _label_sums(columns, len(self.names))
         if self.kind == OF_NUMBERS:
             return _number_sums(columns["predicted"], columns["label"])
+        if self.kind == OF_TAGS:
+            found = [columns[name] for name in _TAGGED if name in columns]
+            return np.column_stack(found).astype(np.float64)
         names = [name for name in ("nll", "predictions", "bytes", "hits") if name in columns]
         return np.column_stack([columns[name].astype(np.float64) for name in names])
 
@@ -161,6 +167,8 @@ class HeldOut:
             return _label_figures(sums)
         if self.kind == OF_NUMBERS:
             return _number_figures(sums)
+        if self.kind == OF_TAGS:
+            return _tag_figures(sums)
         loss = sums[..., 0] / np.maximum(1, sums[..., 1])
         if self.kind == OF_MASKED_TEXT:
             return {"loss": loss, "accuracy": sums[..., 2] / np.maximum(1, sums[..., 1])}
@@ -237,6 +245,24 @@ def _label_figures(sums: _Sums) -> dict[str, _Array]:
         "accuracy": exact / np.maximum(1, rows),
         "f1_macro": f1.sum(-1) / np.maximum(1, occurs.sum(-1)),
     }
+
+
+_TAGGED = ("words", "right", "loss", "predictions", "hits", "predicted", "actual")
+
+
+def _tag_figures(sums: _Sums) -> dict[str, _Array]:
+    """Loss and accuracy of words; with entities, precision, recall and F1."""
+    words, right, loss, predictions = (sums[..., n] for n in range(4))
+    found = {
+        "loss": loss / np.maximum(1, predictions),
+        "accuracy": right / np.maximum(1, words),
+    }
+    if sums.shape[-1] > 4:
+        hits, predicted, actual = (sums[..., n] for n in range(4, 7))
+        found["precision"] = hits / np.maximum(1, predicted)
+        found["recall"] = hits / np.maximum(1, actual)
+        found["f1"] = 2 * hits / np.maximum(1, predicted + actual)
+    return found
 
 
 def _number_sums(x: _Array, y: _Array) -> _Sums:

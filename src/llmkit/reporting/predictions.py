@@ -8,11 +8,11 @@ import json
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from llmkit.config.schema import PredictConfig
 from llmkit.errors import WriteError
@@ -29,6 +29,15 @@ UNSURE = 0.6
 
 LISTED = 20
 """Maximum number of labels whose counts are listed in a sentence."""
+
+
+class Counted(NamedTuple):
+    """What is counted of a prediction."""
+
+    label: str | float | list[str] | None
+    """The label, the labels, or the number; None if the model's outputs are NaN or infinite."""
+    sure: float | None
+    """The probability of one label, or of a row's tags."""
 
 
 @dataclass(frozen=True)
@@ -65,14 +74,70 @@ class Prediction:
         own |= {f"probability_{name}": value for name, value in self.probabilities.items()}
         if not self.probabilities:
             own[outputs.PROBLEM_TYPE] = outputs.NUMBER_KIND
-        given = dict(self.cells) or {**self.columns, **texts}
-        repeated = {}
-        for name, value in given.items():
-            new = name
-            while new in own or (new != name and new in given):
-                new = f"input_{new}"
-            repeated[new] = _cell(plain(value))
-        return {**repeated, **own}
+        return _with_input(dict(self.cells) or {**self.columns, **texts}, own)
+
+    @property
+    def counted(self) -> Counted:
+        """What is counted."""
+        chances = [chance or 0.0 for chance in self.probabilities.values()]
+        is_single = isinstance(self.label, str) and chances
+        return Counted(self.label, max(chances) if is_single else None)
+
+
+@dataclass(frozen=True)
+class TaggedPrediction:
+    """The prediction of a tagger for one row."""
+
+    text: str
+    spans: list[dict[str, Any]] | None
+    """Each with `start`, `end`, `label`, `text` and `probability`; None if the model's outputs are
+    NaN or infinite."""
+    probability: float | None
+    """That of the least certain tag."""
+    tokens: tuple[str, ...] | None = None
+    """The words as given; None for a running text."""
+    tags: tuple[str, ...] | None = None
+    """The tag of each token."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """Columns of the input that are repeated besides the text."""
+    cells: Mapping[str, Any] = field(default_factory=dict)
+    """The same with the text, in the order and under the names of the input."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The prediction as a JSON object."""
+        found: dict[str, Any] = {"text": self.text}
+        if self.tokens is not None:
+            found |= {"tokens": list(self.tokens), "tags": self.tags and list(self.tags)}
+        found |= {"spans": self.spans, "probability": self.probability}
+        return {**found, "columns": dict(self.columns)} if self.columns else found
+
+    def as_cells(self) -> dict[str, Any]:
+        """The prediction as a table row: the columns of the input, then the tags of tokens, the
+        spans and the probability; lists are JSON. Columns are renamed as those of `Prediction`."""
+        own: dict[str, Any] = {} if self.tags is None else {"tags": _cell(list(self.tags))}
+        own |= {"spans": _cell(self.spans), "probability": self.probability}
+        return _with_input(dict(self.cells) or {**self.columns, "text": self.text}, own)
+
+    @property
+    def counted(self) -> Counted:
+        """What is counted."""
+        labels = None if self.spans is None else [span["label"] for span in self.spans]
+        return Counted(labels, self.probability)
+
+
+def _with_input(given: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of the input, renamed where they have the name of an output column, then
+    these."""
+    repeated = {}
+    for name, value in given.items():
+        new = name
+        while new in own or (new != name and new in given):
+            new = f"input_{new}"
+        repeated[new] = _cell(plain(value))
+    return {**repeated, **own}
+
+
+AnyPrediction = Prediction | TaggedPrediction
 
 
 class Numbers:
@@ -164,33 +229,41 @@ class Writer:
         with path.open(encoding="utf-8", newline="") as file:
             if self.format != "csv":
                 for row in map(json.loads, file):
-                    self._count(row["label"], row["probabilities"].values())
+                    self._count(_json_counted(row))
                 return
             csv.field_size_limit(max(csv.field_size_limit(), path.stat().st_size))
             table = csv.DictReader(file)
             self.header = list(table.fieldnames or ())
+            if self.header[-2:] == list(outputs.TAGGED):
+                for row in table:
+                    spans, sure = json.loads(row["spans"] or "null"), row["probability"]
+                    self._count(_json_counted({"spans": spans, "probability": float(sure or 0)}))
+                return
             own = self.header[self.header.index("label") + 1 :]  # after the columns of the input
             chances = [name for name in own if name != outputs.PROBLEM_TYPE]
             names = {name.removeprefix("probability_") for name in chances}
             for row in table:
                 several = chances and row["label"] not in names
                 label = json.loads(row["label"] or "null") if several else row["label"] or None
-                self._count(label, [float(row[name] or 0) for name in chances])
+                values = {name: float(row[name] or 0) for name in chances}
+                label = label if chances or label is None else float(label)
+                self._count(Prediction((), label, values).counted)
 
-    def _count(self, label: Any, probabilities: Iterable[float | None]) -> None:
-        chances = [chance or 0.0 for chance in probabilities]
+    def _count(self, counted: Counted) -> None:
+        label, sure = counted
         if label is None:
             self.non_finite += 1
-        elif isinstance(label, list):
+            return
+        self.unsure += sure is not None and sure < UNSURE
+        if isinstance(label, list):
             self.labels.update(label)
             self.unlabelled += not label
-        elif chances:
+        elif isinstance(label, str):
             self.labels[label] += 1
-            self.unsure += max(chances) < UNSURE
         else:
-            self.numbers.add(float(label))
+            self.numbers.add(label)
 
-    def write(self, predictions: Sequence[Prediction]) -> None:
+    def write(self, predictions: Sequence[AnyPrediction]) -> None:
         """Writes and flushes predictions."""
         if self.collected is not None:
             self.collected += [each.as_json() for each in predictions]
@@ -199,7 +272,7 @@ class Writer:
             self._put(lines, len(predictions))
         self.rows += len(predictions)
         for each in predictions:
-            self._count(each.label, each.probabilities.values())
+            self._count(each.counted)
 
     def _put(self, lines: str, count: int) -> None:
         if self.parts is None:
@@ -208,7 +281,7 @@ class Writer:
         else:
             self.parts.add(lines, count)
 
-    def _csv(self, predictions: Sequence[Prediction]) -> str:
+    def _csv(self, predictions: Sequence[AnyPrediction]) -> str:
         rows: list[list[Any]] = []
         for each in predictions:
             cells = each.as_cells()
@@ -228,7 +301,14 @@ def _csv_line(cells: Sequence[Any]) -> str:
     return line.getvalue().removesuffix("\r\n") + "\n"
 
 
-def _json_lines(predictions: Sequence[Prediction]) -> str:
+def _json_counted(row: Mapping[str, Any]) -> Counted:
+    """What is counted of a prediction that was written as JSON."""
+    if "spans" in row:
+        return TaggedPrediction("", row["spans"], row["probability"]).counted
+    return Prediction((), row["label"], row["probabilities"]).counted
+
+
+def _json_lines(predictions: Sequence[AnyPrediction]) -> str:
     lines = (json_text(each.as_json()) for each in predictions)
     return "".join(f"{line}\n" for line in lines)
 

@@ -49,7 +49,7 @@ def _quality(split: str, found: _Figures, beside: _Figures) -> Iterator[str]:
 
 def main_figures(found: _Figures, beside: _Figures) -> str:
     """The main figures in words, with those of baselines; empty without any."""
-    shown = (_of_numbers, _of_classifier, _of_masked, _of_text)
+    shown = (_of_numbers, _of_entities, _of_classifier, _of_masked, _of_text)
     return next(filter(None, (each(found, beside) for each in shown)), "")
 
 
@@ -72,12 +72,30 @@ def of_overlap(name: str, overlap: str, what: str, rest: _Figures | None) -> str
     return f"{warning}; on the {many(count, what)} that it was not trained on: {figures}"
 
 
+def _of_entities(found: _Figures, beside: _Figures) -> str:
+    if "f1" not in found or "precision" not in found:
+        return ""
+    others = [f"{_FREQUENT} {beside['frequent_tag']['f1']:.3f}"] if "frequent_tag" in beside else []
+    return (
+        f"F1 of entities {found['f1']:.3f}{_interval(found, 'f1')}{_beside(others)}, "
+        f"precision {found['precision']:.3f}, recall {found['recall']:.3f}"
+    )
+
+
+_FREQUENT = "most frequent tags"
+"""The baseline of taggers."""
+
+
 def _of_classifier(found: _Figures, beside: _Figures) -> str:
     if "accuracy" not in found or "f1_macro" not in found:
         return ""
     others = [
         f"{label} {beside[key]['accuracy']:.3f}"
-        for key, label in (("tfidf", "TF-IDF"), ("majority", "most frequent label"))
+        for key, label in (
+            ("tfidf", "TF-IDF"),
+            ("majority", "most frequent label"),
+            ("frequent_tag", _FREQUENT),
+        )
         if key in beside
     ]
     return (
@@ -223,6 +241,18 @@ def of_classifier(name: str, figures: _Figures, advice: str) -> Iterator[str]:
         yield (
             f"{name}: accuracy {_with_interval(figures, 'accuracy')} is worse than TF-IDF with "
             f"logistic regression ({tfidf['accuracy']:.3f}), and so is F1{advice}"
+        )
+
+
+def of_tagger(name: str, figures: _Figures, advice: str) -> Iterator[str]:
+    """Warns if a tagger is no better than its baseline on the rows `name`, with `advice`."""
+    usual = figures.get("baseline", {}).get("frequent_tag")
+    metric, what = ("f1", "F1 of entities") if "precision" in figures else ("accuracy", "accuracy")
+    if usual and figures[metric] <= usual[metric] < 1:
+        yield (
+            f"{name}: {what} {_with_interval(figures, metric)} is no better than giving each word "
+            f"its most frequent tag ({usual[metric]:.4g}): the tagger has not learned to use the "
+            f"context of words{advice}"
         )
 
 

@@ -128,7 +128,10 @@ def shown_value(value: Any) -> str:
     return "" if value is None else printable(str(value))
 
 
-FINDINGS = ("blank", "left_out", "duplicates", "conflicts", "overlap", "unseen_labels")
+FINDINGS = (
+    "blank", "left_out", "duplicates", "conflicts", "overlap", "unseen_labels", "tag_count",
+    "bad_tags", "bad_spans", "bad_marks",
+)  # fmt: skip
 PLACES = 5
 """Maximum number of rows listed for each finding; JSON lists more."""
 
@@ -139,15 +142,21 @@ def report_tables(report: Mapping[str, Any]) -> dict[str, Any]:
     facts = {name: value for name, value in report.items() if name not in nested}
     return {
         **facts,
-        "splits": {name: {"rows": each["rows"]} for name, each in report["splits"].items()},
+        "splits": {name: _sizes(each) for name, each in report["splits"].items()},
         "lengths": {name: _length(each) for name, each in report["lengths"].items()},
         **({"classes": list(_classes(report))} if "classes" in report else {}),
         "findings": list(_findings(report)),
     }
 
 
+def _sizes(found: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: found[name] for name in ("rows", "words") if name in found}
+
+
 def _length(found: Mapping[str, Any]) -> dict[str, Any]:
     shares = {f"{percent}%": tokens for percent, tokens in found["percentiles"].items()}
+    if "windows" in found:
+        return {**shares, **{name: found[name] for name in ("windows", "words_without_token")}}
     return {**shares, "truncated": f"{found['truncated_share']:.2%}"}
 
 

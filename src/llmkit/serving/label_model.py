@@ -9,8 +9,8 @@ import numpy as np
 
 from llmkit.data.records.labelled import Row
 from llmkit.errors import DataError
-from llmkit.inference import classify
-from llmkit.inference.classify import Classifier
+from llmkit.inference.labels import classify
+from llmkit.inference.labels.classify import Classifier
 from llmkit.serving.bodies import ClassifyBody
 from llmkit.serving.engines.jobs import LabelJob
 from llmkit.serving.refusals import Refusal, failed

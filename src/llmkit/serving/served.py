@@ -8,7 +8,7 @@ from pathlib import Path
 from llmkit.config.schema import Config
 from llmkit.config.types import name_and_model
 from llmkit.errors import DataError, UsageError
-from llmkit.inference import classify
+from llmkit.inference.labels import classify
 from llmkit.models import pretrained
 from llmkit.models.pretrained import Pretrained
 

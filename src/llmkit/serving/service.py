@@ -11,7 +11,8 @@ import torch
 
 from llmkit.config.schema import Config
 from llmkit.distributed.device import resolve_precision
-from llmkit.inference import classify, generate
+from llmkit.inference import generate
+from llmkit.inference.labels import classify
 from llmkit.models import directory
 from llmkit.progress import Say
 from llmkit.serving import refusals

@@ -42,6 +42,9 @@ REPORT = "llmkit report"
 PROBLEM_TYPE, NUMBER_KIND = "problem_type", "regression"
 """The column that predicted numbers have instead of probabilities, and its value."""
 
+TAGGED = ("spans", "probability")
+"""The keys, and the last columns, of the predictions of taggers."""
+
 _EVALUATION = re.compile(
     r'\{\s*"command": "evaluate"|command: evaluate\n|'
     rf'<!-- {EVALUATION} -->|<!doctype html>.*content="{EVALUATION}"',
@@ -201,6 +204,8 @@ def _is_prediction(line: str) -> bool:
         value = json.loads(line)
     except (ValueError, RecursionError):
         return False
+    if value.keys() >= {"text", *TAGGED}:
+        return isinstance(value["spans"], list | None)
     return value.keys() >= {"text", "label", "probabilities"} and isinstance(
         value["probabilities"], dict
     )
@@ -208,6 +213,8 @@ def _is_prediction(line: str) -> bool:
 
 def _has_predictions(header: str) -> bool:
     """Whether the first row of a table ends with the names of the columns that `predict` adds."""
+    if header.rstrip("\r\n").endswith("," + ",".join(TAGGED)):
+        return True
     if ",label," not in header:
         return False
     try:

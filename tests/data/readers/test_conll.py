@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llmkit.config.schema import DataConfig
-from llmkit.data.readers import conll, files
+from llmkit.data.readers import conll, files, formats
 from llmkit.data.readers.decode import Reading
 from llmkit.errors import DataError
 
@@ -121,7 +121,7 @@ def test_a_file_is_conll_unless_its_columns_have_names(tmp_path, name, text, exp
 def test_files_are_recognised_by_their_suffix(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("a O\n")
     [source] = files.find([str(tmp_path / name)], "data.train_files")
-    assert conll.is_conll_name(source)
+    assert formats.is_conll_name(str(source.path))
     (tmp_path / "plain.txt").write_text("a O\n")
     [source] = files.find([str(tmp_path / "plain.txt")], "data.train_files")
-    assert not conll.is_conll_name(source)
+    assert not formats.is_conll_name(str(source.path))

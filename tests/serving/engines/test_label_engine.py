@@ -11,8 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmkit.inference import classify
-from llmkit.inference.classify import Classifier
+from llmkit.inference.labels import classify
+from llmkit.inference.labels.classify import Classifier
 from llmkit.models.pretrained import open_model
 from llmkit.serving.engines.jobs import Begun, Done, Failed, LabelJob
 from llmkit.serving.engines.label_engine import WAIT, LabelEngine, batches_by_length

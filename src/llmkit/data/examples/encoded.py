@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
+from llmkit.data.records import splits
 from llmkit.data.records.labels import MULTI, Labels
 from llmkit.errors import DataError
 from llmkit.models.control_tokens import ControlTokenCount, control_tokens, text_only
@@ -49,6 +50,26 @@ class LabelledTable:
             whole.update(f"{[len(text) for text in texts]}{''.join(texts)}".encode())
         whole.update(np.ascontiguousarray(self.targets).tobytes())
         return whole.hexdigest()
+
+    @property
+    def sides(self) -> Sequence[tuple[str, ...]]:
+        """[rows], the texts that stay on one side when rows are held out."""
+        return self.texts
+
+    def strata(self) -> NDArray[np.int64]:
+        """[rows], the stratum of each row."""
+        return splits.strata(self.labels, self.targets)
+
+    def counts(self) -> dict[str, Any]:
+        """The number of rows, and of those of each class."""
+        counts: dict[str, Any] = {"rows": len(self)}
+        if self.targets.dtype == np.int64:
+            numbers = np.bincount(self.targets, minlength=len(self.labels)).tolist()
+            counts["classes"] = dict(zip(self.labels.names, numbers, strict=True))
+        elif self.targets.ndim > 1:
+            numbers = self.targets.sum(axis=0).tolist()
+            counts["classes"] = dict(zip(self.labels.names, numbers, strict=True))
+        return counts
 
     def part(self, chosen: NDArray[np.bool_]) -> LabelledTable:
         """The chosen rows, in order."""
@@ -110,6 +131,17 @@ class Encoded:
         """Number of predictions in these rows: one for each except -1."""
         return int((np.asarray(rows) >= 0).sum())
 
+    def labels(self, rows: Sequence[int] | NDArray[np.int64]) -> NDArray[Any]:
+        """The targets of these rows; none for row -1."""
+        assert self.targets is not None
+        chosen = np.asarray(rows, dtype=np.int64)
+        return np.asarray(self.targets[chosen[chosen >= 0]])
+
+    @property
+    def id_bytes(self) -> bytes:
+        """The token ids of all rows."""
+        return self.ids.tobytes()
+
     def longest_first(self) -> NDArray[np.int64]:
         """All rows by decreasing length, so that neighbours need little padding."""
         return np.argsort(-self.lengths, kind="stable")
@@ -123,19 +155,34 @@ class Encoded:
         tokens attend to one padding token: attention to nothing gives NaN.
         """
         chosen = np.asarray(rows, dtype=np.int64)
-        lengths = np.where(chosen < 0, 0, self.lengths[chosen])
-        columns = np.arange(max(1, int(lengths.max(initial=0))))
-        inside = columns < lengths[:, None]
-        places = (self.starts[chosen][:, None] + columns)[inside]
+        inside = self._inside(chosen)
+        first = np.arange(inside.shape[1]) == 0
         batch: dict[str, NDArray[Any]] = {
-            "input_ids": _filled(inside, self.ids[places], self.pad_id),
-            "attention_mask": (inside | (columns == 0)).astype(np.int64),
+            "input_ids": self.aligned(chosen, self.ids, self.pad_id),
+            "attention_mask": (inside | first).astype(np.int64),
         }
         if self.types is not None:
-            batch["token_type_ids"] = _filled(inside, self.types[places], 0)
+            batch["token_type_ids"] = self.aligned(chosen, self.types, 0)
         if self.targets is not None:
             batch["labels"] = self._labels(self.targets, chosen)
         return {name: torch.from_numpy(values) for name, values in batch.items()}
+
+    def aligned(
+        self, rows: Sequence[int] | NDArray[np.int64], values: NDArray[Any], rest: int
+    ) -> NDArray[np.int64]:
+        """The values [tokens] of these rows, padded with `rest` like their ids."""
+        chosen = np.asarray(rows, dtype=np.int64)
+        inside = self._inside(chosen)
+        places = self.starts[chosen][:, None] + np.arange(inside.shape[1])
+        filled = np.full(inside.shape, rest, dtype=np.int64)
+        filled[inside] = values[places[inside]]
+        return filled
+
+    def _inside(self, chosen: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """[rows, longest of them, at least 1], whether a place holds a token."""
+        lengths = np.where(chosen < 0, 0, self.lengths[chosen])
+        columns = np.arange(max(1, int(lengths.max(initial=0))))
+        return np.asarray(columns < lengths[:, None])
 
     def length_report(self) -> dict[str, Any]:
         """Percentiles of the row lengths before truncation, and the share of truncated rows."""
@@ -163,18 +210,23 @@ def length_report(uncut: NDArray[Any], lengths: NDArray[Any]) -> dict[str, Any]:
     }
 
 
+def padding_id(tokenizer: PreTrainedTokenizerFast) -> int:
+    """The id that batches are padded with; raises DataError if the tokenizer has none."""
+    if tokenizer.pad_token_id is None:
+        raise DataError(
+            "the tokenizer has no padding token, and batches of texts need one",
+            where="tokenizer.name_or_path",
+            next="set pad_token in its tokenizer_config.json to one of its tokens",
+        )
+    return int(tokenizer.pad_token_id)
+
+
 class Encoder:
     """Encodes like the tokenizer with truncation, but faster."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, max_length: int) -> None:
-        if tokenizer.pad_token_id is None:
-            raise DataError(
-                "the tokenizer has no padding token, and batches of texts need one",
-                where="tokenizer.name_or_path",
-                next="set pad_token in its tokenizer_config.json to one of its tokens",
-            )
+        self.pad_id = padding_id(tokenizer)
         self.named = ControlTokenCount(control_tokens(tokenizer))
-        self.pad_id = int(tokenizer.pad_token_id)
         self.max_length = max_length
         self.gives_types = "token_type_ids" in tokenizer.model_input_names
         # A copy: the tokenizer keeps its settings. In the copy, special tokens in a text are text.
@@ -237,9 +289,3 @@ def targets(labels: Labels, encoded: Sequence[Any]) -> NDArray[Any]:
 
 def _flat(parts: Any, dtype: type) -> NDArray[Any]:
     return np.fromiter(chain.from_iterable(parts), dtype=dtype)
-
-
-def _filled(inside: NDArray[np.bool_], values: NDArray[Any], rest: int) -> NDArray[np.int64]:
-    filled = np.full(inside.shape, rest, dtype=np.int64)
-    filled[inside] = values
-    return filled

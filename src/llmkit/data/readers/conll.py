@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from pathlib import PurePath
 
 from llmkit.data.readers import delimited
 from llmkit.data.readers.columns import Columns
@@ -15,9 +14,6 @@ from llmkit.data.readers.files import Source
 from llmkit.data.readers.tables import Table
 from llmkit.errors import DataError
 
-CONLL_SUFFIXES = ("conll", "conllu", "conll03", "bio", "bmes", "iob", "iob2", "ner")
-"""Suffixes of CoNLL files."""
-
 CONLL_U = tuple("id form lemma upos xpos feats head deprel deps misc".split())
 """The columns of CoNLL-U (Nivre et al. 2020), whose words may hold spaces."""
 
@@ -25,12 +21,6 @@ _DOCUMENT = "-DOCSTART-"
 _COMMENT = re.compile(r"#\s*[\w.]+\s*=|#\s*newdoc|#\s*newpar")
 _NUMBER, _WORD_NUMBER = re.compile(r"\d+([-.]\d+)?"), re.compile(r"\d+")
 _NO_SPACE = "SpaceAfter=No"
-
-
-def is_conll_name(source: Source) -> bool:
-    """Whether a file is named as CoNLL."""
-    suffixes = [suffix[1:].lower() for suffix in PurePath(str(source.path)).suffixes]
-    return any(suffix in CONLL_SUFFIXES for suffix in suffixes[-2:])
 
 
 def is_conll(source: Source, reading: Reading, names: frozenset[str]) -> bool:

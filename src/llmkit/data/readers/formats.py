@@ -18,6 +18,9 @@ FORMATS = ("txt", "jsonl", "csv", "tsv", "parquet")
 FORMAT_NAMES = {**{name: name for name in FORMATS}, "ndjson": "jsonl", "jsonlines": "jsonl"}
 """Formats by file suffix."""
 
+CONLL_SUFFIXES = ("conll", "conllu", "conll03", "bio", "bmes", "iob", "iob2", "ner")
+"""Suffixes of CoNLL files, which only taggers read."""
+
 _GZIP, _ZSTD, _PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -101,6 +104,12 @@ def recognise(head: bytes, name: str) -> Recognised:
     line_end = "\r" if "\n" not in text and "\r" in text.rstrip("\r") else "\n"
     format = _of_text(text.replace("\r", "\n"), named, len(head) < FIRST_BYTES)
     return Recognised(format, compression, encoding, line_end)
+
+
+def is_conll_name(name: str) -> bool:
+    """Whether a file is named as CoNLL."""
+    suffixes = [suffix[1:].lower() for suffix in PurePath(name).suffixes]
+    return any(suffix in CONLL_SUFFIXES for suffix in suffixes[-2:])
 
 
 def is_binary(head: bytes, encoding: str = "utf-8") -> bool:

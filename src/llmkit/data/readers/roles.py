@@ -7,8 +7,10 @@ from typing import Any
 
 from llmkit.config.schema import DataConfig
 from llmkit.config.yaml12 import dump
-from llmkit.data.readers import delimited, tables
+from llmkit.data.readers import delimited, formats, tables
 from llmkit.data.readers.columns import (
+    LABEL_NAMES,
+    TEXT_NAMES,
     ColumnNumbers,
     Columns,
     guess,
@@ -23,7 +25,7 @@ from llmkit.data.readers.tables import Table
 from llmkit.errors import DataError
 from llmkit.progress import Say
 
-TEXT, LABEL = "data.text_column", "data.label_column"
+TEXT, LABEL, MARKED_WORDS = "data.text_column", "data.label_column", "data.mark_column"
 _PROMPT, RESPONSE, MESSAGES = "data.prompt_column", "data.response_column", "data.messages_column"
 
 _PROMPTS = frozenset("prompt instruction question query".split())
@@ -31,6 +33,13 @@ _RESPONSES = frozenset("response output answer completion reply".split())
 _CONVERSATIONS = frozenset("messages conversation conversations".split())
 _TASK = ("instruction", "input")
 """The task and its input: two columns that form one prompt."""
+
+_TOKENS = frozenset("tokens words form".split())
+_TAGS = frozenset("tags tag ner_tags ner pos_tags pos upos label labels spans entities".split())
+_SPANS = frozenset("spans entities".split())
+_MARKS = frozenset("predicate predicate_index".split())
+TAGGED_NAMES = TEXT_NAMES | _TOKENS | _TAGS
+"""Usual names of columns of tagged words."""
 
 
 def with_header(data: DataConfig, *wanted: Any) -> DataConfig:
@@ -63,6 +72,8 @@ def resolve_by_table(
 ) -> DataConfig:
     """The data section with the columns resolved from one table."""
     columns, where = table.columns, str(source.path)
+    if labelled:
+        _refuse_tagged(data, columns, source)
     given = (
         columns.find_all(data.text_column, TEXT, where),
         columns.find_all(data.label_column, LABEL, where) if labelled else (),
@@ -89,6 +100,19 @@ def resolve_by_table(
             resolved["format"] = table.format
     _report(guessed, columns, where, say)
     return data.changed(**resolved)
+
+
+def _refuse_tagged(data: DataConfig, columns: Columns, source: Source) -> None:
+    """Raises DataError for a table that holds tagged words rather than labelled texts."""
+    are_tokens = only_column(columns, _TOKENS) and only_column(columns, _TAGS - LABEL_NAMES)
+    is_named = data.text_column is not None or data.label_column is not None
+    if formats.is_conll_name(str(source.path)) or (are_tokens and not is_named):
+        raise DataError(
+            f"{source.path} holds words with a tag each, not texts with a label",
+            where=str(source.path),
+            next="train a tagger with train.objective=token_classification, or name the columns "
+            f"of a text and its label with {TEXT} and {LABEL}",
+        )
 
 
 def _report(found: dict[str, Any], columns: Columns, where: str, say: Say) -> None:
@@ -180,3 +204,52 @@ def _guess_prompt(columns: Columns) -> ColumnNumbers:
     if all(names.count(name) == 1 for name in _TASK) and not _PROMPTS & {*names} - {*_TASK}:
         return tuple(names.index(name) for name in _TASK)
     return only_column(columns, _PROMPTS)
+
+
+def resolve_tag_columns(
+    table: Table, where: str, data: DataConfig, say: Say, labelled: bool = True
+) -> DataConfig:
+    """The data section with the columns of tagged words resolved from one table.
+
+    Of CoNLL, the first column holds the words and the last one the tags, or those of CoNLL-U; of
+    other tables, columns are recognised by their names. A guess is reported; raises DataError with
+    the existing columns if there is none.
+    """
+    columns = table.columns
+    text = columns.find_all(data.text_column, TEXT, where)
+    label = columns.find_all(data.label_column, LABEL, where) if labelled else ()
+    mark = columns.find_all(data.mark_column, MARKED_WORDS, where)
+    given = (text, label, mark)
+    label = label or (_guess_tags(table, text) if labelled else ())
+    text = text or _guess_words(table, label)
+    mark = mark or only_column(columns, _MARKS)
+    if len(text) != 1:
+        raise columns.fault("it is not clear which column has the text or tokens", TEXT, where)
+    if labelled and (len(label) != 1 or label == text):
+        raise columns.fault("it is not clear which column has the tags or spans", LABEL, where)
+    several = {"text_column": text, "label_column": label, "mark_column": mark}
+    resolved: dict[str, Any] = {
+        name: columns.label(numbers[0]) for name, numbers in several.items() if numbers
+    }
+    _report(resolved if (text, label, mark) != given else {}, columns, where, say)
+    if table.format in ("csv", "tsv"):
+        resolved["header"] = columns.names is not None
+    return data.changed(**resolved)
+
+
+def _guess_tags(table: Table, text: ColumnNumbers) -> ColumnNumbers:
+    """The last column of CoNLL, that of parts of speech of CoNLL-U, or one with a usual name."""
+    if table.format != "conll":
+        return only_column(table.columns, _TAGS, without=text)
+    return only_column(table.columns, {"upos"}) or (len(table.columns) - 1,)
+
+
+def _guess_words(table: Table, label: ColumnNumbers) -> ColumnNumbers:
+    """The first column of CoNLL, or that of tokens, or of a text, which spans belong to."""
+    columns = table.columns
+    if table.format == "conll":
+        return only_column(columns, _TOKENS) or (0,)
+    tokens = only_column(columns, _TOKENS, without=label)
+    text = only_column(columns, TEXT_NAMES, without=label)
+    has_spans = bool(label) and str(columns.label(label[0])).strip().lower() in _SPANS
+    return (text or tokens) if has_spans else (tokens or text or guess_text(columns, label))

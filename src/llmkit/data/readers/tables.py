@@ -19,7 +19,7 @@ from llmkit.data.readers.columns import ColumnNumbers, Columns
 from llmkit.data.readers.decode import CHUNK, LONGEST_LINE, Reading, chunks, lines, too_long
 from llmkit.data.readers.delimited import Record, peek
 from llmkit.data.readers.files import Source
-from llmkit.errors import DataError
+from llmkit.errors import ConfigError, DataError
 
 _SPACE, _AFTER, _IN_LIST = map(re.compile, (r"\s*", r"(\s)*", r"[\s,]*"))
 _EXAMPLE = '{"text": "..."}'
@@ -58,8 +58,8 @@ def parsed(line: str, where: str) -> dict[str, Any]:
 
 def spanning(source: Source, reading: Reading) -> Iterator[Record]:
     """The objects of a JSON list, or concatenated objects that may span lines."""
-    held = None
-    for number, (row, line) in enumerate(_values(source, reading), 1):
+    held, is_alone = None, False
+    for number, (row, line, in_list) in enumerate(_values(source, reading), 1):
         where = f"{source.path}:{line}"
         if not isinstance(row, dict):
             raise DataError(
@@ -69,8 +69,8 @@ def spanning(source: Source, reading: Reading) -> Iterator[Record]:
             )
         if held:
             yield held
-        held = Record(number, where, row)
-    if held and held.number == 1 and isinstance(held.values, dict):
+        held, is_alone = Record(number, where, row), number == 1 and not in_list
+    if held and is_alone and isinstance(held.values, dict):
         _refuse_columns(held.values, held.where)
     if held:
         yield held
@@ -87,8 +87,9 @@ def _refuse_columns(row: dict[str, Any], where: str) -> None:
         )
 
 
-def _values(source: Source, reading: Reading) -> Iterator[tuple[Any, int]]:
-    """The values of a list, or concatenated values, each with its line number."""
+def _values(source: Source, reading: Reading) -> Iterator[tuple[Any, int, bool]]:
+    """The values of a list, or concatenated values, each with its line number, and whether it is in
+    a list."""
     decoder, parts = json.JSONDecoder(), chunks(source, reading)
     text, at, line = "", 0, 1
     between = _SPACE
@@ -119,7 +120,7 @@ def _values(source: Source, reading: Reading) -> Iterator[tuple[Any, int]]:
                     raise _broken(source, line, str(fault)) from fault
                 text, at = text[at:] + more, 0
                 continue
-            yield value, line
+            yield value, line, between is _IN_LIST
             line, at = line + text.count("\n", at, end), end
 
 
@@ -153,6 +154,12 @@ def open_table(source: Source, reading: Reading, labelled: bool = False) -> Tabl
     Opening it and reading its rows raise DataError with file, line and row for broken data.
     """
     format = delimited.delimited_format(source, reading, labelled)
+    if format == "conll":
+        raise ConfigError(
+            "CoNLL files hold tagged words, which only taggers read",
+            where="data.format",
+            next="train a tagger with train.objective=token_classification, or name another format",
+        )
     if format == "parquet":
         return _open_parquet(source, reading)
     if format == "hub":

@@ -115,7 +115,11 @@ def warnings(
     yield from _about_labels(parts, labels)
 
 
-_DONE = {"one_row_classes": "kept in training", "unseen_labels": "these rows are skipped"}
+_SKIPPED = "these rows are skipped"
+_DONE = {
+    "one_row_classes": "kept in training",
+    **dict.fromkeys(("unseen_labels", "tag_count", "bad_tags", "bad_spans", "bad_marks"), _SKIPPED),
+}
 
 
 _ALIKE = "the same only as the model reads it: case, accents or white space differ"

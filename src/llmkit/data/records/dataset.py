@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
 from llmkit.config.schema import Config, DataConfig
@@ -16,25 +17,54 @@ from llmkit.data.examples.encoded import LabelledTable, targets
 from llmkit.data.readers import roles
 from llmkit.data.readers.files import Source, Sources
 from llmkit.data.records import checks, findings, labels, splits
-from llmkit.data.records.findings import find_unusual_rows, row_report
+from llmkit.data.records.findings import Findings, find_unusual_rows, row_report
 from llmkit.data.records.labelled import Part, read_part
-from llmkit.data.records.labels import REGRESSION, Labels
+from llmkit.data.records.labels import REGRESSION, KnownLabels, Labels
+from llmkit.data.records.splits import Texts
 from llmkit.data.text.fingerprints import as_seen
 from llmkit.errors import DataError, InputNotFound
 from llmkit.progress import Say, Watch
 
 
+class RowTable(Protocol):
+    """What all tables of labelled rows, or of tagged words, can do."""
+
+    @property
+    def texts(self) -> Sequence[Texts]:
+        """[rows], the texts as the model reads them."""
+
+    def __len__(self) -> int:
+        """Number of rows."""
+
+    @property
+    def sides(self) -> Sequence[Texts]:
+        """[rows], the texts that stay on one side when rows are held out."""
+
+    def strata(self) -> NDArray[np.int64]:
+        """[rows], the stratum of each row."""
+
+    def counts(self) -> dict[str, Any]:
+        """The number of rows, and of those of each class."""
+
+    def part(self, chosen: NDArray[np.bool_]) -> Self:
+        """The chosen rows, in order."""
+
+
+T = TypeVar("T", bound=RowTable)
+K = TypeVar("K", bound=KnownLabels)
+
+
 @dataclass(frozen=True)
-class Labelled:
-    """A labelled data set."""
+class Labelled(Generic[T, K]):
+    """A data set of labelled rows, or of tagged words."""
 
     data: DataConfig
     """The data section with the columns resolved."""
-    train: LabelledTable
-    validation: LabelledTable | None
+    train: T
+    validation: T | None
     """None if nothing is held out and no validation files are given."""
-    test: LabelledTable | None
-    labels: Labels
+    test: T | None
+    labels: K
     report: dict[str, Any]
     """The data report, for JSON output."""
 
@@ -46,21 +76,14 @@ def load_labelled(
     say: Say,
     warn: Say,
     tokenizer: PreTrainedTokenizerFast | None = None,
-) -> Labelled:
+) -> Labelled[LabelledTable, Labels]:
     """Read, check and split all labelled data of a config.
 
     Texts that the given tokenizer encodes alike count as the same. Guesses are reported, unusual
     rows raise warnings. Raises the errors of reading, and DataError for data that would spoil the
     model and is not allowed by `data.allow`.
     """
-    names = ("train", "validation", "test")
-    found = {name: some for name in names if (some := sources.of(f"data.{name}_files"))}
-    if "train" not in found:
-        raise InputNotFound(
-            "data.train_files is not given",
-            where="data.train_files",
-            next="data.train_files=FILE, a directory, a glob, or hub:NAME",
-        )
+    found = training_sources(sources)
     everything = list(chain.from_iterable(found.values()))
     data = roles.resolve_label_columns(everything, config.data, say)
     parts = {name: read_part(some, data, name, watch) for name, some in found.items()}
@@ -75,40 +98,102 @@ def load_labelled(
         for part in parts.values():
             _name_marks(part, known)
     checks.check_training_rows(parts["train"], known)
-    fraction = splits.AUTO_SHARE if data.validation_fraction == "auto" else data.validation_fraction
-    splitting = "validation" not in parts and fraction > 0
     columns = {"text": data.text_column, "label": data.label_column}
-    faults = list(checks.faults(parts, known, splitting))
-    _refuse(faults, parts, known, data, columns)
+    faults = list(checks.faults(parts, known, bool(_fraction_to_split(data, parts))))
+    read = ReadParts(data.changed(problem_type=known.kind), parts, known, columns, faults)
+    read.refuse()
     tables = {name: table(part, known) for name, part in parts.items()}
-    findings = find_unusual_rows(parts, known)
-    report = {**row_report(parts, known, findings), "columns": columns}
-    report["warnings"] = list(checks.warnings(parts, known, findings, faults))
+    return finished(read, tables, config.seed, tokenizer, warn)
+
+
+def training_sources(sources: Sources) -> dict[str, list[Source]]:
+    """The sources of each part, `train` and others that are given; raises InputNotFound without
+    training files."""
+    names = ("train", "validation", "test")
+    found = {name: some for name in names if (some := sources.of(f"data.{name}_files"))}
+    if "train" not in found:
+        raise InputNotFound(
+            "data.train_files is not given",
+            where="data.train_files",
+            next="data.train_files=FILE, a directory, a glob, or hub:NAME",
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class ReadParts(Generic[K]):
+    """The parts of a data set before they become tables."""
+
+    data: DataConfig
+    parts: Mapping[str, Part]
+    labels: K
+    columns: Mapping[str, Any]
+    """The columns by their role, for the report."""
+    faults: Sequence[checks.RowFault]
+
+    def report(self, found: Findings | None = None) -> dict[str, Any]:
+        """The content of the rows, and what is unusual."""
+        found = found or find_unusual_rows(self.parts, self.labels)
+        return {**row_report(self.parts, self.labels, found), "columns": dict(self.columns)}
+
+    def refuse(self) -> None:
+        """Raises DataError, with the report of the rows, for faults that are not allowed."""
+        try:
+            checks.refuse(self.faults, self.data.allow)
+        except DataError as fault:
+            with suppress(ValueError):  # a regression target that is not a number
+                fault.found = self.report()
+            raise
+
+
+def finished(
+    read: ReadParts[K],
+    tables: dict[str, T],
+    seed: int,
+    tokenizer: PreTrainedTokenizerFast | None,
+    warn: Say,
+) -> Labelled[T, K]:
+    """The data set of checked rows: with its report, unusual rows raise warnings, and a part is
+    held out for validation."""
+    unusual = find_unusual_rows(read.parts, read.labels)
+    report = read.report(unusual)
+    report["warnings"] = list(checks.warnings(read.parts, read.labels, unusual, read.faults))
     for warning in report["warnings"]:
         warn(warning)
-    if splitting:
-        _split(tables, fraction, config.seed, tokenizer)
-    report["splits"] = {name: _counts(each) for name, each in tables.items()}
-    return Labelled(
-        data, tables["train"], tables.get("validation"), tables.get("test"), known, report
-    )
+    if fraction := _fraction_to_split(read.data, read.parts):
+        _split(tables, fraction, seed, tokenizer)
+    report["splits"] = {name: each.counts() for name, each in tables.items()}
+    train, held_out, test = (tables.get(name) for name in ("train", "validation", "test"))
+    assert train is not None
+    return Labelled(read.data, train, held_out, test, read.labels, report)
 
 
-def _refuse(
-    faults: Sequence[checks.RowFault],
-    parts: Mapping[str, Part],
-    known: Labels,
-    data: DataConfig,
-    columns: Mapping[str, Any],
+def _fraction_to_split(data: DataConfig, parts: Mapping[str, Part]) -> float:
+    """The fraction of the training rows to hold out; 0 if there is a validation part."""
+    if "validation" in parts:
+        return 0.0
+    fraction = data.validation_fraction
+    return splits.AUTO_SHARE if fraction == "auto" else fraction
+
+
+def _split(
+    tables: dict[str, T],
+    fraction: float,
+    seed: int,
+    tokenizer: PreTrainedTokenizerFast | None,
 ) -> None:
-    """Raises DataError, with the report of the rows, for faults that are not allowed."""
-    try:
-        checks.refuse(faults, data.allow)
-    except DataError as fault:
-        with suppress(ValueError):  # a regression target that is not a number
-            report = row_report(parts, known, find_unusual_rows(parts, known))
-            fault.found = {**report, "columns": dict(columns)}
-        raise
+    """Hold out a part of the training table as the validation table; raises DataError if every
+    stratum has only one text."""
+    whole = tables["train"]
+    sides = whole.sides
+    held = splits.hold_out(sides, whole.strata(), fraction, seed, as_seen(sides, tokenizer))
+    if not held.any():
+        raise DataError(
+            "no row can be held out for validation: there is only one text for each label",
+            where="data.train_files",
+            next="add rows, give data.validation_files, or set data.validation_fraction=0",
+        )
+    tables["train"], tables["validation"] = whole.part(~held), whole.part(held)
 
 
 def load_known(
@@ -156,35 +241,3 @@ def _name_marks(part: Part, known: Labels) -> None:
             where=part.key,
             next=f"the labels are {labels.listing(known.names)}",
         )
-
-
-def _split(
-    tables: dict[str, LabelledTable],
-    fraction: float,
-    seed: int,
-    tokenizer: PreTrainedTokenizerFast | None,
-) -> None:
-    """Hold out a part of the training table as the validation table; raises DataError if every
-    stratum has only one text."""
-    whole = tables["train"]
-    strata = splits.strata(whole.labels, whole.targets)
-    seen = as_seen(whole.texts, tokenizer)
-    held = splits.hold_out(whole.texts, strata, fraction, seed, seen)
-    if not held.any():
-        raise DataError(
-            "no row can be held out for validation: there is only one text for each label",
-            where="data.train_files",
-            next="add rows, give data.validation_files, or set data.validation_fraction=0",
-        )
-    tables["train"], tables["validation"] = whole.part(~held), whole.part(held)
-
-
-def _counts(each: LabelledTable) -> dict[str, Any]:
-    counts: dict[str, Any] = {"rows": len(each)}
-    if each.targets.dtype == np.int64:
-        numbers = np.bincount(each.targets, minlength=len(each.labels)).tolist()
-        counts["classes"] = dict(zip(each.labels.names, numbers, strict=True))
-    elif each.targets.ndim > 1:
-        numbers = each.targets.sum(axis=0).tolist()
-        counts["classes"] = dict(zip(each.labels.names, numbers, strict=True))
-    return counts

@@ -142,7 +142,7 @@ def of(data: DataConfig, raws: Collection[Raw], output: str) -> Labels:
     if marks := 0 if kind == REGRESSION else indicated(raws, "data.train_files"):
         return _of_marks(data, kind, marks)
     if data.label_names is not None and kind != REGRESSION:
-        return Labels(kind, _names_of_file(data, data.label_names), from_file=True)
+        return Labels(kind, names_of_file(data, data.label_names), from_file=True)
     if kind == REGRESSION:
         return Labels(kind, (output,))
     if columns := _several_columns(data):
@@ -153,7 +153,7 @@ def of(data: DataConfig, raws: Collection[Raw], output: str) -> Labels:
 def _of_marks(data: DataConfig, kind: str, marks: int) -> Labels:
     if data.label_names is None:
         return Labels(kind, tuple(map(str, range(marks))))
-    names = _names_of_file(data, data.label_names)
+    names = names_of_file(data, data.label_names)
     if len(names) != marks:
         raise DataError(
             f"{data.label_names} has {len(names)} names, but rows have lists of {marks} labels",
@@ -255,7 +255,9 @@ def _several(raw: tuple[str, ...], where: str) -> DataError:
     )
 
 
-def _names_of_file(data: DataConfig, path: str) -> tuple[str, ...]:
+def names_of_file(data: DataConfig, path: str) -> tuple[str, ...]:
+    """The names in a file of `data.label_names`, one in each line; raises DataError for a line
+    without a name, or with one that was given before."""
     key = "data.label_names"
     [source] = files.find([path], key)[:1]
     names = [line.strip() for line in lines(source, Reading(data, lambda n_bytes: None))]

@@ -30,10 +30,15 @@ def strata(labels: Labels, targets: NDArray[Any]) -> NDArray[np.int64]:
     if labels.kind == SINGLE:
         return targets.astype(np.int64)
     if labels.kind == MULTI:
-        counts = np.where(targets, targets.sum(axis=0), np.iinfo(np.int64).max)
-        return np.where(targets.any(axis=1), counts.argmin(axis=1), -1)
+        return rarest_of(targets)
     edges = np.quantile(targets, np.arange(1, _QUANTILES) / _QUANTILES)
     return np.searchsorted(edges, targets, side="right").astype(np.int64)
+
+
+def rarest_of(marks: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """[rows], the rarest of the classes that each row has [rows, classes]; -1 without any."""
+    counts = np.where(marks, marks.sum(axis=0), np.iinfo(np.int64).max)
+    return np.where(marks.any(axis=1), counts.argmin(axis=1), -1)
 
 
 def hold_out(

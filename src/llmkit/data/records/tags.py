@@ -113,6 +113,11 @@ class TagSet:
         """The types whose entities are counted, or the tags of a plain scheme."""
         return self.types
 
+    def name(self, tag: str) -> str:
+        """The name of a tag as written in the data."""
+        number = self.number(tag)
+        return tag if number is None else self.names[number]
+
     def unknown(self, raw: Raw) -> list[str]:
         """The tags of a row that are unknown."""
         return [tag for tag in each(raw) if self.number(tag) is None]

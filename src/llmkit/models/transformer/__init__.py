@@ -10,6 +10,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
 )
 
 from llmkit.models.transformer.config import TransformerConfig
@@ -17,6 +18,7 @@ from llmkit.models.transformer.heads import (
     TransformerForCausalLM,
     TransformerForMaskedLM,
     TransformerForSequenceClassification,
+    TransformerForTokenClassification,
 )
 from llmkit.models.transformer.model import TransformerModel
 
@@ -25,3 +27,4 @@ AutoModel.register(TransformerConfig, TransformerModel)
 AutoModelForCausalLM.register(TransformerConfig, TransformerForCausalLM)
 AutoModelForMaskedLM.register(TransformerConfig, TransformerForMaskedLM)
 AutoModelForSequenceClassification.register(TransformerConfig, TransformerForSequenceClassification)
+AutoModelForTokenClassification.register(TransformerConfig, TransformerForTokenClassification)

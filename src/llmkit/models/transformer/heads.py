@@ -1,11 +1,14 @@
-"""The Transformer with a head: to predict the next token, masked tokens, or a label."""
+"""The Transformer with a head: to predict the next token, masked tokens, or labels."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 from transformers import GenerationMixin
 from transformers.cache_utils import Cache
-from transformers.modeling_layers import GenericForSequenceClassification
+from transformers.modeling_layers import (
+    GenericForSequenceClassification,
+    GenericForTokenClassification,
+)
 from transformers.modeling_outputs import CausalLMOutputWithPast, MaskedLMOutput
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils.generic import can_return_tuple
@@ -117,3 +120,10 @@ class TransformerForSequenceClassification(
     TransformerPreTrainedModel,
 ):
     """Predicts a text's label from its last token, which sees all of the text, causal or not."""
+
+
+class TransformerForTokenClassification(
+    GenericForTokenClassification,  # type: ignore[misc]
+    TransformerPreTrainedModel,
+):
+    """Predicts a label of each token."""

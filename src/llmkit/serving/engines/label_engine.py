@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmkit.data.examples.encoded import Encoded
-from llmkit.inference.classify import Classifier
+from llmkit.inference.labels.classify import Classifier
 from llmkit.serving.engines.jobs import Begun, Done, Event, Failed, LabelJob
 
 WAIT = 0.005

@@ -60,9 +60,10 @@ class Examples(Protocol):
 
 
 class LabelledExamples(Examples, Protocol):
-    """Examples with a label each."""
+    """Examples with labels that are classes."""
 
-    targets: NDArray[Any]
+    def labels(self, rows: Rows) -> NDArray[Any]:
+        """The labels that are predicted in these rows; none for row -1."""
 
 
 class Loss(ABC):

@@ -11,8 +11,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from llmkit.data.records.labelled import Row
 from llmkit.errors import DataError
-from llmkit.inference import classify
-from llmkit.inference.classify import Classifier
+from llmkit.inference.labels import classify
+from llmkit.inference.labels.classify import Classifier
 from llmkit.models import build, classifier
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.classifier import ClassifierHead

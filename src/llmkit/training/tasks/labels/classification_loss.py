@@ -52,8 +52,7 @@ class ClassificationLoss(Loss):
         """The sum of the class weights of the examples, like torch's weighted mean."""
         if self.class_weights is None or self.kind != SINGLE:
             return examples.count(rows)
-        chosen = np.asarray(rows)
-        labels = cast(LabelledExamples, examples).targets[chosen[chosen >= 0]]
+        labels = cast(LabelledExamples, examples).labels(rows)
         return float(self.class_weights[labels].sum(dtype=np.float64))
 
     def sums(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -71,11 +70,7 @@ class ClassificationLoss(Loss):
         return {"loss": loss, **self.figures_of(sums)}
 
     def _single_label(self, logits: Tensor, labels: Tensor) -> _Parts:
-        loss = summed_cross_entropy(logits, labels)
-        objective = loss
-        if self.class_weights is not None or self.label_smoothing:
-            weights = _like(self.class_weights, logits)
-            objective = summed_cross_entropy(logits, labels, weights, self.label_smoothing)
+        sums = class_sums(logits, labels, self.class_weights, self.label_smoothing)
 
         def counts() -> dict[str, Tensor]:
             scored = (labels != IGNORED)[:, None]
@@ -83,7 +78,7 @@ class ClassificationLoss(Loss):
             predicted = functional.one_hot(logits.argmax(1), self.n_classes) * scored
             return _counted(actual, predicted)
 
-        return {"objective": objective, "loss": loss}, counts
+        return sums, counts
 
     def _multi_label(self, logits: Tensor, labels: Tensor) -> _Parts:
         scored = ~labels[:, :1].isnan()  # [batch, 1]
@@ -121,6 +116,17 @@ class ClassificationLoss(Loss):
             }  # fmt: skip
 
         return {"objective": loss / self.unit**2, "loss": loss}, counts
+
+
+def class_sums(
+    logits: Tensor, labels: Tensor, weights: NDArray[np.float32] | None, smoothing: float
+) -> dict[str, Tensor]:
+    """The plain cross entropy of one class each, and the objective with class weights and label
+    smoothing, summed over the labels that are not IGNORED."""
+    loss = objective = summed_cross_entropy(logits, labels)
+    if weights is not None or smoothing:
+        objective = summed_cross_entropy(logits, labels, _like(weights, logits), smoothing)
+    return {"objective": objective, "loss": loss}
 
 
 def balanced_weights(kind: str, targets: NDArray[Any], n_classes: int) -> NDArray[np.float32]:

@@ -11,23 +11,22 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import special
 from torch import Tensor
-from torch.nn import functional
 from transformers import PretrainedConfig, PreTrainedModel
 
 from llmkit.config.schema import DataConfig
-from llmkit.data.examples.encoded import Encoded, Encoder
+from llmkit.data.examples.encoded import Encoder
 from llmkit.data.records.labelled import Row
 from llmkit.data.records.labels import MULTI, REGRESSION, SINGLE
 from llmkit.distributed.processes import Processes
 from llmkit.errors import DataError
-from llmkit.inference.padding import padded_lengths
+from llmkit.inference.padding import batch_tokens, padded_batches, padded_to
 from llmkit.models import build
 from llmkit.models.classifier import (
     ClassifierHead,
@@ -44,15 +43,38 @@ from llmkit.reporting.predictions import DIGITS, Prediction
 THRESHOLD = 0.5
 """Minimum probability of a predicted label in a multi-label problem."""
 
-_BATCH_TOKENS = {"cpu": 1024, "cuda": 32768}
-"""Tokens per batch: enough to keep the device busy."""
-
 WINDOW_ROWS, WINDOW_CHARACTERS = 8192, 8 << 20
 """Maximum number of rows, and of characters in all, that are sorted by length together."""
 
 ALL = "*"
 
 AnyArray = NDArray[Any]
+CopiedColumns = Mapping[str, Any]
+
+
+class InputRow(Protocol):
+    """What predictions need of a row."""
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def texts(self) -> tuple[str, ...]: ...
+    @property
+    def extra(self) -> CopiedColumns:
+        """The columns besides the texts."""
+
+    @property
+    def named(self) -> CopiedColumns:
+        """The columns of the texts."""
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """All columns, in the order of the table."""
+
+
+R = TypeVar("R", bound=InputRow)
 
 
 @dataclass(frozen=True)
@@ -72,9 +94,10 @@ class Classifier:
         """The logits [texts, labels], or for regression the numbers [texts, 1]."""
         encoded = self.encoder.encode(texts)
         logits = np.zeros((len(texts), len(self.head.names)), dtype=np.float32)
-        for rows, length in self._batches(encoded):
+        for rows, length in padded_batches(encoded.lengths, self.model.device, self.precision):
             known = rows >= 0
-            logits[rows[known]] = self.of_batch(_padded(encoded, rows, length))[known]
+            batch = padded_to(encoded.batch(rows), length, {"input_ids": encoded.pad_id})
+            logits[rows[known]] = self.of_batch(batch)[known]
             advance(int(known.sum()))
         return logits
 
@@ -90,18 +113,7 @@ class Classifier:
     @property
     def batch_tokens(self) -> int:
         """Number of tokens of a batch that keeps the device busy."""
-        return _BATCH_TOKENS.get(self.model.device.type, 1024)
-
-    def _batches(self, encoded: Encoded) -> Iterator[tuple[NDArray[np.int64], int]]:
-        """The rows of each batch and their padded length; row -1 fills up a batch."""
-        lengths = padded_lengths(encoded.lengths)
-        for length in np.unique(lengths).tolist():
-            rows, size = np.flatnonzero(lengths == length), max(1, self.batch_tokens // length)
-            for first in range(0, len(rows), size):
-                batch = rows[first : first + size]
-                if self.precision == "fp32":
-                    batch = np.pad(batch, (0, size - len(batch)), constant_values=-1)
-                yield batch, length
+        return batch_tokens(self.model.device)
 
 
 def check_classifier(pretrained: Pretrained) -> None:
@@ -187,9 +199,7 @@ def prediction_of(
     """The prediction for a row from the head's values: None if they are not all finite."""
     is_finite = bool(np.isfinite(values).all())
     rounded = [round(value, DIGITS) if is_finite else None for value in values.tolist()]
-    repeated = _repeated(row, columns)
-    kept = {**row.named, **repeated}
-    given = (repeated, {name: kept[name] for name in row.order if name in kept})
+    given = repeated_columns(row, columns)
     if head.problem_type == REGRESSION:
         return Prediction(row.texts, rounded[0], {}, *given)
     chances = dict(zip(head.names, rounded, strict=True))
@@ -202,9 +212,9 @@ def prediction_of(
     return Prediction(row.texts, head.names[int(np.argmax(values))], chances, *given)
 
 
-def row_windows(rows: Iterable[Row]) -> Iterator[list[Row]]:
+def row_windows(rows: Iterable[R]) -> Iterator[list[R]]:
     """The rows in windows of bounded size, so that memory is bounded for any number of rows."""
-    window: list[Row] = []
+    window: list[R] = []
     characters = 0
     for row in rows:
         window.append(row)
@@ -216,7 +226,7 @@ def row_windows(rows: Iterable[Row]) -> Iterator[list[Row]]:
         yield window
 
 
-def skip_rows(windows: Iterable[list[Row]], rows: int) -> Iterator[list[Row]]:
+def skip_rows(windows: Iterable[list[R]], rows: int) -> Iterator[list[R]]:
     """The windows without the first `rows` rows."""
     for window in windows:
         if kept := window[rows:]:
@@ -224,7 +234,7 @@ def skip_rows(windows: Iterable[list[Row]], rows: int) -> Iterator[list[Row]]:
         rows = max(0, rows - len(window))
 
 
-def check_first_row(rows: Iterator[Row], columns: Sequence[str]) -> Iterator[Row]:
+def check_first_row(rows: Iterator[R], columns: Sequence[str]) -> Iterator[R]:
     """The same rows, after checking that the first can be read and has the columns."""
     first = next(rows, None)
     if first is None:
@@ -233,7 +243,15 @@ def check_first_row(rows: Iterator[Row], columns: Sequence[str]) -> Iterator[Row
     return chain([first], rows)
 
 
-def _repeated(row: Row, columns: Sequence[str]) -> dict[str, Any]:
+def repeated_columns(row: InputRow, columns: Sequence[str]) -> tuple[CopiedColumns, CopiedColumns]:
+    """The columns of a row that are copied into its prediction, and the same with those of its
+    texts, in the order of the table; raises DataError for a column that the row does not have."""
+    repeated = _repeated(row, columns)
+    kept = {**row.named, **repeated}
+    return repeated, {name: kept[name] for name in row.order if name in kept}
+
+
+def _repeated(row: InputRow, columns: Sequence[str]) -> CopiedColumns:
     if ALL in columns:
         return row.extra
     for name in columns:
@@ -289,13 +307,3 @@ def check_number_of_texts(config: PretrainedConfig, text_column: Any, where: str
         if pairs
         else "name the single text column: data.text_column=NAME",
     )
-
-
-def _padded(encoded: Encoded, rows: NDArray[np.int64], length: int) -> dict[str, Tensor]:
-    batch = encoded.batch(rows)
-    missing = length - batch["input_ids"].shape[1]
-    fills = {"input_ids": encoded.pad_id}
-    return {
-        name: functional.pad(value, (0, missing), value=fills.get(name, 0))
-        for name, value in batch.items()
-    }

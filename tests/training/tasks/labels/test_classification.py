@@ -37,7 +37,7 @@ from llmkit.training.optimizer import NamedOptimizer, depths
 from llmkit.training.record import Recorder
 from llmkit.training.schedule import Clock, Plan, Revision
 from llmkit.training.tasks import defaults
-from llmkit.training.tasks.classification_loss import ClassificationLoss, balanced_weights
+from llmkit.training.tasks.labels.classification_loss import ClassificationLoss, balanced_weights
 
 N, CLASSES, VOCABULARY = 50, 3, 40
 BATCH = 8

@@ -1,0 +1,1 @@
+"""Metrics of tagged words, and how taggers are measured by them."""

@@ -1,0 +1,1 @@
+"""Labels of texts and tags of words, whatever else is in the batch."""

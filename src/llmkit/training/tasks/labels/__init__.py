@@ -1,0 +1,1 @@
+"""Tasks that learn labels: of texts, or of the words in them."""

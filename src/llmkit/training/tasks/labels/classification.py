@@ -1,0 +1,133 @@
+"""Classification: predict a label, several labels or a number for each text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+from llmkit.config import jobs
+from llmkit.config.schema import Config
+from llmkit.data.examples.encoded import Encoded, LabelledTable
+from llmkit.data.records import dataset
+from llmkit.data.records.dataset import Labelled
+from llmkit.data.records.labels import REGRESSION, SINGLE, Labels
+from llmkit.errors import ConfigError
+from llmkit.evaluation import classifiers, label_metrics
+from llmkit.inference.labels import classify
+from llmkit.models import build, classifier
+from llmkit.models.classifier import ClassifierHead
+from llmkit.models.pretrained import Pretrained
+from llmkit.progress import Say, Watch
+from llmkit.reporting import summary
+from llmkit.training.tasks.labels.classification_loss import ClassificationLoss, balanced_weights
+from llmkit.training.tasks.labels.labelling import Labelling, MeasuredPart, column_names
+from llmkit.training.tasks.task import Examples, Loss, Session
+
+_Data = Labelled[LabelledTable, Labels]
+
+
+@dataclass(frozen=True)
+class Classification(Labelling[_Data]):
+    """Fine-tuning of text classifiers."""
+
+    unit = "examples"
+    purpose = build.CLASSIFIER_MODEL
+
+    @classmethod
+    def read(cls, config: Config, session: Session, given: PreTrainedTokenizerFast | None) -> _Data:
+        """Read, check and split labelled rows; raises ConfigError for settings that do not fit
+        their labels."""
+        console = session.console
+        data = dataset.load_labelled(
+            config, session.sources, session.watch, console.say, console.warn, given
+        )
+        _check_kind(config, data)
+        return data
+
+    @classmethod
+    def describe(
+        cls, data: _Data, shape: PretrainedConfig, tokenizer: PreTrainedTokenizerFast
+    ) -> None:
+        """A head with an output for each label, or for a number, and the columns."""
+        ClassifierHead(data.labels.kind, data.labels.names).describe(shape, tokenizer.pad_token_id)
+        text, label = data.data.text_column, data.data.label_column
+        classifier.remember_columns(shape, column_names(text), column_names(label))
+
+    @classmethod
+    def prepare_tokenizer(cls, data: _Data, tokenizer: PreTrainedTokenizerFast, say: Say) -> None:
+        """Adds a separator between the two texts of a pair, if the tokenizer has none."""
+        if len(data.train.texts[0]) > 1 and (between := classifier.separate_pairs(tokenizer)):
+            say(f"pairs: the tokenizer joins the two texts with {between}")
+
+    @classmethod
+    def encode(
+        cls, data: _Data, shape: PretrainedConfig, tokenizer: PreTrainedTokenizerFast, watch: Watch
+    ) -> dict[str, Encoded]:
+        """The texts, truncated, with their labels."""
+        parts = {"train": data.train, "validation": data.validation, "test": data.test}
+        tables = {name: table for name, table in parts.items() if table is not None}
+        length = int(tokenizer.model_max_length)
+        with watch("tokenizing", sum(map(len, tables.values()))) as advance:
+            return {
+                name: table.examples(tokenizer, length, advance) for name, table in tables.items()
+            }
+
+    @classmethod
+    def metrics_of(cls, data: _Data) -> tuple[str, Sequence[str]]:
+        """Macro F1, or the loss of a regression; and the metrics of the kind of labels."""
+        kind = data.labels.kind
+        return "loss" if kind == REGRESSION else "f1_macro", jobs.LABEL_METRICS[kind]
+
+    def equip(self, model: PreTrainedModel, begun: bool) -> PreTrainedModel:
+        """Set the unit of a regression, and freeze weights that are not trained."""
+        if self.data.labels.kind == REGRESSION:
+            is_new = begun and not self.keeps_head
+            classifier.fit_number_head(model, self.data.train.targets, is_new)
+        return super().equip(model, begun)
+
+    def losses(self, model: PreTrainedModel) -> Callable[[Examples | None], Loss]:
+        """The same loss for all examples."""
+        labels, train, targets = self.data.labels, self.config.train, self.data.train.targets
+        weights = None
+        if train.class_weights == "balanced":
+            weights = balanced_weights(labels.kind, targets, len(labels))
+        loss = ClassificationLoss(
+            labels.kind,
+            len(labels),
+            label_metrics.figures_from(labels.kind),
+            weights,
+            train.label_smoothing_factor,
+            classifier.head_unit(model),
+        )
+        return lambda examples: loss
+
+    def measure(self, final: Pretrained) -> Iterator[MeasuredPart]:
+        """Yields every metric beside those of the baselines, which are fitted to the training
+        rows."""
+        data, session, seed = self.data, self.session, self.config.seed
+        opened = classify.open_classifier(final, session.processes.device, "fp32")
+        fitted = classifiers.fitted_baselines(data.train, session.console.say)
+        for name, table in (("validation", data.validation), ("test", data.test)):
+            if table is not None:
+                watch = session.watch
+                found = classifiers.measure_trained(opened, table, fitted, seed, watch)
+                yield name, *found
+
+    def judge(self, name: str, figures: Mapping[str, Any], advice: str) -> Iterator[str]:
+        """Warnings if the classifier is no better than its baselines."""
+        return summary.of_classifier(name, figures, advice)
+
+
+def _check_kind(config: Config, data: _Data) -> None:
+    """Raises ConfigError for class settings in a regression."""
+    train = config.train
+    for key, default in (("class_weights", "none"), ("label_smoothing_factor", 0.0)):
+        if data.labels.kind == REGRESSION and getattr(train, key) != default:
+            raise ConfigError(
+                "a regression has no classes",
+                where=f"train.{key}",
+                next=f"remove it, or set data.problem_type={SINGLE}",
+            )
