@@ -8,6 +8,7 @@ import random
 import re
 import shlex
 import shutil
+import signal
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,6 +62,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("reviews.csv", "test.csv", "new.csv"):
         rows = [(f"{word} {next(made)}", word) for _ in range(30) for word in ("good", "bad")]
         write_table(place / name, rows)
+    (place / "keys.txt").write_text("my-key\n")
     for name, columns in (("chats", ("prompt", "response")), ("prompts", ("prompt",))):
         rows = [{column: next(made) for column in columns} for _ in range(40)]
         (place / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
@@ -75,7 +77,7 @@ def followed(trials: Server, place: Path) -> Path:
     runs of a sweep are only listed, and nothing is uploaded."""
     for command in commands():
         changes: tuple[str, ...] = ()
-        if command[0] == "push" or {"--sweep", "--dry-run"} & set(command):
+        if command[0] in ("push", "serve") or {"--sweep", "--dry-run"} & set(command):
             changes = ("--dry-run",)
         elif command[0] == "pretrain" and "--model" not in command:
             changes = tuple(tiny("train.max_steps=1", "data.block_size=256"))
@@ -109,6 +111,21 @@ def test_plain_transformers_reads_what_they_made(
     monkeypatch.chdir(followed)
     exec(compile(example, "README.md", "exec"), {})
     assert "'label': 'good'" in capsys.readouterr().out.replace("'bad'", "'good'")
+
+
+def test_the_served_models_answer_the_client_of_openai(
+    trials: Server, followed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [command] = [each for each in commands() if each[0] == "serve"]
+    running = trials.start(*command, "--port", 0, directory=str(followed))
+    [url] = re.findall(r"serving at (\S+)\n", running.until(r"serving at \S+\n"))
+    [example] = [text for _, text in blocks(README) if "from openai import" in text]
+    exec(compile(example.replace("http://127.0.0.1:8000", url), "README.md", "exec"), {})
+    ended = running.end(signal.SIGTERM)
+    assert ended.code == 0, ended.err
+    text, found = capsys.readouterr().out.split("{'object': 'list'")
+    assert text
+    assert "'label': 'good'" in found.replace("'bad'", "'good'")
 
 
 def test_what_the_readme_names_is_there() -> None:

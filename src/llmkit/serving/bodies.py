@@ -81,6 +81,7 @@ class Sampling(Body):
     stream: bool = False
     """Sends the text as server-sent events while it is generated."""
     stream_options: StreamOptions | None = None
+    """What a stream contains besides the text; needs `stream`."""
     n: Count = 1
     """Number of texts per prompt."""
     seed: Whole | None = None
@@ -115,6 +116,7 @@ class Sampling(Body):
     regex: _Text | None = None
     """Regular expression that the text matches."""
     response_format: ResponseFormat | None = None
+    """The form of the text; any by default."""
 
 
 class CompletionBody(Sampling):
@@ -152,6 +154,7 @@ class ChatBody(Sampling):
     """A conversation to continue with a message of the assistant."""
 
     messages: Annotated[list[Turn], Field(min_length=1)]
+    """The messages so far."""
     max_completion_tokens: Count | None = None
     """Maximum number of new tokens."""
     max_tokens: Count | None = None

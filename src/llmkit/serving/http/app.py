@@ -16,6 +16,7 @@ from llmkit.serving import bodies, metrics
 from llmkit.serving.admission import ClientGone
 from llmkit.serving.bodies import BODIES, ChatBody, ClassifyBody, CompletionBody, Sampling
 from llmkit.serving.engines.jobs import LabelJob, TextJob
+from llmkit.serving.http import pages
 from llmkit.serving.http.stream import TextStream
 from llmkit.serving.label_model import LabelModel
 from llmkit.serving.refusals import Refusal, failed, no_such_model
@@ -34,6 +35,7 @@ def build_app(service: Service) -> FastAPI:
     _add_labels(app, service)
     _add_models(app, service)
     _add_states(app, service)
+    _add_pages(app)
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _no_route)
@@ -141,6 +143,16 @@ def _add_states(app: FastAPI, service: Service) -> None:
     @app.get("/metrics", summary="Figures in the format of Prometheus")
     async def figures() -> Response:
         return Response(service.metrics.text(), media_type=metrics.CONTENT_TYPE)
+
+
+def _add_pages(app: FastAPI) -> None:
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        return pages.try_page()
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs(request: Request) -> Response:
+        return pages.docs_page(app.openapi(), str(request.base_url).rstrip("/"))
 
 
 def _state(trouble: str) -> Response:
