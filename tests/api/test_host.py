@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -155,6 +156,13 @@ def test_a_call_within_a_call_leaves_the_outer_one_as_it_was(classifier: dict[st
     found = llmkit.predict(rows=rows(), model=classifier["run_dir"], quiet=True)
     assert len(found["predictions"]) == 2
     assert not signals.state.hosted
+
+
+def test_the_time_of_a_run_begins_with_its_call(corpus: Path, tmp_path: Path) -> None:
+    """Not with the process, which may be a notebook that is open for hours."""
+    began = time.monotonic()
+    found = llmkit.pretrain(text=corpus, output_dir=tmp_path / "run", quiet=True, **KEYS)
+    assert 0 < found["seconds"] <= time.monotonic() - began
 
 
 STEPS = 40

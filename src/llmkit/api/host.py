@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -23,12 +24,13 @@ def hosted_call() -> Iterator[None]:
     The call may make another one, such as a generator of rows that asks a model.
     """
     with _calls:
-        before, is_inner = dict(os.environ), signals.state.hosted
-        signals.state.hosted = True
+        before, state = dict(os.environ), signals.state
+        outer = state.hosted, state.hosted_since
+        state.hosted, state.hosted_since = True, time.monotonic()
         try:
             yield
         finally:
-            signals.state.hosted = is_inner
+            state.hosted, state.hosted_since = outer
             for name in os.environ.keys() - before.keys():
                 del os.environ[name]
             os.environ.update(before)

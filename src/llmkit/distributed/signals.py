@@ -41,6 +41,8 @@ class SignalState:
         """Whether a message has said how the command ended."""
         self.hosted = False
         """Whether the process belongs to a program that calls llmkit, such as a notebook."""
+        self.hosted_since = 0.0
+        """When the call of that program began, by the monotonic clock."""
         self.child = 0
         """The process that does the work for this one and gets its signals, or 0."""
         self.passed_on = 0

@@ -262,6 +262,12 @@ def max_id(tokenizer: PreTrainedTokenizerFast) -> int:
     return int(max(tokenizer.get_vocab().values()))
 
 
+def special_ids(tokenizer: PreTrainedTokenizerFast, *names: str) -> dict[str, int]:
+    """The ids of these special tokens, if the tokenizer has them."""
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in names}
+    return {name: number for name, number in ids.items() if number is not None}
+
+
 def special_tokens(tokenizer: PreTrainedTokenizerFast) -> NDArray[np.bool_]:
     """bool [ids]: whether an id is special, or belongs to no token."""
     special = np.ones(max_id(tokenizer) + 1, dtype=np.bool_)

@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 import shutil
 import time
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from llmkit.distributed.device import wait_for
+from llmkit.distributed.device import in_training, wait_for
 from llmkit.distributed.failures import out_of_memory, too_large
 from llmkit.distributed.processes import Processes
 from llmkit.models import packing
@@ -49,7 +51,7 @@ def fit(
     `share` is this process's part of the global batch; if the user gives a size, only that,
     `requested`, is tried. Raises ResourceError if it, or even one sequence, does not fit.
     """
-    size = requested or math.ceil(share / math.ceil(share / _most(examples, processes)))
+    size = requested or even_share(share, _most(examples, processes))
     longest = np.resize(examples.longest_first(), size)
     usual = np.resize(np.roll(examples.longest_first(), -(len(examples) // 2)), size)
     while True:
@@ -72,9 +74,20 @@ def fit(
     return int(processes.smallest(size)), processes.largest([seconds])[0]
 
 
-def compiling_pays(seconds: float, examples: Examples) -> tuple[bool, str]:
-    """Whether to compile a run that takes this long without compilation, and a short reason."""
-    if lengths_differ(examples):
+def usual_micro_batch(tokens: int) -> int:
+    """The number of examples of this many tokens in a micro-batch on a CPU."""
+    return max(1, CPU_TOKENS // tokens)
+
+
+def even_share(share: int, most: int) -> int:
+    """The micro-batch size, at most `most`, that divides a share into the fewest equal parts."""
+    return math.ceil(share / math.ceil(share / most))
+
+
+def compiling_pays(seconds: float, differ: bool) -> tuple[bool, str]:
+    """Whether to compile a run that takes this long without compilation, and a short reason;
+    `differ` says whether batches are padded to different lengths."""
+    if differ:
         return False, "the lengths of batches differ"
     if seconds < COMPILE_SECONDS:
         return False, f"about {seconds:.0f} s of computing is too short for it to pay off"
@@ -162,7 +175,7 @@ def compiled(
 def lengths_differ(examples: Examples) -> bool:
     """Whether batches are padded to different lengths."""
     order = examples.longest_first()
-    return _length(examples, order[0]) != _length(examples, order[-1])
+    return row_length(examples, order[0]) != row_length(examples, order[-1])
 
 
 def _fastest(objective: LossModule, examples: Examples, rows: Rows, processes: Processes) -> float:
@@ -191,11 +204,42 @@ def _most(examples: Examples, processes: Processes) -> int:
     if processes.device.type != "cpu":
         return len(examples) + 1_000_000
     middle = examples.longest_first()[len(examples) // 2]
-    return max(1, CPU_TOKENS // _length(examples, middle))
+    return usual_micro_batch(row_length(examples, middle))
 
 
-def _length(examples: Examples, row: int) -> int:
+def row_length(examples: Examples, row: int) -> int:
+    """Number of tokens of an example, padding included."""
     return int(examples.batch([row])["input_ids"].shape[-1])
+
+
+_RATE_SECONDS, _RATE_WIDTH, _RATE_TOKENS = 0.3, {"cpu": 512, "cuda": 4096}, 16_384
+"""Time of measuring a layer, and the maximum of its width and of its tokens: more are as fast."""
+
+
+@cache
+def layer_rate(
+    head: int, heads: int, tokens: int, rows: int, device: torch.device, precision: str
+) -> float:
+    """Operations per second of forward and backward passes of a transformer layer with random
+    weights: what training reaches, rather than a product of matrices alone.
+
+    The layer has `heads` of width `head`, or fewer where it would be very wide; its input has
+    `rows` of this many `tokens`.
+    """
+    width = head * min(heads, max(1, _RATE_WIDTH.get(device.type, head) // head))
+    rows = min(rows, max(1, _RATE_TOKENS // tokens))
+    layer = nn.TransformerEncoderLayer(
+        width, width // head, 4 * width, dropout=0.0, batch_first=True, norm_first=True
+    ).to(device)
+    given = torch.zeros(rows, tokens, width, device=device, requires_grad=True)
+    times: list[float] = []
+    while len(times) < 3 or sum(times) < _RATE_SECONDS:
+        start = time.perf_counter()
+        with in_training(precision, device):
+            layer(given).sum().backward()
+        wait_for(device)
+        times.append(time.perf_counter() - start)
+    return rows * tokens * (72 * width**2 + 12 * tokens * width) / min(times)
 
 
 Shape = tuple[int, ...]

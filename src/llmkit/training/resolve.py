@@ -123,7 +123,7 @@ def lengthened(
     """
     train, n_examples = task.config.train, len(task.examples)
     most = defaults.most_steps(train, n_examples, batch)
-    total, minutes = most, _minutes(train)
+    total, minutes = most, time_limit(train)
     if minutes is not None:
         left = max(0.0, 60 * minutes - clock.seconds())
         total = state.step + int(left / (1.1 * recorded.step_seconds))
@@ -156,7 +156,7 @@ def measured_choices(task: Task, objective: LossModule, batch: int, clock: Clock
     validate. Without a time limit, measurements only decide what changes no number."""
     train, examples, validation = task.config.train, task.examples, task.validation
     session = task.session
-    processes, minutes = session.processes, _minutes(train)
+    processes, minutes = session.processes, time_limit(train)
     share = math.ceil(batch / processes.count)
     requested = None if train.micro_batch_size == "auto" else min(train.micro_batch_size, share)
     size, seconds = probe.fit(objective, examples, share, requested, processes)
@@ -165,7 +165,7 @@ def measured_choices(task: Task, objective: LossModule, batch: int, clock: Clock
     seconds = min(seconds, quickest)
     rounds = math.ceil(share / size)
     most = defaults.most_steps(train, len(examples), batch)
-    steps = _steps(train, most, seconds * rounds, clock)
+    steps = planned_steps(train, most, seconds * rounds, clock)
     compiling, reason = train.compile is True, "as asked"
     if train.compile == "auto":
         work = steps * rounds * seconds
@@ -174,7 +174,7 @@ def measured_choices(task: Task, objective: LossModule, batch: int, clock: Clock
         quick, reason = _compiled(objective, examples, size, work, processes)
         compiling, seconds = quick < (seconds if minutes else math.inf), min(seconds, quick)
     per_step = seconds * rounds
-    steps = _steps(train, most, per_step, clock)
+    steps = planned_steps(train, most, per_step, clock)
     whole = probe.measuring(objective, validation, size, processes)
     held_out = _held_out(train, validation, whole, minutes)
     validating = whole * held_out / max(1, len(validation or ()))
@@ -215,7 +215,7 @@ def _compiled(
 ) -> tuple[float, str]:
     """Seconds of a compiled micro-batch in a run that takes `work` seconds without compilation, and
     a short reason; infinite if compilation does not pay off or fails."""
-    pays, reason = probe.compiling_pays(work, examples)
+    pays, reason = probe.compiling_pays(work, probe.lengths_differ(examples))
     if not processes.largest([pays])[0]:
         return math.inf, reason
     return probe.compiled(objective, examples, size, processes)
@@ -244,7 +244,7 @@ def _warn(
     task: Task, steps: int, most: int | None, per_step: float, held_out: int, clock: Clock
 ) -> None:
     """Warn before training if the time limit is too short."""
-    session, validation, minutes = task.session, task.validation, _minutes(task.config.train)
+    session, validation, minutes = task.session, task.validation, time_limit(task.config.train)
     if minutes is None:
         return
     if validation and held_out < len(validation):
@@ -257,7 +257,7 @@ def _warn(
         session.console.warn(schedule.too_few(steps, minutes, needed, before=True))
 
 
-def _minutes(train: TrainConfig) -> float | None:
+def time_limit(train: TrainConfig) -> float | None:
     """The time limit of a run in minutes; a recorded plan replaces the clock."""
     return None if train.plan else train.max_minutes
 
@@ -290,7 +290,8 @@ def _full_rate(operations: float | None, processes: Processes) -> float | None:
     return rate * processes.count / operations
 
 
-def _steps(train: TrainConfig, most: int | None, per_step: float, clock: Clock) -> int:
+def planned_steps(train: TrainConfig, most: int | None, per_step: float, clock: Clock) -> int:
+    """The number of steps of a run: at most `most`, and as many as fit into its time limit."""
     if train.plan:
         return train.plan[-1][1]
     if train.max_minutes is None:

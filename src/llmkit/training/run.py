@@ -40,6 +40,7 @@ from llmkit.training import (
     schedule,
 )
 from llmkit.training.checkpoint import Checkpoint, State
+from llmkit.training.forecast.expectation import expectation_sentence, memory_warning
 from llmkit.training.loss_module import quick
 from llmkit.training.optimizer import NamedOptimizer
 from llmkit.training.record import Recorder
@@ -123,7 +124,13 @@ def check_task(
         session = Session(sources, processes, console, StopSignal())
         named = pretrained.to_train(config)
         report = task_of(config, named).outline(config, named, session)
-    return report if console.json or command == "pretrain" else report_tables(report)
+        kind = processes.device.type
+        if warning := memory_warning(report["expected"], processes):
+            console.warn(warning)
+    if console.json:
+        return report
+    report["expected"] = expectation_sentence(report["expected"], kind)
+    return report if command == "pretrain" else report_tables(report)
 
 
 def _processes(config: Config) -> Processes:

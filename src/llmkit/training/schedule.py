@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import psutil
 
 from llmkit.config.schema import TrainConfig
+from llmkit.distributed.signals import state
 
 DECAY_SHARE = 0.2
 """Share of the run in which warmup-stable-decay decays (Hägele et al., arXiv 2405.18392)."""
@@ -119,9 +120,11 @@ class Clock:
     """Measures the time of a run over all its invocations."""
 
     def __init__(self, used_before: float = 0.0) -> None:
-        """Counts from the start of the process, imports included."""
+        """Counts from the start of the process, imports included; in a process of another program,
+        from the start of its call."""
         running = max(0.0, time.time() - psutil.Process().create_time())
-        self._zero = time.monotonic() - running - used_before
+        began = state.hosted_since if state.hosted else time.monotonic() - running
+        self._zero = began - used_before
 
     def seconds(self) -> float:
         """Seconds used so far."""

@@ -124,7 +124,7 @@ def test_each_of_a_few_files_gives_its_end_whatever_its_size() -> None:
     made = spooled(lines * 50_000, lines * 150_000, *(lines * (500 + 80 * n) for n in range(13)))
     sizes = dict(held(made, "auto"))
     assert sorted(sizes) == list(range(15))
-    wanted = corpus._share(made, "auto")
+    wanted = corpus.held_out_share(made.n_bytes, "auto")
     for document, size in sizes.items():
         whole = int(made.ends[document]) - made.start(document)
         assert size == pytest.approx(wanted * whole, rel=0.05)

@@ -252,10 +252,10 @@ _MOST = 1 / 3  # maximum share of a stratum's documents that is drawn
 _BORDERS = tuple(mark.encode() for mark in ("\n\n", "\r\n\r\n", "\n", "。", ". ", " "))
 
 
-def _share(corpus: Corpus, fraction: float | str) -> float:
-    """The fraction of the text to hold out for a `data.validation_fraction`."""
+def held_out_share(n_bytes: int, fraction: float | str) -> float:
+    """The fraction of this much text to hold out for a `data.validation_fraction`."""
     if fraction == "auto":
-        return min(AUTO_SHARE, AUTO_BYTES / max(1, corpus.n_bytes))
+        return min(AUTO_SHARE, AUTO_BYTES / max(1, n_bytes))
     return float(fraction)
 
 
@@ -268,7 +268,7 @@ def split(corpus: Corpus, fraction: float | str, seed: int) -> tuple[Documents, 
     fraction of its bytes, and at most a third of its documents unless the fraction is larger. The
     corpus must not be empty.
     """
-    wanted = _share(corpus, fraction)
+    wanted = held_out_share(corpus.n_bytes, fraction)
     sizes = np.diff(corpus.ends, prepend=0)
     rank = permutation(len(sizes), (seed, 0))(np.arange(len(sizes)))
     # The offset from which each document is held out; its end if nothing is.

@@ -127,6 +127,12 @@ def keys_by_domain(config: Config) -> dict[str, tuple[str, str]]:
     return keys or {"": (TRAIN_FILES, VALIDATION_FILES)}
 
 
+def learned_keys(config: Config) -> set[str]:
+    """The config keys of the text that is trained on."""
+    mixture, keys = config.data.mixture, keys_by_domain(config)
+    return {key for name, (key, _) in keys.items() if not name or mixture[name].weight != 0}
+
+
 def domain_texts(config: Config, sources: Sources, watch: Watch) -> dict[str, DomainText]:
     """The text of each domain of `data.mixture`; data without a mixture has an empty name."""
     texts = {}

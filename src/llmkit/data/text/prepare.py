@@ -21,6 +21,7 @@ from llmkit.data.text.documents import pieces
 from llmkit.data.text.domains import DomainText, RawText, Split
 from llmkit.data.text.fingerprints import Overlap
 from llmkit.data.text.found_domains import FoundDomains
+from llmkit.data.text.sample import TextSample
 from llmkit.data.text.token_file import TokenFile
 from llmkit.errors import DataError, InputNotFound
 from llmkit.models import tokenizer as tokenizers
@@ -120,10 +121,12 @@ def tokens_of(
         text.close()
 
 
-def data_report(config: Config, sources: Sources, watch: Watch) -> dict[str, Any]:
+def data_report(
+    config: Config, sources: Sources, watch: Watch, samples: Mapping[str, TextSample] | None = None
+) -> dict[str, Any]:
     """The files of each key of the data section, and the total of documents, bytes and blanks.
 
-    Raises the first error that is found.
+    The text of a key in `samples` is sampled on the way. Raises the first error that is found.
     """
     wanted = ["train_files", "validation_files", "test_files"]
     for name in config.data.mixture:
@@ -131,8 +134,9 @@ def data_report(config: Config, sources: Sources, watch: Watch) -> dict[str, Any
     report = {}
     for key in wanted:
         if found := sources.of(f"data.{key}"):
+            sample = (samples or {}).get(f"data.{key}")
             with watch(f"reading data.{key}", sum(each.n_bytes for each in found)) as advance:
-                files = [_file_report(source, config.data, advance) for source in found]
+                files = [_file_report(source, config.data, advance, sample) for source in found]
             names = ("documents", "blank", "text_bytes", "undecodable")
             report[key] = {name: sum(file[name] for file in files) for name in names}
             report[key]["files"] = files
@@ -170,6 +174,15 @@ def _tokens_report(tokens: TokenFile) -> dict[str, Any]:
     names = ("n_bytes", "characters", "blank", "undecodable", "lost")
     counts = {name.removeprefix("n_"): getattr(tokens, name) for name in names}
     return {"documents": len(tokens.starts), "tokens": len(tokens.ids), **counts}
+
+
+def sampled_report(
+    config: Config, sources: Sources, watch: Watch
+) -> tuple[dict[str, Any], TextSample]:
+    """The report on the data, and a sample of the text that is trained on, read once for both."""
+    sample = TextSample()
+    samples = dict.fromkeys(domains.learned_keys(config), sample)
+    return data_report(config, sources, watch, samples), sample
 
 
 class _Maker:
@@ -331,12 +344,17 @@ def _too_little(name: str, part: Split, n_tokens: int) -> DataError:
 
 
 def _file_report(
-    source: Source, data: DataConfig, advance: Callable[[int], None]
+    source: Source,
+    data: DataConfig,
+    advance: Callable[[int], None],
+    sample: TextSample | None = None,
 ) -> dict[str, Any]:
     reading = Reading(data, advance)
     documents = blank = text_bytes = size = 0
     empty = True
     for text, last in pieces(source, reading):
+        if sample is not None:
+            sample.add(text)
         size += len(text.encode())
         empty = empty and (not text or text.isspace())
         if last:

@@ -22,6 +22,7 @@ from llmkit.data.text.token_file import TokenFile
 from llmkit.evaluation.passages import text_passages
 from llmkit.inference import generate, prompts
 from llmkit.models import build, logits, packing, rope
+from llmkit.models import tokenizer as tokenizers
 from llmkit.models.experts import balance, twins
 from llmkit.models.experts import record as records
 from llmkit.models.experts.balance import Balance
@@ -30,7 +31,7 @@ from llmkit.models.pretrained import Pretrained
 from llmkit.models.tokenizer import prompt_ids
 from llmkit.reporting.held_out import HeldOut
 from llmkit.training.tasks import branch, defaults
-from llmkit.training.tasks.pretraining import Pretraining, special_ids
+from llmkit.training.tasks.pretraining import Pretraining
 from llmkit.training.tasks.task import IGNORED, Batch, Loss, Rows, Sums, summed_cross_entropy
 
 
@@ -108,7 +109,7 @@ class Causal(Pretraining):
     @classmethod
     def special_ids(cls, tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
         """The special tokens around texts."""
-        return special_ids(tokenizer, "bos", "eos", "pad")
+        return tokenizers.special_ids(tokenizer, "bos", "eos", "pad")
 
     @classmethod
     def resolve_objective(cls, config: Config, pretrained: Pretrained | None) -> Config:

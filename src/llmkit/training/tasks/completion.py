@@ -36,6 +36,7 @@ from llmkit.reporting.format import many
 from llmkit.storage import atomic, outputs
 from llmkit.storage.strict_json import json_text
 from llmkit.training import run_directory
+from llmkit.training.forecast.expectation import expect_of_task
 from llmkit.training.tasks import answers, defaults
 from llmkit.training.tasks.causal import CausalLoss
 from llmkit.training.tasks.task import Examples, Loss, Rows, Session, Sums, Task
@@ -141,15 +142,17 @@ class Completion(Task):
         """The data report, lengths, and the size of the model."""
         task = cls.open(asked, pretrained, session)
         with torch.device("meta"):
-            parameters = build.causal_model(task.pretrained.config, seed=0).num_parameters()
+            model = build.causal_model(task.pretrained.config, seed=0)
+        model.requires_grad_(task.lora is None)
         return {
             "command": cls.command,
             "run_dir": str(run_directory.locate_run(asked, cls.command)),
             "architecture": task.pretrained.config.model_type,
-            "parameters": parameters,
+            "parameters": model.num_parameters(),
             "max_length": task.max_length,
             "block_size": task.config.data.block_size,
             "global_batch_size": task.config.train.global_batch_size,
+            "expected": expect_of_task(task, model),
             **task.data.report,
         }
 

@@ -26,7 +26,7 @@ from llmkit.models.packing import DocumentMasks
 from llmkit.models.pretrained import Pretrained
 from llmkit.reporting.held_out import HeldOut
 from llmkit.training.tasks import by_domain
-from llmkit.training.tasks.pretraining import Pretraining, special_ids
+from llmkit.training.tasks.pretraining import Pretraining
 from llmkit.training.tasks.task import IGNORED, Batch, Examples, Loss, Rows, Sums
 
 MODERN = {"modernbert": 0.3, "nomic_bert": 0.3, "transformer": 0.3}
@@ -93,11 +93,12 @@ class Masked(Pretraining):
     purpose = build.MASKED_MODEL
     objective = "masked"
     metrics = jobs.MASKED_METRICS
+    framing = 2
 
     @classmethod
     def special_ids(cls, tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
         """The special tokens around texts, and BERT's names for them."""
-        return special_ids(tokenizer, "bos", "eos", "pad", "cls", "sep")
+        return tokenizers.special_ids(tokenizer, "bos", "eos", "pad", "cls", "sep")
 
     @classmethod
     def resolve_objective(cls, config: Config, pretrained: Pretrained | None) -> Config:

@@ -18,7 +18,7 @@ from llmkit.data.text import domains, fingerprints
 from llmkit.data.text.documents import mark_hints
 from llmkit.data.text.fingerprints import Fingerprints, Overlap
 from llmkit.data.text.found_domains import FoundDomains
-from llmkit.data.text.prepare import Prepared, data_report, prepare_domains, text_report
+from llmkit.data.text.prepare import Prepared, prepare_domains, sampled_report, text_report
 from llmkit.data.text.token_file import TokenFile
 from llmkit.evaluation.baselines import unigram_figures
 from llmkit.models import build, pretrained, tokenizer_saving
@@ -27,6 +27,8 @@ from llmkit.models.pretrained import Pretrained, open_model
 from llmkit.reporting import held_out, summary
 from llmkit.reporting.held_out import HeldOut
 from llmkit.training import run_directory
+from llmkit.training.forecast.expectation import expect
+from llmkit.training.forecast.text import workload_of_text
 from llmkit.training.schedule import readable_minutes
 from llmkit.training.tasks import by_domain, defaults, sizing, unnamed_domains
 from llmkit.training.tasks.sizing import Sizes
@@ -52,6 +54,8 @@ class Pretraining(Task):
     command = "pretrain"
     objective: ClassVar[str]
     metrics: ClassVar[tuple[str, ...]]
+    framing: ClassVar[int] = 0
+    """Number of positions of a block that hold no text."""
 
     @classmethod
     @abstractmethod
@@ -122,7 +126,7 @@ class Pretraining(Task):
         config, sizes = cls._resolved(asked, pretrained, session)
         block = sizes.block_size
         given = cls._given_tokenizer(config, pretrained, block)
-        report = data_report(config, session.sources, session.watch)
+        report, sample = sampled_report(config, session.sources, session.watch)
         if config.data.domains is not None:
             report["domains"] = unnamed_domains.preview_domains(config, pretrained, session)
         size = len(given) if given else sizes.vocab_size
@@ -132,18 +136,20 @@ class Pretraining(Task):
             tokenizers.check_fit(given, made, asked)
             tokenizer_saving.savable_tokenizer(given, made)
         with torch.device("meta"):
-            parameters = build.new_model(made, 0, cls.purpose).num_parameters()
+            model = build.new_model(made, 0, cls.purpose)
+        work = workload_of_text(config, report, sample, given, model, sizes, cls.framing)
         return {
             "command": cls.command,
             "run_dir": str(run_directory.locate_run(asked, cls.command)),
             "data": report,
             "objective": config.train.objective,
             "architecture": made.model_type,
-            "parameters": parameters,
+            "parameters": model.num_parameters(),
             "vocab_size": size,
             "block_size": block,
             "global_batch_size": sizes.global_batch_size,
             "precision": session.processes.precision,
+            "expected": expect(asked, cls.command, work, session.processes),
         }
 
     @classmethod
@@ -391,9 +397,3 @@ class Pretraining(Task):
                     f"validation data{f' of {name}' if name else ''}: {found.sentence('document')} "
                     "are in the training data too: its figures are not held-out figures"
                 )
-
-
-def special_ids(tokenizer: PreTrainedTokenizerFast, *names: str) -> dict[str, int]:
-    """The ids of these special tokens, if the tokenizer has them."""
-    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in names}
-    return {name: number for name, number in ids.items() if number is not None}

@@ -1,0 +1,1 @@
+"""What a run will take, from its config and data alone: steps, time and memory."""
