@@ -16,7 +16,8 @@ from hypothesis import settings
 from llmkit.progress import Watch
 from tests.harness import Server
 
-os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")  # before the libraries are imported
+# before the libraries are imported
+os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", ORT_DISABLE_TELEMETRY="1")
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 

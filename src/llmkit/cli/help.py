@@ -116,9 +116,8 @@ _INSTEAD = {
     "server api deploy vllm vllm-serve webui web ui gui": "`llmkit serve --model runs/mine`; "
     "it also has a page to try the model by hand",
     "convert save": f"{_HUGGING_FACE} already; `llmkit export --model runs/mine --output "
-    "mine.gguf` converts it for llama.cpp, `optimum-cli export onnx --model runs/mine/final "
-    "onnx/` for ONNX",
-    "onnx": "`optimum-cli export onnx --model runs/mine/final onnx/`",
+    "mine.gguf` converts it for llama.cpp, `--format onnx` for ONNX Runtime",
+    "onnx": "`llmkit export --model runs/mine --format onnx --output mine-onnx`",
     "gguf llamacpp ollama": "`llmkit export --model runs/mine --output mine.gguf`",
     "quantize quantise quant": "`llmkit generate --model runs/mine --prompt TEXT "
     "generation.weights=int8`",

@@ -204,8 +204,8 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
     "chat": (_MODEL, _SYSTEM, _EXPLAIN),
     "export": (
         _MODEL,
-        Option("--format", "Format to write; gguf.", "NAME", "export.format", _TEXT),
-        Option("--type", "Number type: f32, f16, bf16 or q8_0.", "NAME", "export.type", _TEXT),
+        Option("--format", "Format to write: gguf or onnx.", "NAME", "export.format", _TEXT),
+        Option("--type", "Number type of the weights, such as q8_0.", "NAME", "export.type", _TEXT),
         Option(
             "--expert",
             "Expert of a merged model to export as a dense model.",
@@ -213,7 +213,14 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
             "export.expert",
             _TEXT,
         ),
-        Option("--output -o", "File to write.", "FILE", "export.output", _TEXT),
+        Option(
+            "--csv --data",
+            "Labelled rows to measure a classifier on, before and after; repeatable.",
+            "PATH",
+            "data.test_files",
+            _TEXTS,
+        ),
+        Option("--output -o", "File or directory to write.", "PATH", "export.output", _TEXT),
     ),
     "serve": (
         Option(

@@ -26,6 +26,7 @@ _FILES_OF = {
     "predict": ("data.test_files",),
     "evaluate": ("data.test_files",),
     "generate": ("generation.prompts_file",),
+    "export": ("data.test_files",),
 }
 """Keys whose files a command reads."""
 
@@ -240,7 +241,7 @@ def _check_extras(command: str, config: Config, faults: Faults) -> None:
 
 def _check_packages(config: Config, faults: Faults) -> None:
     """Adds the missing packages of the format to export to the faults."""
-    packages = {"gguf": ("gguf",)}
+    packages = {"gguf": ("gguf",), "onnx": ("onnx", "onnxruntime", "onnxscript")}
     format = config.export.written_format
     with faults.collected("export.format"):
         for package in packages.get(format, ()):

@@ -16,19 +16,32 @@ COMMAND = "export"
 def run(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
     """Writes the model whole or not at all, verifies what was written, and returns what was and
     was not verified."""
-    from llmkit.export.gguf.exporting import export_gguf
-
     source = open_source(config, console.warn)
-    found = export_gguf(source, config.export, console)
+    match config.export.written_format:
+        case "onnx":
+            from llmkit.export.onnx.exporting import export_onnx
+
+            found = export_onnx(source, config, sources, console)
+        case _:
+            from llmkit.export.gguf.exporting import export_gguf
+
+            found = export_gguf(source, config.export, console)
     return _facts(config, source) | found
 
 
 def check(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
     """Checks that the model can be exported, without loading its weights."""
-    from llmkit.export.gguf.exporting import check_gguf
-
     source = open_source(config, console.warn)
-    return _facts(config, source) | check_gguf(source, config.export, console)
+    match config.export.written_format:
+        case "onnx":
+            from llmkit.export.onnx.exporting import check_onnx
+
+            found = check_onnx(source, config)
+        case _:
+            from llmkit.export.gguf.exporting import check_gguf
+
+            found = check_gguf(source, config.export, console)
+    return _facts(config, source) | found
 
 
 def _facts(config: Config, source: ExportSource) -> dict[str, Any]:

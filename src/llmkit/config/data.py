@@ -34,7 +34,7 @@ LABELLED = For(
 )
 RAW_TEXT = For("pretrain", "evaluate/text", "merge")
 """The commands that read raw text, or the domains of a mixture."""
-TABLES = For("pretrain", "finetune", "predict", "generate", "evaluate", "merge")
+TABLES = For("pretrain", "finetune", "predict", "generate", "evaluate", "merge", "export")
 """The commands that read files of text or rows."""
 
 FOUND = 4

@@ -221,20 +221,24 @@ class MergeConfig(Section):
     """Expert to take out of the model that `model.name_or_path` names, as a dense model."""
 
 
-EXPORT_TYPES: Mapping[str, tuple[str, ...]] = {"gguf": ("f16", "f32", "bf16", "q8_0")}
+EXPORT_TYPES: Mapping[str, tuple[str, ...]] = {
+    "gguf": ("f16", "f32", "bf16", "q8_0"),
+    "onnx": ("f32", "int8"),
+}
 """The number types of each format that `export` writes; the first is the default."""
 
 
 class ExportConfig(Section):
     """What `export` makes of a model."""
 
-    format: Literal["auto", "gguf"] = "auto"
-    """`gguf` is a file for llama.cpp, and needs the extra `gguf`; `auto` follows the name of the
-    output."""
-    type: Literal["auto", "f32", "f16", "bf16", "q8_0"] = "auto"
-    """Number type of the weights; `auto` is `f16`."""
+    format: Literal["auto", "gguf", "onnx"] = "auto"
+    """`gguf` is a file for llama.cpp (extra `gguf`), `onnx` a directory for ONNX Runtime (extra
+    `onnx`); `auto` is `gguf` for an output that ends in `.gguf`."""
+    type: Literal["auto", "f32", "f16", "bf16", "q8_0", "int8"] = "auto"
+    """Number type of the weights: `f16` (by default), `f32`, `bf16` or `q8_0` for gguf, `f32` (by
+    default) or `int8` for onnx."""
     output: FilePath | None = None
-    """File to write; it must not exist."""
+    """File or directory to write; it must not exist."""
     expert: str | None = None
     """Expert of a merged model or ensemble to export, as a dense model."""
 

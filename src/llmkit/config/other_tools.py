@@ -191,6 +191,7 @@ DATA_KEYS = {
     "finetune": "data.train_files",
     "predict": "data.test_files",
     "evaluate": "data.test_files",
+    "export": "data.test_files",
     "generate": "generation.prompts_file",
 }
 """Our key for that data, by command."""
@@ -333,7 +334,13 @@ PER_DEVICE = (
 )
 """Their keys for the sequences that one device computes at once."""
 
-_OUTPUT = ("output_dir", "predict.output", "evaluation.output", "generation.output_file")
+_OUTPUT = (
+    "output_dir",
+    "predict.output",
+    "evaluation.output",
+    "generation.output_file",
+    "export.output",
+)
 
 COUNTERPARTS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(_PRECISION, _PRECISION),

@@ -62,16 +62,21 @@ class ExportSource:
         else:
             (expert,) = self.family.load(watch)
             model = twins.dense_model(expert.config, expert.state)
-        for name, weight in model.state_dict().items():
-            if not torch.isfinite(weight).all():
-                raise DataError(
-                    f"the weight {name} holds values that are NaN or infinite",
-                    where=self.opened.name,
-                    kept="nothing was written",
-                    next="export an earlier checkpoint of the run, or train again with a lower "
-                    "train.learning_rate",
-                )
+        check_finite(model, self.opened.name)
         return model.eval()
+
+
+def check_finite(model: PreTrainedModel, name: str) -> None:
+    """Raises DataError for a weight that is NaN or infinite."""
+    for weight, values in model.state_dict().items():
+        if not torch.isfinite(values).all():
+            raise DataError(
+                f"the weight {weight} holds values that are NaN or infinite",
+                where=name,
+                kept="nothing was written",
+                next="export an earlier checkpoint of the run, or train again with a lower "
+                "train.learning_rate",
+            )
 
 
 def open_source(config: Config, warn: Say) -> ExportSource:

@@ -43,6 +43,11 @@ def longrope_limit(model: PreTrainedModel) -> int | None:
     return None
 
 
+def depends_on_length(model: PreTrainedModel) -> bool:
+    """Whether the frequencies of a model depend on the length of a text."""
+    return any(_kinds(module) for module in model.modules())
+
+
 def has_longrope(config: PretrainedConfig) -> bool:
     """Whether models with this config have two sets of frequencies (`longrope_limit`)."""
     settings = getattr(config, "rope_parameters", None) or {}
