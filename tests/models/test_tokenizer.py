@@ -60,6 +60,14 @@ def test_a_run_stands_for_the_tokenizer_of_its_model(tmp_path: Path) -> None:
     assert tokenizers.load_tokenizer(str(tmp_path)).get_vocab() == TRAINED.get_vocab()
 
 
+def test_a_classifier_s_tokenizer_needs_no_end_for_a_fingerprint(shared: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(shared / "tokenizers/bert-base-uncased")
+    assert tokenizer.eos_token is None
+    before = tokenizers.tokenizer_fingerprint(tokenizer)
+    tokenizer.eos_token = "[SEP]"
+    assert tokenizers.tokenizer_fingerprint(tokenizer) != before
+
+
 def test_the_fingerprint_does_not_hang_on_padding_or_truncation() -> None:
     before = tokenizers.tokenizer_fingerprint(TRAINED)
     TRAINED(TEXTS, padding=True, truncation=True, max_length=3)

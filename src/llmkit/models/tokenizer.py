@@ -249,7 +249,8 @@ def read_as_text(tokenizer: PreTrainedTokenizerFast) -> None:
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
     """The sha256 of everything that determines the ids of a text."""
-    frame = framing(tokenizer)
+    # The tokenizer of a classifier may have no end-of-text token, and needs none.
+    frame = framing(tokenizer) if tokenizer.eos_token_id is not None else Framing(-1, -1)
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     # Changed by calls and by saving; our encoding ignores both.
     backend |= {"truncation": None, "padding": None}
