@@ -27,11 +27,12 @@ from llmkit.config.types import (
 
 TRAINING = For("pretrain", "finetune")
 COMPLETION = For("finetune/completion")
-LABELS = For("finetune/classification", "evaluate/labels")
+LABELS = For("finetune/classification", "evaluate/labels", "export")
 TAGS = For("finetune/token_classification", "evaluate/tags")
 LABELLED = For(
-    "finetune/classification", "finetune/token_classification", "evaluate/labels", "evaluate/tags"
-)
+    "finetune/classification", "finetune/token_classification", "evaluate/labels", "evaluate/tags",
+    "export",
+)  # fmt: skip
 RAW_TEXT = For("pretrain", "evaluate/text", "merge")
 """The commands that read raw text, or the domains of a mixture."""
 TABLES = For("pretrain", "finetune", "predict", "generate", "evaluate", "merge", "export")
@@ -66,9 +67,16 @@ class DataConfig(Section):
     """Held-out data; by default a part of the training data is held out."""
     test_files: Annotated[
         Files,
-        For("finetune/classification", "finetune/token_classification", "predict", "evaluate"),
+        For(
+            "finetune/classification",
+            "finetune/token_classification",
+            "predict",
+            "evaluate",
+            "export",
+        ),
     ] = ()
-    """Data to predict or evaluate; `finetune` evaluates a classifier or tagger on it at the end."""
+    """Data to predict or evaluate; `finetune` evaluates a classifier or tagger on it at the end,
+    `export` a classifier before and after."""
     expert: Annotated[str | None, For("pretrain/causal")] = None
     """Domain of the mixture to train an expert of: the only one with a weight. The others are
     measured."""
@@ -104,7 +112,7 @@ class DataConfig(Section):
         Column | ColumnNames | None,
         For(
             "pretrain", "finetune/classification", "finetune/token_classification", "predict",
-            "generate", "evaluate/text", "evaluate/labels", "evaluate/tags", "merge",
+            "generate", "evaluate/text", "evaluate/labels", "evaluate/tags", "merge", "export",
         ),
     ] = None  # fmt: skip
     """Column of the text, by name or by number from 0. Two columns are a text pair for a

@@ -14,7 +14,7 @@ from llmkit.config.schema import Config
 from llmkit.data.readers.files import Sources
 from llmkit.export.onnx.accuracy import measure_accuracy
 from llmkit.export.onnx.checking import onnx_outputs
-from llmkit.inference import classify
+from llmkit.inference.labels import classify
 from llmkit.models import pretrained
 from llmkit.models import tokenizer as tokenizers
 from llmkit.reporting.console import Console

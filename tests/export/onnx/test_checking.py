@@ -6,12 +6,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from transformers import AutoModelForMaskedLM, AutoModelForTokenClassification, PreTrainedModel
 
 from llmkit.errors import LlmkitError
 from llmkit.export.onnx.checking import (
@@ -116,7 +118,17 @@ def test_causal_models_of_other_types_agree(kind: str, tmp_path: Path) -> None:
 def test_classifiers_of_other_types_agree(kind: str, tmp_path: Path) -> None:
     shared = {"num_key_value_heads": 2} if kind in ("llama", "qwen3", "transformer") else {}
     model = labeller(kind, pad_token_id=1, **shared)
-    names = NAMES[:2]
-    found = written(tmp_path, model, lambda each: labelling_form(each, names, False))
+    check_labeller(model, False, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("auto", [AutoModelForTokenClassification, AutoModelForMaskedLM])
+def test_taggers_and_masked_models_agree_on_each_token(auto: Any, tmp_path: Path) -> None:
+    check_labeller(auto.from_config(labeller("roberta").config).eval(), True, tmp_path)
+
+
+def check_labeller(model: PreTrainedModel, each_token: bool, tmp_path: Path) -> None:
+    names, kind = NAMES[:2], type(model).__name__
+    found = written(tmp_path, model, lambda each: labelling_form(each, names, each_token))
     cases = list(labelling_cases(model, names, 90, 1))
     print(kind, check_cases(found.session(), cases, kind))

@@ -17,7 +17,7 @@ from llmkit.data.records.labels import MULTI, REGRESSION
 from llmkit.evaluation.classifiers import encoded_targets, labelled_tables
 from llmkit.evaluation.label_metrics import score_labels
 from llmkit.export.onnx.checking import onnx_outputs
-from llmkit.inference.classify import THRESHOLD, AnyArray, Classifier, probabilities
+from llmkit.inference.labels.classify import THRESHOLD, AnyArray, Classifier, probabilities
 from llmkit.models.pretrained import Pretrained
 from llmkit.reporting.console import Console
 

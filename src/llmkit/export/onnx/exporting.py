@@ -18,8 +18,8 @@ from llmkit.export.onnx.checking import OnnxCase
 from llmkit.export.onnx.forms import OnnxForm, continuing_form, labelling_form
 from llmkit.export.onnx.writing import MODEL, write_onnx
 from llmkit.export.source import ExportSource, check_finite
-from llmkit.inference import classify
-from llmkit.inference.classify import Classifier
+from llmkit.inference.labels import classify
+from llmkit.inference.labels.classify import Classifier
 from llmkit.models import rope
 from llmkit.models.classifier import head_of, longest_text
 from llmkit.models.pretrained import ModelKind
@@ -30,6 +30,7 @@ _TASKS: dict[ModelKind, str] = {
     "classifier": "text-classification",
     "causal": "text-generation",
     "masked": "fill-mask",
+    "tagger": "token-classification",
 }
 """What an ONNX model is for, in its metadata, as the hub calls it."""
 
@@ -135,7 +136,8 @@ def _written(
 def _form(source: ExportSource, model: PreTrainedModel) -> OnnxForm:
     if source.opened.kind == "causal":
         return continuing_form(model)
-    return labelling_form(model, _input_names(source, model), source.opened.kind == "masked")
+    each_token = source.opened.kind in ("masked", "tagger")
+    return labelling_form(model, _input_names(source, model), each_token)
 
 
 def _cases(source: ExportSource, model: PreTrainedModel) -> list[OnnxCase]:
@@ -156,9 +158,11 @@ def _input_names(source: ExportSource, model: PreTrainedModel) -> list[str]:
 def _metadata(source: ExportSource) -> dict[str, Any]:
     """What a program needs to know beside the tensors."""
     found: dict[str, Any] = {"task": _TASKS[source.opened.kind], "name": source.name}
-    if source.opened.kind == "classifier":
+    if source.opened.kind in ("classifier", "tagger"):
         head = head_of(source.config)
-        found |= {"labels": list(head.names), "problem_type": head.problem_type}
+        found["labels"] = list(head.names)
+    if source.opened.kind == "classifier":
+        found["problem_type"] = head.problem_type
     return found
 
 

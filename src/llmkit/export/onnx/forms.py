@@ -43,7 +43,7 @@ class OnnxForm:
 
 
 class _Labeller(nn.Module):
-    """A classifier or masked model with its inputs in an order."""
+    """A classifier, tagger or masked model with its inputs in an order."""
 
     def __init__(self, model: PreTrainedModel, names: Sequence[str]) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class _Labeller(nn.Module):
 
 
 def labelling_form(model: PreTrainedModel, names: Sequence[str], each_token: bool) -> OnnxForm:
-    """A classifier, or with `each_token` a masked model, whose inputs have these names."""
+    """A classifier, or with `each_token` a tagger or masked model, with inputs of these names."""
     example = tuple(torch.ones(2, 8, dtype=torch.long) for _ in names)
     return OnnxForm(
         _Labeller(model, names).eval(),
