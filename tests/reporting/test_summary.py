@@ -159,3 +159,8 @@ def test_a_domain_shows_what_it_gained_or_lost() -> None:
     rows = summary.domain_rows(found)
     assert [row.get("result") for row in rows] == ["gained", "lost", None]
     assert [row["loss"] for row in rows] == ["2 -> 1.5 (-25.0%)", "4 -> 4.5 (+12.5%)", "4.5"]
+
+
+def test_the_rows_of_an_older_run_are_shown_as_it_recorded_them() -> None:
+    rows = [{"domain": "a", "share": "50.0%", "loss": "2"}, {"domain": "b", "loss": "4"}]
+    assert summary.domain_rows(rows) == rows

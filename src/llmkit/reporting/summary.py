@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from llmkit.reporting.format import clock, many, short
@@ -53,9 +53,13 @@ def main_figures(found: _Figures, beside: _Figures) -> str:
     return next(filter(None, (each(found, beside) for each in shown)), "")
 
 
-def domain_rows(domains: Mapping[str, _Figures]) -> list[dict[str, str]]:
+def domain_rows(
+    domains: Mapping[str, _Figures] | Sequence[Mapping[str, str]],
+) -> list[dict[str, str]]:
     """The rows of a table of the domains of a mixture, with gains and losses where the run began
-    with a pretrained model."""
+    with a pretrained model. Older runs recorded the rows themselves."""
+    if not isinstance(domains, Mapping):
+        return [dict(row) for row in domains]
     return [{"domain": name, **_domain_row(found)} for name, found in domains.items()]
 
 

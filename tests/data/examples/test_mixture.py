@@ -189,6 +189,12 @@ def test_a_domain_that_is_only_measured_needs_its_held_out_text_alone(files, wat
         keys_by_domain(config(domains, validation_fraction=0))
 
 
+def test_beside_an_expert_domains_are_omitted_if_nothing_is_held_out(files) -> None:
+    assert list(keys_by_domain(config(files, expert="words"))) == ["words", "poems"]
+    only = config(files, expert="words", validation_fraction=0)
+    assert list(keys_by_domain(only)) == ["words"]
+
+
 def test_the_report_tells_of_every_domain(files, watch) -> None:
     settings = config(files, document="line")
     report = data_report(settings, Sources(settings), watch)

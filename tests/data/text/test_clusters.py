@@ -91,6 +91,13 @@ def test_no_file_is_no_clusters_and_a_damaged_one_is_named(tmp_path: Path) -> No
         (tmp_path / DOMAINS).write_text(damage)
         with pytest.raises(DataError, match="damaged"):
             read_clusters(tmp_path)
+    clusters().write(tmp_path)
+    whole = json.loads((tmp_path / DOMAINS).read_text())
+    for key in ("prices", "idf", "telling", "vocabulary", "centroids"):
+        for part in (whole[key][1:], [*whole[key], whole[key][0]]):
+            (tmp_path / DOMAINS).write_text(json.dumps({**whole, key: part}))
+            with pytest.raises(DataError, match="damaged"):
+                read_clusters(tmp_path)
     (tmp_path / DOMAINS).write_text(json.dumps({"format": 99}))
     with pytest.raises(DataError, match="newer llmkit"):
         read_clusters(tmp_path)

@@ -141,6 +141,15 @@ def test_known_domains_are_kept_for_other_text(text: Path, tmp_path: Path, watch
         found_in(config(train_files=str(other)), watch, known.clusters)
 
 
+def test_beside_an_expert_nothing_else_is_used_if_nothing_is_held_out(
+    text: Path, watch: Watch
+) -> None:
+    asked = config(train_files=str(text), expert="domain-1", validation_fraction=0)
+    _, data = found_in(asked, watch)
+    assert list(data) == ["domain-1"]
+    assert data["domain-1"].validation is None
+
+
 def test_held_out_files_are_divided_too(text: Path, tmp_path: Path, watch: Watch) -> None:
     held_out = tmp_path / "held_out.txt"
     held_out.write_text("\n".join(lines()[:40]), encoding="utf-8")

@@ -50,9 +50,8 @@ def fit_clusters(
     units = sparse.csr_matrix(sparse.diags(1 / clusters.lengths_of(vectors)) @ vectors)
     best: _Found | None = None
     for number in range(_STARTS):
-        start, _ = kmeans_plusplus(
-            units, n_clusters, sample_weight=sizes, random_state=seed + number
-        )
+        draw = np.random.RandomState(np.random.MT19937([seed, number]))
+        start, _ = kmeans_plusplus(units, n_clusters, sample_weight=sizes, random_state=draw)
         found = _refined(vectors, units, sizes, start)
         if found.sizes.all() and (best is None or found.similarity > best.similarity):
             best = found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -120,20 +120,25 @@ def read_clusters(directory: Path) -> Clusters | None:
             raise DataError(
                 "it was written by a newer llmkit", where=str(path), next="update llmkit"
             )
-        idf, centroids = np.array(found["idf"], float), np.array(found["centroids"], float)
-        return Clusters(
-            tuple(found["vocabulary"]),
-            idf / _IDF_UNIT,
-            centroids.reshape(-1, len(idf)) / _CENTROID_UNIT,
-            np.array(found["prices"], float),
-            tuple(map(tuple, found["telling"])),
-        )
+        return _clusters(found)
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise DataError(
             f"the file of the domains is damaged ({error})",
             where=str(path),
             next="restore it from another copy of the model, or train the seed again",
         ) from error
+
+
+def _clusters(found: Mapping[str, Any]) -> Clusters:
+    """The clusters of what their file states; raises an error if its parts do not fit together."""
+    vocabulary, prices = tuple(found["vocabulary"]), np.array(found["prices"], float)
+    idf, centroids = np.array(found["idf"], float), np.array(found["centroids"], float)
+    telling = tuple(map(tuple, found["telling"]))
+    if len(set(vocabulary)) != len(vocabulary) or idf.shape != (len(vocabulary),):
+        raise ValueError("its words are not those of its weights")
+    if centroids.shape != (len(prices), len(idf)) or len(telling) != len(prices):
+        raise ValueError("its parts have different numbers of domains")
+    return Clusters(vocabulary, idf / _IDF_UNIT, centroids / _CENTROID_UNIT, prices, telling)
 
 
 def idf_of(counts: sparse.csr_matrix) -> NDArray[np.float64]:

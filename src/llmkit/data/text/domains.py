@@ -107,12 +107,15 @@ def keys_by_domain(config: Config) -> dict[str, tuple[str, str]]:
     """The config keys of the training and validation text of each domain.
 
     Data without a mixture is one domain with an empty name. A domain without weight needs only
-    validation files. Raises ConfigError for a domain that would be neither trained on nor measured.
+    validation files. A domain that would be neither trained on nor measured is omitted beside an
+    expert, and otherwise refused with a ConfigError.
     """
     keys, data = {}, config.data
     for name, domain in data.mixture.items():
         held_out_files = domain.validation_files or (data.domains and data.validation_files)
         if domain.weight == 0 and not (held_out_files or data.validation_fraction):
+            if data.expert is not None:
+                continue
             raise ConfigError(
                 f"the domain {name} would not be used: it has no weight, and nothing is held out",
                 where=f"data.mixture.{name}.weight, data.validation_fraction",

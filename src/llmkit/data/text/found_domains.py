@@ -16,7 +16,14 @@ from llmkit.data.text import division
 from llmkit.data.text.clusters import CLUSTERS_FORMAT, Clusters, read_clusters
 from llmkit.data.text.corpus import Corpus
 from llmkit.data.text.documents import mark_hints
-from llmkit.data.text.domains import TRAIN_FILES, VALIDATION_FILES, DomainText, RawText, Split
+from llmkit.data.text.domains import (
+    TRAIN_FILES,
+    VALIDATION_FILES,
+    DomainText,
+    RawText,
+    Split,
+    keys_by_domain,
+)
 from llmkit.errors import ConfigError, DataError
 from llmkit.progress import Say, Watch
 from llmkit.reporting.format import many, within_columns
@@ -54,10 +61,10 @@ class FoundDomains:
         return _report(self.names, self.clusters, self.training.found)
 
     def texts(self) -> dict[str, DomainText]:
-        """The text of each domain that has any."""
-        texts = {}
+        """The text of each domain that is used and has any."""
+        texts, used = {}, keys_by_domain(self.config)
         for number, name in enumerate(self.names):
-            if self.training.found[number]["documents"]:
+            if name in used and self.training.found[number]["documents"]:
                 train, held_out = self.training.domain(number, name), None
                 if self.held_out is not None:
                     held_out = self.held_out.domain(number, name)
@@ -164,9 +171,10 @@ def known_clusters(config: Config, places: Sequence[Path]) -> Clusters | None:
 def outline_domains(
     config: Config, sources: Sources, known: Clusters | None, watch: Watch
 ) -> dict[str, dict[str, Any]]:
-    """The report of `FoundDomains`, without writing to the cache."""
+    """The report of `FoundDomains`, without leaving anything behind."""
     training = RawText(sources.of(TRAIN_FILES), TRAIN_FILES, config, watch)
-    read = training.spool(Path(tempfile.gettempdir()))
+    cached = paths.cache_directory()
+    read = training.spool(cached if cached.is_dir() else Path(tempfile.gettempdir()))
     try:
         known = known or _found_clusters(training, read)
         found = division.assign(read, known, watch).found
