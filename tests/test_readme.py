@@ -63,6 +63,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows = [(f"{word} {next(made)}", word) for _ in range(30) for word in ("good", "bad")]
         write_table(place / name, rows)
     (place / "keys.txt").write_text("my-key\n")
+    words = "".join(f"Bob B-PER\nsaw O\n{number} O\n\n" for number in range(40))
+    (place / "words.conll").write_text(words)
     for name, columns in (("chats", ("prompt", "response")), ("prompts", ("prompt",))):
         rows = [{column: next(made) for column in columns} for _ in range(40)]
         (place / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))

@@ -14,7 +14,7 @@ from seqeval.metrics import f1_score
 from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
 
 from llmkit.cli import app
-from tests.jobs import assert_same, weights
+from tests.jobs import CONFIGS, assert_same, weights
 
 PEOPLE = ("Anna Berg", "Bob", "Carla van Dyk", "Dmitri")
 PLACES = ("Paris", "New York", "Rio de Janeiro")
@@ -352,3 +352,11 @@ def test_a_classifier_refuses_tagged_words_with_the_objective_to_set(call, tmp_p
     result = call("finetune", "--csv", rows)
     assert result["code"] == 65
     assert "train.objective=token_classification" in result["said"]
+
+
+def test_the_starter_config_trains(call, tables, tmp_path) -> None:
+    config, run = CONFIGS / "finetune-tagging.yaml", tmp_path / "run"
+    keys = (*SMALL[1:4], "train.max_steps=1", "train.num_train_epochs=null")
+    result = call("finetune", config, "--csv", tables["train"], *keys, "-o", run)
+    assert result["code"] == 0, result["said"]
+    assert "f1" in result["validation"]

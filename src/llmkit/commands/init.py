@@ -11,6 +11,7 @@ from typing import Any
 from llmkit.config import starters
 from llmkit.config.schema import DataConfig
 from llmkit.data.readers import files, roles
+from llmkit.data.records import tagged
 from llmkit.errors import DataError, UsageError, WriteError
 from llmkit.models import directory
 from llmkit.storage import atomic
@@ -104,6 +105,9 @@ def _columns(job: str, data: Sequence[str]) -> dict[str, Any]:
     if job in ("classifier", "evaluate-labels"):
         resolved = roles.resolve_label_columns(found, asked, _say_nothing)
         names = ("text_column", "label_column")
+    elif job == "tagger":
+        resolved = tagged.resolve_tagged_columns(found, asked, _say_nothing)
+        names = ("text_column", "label_column", "mark_column")
     elif job == "completion":
         resolved = roles.resolve_chat_columns(found, asked, _say_nothing)
         names = ("prompt_column", "response_column", "messages_column")

@@ -52,6 +52,13 @@ STARTERS = {
         run="runs/seed",
     ),
     "classifier": Starter("finetune", _TRAINED, "finetune.yaml", "a text classifier", _ROWS),
+    "tagger": Starter(
+        "finetune",
+        _TRAINED,
+        "finetune-tagging.yaml",
+        "a tagger of words",
+        "--csv train.conll",
+    ),
     "completion": Starter(
         "finetune",
         _TRAINED,
