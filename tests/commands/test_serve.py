@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from llmkit.config.schema import ServeConfig
 from llmkit.serving.http import address
 from tests.harness import Server
-from tests.serving.conftest import TEMPLATE, language_model, make_classifier, started
+from tests.serving.conftest import TEMPLATE, language_model, make_classifier, make_tagger, started
 
 Call = Callable[..., dict[str, Any]]
 
@@ -127,8 +127,15 @@ def test_models_that_cannot_be_served_are_refused(call: Call, model: Path, tmp_p
                    model_type="bert", num_attention_heads=2)  # fmt: skip
     found = call("serve", "--model", masked, "--port", 0, "--dry-run")
     assert found["code"] == 65
-    assert "is a masked model, which neither continues text nor classifies" in found["said"]
+    assert "is a masked model, which neither continues text nor labels" in found["said"]
     assert "`llmkit generate` fills masks" in found["said"]
+
+
+def test_a_tagger_of_marked_words_is_refused(call: Call, tmp_path: Path) -> None:
+    marked = make_tagger(tmp_path / "tagger", mark_column=["predicate"])
+    found = call("serve", "--model", marked, "--port", 0, "--dry-run")
+    assert found["code"] == 65
+    assert "which a request cannot mark" in found["said"]
 
 
 def test_a_tokenizer_of_another_model_is_refused(call: Call, model: Path, tmp_path: Path) -> None:

@@ -119,6 +119,29 @@ def pairer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_classifier(tmp_path_factory.mktemp("pairer"), ("premise", "hypothesis"))
 
 
+def make_tagger(path: Path, **facts: Any) -> Path:
+    """A tagger of entities, with random weights and windows of 24 tokens."""
+    framed = tokenizer.train_bpe_with_frame([" ".join(WORDS)] * 3, 300)
+    config = classifier.new_config("bert", SHAPE, framed, 24, build.TAGGER_MODEL)
+    ClassifierHead("", ("O", "B-X", "I-X", "B-Y", "I-Y")).describe(config, framed.pad_token_id)
+    classifier.remember_columns(config, (), (), facts)
+    model = build.new_model(config, 0, build.TAGGER_MODEL)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(3)
+    model.save_pretrained(path)
+    framed.model_max_length = 24
+    tokenizer.read_as_text(framed)
+    framed.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tagger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tagger of running texts."""
+    return make_tagger(tmp_path_factory.mktemp("tagger"))
+
+
 @dataclass
 class Running:
     """A server in its own process."""
@@ -171,10 +194,17 @@ def started(where: Server, *arguments: object, **options: Any) -> Running:
 
 @pytest.fixture(scope="session")
 def running(
-    forker: Server, talker: Path, base: Path, sorter: Path, pairer: Path, experts: Path
+    forker: Server,
+    talker: Path,
+    base: Path,
+    sorter: Path,
+    pairer: Path,
+    experts: Path,
+    tagger: Path,
 ) -> Iterator[Running]:
     """A server of all models, in fp32."""
     models = {"talker": talker, "base": base, "sorter": sorter, "pairer": pairer, "ex": experts}
+    models["tagger"] = tagger
     given = [part for name, path in models.items() for part in ("--model", f"{name}={path}")]
     found = started(forker, *given, "predict.precision=fp32", "generation.max_new_tokens=24")
     yield found

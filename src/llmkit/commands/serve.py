@@ -12,7 +12,6 @@ from llmkit.config.schema import Config
 from llmkit.data.readers.files import Sources
 from llmkit.errors import Interrupted
 from llmkit.inference import generate
-from llmkit.models.classifier import head_of
 from llmkit.reporting import samples
 from llmkit.reporting.console import Console
 from llmkit.serving.http import address, keys
@@ -61,8 +60,8 @@ def _prepare(config: Config) -> tuple[list[ServedModel], ApiKeys]:
 
 def _described(model: ServedModel) -> dict[str, Any]:
     found = {"name": model.name, "model": model.opened.name, "task": model.task}
-    if model.classifies:
-        return {**found, "labels": list(head_of(model.opened.config).names)}
+    if model.labels:
+        return {**found, "labels": list(model.labels)}
     return {**found, "context": model.opened.context}
 
 

@@ -173,10 +173,10 @@ class TextPair(Body):
 
 
 class ClassifyBody(Body):
-    """Texts to classify."""
+    """Texts to classify, or for a tagger to label spans of."""
 
     model: str | None = None
-    """Name of a served model; by default the first classifier."""
+    """Name of a served model; by default the first classifier or tagger."""
     input: str | TextPair | Annotated[list[str | TextPair], Field(min_length=1)]
     """A text, a pair of texts, or a list of these."""
 

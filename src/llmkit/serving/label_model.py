@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llmkit.data.records.labelled import Row
 from llmkit.errors import DataError
@@ -14,6 +15,14 @@ from llmkit.inference.labels.classify import Classifier
 from llmkit.serving.bodies import ClassifyBody
 from llmkit.serving.engines.jobs import LabelJob
 from llmkit.serving.refusals import Refusal, failed
+
+
+@dataclass(eq=False, kw_only=True)
+class ClassifyJob(LabelJob):
+    """Texts, or pairs of texts, to classify."""
+
+    outputs: NDArray[np.float32]
+    """[texts, labels], complete once it is done."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +49,7 @@ class LabelModel:
         """Its labels, or for regression the name of its number."""
         return self.classifier.head.names
 
-    def job(self, body: ClassifyBody) -> LabelJob:
+    def job(self, body: ClassifyBody) -> ClassifyJob:
         """The job of a classification; raises Refusal for pairs if the model was trained on single
         texts, and vice versa."""
         texts = body.texts()
@@ -55,9 +64,9 @@ class LabelModel:
             raise Refusal(f"input: {what}, and these are {given}", param="input") from fault
         encoded = self.classifier.encoder.encode(texts)
         outputs = np.zeros((len(texts), len(self.labels)), np.float32)
-        return LabelJob(texts, encoded, outputs)
+        return ClassifyJob(texts, encoded, outputs.__setitem__, outputs=outputs)
 
-    def response(self, job: LabelJob) -> dict[str, Any]:
+    def response(self, job: ClassifyJob) -> dict[str, Any]:
         """The labels and scores of a job that is done, as `llmkit predict` gives them.
 
         Raises Refusal if the outputs of the model are not finite.

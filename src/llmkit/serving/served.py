@@ -8,8 +8,9 @@ from pathlib import Path
 from llmkit.config.schema import Config
 from llmkit.config.types import name_and_model
 from llmkit.errors import DataError, UsageError
-from llmkit.inference.labels import classify
+from llmkit.inference.labels import classify, tag
 from llmkit.models import pretrained
+from llmkit.models.classifier import head_of, remembered
 from llmkit.models.pretrained import Pretrained
 
 
@@ -21,15 +22,19 @@ class ServedModel:
     opened: Pretrained
 
     @property
-    def classifies(self) -> bool:
-        """Whether it classifies texts; otherwise it continues them."""
-        return self.opened.kind == "classifier"
+    def labels(self) -> tuple[str, ...]:
+        """The labels that it gives; none for a model that continues texts."""
+        if self.opened.kind == "tagger":
+            return tag.tag_set_of(self.opened.config).classes
+        return head_of(self.opened.config).names if self.opened.kind == "classifier" else ()
 
     @property
     def task(self) -> str:
-        """What it does: `chat` (and completion), `completion`, or `classification`."""
-        if self.classifies:
+        """What it does: `chat` (and completion), `completion`, `classification` or `tagging`."""
+        if self.opened.kind == "classifier":
             return "classification"
+        if self.opened.kind == "tagger":
+            return "tagging"
         return "chat" if self.opened.tokenizer.chat_template else "completion"
 
 
@@ -37,7 +42,7 @@ def open_served(config: Config) -> list[ServedModel]:
     """The models of the config, each located and checked.
 
     Raises UsageError for a name that two models have, DataError for a model that can neither
-    generate text nor classify, and the errors of `pretrained.open_model`.
+    generate text nor label it, and the errors of `pretrained.open_model`.
     """
     found: dict[str, ServedModel] = {}
     for name, opened in _opened(config):
@@ -79,16 +84,29 @@ def own_name(name_or_path: str) -> str:
 def _check_served(opened: Pretrained) -> None:
     if opened.kind == "masked":
         raise DataError(
-            f"{opened.name} is a masked model, which neither continues text nor classifies it",
+            f"{opened.name} is a masked model, which neither continues text nor labels it",
             where="serve.models (--model)",
-            next="serve a causal language model or a classifier; `llmkit generate` fills masks, "
-            "and `llmkit finetune` makes a classifier of it",
+            next="serve a causal language model, a classifier or a tagger; `llmkit generate` fills "
+            "masks, and `llmkit finetune` makes a classifier of it",
         )
     if opened.kind == "classifier":
         classify.check_classifier(opened)
+    elif opened.kind == "tagger":
+        _check_without_marks(opened)
     else:
         opened.check_causal()
     _check_tokenizer(opened)
+
+
+def _check_without_marks(opened: Pretrained) -> None:
+    """Raises DataError for a tagger whose tags are about a marked word of the text."""
+    tag.check_tagger(opened)
+    if remembered(opened.config, "mark_column"):
+        raise DataError(
+            f"{opened.name} tags words with respect to a marked word, which a request cannot mark",
+            where="serve.models (--model)",
+            next="use `llmkit predict` with the column of the marks",
+        )
 
 
 def _check_tokenizer(opened: Pretrained) -> None:

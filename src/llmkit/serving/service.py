@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
 
 import torch
 
 from llmkit.config.schema import Config
 from llmkit.distributed.device import resolve_precision
 from llmkit.inference import generate
-from llmkit.inference.labels import classify
+from llmkit.inference.labels import classify, tag
 from llmkit.models import directory
 from llmkit.progress import Say
 from llmkit.serving import refusals
@@ -24,12 +23,10 @@ from llmkit.serving.label_model import LabelModel
 from llmkit.serving.metrics import Metrics
 from llmkit.serving.refusals import Refusal
 from llmkit.serving.served import ServedModel
+from llmkit.serving.tag_model import TagModel
 from llmkit.serving.text_model import TextModel
 
-LoadedModel = TextModel | LabelModel
-_Kind = TypeVar("_Kind", TextModel, LabelModel)
-
-_PATHS = {LabelModel: "/v1/classify", TextModel: "/v1/completions or /v1/chat/completions"}
+LoadedModel = TextModel | LabelModel | TagModel
 
 
 @dataclass(frozen=True)
@@ -57,22 +54,33 @@ class Service:
         """The requests that wait or run."""
         return Admission(self.config.serve, self.worker, self.metrics, self.warn)
 
-    def model(self, name: str | None, kind: type[_Kind]) -> _Kind:
-        """The model of a request, by default the first of its kind; raises Refusal for one that is
-        not served or does something else."""
-        fitting = [model for model in self.models.values() if isinstance(model, kind)]
-        if name is None and fitting:
-            return fitting[0]
-        if name is not None and name not in self.models:
-            raise refusals.no_such_model(name, list(self.models))
-        found = self.models[name] if name is not None else next(iter(self.models.values()))
-        if isinstance(found, kind):
+    def text_model(self, name: str | None) -> TextModel:
+        """The language model of a request, by default the first; raises Refusal for one that is not
+        served or does something else."""
+        found = self._model(name, (TextModel,))
+        if isinstance(found, TextModel):
             return found
-        raise Refusal(
-            f"the model {found.name!r} is for {_PATHS[type(found)]}",
-            param="model",
-            code="wrong_task",
-        )
+        raise _wrong_path(found, "/v1/classify")
+
+    def label_model(self, name: str | None) -> LabelModel | TagModel:
+        """The same for the classifier or tagger of a request."""
+        found = self._model(name, (LabelModel, TagModel))
+        if not isinstance(found, TextModel):
+            return found
+        raise _wrong_path(found, "/v1/completions or /v1/chat/completions")
+
+    def _model(self, name: str | None, kinds: tuple[type, ...]) -> LoadedModel:
+        """The model of a name; without one the first of these kinds, or the first of all."""
+        if name is None:
+            several = list(self.models.values())
+            return next((each for each in several if isinstance(each, kinds)), several[0])
+        if name not in self.models:
+            raise refusals.no_such_model(name, list(self.models))
+        return self.models[name]
+
+
+def _wrong_path(model: LoadedModel, path: str) -> Refusal:
+    return Refusal(f"the model {model.name!r} is for {path}", param="model", code="wrong_task")
 
 
 def load_service(served: Sequence[ServedModel], config: Config, warn: Say) -> Service:
@@ -86,10 +94,12 @@ def load_service(served: Sequence[ServedModel], config: Config, warn: Say) -> Se
 def _loaded(served: ServedModel, config: Config, device: torch.device) -> LoadedModel:
     opened = served.opened
     identity = directory.content_identity(opened.location, opened.revision)[:12]
-    if served.classifies:
-        precision = resolve_precision(config.predict.precision, device)
+    precision = resolve_precision(config.predict.precision, device)
+    if opened.kind == "classifier":
         classifier = classify.open_classifier(opened, device, precision)
         return LabelModel(served.name, classifier, identity)
+    if opened.kind == "tagger":
+        return TagModel(served.name, tag.open_tagger(opened, device, precision), identity)
     engine = generate.engine(config, opened, device)
     settings, most = config.generation, config.serve.max_new_tokens
     warning = generate.warning_of_precision(settings, n_texts=2)
@@ -99,4 +109,4 @@ def _loaded(served: ServedModel, config: Config, device: torch.device) -> Loaded
 def _engine(model: LoadedModel) -> TextEngine | LabelEngine:
     if isinstance(model, TextModel):
         return TextEngine(model.engine)
-    return LabelEngine(model.classifier)
+    return LabelEngine(model.classifier if isinstance(model, LabelModel) else model.tagger)

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from llmkit.inference.labels import classify
 from llmkit.inference.labels.classify import Classifier
 from llmkit.models.pretrained import open_model
-from llmkit.serving.engines.jobs import Begun, Done, Failed, LabelJob
+from llmkit.serving.engines.jobs import Begun, Done, Failed
 from llmkit.serving.engines.label_engine import WAIT, LabelEngine, batches_by_length
+from llmkit.serving.label_model import ClassifyJob
 from tests.jobs import WORDS
 from tests.serving.conftest import LABELS
 
@@ -25,10 +26,11 @@ def classifier(sorter: Path) -> Classifier:
     return classify.open_classifier(open_model(str(sorter)), torch.device("cpu"), "fp32")
 
 
-def job_of(classifier: Classifier, texts: list[str]) -> LabelJob:
+def job_of(classifier: Classifier, texts: list[str]) -> ClassifyJob:
     rows = [(text,) for text in texts]
     outputs = np.zeros((len(rows), len(LABELS)), np.float32)
-    return LabelJob(rows, classifier.encoder.encode(rows), outputs)
+    encoded = classifier.encoder.encode(rows)
+    return ClassifyJob(rows, encoded, outputs.__setitem__, outputs=outputs)
 
 
 def texts(count: int) -> list[str]:
@@ -83,6 +85,17 @@ def test_a_cancelled_job_costs_nothing_and_reports_nothing(classifier: Classifie
         events += engine.step(WAIT)
     assert events == [(kept, Done())]
     assert not gone.outputs.any()
+
+
+def test_a_job_without_rows_is_done_at_once(classifier: Classifier) -> None:
+    engine = LabelEngine(classifier)
+    empty, other = job_of(classifier, []), job_of(classifier, ["the cat"])
+    for job in (empty, other, job_of(classifier, [])):
+        engine.add(job, 0.0)
+    events = engine.step(WAIT)
+    assert (empty, Done()) in events
+    assert engine.step(WAIT) == [(other, Done())]
+    assert engine.wait(WAIT) is None
 
 
 def test_a_batch_that_fails_is_repeated_for_each_request(classifier: Classifier) -> None:

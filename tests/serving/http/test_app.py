@@ -296,10 +296,11 @@ def test_models_are_listed_with_what_they_do(running: Running) -> None:
     tasks = {name: extra["task"] for name, extra in found.items()}
     assert tasks == {
         "talker": "chat", "base": "completion", "ex": "completion",
-        "sorter": "classification", "pairer": "classification",
+        "sorter": "classification", "pairer": "classification", "tagger": "tagging",
     }  # fmt: skip
     assert found["talker"]["context"] == CONTEXT
     assert found["sorter"]["labels"] == list(LABELS)
+    assert found["tagger"]["labels"] == ["X", "Y"]
     assert client.models.retrieve("base").id == "base"
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("nothing")
@@ -359,6 +360,40 @@ def test_pairs_are_classified_and_mixtures_refused(
         response = running.post("/v1/classify", {"model": model, "input": given})
         assert response.status_code == 400
         assert said in response.json()["error"]["message"], response.text
+
+
+def test_spans_are_those_of_predict_alone_and_among_others(
+    running: Running, forker: Server, tagger: Path, tmp_path: Path
+) -> None:
+    words = itertools.cycle(WORDS)
+    texts = [" ".join(itertools.islice(words, 1 + n % 33)) for n in range(40)] + [
+        "",
+        "\u732b \u00e9",
+    ]
+    expected = rows_of(forker, tagger, [{"text": text} for text in texts], tmp_path)
+    assert sum(len(row["spans"]) for row in expected) > 40
+
+    def assert_tagged(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+        for each, row in zip(found, expected, strict=True):
+            assert each["probability"] == pytest.approx(row["probability"], abs=2e-6)
+            for span, known in zip(each["spans"], row["spans"], strict=True):
+                assert span == {
+                    **known,
+                    "probability": pytest.approx(known["probability"], abs=2e-6),
+                }
+
+    asked = {"model": "tagger"}
+    whole = running.post("/v1/classify", {**asked, "input": texts}).json()
+    assert_tagged(whole["data"], expected)
+    with ThreadPoolExecutor(40) as pool:
+        each = list(
+            pool.map(lambda text: running.post("/v1/classify", {**asked, "input": text}), texts)
+        )
+    assert_tagged([response.json()["data"][0] for response in each], expected)
+    pair = {"text": "a", "text_pair": "b"}
+    response = running.post("/v1/classify", {**asked, "input": pair})
+    assert response.status_code == 400
+    assert "not pairs" in response.json()["error"]["message"]
 
 
 def test_a_text_that_is_cut_says_so(running: Running) -> None:

@@ -32,7 +32,7 @@ FIELDS = {
     **{name: VALUES for body in BODIES for name in body.model_fields},
     **dict.fromkeys(UNSUPPORTED, VALUES),
     **LIMITED,
-    "model": st.sampled_from(["talker", "base", "sorter", "pairer", "ex", "none", 3]),
+    "model": st.sampled_from(["talker", "base", "sorter", "pairer", "ex", "tagger", "none", 3]),
     "messages": st.lists(st.fixed_dictionaries({"role": st.sampled_from(["user", "tool"]),
                                                 "content": VALUES}), max_size=3),
     "prompt": st.text(max_size=20) | VALUES,

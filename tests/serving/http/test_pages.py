@@ -29,7 +29,7 @@ def page(browser: Browser, running: Running) -> Browser:
     browser.complaints.clear()
     browser.requests.clear()
     browser.open(running.url)
-    browser.until("document.getElementById('model').options.length === 5")
+    browser.until("document.getElementById('model').options.length === 6")
     return browser
 
 
@@ -104,6 +104,19 @@ def test_labels_have_bars_and_the_chosen_one_a_mark(page: Browser, running: Runn
     assert page.evaluate(captions) == ["the cat", "a dog <b>"]
     for row, each in zip(page.evaluate(first), found.json()["data"], strict=True):
         assert row.split() == ["\u2713", each["label"], f"{each['scores'][each['label']]:.3f}"]
+    assert_quiet(page, running)
+
+
+@needs_browser
+def test_spans_are_marked_in_the_text(page: Browser, running: Running) -> None:
+    choose(page, "tagger")
+    text = "\U0001f431 the cat sat on a mat and saw how far the little dog had run"
+    send(page, text)
+    found = running.post("/v1/classify", {"model": "tagger", "input": text}).json()["data"][0]
+    marks = "[...document.querySelectorAll('mark')].map(each => each.firstChild.textContent)"
+    assert page.evaluate(marks) == [span["text"] for span in found["spans"]]
+    page.evaluate("document.querySelectorAll('mark small').forEach(each => each.remove())")
+    assert page.evaluate("document.querySelector('#labels .text').textContent") == text
     assert_quiet(page, running)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import special
+from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from llmkit.config.schema import DataConfig
@@ -22,7 +23,7 @@ from llmkit.data.records.words import WordSpans
 from llmkit.distributed.processes import Processes
 from llmkit.errors import DataError
 from llmkit.inference.labels.classify import AnyArray, repeated_columns
-from llmkit.inference.padding import padded_batches, padded_to
+from llmkit.inference.padding import batch_tokens, padded_batches, padded_to
 from llmkit.models import build, classifier
 from llmkit.models.classifier import head_of, is_tagger, longest_text, set_padding
 from llmkit.models.pretrained import Pretrained, load_model
@@ -64,7 +65,11 @@ class Tagger:
         """The tags of the words of encoded texts; several processes share the windows, and each
         gets all tags. `advance` is called with the numbers of windows that this process has
         computed."""
-        logits = self._logits(encoded, processes, advance)
+        return self.word_tags(encoded, self._logits(encoded, processes, advance))
+
+    def word_tags(self, encoded: TokenWindows, logits: NDArray[np.float32]) -> WordTags:
+        """The tags of the words of encoded texts, from the logits [words, tags] of those that a
+        token predicts."""
         found = special.softmax(logits.astype(np.float64), axis=1)
         known = encoded.sources == np.arange(len(found))
         tags = np.zeros(len(found), dtype=np.int64)
@@ -74,7 +79,6 @@ class Tagger:
         chances[encoded.sources != NO_WORD] = found.max(1, initial=0.0)[sources]
         return WordTags(logits, encoded.completed(tags, self.tags), chances)
 
-    @torch.no_grad()
     def _logits(
         self,
         encoded: TokenWindows,
@@ -82,23 +86,33 @@ class Tagger:
         advance: Callable[[int], None],
     ) -> NDArray[np.float32]:
         """[words, tags]; 0 for a word that no token predicts."""
-        device, low = self.model.device, self.precision == "bf16"
         logits = np.zeros((len(encoded.sources), len(self.tags)), dtype=np.float32)
-        batches = list(padded_batches(encoded.lengths, device, self.precision))
+        batches = list(padded_batches(encoded.lengths, self.model.device, self.precision))
         rank, count = (0, 1) if processes is None else (processes.rank, processes.count)
-        with torch.autocast(device.type, torch.bfloat16, enabled=low):
-            for rows, length in batches[rank::count]:
-                fills = {"input_ids": encoded.encoded.pad_id, "words": NO_WORD}
-                batch = padded_to(encoded.batch(rows), length, fills)
-                words = batch.pop("words").numpy()
-                found = self.model(**{name: value.to(device) for name, value in batch.items()})
-                owned = words != NO_WORD
-                logits[words[owned]] = found.logits.float().cpu().numpy()[owned]
-                advance(int((rows >= 0).sum()))
+        for rows, length in batches[rank::count]:
+            fills = {"input_ids": encoded.encoded.pad_id, "words": NO_WORD}
+            batch = padded_to(encoded.batch(rows), length, fills)
+            words = batch.pop("words").numpy()
+            owned = words != NO_WORD
+            logits[words[owned]] = self.of_batch(batch)[owned]
+            advance(int((rows >= 0).sum()))
         if processes is None or count == 1:
             return logits
         whole = processes.sum(torch.from_numpy(logits).double().to(processes.device))
         return np.asarray(whole.cpu().numpy().astype(np.float32))
+
+    @torch.no_grad()
+    def of_batch(self, batch: Mapping[str, Tensor]) -> NDArray[np.float32]:
+        """The logits [windows, tokens, tags] of a padded batch of windows without their words."""
+        device, low = self.model.device, self.precision == "bf16"
+        with torch.autocast(device.type, torch.bfloat16, enabled=low):
+            found = self.model(**{name: value.to(device) for name, value in batch.items()})
+        return np.asarray(found.logits.float().cpu().numpy())
+
+    @property
+    def batch_tokens(self) -> int:
+        """Number of tokens of a batch that keeps the device busy."""
+        return batch_tokens(self.model.device)
 
 
 def check_tagger(pretrained: Pretrained) -> None:

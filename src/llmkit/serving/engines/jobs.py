@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -68,12 +68,13 @@ class TextJob:
 
 @dataclass(eq=False)
 class LabelJob:
-    """Texts, or pairs of texts, to classify."""
+    """Texts, or pairs of texts, to label."""
 
     texts: Sequence[tuple[str, ...]]
     encoded: Encoded
-    outputs: NDArray[np.float32]
-    """[texts, labels], complete once it is done."""
+    """The texts, or their windows, which batches are made of."""
+    keep: Callable[[int, NDArray[np.float32]], None]
+    """Keeps the outputs of one row of `encoded`."""
     events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
 
 

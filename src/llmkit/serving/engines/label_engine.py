@@ -1,23 +1,24 @@
-"""Classifies the texts of many requests together: those that arrive within a few milliseconds form
+"""Labels the texts of many requests together: those that arrive within a few milliseconds form
 batches of similar length."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from llmkit.data.examples.encoded import Encoded
-from llmkit.inference.labels.classify import Classifier
 from llmkit.serving.engines.jobs import Begun, Done, Event, Failed, LabelJob
 
 WAIT = 0.005
 """Seconds that a text waits for others."""
 
 GROUP = 512
-"""Number of texts that are sorted by length together; a group ends with the request that reaches
+"""Number of rows that are sorted by length together; a group ends with the request that reaches
 it."""
 
 _SPREAD, _ABOVE = 1.25, 8
@@ -27,15 +28,26 @@ more."""
 _Rows = NDArray[np.int64]
 
 
+class Labeller(Protocol):
+    """A model that labels rows."""
+
+    @property
+    def batch_tokens(self) -> int:
+        """Number of tokens of a batch that keeps the device busy."""
+
+    def of_batch(self, batch: Mapping[str, Tensor]) -> NDArray[np.float32]:
+        """The outputs [rows, ...] of a padded batch."""
+
+
 class LabelEngine:
-    """A classifier for the engine's thread, which alone may call it.
+    """A classifier or tagger for the engine's thread, which alone may call it.
 
     In fp32, probabilities agree with those of `llmkit predict` up to rounding: `predict` fills each
     batch to a fixed size, which costs a single text as much time as a full batch.
     """
 
-    def __init__(self, classifier: Classifier) -> None:
-        self.classifier = classifier
+    def __init__(self, labeller: Labeller) -> None:
+        self.labeller = labeller
         self.failures = 0
         """Number of batches that have failed one after another."""
         self._waiting: deque[LabelJob] = deque()
@@ -67,9 +79,9 @@ class LabelEngine:
         self._group.left.pop(job, None)
 
     def step(self, now: float) -> list[tuple[LabelJob, Event]]:
-        """Classifies one batch; returns what there is to report."""
+        """Labels one batch; returns what there is to report."""
         if self._batches:
-            return list(self._classify(self._batches.popleft()))
+            return list(self._label(self._batches.popleft()))
         if self.wait(now) != 0.0:
             return []
         jobs: list[LabelJob] = []
@@ -77,10 +89,11 @@ class LabelEngine:
             jobs.append(self._waiting.popleft())
         self._group = _Group(jobs)
         lengths = self._group.encoded.lengths
-        self._batches += batches_by_length(lengths, self.classifier.batch_tokens)
-        return [(job, Begun()) for job in jobs]
+        self._batches += batches_by_length(lengths, self.labeller.batch_tokens)
+        begun: list[tuple[LabelJob, Event]] = [(job, Begun()) for job in jobs]
+        return [*begun, *((job, Done()) for job in self._group.without_rows())]
 
-    def _classify(self, rows: _Rows) -> Iterator[tuple[LabelJob, Event]]:
+    def _label(self, rows: _Rows) -> Iterator[tuple[LabelJob, Event]]:
         group = self._group
         by_job: dict[LabelJob, list[int]] = {}
         for row in rows.tolist():
@@ -90,7 +103,7 @@ class LabelEngine:
             return
         kept = [row for some in by_job.values() for row in some]
         try:
-            outputs = self.classifier.of_batch(group.encoded.batch(kept))
+            outputs = self.labeller.of_batch(group.encoded.batch(kept))
         except Exception as fault:
             self.failures += 1
             if len(by_job) > 1:  # each request by itself, so that only the cause fails
@@ -105,7 +118,7 @@ class LabelEngine:
 
 
 class _Group:
-    """The texts of several jobs, one after another, and how many texts each job lacks."""
+    """The rows of several jobs, one after another, and how many rows each job lacks."""
 
     def __init__(self, jobs: list[LabelJob]) -> None:
         self.jobs = jobs
@@ -115,17 +128,24 @@ class _Group:
             self.encoded = Encoded.joined([job.encoded for job in jobs])
 
     def job_of(self, row: int) -> LabelJob:
-        """The job that a text belongs to."""
+        """The job that a row belongs to."""
         return self.jobs[int(np.searchsorted(self.starts, row, side="right")) - 1]
+
+    def without_rows(self) -> list[LabelJob]:
+        """The jobs that have nothing to compute, which are done at once."""
+        empty = [job for job, count in self.left.items() if not count]
+        for job in empty:
+            del self.left[job]
+        return empty
 
     def receive(
         self, rows: list[int], outputs: NDArray[np.float32]
     ) -> Iterator[tuple[LabelJob, Event]]:
-        """Takes the outputs [rows, labels] of some texts; returns the jobs that are done."""
+        """Takes the outputs [rows, ...] of some rows; returns the jobs that are done."""
         for row, values in zip(rows, outputs, strict=True):
             place = int(np.searchsorted(self.starts, row, side="right")) - 1
             job = self.jobs[place]
-            job.outputs[row - self.starts[place]] = values
+            job.keep(row - int(self.starts[place]), values)
             self.left[job] -= 1
             if not self.left[job]:
                 del self.left[job]

@@ -13,15 +13,16 @@ from starlette.exceptions import HTTPException
 
 import llmkit
 from llmkit.serving import bodies, metrics
-from llmkit.serving.admission import ClientGone
+from llmkit.serving.admission import ClientGone, Ticket
 from llmkit.serving.bodies import BODIES, ChatBody, ClassifyBody, CompletionBody, Sampling
-from llmkit.serving.engines.jobs import LabelJob, TextJob
+from llmkit.serving.engines.jobs import TextJob
 from llmkit.serving.http import pages
 from llmkit.serving.http.stream import TextStream
 from llmkit.serving.label_model import LabelModel
 from llmkit.serving.refusals import Refusal, failed, no_such_model
 from llmkit.serving.responses import TextResponse
 from llmkit.serving.service import Service
+from llmkit.serving.tag_model import TagModel
 from llmkit.serving.text_model import TextModel
 
 
@@ -47,7 +48,7 @@ def build_app(service: Service) -> FastAPI:
 def _add_text(app: FastAPI, service: Service) -> None:
     @app.post("/v1/completions", summary="Continue text")
     async def complete(request: Request, body: CompletionBody) -> Response:
-        model = service.model(body.model, TextModel)
+        model = service.text_model(body.model)
         several = 1 if isinstance(body.prompt, str) else len(body.prompt)
         _check_texts(service, several * body.n, "prompt")
         make = partial(model.completion_job, body)
@@ -56,7 +57,7 @@ def _add_text(app: FastAPI, service: Service) -> None:
 
     @app.post("/v1/chat/completions", summary="Continue a conversation")
     async def chat(request: Request, body: ChatBody) -> Response:
-        model = service.model(body.model, TextModel)
+        model = service.text_model(body.model)
         _check_texts(service, body.n, "n")
         make = partial(model.chat_job, body)
         n_logprobs = (body.top_logprobs or 0) if body.logprobs else None
@@ -89,17 +90,28 @@ async def _generate(
 
 
 def _add_labels(app: FastAPI, service: Service) -> None:
-    @app.post("/v1/classify", summary="Classify texts")
+    @app.post("/v1/classify", summary="Classify texts, or label spans of them")
     async def classify(request: Request, body: ClassifyBody) -> Response:
-        model = service.model(body.model, LabelModel)
+        model = service.label_model(body.model)
         _check_texts(service, len(body.texts()), "input")
         ticket = service.admission.admit(request, model.name)
         try:
-            job: LabelJob = await ticket.submit(partial(model.job, body))
-            await ticket.finish()
-            return JSONResponse(model.response(job))
+            return JSONResponse(await _labels(ticket, model, body))
         finally:
             ticket.close()
+
+
+async def _labels(
+    ticket: Ticket, model: LabelModel | TagModel, body: ClassifyBody
+) -> dict[str, object]:
+    """The labels of a request, once they are computed."""
+    if isinstance(model, TagModel):
+        tagging = await ticket.submit(partial(model.job, body))
+        await ticket.finish()
+        return model.response(tagging)
+    classification = await ticket.submit(partial(model.job, body))
+    await ticket.finish()
+    return model.response(classification)
 
 
 def _check_texts(service: Service, n_texts: int, field: str) -> None:
@@ -116,7 +128,7 @@ def _add_models(app: FastAPI, service: Service) -> None:
         model = service.models[name]
         found = {"id": name, "object": "model", "created": started, "owned_by": "llmkit"}
         found |= {"task": service.tasks[name], "system_fingerprint": model.fingerprint}
-        if isinstance(model, LabelModel):
+        if not isinstance(model, TextModel):
             return {**found, "labels": list(model.labels)}
         return {**found, "context": model.context}
 
