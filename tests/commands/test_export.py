@@ -298,6 +298,9 @@ def test_a_missing_package_is_named_with_its_command_before_the_libraries_load(
         (("--output", "model.bin"), "pass `--format`, one of gguf"),
         (("--output", "a.gguf", "--type", "q4_0"), "got q4_0"),
         (("--output", "a.gguf", "--formt", "gguf"), "did you mean `--format`?"),
+        (("--output", "a.gguf", "--csv", __file__), "measured for onnx, not for gguf"),
+        (("--output", "a", "--format", "peft", "--expert", "x"), "has no LoRA updates"),
+        (("--output", "a", "--format", "onnx", "--type", "bf16"), "write f32, int8"),
     ],
 )
 def test_wrong_usage_is_answered_with_what_to_write(

@@ -90,7 +90,7 @@ _add("predict", "Label rows of a file, or lines from a pipe, with a classifier o
 _add("generate", "Continue prompts, or fill their masks, from --prompt, --prompts-file or a pipe.")
 _add("chat", "Chat with a model, or continue text with a base model (type /help inside).")
 _add("serve", "Serve models over HTTP: completions, chat and classification, as OpenAI's API.")
-_add("export", "Write a model for llama.cpp or ONNX Runtime, and verify it against the model.")
+_add("export", "Write a model for llama.cpp, ONNX Runtime or peft, verified against the model.")
 _add("evaluate", "Measure perplexity on text, accuracy on labelled rows, or benchmark tasks.")
 
 

@@ -121,7 +121,8 @@ _INSTEAD = {
     "gguf llamacpp ollama": "`llmkit export --model runs/mine --output mine.gguf`",
     "quantize quantise quant": "`llmkit generate --model runs/mine --prompt TEXT "
     "generation.weights=int8`",
-    "merge-lora fuse": "LoRA updates are already merged into runs/mine/final",
+    "merge-lora fuse": "LoRA updates are already merged into runs/mine/final; `llmkit export "
+    "--format peft` writes them apart",
     "average ensemble moe": "`llmkit merge`",
     "upload publish share": "`llmkit push runs/mine --repo NAME`",
     "download pull fetch hub": "nothing to do: `--model OWNER/NAME` downloads a model on first use",

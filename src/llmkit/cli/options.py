@@ -204,7 +204,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
     "chat": (_MODEL, _SYSTEM, _EXPLAIN),
     "export": (
         _MODEL,
-        Option("--format", "Format to write: gguf or onnx.", "NAME", "export.format", _TEXT),
+        Option("--format", "gguf, onnx, peft or safetensors.", "NAME", "export.format", _TEXT),
         Option("--type", "Number type of the weights, such as q8_0.", "NAME", "export.type", _TEXT),
         Option(
             "--expert",

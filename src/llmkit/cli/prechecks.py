@@ -241,11 +241,16 @@ def _check_extras(command: str, config: Config, faults: Faults) -> None:
 
 def _check_packages(config: Config, faults: Faults) -> None:
     """Adds the missing packages of the format to export to the faults."""
-    packages = {"gguf": ("gguf",), "onnx": ("onnx", "onnxruntime", "onnxscript")}
+    packages = {
+        "gguf": ("gguf", ["gguf"]),
+        "onnx": ("onnx", ["onnx", "onnxruntime", "onnxscript"]),
+        "peft": ("lora", ["peft"]),
+    }
     format = config.export.written_format
     with faults.collected("export.format"):
-        for package in packages.get(format, ()):
-            extras.require(package, format, f"export to {format}", "")
+        extra, needed = packages.get(format, ("", []))
+        for package in needed:
+            extras.require(package, extra, f"export to {format}", "")
 
 
 def _check_server(config: Config, faults: Faults) -> None:

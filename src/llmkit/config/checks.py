@@ -145,6 +145,8 @@ def _of_export(settings: ExportConfig) -> Iterator[_Conflict]:
     if settings.type not in ("auto", *EXPORT_TYPES.get(format, (settings.type,))):
         what = f"{format} has no {settings.type}"
         yield "export.type", what, f"write {', '.join(EXPORT_TYPES[format])}"
+    if format == "peft" and settings.expert is not None:
+        yield "export.expert", "has no LoRA updates", "use `--format safetensors`"
 
 
 def of_generation(settings: GenerationConfig, is_chat: bool) -> Iterator[_Conflict]:

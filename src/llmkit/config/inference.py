@@ -224,6 +224,8 @@ class MergeConfig(Section):
 EXPORT_TYPES: Mapping[str, tuple[str, ...]] = {
     "gguf": ("f16", "f32", "bf16", "q8_0"),
     "onnx": ("f32", "int8"),
+    "peft": ("f32",),
+    "safetensors": ("bf16", "f32", "f16"),
 }
 """The number types of each format that `export` writes; the first is the default."""
 
@@ -231,12 +233,13 @@ EXPORT_TYPES: Mapping[str, tuple[str, ...]] = {
 class ExportConfig(Section):
     """What `export` makes of a model."""
 
-    format: Literal["auto", "gguf", "onnx"] = "auto"
-    """`gguf` is a file for llama.cpp (extra `gguf`), `onnx` a directory for ONNX Runtime (extra
-    `onnx`); `auto` is `gguf` for an output that ends in `.gguf`."""
+    format: Literal["auto", "gguf", "onnx", "peft", "safetensors"] = "auto"
+    """`gguf` is a file for llama.cpp (extra `gguf`); the others are directories: `onnx` for ONNX
+    Runtime (extra `onnx`), `peft` with the LoRA updates of a run for its base model, `safetensors`
+    for transformers. `auto` is `gguf` for an output that ends in `.gguf`."""
     type: Literal["auto", "f32", "f16", "bf16", "q8_0", "int8"] = "auto"
-    """Number type of the weights: `f16` (by default), `f32`, `bf16` or `q8_0` for gguf, `f32` (by
-    default) or `int8` for onnx."""
+    """Number type of the weights, by format, its default first: gguf `f16`, `f32`, `bf16` or
+    `q8_0`; onnx `f32` or `int8`; safetensors `bf16`, `f32` or `f16`; peft `f32`."""
     output: FilePath | None = None
     """File or directory to write; it must not exist."""
     expert: str | None = None

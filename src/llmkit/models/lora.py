@@ -42,12 +42,9 @@ def attach(
     extras.require("peft", "lora", "LoRA", "model.lora")
     import peft
 
-    assert settings.r is not None
     config = peft.LoraConfig(
-        r=settings.r,
-        lora_alpha=2 * settings.r if settings.alpha == "auto" else settings.alpha,
-        lora_dropout=settings.dropout,
         target_modules=_targets(model, settings, head),
+        **scaling(settings),
     )
     torch.manual_seed(seed)
     with warnings.catch_warnings():
@@ -56,6 +53,13 @@ def attach(
     for name, weight in model.named_parameters():
         if name in head:
             weight.requires_grad_(True)
+
+
+def scaling(settings: LoraConfig) -> dict[str, Any]:
+    """The rank, scale and dropout of the updates under peft's names."""
+    assert settings.r is not None
+    alpha = 2 * settings.r if settings.alpha == "auto" else settings.alpha
+    return {"r": settings.r, "lora_alpha": alpha, "lora_dropout": settings.dropout}
 
 
 def is_attached(model: nn.Module) -> bool:
