@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import json
 import os
@@ -21,6 +22,9 @@ OPTIONS = (
     "--disable-background-networking", "--disable-component-update", "--disable-quic",
     "--remote-debugging-pipe",
 )  # fmt: skip
+
+KEYS = {"Tab": (9, ""), "Enter": (13, "\r"), " ": (32, " ")}
+"""Keys with their codes, and the text that they type."""
 
 
 class Browser:
@@ -49,8 +53,12 @@ class Browser:
         for domain in ("Runtime", "Log", "Page", "Network"):
             self._ask(f"{domain}.enable")
 
-    def open(self, url: str) -> None:
-        """Opens a page."""
+    def open(self, url: str, width: int = 1000, *, dark: bool = False) -> None:
+        """Opens a page in a window of this width, in the light or the dark theme."""
+        theme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self._ask("Emulation.setEmulatedMedia", features=[theme])
+        size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
+        self._ask("Emulation.setDeviceMetricsOverride", **size)
         self._ask("Page.navigate", url=url)
         self.until("document.readyState === 'complete'")
 
@@ -59,6 +67,18 @@ class Browser:
         found = self._ask("Runtime.evaluate", expression=script, returnByValue=True)
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
+
+    def press(self, key: str) -> None:
+        """Presses and releases a key of `KEYS`."""
+        code, text = KEYS[key]
+        how = {"key": key, "windowsVirtualKeyCode": code, "text": text}
+        self._ask("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", **how)
+        self._ask("Input.dispatchKeyEvent", type="keyUp", **how)
+
+    def screenshot(self, picture: Path) -> None:
+        """Saves the whole page as a PNG file."""
+        shot = self._ask("Page.captureScreenshot", captureBeyondViewport=True)
+        picture.write_bytes(base64.b64decode(shot["data"]))
 
     def until(self, condition: str, seconds: float = 60.0) -> Any:
         """Waits until a script has a true value, and returns it."""
@@ -102,6 +122,8 @@ class Browser:
         match event.get("method"):
             case "Runtime.exceptionThrown":
                 self.complaints.append(str(given["exceptionDetails"]))
+            case "Runtime.consoleAPICalled" if given["type"] in ("error", "warning", "assert"):
+                self.complaints.append(str(given["args"]))
             case "Log.entryAdded" if given["entry"]["level"] == "error":
                 self.complaints.append(given["entry"]["text"])
             case "Network.requestWillBeSent":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,6 +80,37 @@ def test_several_runs_are_compared_in_a_page(llmkit: Run, runs: list[Path], tmp_
     assert json.loads(done.stdout)["page"] == str(page)
     assert "learning_rate" in page.read_text()
     assert llmkit("report", *runs, "--output", page).returncode == 0  # its own page is replaced
+
+
+def test_an_evaluation_is_shown_with_the_run_that_it_measured(
+    llmkit: Run, corpus: Path, runs: list[Path], tmp_path: Path
+) -> None:
+    result, page = tmp_path / "result.json", tmp_path / "page.html"
+    measured = ("evaluate", "--model", runs[0], "--text", corpus, "--output", result)
+    assert llmkit(*measured, "--quiet").returncode == 0
+    done = llmkit("report", *runs, result, "--output", page)
+    assert done.returncode == 0, done.stderr
+    text = page.read_text()
+    assert text.count("Evaluation: result.json") == 1
+    assert text.index("Evaluation: result.json") < text.index('<article id="run-2">')
+    refused = llmkit("report", runs[1], result, "--output", page)
+    assert refused.returncode == 2
+    assert "which is none of the runs" in refused.stderr
+    result.write_text('{"command": "evaluate"')
+    assert llmkit("report", runs[0], result, "--output", page).returncode == 65
+
+
+def test_the_page_is_opened_in_a_browser(
+    llmkit: Run, runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = tmp_path / "opened"
+    viewer = tmp_path / "viewer"
+    viewer.write_text(f'#!/bin/sh\necho "$1" > {opened}\n')
+    viewer.chmod(0o755)
+    monkeypatch.setenv("BROWSER", str(viewer))
+    command = [sys.executable, "-m", "llmkit", "report", str(runs[0]), "--open"]
+    subprocess.run(command, check=True, capture_output=True)
+    assert opened.read_text().strip() == (runs[0] / "report.html").resolve().as_uri()
 
 
 def test_a_file_that_no_report_wrote_is_kept(llmkit: Run, runs: list[Path], tmp_path: Path) -> None:

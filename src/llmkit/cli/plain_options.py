@@ -71,7 +71,7 @@ Runs = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="RUN",
-        help="Run directory; several are compared.",
+        help="Run directory; several are compared. Or a JSON result of `evaluate` on a run.",
         show_default=False,
         autocompletion=complete_run,
     ),

@@ -9,7 +9,7 @@ from llmkit.reporting.format import clock, heading, many
 
 _Figures = Mapping[str, Any]
 
-_METRICS = {
+METRIC_NAMES = {
     "perplexity": "perplexity",
     "pseudo_perplexity": "pseudo-perplexity",
     "bits_per_byte": "bits per byte",
@@ -33,6 +33,10 @@ _METRICS = {
     "token_f1": "token F1",
     "mse": "mean squared error",
     "nll": "negative log-likelihood",
+    "loss": "loss",
+    "rmse": "root mean squared error",
+    "spearman": "Spearman correlation",
+    "calibration_error": "calibration error",
 }
 """The metrics in the order of their rows, with their names; others follow."""
 
@@ -110,12 +114,12 @@ def _heading(found: _Figures) -> str:
 def _metrics(found: _Figures) -> Iterator[dict[str, Any]]:
     """A row for each metric; columns that would be empty are missing."""
     names = [name for name, value in found.items() if _is_metric(name, value)]
-    names.sort(key=lambda name: [*_METRICS, name].index(name))
+    names.sort(key=lambda name: [*METRIC_NAMES, name].index(name))
     intervals = {**(found.get("interval") or {}), **(found.get("intervals") or {})}
     baselines = _baselines(found.get("baseline") or {})
     rest = found.get(NOT_TRAINED_ON)
     for name in names:
-        row = {"": _METRICS.get(name, heading(name)), "value": found[name]}
+        row = {"": METRIC_NAMES.get(name, heading(name)), "value": found[name]}
         if intervals:
             bounds = intervals.get(name) or ()
             row["95% interval"] = " to ".join(f"{bound:.4g}" for bound in bounds)
@@ -181,7 +185,7 @@ def _rounded(rows: Sequence[_Figures]) -> list[dict[str, Any]]:
 
 def _comparison(row: _Figures) -> str:
     key = next(name for name in row if name.endswith("_difference"))
-    metric = _METRICS.get(key.removesuffix("_difference"), key.removesuffix("_difference"))
+    metric = METRIC_NAMES.get(key.removesuffix("_difference"), key.removesuffix("_difference"))
     difference = f"{metric} differs by {row[key]:.3g} ("
     if row["low"] is None:
         difference += "too little text for an interval)"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.cells import cell_len, set_cell_size
 
@@ -58,3 +60,35 @@ def short(value: float) -> str:
         if abs(value) >= limit:
             return f"{value / (1e3 if unit == 'k' else limit):.3g}{unit}"
     return f"{value:.4g}"
+
+
+def figure_text(value: Any) -> str:
+    """A value as people read it: numbers of four digits or more whole, others to four digits."""
+    if value is None or isinstance(value, bool):
+        return "" if value is None else str(value).lower()
+    if not isinstance(value, int | float):
+        return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    if isinstance(value, int) or (float(value).is_integer() and 1000 <= abs(value) < 1e15):
+        return f"{int(value):,}"
+    return f"{value:,.0f}" if 10_000 <= abs(value) < 1e15 else f"{value:.4g}"
+
+
+def bounds_text(found: Mapping[str, Any], key: str) -> str:
+    """The 95% interval of a figure: `0.7 to 0.9`; empty without one."""
+    bounds = bounds_of(found, key)
+    return f"{figure_text(bounds[0])} to {figure_text(bounds[1])}" if bounds else ""
+
+
+def bounds_of(found: Mapping[str, Any], key: str) -> Sequence[float] | None:
+    """The 95% interval of a figure; None for one without width, as resampling gives where all
+    examples are alike, such as all right: it is no sign of certainty."""
+    bounds: Sequence[float] | None = (found.get("intervals") or {}).get(key)
+    return bounds if bounds and None not in bounds and bounds[0] < bounds[1] else None
+
+
+_FOLDERS = re.compile(r"(?<![\w/:.])(~|\.{0,2})/([^\s/,:;'\"]+/)+")
+
+
+def without_folders(text: str) -> str:
+    """Text with the paths in it shortened to their last part: folders are those of one machine."""
+    return _FOLDERS.sub("", text)

@@ -86,6 +86,12 @@ class HeldOut:
     def __len__(self) -> int:
         return len(self.columns["unit"])
 
+    @property
+    def unit(self) -> str:
+        """What a unit is."""
+        units = {OF_TEXT: "passage", OF_MASKED_TEXT: "block", OF_RESPONSES: "conversation"}
+        return units.get(self.kind, "row")
+
     def figures(self) -> dict[str, float]:
         """The overall figures."""
         whole = self._whole

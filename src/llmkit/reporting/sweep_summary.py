@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from llmkit.config.yaml12 import dump
-from llmkit.reporting.page.run_comparison import HEADLINES, figure_text, interval_of
+from llmkit.reporting.format import bounds_text, figure_text
+from llmkit.reporting.page.comparability import HEADLINES
 
 ROOM_FOR_TWO = 60
 """Columns of a terminal below which the table has one figure instead of two; the page has all."""
@@ -63,7 +64,7 @@ def _validation(run: Mapping[str, Any]) -> Mapping[str, Any]:
 def _figure(found: Mapping[str, Any], key: str) -> str:
     if found.get(key) is None:
         return ""
-    bounds = interval_of(found, key)
+    bounds = bounds_text(found, key)
     return f"{figure_text(found[key])}{f' ({bounds})' if bounds else ''}"
 
 

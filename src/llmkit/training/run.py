@@ -45,7 +45,6 @@ from llmkit.training.loss_module import quick
 from llmkit.training.optimizer import NamedOptimizer
 from llmkit.training.record import Recorder
 from llmkit.training.resolve import Choices
-from llmkit.training.run_directory import FinishedRun
 from llmkit.training.run_facts import write_facts
 from llmkit.training.schedule import Clock
 from llmkit.training.tasks import defaults
@@ -66,7 +65,7 @@ class Run:
     clock: Clock
     losses: Callable[[Examples | None], Loss]
     """Makes the loss for these validation examples, or for a subset of them."""
-    earlier: FinishedRun | None
+    earlier: run_directory.FinishedRun | None
     """What the directory records of the run, if it was finished before."""
 
     @property
@@ -370,7 +369,8 @@ def _export(run: Run, work: engine.Work, state: State) -> None:
         return
     unit = "nats per token" if task.unit == "tokens" else f"per {task.unit.removesuffix('s')}"
     title = f"{run.directory.name}: {type(work.model).__name__}"
-    plots.draw_loss_curve(run.directory / outputs.METRICS, picture, title, unit)
+    how = (title, unit, work.settings.metric_for_best_model)
+    plots.draw_loss_curve(run.directory / outputs.METRICS, picture, *how)
 
 
 def _final_step(settings: ResolvedTrain, state: State) -> int:

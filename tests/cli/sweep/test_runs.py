@@ -68,7 +68,7 @@ def test_the_page_says_that_choosing_the_best_makes_its_figure_optimistic(
     found = json.loads(swept.out)
     assert found["page"] == f"{SWEEP}/report.html"
     page = (here / found["page"]).read_text()
-    for text in ("3e-3 has the best bits per byte", "so its figure there is optimistic"):
+    for text in ("3e-3 has the best bits per byte", "which is therefore too optimistic"):
         assert text in page
         assert text in " ".join(found["sentences"])
     assert "(unfinished)" in page

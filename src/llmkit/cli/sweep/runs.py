@@ -196,17 +196,17 @@ def _say_result(result: dict[str, Any], console: Console) -> None:
 def _compared(figures: dict[str, Any], console: Console) -> dict[str, Any]:
     """Adds the best run, and the page that compares the runs that have begun."""
     from llmkit.commands.report import report_runs
-    from llmkit.reporting.page import run_comparison
+    from llmkit.reporting.page.run_comparison import RunComparison
     from llmkit.reporting.run_record import read_run
 
     begun = [Path(run["run_dir"]) for run in figures["runs"] if run["status"] != _WAITING]
     records = [read_run(each) for each in begun if (each / outputs.RUN).exists()]
-    ranked = run_comparison.ranked_runs(records)
-    found: dict[str, Any] = {"best": ranked[0].name if ranked else None, "page": None}
-    found["sentences"] = [
-        *run_comparison.verdict(records),
-        *run_comparison.unlike_data(records),
-    ]
+    compared = RunComparison(records)
+    found: dict[str, Any] = {
+        "best": compared.ranked[0].name if compared.ranked else None,
+        "page": None,
+        "sentences": [*compared.sentences, *compared.warnings],
+    }
     if records:
         page = Path(figures["sweep_dir"]) / outputs.PAGE
         try:
