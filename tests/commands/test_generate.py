@@ -176,7 +176,7 @@ def test_a_long_prompt_is_cut_from_the_left_when_asked_and_it_is_said(generate: 
     code, out, err = generate("--prompt", long, "--json", cut, "generation.max_new_tokens=28")
     assert code == 0
     assert rows(out)[0]["prompt_tokens_cut"] > 0
-    assert "cut 1 prompts from the left" in err
+    assert "cut 1 prompt from the left" in err
 
 
 def test_a_dry_run_counts_prompts_and_loads_nothing(

@@ -298,7 +298,7 @@ def test_evaluate_says_that_a_file_has_no_labels(call, model, tmp_path, content)
     path.write_text(content)
     code, out, said = call("--model", model, "--csv", path, command="evaluate")
     assert (code, out) == (65, "")
-    assert "new.csv has no label column" in said
+    assert "new.csv has no clear label column" in said
     assert f"llmkit predict --model {model} --csv {path}" in said
 
 
@@ -427,3 +427,16 @@ def test_counts_of_labels_come_last_and_once(call, model, table, of_pairs, tmp_p
         assert sum(json.loads(said)["labels"].values()) == len(TEXTS)
     else:
         assert "labels.ham" not in said
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+def test_rows_that_are_read_in_part_are_counted(call, model, tmp_path, command) -> None:
+    path, long = tmp_path / "new.csv", "with words " * 60
+    write_table(path, [(long, "ham"), ("short", "spam"), (long, "spam")], ("message", "label"))
+    code, _, said = call("--model", model, "--csv", path, command=command)
+    assert code == 0
+    wanted = r"2 rows longer than (\d+) tokens: only the first (\d+) of each were read"
+    [(longest, read)] = re.findall(wanted, said)
+    assert longest == read
+    limit = json.loads((model / "config.json").read_text())["max_position_embeddings"]
+    assert int(longest) <= limit

@@ -186,3 +186,40 @@ def test_several_labels_and_numbers_have_their_figures_too(measured, tmp_path) -
     assert {"mse", "pearson", "spearman"} <= set(found)
     assert samples[3]["label"] == 1.5
     assert len(found["worst"]) == 10
+
+
+@pytest.mark.parametrize(
+    ("row", "what"),
+    [
+        ('{"text": 5, "label": "ant"}', "'text' of this row is int"),
+        ('{"txt": "a", "label": "ant"}', "no 'text'"),
+        ('{"text": "a"', "not JSON"),
+        ('{"text": "a", "label": {"ant": 3}}', "a label is text or a number"),
+        ('{"text": "a", "label": Infinity}', "this one is inf"),
+    ],
+)
+def test_a_broken_row_is_named_and_not_taken_for_a_missing_label(
+    tmp_path, classifier, measured, row: str, what: str
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "a", "label": "ant"}\n' + row + "\n")
+    with pytest.raises(DataError, match=what) as raised:
+        measured(path, classifier)
+    assert raised.value.where == f"{path}:2"
+
+
+def test_a_label_column_that_is_there_twice_is_listed(tmp_path, classifier, measured) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("text,label,label\na,ant,cat\nb,cat,ant\n")
+    with pytest.raises(DataError, match="no clear label column") as raised:
+        measured(path, classifier)
+    assert "1 'label', 2 'label'" in raised.value.next
+
+
+def test_training_rows_of_one_label_leave_the_majority_as_the_only_baseline(
+    tmp_path, classifier, table, measured
+) -> None:
+    train = tmp_path / "train.jsonl"
+    train.write_text('{"text": "a", "label": "ant"}\n{"text": "b", "label": "ant"}\n')
+    found, _ = measured(table, classifier, keys=[f"data.train_files={train}"])
+    assert list(found["baseline"]) == ["majority"]

@@ -164,3 +164,14 @@ def test_a_domain_shows_what_it_gained_or_lost() -> None:
 def test_the_rows_of_an_older_run_are_shown_as_it_recorded_them() -> None:
     rows = [{"domain": "a", "share": "50.0%", "loss": "2"}, {"domain": "b", "loss": "4"}]
     assert summary.domain_rows(rows) == rows
+
+
+def test_rows_of_one_label_or_number_do_not_judge_a_model() -> None:
+    perfect = {"accuracy": 1.0, "f1_macro": 1.0}
+    for accuracy in (0.0, 0.5, 1.0):
+        figures = {"accuracy": accuracy, "f1_macro": accuracy, "baseline": {"majority": perfect}}
+        (warning,) = summary.of_classifier("test", figures, "")
+        assert "all rows have the same label" in warning
+    figures = {"mse": 2.0, "baseline": {"majority_of_these_rows": {"mse": 0.0}}}
+    (warning,) = summary.of_classifier("test", figures, "")
+    assert "all rows have the same number" in warning

@@ -32,6 +32,7 @@ from llmkit.models.directory import locate_tokenizer
 from llmkit.models.pretrained import Pretrained
 from llmkit.reporting import samples
 from llmkit.reporting.console import Console
+from llmkit.reporting.format import many
 from llmkit.storage import resumable
 from llmkit.storage.resumable import ResultLines
 from llmkit.storage.strict_json import json_text
@@ -191,18 +192,22 @@ def _engine(work: _Work, processes: Processes | None, console: Console) -> Engin
 
 def _warn(work: _Work, console: Console) -> None:
     if work.requests.blank:
-        console.warn(f"skipped {work.requests.blank} blank lines")
+        console.warn(f"skipped {many(work.requests.blank, 'blank line')}")
     _warn_of_control_tokens(work, console)
     bf16 = generate.warning_of_precision(work.config.generation, work.n_samples)
     if bf16 and bf16 not in console.warnings:
         console.warn(bf16)
     cut = [prompt.cut for prompt in work.prompts if prompt.cut]
     if cut:
-        console.warn(f"cut {len(cut)} prompts from the left, by up to {max(cut)} tokens")
+        console.warn(
+            f"cut {many(len(cut), 'prompt')} from the left, by up to {many(max(cut), 'token')}"
+        )
     limits = [prompt for prompt in work.prompts if prompt.limit is not None]
     short = sum(len(p.ids) + p.max_new_tokens > (p.limit or 0) for p in limits)
     if short:
-        console.warn(f"{short} texts may end early: the context holds {limits[0].limit} tokens")
+        console.warn(
+            f"{many(short, 'text')} may end early: the context holds {limits[0].limit} tokens"
+        )
 
 
 def _warn_of_control_tokens(work: _Work, console: Console) -> None:

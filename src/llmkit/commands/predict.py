@@ -54,7 +54,8 @@ def run(config: Config, sources: Sources, console: Console) -> dict[str, Any] | 
         progress = RowProgress(advance)
         data, windows = _windows(config, found, kind, pipe, console.say, progress.read)
         model = kind.open(processes)
-        console.say(f"model: {opened.name}, {len(kind.names)} labels, {model.precision}")
+        labels = many(len(kind.names), "label")
+        console.say(f"model: {opened.name}, {labels}, {model.precision}")
         began = time.monotonic()
         job = _identity(config, opened, found, data, processes.precision)
         with _writer(config, job, console) as writer:
@@ -65,6 +66,10 @@ def run(config: Config, sources: Sources, console: Console) -> dict[str, Any] | 
             ):
                 if writer:
                     writer.write(window)
+        if isinstance(model, Classifier) and (
+            cut := classify.truncated_rows(model.encoder, processes)
+        ):
+            console.warn(cut)
     if named := model.encoder.named.warning("row"):
         console.warn(named)
     return (
@@ -324,4 +329,8 @@ def _some(rows: Iterator[R], data: DataConfig) -> Iterator[R]:
         number += 1
         yield row
     if not number:
-        raise InputNotFound(f"{_KEY} holds no row", where=", ".join(data.test_files))
+        raise InputNotFound(
+            f"{_KEY} holds no row",
+            where=", ".join(data.test_files),
+            next="name a file with a text in each row",
+        )

@@ -70,11 +70,12 @@ class TfidfRegression:
 
 
 def fit_baselines(kind: str, texts: _Texts, labels: AnyArray) -> dict[str, Baseline]:
-    """The baselines, fitted to the training texts and their encoded labels."""
-    return {
-        "majority": Majority(kind, labels),
-        "tfidf": TfidfRegression(kind, texts, labels),
-    }
+    """The baselines, fitted to the training texts and their encoded labels; only the majority class
+    if all texts have the same label, which nothing can be learned from."""
+    found: dict[str, Baseline] = {"majority": Majority(kind, labels)}
+    if (labels != labels[0]).any():
+        found["tfidf"] = TfidfRegression(kind, texts, labels)
+    return found
 
 
 def score_baselines(

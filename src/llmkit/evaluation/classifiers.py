@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -211,18 +212,15 @@ def _data(
             lambda each: roles.resolve_label_columns(found, each, say),
             is_labelled=True,
         )
-        rows = islice(labelled.read_rows(found, resolved, extra=False), _FIRST_ROWS)
-        raws = [row.label for row in rows if row.label is not None]
     except DataError as fault:
         if data.label_column is not None:
             raise
-        # If the text columns are missing as well, report those first.
-        classify.resolve_columns(
-            data,
-            shape,
-            lambda each: roles.resolve_label_columns(found, each, lambda text: None, False),
-        )
-        raise _no_labels(data, model, "") from fault
+        # If the text columns are missing as well, or the table is broken, report that first.
+        find = partial(roles.resolve_label_columns, found, say=lambda text: None, labelled=False)
+        classify.resolve_columns(data, shape, find)
+        raise _no_labels(data, model, "", fault.next) from fault
+    rows = islice(labelled.read_rows(found, resolved, extra=False), _FIRST_ROWS)
+    raws = [row.label for row in rows if row.label is not None]
     meant = remembered_columns(shape, "label_column")
     guessed = data.label_column is None and resolved.label_column not in (*meant, *LABEL_NAMES)
     if guessed and raws and all(map(known.unknown, raws)):
@@ -231,14 +229,16 @@ def _data(
     return resolved
 
 
-def _no_labels(data: DataConfig, model: Pretrained, held: str) -> DataError:
+def _no_labels(
+    data: DataConfig, model: Pretrained, held: str, advice: str = "data.label_column=NAME"
+) -> DataError:
     files = ", ".join(data.test_files)
     trained = remembered_columns(model.config, "label_column")
     named = f" {', '.join(map(repr, trained))}" if trained else ""
     return DataError(
-        f"{files} has no label column{named}{held}",
+        f"{files} has no clear label column{named}{held}",
         where=files,
-        next="name it with data.label_column=NAME; to label the file: "
+        next=f"name it: {advice}; to label the file: "
         f"`llmkit predict --model {model.name} --csv {files}`",
     )
 
@@ -259,6 +259,8 @@ def _measured(
     outputs = _outputs(classifier, table, processes, watch)
     if named := control_tokens(model.tokenizer).warning(table.texts, "row"):
         warn(named)
+    if cut := classify.truncated_rows(classifier.encoder, processes):
+        warn(cut)
     seconds = time.monotonic() - started
     figures = score_labels(kind, outputs, encoded_targets(table), names, config.seed)
     return MeasuredClassifier(model.name, table, outputs, {

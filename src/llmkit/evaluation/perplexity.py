@@ -155,7 +155,7 @@ def _interval(scores: Scores, segments: Segments, seed: int) -> dict[str, Any] |
 def _unigram(scores: Scores, n_bytes: int) -> dict[str, Any]:
     """The baseline that a model must at least beat: the frequencies of the scored tokens alone."""
     seen = scores.frequency[scores.frequency > 0].astype(np.float64)
-    nll = float(-(seen * np.log(seen / seen.sum())).sum())
+    nll = float((seen * np.log(seen.sum() / seen)).sum())
     return {
         "name": "unigram, fitted to this very text",
         "perplexity": perplexity(nll, float(seen.sum())),

@@ -235,7 +235,12 @@ def of_classifier(name: str, figures: _Figures, advice: str) -> Iterator[str]:
     beside = figures.get("baseline", {})
     if "mse" in figures:
         yield from _of_regression(name, figures, beside)
-    elif (majority := _majority(beside)) and _is_behind(figures, majority, or_equal=True):
+    elif (majority := _majority(beside)) and majority["accuracy"] == 1:
+        yield (
+            f"{name}: all rows have the same label, so their figures do not show whether the "
+            "classifier distinguishes labels"
+        )
+    elif majority and _is_behind(figures, majority, or_equal=True):
         yield (
             f"{name}: accuracy {_with_interval(figures, 'accuracy')} is no better than always "
             f"predicting the most frequent label ({majority['accuracy']:.3f}): the classifier has "
@@ -263,7 +268,12 @@ def of_tagger(name: str, figures: _Figures, advice: str) -> Iterator[str]:
 def _of_regression(name: str, figures: _Figures, beside: _Figures) -> Iterator[str]:
     constant, tfidf = _majority(beside), beside.get("tfidf")
     error = f"mean squared error {_with_interval(figures, 'mse')}"
-    if constant and figures["mse"] >= constant["mse"]:
+    if constant and constant["mse"] == 0:
+        yield (
+            f"{name}: all rows have the same number, so their figures do not show whether the "
+            "model predicts numbers"
+        )
+    elif constant and figures["mse"] >= constant["mse"]:
         yield (
             f"{name}: {error} is no better than always predicting the mean "
             f"({constant['mse']:.4g}): the model has not learned to predict the number"

@@ -6,6 +6,7 @@ import pytest
 
 from llmkit.data.records import checks
 from llmkit.data.records.labelled import Part
+from llmkit.data.records.labels import SINGLE, Labels
 from llmkit.errors import DataError
 
 
@@ -18,3 +19,12 @@ def test_a_part_without_a_row_that_can_be_used_is_refused() -> None:
     with pytest.raises(DataError, match="has no row with text and label"):
         checks.check_rows(Part("test", files={"b.csv": 0}))
     checks.check_rows(Part("train", texts=[("a",)], raws=["x"], places=[("a.csv", 1)]))
+
+
+def test_rows_of_one_label_are_refused_with_the_blank_ones_that_may_be_the_cause() -> None:
+    train = Part("train", texts=[("a",)], raws=["x"], places=[("a.csv", 1)])
+    with pytest.raises(DataError, match="has the label 'x': there is nothing to learn"):
+        checks.check_training_rows(train, Labels(SINGLE, ("x",)))
+    train.blank = [(("a.csv", 2), "label")]
+    with pytest.raises(DataError, match=r"but for 1 blank row \(a.csv row 2\): there is nothing"):
+        checks.check_training_rows(train, Labels(SINGLE, ("x",)))

@@ -67,6 +67,10 @@ def test_a_label_that_is_unknown_is_told_with_those_that_are_known() -> None:
     assert "'ham', 'spam'" in fault.value.next
     with pytest.raises(DataError, match="not numeric"):
         of("0.5").encode("x")
+    assert of("0.5").encode("-1e30") == -1e30
+    for large in ("1e31", "-1e300", "1e999", "9" * 400):
+        with pytest.raises(DataError, match=r"too large: numbers lie within 1e\+30 of 0"):
+            of("0.5").encode(large)
     with pytest.raises(DataError, match="has 2 labels"):
         of("a", "b").encode(("a", "b"))
 

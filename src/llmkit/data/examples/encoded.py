@@ -227,11 +227,14 @@ class Encoder:
     def __init__(self, tokenizer: PreTrainedTokenizerFast, max_length: int) -> None:
         self.pad_id = padding_id(tokenizer)
         self.named = ControlTokenCount(control_tokens(tokenizer))
+        self.truncated = 0
+        """Number of rows so far that were longer than `max_length`."""
         self.max_length = max_length
         self.gives_types = "token_type_ids" in tokenizer.model_input_names
         # A copy: the tokenizer keeps its settings. In the copy, special tokens in a text are text.
         self.whole, self.cut = text_only(tokenizer), text_only(tokenizer)
-        self.cut.enable_truncation(max_length, direction=tokenizer.truncation_side)
+        self.side = tokenizer.truncation_side
+        self.cut.enable_truncation(max_length, direction=self.side)
 
     def encode(
         self,
@@ -247,6 +250,7 @@ class Encoder:
                 self.named.add(each)
             encodings, before = self._encode(some)
             uncut += before
+            self.truncated += sum(length > self.max_length for length in before)
             lengths += [len(encoding) for encoding in encodings]
             ids.append(_flat((encoding.ids for encoding in encodings), np.int32))
             if self.gives_types:

@@ -31,6 +31,9 @@ def check_training_rows(train: Part, labels: Labels) -> None:
         problem = f"every row of {train.key} has the label {train.raws[0]!r}"
     else:
         return
+    if train.blank:
+        skipped = format_places(place for place, _ in train.blank)
+        problem += f", but for {many(len(train.blank), 'blank row')} ({skipped})"
     raise DataError(
         f"{problem}: there is nothing to learn",
         where=train.places[0][0],

@@ -217,8 +217,9 @@ def _written(value: Any, where: str) -> str:
         return str(value).lower()
     if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
         return repr(value)
+    kind = repr(value) if isinstance(value, float) else type(value).__name__
     raise DataError(
-        f"a label is text or a number, and this one is {type(value).__name__}",
+        f"a label is text or a number, and this one is {kind}",
         where=where,
         next=f"name the column of the label with {LABEL}, or correct the row",
     )
@@ -295,7 +296,7 @@ def read_part(found: Sequence[Source], data: DataConfig, name: str, watch: Watch
 
 def format_places(places: Iterable[Place]) -> str:
     """The first places, formatted for a message."""
-    several = list(places)
+    several = list(dict.fromkeys(places))
     by_file: dict[str, list[str]] = {}
     for path, number in several[:SHOWN]:
         by_file.setdefault(path, []).append(str(number))

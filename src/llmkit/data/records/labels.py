@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,9 @@ SINGLE, MULTI, REGRESSION = (
     "regression",
 )
 """The kinds of labels, with transformers' names."""
+
+LARGEST_NUMBER = 1e30
+"""Largest absolute value of a number to learn: weights are in float32, whose range ends at 3e38."""
 
 Raw = str | tuple[str, ...]
 """A label as written in a table, without white space around it; a tuple if a row has several."""
@@ -238,8 +240,14 @@ def ordered_names(names: Iterable[str]) -> list[str]:
 
 
 def _value(raw: Raw, where: str) -> float:
-    if isinstance(raw, str) and NUMBER.fullmatch(raw) and math.isfinite(float(raw)):
-        return float(raw)
+    if isinstance(raw, str) and NUMBER.fullmatch(raw):
+        if abs(value := float(raw)) <= LARGEST_NUMBER:
+            return value
+        raise DataError(
+            f"the label {raw[:60]!r} is too large: numbers lie within {LARGEST_NUMBER:g} of 0",
+            where=where,
+            next="correct the row, or give the numbers in a larger unit",
+        )
     raise DataError(
         f"the label {raw!r} is not numeric",
         where=where,

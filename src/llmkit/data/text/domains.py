@@ -15,6 +15,7 @@ from llmkit.data.text import corpus
 from llmkit.data.text.corpus import Corpus, Documents
 from llmkit.errors import ConfigError, DataError, InputNotFound
 from llmkit.progress import Watch
+from llmkit.reporting.format import many
 from llmkit.storage import paths
 
 TRAIN_FILES, VALIDATION_FILES = "data.train_files", "data.validation_files"
@@ -64,7 +65,7 @@ class RawText:
             read = corpus.spool(self.found, self.config.data, directory, advance)
         if not read.n_documents:
             raise DataError(
-                f"{self.name} holds no text: all {read.blank:,} documents are blank",
+                f"{self.name} holds no text, only {many(read.blank, 'blank document')}",
                 where=", ".join(str(source.path) for source in self.found[:3]),
                 next="name files that hold text",
             )

@@ -238,7 +238,7 @@ class _Maker:
         n_text = len(made.ids) - len(made.starts)
         facts = [
             f"{label}: {many(len(made.starts), 'document')}",
-            f"{made.n_bytes:,} bytes",
+            many(made.n_bytes, "byte"),
             f"{len(made.ids):,} tokens",
             f"{made.n_bytes / max(1, n_text):.2f} bytes per token",
         ]

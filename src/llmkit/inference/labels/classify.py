@@ -38,6 +38,7 @@ from llmkit.models.classifier import (
     to_number_head,
 )
 from llmkit.models.pretrained import Pretrained, load_model
+from llmkit.reporting.format import many
 from llmkit.reporting.predictions import DIGITS, Prediction
 
 THRESHOLD = 0.5
@@ -156,6 +157,15 @@ def shared_outputs(
         whole[first:last] = torch.from_numpy(classifier.outputs(texts[first:last], advance))
     found: NDArray[np.float64] = processes.sum(whole.to(processes.device)).cpu().numpy()
     return found
+
+
+def truncated_rows(encoder: Encoder, processes: Processes) -> str | None:
+    """A sentence with the number of rows so far that were cut, of all processes, all of which must
+    call this; None if there are none."""
+    cut = int(processes.sum(torch.tensor([encoder.truncated], device=processes.device)).item())
+    side, most = "last" if encoder.side == "left" else "first", f"{encoder.max_length:,}"
+    read = f"only the {side} {most} of each were read"
+    return f"{many(cut, 'row')} longer than {most} tokens: {read}" if cut else None
 
 
 def probabilities(kind: str, outputs: AnyArray) -> AnyArray:
