@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import time
@@ -175,6 +176,33 @@ def test_a_branch_on_another_machine_is_the_same_branch(
     frozen.branch("code", tmp_path / "code")
     one, other = (files(each / "code" / "final") for each in (frozen.directory, tmp_path))
     assert one == other
+    assert not any(str(frozen.directory).encode() in content for content in one.values())
+
+
+def test_an_expert_is_not_resumed_from_another_seed(frozen: Lab, tmp_path: Path) -> None:
+    shutil.copytree(frozen.directory / "seed", tmp_path / "seed")
+    run = (
+        "pretrain", frozen.config, "--model", tmp_path / "seed", "--expert", "code",
+        "-o", tmp_path / "code",
+    )  # fmt: skip
+    frozen.run(*run)
+    config = tmp_path / "seed/final/config.json"
+    config.write_text(config.read_text().replace("{", '{"other": 1,', 1))
+    (tmp_path / "seed/final/manifest.json").unlink()
+    done = frozen.llmkit(*run)
+    assert done.returncode == 78
+    assert "the seed has changed" in done.stderr
+
+
+def test_a_model_in_a_shared_config_is_no_expert(frozen: Lab) -> None:
+    shared = frozen.directory / "begun.yaml"
+    model = f"model: {{name_or_path: {frozen.directory / 'seed'}}}\n"
+    shared.write_text(re.sub(r"^model: .*\n", model, frozen.config.read_text(), flags=re.M))
+    given = [f"--expert={name}={frozen.directory / name}" for name in NAMES]
+    frozen.run("merge", shared, *given, "-o", frozen.directory / "begun")
+    seed = ("--model", frozen.directory / "seed")
+    done = frozen.llmkit("merge", *given, *seed, "-o", frozen.directory / "no6")
+    assert "was not trained as the expert" in done.stderr
 
 
 def test_every_command_reads_an_ensemble(free: Lab) -> None:

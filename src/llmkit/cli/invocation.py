@@ -43,6 +43,7 @@ class Invocation:
     print_config: bool
     allow_code: bool
     sweep: bool = False
+    train: bool = False
     print: bool = False
 
     def carry_out(self, warnings: list[str]) -> None:
@@ -57,7 +58,8 @@ class Invocation:
         from llmkit.reporting.console import Console
 
         console = Console(self.json, self.quiet, warnings)
-        result = (self._sweep if self.sweep else self._once)(given, options, console)
+        several = self.sweep or self.train
+        result = (self._several if several else self._once)(given, options, console)
         if result is not None:
             with faults.of_stdout():
                 console.result(result)
@@ -80,10 +82,10 @@ class Invocation:
         )
         return request.carry_out(console)
 
-    def _sweep(
+    def _several(
         self, given: Arguments, options: Sequence[GivenOption], console: Console
     ) -> dict[str, Any] | None:
-        """The same for `--sweep`."""
+        """The same for `--sweep`, and for `--train`."""
         from llmkit.cli.sweep import runs
         from llmkit.cli.sweep.plan import CommandLine
 
@@ -112,12 +114,13 @@ class Invocation:
                 next=f"try `{FIRST[self.command]}`, or pass a CONFIG; "
                 f"`llmkit {self.command} --help` lists the options",
             )
-        if self.print and not self.sweep:
-            raise UsageError("`--print` needs `--sweep`", next="add it, or use `--print-config`")
-        if self.print_config and self.sweep:
+        several = "--train" if self.command == "merge" else "--sweep"
+        if self.print and not (self.sweep or self.train):
+            raise UsageError(f"`--print` needs `{several}`", next="add it, or use `--print-config`")
+        if self.print_config and (self.sweep or self.train):
             raise UsageError(
                 "`--print-config` prints one config",
-                next="remove `--sweep`; `--sweep --dry-run` lists the runs",
+                next=f"remove `{several}`; `{several} --dry-run` lists the runs",
             )
 
     def _config(

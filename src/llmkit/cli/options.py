@@ -106,6 +106,11 @@ _SWEEP_SWITCHES = (
 )
 """The switches of commands that train."""
 
+_MERGE_SWITCHES = (
+    Option("--train", "First train what is missing: the seed, and an expert of each domain."),
+    Option("--print", "With --train: print the command of each run."),
+)
+
 OPTIONS: dict[str, tuple[Option, ...]] = {
     "pretrain": (
         Option(
@@ -298,7 +303,8 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
 
 def switches(command: str) -> tuple[Option, ...]:
     """The switches of a command, which set no config key."""
-    return (*_COMMON, *(_SWEEP_SWITCHES if command in ("pretrain", "finetune") else ()))
+    several = {"pretrain": _SWEEP_SWITCHES, "finetune": _SWEEP_SWITCHES, "merge": _MERGE_SWITCHES}
+    return (*_COMMON, *several.get(command, ()))
 
 
 def parameters(command: str) -> list[Parameter]:

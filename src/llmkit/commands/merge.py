@@ -25,8 +25,8 @@ from llmkit.evaluation import merges
 from llmkit.evaluation.experts import unused_experts
 from llmkit.evaluation.merges import DomainTexts
 from llmkit.export import description
+from llmkit.models import build, pretrained
 from llmkit.models import directory as directories
-from llmkit.models import pretrained, rope
 from llmkit.models.directory import EXPERTS_DIRECTORY
 from llmkit.models.experts import merge, twins
 from llmkit.models.experts import record as records
@@ -264,35 +264,23 @@ def _family(config: Config, console: Console) -> Family:
     family, settings = experts.open_family(config), config.merge
     if (settings.without or settings.only) and (left := experts.STAYS.get(family.record.lost)):
         console.warn(f"what was learned from the other domains is not forgotten: {left}")
-    if settings.only is not None:
-        return family
-    if settings.into == "ensemble" and rope.has_longrope(family.record.dense_config):
-        raise ConfigError(
-            "an ensemble cannot read models whose positions depend on the length of a text",
-            where=f"{family.model.name} (merge.into)",
-            next="use merge.into=average, or a seed with fixed rotary frequencies",
-        )
-    if settings.into == "moe":
-        twins.twin_of(family.record.dense_config, family.model.name)
-        _check_mixture(family, config)
+    if settings.only is None:
+        merge.check_mergeable(family.record.dense_config, family.names, settings, family.model.name)
     return family
 
 
-def _check_mixture(family: Family, config: Config) -> None:
-    settings = config.merge
-    if settings.top_k > len(family.names):
-        raise ConfigError(
-            f"a token cannot be routed to {settings.top_k} of {len(family.names)} experts",
-            where="merge.top_k",
-            next=f"write at most {len(family.names)}",
-        )
-    ways = (merge.FREQUENCY, merge.AVERAGE, *family.names)
-    if settings.shared not in ways:
-        raise ConfigError(
-            f"there is no expert of {settings.shared}",
-            where="merge.shared",
-            next=f"write one of {', '.join(ways)}",
-        )
+def check_ahead(seed: Config, config: Config) -> None:
+    """Checks the settings of a merge whose experts are still to be trained, by the config of their
+    seed or of a run that begins with it."""
+    model = seed.model
+    if model.code is not None:
+        return  # its architecture is known when the file has run
+    if (begun := pretrained.of_config(seed)) is not None:
+        dense, name = begun.config, begun.name
+    else:
+        kind = "qwen3" if model.architecture == "auto" else model.architecture
+        dense, name = build.model_config(kind, model.config, 1, 1, {"pad_token_id": 0}), "the seed"
+    merge.check_mergeable(dense, sorted(config.merge.experts), config.merge, name)
 
 
 def _merged(found: list[ExpertSource], config: Config) -> PreTrainedModel:

@@ -125,15 +125,15 @@ class Console:
         before: Iterable[str] = ()
         after: Iterable[str] = ()
         shown: tables.Layout | None = None
-        if sweep_summary.describes_sweep(figures):
+        if merge_summary.describes_merge(figures):
+            before, figures = merge_summary.of_merge(figures), merge_summary.merge_tables(figures)
+        elif sweep_summary.describes_sweep(figures):
             after = sweep_summary.of_sweep(figures)
             figures = {"runs": sweep_summary.sweep_rows(figures, RichConsole().width)}
         elif summary.is_training(figures):
             before = summary.of_training(figures)
             domains = figures.get("domains")
             figures = {"domains": summary.domain_rows(domains)} if domains else {}
-        elif merge_summary.describes_merge(figures):
-            before, figures = merge_summary.of_merge(figures), merge_summary.merge_tables(figures)
         elif evaluation_summary.is_evaluation(figures):
             before, arranged, after = evaluation_summary.arrange_evaluation(figures)
             shown = tables.Layout((), list(arranged.items()))

@@ -29,6 +29,8 @@ def of_merge(figures: _Figures) -> Iterator[str]:
     yield merge_sentence(figures)
     if text := main_figures(figures.get("validation", {}), {}):
         yield f"Held-out data: {text}."
+    if runs := [run["name"] for run in figures.get("runs", ())][:-1]:
+        yield f"Trained for it, in {figures['sweep_dir']}: {', '.join(runs)}."
     yield f"  model    {figures['model_dir']}"
     yield f"  report   {figures['run_dir']}/report.html"
     yield f'  next     llmkit generate --model {figures["run_dir"]} --prompt "..."'

@@ -38,10 +38,12 @@ def sweep_rows(figures: Mapping[str, Any], columns: int) -> list[dict[str, Any]]
     runs, short = figures["runs"], _short_names(figures["keys"])
     shown = [key for key in HEADLINES if any(key in _validation(run) for run in runs)]
     shown = shown[: 1 if columns < ROOM_FOR_TWO else 2]
+    best = shown and figures["command"] != "merge"
     mixed = figures.get("dry_run") or any(run["status"] != "finished" for run in runs)
     return [
         {
-            **({"best": "*" if run["name"] == figures["best"] else ""} if shown else {}),
+            **({"run": run["name"]} if figures["command"] == "merge" else {}),
+            **({"best": "*" if run["name"] == figures["best"] else ""} if best else {}),
             **{short[key]: _value(value) for key, value in run["keys"].items()},
             **{key: _figure(_validation(run), key) for key in shown},
             **({"state": _state(run)} if mixed else {}),

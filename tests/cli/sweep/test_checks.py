@@ -8,7 +8,7 @@ import pytest
 
 from llmkit.cli.sweep.checks import SweepFaults, failed_runs, stopped_sweep
 from llmkit.cli.sweep.grid import Configuration
-from llmkit.cli.sweep.plan import PlannedRun
+from llmkit.cli.sweep.plan import CommandLine, PlannedRun
 from llmkit.config.checks import Faults
 from llmkit.config.schema import Config
 from llmkit.errors import ConfigError, DataError, Diverged, InputNotFound, LlmkitError, Stopped
@@ -16,7 +16,8 @@ from llmkit.errors import ConfigError, DataError, Diverged, InputNotFound, Llmki
 
 def run(name: str) -> PlannedRun:
     config = Config(output_dir=str(Path("d") / name))
-    return PlannedRun(Configuration(name, {}, []), config, Faults("pretrain"))
+    line = CommandLine("pretrain", None, [], [])
+    return PlannedRun(Configuration(name, {}, []), config, Faults("pretrain"), line)
 
 
 RUNS = [run(f"seed={number}") for number in range(5)]

@@ -29,7 +29,7 @@ def test_a_command_has_all_options_in_their_places_and_its_own_directory() -> No
         TEXT,
     )
     plan = plan_sweep(line("model.name_or_path=x", "seed=1,2", options=options))
-    assert plan.words(plan.runs[1]) == [
+    assert plan.runs[1].words == [
         "pretrain", "model.name_or_path=x", "--model", "m", "seed=2", "--text", "a.txt",
         "--text=-b.txt", "--output-dir", "mine/seed=2", "--allow-code",
     ]  # fmt: skip

@@ -1,1 +1,1 @@
-"""`--sweep`: plans, checks, runs and compares the configurations of a grid."""
+"""Several runs of one command line: the grid of `--sweep`, and what `merge --train` needs."""

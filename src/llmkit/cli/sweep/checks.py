@@ -92,7 +92,7 @@ def stopped_sweep(figures: dict[str, Any], fault: LlmkitError) -> LlmkitError:
         fault.what,
         where=figures["sweep_dir"],
         kept=listed(lines),
-        next="run the same command again to continue the sweep",
+        next="run the same command again to continue",
     )
     again.found = figures
     return again

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ class CommandLine:
     typed: Sequence[str] = ()
     """The whole, as it was typed."""
 
-    def words(self, overrides: Sequence[str], directory: Path) -> list[str]:
+    def words(self, overrides: Sequence[str], directory: Path | None) -> list[str]:
         """The words after `llmkit`, with these overrides and this output directory."""
         waiting = [each for each in self.options if each.key != "output_dir"]
         waiting.sort(key=lambda option: option.after)
@@ -43,13 +43,16 @@ class CommandLine:
                 words += _option_words(waiting.pop(0))
             words.append(override)
         words += [word for option in waiting for word in _option_words(option)]
-        return [*words, *_words("--output-dir", str(directory)), *self.switches]
+        place = [] if directory is None else _words("--output-dir", str(directory))
+        return [*words, *place, *self.switches]
 
 
 def _option_words(option: GivenOption) -> Iterator[str]:
     values = [option.value] if isinstance(option.value, str | int) else option.value
+    domain = option.key.removeprefix("merge.experts.")
+    named = f"{domain}=" if domain != option.key else ""  # --expert DOMAIN=RUN
     for value in values:
-        yield from _words(option.flag, str(value))
+        yield from _words(option.flag, f"{named}{value}")
 
 
 def _words(flag: str, value: str) -> list[str]:
@@ -63,6 +66,10 @@ class PlannedRun:
     configuration: Configuration
     config: Config
     faults: Faults
+    line: CommandLine
+    """The command line that it is one of."""
+    needs: Sequence[str] = ()
+    """The names of runs that must be finished before it starts."""
 
     @property
     def name(self) -> str:
@@ -73,6 +80,16 @@ class PlannedRun:
     def directory(self) -> Path:
         """The directory of the run."""
         return Path(str(self.config.output_dir))
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """Its figures, if it is finished."""
+        return run_directory.finished_result(self.config, self.line.command)
+
+    @property
+    def words(self) -> list[str]:
+        """Its command line, without `llmkit`."""
+        return self.line.words(self.configuration.overrides, self.directory)
 
     def placed(self, sweep: Path) -> PlannedRun:
         """The run in the directory of its sweep."""
@@ -95,30 +112,33 @@ class SweepPlan:
     directory: Path
     prefix: str
     """The default name without its number; empty where the directory is given."""
-
-    def result(self, run: PlannedRun) -> dict[str, Any] | None:
-        """The figures of a run, if it is finished."""
-        return run_directory.finished_result(run.config, self.line.command)
-
-    def words(self, run: PlannedRun) -> list[str]:
-        """The command line of a run, without `llmkit`."""
-        return self.line.words(run.configuration.overrides, run.directory)
+    switch: str
+    """The switch of the command line that plans several runs."""
+    request: Mapping[str, Any]
+    """What the runs are asked to do, wherever they are."""
+    placed: Callable[[Path], Sequence[PlannedRun]]
+    """The runs in another directory."""
+    is_own: bool = True
+    """Whether the directory is for these runs alone."""
 
     def all_words(self) -> list[str]:
-        """The command line of the whole sweep in this directory, without `llmkit`."""
-        return [*self.line.words(self.line.overrides, self.directory), "--sweep"]
+        """The command line of the whole plan in this directory, without `llmkit`."""
+        place = self.directory if self.is_own else None
+        return [*self.line.words(self.line.overrides, place), self.switch]
 
     def claimed(self) -> SweepPlan:
         """The same plan in a directory that exists and records the request of the sweep."""
+        if not self.is_own:
+            return self
         facts = {
             "command": self.line.command,
             "arguments": list(self.line.typed),
-            numbered.REQUEST: _request(self.line.command, self.runs),
+            numbered.REQUEST: self.request,
         }
         if self.prefix:
             again = self.runs[0].config.resume == "never"
             directory = numbered.claim(RUNS_DIRECTORY, self.prefix, SWEEP, facts, again)
-            return _placed(self, directory)
+            return replace(self, runs=self.placed(directory), directory=directory)
         try:
             numbered.write_request(self.directory, SWEEP, facts)
         except OSError as error:
@@ -128,6 +148,8 @@ class SweepPlan:
     def check_place(self) -> None:
         """Raises WriteError if the directory of the sweep is a run, or holds a file of another
         origin under a name that the sweep writes."""
+        if not self.is_own:
+            return
         if (self.directory / outputs.RUN).exists():
             what = "holds a run, not a sweep"
         elif (self.directory / SWEEP).exists() and not outputs.is_sweep(self.directory):
@@ -165,17 +187,22 @@ def plan_sweep(line: CommandLine) -> SweepPlan:
     for each in configurations(line.overrides):
         faults = Faults(line.command)
         read = read_config(line.command, line.config, each.overrides, line.options, faults)
-        runs.append(PlannedRun(each, read.config, faults))
+        runs.append(PlannedRun(each, read.config, faults, line))
+    request = _request(line.command, runs)
+
+    def placed(directory: Path) -> list[PlannedRun]:
+        return [run.placed(directory) for run in runs]
+
     if (given := runs[0].config.output_dir) is not None:
-        return _placed(SweepPlan(line, runs, Path(given), ""), Path(given).expanduser())
+        directory = Path(given).expanduser()
+        return SweepPlan(line, placed(directory), directory, "", "--sweep", request, placed)
     names = {run_identity.default_prefix(run.config, line.command) for run in runs}
     prefix = f"{names.pop() if len(names) == 1 else line.command}-sweep"
     found = None
     if runs[0].config.resume != "never":
-        request = _request(line.command, runs)
         found = numbered.find_numbered(RUNS_DIRECTORY, prefix, SWEEP, request)
     directory = found or numbered.next_free(RUNS_DIRECTORY, prefix)
-    return _placed(SweepPlan(line, runs, directory, prefix), directory)
+    return SweepPlan(line, placed(directory), directory, prefix, "--sweep", request, placed)
 
 
 def _hashable(value: Any) -> Any:
@@ -183,11 +210,6 @@ def _hashable(value: Any) -> Any:
     if isinstance(value, dict):
         return frozenset((name, _hashable(inner)) for name, inner in value.items())
     return tuple(map(_hashable, value)) if isinstance(value, list | tuple) else value
-
-
-def _placed(plan: SweepPlan, directory: Path) -> SweepPlan:
-    runs = [run.placed(directory) for run in plan.runs]
-    return replace(plan, runs=runs, directory=directory)
 
 
 def _request(command: str, runs: Sequence[PlannedRun]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Carries out a sweep: checks every configuration, then runs one after another and compares them.
+"""Carries out a sweep, or the runs that make a merge: checks all, then runs one after another.
 
 Each run is a separate process with the command line that would start it alone. So its numbers are
 those of the single command, it leaves no memory behind, and no fault of one stops the others.
@@ -10,12 +10,14 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from llmkit.cli import faults
 from llmkit.cli.request import Request
 from llmkit.cli.sweep.checks import SweepFaults, failed_runs, stopped_sweep
+from llmkit.cli.sweep.experts import plan_experts
 from llmkit.cli.sweep.plan import CommandLine, PlannedRun, SweepPlan, plan_sweep
 from llmkit.distributed import launcher, signals
 from llmkit.distributed.child import run_command_line
@@ -38,7 +40,7 @@ def run_sweep(line: CommandLine, console: Console) -> dict[str, Any]:
     with signals.stop_signal() as stop:
         _check_with_libraries(plan, stop, console)
         plan = plan.claimed()
-        with run_directory.held(plan.directory):
+        with run_directory.held(plan.directory) if plan.is_own else nullcontext():
             return _carried_out(plan, stop, console)
 
 
@@ -56,7 +58,7 @@ def print_sweep(line: CommandLine, console: Console, *, dry_run: bool) -> dict[s
         _checked_with_libraries(plan, console)
     else:
         plan = plan.claimed()
-    commands = [shlex.join(["llmkit", *plan.words(run)]) for run in plan.runs]
+    commands = [shlex.join(["llmkit", *run.words]) for run in plan.runs]
     if broken := next((each for each in commands if "\n" in each), None):
         raise UsageError(
             "a command with a line break does not fit into a line",
@@ -73,24 +75,25 @@ def print_sweep(line: CommandLine, console: Console, *, dry_run: bool) -> dict[s
 
 
 def _facts(plan: SweepPlan) -> dict[str, Any]:
-    keys = list(plan.runs[0].configuration.values)
+    keys = list(dict.fromkeys(key for run in plan.runs for key in run.configuration.values))
     return {"command": plan.line.command, "sweep_dir": str(plan.directory), "keys": keys}
 
 
 def _checked(line: CommandLine) -> SweepPlan:
     """The plan, after all checks that need no libraries."""
+    switch = "--train" if line.command == "merge" else "--sweep"
     if launcher.n_processes() > 1:
         raise UsageError(
-            "a sweep starts one process for each run",
+            "each run is a process that this command starts",
             where="environment: WORLD_SIZE",
-            next="run it without torchrun; or print its commands with `--sweep --print`, and start "
-            "each of them with torchrun",
+            next=f"run it without torchrun; or print its commands with `{switch} --print`, and "
+            "start each of them with torchrun",
         )
-    plan = plan_sweep(line)
+    plan = plan_experts(line) if switch == "--train" else plan_sweep(line)
     found = SweepFaults(plan.runs)
     for run in plan.runs:
         with found.collected(run):
-            _request(plan, run).checked(_Silent())
+            _check_light(plan, run)
     found.check()
     plan.check_different()
     plan.check_place()
@@ -103,9 +106,9 @@ def _checked_with_libraries(plan: SweepPlan, console: Console) -> list[dict[str,
     with console.watch("configurations checked", len(plan.runs)) as advance:
         for run in plan.runs:
             report = {}
-            if (status := _status(plan, run)) != _FINISHED:
+            if (status := _status(run)) != _FINISHED:
                 with found.collected(run):
-                    report = {"report": _request(plan, run).carry_out(_Silent())}
+                    report = _report_of(plan, run)
             runs.append(run.described(status, **report))
             advance(1)
     found.check()
@@ -115,9 +118,9 @@ def _checked_with_libraries(plan: SweepPlan, console: Console) -> list[dict[str,
 def _check_with_libraries(plan: SweepPlan, stop: StopSignal, console: Console) -> None:
     """The same in another process: its memory, and a GPU that only one process may use, are free
     for the runs."""
-    if all(_status(plan, run) == _FINISHED for run in plan.runs):
+    if all(_status(run) == _FINISHED for run in plan.runs):
         return
-    console.say(f"sweep of {len(plan.runs)} runs in {plan.directory}: checking all of them")
+    console.say(f"{len(plan.runs)} runs in {plan.directory}: checking all of them")
     with console.waiting("checking the configurations…"):
         words = [*plan.all_words(), "--dry-run", "--json"]
         ended = run_command_line(words, stop, shown=False)
@@ -129,11 +132,37 @@ def _check_with_libraries(plan: SweepPlan, stop: StopSignal, console: Console) -
 
 def _request(plan: SweepPlan, run: PlannedRun) -> Request:
     allowed = "--allow-code" in plan.line.switches
-    return Request(plan.line.command, [], run.config, run.faults, None, True, allowed)
+    return Request(run.line.command, [], run.config, run.faults, None, True, allowed)
 
 
-def _status(plan: SweepPlan, run: PlannedRun) -> str:
-    return _status_with(run, plan.result(run))
+def _check_light(plan: SweepPlan, run: PlannedRun) -> None:
+    """Makes all checks of a run that need no libraries, and no run that is not finished."""
+    if _waits(plan, run):
+        run.faults.check()
+        run_directory.check_run_directory(run.config, run.line.command)
+    else:
+        _request(plan, run).checked(_Silent())
+
+
+def _report_of(plan: SweepPlan, run: PlannedRun) -> dict[str, Any]:
+    """The report of a dry run; of a merge that needs other runs first, only its settings are
+    checked."""
+    if not _waits(plan, run):
+        return {"report": _request(plan, run).carry_out(_Silent())}
+    if run.line.command == "merge":
+        from llmkit.commands.merge import check_ahead
+
+        check_ahead(plan.runs[0].config, run.config)
+    return {}
+
+
+def _waits(plan: SweepPlan, run: PlannedRun) -> bool:
+    """Whether a run needs others that are not finished."""
+    return any(each.name in run.needs and _status(each) != _FINISHED for each in plan.runs)
+
+
+def _status(run: PlannedRun) -> str:
+    return _status_with(run, run.result)
 
 
 def _status_with(run: PlannedRun, result: dict[str, Any] | None) -> str:
@@ -145,15 +174,20 @@ def _status_with(run: PlannedRun, result: dict[str, Any] | None) -> str:
 
 def _carried_out(plan: SweepPlan, stop: StopSignal, console: Console) -> dict[str, Any]:
     failed: list[tuple[str, LlmkitError]] = []
+    ran = set[str]()
     for number, run in enumerate(plan.runs, 1):
         heading = f"run {number} of {len(plan.runs)}: {run.name}"
-        if _status(plan, run) == _FINISHED:
+        if _status(run) == _FINISHED and not ran & {*run.needs}:
             console.say(f"{heading}: finished before")
+            continue
+        if _waits(plan, run):
+            console.say(f"{heading}: not started, since it needs a run that failed")
             continue
         if stop.received:
             raise stopped_sweep(_figures(plan, failed), signals.stopped_by(stop.received))
         console.say(heading)
-        ended = run_command_line([*plan.words(run), "--json"], stop, shown=True)
+        ran.add(run.name)
+        ended = run_command_line([*run.words, "--json"], stop, shown=True)
         fault = ended.fault
         if fault is None:
             _say_result(ended.printed, console)
@@ -161,13 +195,31 @@ def _carried_out(plan: SweepPlan, stop: StopSignal, console: Console) -> dict[st
             raise stopped_sweep(_figures(plan, failed), fault)
         else:
             failed.append((run.name, fault))
-    figures = _compared(_figures(plan, failed), console)
+    figures = _figures(plan, failed)
+    if plan.runs[-1].needs:
+        figures = {**_last_result(plan, ran, console), **figures}
+    else:
+        figures = _compared(figures, console)
     if not failed:
         return figures
     if not console.json:
         with faults.of_stdout():
             console.result(figures)
     raise failed_runs(figures, failed)
+
+
+def _last_result(plan: SweepPlan, ran: set[str], console: Console) -> dict[str, Any]:
+    """The figures and the warnings of the run that needs all others; empty if it is unfinished."""
+    last = plan.runs[-1]
+    if (result := last.result) is None:
+        return {}
+    warnings = run_directory.read_facts(last.directory).get("warnings", [])
+    if last.name in ran:  # it has printed them
+        console.warnings += warnings
+    else:
+        for text in warnings:
+            console.warn(text)
+    return result
 
 
 def _figures(plan: SweepPlan, failed: Sequence[tuple[str, LlmkitError]]) -> dict[str, Any]:
@@ -179,7 +231,7 @@ def _figures(plan: SweepPlan, failed: Sequence[tuple[str, LlmkitError]]) -> dict
 def _outcome(plan: SweepPlan, run: PlannedRun, fault: LlmkitError | None) -> dict[str, Any]:
     if fault is not None:
         return run.described(_FAILED, error=fault.described())
-    result = plan.result(run)
+    result = run.result
     found = {} if result is None else {"result": result}
     return run.described(_status_with(run, result), **found)
 
@@ -188,7 +240,7 @@ def _say_result(result: dict[str, Any], console: Console) -> None:
     """The lines of a run's summary on what it did and how good it is."""
     from llmkit.reporting import summary
 
-    for text in summary.of_training(result):
+    for text in summary.of_training(result) if summary.is_training(result) else ():
         if not text.startswith(" "):
             console.say(text)
 

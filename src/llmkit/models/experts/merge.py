@@ -6,15 +6,46 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
+from llmkit.config.inference import MergeConfig
 from llmkit.errors import ConfigError
+from llmkit.models import rope
 from llmkit.models.experts import router, twins
 from llmkit.models.experts.sources import ExpertSource
 from llmkit.models.experts.twins import DenseState
 
 FREQUENCY, AVERAGE = "frequency", "average"
 """Ways to merge the shared weights; any other value names the expert to take them from."""
+
+
+def check_mergeable(
+    dense: PretrainedConfig, names: Sequence[str], settings: MergeConfig, where: str
+) -> None:
+    """Raises ConfigError if experts with these names and this config cannot be merged as the
+    settings say."""
+    if settings.into == "ensemble" and rope.has_longrope(dense):
+        raise ConfigError(
+            "an ensemble cannot read models whose positions depend on the length of a text",
+            where=f"{where} (merge.into)",
+            next="use merge.into=average, or a seed with fixed rotary frequencies",
+        )
+    if settings.into != "moe":
+        return
+    twins.twin_of(dense, where)
+    if settings.top_k > len(names):
+        raise ConfigError(
+            f"a token cannot be routed to {settings.top_k} of {len(names)} experts",
+            where="merge.top_k",
+            next=f"write at most {len(names)}",
+        )
+    ways = (FREQUENCY, AVERAGE, *names)
+    if settings.shared not in ways:
+        raise ConfigError(
+            f"there is no expert of {settings.shared}",
+            where="merge.shared",
+            next=f"write one of {', '.join(ways)}",
+        )
 
 
 def average(sources: Sequence[ExpertSource]) -> PreTrainedModel:

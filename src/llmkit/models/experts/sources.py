@@ -105,7 +105,7 @@ def open_family(config: Config) -> Family:
     """
     settings = config.merge
     members: list[tuple[Pretrained, ExpertsRecord]] = []
-    if (base := pretrained.of_config(config)) is not None:
+    if (base := _base(config)) is not None:
         members.append((base, _record_of(base, "model.name_or_path")))
     for name, place in settings.experts.items():
         model = pretrained.open_model(place)
@@ -121,6 +121,19 @@ def open_family(config: Config) -> Family:
         _check_whole(members[0], settings)
     names = [name for _, record in members for name in record.names]
     return Family(members, _wanted(names, settings))
+
+
+def _base(config: Config) -> Pretrained | None:
+    """The merged model to add experts to, or to take them out of.
+
+    A config file that `pretrain` reads too may name the model that the seed began with: it is not
+    meant where experts are given.
+    """
+    is_given = ("model", "name_or_path") in config._own
+    base = pretrained.of_config(config)
+    if base is None or is_given or not config.merge.experts:
+        return base
+    return base if records.read_experts(Path(base.location)) is not None else None
 
 
 def _wanted(names: Sequence[str], settings: MergeConfig) -> list[str]:

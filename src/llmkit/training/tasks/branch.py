@@ -15,13 +15,15 @@ from llmkit.data.examples import order
 from llmkit.data.examples.blocks import Blocks
 from llmkit.errors import ConfigError
 from llmkit.models import build
-from llmkit.models import directory as directories
 from llmkit.models.experts import record as records
 from llmkit.models.experts import twins
 from llmkit.models.experts.record import Expert, ExpertsRecord
 from llmkit.models.experts.statistics import measure_domain
 from llmkit.models.pretrained import Pretrained
 from llmkit.training.tasks.task import Batch, Task
+
+SEED = "seed"
+"""The description of the model that an expert begins with, in the content of its run."""
 
 STATISTICS_TOKENS = 1 << 17
 """Number of tokens that the statistics for a router are measured on; a regression with a few
@@ -51,7 +53,7 @@ def record_of(task: Task, text: Blocks | None, model: PreTrainedModel) -> Expert
     if task.pretrained is None:
         return None
     if text is not None:
-        return _branch_record(task, task.pretrained, text, model)
+        return _branch_record(task, text, model)
     earlier = records.merged_record(task.pretrained)
     if earlier is None:
         return None
@@ -60,11 +62,8 @@ def record_of(task: Task, text: Blocks | None, model: PreTrainedModel) -> Expert
     return replace(earlier, experts=experts, frozen="none", lost="everything")
 
 
-def _branch_record(
-    task: Task, seed: Pretrained, text: Blocks, model: PreTrainedModel
-) -> ExpertsRecord:
-    """The record of an expert that was trained on a text, beginning with a seed, whatever the seed
-    is itself."""
+def _branch_record(task: Task, text: Blocks, model: PreTrainedModel) -> ExpertsRecord:
+    """The record of an expert that was trained on a text, whatever its seed is itself."""
     (state,) = twins.dense_states(model)
     statistics = None
     if model.config.model_type in twins.TWINS:
@@ -75,10 +74,10 @@ def _branch_record(
     return ExpertsRecord(
         kind="branch",
         experts=[Expert(str(task.config.data.expert), records.state_hash(state), statistics)],
-        seed=directories.content_identity(seed.location, seed.revision),
+        seed=task.content[SEED],
         tokenizer=records.tokenizer_hash(task.tokenizer),
         frozen="none" if freeze == "body" else freeze,
-        dense=model.config.to_dict(),
+        dense={k: v for k, v in model.config.to_dict().items() if not k.startswith("_")},
         merge={},
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,6 +23,7 @@ from llmkit.data.text.token_file import TokenFile
 from llmkit.evaluation.passages import text_passages
 from llmkit.inference import generate, prompts
 from llmkit.models import build, logits, packing, rope
+from llmkit.models import directory as directories
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.experts import balance, twins
 from llmkit.models.experts import record as records
@@ -117,6 +119,18 @@ class Causal(Pretraining):
         if config.data.expert is not None and pretrained is not None:
             branch.check_seed(pretrained)
         return super().resolve_objective(config, pretrained)
+
+    @property
+    def content(self) -> dict[str, str]:
+        """The hashes of the data, and of the seed of an expert: a resumed run has the same."""
+        return {**super().content, **self._seed}
+
+    @cached_property
+    def _seed(self) -> dict[str, str]:
+        if self.config.data.expert is None or self.pretrained is None:
+            return {}
+        seed = self.pretrained
+        return {branch.SEED: directories.content_identity(seed.location, seed.revision)}
 
     def limit_length(self) -> Self:
         """Limit the epochs of a new model, however long its time limit."""
