@@ -131,6 +131,16 @@ def test_the_served_models_answer_the_client_of_openai(
     assert "'label': 'good'" in found.replace("'bad'", "'good'")
 
 
+def test_onnx_runtime_computes_what_was_exported(
+    followed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [example] = [text for _, text in blocks(README) if "import numpy, onnxruntime" in text]
+    monkeypatch.chdir(followed)
+    exec(compile(example, "README.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("[array([[")
+    assert (followed / "mine.gguf").is_file()
+
+
 def test_what_the_readme_names_is_there() -> None:
     for path in (README, CHINESE):
         text = path.read_text(encoding="utf-8")

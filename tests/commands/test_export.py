@@ -20,7 +20,7 @@ from llmkit.export.gguf import llama_cpp
 from llmkit.models import tokenizer as tokenizers
 from llmkit.storage import atomic
 from tests.harness import Server
-from tests.jobs import tiny, write_table
+from tests.jobs import CONFIGS, tiny, write_table
 
 from .conftest import Run
 
@@ -70,6 +70,28 @@ def test_a_dry_run_states_the_size_and_writes_nothing(
     assert 0 < written - found["bytes"] < 20_000  # the tokenizer and the keys
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not llama_cpp.is_installed(), reason="needs llama-cpp-python")
+def test_a_model_of_the_demo_writes_the_same_text_in_llama_cpp(llmkit: Run, tmp_path: Path) -> None:
+    import llama_cpp as binding
+
+    done = llmkit("pretrain", CONFIGS / "demo.yaml", "--text", Path(json.__file__).parent, "-o",
+                  tmp_path / "demo", "train.max_steps=200", "train.compile=false",
+                  "train.max_minutes=null")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    file, prompt = tmp_path / "demo.gguf", "    def __init__(self"
+    found = told(llmkit, "--model", tmp_path / "demo", "--type", "f32", "--output", file)
+    print(found["verified"]["llama_cpp"])
+    greedy = ("generation.do_sample=false", "generation.max_new_tokens=40")
+    done = llmkit("generate", "--model", tmp_path / "demo", "--prompt", prompt, *greedy, "--json")
+    written = json.loads(done.stdout.splitlines()[0])["text"]
+    llama = binding.Llama(
+        str(file), n_ctx=64, type_k=0, type_v=0, flash_attn=False, verbose=False, n_threads=1
+    )
+    made = llama.create_completion(prompt, max_tokens=40, temperature=0.0, repeat_penalty=1.0)
+    assert made["choices"][0]["text"] == written
+
+
 @pytest.fixture(scope="module")
 def classifier(llmkit: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A small classifier and its rows."""
@@ -91,21 +113,20 @@ def classifier(llmkit: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     return folder / "run", table
 
 
-def labels_of(directory: Path, texts: list[str]) -> list[str]:
+def labels_in_onnx(directory: Path, texts: list[str]) -> list[str]:
     """What a program with onnxruntime and transformers alone makes of the texts."""
     session = onnxruntime.InferenceSession(str(directory / "model.onnx"))
     tokenizer = AutoTokenizer.from_pretrained(directory)
     batch = tokenizer(texts, padding=True, truncation=True, return_tensors="np")
-    given = {each.name: batch[each.name] for each in session.get_inputs()}
     names = json.loads(session.get_modelmeta().custom_metadata_map["labels"])
-    return [names[number] for number in session.run(None, given)[0].argmax(1)]
+    return [names[number] for number in session.run(None, dict(batch))[0].argmax(1)]
 
 
 def check_labels(llmkit: Run, model: Path, table: Path, directory: Path, least: float) -> None:
     """The labels of `predict` are those of the exported model, at least this share of them."""
     done = llmkit("predict", "--model", model, "--csv", table, "predict.precision=fp32", "--quiet")
     predicted = [json.loads(line) for line in done.stdout.splitlines()]
-    made = labels_of(directory, [row["text"] for row in predicted])
+    made = labels_in_onnx(directory, [row["text"] for row in predicted])
     same = [row["label"] == label for row, label in zip(predicted, made, strict=True)]
     assert sum(same) / len(same) >= least
 
@@ -241,8 +262,9 @@ def test_a_model_that_llama_cpp_does_not_compute_is_refused_with_those_it_does(
     for file in (run / "final").glob("tokenizer*"):
         shutil.copy(file, tmp_path / "bert")
     done = llmkit("export", "--model", tmp_path / "bert", "--output", tmp_path / "a.gguf")
-    assert done.returncode == 65
-    assert "BertForMaskedLM, not a causal language model" in done.stderr
+    assert done.returncode == 78
+    assert "this is a BertForMaskedLM" in done.stderr
+    assert "use `--format onnx`" in done.stderr
     shutil.copytree(run / "final", tmp_path / "other")
     (tmp_path / "other" / "manifest.json").unlink()
     config = json.loads((tmp_path / "other" / "config.json").read_text())

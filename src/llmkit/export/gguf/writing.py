@@ -14,6 +14,7 @@ from gguf import GGUFWriter, Keys
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
+from llmkit.errors import ConfigError
 from llmkit.export.gguf.architectures import (
     LlamaArchitecture,
     Metadata,
@@ -43,9 +44,14 @@ class GgufPlan:
 def plan_gguf(source: ExportSource, type: GgufType) -> GgufPlan:
     """Checks that llama.cpp can compute the model and read its tokenizer; loads no weights.
 
-    Raises ConfigError for a model or a tokenizer that it cannot, and DataError for a model that
-    was not trained to generate text.
+    Raises ConfigError for a model or a tokenizer that it cannot.
     """
+    if source.opened.kind != "causal":
+        raise ConfigError(
+            f"llama.cpp generates text, and this is a {(source.config.architectures or ['?'])[0]}",
+            where=f"{source.opened.name} (model.name_or_path)",
+            next="use `--format onnx`, which takes classifiers, taggers and masked models",
+        )
     source.opened.check_causal()
     config, name = source.config, source.opened.name
     architecture = architecture_of(config, name)

@@ -123,10 +123,13 @@ def _written(
         verified["accuracy"] = accuracy.measure_accuracy(
             config, sources, source.opened, classifier, session, console
         )
+    inputs = checking.onnx_inputs(checking.open_onnx(path))
+    if source.opened.kind != "causal":  # so that its output fits the model's inputs
+        source.tokenizer.model_input_names = inputs
     source.tokenizer.save_pretrained(directory)
     model.config.save_pretrained(directory)
     return {
-        "inputs": checking.onnx_inputs(checking.open_onnx(path)),
+        "inputs": inputs,
         "outputs": list(form.outputs),
         "verified": verified,
         "not_verified": _not_verified(is_int8, classifier, "accuracy" in verified),
