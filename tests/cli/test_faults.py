@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -79,3 +83,38 @@ def test_every_fault_ends_with_its_own_code(capsys: pytest.CaptureFixture[str]) 
 def test_ctrl_c_gives_130_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(failing(KeyboardInterrupt())) == 130
     assert capsys.readouterr().err.startswith("error[interrupted]")
+
+
+def without_privileges(*arguments: str, where: Path) -> subprocess.CompletedProcess[str]:
+    """A command line by a user for whom permissions count; not so for root, who needs setpriv."""
+    command = [sys.executable, "-m", "llmkit", *arguments]
+    if os.geteuid() == 0:
+        if shutil.which("setpriv") is None:
+            pytest.skip("permissions do not count for root")
+        rights = "-dac_override,-dac_read_search"
+        command = ["setpriv", "--bounding-set", rights, *command]
+    return subprocess.run(command, cwd=where, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "place"),
+    [
+        (("pretrain", "--text", "data"), "data/closed cannot be read: Permission denied"),
+        (("pretrain", "--text", "data/closed/a.txt"), "data/closed/a.txt"),
+        (("generate", "--model", "data/closed", "--prompt", "a"), "data/closed/config.json"),
+        (("report", "data/closed"), "data/closed/run.json"),
+    ],
+)
+def test_what_may_not_be_read_is_input_that_is_missing(
+    arguments: tuple[str, ...], place: str, tmp_path: Path
+) -> None:
+    """Also a directory within another: its files would be missing from the data."""
+    closed = tmp_path / "data" / "closed"
+    closed.mkdir(parents=True)
+    (closed.parent / "b.txt").write_text("text")
+    closed.chmod(0)
+    done = without_privileges(*arguments, where=tmp_path)
+    closed.chmod(0o755)
+    assert done.returncode == 66, done.stderr
+    assert place in done.stderr
+    assert "Permission denied" in done.stderr

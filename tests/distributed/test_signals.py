@@ -26,7 +26,7 @@ IN_A_RUN = f"""
 import hashlib, sys
 from llmkit.cli import faults
 from llmkit.distributed.signals import stop_signal
-faults.end_by_signals()
+faults.end_by_signals(json="--json" in sys.argv)
 faults.acknowledge_signals(json="--json" in sys.argv)
 with stop_signal() as stop:
     print("ready", file=sys.stderr, flush=True)
@@ -36,7 +36,7 @@ with stop_signal() as stop:
 ALONE = f"""
 import hashlib, sys
 from llmkit.cli import faults
-faults.end_by_signals()
+faults.end_by_signals(json="--json" in sys.argv)
 faults.acknowledge_signals(json="--json" in sys.argv)
 print("ready", file=sys.stderr, flush=True)
 {BUSY}
@@ -101,6 +101,47 @@ def test_a_signal_is_acknowledged_while_a_library_is_busy_and_a_second_ctrl_c_en
         assert process.stdout is not None
         error = json.loads(process.stdout.read())["error"]
         assert (error["code"], error["kind"]) == (130, "interrupted")
+
+
+IN_AN_IMPORT = """
+import sys
+from llmkit.cli import faults
+from llmkit.distributed import signals
+faults.end_by_signals(json="--json" in sys.argv)
+faults.acknowledge_signals(json="--json" in sys.argv)
+with signals.importing(lambda: "checkpoint 3"):
+    print("ready", file=sys.stderr, flush=True)
+    while True:
+        try:  # as a library that ignores exceptions in a callback
+            sum(range(1000))
+        except BaseException:
+            pass
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_a_signal_in_an_import_ends_the_process_whatever_the_library_does_with_exceptions(
+    number: signal.Signals, code: int
+) -> None:
+    with started(IN_AN_IMPORT) as process:
+        process.send_signal(number)
+        assert process.wait(5) == code
+        assert process.stdout is not None
+        error = json.loads(process.stdout.read())["error"]
+        assert (error["code"], error["kept"]) == (code, "checkpoint 3")
+
+
+def test_a_ctrl_c_that_has_passed_through_a_library_still_ends_with_its_code() -> None:
+    """Python would kill itself with SIGINT instead."""
+    script = (
+        "import atexit; from llmkit.cli import faults; atexit.register(print, 'cleared')\n"
+        "try: exec('raise KeyboardInterrupt')\n"
+        "except KeyboardInterrupt: faults.end_process(130)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (130, "cleared\n")
 
 
 def test_the_ctrl_c_that_torchrun_repeats_is_no_second_one() -> None:

@@ -66,7 +66,7 @@ def test_a_report_is_markdown_with_headings_and_tables(tmp_path) -> None:
     lines = path.read_text().splitlines()
     assert [line for line in lines if line.startswith("#")] == [
         "# Evaluation of runs/b", "## Metrics", "## Per class",
-        "## Confusion matrix: actual labels below, predicted ones across", "## Worst",
+        "## Confusion matrix: predictions by actual label", "## Worst",
     ]  # fmt: skip
     assert "> **Warning:** 9 rows were trained on" in lines
     assert "![Confusion matrix](report.md.confusion.png)" in lines

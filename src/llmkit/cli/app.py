@@ -36,7 +36,7 @@ from llmkit.cli.plain_options import (
     Words,
     Yes,
 )
-from llmkit.distributed import launcher
+from llmkit.distributed import launcher, signals
 from llmkit.errors import Interrupted, UsageError
 
 app = typer.Typer(
@@ -168,7 +168,8 @@ def report_command(
     from llmkit.reporting.console import Console
 
     with Console(json).waiting("reading the runs…"):
-        from llmkit.commands.report import report_runs
+        with signals.importing():
+            from llmkit.commands.report import report_runs
 
         found = report_runs(runs, output, open)
     _print(found, json)
@@ -187,7 +188,8 @@ def push_command(
     if not (run and repo):
         missing = "--repo" if run else "a run"
         raise UsageError(f"`llmkit push` needs {missing}", next=f"try `{FIRST['push']}`")
-    from llmkit.commands.push import push_model
+    with signals.importing():
+        from llmkit.commands.push import push_model
     from llmkit.reporting.console import Console
 
     console = Console(json)
@@ -206,7 +208,7 @@ def env_command(json: Json = False) -> None:
     from llmkit.commands.env import describe_environment
     from llmkit.reporting.console import Console
 
-    with Console(json).loading():
+    with Console(json).loading(), signals.importing():
         found = describe_environment()
     _print(found, json)
 
@@ -221,13 +223,12 @@ def _print(result: dict[str, Any], as_json: bool, warnings: list[str] | None = N
 
 def main() -> None:
     """Runs the command line of this process and ends it with the exit code."""
-    faults.end_by_signals()
+    faults.end_by_signals("--json" in sys.argv)
     with faults.reported("--json" in sys.argv) as outcome:
         faults.open_streams()
         faults.acknowledge_signals("--json" in sys.argv)
         outcome.code = run_command(sys.argv[1:])
-    faults.flush_stderr()
-    sys.exit(outcome.code)
+    faults.end_process(outcome.code)
 
 
 def run_command(arguments: Sequence[str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import io
@@ -14,6 +15,7 @@ import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
@@ -77,22 +79,49 @@ class Ended(BaseException):
     """A signal stopped a command that has nothing to save."""
 
 
-def end_by_signals() -> None:
+def end_by_signals(json: bool) -> None:
     """Makes SIGTERM, SIGUSR1 and SIGHUP end this process as Ctrl-C does.
 
     A run with something to save installs its own handlers. Ignored signals, as under nohup, stay
-    ignored.
+    ignored. With `json` the error is also printed as JSON.
 
     Each signal is recorded, since a library may replace the exception by another.
     """
 
     def end(number: int, _frame: FrameType | None) -> None:
         signals.state.is_second(number)
-        raise KeyboardInterrupt if number == signal.SIGINT else _ended_by(number)
+        error = KeyboardInterrupt() if number == signal.SIGINT else _ended_by(number)
+        if (saved := signals.state.importing) is not None:
+            _end_now(stopped(error, saved() or NOTHING_SAVED), json)
+        raise error
 
     for number in signals.SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, end)
+
+
+def _end_now(fault: LlmkitError, json: bool) -> None:
+    """Reports an error and ends the process with its code, past all that runs in it."""
+    signals.state.answered = True
+    _tell(fault)
+    if json:
+        _print_object(fault, ())
+    os._exit(fault.exit_code)
+
+
+def end_process(code: int) -> None:
+    """Ends the process with an exit code.
+
+    After Ctrl-C it ends without Python's own end, which kills the process by SIGINT, with another
+    code than 130, if the interrupt has passed through a library that runs Python code.
+    """
+    _flush_stderr()
+    if code == Interrupted.exit_code:
+        atexit._run_exitfuncs()
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def acknowledge_signals(json: bool) -> None:
@@ -148,7 +177,7 @@ def open_streams() -> None:
                 stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
-def flush_stderr() -> None:
+def _flush_stderr() -> None:
     """Discards stderr that cannot be flushed: Python would otherwise exit with 120."""
     try:
         sys.stderr.flush()
@@ -224,11 +253,21 @@ def _of_system(error: OSError) -> LlmkitError:
     if error.errno in (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM):
         advice = "raise the limits of the process (`ulimit -a` shows them)"
         return ResourceError(f"reached a limit of the system: {reason}", where=path, next=advice)
+    if error.errno in (errno.EACCES, errno.EPERM) and _is_unreadable(path):
+        advice = "check the permissions of the file and of the directories above it"
+        return InputNotFound(f"cannot read a file: {reason}", where=path, next=advice)
     if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO):
         advice = "check the path, and that nothing removes it while llmkit runs"
         return InputNotFound(f"cannot read a file: {reason}", where=path, next=advice)
     what = f"cannot access a file: {reason}"
     return WriteError(what, where=path, next="check permissions and free space")
+
+
+def _is_unreadable(path: str) -> bool:
+    """Whether a path cannot be read, rather than written."""
+    if not os.access(Path(path).parent, os.X_OK):
+        return True
+    return os.path.lexists(path) and not os.access(path, os.R_OK)
 
 
 def _usage(fault: typer.TyperException) -> UsageError:

@@ -16,6 +16,7 @@ from llmkit.config.inference import EXPORT_TYPES
 from llmkit.config.schema import Config, ExportConfig
 from llmkit.config.types import name_and_model
 from llmkit.data.readers.files import PipedInput, Sources
+from llmkit.distributed import signals
 from llmkit.errors import ConfigError, DataError, InputNotFound, Unsafe, UsageError, WriteError
 from llmkit.reporting.console import Console
 from llmkit.storage import atomic, outputs, paths
@@ -274,7 +275,8 @@ def _check_settings(command: str, config: Config, faults: Faults) -> None:
     key = keys.all_keys()["model", "config"]
     if not (model.config and key.jobs & jobs) or model.name_or_path or model.code:
         return
-    from llmkit.models import build
+    with signals.importing():
+        from llmkit.models import build
 
     purposes = {
         "pretrain/causal": build.LANGUAGE_MODEL,

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +79,8 @@ class Request:
             from llmkit.models import custom
 
             custom.run_model_code(self.config.model)
-        with console.loading(), _without_collecting():
+        saved = partial(_saved, self.command, self.config)
+        with console.loading(), _without_collecting(), signals.importing(saved):
             run, check = _recipe(self.command)
         return check if self.dry_run else run
 

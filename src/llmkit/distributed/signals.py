@@ -39,6 +39,8 @@ class SignalState:
         """Whether Ctrl-C only interrupts a response."""
         self.answered = False
         """Whether a message has said how the command ended."""
+        self.importing: Callable[[], str] | None = None
+        """While libraries are imported, says what the command has saved before; else None."""
         self.hosted = False
         """Whether the process belongs to a program that calls llmkit, such as a notebook."""
         self.hosted_since = 0.0
@@ -170,6 +172,20 @@ def _is_free(number: signal.Signals) -> bool:
     if state.hosted:
         return handler in (signal.SIG_DFL, signal.default_int_handler)
     return number != signal.SIGHUP or handler is not signal.SIG_IGN
+
+
+@contextmanager
+def importing(saved: Callable[[], str] = str) -> Iterator[None]:
+    """A context for importing libraries, in which a signal ends a process of ours at once: an
+    exception would pass through their C++, which may abort, or be ignored in a callback.
+
+    `saved` says what the command has saved before.
+    """
+    state.importing = saved
+    try:
+        yield
+    finally:
+        state.importing = None
 
 
 def listen(acknowledge: Callable[[], None], end: Callable[[], None]) -> None:

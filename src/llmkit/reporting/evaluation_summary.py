@@ -161,7 +161,7 @@ def _details(found: _Figures) -> Iterator[tuple[str, Any]]:
             {"": name, **dict(zip(classes, counts, strict=True))}
             for name, counts in zip(classes, matrix, strict=True)
         ]
-        yield "confusion matrix: actual labels below, predicted ones across", rows
+        yield "confusion matrix: predictions by actual label", rows
     yield from _tables(found)
 
 

@@ -7,8 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Column, Table
+from rich.cells import cell_len
+from rich.console import Console, JustifyMethod
+from rich.padding import Padding
+from rich.table import Table
 from rich.text import Text
 
 from llmkit.reporting.format import heading, printable
@@ -16,6 +18,7 @@ from llmkit.reporting.format import heading, printable
 _Rows = Sequence[Mapping[str, Any]]
 
 _WIDTH = 2000  # without a terminal, lines are not folded
+_FOLDED = 20  # characters of a column in which a long value is folded
 _PLAIN = (str, int, float, bool, type(None))
 
 
@@ -40,18 +43,83 @@ def layout(figures: Mapping[str, Any]) -> Layout:
 
 
 def show(shown: Layout, console: Console) -> None:
-    """Prints the facts, then the tables."""
-    columns = (Column(overflow="fold"), Column(overflow="fold"))
-    facts = Table(*columns, show_header=False, box=None, padding=(0, 2, 0, 0))
-    for name, value in shown.facts:
-        if console.is_terminal:
-            facts.add_row(Text(name, style="bold"), Text(value))
-        else:
-            console.print(Text(f"{name}: {value}"))
-    if facts.row_count:
-        console.print(facts)
+    """Prints the facts, then the tables; where a table or a fact is wider than the console, its
+    parts are printed below one another, and words are never divided."""
+    _show_facts(shown.facts, console)
     for title, rows in shown.tables:
-        console.print(_table(title, rows))
+        columns = plain_columns(rows)
+        widths = _widths([[key, *(shown_value(row.get(key)) for row in rows)] for key in columns])
+        if room := _room(widths, console.width):
+            console.print(_table(title, rows, columns, room))
+        else:
+            _show_stacked(title, rows, columns, console)
+
+
+def _show_facts(facts: Sequence[tuple[str, str]], console: Console, indent: int = 0) -> None:
+    if not console.is_terminal:
+        for name, value in facts:
+            console.print(Text(f"{name}: {value}"))
+        return
+    most = max((cell_len(name) for name, _ in facts), default=0)
+    for name, value in facts:
+        line = Table.grid(padding=(0, 2, 0, 0))
+        if _fits(value, console.width - indent - most - 2):
+            line.add_column(width=most)
+            line.add_row(Text(name, style="bold"), Text(value))
+            console.print(Padding(line, (0, 0, 0, indent)))
+        else:
+            _show_indented(name, console, indent, "bold")
+            _show_indented(value, console, indent + 2)
+
+
+def _show_indented(text: str, console: Console, indent: int, style: str = "") -> None:
+    """Prints a text folded between words; one with a word that is too long, such as a path, is left
+    to the terminal, so that it can be copied."""
+    if _longest_word(text) > console.width - indent:
+        console.print(Text(f"{' ' * indent}{text}", style=style), soft_wrap=True)
+    else:
+        console.print(Padding(Text(text, style=style), (0, 0, 0, indent)))
+
+
+def _show_stacked(title: str, rows: _Rows, columns: Mapping[str, bool], console: Console) -> None:
+    """A table whose rows are printed one below the other, without their empty cells."""
+    _show_indented(printable(title), console, 0, "table.title")
+    for row in rows:
+        cells = [(printable(key), shown_value(row.get(key))) for key in columns]
+        (key, text), *rest = [cell for cell in cells if cell[1]] or [("", "")]
+        _show_indented(f"{key} {text}".strip(), console, 2, "bold")
+        _show_facts(rest, console, indent=4)
+
+
+def _fits(value: str, room: int) -> bool:
+    """Whether a value fits beside its name: each of its words, and if it is folded some of them."""
+    return _longest_word(value) <= room and (cell_len(value) <= room or room >= _FOLDED)
+
+
+def _longest_word(text: str) -> int:
+    """The width of the longest word; Chinese and Japanese are folded between any two characters."""
+    words = ((word, cell_len(word)) for word in text.split())
+    return max((2 if width > len(word) else width for word, width in words), default=0)
+
+
+def _widths(columns: Sequence[Sequence[str]]) -> list[tuple[int, int]]:
+    """The width of the longest word and of the longest cell of each column."""
+    return [(max(map(_longest_word, cells)), max(map(cell_len, cells))) for cells in columns]
+
+
+def _room(widths: Sequence[tuple[int, int]], total: int) -> list[int]:
+    """The widths of the columns of a table that is this wide in `total`; none if it must divide
+    words."""
+    spare = total - 3 * len(widths) - 1 - sum(least for least, _ in widths)
+    if spare < 0:
+        return []
+    room = [least for least, _ in widths]
+    order = sorted(range(len(widths)), key=lambda n: widths[n][1] - widths[n][0])
+    for done, column in enumerate(order):
+        least, most = widths[column]
+        more = min(most - least, spare // (len(widths) - done))
+        room[column], spare = least + more, spare - more
+    return room
 
 
 def layout_text(shown: Layout) -> str:
@@ -92,26 +160,24 @@ def _rows(value: Any) -> _Rows:
     return []
 
 
-def _table(title: str, rows: _Rows) -> Table:
+def _table(title: str, rows: _Rows, columns: Mapping[str, bool], widths: Sequence[int]) -> Table:
     table = Table(title=Text(printable(title)), box=SIMPLE_HEAD, title_justify="left")
-    columns = plain_columns(rows)
-    for key, is_numeric in columns.items():
-        table.add_column(
-            Text(printable(key)), justify="right" if is_numeric else "left", overflow="fold"
-        )
+    for (key, is_numeric), width in zip(columns.items(), widths, strict=True):
+        justify: JustifyMethod = "right" if is_numeric else "left"
+        table.add_column(Text(printable(key)), justify=justify, width=width, overflow="fold")
     for row in rows:
         table.add_row(*(Text(shown_value(row.get(key))) for key in columns))
     return table
 
 
 def plain_columns(rows: _Rows) -> dict[str, bool]:
-    """The columns of rows that hold no tables themselves, and whether all their values are
-    numbers."""
+    """The columns of rows that hold no tables themselves and are not all empty, and whether all
+    their values are numbers."""
     nested = {key for row in rows for key, value in row.items() if _is_nested(value)}
     return {
         key: all(isinstance(row.get(key), int | float | None) for row in rows)
         for key in rows[0]
-        if key not in nested
+        if key not in nested and any(row.get(key) is not None for row in rows)
     }
 
 

@@ -63,8 +63,13 @@ def checkpoints(directory: Path) -> list[Path]:
 
 
 def walk(directory: Path) -> Iterator[Path]:
-    """Yields the files below a directory that are neither hidden nor outputs of llmkit."""
-    for folder, folders, names in os.walk(directory):
+    """Yields the files below a directory that are neither hidden nor outputs of llmkit; raises
+    OSError for a directory that cannot be read."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for folder, folders, names in os.walk(directory, onerror=refuse):
         if is_output_directory(Path(folder)):
             folders.clear()
             continue

@@ -262,7 +262,10 @@ def check_unchanged(source: Source) -> None:
 def _expand(entry: str, key: str, folders: Folders) -> list[Path]:
     path = Path(entry).expanduser()
     if path.is_dir():
-        folders[path] = list(outputs.walk(path))
+        try:
+            folders[path] = list(outputs.walk(path))
+        except OSError as fault:
+            raise _unreadable(Path(fault.filename), fault) from fault
         return _search(path, folders[path], entry, key)
     if path.exists():
         return [path]
@@ -371,7 +374,7 @@ def _unreadable(path: Path, fault: OSError) -> InputNotFound:
     return InputNotFound(
         f"{path} cannot be read: {fault.strerror}",
         where=str(path),
-        next="check the permissions of the file",
+        next=f"check the permissions of the {'directory' if path.is_dir() else 'file'}",
     )
 
 
