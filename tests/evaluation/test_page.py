@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from llmkit.evaluation.likelihood import Scores
-from llmkit.evaluation.page import page, token_texts
+from llmkit.evaluation.page import _STYLE, page, token_texts
+from tests.contrast import TEXT as TEXT_CONTRAST
+from tests.contrast import contrast, mixed
 
 from .conftest import byte_level
 
@@ -24,11 +26,13 @@ class Reader(HTMLParser):
         super().__init__()
         self.depth = 0
         self.text, self.titles, self.tags = "", [], []
+        self.headings, self.other, self.tag = "", "", ""
         self.skipped = False
         self.feed(html)
 
     def handle_starttag(self, tag, attributes) -> None:
         self.tags.append((tag, dict(attributes)))
+        self.tag = tag
         self.depth += tag == "article"
         self.skipped = tag in ("h2", "span")
         if tag == "b" and self.depth:
@@ -41,6 +45,10 @@ class Reader(HTMLParser):
     def handle_data(self, data) -> None:
         if self.depth and not self.skipped:
             self.text += data
+        elif self.tag == "h2":
+            self.headings += data
+        else:
+            self.other += data
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +59,30 @@ def shown() -> Reader:
     nll = np.linspace(0, 9, len(ids) - 1)
     nll[3] = -1
     scores = Scores(np.zeros(1), np.zeros(1, int), np.zeros(1), nll, np.zeros(len(nll), int))
-    html = page("<script>model</script>", ["perplexity 2 & more"], tokens, scores, tokenizer)
-    return Reader(html)
+    facts = (["perplexity 2 & more"], ["1% is <missing>"], ["<file>.txt, document 2"])
+    return Reader(page("<script>model</script>", *facts, tokens, scores, tokenizer))
 
 
 def test_the_text_stands_there_as_it_is(shown) -> None:
     assert shown.text == TEXT
+
+
+def test_documents_have_their_names_and_warnings_are_shown(shown) -> None:
+    assert re.fullmatch(r"<file>\.txt, document 2: \d\.\d\d bits per token", shown.headings)
+    assert "1% is <missing>" in shown.other
+    assert "Hover over a token" in shown.other
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_text_on_every_shade_has_the_contrast_of_level_aa(dark: bool) -> None:
+    light, rest = _STYLE.split("@media(prefers-color-scheme:dark)", 1)
+    style = rest if dark else light
+    named = dict(re.findall(r"--(\w+):#([0-9a-f]{6})", style))
+    ink, paper, faint = (bytes.fromhex(named[name]) for name in ("ink", "paper", "faint"))
+    heat = [int(each) for each in re.search(r"--heat:([\d,]+)", style)[1].split(",")]
+    for opacity in np.linspace(0, 0.75, 12):
+        assert contrast(list(ink), mixed(heat, list(paper), opacity)) >= TEXT_CONTRAST
+    assert contrast(list(faint), list(paper)) >= TEXT_CONTRAST
 
 
 def test_each_token_tells_its_probability_and_surprise(shown) -> None:

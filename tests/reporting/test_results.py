@@ -119,3 +119,12 @@ def test_a_terminal_shows_the_names_of_labels_as_they_are(capsys) -> None:
     shown = capsys.readouterr().out
     head = next(line for line in shown.splitlines() if line.count("not_spam") and "[red]x" in line)
     assert head.split() == list(labels)
+
+
+def test_the_picture_of_an_earlier_result_is_not_linked(tmp_path) -> None:
+    path = tmp_path / "report.md"
+    results.picture_beside(path).write_bytes(b"")
+    results.write_result(path, {key: v for key, v in LABELS.items() if key != "confusion_matrix"})
+    assert "![" not in path.read_text()
+    results.write_result(path, {"command": "evaluate", "models": [LABELS, LABELS]})
+    assert "![Confusion matrix](report.md.confusion.png)" in path.read_text()

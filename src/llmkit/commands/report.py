@@ -10,7 +10,7 @@ from typing import Any
 
 from llmkit.errors import DataError, InputNotFound, UsageError
 from llmkit.reporting.page.run_page import Evaluation, write_page
-from llmkit.reporting.run_record import RunRecord, read_run
+from llmkit.reporting.run_record import RunRecord, named_apart, read_run
 from llmkit.storage import outputs
 
 
@@ -32,9 +32,9 @@ def report_runs(places: Sequence[str], output: str | None, opens: bool) -> dict[
             where=", ".join(places),
             next="name a run directory: the --output-dir of pretrain or finetune",
         )
-    runs = [read_run(path) for path in paths]
+    runs = named_apart([read_run(path) for path in paths])
     evaluations = _evaluations(results, runs)
-    default = paths[0] / outputs.PAGE if len(paths) == 1 else Path(outputs.PAGE)
+    default = runs[0].directory / outputs.PAGE if len(runs) == 1 else Path(outputs.PAGE)
     page = Path(output).expanduser() if output else default
     outputs.check_replaceable(page, outputs.holds_report, "report")
     write_page(runs, page, evaluations)
@@ -42,7 +42,7 @@ def report_runs(places: Sequence[str], output: str | None, opens: bool) -> dict[
         webbrowser.open(page.resolve().as_uri())
     return {
         "command": "report",
-        "runs": [str(path) for path in paths],
+        "runs": [str(run.directory) for run in runs],
         "unfinished": [run.name for run in runs if not run.is_finished],
         "page": str(page),
     }
@@ -83,7 +83,7 @@ def _is_model_of(model: Path, run: RunRecord) -> bool:
     directory = run.directory.resolve()
     if directory in (model.resolve(), *model.resolve().parents[:2]):
         return True
-    return not model.exists() and run.name in (model.name, model.parent.name)
+    return not model.exists() and directory.name in (model.name, model.parent.name)
 
 
 def _runs(paths: Sequence[Path]) -> Iterator[Path]:

@@ -22,31 +22,36 @@ _LEVELS = 12
 
 _STYLE = """\
 :root{color-scheme:light dark;--ink:#1a1a1a;--paper:#fdfdfb;--faint:#6b6b6b;--heat:214,69,42}
-@media(prefers-color-scheme:dark){:root{--ink:#e8e6e3;--paper:#17181a;--faint:#9a9a9a;--heat:255,106,61}}
+@media(prefers-color-scheme:dark){:root{--ink:#e8e6e3;--paper:#17181a;--faint:#9a9a9a;--heat:196,70,30}}
 body{margin:2.5rem auto;max-width:50rem;padding:0 1.2rem;color:var(--ink);background:var(--paper);
 font:1.06rem/1.75 Georgia,"Noto Serif","Noto Serif CJK SC",serif}
 header{font:.85rem/1.55 system-ui,sans-serif;color:var(--faint)}
 h1{font-size:1.15rem;color:var(--ink);margin:0 0 .4rem;overflow-wrap:anywhere}
 article{white-space:pre-wrap;overflow-wrap:anywhere;margin:1.4rem 0;padding-top:1.4rem;
 border-top:1px solid rgba(128,128,128,.35)}
-article>h2{font:.78rem system-ui,sans-serif;color:var(--faint);margin:0 0 .6rem}
-b{font-weight:normal;border-radius:.2em;cursor:default}
+article>h2{font:.78rem system-ui,sans-serif;color:var(--faint);margin:0 0 .6rem;
+overflow-wrap:anywhere}
+b{font-weight:normal;border-radius:.2em;cursor:help;color:var(--ink)}
+.warning{border-left:.3rem solid rgb(var(--heat));padding:.4rem .7rem;margin:.7rem 0;
+color:var(--ink)}
 b:hover{outline:1px solid var(--ink)}
-.x{color:var(--faint);font-size:.75em}
+.x{font-size:.75em}
 """
 
 
 def page(
     title: str,
     facts: Sequence[str],
+    warnings: Sequence[str],
+    names: Sequence[str],
     tokens: TokenFile,
     scores: Scores,
     tokenizer: PreTrainedTokenizerFast,
 ) -> str:
     """The page as one file without scripts or links, its text escaped.
 
-    `facts` appear below the title. The tooltip of a token shows its id, its probability, its
-    surprise in bits and the model's most likely token.
+    `facts` and `warnings` appear below the title, `names` above the documents. The tooltip of a
+    token shows its id, its probability, its surprise in bits and the model's most likely token.
     """
     count = len(scores.token_nll)
     shades = "".join(
@@ -54,18 +59,20 @@ def page(
         for level in range(1, _LEVELS)
     )
     legend = " ".join(f'<b class="s{level}">&nbsp;{level}&nbsp;</b>' for level in range(_LEVELS))
-    articles = "\n".join(_articles(tokens, scores, tokenizer))
+    articles = "\n".join(_articles(names, tokens, scores, tokenizer))
     lines = [*facts]
     if count < len(tokens.ids) - 1:
         lines.append(f"The first {count:,} of {len(tokens.ids) - 1:,} tokens are shown.")
     notes = "<br>\n".join(escape(line) for line in lines)
+    bands = "".join(f'<p class="warning">{escape(text)}</p>\n' for text in warnings)
     return (
         '<!doctype html>\n<html lang="und">\n<head>\n<meta charset="utf-8">\n'
         f'<meta name="generator" content="{EVALUATION}">\n'
         '<meta name="viewport" content="width=device-width,initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>\n{_STYLE}{shades}</style>\n</head>\n<body>\n"
-        f"<header>\n<h1>{escape(title)}</h1>\n{notes}<br>\n"
-        f"Surprise in bits: {legend} or more\n</header>\n{articles}\n</body>\n</html>\n"
+        f"<header>\n<h1>{escape(title)}</h1>\n{notes}\n{bands}"
+        f"<p>Surprise of each token in bits: {legend} or more. Hover over a token to see its "
+        f"probability and what the model expected.</p>\n</header>\n{articles}\n</body>\n</html>\n"
     )
 
 
@@ -75,11 +82,11 @@ def n_page_tokens(tokens: TokenFile) -> int:
 
 
 def _articles(
-    tokens: TokenFile, scores: Scores, tokenizer: PreTrainedTokenizerFast
+    names: Sequence[str], tokens: TokenFile, scores: Scores, tokenizer: PreTrainedTokenizerFast
 ) -> Iterator[str]:
     count = len(scores.token_nll)
     bounds = [*tokens.starts[tokens.starts < count].tolist(), count]
-    for number, (start, end) in enumerate(pairwise(bounds), 1):
+    for name, (start, end) in zip(names, pairwise(bounds), strict=False):
         ids = tokens.ids[start + 1 : end + 1].tolist()
         pieces = zip(
             ids, token_texts(ids, tokenizer), scores.token_nll[start:end].tolist(),
@@ -88,7 +95,8 @@ def _articles(
         spans = "".join(_span(*piece, tokens, tokenizer) for piece in pieces)
         nll = scores.token_nll[start:end]
         mean = float(nll[nll >= 0].mean()) / math.log(2) if (nll >= 0).any() else 0.0
-        yield f"<article><h2>document {number}, {mean:.2f} bits per token</h2>{spans}</article>"
+        named = f"{escape(name)}: {mean:.2f} bits per token"
+        yield f"<article><h2>{named}</h2>{spans}</article>"
 
 
 def token_texts(ids: Sequence[int], tokenizer: PreTrainedTokenizerFast) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -38,6 +39,7 @@ from llmkit.models import tokenizer as tokenizers
 from llmkit.models.experts.record import merged_record
 from llmkit.models.pretrained import Pretrained
 from llmkit.progress import Say, Watch
+from llmkit.reporting.format import without_folders
 
 MAX_LOST = 0.01
 """Share of letters and digits that a tokenizer may lose before bits per byte are meaningless."""
@@ -138,17 +140,34 @@ def text_samples(measured: Sequence[Measured]) -> Iterator[dict[str, Any]]:
 
 def token_page(measured: Measured) -> str:
     """The web page that shades each token by its surprise; needs `evaluation.per_token`."""
-    text, figures = measured.text, measured.figures
-    names = [
-        n for n in figures if ("perplexity" in n or "bits_per" in n) and figures[n] is not None
-    ]
+    text, figures, tokens = measured.text, measured.figures, measured.text.tokens
+    names = [n for n in figures if "perplexity" in n or "bits_per" in n]
+    known = [n for n in names if figures[n] is not None]
     facts = [
-        "  \N{MIDDLE DOT}  ".join(f"{n.replace('_', ' ')} {figures[n]:.4g}" for n in names),
+        "  \N{MIDDLE DOT}  ".join(f"{n.replace('_', ' ')} {figures[n]:.4g}" for n in known),
         f"{figures['tokens']:,} tokens, {figures['bytes']:,} bytes, "
         f"{figures['documents']:,} documents, windows of {text.protocol.window} tokens, "
         f"stride {text.protocol.stride}, documents {text.protocol.documents}",
     ]
-    return page(text.model.name, facts, text.tokens, measured.scores, text.model.tokenizer)
+    warnings = []
+    if tokens.lost > 0:
+        what = f"{tokens.lost:.1%} of the letters and digits are unknown to this tokenizer"
+        without = " Bits per byte would be meaningless." if len(known) < len(names) else ""
+        warnings.append(f"{what}, and missing from the text below.{without}")
+    title = f"Surprise of {without_folders(text.model.name)}"
+    described = (facts, warnings, _document_names(measured.survey))
+    return page(title, *described, tokens, measured.scores, text.model.tokenizer)
+
+
+def _document_names(survey: Survey) -> list[str]:
+    """The name of each document: its domain, or its file without folders, and its number there."""
+    numbers, found = Counter[int](), []
+    several = Counter(survey.domain_of_document.tolist())
+    for domain in survey.domain_of_document.tolist():
+        numbers[domain] += 1
+        name = without_folders(survey.domains[domain])
+        found.append(f"{name}, document {numbers[domain]}" if several[domain] > 1 else name)
+    return found
 
 
 def is_mixture(config: Config) -> bool:

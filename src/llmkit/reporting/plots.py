@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from llmkit.reporting.evaluation_summary import METRIC_NAMES
 from llmkit.reporting.run_record import LOWER_IS_BETTER
 from llmkit.storage import atomic, jsonl
 
@@ -90,7 +91,7 @@ def draw_curve(records: Records, unit: str, metric: str = "loss", width: float =
     if shares:
         for number, name in enumerate(shares):
             style = {"color": SERIES[(1, 4)[number]], "linestyle": _LINES[number]}
-            label = f"validation {name.replace('_', ' ')}"
+            label = f"validation {METRIC_NAMES[name]}"
             panels[1].plot(*points(records, f"validation_{name}"), marker="o", label=label, **style)
         panels[1].set(ylabel="share", ylim=(0, 1.04))
     _mark_best(panels, records, metric)
@@ -229,7 +230,8 @@ def _mark_best(panels: Sequence[Any], records: Records, metric: str) -> None:
     if (found := best_validation(records, metric)) is None:
         return
     step, value = found
-    name = metric.replace("_", " ").replace("/", " of ")
+    figure, _, domain = metric.partition("/")
+    name = METRIC_NAMES.get(figure, figure) + (f" of {domain}" if domain else "")
     label = f"best validation {name}: {value:.3f} at step {step:,}"
     own = panels[-1] if metric in SHARES and len(panels) > 1 else panels[0]
     for axes in panels:

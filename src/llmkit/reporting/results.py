@@ -62,10 +62,17 @@ def result_markdown(figures: Mapping[str, Any], picture: Path) -> str:
         title="Evaluation" + (f" of {figures['model']}" if "model" in figures else ""),
         lines=lines,
         warnings=warnings,
-        picture=quote(picture.name) if picture.exists() else None,
+        picture=quote(picture.name) if _draws(figures) and picture.exists() else None,
         tables=[_markdown_table(*each) for each in found.items()],
         closing=[line for line in closing if line != evaluation_summary.MORE],
     )
+
+
+def _draws(figures: Mapping[str, Any]) -> bool:
+    """Whether a result has the confusion matrix that its picture shows; an earlier result may have
+    left a picture."""
+    first: Mapping[str, Any] = next(iter(figures.get("models") or [figures]))
+    return "confusion_matrix" in first
 
 
 def _markdown_table(title: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,13 @@ class RunRecord:
     timing: list[dict[str, Any]]
     evaluation: Mapping[str, Any]
     """Figures of each measured split, from `evaluation.json`; empty for language models."""
+    label: str = ""
+    """A name that tells the run from others whose directories have the same name."""
 
     @property
     def name(self) -> str:
-        """The name of the run directory."""
-        return self.directory.resolve().name
+        """The name of the run directory, unless another is given."""
+        return self.label or self.directory.resolve().name
 
     @property
     def command(self) -> str:
@@ -96,6 +98,19 @@ class RunRecord:
         """Figures of the baselines on the validation data, by their names."""
         found = self.validation.get("baseline") or self.result.get("baseline") or {}
         return dict(found)
+
+
+def named_apart(runs: Sequence[RunRecord]) -> list[RunRecord]:
+    """The runs, each once; those whose directories have the same name get as many directories above
+    in front of it as they need to differ."""
+    once = list({run.directory.resolve(): run for run in runs}.values())
+    parts = [run.directory.resolve().parts for run in once]
+    named = []
+    for run, own in zip(once, parts, strict=True):
+        others = [each for each in parts if each != own]
+        n = next(n for n in range(1, len(own) + 1) if all(e[-n:] != own[-n:] for e in others))
+        named.append(run if n == 1 else replace(run, label="/".join(own[-n:])))
+    return named
 
 
 def read_run(directory: Path) -> RunRecord:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -83,3 +84,11 @@ def test_the_bars_show_the_model_beside_its_baselines(make_run: MakeRun, value: 
     bars = next(figure_tables(run))["bars"]
     assert f"this model {value:g}, TF-IDF {2 * value:g}" in bars["text"]
     assert bars["svg"].startswith("<svg")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, None])
+def test_a_figure_that_is_not_finite_is_no_figure(make_run: MakeRun, value: float | None) -> None:
+    run = measured(make_run, accuracy=value, f1_macro=0.5, baseline={"tfidf": {"f1_macro": value}})
+    (text,) = quality_in_words(run)
+    assert text == "On held-out data, the model has a macro F1 of 50.0%."
+    assert [row["name"] for row in next(figure_tables(run))["rows"]] == ["macro F1"]

@@ -11,7 +11,7 @@ import pytest
 
 from llmkit.reporting.held_out import OF_LABELS, HeldOut, write_held_out
 from llmkit.reporting.page.run_comparison import RunComparison
-from llmkit.reporting.run_record import RunRecord, read_run
+from llmkit.reporting.run_record import RunRecord, named_apart, read_run
 from tests.conftest import MakeRun
 
 
@@ -134,3 +134,13 @@ def test_lower_is_better_for_a_language_model(make_run: MakeRun) -> None:
     assert (
         RunComparison(runs).sentences[0] == "b has the best bits per byte: 2; next is a with 2.5."
     )
+
+
+def test_runs_of_the_same_name_are_told_apart_by_the_directories_above(make_run: MakeRun) -> None:
+    moved = []
+    for place in ("a", "b"):
+        directory = make_run(f"{place}-x")
+        (directory.parent / place).mkdir()
+        moved.append(directory.rename(directory.parent / place / "x"))
+    runs = named_apart([read_run(path) for path in (*moved, moved[0], make_run("y"))])
+    assert [run.name for run in runs] == ["a/x", "b/x", "y"]

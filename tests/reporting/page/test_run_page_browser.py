@@ -17,6 +17,7 @@ from llmkit.reporting.page.run_page import Evaluation, report_page
 from llmkit.reporting.run_record import read_run
 from tests.browser import Browser, needs_browser
 from tests.conftest import MakeRun
+from tests.contrast import TEXT, contrast, mixed
 
 from .test_heatmap import RESULT
 
@@ -107,7 +108,7 @@ def test_headings_are_in_order_and_pictures_have_texts(browser: Browser, page: P
 @needs_browser
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_text_on_shades_is_drawn_as_computed(browser: Browser, page: Path, dark: bool) -> None:
-    """The browser mixes the shades of cells as `_mixed` does, on which the next tests depend."""
+    """The browser mixes the shades of cells as `mixed` does, on which the next tests depend."""
     browser.open(page.as_uri(), dark=dark)
     colors = _colors(dark)
     cells = browser.evaluate(
@@ -118,7 +119,7 @@ def test_text_on_shades_is_drawn_as_computed(browser: Browser, page: Path, dark:
     for kind, shade, shown in cells:
         values = np.array([float(each) for each in re.findall(r"[\d.]+", shown)[:3]])
         values *= 255 if shown.startswith("color(") else 1
-        expected = _mixed(colors[kind], colors["paper"], shade)
+        expected = mixed(colors[kind], colors["paper"], shade)
         assert values == pytest.approx(expected, abs=2), (kind, shade, shown)
 
 
@@ -129,17 +130,17 @@ def test_text_has_the_contrast_of_level_aa(dark: bool) -> None:
         ("ink", "paper"), ("faint", "paper"), ("warn", "warn-paper"), ("ink", "card"),
         ("faint", "card"), ("focus", "paper"),
     ]  # fmt: skip
-    found = {pair: _contrast(*(colors[name] for name in pair)) for pair in pairs}
-    assert {pair: ratio for pair, ratio in found.items() if ratio < 4.5} == {}
+    found = {pair: contrast(*(colors[name] for name in pair)) for pair in pairs}
+    assert {pair: ratio for pair, ratio in found.items() if ratio < TEXT} == {}
 
 
 @pytest.mark.parametrize("kind", ["hit", "miss"])
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_numbers_on_every_shade_have_the_contrast_of_level_aa(dark: bool, kind: str) -> None:
     colors = _colors(dark)
-    shades = [_mixed(colors[kind], colors["paper"], share) for share in np.linspace(0, 1, 51)]
-    ratios = [_contrast(colors["ink"], shade) for shade in shades]
-    assert min(ratios) >= 4.5
+    shades = [mixed(colors[kind], colors["paper"], share) for share in np.linspace(0, 1, 51)]
+    ratios = [contrast(colors["ink"], shade) for shade in shades]
+    assert min(ratios) >= TEXT
     assert ratios == sorted(ratios, reverse=True)  # the larger the share, the deeper the shade
     distance = [float(np.abs(shade - colors["paper"]).sum()) for shade in shades]
     assert np.diff(distance) == pytest.approx(distance[-1] / 50)
@@ -149,7 +150,7 @@ def test_numbers_on_every_shade_have_the_contrast_of_level_aa(dark: bool, kind: 
 def test_lines_and_bars_stand_out_from_the_paper(dark: bool) -> None:
     colors = _colors(dark)
     names = ["muted", *(f"series-{n}" for n, _ in enumerate(plots.SERIES, 1))]
-    faint = {name: _contrast(colors[name], colors["paper"]) for name in names}
+    faint = {name: contrast(colors[name], colors["paper"]) for name in names}
     assert {name: ratio for name, ratio in faint.items() if ratio < 3} == {}
     if not dark:
         hexes = [f"#{''.join(f'{int(v):02x}' for v in colors[name])}" for name in names[1:]]
@@ -161,19 +162,3 @@ def _colors(dark: bool) -> dict[str, Any]:
     found = re.findall(r"--([\w-]+):#([0-9a-f]{6})", (LIGHT + DARK) if dark else LIGHT)
     return {name: np.array([int(value[n : n + 2], 16) for n in (0, 2, 4)], float)
             for name, value in found}  # fmt: skip
-
-
-def _mixed(color: Any, paper: Any, share: float) -> Any:
-    return share * color + (1 - share) * paper
-
-
-def _contrast(one: Any, other: Any) -> float:
-    """The contrast ratio of WCAG 2.2."""
-    lighter, darker = sorted((_luminance(one), _luminance(other)), reverse=True)
-    return (lighter + 0.05) / (darker + 0.05)
-
-
-def _luminance(color: Any) -> float:
-    share = np.asarray(color) / 255
-    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
-    return float(linear @ [0.2126, 0.7152, 0.0722])

@@ -17,15 +17,17 @@ from llmkit.reporting.run_record import LOWER_IS_BETTER, RunRecord
 
 
 def comparison_section(comparison: RunComparison, anchors: Sequence[str]) -> dict[str, Any]:
-    """The values of the template for these runs, whose sections have these anchors."""
+    """The values of the template for these runs, whose sections have these anchors: in the table
+    the main figure comes first, then the keys, then the other figures."""
     figures, keys = comparison.figures, comparison.given_keys
     paired = bool(comparison.differences)
-    headings = [{"name": "run", "numeric": False}]
-    headings += [{"name": METRIC_NAMES.get(key, key), "numeric": True} for key in figures]
-    if paired:
-        headings.insert(2, {"name": "difference from the best", "numeric": True})
     short = _short_names(keys)
-    headings += [{"name": short[key], "numeric": False, "key": key} for key in keys]
+    headings = [{"name": METRIC_NAMES.get(key, key), "numeric": True} for key in figures]
+    if paired:
+        headings.insert(1, {"name": "difference from the best", "numeric": True})
+    after = 2 if paired else 1
+    headings[after:after] = [{"name": short[k], "numeric": False, "key": k} for k in keys]
+    headings.insert(0, {"name": "run", "numeric": False})
     rows = [
         {
             "anchor": anchor,
@@ -64,9 +66,15 @@ def _cells(comparison: RunComparison, run: RunRecord, paired: bool) -> list[dict
     if paired:
         cells.insert(1, _difference(comparison, run))
     values = dict(dotted_values(run.config))
-    for key in comparison.given_keys:
-        text = without_folders(figure_text(values.get(key)))
-        cells.append({"text": text, "value": values.get(key, ""), "numeric": False})
+    after = 2 if paired else 1
+    cells[after:after] = [
+        {
+            "text": without_folders(figure_text(values.get(key))),
+            "value": values.get(key, ""),
+            "numeric": False,
+        }
+        for key in comparison.given_keys
+    ]
     return cells
 
 

@@ -3,6 +3,7 @@ as bars."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -107,9 +108,9 @@ def main_figure(found: Figures) -> str:
 
 
 def is_figure(key: str, value: Any) -> bool:
-    """Whether an entry of a result is a figure of the whole split."""
+    """Whether an entry of a result is a finite figure of the whole split."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and key not in _NOT_FIGURES and "/" not in key
+    return is_number and math.isfinite(value) and key not in _NOT_FIGURES and "/" not in key
 
 
 def shown_figure(key: str, value: float) -> str:
@@ -135,7 +136,7 @@ def _what_it_does(found: Figures) -> tuple[str, str]:
         )
     if is_figure("f1", found.get("f1")):
         return "f1", "finds entities with an F1 of {}"
-    if "accuracy" in found:
+    if is_figure("accuracy", found.get("accuracy")):
         of_rows = "f1_macro" in found
         what = "words" if found.get("words") else "rows" if of_rows else "hidden tokens"
         return "accuracy", f"is right on {{}} of the {what}"
@@ -148,7 +149,7 @@ def _verdicts(key: str, found: Figures, beside: Mapping[str, Figures]) -> Iterat
     bounds, sign = bounds_of(found, key), -1 if key in LOWER_IS_BETTER else 1
     for baseline in _one_of_each_name(beside):
         other = beside[baseline].get(key)
-        if not isinstance(other, int | float):
+        if not isinstance(other, int | float) or not math.isfinite(other):
             continue
         gain = sign * (found[key] - other)
         judged = f": the model is {'better' if gain > 0 else 'worse' if gain < 0 else 'no better'}"

@@ -7,7 +7,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
     const value = row => row.cells[column].dataset.value ?? row.cells[column].textContent.trim();
     const order = (a, b) => {
       const [x, y] = [value(a), value(b)];
-      if (x === "" || y === "") return (x === "") - (y === "") * (up ? 1 : 1);
+      if (x === "" || y === "") return (x === "") - (y === "");
       const numbers = [x, y].map(Number);
       const by = numbers.some(isNaN) ? x.localeCompare(y) : numbers[0] - numbers[1];
       return up ? by : -by;
