@@ -163,7 +163,7 @@ def _evaluate_classifiers(
         for sentence in summary.of_classifier(each.name, each.figures, ""):
             console.warn(sentence)
     if processes.is_main:
-        _draw_confusion(config, measured[0].figures, measured[0].table.labels.names, console)
+        _draw_confusion(config, measured[0].figures, console)
     return classifiers.classifier_result(config, measured), classifiers.classifier_samples(measured)
 
 
@@ -184,8 +184,7 @@ def _evaluate_taggers(
         for sentence in summary.of_tagger(each.name, each.figures, ""):
             console.warn(sentence)
     if processes.is_main:
-        figures = measured[0].figures
-        _draw_confusion(config, figures, figures["confused"], console)
+        _draw_confusion(config, measured[0].figures, console)
     return taggers.tagger_result(config, measured), taggers.tagger_samples(measured)
 
 
@@ -202,15 +201,13 @@ def _report_rows(
         _report_overlap(model, overlap, "row", rest, figures, console)
 
 
-def _draw_confusion(
-    config: Config, figures: Mapping[str, Any], names: Sequence[str], console: Console
-) -> None:
+def _draw_confusion(config: Config, figures: Mapping[str, Any], console: Console) -> None:
     """Draws the confusion matrix of the first model beside the output file, if there is one."""
     output, matrix = config.evaluation.output, figures.get("confusion_matrix")
     if output is not None and matrix:
         picture = results.picture_beside(Path(output))
-        title = str(figures.get("model", ""))
-        plots.draw_confusion_matrix(matrix, names, picture, title)
+        names, title = plots.confused_names(figures), str(figures.get("model", ""))
+        plots.draw_confusion_matrix(matrix, names, picture, title, plots.confused_unit(figures))
         console.say(f"confusion matrix: {picture}")
 
 

@@ -143,7 +143,8 @@ class Pretrained:
                 f"this is a {(own or [self.config.model_type])[0]}, not a causal language model",
                 where=f"{self.name} (model.name_or_path)",
                 next="use a model that was trained to generate text; `llmkit predict` runs a "
-                "classifier, and `llmkit generate` fills the masks of prompts with a masked model",
+                "classifier or a tagger, and `llmkit generate` fills the masks of prompts with a "
+                "masked model",
             )
 
     def check_mask_token(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from llmkit.reporting.format import clock, heading, many
+from llmkit.reporting.plots import confused_names
 
 _Figures = Mapping[str, Any]
 
@@ -155,11 +156,11 @@ def _details(found: _Figures) -> Iterator[tuple[str, Any]]:
     if classes:
         rows = [{"": name, **each} for name, each in classes.items()]
         yield "per class", _rounded(rows)
-    matrix = found.get("confusion_matrix", ())
-    if len(classes) == len(matrix) <= LARGEST_MATRIX and classes:
+    matrix, names = found.get("confusion_matrix", ()), confused_names(found)
+    if len(names) == len(matrix) <= LARGEST_MATRIX and names:
         rows = [
-            {"": name, **dict(zip(classes, counts, strict=True))}
-            for name, counts in zip(classes, matrix, strict=True)
+            {"": name, **dict(zip(names, counts, strict=True))}
+            for name, counts in zip(names, matrix, strict=True)
         ]
         yield "confusion matrix: predictions by actual label", rows
     yield from _tables(found)

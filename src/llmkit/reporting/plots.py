@@ -251,18 +251,35 @@ def _shortened(name: str) -> str:
     return name if len(name) <= 32 else f"{name[:31]}…"
 
 
+def confused_names(found: Mapping[str, Any]) -> list[str]:
+    """The names of the rows and columns of the confusion matrix among the figures of a split: its
+    classes, and for a tagger of entities also `O`, no entity."""
+    return list(found.get("confused") or found.get("per_class") or ())
+
+
+def confused_unit(found: Mapping[str, Any]) -> str:
+    """What a confusion matrix counts: the rows of a classifier, the words of a tagger, or the
+    entities that are actual or predicted."""
+    return "entities" if "errors" in found else "words" if "words" in found else "rows"
+
+
 def draw_confusion_matrix(
-    matrix: Sequence[Sequence[int]], names: Sequence[str], picture: Path, title: str
+    matrix: Sequence[Sequence[int]],
+    names: Sequence[str],
+    picture: Path,
+    title: str,
+    unit: str = "rows",
 ) -> None:
     """Plots how often each class was predicted as each other class into the PNG file `picture`.
 
     Up to 25 classes are drawn as a matrix [actual, predicted] of counts and shares of the actual
     class, correct cells in blue and wrong ones in orange; for more classes, the pairs that are
-    confused most often.
+    confused most often. `unit` names what is counted.
     """
     counts = np.asarray(matrix)
     right = np.trace(counts) / max(1, counts.sum())
-    title = f"{title}: {counts.sum():,} rows, accuracy {right:.3f}"
+    share = "of the right type" if unit == "entities" else "right"
+    title = f"{title}: {counts.sum():,} {unit}, {right:.1%} {share}"
     labels = [_shortened(name) for name in names]
     draw = _cells if len(names) <= WITH_CELLS else _confused_pairs
     draw(counts, labels, picture, title)

@@ -257,7 +257,7 @@ def of_tagger(name: str, figures: _Figures, advice: str) -> Iterator[str]:
     """Warns if a tagger is no better than its baseline on the rows `name`, with `advice`."""
     usual = figures.get("baseline", {}).get("frequent_tag")
     metric, what = ("f1", "F1 of entities") if "precision" in figures else ("accuracy", "accuracy")
-    if usual and figures[metric] <= usual[metric] < 1:
+    if usual and figures[metric] <= usual[metric] and figures[metric] < 1:
         yield (
             f"{name}: {what} {_with_interval(figures, metric)} is no better than giving each word "
             f"its most frequent tag ({usual[metric]:.4g}): the tagger has not learned to use the "

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from llmkit.data.examples.encoded import UNLABELLED
@@ -38,6 +39,26 @@ SENTENCES = (
 @lru_cache
 def own() -> PreTrainedTokenizerFast:
     return tokenizers.train_bpe_with_frame([" ".join(WORDS)] * 3 + list(SENTENCES), 400)
+
+
+@lru_cache
+def metaspace() -> PreTrainedTokenizerFast:
+    """A tokenizer in SentencePiece's manner: a space becomes a part of the next token."""
+    backend = Tokenizer(models.Unigram())
+    backend.normalizer = normalizers.NFKC()
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=120, special_tokens=["<s>", "</s>", "<unk>"], unk_token="<unk>",
+        show_progress=False,
+    )  # fmt: skip
+    backend.train_from_iterator([*SENTENCES, " ".join(WORDS)] * 5, trainer)
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>",
+        pad_token="</s>",
+    )  # fmt: skip
 
 
 def real(shared: Path, name: str) -> PreTrainedTokenizerFast:
@@ -89,8 +110,9 @@ def check_alignment(tokenizer: PreTrainedTokenizerFast, text: str, by_last: bool
 
 @pytest.mark.parametrize("by_last", [False, True])
 @pytest.mark.parametrize("text", SENTENCES)
-def test_each_word_is_predicted_by_one_of_its_tokens(text: str, by_last: bool) -> None:
-    check_alignment(own(), text, by_last)
+@pytest.mark.parametrize("made", [own, metaspace])
+def test_each_word_is_predicted_by_one_of_its_tokens(made, text: str, by_last: bool) -> None:
+    check_alignment(made(), text, by_last)
 
 
 @pytest.mark.parametrize("by_last", [False, True])

@@ -71,7 +71,7 @@ def faults(parts: Mapping[str, Part], labels: KnownLabels, splitting: bool) -> I
         yield RowFault(what, format_places(rare.values()), "one_row_classes")
     for part in parts.values():
         if unknown := _unknown(part, labels):
-            places = [place for several in unknown.values() for place in several]
+            places = sorted({place for several in unknown.values() for place in several})
             rows = f"{many(len(places), 'row')} of {part.key}"
             what = f"{rows} with labels that {_origin(parts, labels)}"
             known = "" if "train" in parts else f"; it knows {listing(labels.classes)}"

@@ -1,5 +1,5 @@
-"""What a classifier gets wrong: the confusion matrix, or the pairs of classes that are confused
-most, and single rows."""
+"""What a classifier or tagger gets wrong: the confusion matrix, or the pairs of classes that are
+confused most, and single rows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from llmkit.reporting.plots import MAX_PAIRS, WITH_CELLS
+from llmkit.reporting.plots import MAX_PAIRS, WITH_CELLS, confused_names, confused_unit
 from llmkit.reporting.run_record import RunRecord
 
 _Counts = Sequence[Sequence[int]]
@@ -20,11 +20,14 @@ def confusions(run: RunRecord) -> Iterator[dict[str, Any]]:
         counts: _Counts = found.get("confusion_matrix") or []
         if not counts:
             continue
-        names = list(found.get("per_class", {})) or [str(n) for n in range(len(counts))]
+        names = confused_names(found) or [str(n) for n in range(len(counts))]
         rows = sum(map(sum, counts))
         right = sum(counts[n][n] for n in range(len(counts)))
+        # The matrix of a tagger has the types of entities; their boundaries may be wrong as well.
+        right = found.get("errors", {}).get("exact", right)
         yield {
             "split": f"{split} data",
+            "unit": confused_unit(found),
             "rows": rows,
             "right": right,
             "names": names,

@@ -247,8 +247,8 @@ class Labelling(Task, Generic[D]):
             if matrix := found.get("confusion_matrix"):
                 picture = directory / f"confusion_matrix_{name}.png"
                 title = f"{directory.name}, {name}"
-                names = found.get("confused") or list(found["per_class"])
-                plots.draw_confusion_matrix(matrix, names, picture, title)
+                names, unit = plots.confused_names(found), plots.confused_unit(found)
+                plots.draw_confusion_matrix(matrix, names, picture, title, unit)
                 pictures[f"confusion_matrix_{name}"] = str(picture)
         atomic.replace_text(directory / outputs.MEASURED, json_text(measured, indent=1) + "\n")
         shown = {name: classifiers.without_bulky(found) for name, found in measured.items()}
