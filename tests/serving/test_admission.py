@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -78,6 +80,23 @@ def test_a_request_has_a_limited_time(serve: Serve, novelist: Path) -> None:
         list(stream)
     waits_for(lambda: running.figure("llmkit_running_requests") == 0)
     assert running.figure("llmkit_ended_early_total", reason="timeout") == 2
+    assert running.stop().code == 0
+
+
+def test_a_client_that_does_not_read_frees_its_place_in_the_end(
+    serve: Serve, novelist: Path
+) -> None:
+    running = serve("--model", novelist, NOVEL, "serve.max_seconds=4")
+    host, port = running.url.removeprefix("http://").split(":")
+    body = json.dumps({**long(), "stream": True, "logprobs": 20, "n": 16}).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+    with socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.connect((host, int(port)))
+        deaf.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
+        waits_for(lambda: running.figure("llmkit_running_requests") == 1)
+        waits_for(lambda: running.figure("llmkit_running_requests") == 0)
+    assert running.post("/v1/completions", long(4)).status_code == 200
     assert running.stop().code == 0
 
 

@@ -14,6 +14,7 @@ from llmkit.errors import Interrupted
 from llmkit.inference import generate
 from llmkit.reporting import samples
 from llmkit.reporting.console import Console
+from llmkit.reporting.format import many
 from llmkit.serving.http import address, keys
 from llmkit.serving.http.app import build_app
 from llmkit.serving.http.guard import Guard
@@ -85,7 +86,7 @@ def _say_ready(service: Service, listener: socket.socket, console: Console) -> N
     width = max(map(len, service.tasks))
     for name, task in service.tasks.items():
         console.say(f"  {name:{width}}  {task}, {service.models[name].precision}")
-    console.say(f"  {url}/ is a page to try it, {url}/docs lists all requests; Ctrl-C stops")
+    console.say("  / is a page to try it, /docs lists all requests; Ctrl-C stops")
 
 
 def _summary(
@@ -93,7 +94,7 @@ def _summary(
 ) -> dict[str, Any]:
     figures = service.metrics
     if stopped.cut:
-        console.warn(f"{stopped.cut} requests did not finish within serve.grace")
+        console.warn(f"{many(stopped.cut, 'request')} did not finish within serve.grace")
     found = {
         "command": "serve",
         "requests": figures.total("llmkit_requests"),
@@ -103,7 +104,6 @@ def _summary(
         "seconds": round(seconds, 3),
     }
     if stopped.signal == signal.SIGINT:
-        raise Interrupted(
-            "stopped by Ctrl-C", kept=f"{found['requests']} requests were answered before"
-        )
+        answered = many(figures.total("llmkit_requests"), "request")
+        raise Interrupted("stopped by Ctrl-C", kept=f"{answered} answered before")
     return found

@@ -99,7 +99,8 @@ class Ticket:
         self._loop = asyncio.get_running_loop()
         self._since = self._loop.time()
         seconds = admission.settings.max_seconds
-        self._timer = self._loop.call_later(seconds, self.end, refusals.too_slow(seconds))
+        self.deadline = self._since + seconds
+        self._timer = self._loop.call_at(self.deadline, self.end, refusals.too_slow(seconds))
         self._watch = self._loop.create_task(self._watch_client(request))
         admission.open.add(self)
 
@@ -132,7 +133,6 @@ class Ticket:
 
     def end(self, fault: Exception) -> None:
         """Ends the request with a fault, which `next` raises."""
-        self._reason = getattr(fault, "code", None) or "client"
         self._events.put_nowait(Failed(fault))
 
     def close(self) -> None:
@@ -157,9 +157,11 @@ class Ticket:
         self.end(ClientGone())
 
     def _refusal(self, fault: Exception) -> Exception:
-        if isinstance(fault, Refusal | ClientGone):
+        if isinstance(fault, ClientGone):
             return fault
-        self._reason = "fault"
+        self._reason = getattr(fault, "code", None) or "failed"
+        if isinstance(fault, Refusal):
+            return fault
         if isinstance(fault, ConfigError | UsageError):
             return refusals.refusal_of_fault(fault)
         what = fault.what if isinstance(fault, LlmkitError) else type(fault).__name__

@@ -95,6 +95,10 @@ class Metrics:
         return generate_latest(self.registry)
 
     def total(self, name: str) -> int:
-        """The sum of a counter over all its labels."""
+        """The sum of a counter over its labels, of requests for states and pages apart."""
         samples = (each for metric in self.registry.collect() for each in metric.samples)
-        return int(sum(each.value for each in samples if each.name == f"{name}_total"))
+        return sum(
+            int(each.value)
+            for each in samples
+            if each.name == f"{name}_total" and each.labels.get("path", "/v1/").startswith("/v1/")
+        )

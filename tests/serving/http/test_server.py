@@ -38,7 +38,7 @@ def test_a_begun_stream_finishes_after_sigterm_and_new_requests_are_refused(
     pieces = novel(running.client(), 1500)
     text = next(pieces)
     running.trial.send(signal.SIGTERM)
-    running.trial.until("stopping: 1 requests have 30 s to finish")
+    running.trial.until("stopping: 1 request has 30 s to finish")
     ready, health = running.get("/ready"), running.get("/health")
     assert (ready.status_code, health.status_code) == (503, 200)
     assert "is stopping" in ready.json()["reason"]
@@ -89,7 +89,7 @@ def test_a_second_signal_ends_at_once(
     pieces = novel(running.client(), 39_000)
     next(pieces)
     running.trial.send(number)
-    running.trial.until("have 1000 s to finish")
+    running.trial.until("has 1000 s to finish")
     began = time.monotonic()
     ended = running.stop(number)
     assert ended.code == code
@@ -103,7 +103,7 @@ def test_ctrl_c_stops_an_idle_server(serve: Serve, base: Path) -> None:
     assert running.post("/v1/completions", {"prompt": "a"}).status_code == 200
     ended = running.stop(signal.SIGINT)
     assert ended.code == 130
-    assert "kept:  1 requests were answered before" in ended.err
+    assert "kept:  1 request answered before" in ended.err
     assert "Traceback" not in ended.err
 
 

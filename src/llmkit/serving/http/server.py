@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -16,6 +17,7 @@ from starlette.types import ASGIApp
 
 from llmkit.distributed import signals
 from llmkit.progress import Say
+from llmkit.reporting.format import many
 from llmkit.serving.http.address import BACKLOG
 from llmkit.serving.service import Service
 
@@ -65,6 +67,7 @@ async def _serve(
     config = uvicorn.Config(
         app, log_config=None, lifespan="off", ws="none", backlog=BACKLOG, server_header=False,
         timeout_keep_alive=_KEEP_ALIVE, timeout_graceful_shutdown=_CLOSING,
+        log_level=None if logging.getLogger().handlers else logging.CRITICAL,
     )  # fmt: skip
     server = _HttpServer(config)
     service.worker.start(loop)
@@ -87,10 +90,10 @@ async def _drain(service: Service, say: Say) -> int:
     many were cut."""
     admission, grace = service.admission, service.config.serve.grace
     admission.is_stopping = True
-    if left := len(admission.open):
-        say(f"stopping: {left} requests have {grace:g} s to finish (again: now)")
-    else:
-        say("stopping")
+    left = admission.n_open
+    have = "has" if left == 1 else "have"
+    what = f": {many(left, 'request')} {have} {grace:g} s to finish (again: now)"
+    say("stopping" + (what if left else ""))
     loop = asyncio.get_running_loop()
     deadline = loop.time() + grace
     while admission.open and loop.time() < deadline:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -13,6 +14,9 @@ from llmkit.serving.admission import ClientGone, Ticket
 from llmkit.serving.engines.jobs import NewText
 from llmkit.serving.refusals import Refusal
 from llmkit.serving.responses import TextResponse
+
+_LAST = 5
+"""Seconds that a client has to read the last event after the time of its request is over."""
 
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
@@ -29,10 +33,13 @@ class TextStream(StreamingResponse):
         self.ticket, self.response, self.with_usage = ticket, response, with_usage
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends the events."""
+        """Sends the events; gives up on a client that does not read them."""
         self.ticket.unwatch()
         try:
-            await super().__call__(scope, receive, send)
+            async with asyncio.timeout_at(self.ticket.deadline + _LAST):
+                await super().__call__(scope, receive, send)
+        except TimeoutError:
+            return  # which closes the connection
         finally:
             self.ticket.close()
 
