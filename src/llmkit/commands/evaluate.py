@@ -31,7 +31,7 @@ from llmkit.models import pretrained
 from llmkit.models.pretrained import Pretrained
 from llmkit.reporting import plots, results, summary
 from llmkit.reporting.console import Console
-from llmkit.reporting.evaluation_summary import NOT_TRAINED_ON
+from llmkit.reporting.evaluation_summary import NOT_TRAINED_ON, confused_names, confused_unit
 
 _Samples = Iterable[Mapping[str, Any]]
 
@@ -206,8 +206,8 @@ def _draw_confusion(config: Config, figures: Mapping[str, Any], console: Console
     output, matrix = config.evaluation.output, figures.get("confusion_matrix")
     if output is not None and matrix:
         picture = results.picture_beside(Path(output))
-        names, title = plots.confused_names(figures), str(figures.get("model", ""))
-        plots.draw_confusion_matrix(matrix, names, picture, title, plots.confused_unit(figures))
+        names, title = confused_names(figures), str(figures.get("model", ""))
+        plots.draw_confusion_matrix(matrix, names, picture, title, confused_unit(figures))
         console.say(f"confusion matrix: {picture}")
 
 

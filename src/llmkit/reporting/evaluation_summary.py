@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from llmkit.reporting.format import clock, heading, many
-from llmkit.reporting.plots import confused_names
 
 _Figures = Mapping[str, Any]
 
@@ -129,6 +128,18 @@ def _metrics(found: _Figures) -> Iterator[dict[str, Any]]:
         if rest:
             row[f"not trained on ({_count_of(rest)})"] = rest.get(name)
         yield from _rounded([row])
+
+
+def confused_names(found: Mapping[str, Any]) -> list[str]:
+    """The names of the rows and columns of the confusion matrix among the figures of a split: its
+    classes, and for a tagger of entities also `O`, no entity."""
+    return list(found.get("confused") or found.get("per_class") or ())
+
+
+def confused_unit(found: Mapping[str, Any]) -> str:
+    """What a confusion matrix counts: the rows of a classifier, the words of a tagger, or the
+    entities that are actual or predicted."""
+    return "entities" if "errors" in found else "words" if "words" in found else "rows"
 
 
 def _count_of(rest: _Figures) -> str:

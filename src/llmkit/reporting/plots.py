@@ -251,18 +251,6 @@ def _shortened(name: str) -> str:
     return name if len(name) <= 32 else f"{name[:31]}…"
 
 
-def confused_names(found: Mapping[str, Any]) -> list[str]:
-    """The names of the rows and columns of the confusion matrix among the figures of a split: its
-    classes, and for a tagger of entities also `O`, no entity."""
-    return list(found.get("confused") or found.get("per_class") or ())
-
-
-def confused_unit(found: Mapping[str, Any]) -> str:
-    """What a confusion matrix counts: the rows of a classifier, the words of a tagger, or the
-    entities that are actual or predicted."""
-    return "entities" if "errors" in found else "words" if "words" in found else "rows"
-
-
 def draw_confusion_matrix(
     matrix: Sequence[Sequence[int]],
     names: Sequence[str],

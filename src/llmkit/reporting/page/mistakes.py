@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from llmkit.reporting.plots import MAX_PAIRS, WITH_CELLS, confused_names, confused_unit
+from llmkit.reporting.evaluation_summary import confused_names, confused_unit
+from llmkit.reporting.plots import MAX_PAIRS, WITH_CELLS
 from llmkit.reporting.run_record import RunRecord
 
 _Counts = Sequence[Sequence[int]]

@@ -29,6 +29,7 @@ from llmkit.models.pretrained import Pretrained, open_model
 from llmkit.models.sizes import settings_of_size
 from llmkit.progress import Say, Watch
 from llmkit.reporting import held_out, plots, summary
+from llmkit.reporting.evaluation_summary import confused_names, confused_unit
 from llmkit.reporting.held_out import HeldOut
 from llmkit.storage import atomic, outputs
 from llmkit.storage.strict_json import json_text
@@ -247,7 +248,7 @@ class Labelling(Task, Generic[D]):
             if matrix := found.get("confusion_matrix"):
                 picture = directory / f"confusion_matrix_{name}.png"
                 title = f"{directory.name}, {name}"
-                names, unit = plots.confused_names(found), plots.confused_unit(found)
+                names, unit = confused_names(found), confused_unit(found)
                 plots.draw_confusion_matrix(matrix, names, picture, title, unit)
                 pictures[f"confusion_matrix_{name}"] = str(picture)
         atomic.replace_text(directory / outputs.MEASURED, json_text(measured, indent=1) + "\n")
