@@ -129,3 +129,22 @@ def test_a_missing_column_is_named_with_those_that_are_there(tmp_path) -> None:
 def test_a_reference_alone_is_refused(tmp_path) -> None:
     with pytest.raises(ConfigError, match="nothing to compare the references with"):
         read_pairs([], config(tmp_path / "any", reference="r"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["\u0939\u093f\u0928\u094d\u0926\u0940", "\u092d\u093e\u0937\u093e"],  # Hindi
+        ["\u0643\u064e\u062a\u064e\u0628\u064e"],  # Arabic with vowels
+        ["\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"],  # Persian with a joiner
+        ["cafe\u0301", "na\u00efve", "2"],
+        [],
+    ],
+)
+def test_a_word_keeps_its_vowel_signs_and_accents(words: list[str]) -> None:
+    assert references.words(" ".join(words)) == words
+    assert references.words(f"_{', '.join(words)}. \u200d \u0301") == words
+
+
+def test_a_character_without_spaces_around_it_is_a_word() -> None:
+    assert references.words("\u4f60\u597d world_2") == ["\u4f60", "\u597d", "world", "2"]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import regex
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF
 
@@ -23,7 +24,11 @@ REPETITION = 4
 # Scripts without spaces between words: each character is a word.
 _HAN_RANGES = r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _UNSPACED = rf"{_HAN_RANGES}\u3040-\u30ff\u0e00-\u0eff"
-_WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
+# Vowel signs and accents belong to the word, and so do joiners within it.
+_LETTERS = rf"[[\p{{L}}\p{{N}}]--[{_UNSPACED}]]"
+_WORD = regex.compile(
+    rf"[{_UNSPACED}]|{_LETTERS}(?:[\u200c\u200d]?\p{{M}}|[\u200c\u200d]?{_LETTERS})*", regex.V1
+)
 _HAN = re.compile(rf"[{_HAN_RANGES}]")
 _KANA = re.compile(r"[\u3040-\u30ff]")
 
@@ -90,7 +95,8 @@ def words(text: str) -> list[str]:
 
     On ASCII text these equal the tokens of rouge-score.
     """
-    return _WORD.findall(text.lower())
+    found: list[str] = _WORD.findall(text.lower())
+    return found
 
 
 def token_f1(prediction: str, reference: str) -> float:

@@ -138,6 +138,19 @@ def test_a_broken_row_is_told_with_its_line(
     assert fault.next
 
 
+@pytest.mark.parametrize("separator", [";", ",", "\t", "|", "#"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_the_line_by_which_a_spreadsheet_names_the_separator_is_no_row(
+    tmp_path: Path, separator: str, end: str
+) -> None:
+    lines = (f"sep={separator}", f"text{separator}n", f"a, b; c{separator}1", f"d{separator}2", "")
+    rest = "a, b; c" if separator not in ",;" else '"a, b; c"'
+    content = end.join(lines).replace("a, b; c", rest)
+    assert read(written(tmp_path / "a.csv", content)) == ["a, b; c", "d"]
+    fault = fault_of(written(tmp_path / "b.csv", content + f"e{separator}3{separator}4{end}"))
+    assert fault.where == f"{tmp_path / 'b.csv'}:5"
+
+
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.tsv"])
 def test_a_line_without_end_is_refused_before_it_fills_the_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str

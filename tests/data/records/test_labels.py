@@ -73,6 +73,9 @@ def test_a_label_that_is_unknown_is_told_with_those_that_are_known() -> None:
             of("0.5").encode(large)
     with pytest.raises(DataError, match="has 2 labels"):
         of("a", "b").encode(("a", "b"))
+    with pytest.raises(DataError, match="an empty list of labels"):
+        of("a", "b").encode(())
+    assert of("a", "b").encode(("b",)) == 1
 
 
 def test_a_file_of_names_gives_numbers_their_names(shared: Path) -> None:

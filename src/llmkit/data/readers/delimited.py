@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
@@ -22,6 +23,8 @@ SAMPLE_ROWS, SAMPLE_CHARACTERS = 1000, 1 << 20
 _FASTTEXT = "__label__"
 _MOST = 0.9
 _DELIMITERS = (",", ";", "\t", "|")
+_SEPARATOR = re.compile(r"sep=(.)\r?\n?", re.IGNORECASE)
+"""The first line of a CSV by which spreadsheets learn its separator."""
 
 Item = TypeVar("Item")
 
@@ -195,13 +198,16 @@ def _ragged(found: int, width: int, where: str, format: str) -> DataError:
 
 def _split_csv(source: Source, reading: Reading) -> Iterator[tuple[list[str], int]]:
     csv.field_size_limit(LONGEST_LINE)
-    delimiter, text = reading.data.delimiter, _without_nul(source, reading)
+    delimiter = reading.data.delimiter
+    sample, text = peek(_without_nul(source, reading), len)
+    named = _SEPARATOR.fullmatch(sample[0]) if sample else None
+    if named:
+        next(text)
     if delimiter == "auto":
-        sample, text = peek(text, len)
-        delimiter = _delimiter(sample)
+        delimiter = named[1] if named else _delimiter(sample)
     reader = csv.reader(text, strict=True, delimiter=delimiter)
     while True:
-        number = reader.line_num + 1
+        number = reader.line_num + (2 if named else 1)
         try:
             row = next(reader)
         except StopIteration:

@@ -84,9 +84,10 @@ class Labels:
             return _value(raw, where)
         if self.kind == MULTI:
             return sorted({self._number(label, where) for label in each(raw)})
-        if isinstance(raw, tuple):
-            raise _several(raw, where)
-        return self._number(raw, where)
+        labels = each(raw)
+        if len(labels) != 1:
+            raise _not_one(labels, where)
+        return self._number(labels[0], where)
 
     def unknown(self, raw: Raw) -> list[str]:
         """The unknown labels of a row."""
@@ -255,9 +256,11 @@ def _value(raw: Raw, where: str) -> float:
     )
 
 
-def _several(raw: tuple[str, ...], where: str) -> DataError:
+def _not_one(labels: tuple[str, ...], where: str) -> DataError:
     return DataError(
-        f"this row has {len(raw)} labels ({listing(raw)}), but only one is allowed",
+        f"this row has {len(labels)} labels ({listing(labels)}), but a row has exactly one here"
+        if labels
+        else "this row has an empty list of labels, but a row has exactly one here",
         where=where,
         next="correct the row, or data.problem_type=multi_label_classification",
     )
