@@ -77,14 +77,16 @@ class FinishedRun(NamedTuple):
         return {name: value for name, value in found if not name.endswith("_per_second")}
 
 
-def finished_run(directory: Path) -> FinishedRun | None:
-    """The record of the run in a directory, if it is finished."""
+def finished_run(directory: Path, config: Config, command: str) -> FinishedRun | None:
+    """The record of the run in a directory, if it is finished and the same was asked of it: another
+    config may ask for figures that the record does not have."""
     try:
         found = read_facts(directory)
     except WriteError:
         return None
     result, limits = found.get("result"), found.get("limits", [])
-    return FinishedRun(result, limits) if isinstance(result, dict) else None
+    is_same = found.get("request") == run_identity.request_of(config, command)
+    return FinishedRun(result, limits) if is_same and isinstance(result, dict) else None
 
 
 def notes(directory: Path) -> list[str]:
