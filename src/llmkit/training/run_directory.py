@@ -77,16 +77,19 @@ class FinishedRun(NamedTuple):
         return {name: value for name, value in found if not name.endswith("_per_second")}
 
 
-def finished_run(directory: Path, config: Config, command: str) -> FinishedRun | None:
-    """The record of the run in a directory, if it is finished and the same was asked of it: another
-    config may ask for figures that the record does not have."""
+def finished_run(directory: Path, config: Config) -> FinishedRun | None:
+    """The record of the run in a directory, if it is finished and has all figures that the config
+    asks for: answers may be asked for once the run is done."""
     try:
         found = read_facts(directory)
     except WriteError:
         return None
     result, limits = found.get("result"), found.get("limits", [])
-    is_same = found.get("request") == run_identity.request_of(config, command)
-    return FinishedRun(result, limits) if is_same and isinstance(result, dict) else None
+    if not isinstance(result, dict):
+        return None
+    answers = (result.get("validation") or {}).get("answers") or {}
+    has_all = (config.evaluation.responses or 0) <= answers.get("examples", 0)
+    return FinishedRun(result, limits) if has_all else None
 
 
 def notes(directory: Path) -> list[str]:
