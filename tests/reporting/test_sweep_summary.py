@@ -20,6 +20,7 @@ def run(name: str, accuracy: float | None, **more: Any) -> dict[str, Any]:
 
 
 FIGURES = {
+    "command": "finetune",
     "sweep_dir": "d",
     "keys": ["train.learning_rate", "model.lora.dropout"],
     "runs": [run("a", 0.5), run("b", 0.625)],
@@ -55,6 +56,7 @@ def test_what_became_of_runs_is_shown_where_not_all_are_finished() -> None:
 
 def test_a_dry_run_lists_states_without_figures() -> None:
     planned = {
+        "command": "finetune",
         "sweep_dir": "d",
         "keys": ["model.lora.dropout", "model.config.dropout"],
         "dry_run": True,

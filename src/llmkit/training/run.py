@@ -96,8 +96,7 @@ def train_task(
             for line in final_model.describe_model(model):
                 console.say(line)
             clock = Clock(resumed.state.seconds if resumed else 0.0)
-            is_main = processes.is_main
-            earlier = run_directory.finished_run(directory, config) if is_main else None
+            earlier = run_directory.finished_run(directory, config) if processes.is_main else None
             run = Run(task, model, directory, resumed, clock, task.losses(model), earlier)
             loss = run.losses(task.validation)
             figures, validation, repeats = _carry_out(run, loss)
