@@ -31,7 +31,7 @@ from llmkit.data.examples import order
 from llmkit.data.examples.encoded import Encoded, Encoder
 from llmkit.data.records.labels import SINGLE
 from llmkit.distributed.processes import join_processes
-from llmkit.evaluation import label_metrics
+from llmkit.evaluation.labels import label_metrics
 from llmkit.models.kernels import dropout
 from llmkit.training.loss_module import quick
 from llmkit.training.tasks.labels.classification_loss import ClassificationLoss

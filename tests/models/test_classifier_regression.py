@@ -10,7 +10,7 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from llmkit.config.schema import TrainConfig
-from llmkit.evaluation import label_metrics
+from llmkit.evaluation.labels import label_metrics
 from llmkit.inference.labels import classify
 from llmkit.models import build, classifier
 from llmkit.models import tokenizer as tokenizers

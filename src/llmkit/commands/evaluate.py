@@ -21,9 +21,12 @@ from llmkit.data.text.fingerprints import Fingerprints
 from llmkit.data.text.prepare import data_report
 from llmkit.data.text.token_file import TokenFile
 from llmkit.distributed.processes import Processes, join_processes
-from llmkit.evaluation import classifiers, harness, references, text
+from llmkit.evaluation import harness, references, text
 from llmkit.evaluation.experts import unused_experts
-from llmkit.evaluation.tagging import taggers
+from llmkit.evaluation.labels import measuring
+from llmkit.evaluation.labels.classifiers import ClassifierEvaluation
+from llmkit.evaluation.labels.measuring import RowEvaluation
+from llmkit.evaluation.labels.taggers import TaggerEvaluation
 from llmkit.evaluation.windows import check_models, protocol
 from llmkit.inference import generate, prompts
 from llmkit.inference.requests import PromptRequest
@@ -34,6 +37,12 @@ from llmkit.reporting.console import Console
 from llmkit.reporting.evaluation_summary import NOT_TRAINED_ON, confused_names, confused_unit
 
 _Samples = Iterable[Mapping[str, Any]]
+
+_ROW_MODELS: Mapping[str, RowEvaluation[Any]] = {
+    "classifier": ClassifierEvaluation(),
+    "tagger": TaggerEvaluation(),
+}
+"""How models that are measured on rows are measured, by their kind."""
 
 
 def run(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
@@ -72,18 +81,9 @@ def check(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
     _check(config, models)
     if settings.tasks:
         return {**found, "models": [model.name for model in models], "tasks": settings.tasks}
-    if models[0].kind == "tagger":
-        words = taggers.tagged_tables(
-            config, sources, models[0], console.watch, console.say, console.warn
-        ).test
-        counts = words.counts()
-        return {**found, "examples": counts.pop("rows"), **counts}
-    if models[0].kind == "classifier":
-        tables = classifiers.labelled_tables(
-            config, sources, models, console.watch, console.say, console.warn
-        )
-        test = tables[0].test
-        return {**found, "examples": len(test), "labels": list(test.labels.names)}
+    if kind := _ROW_MODELS.get(models[0].kind):
+        tables = [kind.tables(config, sources, model, console) for model in models]
+        return {**found, **kind.facts(tables[0].test)}
     found["models"] = [
         {"model": model.name, "kind": model.kind, **protocol(model, settings).described()}
         for model in models
@@ -97,8 +97,8 @@ def _check(config: Config, models: Sequence[Pretrained]) -> None:
     if config.evaluation.tasks:
         harness.check_tasks(config, models)
     else:
-        kind = {"classifier": "labels", "tagger": "tags"}.get(models[0].kind, "text")
-        checks.refuse_inapplicable(config, f"evaluate/{kind}")
+        tasks = {"classifier": "labels", "tagger": "tags"}
+        checks.refuse_inapplicable(config, f"evaluate/{tasks.get(models[0].kind, 'text')}")
 
 
 def _evaluate(
@@ -116,8 +116,7 @@ def _evaluate(
     if settings.tasks:
         found = harness.measure_tasks(config, models, processes)
         return found, found.pop("samples")
-    kinds = {"classifier": _evaluate_classifiers, "tagger": _evaluate_taggers}
-    evaluate = kinds.get(models[0].kind, _evaluate_text)
+    evaluate = _evaluate_rows if models[0].kind in _ROW_MODELS else _evaluate_text
     return evaluate(config, sources, models, processes, console)
 
 
@@ -146,59 +145,25 @@ def _evaluate_text(
     return text.text_result(config, measured), text.text_samples(measured)
 
 
-def _evaluate_classifiers(
+def _evaluate_rows(
     config: Config,
     sources: Sources,
     models: Sequence[Pretrained],
     processes: Processes,
     console: Console,
 ) -> tuple[dict[str, Any], _Samples]:
-    """Evaluates classifiers on labelled rows."""
-    measured = classifiers.measure_classifiers(
-        config, sources, models, processes, console.watch, console.say, console.warn
-    )
+    """Evaluates models of labels on rows, and warns if they were trained on some of them."""
+    kind = _ROW_MODELS[models[0].kind]
+    measured = measuring.measure_models(kind, config, sources, models, processes, console)
     for each, model in zip(measured, models, strict=True):
-        measure = partial(classifiers.measure_rows, each, config.seed)
-        _report_rows(model, each.table.texts, each.figures, measure, console)
-        for sentence in summary.of_classifier(each.name, each.figures, ""):
+        if overlap := _overlap_with_training(model, each.table.texts, console):
+            rest = _not_trained_on(overlap, partial(each.figures_of, seed=config.seed))
+            _report_overlap(model, overlap, "row", rest, each.figures, console)
+        for sentence in kind.judge(each.name, each.figures, ""):
             console.warn(sentence)
     if processes.is_main:
         _draw_confusion(config, measured[0].figures, console)
-    return classifiers.classifier_result(config, measured), classifiers.classifier_samples(measured)
-
-
-def _evaluate_taggers(
-    config: Config,
-    sources: Sources,
-    models: Sequence[Pretrained],
-    processes: Processes,
-    console: Console,
-) -> tuple[dict[str, Any], _Samples]:
-    """Evaluates taggers on tagged words."""
-    measured = taggers.measure_taggers(
-        config, sources, models, processes, console.watch, console.say, console.warn
-    )
-    for each, model in zip(measured, models, strict=True):
-        measure = partial(taggers.measure_tagged_rows, each, config.seed)
-        _report_rows(model, each.table.texts, each.figures, measure, console)
-        for sentence in summary.of_tagger(each.name, each.figures, ""):
-            console.warn(sentence)
-    if processes.is_main:
-        _draw_confusion(config, measured[0].figures, console)
-    return taggers.tagger_result(config, measured), taggers.tagger_samples(measured)
-
-
-def _report_rows(
-    model: Pretrained,
-    texts: Sequence[tuple[str, ...]],
-    figures: dict[str, Any],
-    measure: Callable[[NDArray[np.bool_]], dict[str, Any]],
-    console: Console,
-) -> None:
-    """Warns if the model was trained on some of the rows, with the figures of the others."""
-    if overlap := _overlap_with_training(model, texts, console):
-        rest = _not_trained_on(overlap, measure)
-        _report_overlap(model, overlap, "row", rest, figures, console)
+    return measuring.result_of_rows(config, measured), measuring.samples_of_rows(measured)
 
 
 def _draw_confusion(config: Config, figures: Mapping[str, Any], console: Console) -> None:

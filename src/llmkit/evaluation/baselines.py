@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from llmkit.data.examples.blocks import UNSCORED
 from llmkit.data.records.labels import MULTI, REGRESSION, SINGLE
-from llmkit.evaluation import label_metrics
+from llmkit.evaluation.labels import label_metrics
 from llmkit.inference.labels.classify import THRESHOLD, AnyArray
 
 _MAX_COUNTED_TOKENS = 4_000_000

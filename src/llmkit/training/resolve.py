@@ -10,7 +10,7 @@ import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import accelerate
 import numpy as np
@@ -154,60 +154,92 @@ def lengthened(
 def measured_choices(task: Task, objective: LossModule, batch: int, clock: Clock) -> Choices:
     """Choose the micro-batch size, compilation, number of steps, and how often and on how much to
     validate. Without a time limit, measurements only decide what changes no number."""
-    train, examples, validation = task.config.train, task.examples, task.validation
-    session = task.session
+    train, examples, session = task.config.train, task.examples, task.session
     processes, minutes = session.processes, time_limit(train)
-    share = math.ceil(batch / processes.count)
+    step = _measured_step(task, objective, batch, clock)
+    most = defaults.most_steps(train, len(examples), batch)
+    steps = planned_steps(train, most, step.seconds, clock)
+    validating, counts = _measured_validation(task, objective, batch, step, steps)
+    agreed: dict[str, Any] = _agreed(
+        {"steps": steps, "compile": int(step.compile), **counts}, processes
+    )
+    steps, compiling = agreed.pop("steps"), bool(agreed.pop("compile"))
+    epochs = steps * batch / len(examples)
+    session.console.say(
+        f"{_expected(steps, steps * step.seconds, minutes)}: {batch} sequences per step, "
+        f"micro-batch {step.micro_batch_size}, {epochs:.2g} epochs; precision "
+        f"{processes.precision}; compile {str(compiling).lower()} ({step.reason})"
+    )
+    _warn(task, steps, most, step.seconds, counts["max_eval_samples"], clock)
+    revisions = [Revision(*revision) for revision in train.plan] or [Revision(0, steps)]
+    return Choices(
+        **agreed,
+        micro_batch_size=step.micro_batch_size,
+        precision=processes.precision,
+        compile=compiling,
+        attention=step.attention,
+        epochs=epochs,
+        plan=Plan(tuple(revisions)),
+        step_seconds=round(step.seconds, 4),
+        validation_seconds=round(validating, 3),
+        processes=processes.count,
+        full_rate=_full_rate(step.operations, processes),
+        environment=environment(),
+        weight_decay=defaults.weight_decay(train, epochs, task.from_scratch),
+    )
+
+
+class _Step(NamedTuple):
+    """How a step is computed, and what it costs."""
+
+    micro_batch_size: int
+    attention: str
+    compile: bool
+    reason: str
+    """Why it is compiled or not."""
+    seconds: float
+    """Of a step."""
+    operations: float | None
+    """Of training per prediction; None if examples differ in length."""
+
+
+def _measured_step(task: Task, objective: LossModule, batch: int, clock: Clock) -> _Step:
+    """Choose the micro-batch size, the attention, and whether to compile, by measuring each."""
+    train, examples, processes = task.config.train, task.examples, task.session.processes
+    minutes, share = time_limit(train), math.ceil(batch / processes.count)
     requested = None if train.micro_batch_size == "auto" else min(train.micro_batch_size, share)
     size, seconds = probe.fit(objective, examples, share, requested, processes)
     operations = _operations(objective, examples, processes)  # counted with the default attention
     attention, quickest = probe.quickest_attention(objective, examples, size, processes)
     seconds = min(seconds, quickest)
     rounds = math.ceil(share / size)
-    most = defaults.most_steps(train, len(examples), batch)
-    steps = planned_steps(train, most, seconds * rounds, clock)
     compiling, reason = train.compile is True, "as asked"
     if train.compile == "auto":
+        most = defaults.most_steps(train, len(examples), batch)
+        steps = planned_steps(train, most, seconds * rounds, clock)
         work = steps * rounds * seconds
         if minutes is None and operations is not None:
             work = steps * _usual_seconds(operations, examples, batch, processes.device.type)
         quick, reason = _compiled(objective, examples, size, work, processes)
         compiling, seconds = quick < (seconds if minutes else math.inf), min(seconds, quick)
-    per_step = seconds * rounds
-    steps = planned_steps(train, most, per_step, clock)
+    return _Step(size, attention, compiling, reason, seconds * rounds, operations)
+
+
+def _measured_validation(
+    task: Task, objective: LossModule, batch: int, step: _Step, steps: int
+) -> tuple[float, dict[str, int]]:
+    """The seconds of a validation; and on how many examples and after how many steps to validate,
+    log and save."""
+    train, validation, minutes = task.config.train, task.validation, time_limit(task.config.train)
+    size, processes = step.micro_batch_size, task.session.processes
     whole = probe.measuring(objective, validation, size, processes)
     held_out = _held_out(train, validation, whole, minutes)
     validating = whole * held_out / max(1, len(validation or ()))
     taken = defaults.validation_share(held_out, steps * batch, steps)
     if minutes is not None:
-        taken = validating / max(1e-9, steps * per_step)
-    intervals = defaults.intervals(train, steps, taken, steps * per_step)
-    numbers = {"steps": steps, "compile": int(compiling), "max_eval_samples": held_out}
-    agreed: dict[str, Any] = _agreed({**numbers, **intervals}, processes)
-    steps, compiling = agreed.pop("steps"), bool(agreed.pop("compile"))
-    epochs = steps * batch / len(examples)
-    session.console.say(
-        f"{_expected(steps, steps * per_step, minutes)}: {batch} sequences per step, "
-        f"micro-batch {size}, {epochs:.2g} epochs; precision {processes.precision}; "
-        f"compile {str(compiling).lower()} ({reason})"
-    )
-    _warn(task, steps, most, per_step, held_out, clock)
-    revisions = [Revision(*revision) for revision in train.plan] or [Revision(0, steps)]
-    return Choices(
-        **agreed,
-        micro_batch_size=size,
-        precision=processes.precision,
-        compile=compiling,
-        attention=attention,
-        epochs=epochs,
-        plan=Plan(tuple(revisions)),
-        step_seconds=round(per_step, 4),
-        validation_seconds=round(validating, 3),
-        processes=processes.count,
-        full_rate=_full_rate(operations, processes),
-        environment=environment(),
-        weight_decay=defaults.weight_decay(train, epochs, task.from_scratch),
-    )
+        taken = validating / max(1e-9, steps * step.seconds)
+    intervals = defaults.intervals(train, steps, taken, steps * step.seconds)
+    return validating, {"max_eval_samples": held_out, **intervals}
 
 
 def _compiled(

@@ -49,6 +49,10 @@ class RowTable(Protocol):
     def part(self, chosen: NDArray[np.bool_]) -> Self:
         """The chosen rows, in order."""
 
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the rows and their labels, in order."""
+
 
 T = TypeVar("T", bound=RowTable)
 K = TypeVar("K", bound=KnownLabels)
@@ -67,6 +71,17 @@ class Labelled(Generic[T, K]):
     labels: K
     report: dict[str, Any]
     """The data report, for JSON output."""
+
+    @property
+    def held_out(self) -> dict[str, T]:
+        """The tables that are not trained on, by the names of their parts."""
+        parts = {"validation": self.validation, "test": self.test}
+        return {name: table for name, table in parts.items() if table is not None}
+
+    @property
+    def tables(self) -> dict[str, T]:
+        """All tables, by the names of their parts."""
+        return {"train": self.train, **self.held_out}
 
 
 def load_labelled(

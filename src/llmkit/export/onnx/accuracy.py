@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 from llmkit.config.schema import Config
 from llmkit.data.readers.files import Sources
 from llmkit.data.records.labels import MULTI, REGRESSION
-from llmkit.evaluation.classifiers import encoded_targets, labelled_tables
-from llmkit.evaluation.label_metrics import score_labels
+from llmkit.evaluation.labels.classifiers import ClassifierEvaluation, encoded_targets
+from llmkit.evaluation.labels.label_metrics import score_labels
 from llmkit.export.onnx.checking import onnx_outputs
 from llmkit.inference.labels.classify import THRESHOLD, AnyArray, Classifier, probabilities
 from llmkit.models.pretrained import Pretrained
@@ -45,9 +45,7 @@ def measure_accuracy(
     console: Console,
 ) -> dict[str, Any]:
     """The metrics of the model and of the ONNX model on `data.test_files`, in the same batches."""
-    models, say, warn = [opened], console.say, console.warn
-    (tables,) = labelled_tables(config, sources, models, console.watch, say, warn)
-    table = tables.test
+    table = ClassifierEvaluation().tables(config, sources, opened, console).test
     after = replace(classifier, model=cast(PreTrainedModel, OnnxModel(session)))
     outputs = {}
     for when, each in (("before", classifier), ("after", after)):

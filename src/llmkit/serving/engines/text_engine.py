@@ -69,7 +69,7 @@ class TextEngine:
             self._texts.pop(sequence, None)
 
     def step(self, now: float) -> list[tuple[TextJob, Event]]:
-        """Generates a token for each text of the batch; returns what there is to report."""
+        """Generates a token for each text of the batch; returns its finished results."""
         found: list[tuple[TextJob, Event]] = []
         for sequence in self.engine.step():
             if (text := self._texts.get(sequence)) is not None:

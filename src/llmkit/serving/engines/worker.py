@@ -38,7 +38,7 @@ class ModelEngine(Protocol):
         """Ends a job."""
 
     def step(self, now: float) -> Sequence[tuple[Job, Event]]:
-        """Does a part of the work; returns what there is to report."""
+        """Does a part of the work; returns its finished results."""
 
 
 class Worker:

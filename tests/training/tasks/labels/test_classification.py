@@ -25,7 +25,7 @@ from llmkit.data.records.labels import MULTI, REGRESSION, SINGLE
 from llmkit.distributed.processes import join_processes
 from llmkit.distributed.signals import StopSignal
 from llmkit.errors import ConfigError, Stopped
-from llmkit.evaluation import label_metrics
+from llmkit.evaluation.labels import label_metrics
 from llmkit.models import build
 from llmkit.models.classifier import ClassifierHead
 from llmkit.reporting.console import Console

@@ -20,7 +20,7 @@ from llmkit.data.records import tags
 from llmkit.data.records.labels import SINGLE
 from llmkit.data.records.tags import BIO
 from llmkit.data.records.words import joined_words
-from llmkit.evaluation.tagging import taggers
+from llmkit.evaluation.labels import taggers
 from llmkit.models import build, classifier
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.classifier import ClassifierHead

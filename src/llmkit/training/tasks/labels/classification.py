@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -15,15 +14,13 @@ from llmkit.data.records import dataset
 from llmkit.data.records.dataset import Labelled
 from llmkit.data.records.labels import REGRESSION, SINGLE, Labels
 from llmkit.errors import ConfigError
-from llmkit.evaluation import classifiers, label_metrics
-from llmkit.inference.labels import classify
+from llmkit.evaluation.labels import label_metrics
+from llmkit.evaluation.labels.classifiers import ClassifierEvaluation
 from llmkit.models import build, classifier
 from llmkit.models.classifier import ClassifierHead
-from llmkit.models.pretrained import Pretrained
-from llmkit.progress import Say, Watch
-from llmkit.reporting import summary
+from llmkit.progress import Advance, Say
 from llmkit.training.tasks.labels.classification_loss import ClassificationLoss, balanced_weights
-from llmkit.training.tasks.labels.labelling import Labelling, MeasuredPart, column_names
+from llmkit.training.tasks.labels.labelling import Labelling, column_names
 from llmkit.training.tasks.task import Examples, Loss, Session
 
 _Data = Labelled[LabelledTable, Labels]
@@ -35,6 +32,7 @@ class Classification(Labelling[_Data]):
 
     unit = "examples"
     purpose = build.CLASSIFIER_MODEL
+    evaluation = ClassifierEvaluation()
 
     @classmethod
     def read(cls, config: Config, session: Session, given: PreTrainedTokenizerFast | None) -> _Data:
@@ -63,17 +61,12 @@ class Classification(Labelling[_Data]):
             say(f"pairs: the tokenizer joins the two texts with {between}")
 
     @classmethod
-    def encode(
-        cls, data: _Data, shape: PretrainedConfig, tokenizer: PreTrainedTokenizerFast, watch: Watch
-    ) -> dict[str, Encoded]:
+    def encoder(
+        cls, shape: PretrainedConfig, tokenizer: PreTrainedTokenizerFast
+    ) -> Callable[[LabelledTable, Advance], Encoded]:
         """The texts, truncated, with their labels."""
-        parts = {"train": data.train, "validation": data.validation, "test": data.test}
-        tables = {name: table for name, table in parts.items() if table is not None}
         length = int(tokenizer.model_max_length)
-        with watch("tokenizing", sum(map(len, tables.values()))) as advance:
-            return {
-                name: table.examples(tokenizer, length, advance) for name, table in tables.items()
-            }
+        return lambda table, advance: table.examples(tokenizer, length, advance)
 
     @classmethod
     def metrics_of(cls, data: _Data) -> tuple[str, Sequence[str]]:
@@ -103,22 +96,6 @@ class Classification(Labelling[_Data]):
             classifier.head_unit(model),
         )
         return lambda examples: loss
-
-    def measure(self, final: Pretrained) -> Iterator[MeasuredPart]:
-        """Yields every metric beside those of the baselines, which are fitted to the training
-        rows."""
-        data, session, seed = self.data, self.session, self.config.seed
-        opened = classify.open_classifier(final, session.processes.device, "fp32")
-        fitted = classifiers.fitted_baselines(data.train, session.console.say)
-        for name, table in (("validation", data.validation), ("test", data.test)):
-            if table is not None:
-                watch = session.watch
-                found = classifiers.measure_trained(opened, table, fitted, seed, watch)
-                yield name, *found
-
-    def judge(self, name: str, figures: Mapping[str, Any], advice: str) -> Iterator[str]:
-        """Warnings if the classifier is no better than its baselines."""
-        return summary.of_classifier(name, figures, advice)
 
 
 def _check_kind(config: Config, data: _Data) -> None:

@@ -41,7 +41,7 @@ class ClassificationLoss(Loss):
     """transformers' `problem_type`."""
     n_classes: int
     figures_of: Callable[[Sums], dict[str, float]]
-    """Computes the metrics from the counts; see `llmkit.evaluation.label_metrics`."""
+    """Computes the metrics from the counts; see `llmkit.evaluation.labels.label_metrics`."""
     class_weights: NDArray[np.float32] | None = None
     """[classes]; with several labels, the weight of each label that a text has."""
     label_smoothing: float = 0.0

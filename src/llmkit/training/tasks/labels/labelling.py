@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -21,16 +21,15 @@ from llmkit.data.records.dataset import Labelled
 from llmkit.data.text import fingerprints
 from llmkit.data.text.fingerprints import Fingerprints
 from llmkit.errors import ConfigError
-from llmkit.evaluation import classifiers
+from llmkit.evaluation.labels.measuring import RowEvaluation, measure_finished, without_bulky
 from llmkit.models import build, classifier, tokenizer_saving
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.control_tokens import control_tokens
 from llmkit.models.pretrained import Pretrained, open_model
 from llmkit.models.sizes import settings_of_size
-from llmkit.progress import Say, Watch
+from llmkit.progress import Advance, Say
 from llmkit.reporting import held_out, plots, summary
 from llmkit.reporting.evaluation_summary import confused_names, confused_unit
-from llmkit.reporting.held_out import HeldOut
 from llmkit.storage import atomic, outputs
 from llmkit.storage.strict_json import json_text
 from llmkit.training import run_directory
@@ -40,9 +39,6 @@ from llmkit.training.tasks.task import Examples, LabelledExamples, Loss, Rows, S
 
 _ARCHITECTURE = "modernbert"
 """Architecture of a new model: the encoder that learns fastest from random weights."""
-
-
-MeasuredPart = tuple[str, dict[str, Any], HeldOut]
 
 
 class EncodedExamples(LabelledExamples, Protocol):
@@ -78,6 +74,8 @@ class Labelling(Task, Generic[D]):
     """`train`, and `validation` and `test` if there are any."""
 
     command = "finetune"
+    evaluation: ClassVar[RowEvaluation[Any]]
+    """How the finished model is measured on validation and test data."""
 
     @classmethod
     @abstractmethod
@@ -91,24 +89,16 @@ class Labelling(Task, Generic[D]):
 
     @classmethod
     @abstractmethod
-    def encode(
-        cls, data: D, shape: PretrainedConfig, tokenizer: PreTrainedTokenizerFast, watch: Watch
-    ) -> Mapping[str, EncodedExamples]:
-        """The tokenized examples of each part, of at most `tokenizer.model_max_length` tokens."""
+    def encoder(
+        cls, shape: PretrainedConfig, tokenizer: PreTrainedTokenizerFast
+    ) -> Callable[[Any, Advance], EncodedExamples]:
+        """Tokenizes the rows of a table into examples of at most `tokenizer.model_max_length`
+        tokens."""
 
     @classmethod
     @abstractmethod
     def metrics_of(cls, data: D) -> tuple[str, Sequence[str]]:
         """The default metric for the best model, and all metrics of a validation."""
-
-    @abstractmethod
-    def measure(self, final: Pretrained) -> Iterator[MeasuredPart]:
-        """Yields the metrics of the finished model and the baselines on `validation` and `test`
-        data, by these names, and what became of each row."""
-
-    @abstractmethod
-    def judge(self, name: str, figures: Mapping[str, Any], advice: str) -> Iterator[str]:
-        """Warnings if the metrics show that little was learned."""
 
     @classmethod
     def open(cls, asked: Config, pretrained: Pretrained | None, session: Session) -> Self:
@@ -132,12 +122,12 @@ class Labelling(Task, Generic[D]):
         if not keeps_head:
             cls.prepare_tokenizer(data, tokenizer, console.say)
         tokenizer = tokenizer_saving.savable_tokenizer(tokenizer, made)
-        tables = (table for table in (data.train, data.validation, data.test) if table is not None)
-        if found := control_tokens(tokenizer).warning(
-            (texts for table in tables for texts in table.texts), "row"
-        ):
+        rows = (texts for table in data.tables.values() for texts in table.texts)
+        if found := control_tokens(tokenizer).warning(rows, "row"):
             console.warn(found)
-        encoded = cls.encode(data, made, tokenizer, session.watch)
+        encode = cls.encoder(made, tokenizer)
+        with session.watch("tokenizing", sum(map(len, data.tables.values()))) as advance:
+            encoded = {name: encode(table, advance) for name, table in data.tables.items()}
         data.report["lengths"] = {name: each.length_report() for name, each in encoded.items()}
         hidden = int(made.get_text_config().hidden_size)
         metric, figures = cls.metrics_of(data)
@@ -239,9 +229,13 @@ class Labelling(Task, Generic[D]):
     ) -> dict[str, Any]:
         """Evaluate the model in `final/` and the baselines on validation and test data; writes
         `evaluation.json`, and what became of each held-out row."""
-        directory = Path(figures["run_dir"])
+        directory, session = Path(figures["run_dir"]), self.session
         measured, pictures = {}, {}
-        for name, found, rows in self.measure(open_model(figures["model_dir"])):
+        final, kind = open_model(figures["model_dir"]), self.evaluation
+        opened = kind.open(final, session.processes.device, "fp32")
+        score, seed = kind.baselines(self.data.train, session.console.say), self.config.seed
+        for name, table in self.data.held_out.items():
+            found, rows = measure_finished(kind, opened, table, score, seed, session.watch)
             measured[name] = found
             if name == "validation":
                 held_out.write_held_out(directory, rows)
@@ -252,7 +246,7 @@ class Labelling(Task, Generic[D]):
                 plots.draw_confusion_matrix(matrix, names, picture, title, unit)
                 pictures[f"confusion_matrix_{name}"] = str(picture)
         atomic.replace_text(directory / outputs.MEASURED, json_text(measured, indent=1) + "\n")
-        shown = {name: classifiers.without_bulky(found) for name, found in measured.items()}
+        shown = {name: without_bulky(found) for name, found in measured.items()}
         held = shown.pop("validation", {})
         baseline = held.pop("baseline", {})
         self._warn({"validation": {**held, "baseline": baseline}, **shown})
@@ -262,7 +256,7 @@ class Labelling(Task, Generic[D]):
         advice = summary.PRETRAINED if self.from_scratch else summary.LONGER
         for name, figures in measured.items():
             if figures.get("examples"):
-                for text in self.judge(name, figures, advice):
+                for text in self.evaluation.judge(name, figures, advice):
                     self.session.console.warn(text)
 
     @classmethod

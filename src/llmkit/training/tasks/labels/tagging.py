@@ -3,9 +3,9 @@ marked predicate."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -20,16 +20,14 @@ from llmkit.data.records import tagged_dataset
 from llmkit.data.records.dataset import Labelled
 from llmkit.data.records.labels import SINGLE
 from llmkit.data.records.tags import TagSet
-from llmkit.evaluation.tagging import taggers
-from llmkit.evaluation.tagging.taggers import FrequentTags
+from llmkit.evaluation.labels import taggers
+from llmkit.evaluation.labels.taggers import TaggerEvaluation
 from llmkit.inference.labels import tag
 from llmkit.models import build, classifier
 from llmkit.models.classifier import ClassifierHead
-from llmkit.models.pretrained import Pretrained
-from llmkit.progress import Watch
-from llmkit.reporting import summary
+from llmkit.progress import Advance
 from llmkit.training.tasks.labels.classification_loss import balanced_weights, class_sums
-from llmkit.training.tasks.labels.labelling import Labelling, MeasuredPart, column_names
+from llmkit.training.tasks.labels.labelling import Labelling, column_names
 from llmkit.training.tasks.task import (
     IGNORED,
     Batch,
@@ -94,6 +92,7 @@ class Tagging(Labelling[_Data]):
 
     unit = "words"
     purpose = build.TAGGER_MODEL
+    evaluation = TaggerEvaluation()
 
     @classmethod
     def read(cls, config: Config, session: Session, given: PreTrainedTokenizerFast | None) -> _Data:
@@ -118,19 +117,13 @@ class Tagging(Labelling[_Data]):
         classifier.remember_columns(shape, column_names(text), column_names(label), facts)
 
     @classmethod
-    def encode(
-        cls, data: _Data, shape: PretrainedConfig, tokenizer: PreTrainedTokenizerFast, watch: Watch
-    ) -> dict[str, TokenWindows]:
+    def encoder(
+        cls, shape: PretrainedConfig, tokenizer: PreTrainedTokenizerFast
+    ) -> Callable[[TaggedTable, Advance], TokenWindows]:
         """The texts in windows, with the tags of their words."""
-        parts = {"train": data.train, "validation": data.validation, "test": data.test}
-        tables = {name: table for name, table in parts.items() if table is not None}
         by_last = bool(classifier.remembered(shape, tag.BY_LAST))
-        encoder = WindowEncoder(tokenizer, int(tokenizer.model_max_length), by_last)
-        with watch("tokenizing", sum(map(len, tables.values()))) as advance:
-            return {
-                name: encoder.encode(table.texts, table.words, table.targets, advance)
-                for name, table in tables.items()
-            }
+        made = WindowEncoder(tokenizer, int(tokenizer.model_max_length), by_last)
+        return lambda table, advance: made.encode(table.texts, table.words, table.targets, advance)
 
     @classmethod
     def metrics_of(cls, data: _Data) -> tuple[str, Sequence[str]]:
@@ -151,18 +144,3 @@ class Tagging(Labelling[_Data]):
         n_words = 0 if table is None else len(table.targets)
         loss = TaggingLoss(n_words, figures_of, weights, train.label_smoothing_factor)
         return lambda examples: loss
-
-    def measure(self, final: Pretrained) -> Iterator[MeasuredPart]:
-        """Yields every metric beside those of the most frequent tags of the training rows."""
-        data, session, seed = self.data, self.session, self.config.seed
-        opened = tag.open_tagger(final, session.processes.device, "fp32")
-        fitted = FrequentTags(data.train)
-        for name, table in (("validation", data.validation), ("test", data.test)):
-            if table is not None:
-                watch = session.watch
-                found = taggers.measure_trained_tagger(opened, table, fitted, seed, watch)
-                yield name, *found
-
-    def judge(self, name: str, figures: Mapping[str, Any], advice: str) -> Iterator[str]:
-        """Warnings if the tagger is no better than the most frequent tags."""
-        return summary.of_tagger(name, figures, advice)

@@ -15,7 +15,7 @@ from sklearn import metrics as sklearn
 
 from llmkit import bootstrap
 from llmkit.data.records.labels import MULTI, REGRESSION, SINGLE
-from llmkit.evaluation import label_metrics
+from llmkit.evaluation.labels import label_metrics
 from llmkit.inference.labels import classify
 
 CLASSES = 4

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from llmkit import bootstrap
 from llmkit.data.records.tags import OUTSIDE, Entities, TagSet
-from llmkit.evaluation import label_metrics
+from llmkit.evaluation.labels import label_metrics
 from llmkit.inference.labels.classify import AnyArray
 
 _STRICT = ("f1", "precision", "recall")

@@ -14,7 +14,7 @@ from sklearn import metrics as sklearn
 
 from llmkit.data.records import tags
 from llmkit.data.records.tags import BILOU, BIO, PLAIN_TAGS, TagSet
-from llmkit.evaluation.tagging.entities import ScoredTags, figures_of_sums
+from llmkit.evaluation.labels.entities import ScoredTags, figures_of_sums
 
 TYPES = ("LOC", "ORG", "PER")
 

@@ -18,10 +18,11 @@ from transformers import (
 from llmkit.config.load import load_config
 from llmkit.data.readers.files import Sources
 from llmkit.errors import DataError
-from llmkit.evaluation import classifiers
+from llmkit.evaluation.labels import measuring
+from llmkit.evaluation.labels.classifiers import ClassifierEvaluation
 from llmkit.models.pretrained import compared
-
-from .conftest import byte_level, documents
+from llmkit.reporting.console import Console
+from tests.evaluation.conftest import byte_level, documents
 
 NAMES = ("zoo", "ant", "cat")
 
@@ -61,20 +62,18 @@ def table(tmp_path_factory):
 
 
 @pytest.fixture
-def measured(processes, watch):
+def measured(processes):
     def measure(path, *models, keys=()):
         first, *others = map(str, models)
         config = load_config("evaluate", None, [
             f"model.name_or_path={first}", f"data.test_files={path}",
             f"evaluation.compare_with={json.dumps(others)}", *keys,
         ]).config  # fmt: skip
-        silent = lambda _: None  # noqa: E731
-        found = classifiers.measure_classifiers(
-            config, Sources(config), compared(config), processes, watch, silent, silent
+        kind, console = ClassifierEvaluation(), Console(quiet=True)
+        found = measuring.measure_models(
+            kind, config, Sources(config), compared(config), processes, console
         )
-        return classifiers.classifier_result(config, found), list(
-            classifiers.classifier_samples(found)
-        )
+        return measuring.result_of_rows(config, found), list(measuring.samples_of_rows(found))
 
     return measure
 

@@ -1,0 +1,1 @@
+"""Models measured on labelled rows: of texts, or of the words in them."""

@@ -1,1 +1,0 @@
-"""Metrics of tagged words, and how taggers are measured by them."""
