@@ -124,13 +124,29 @@ def test_an_aborted_sequence_frees_its_place_and_changes_nothing_of_the_others(
     kept = [number for number in range(len(asked)) if number not in gone]
     engine.abort([sequences[number] for number in gone])
     lengths = [len(sequences[number].tokens) for number in gone]
-    moved = engine.step()
-    assert len(moved) == 4
+    moved = engine.step() + engine.step()
+    assert len(moved) == len(set(moved)) == 4  # the other two, and two in their place
     assert not any(sequences[number] in moved for number in gone)
     finish(engine)
     assert [sequences[number].ended for number in gone] == ["aborted"] * 3
     assert [len(sequences[number].tokens) for number in gone] == lengths
     assert_same([sequences[n] for n in kept], [expected[n] for n in kept])
+
+
+def test_first_tokens_have_a_step_of_their_own_and_newcomers_never_stop_the_batch(
+    llama: PreTrainedModel, bpe: PreTrainedTokenizerFast
+) -> None:
+    settings = GenerationConfig(max_new_tokens=40, min_new_tokens=40)
+    engine = Engine(llama, bpe)
+    running: list[Sequence] = []
+    for prompt in encoded(TEXTS[:6], llama, bpe, settings):
+        running += engine.add(prompt, engine.sampler(settings))
+        assert engine.step() == running[-1:]
+        waiting = engine.add(prompt, engine.sampler(settings))
+        assert engine.step() == running
+        running += waiting
+        assert engine.step() == waiting
+        assert engine.step() == running
 
 
 def test_an_engine_whose_sequences_are_all_aborted_is_idle_and_starts_anew(

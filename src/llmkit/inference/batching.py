@@ -51,8 +51,9 @@ class _Prefilled:
 class Engine:
     """A model that generates any number of sequences together, each with its own settings.
 
-    `add` queues a prompt, also while others run; each `step` generates one token for every sequence
-    of the running batch. In fp32 a sequence does not depend on the rest of its batch.
+    `add` queues a prompt, also while others run; each `step` generates the first tokens of waiting
+    sequences, or one token for every sequence of the running batch. In fp32 a sequence does not
+    depend on the rest of its batch.
     """
 
     def __init__(
@@ -68,6 +69,8 @@ class Engine:
         self._batch = _Batch(_Forward(model))
         self._fitting = self.batch_size
         """Maximum number of sequences that fit in memory."""
+        self._is_due = False
+        """Whether the batch continues before others join it."""
         self.failures = 0
         """Number of forward passes that have failed since the last one that succeeded."""
 
@@ -111,22 +114,24 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> list[Sequence]:
-        """Admits waiting sequences, then generates a token for each sequence of the batch; returns
-        all that got a token or ended.
+        """Generates the first tokens of waiting sequences that there is room for; if there are
+        none, or after such a step, a token for each sequence of the batch. Returns all sequences
+        that got a token or ended.
 
+        So first tokens are known before the batch continues, and it continues before others join.
         A fault of a sequence ends it alone; one of a forward pass ends the sequences in it. None is
         raised here: `Sequence.sample` raises it.
         """
-        moved: list[Sequence] = []
-        failures = self.failures
+        failures, is_due, self._is_due = self.failures, self._is_due, False
         try:
-            moved += self._admit()
-            if self._batch.sequences:
-                is_last = not self._waiting and not self._prefilled
-                moved += self._batch.step(is_last)
+            moved = [] if is_due else self._admit()
+            if moved:
+                self._is_due = bool(self._batch.sequences)
+            elif self._batch.sequences:
+                moved = self._batch.step(is_last=not self._waiting and not self._prefilled)
         except Exception as fault:
-            moved += self._fail(fault)
-        if self.failures == failures:
+            moved = self._fail(fault)
+        if self.failures == failures and not self._is_due:
             self.failures = 0
         return moved
 
@@ -142,7 +147,8 @@ class Engine:
         return lost
 
     def _admit(self) -> list[Sequence]:
-        """Fills free rows of the batch; returns the sequences that ended before they joined it."""
+        """Fills free rows of the batch; returns the sequences that got their first token, and those
+        whose prompt cannot be computed."""
         running = len(self._batch.sequences)
         free = self._fitting - running
         if not self._waiting and not self._prefilled:
@@ -161,7 +167,7 @@ class Engine:
         self._batch.join([each for each in chosen if each.sequence.ended is None])
         for _ in chosen:  # only now: those of a batch that cannot be joined are not lost
             self._prefilled.popleft()
-        return failed + [each.sequence for each in chosen if each.sequence.ended is not None]
+        return failed + [each.sequence for each in chosen]
 
     def _prefill(self, wanted: int) -> list[Sequence]:
         """Computes prompts until at least `wanted` sequences are prefilled, or the pass is full;

@@ -14,7 +14,7 @@ from llmkit.config.schema import ServeConfig
 from llmkit.errors import ConfigError, LlmkitError, UsageError
 from llmkit.progress import Say
 from llmkit.serving import refusals
-from llmkit.serving.engines.jobs import Begun, Done, Event, Failed, Job
+from llmkit.serving.engines.jobs import Begun, Done, Event, Failed, FirstSent, Job
 from llmkit.serving.engines.worker import Worker
 from llmkit.serving.metrics import Metrics
 from llmkit.serving.refusals import Refusal
@@ -114,7 +114,9 @@ class Ticket:
     async def next(self) -> Event:
         """The next event of the job except its failure, which is raised as Refusal or
         ClientGone."""
-        event, figures = await self._events.get(), self.admission.metrics
+        while isinstance(event := await self._events.get(), FirstSent):
+            event.reached.set()
+        figures = self.admission.metrics
         match event:
             case Failed(fault):
                 raise self._refusal(fault)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 import torch
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmkit.config.load import load_config
 from llmkit.serving.engines.worker import MOST_FAILURES
@@ -31,6 +33,8 @@ class Inside:
         config = load_config("serve", None, keys).config
         self.warnings: list[str] = []
         self.service: Service = load_service(open_served(config), config, self.warnings.append)
+        self.happened: list[str] = []
+        """The forward passes of the models and the texts that were sent, in order."""
 
     def forward(self, name: str) -> torch.nn.Module:
         """The input embeddings of a model."""
@@ -38,6 +42,23 @@ class Inside:
         assert isinstance(model, TextModel)
         found: torch.nn.Module = model.engine.model.get_input_embeddings()
         return found
+
+    def note_pass(self, _: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        """Notes a forward pass, as a hook of the embeddings."""
+        self.happened.append("prompts" if inputs[0].shape[1] > 1 else "step")
+
+    def noting_texts(self, app: ASGIApp) -> ASGIApp:
+        """The application, whose texts are noted with their seed when they are sent."""
+
+        async def noting(scope: Scope, receive: Receive, send: Send) -> None:
+            async def noted(message: Message) -> None:
+                await send(message)
+                if b'"text":' in (sent := message.get("body", b"")):
+                    self.happened += re.findall(r'"seed":(\d+)', sent.decode())
+
+            await app(scope, receive, noted)
+
+        return noting
 
     def run(self, scenario: Scenario) -> None:
         """Sends the requests of a scenario."""
@@ -49,7 +70,7 @@ class Inside:
                 self.warnings.append,
             )  # fmt: skip
             service.worker.start(asyncio.get_running_loop())
-            transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+            transport = httpx.ASGITransport(self.noting_texts(app), raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://inside") as client:
                 await scenario(client)
             service.worker.stop()
@@ -158,6 +179,31 @@ def test_logits_that_are_not_finite_fail_alone(inside: Inside) -> None:
         assert "NaN or infinite" in response.json()["error"]["message"]
 
     inside.run(scenario)
+
+
+def test_first_texts_of_streams_are_sent_before_the_batch_continues(inside: Inside) -> None:
+    """Whoever joins a running batch does not wait for its next step to see a first text."""
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        hook = inside.forward("a").register_forward_pre_hook(inside.note_pass)
+        inside.service.worker.sending = 60.0  # on a busy machine too
+        asked = {"stream": True, "max_tokens": 60, "regex": "[a-z ]{200}"}
+        going = []
+        for seed in range(6):
+            steps = inside.happened.count("step")
+            request = client.post("/v1/completions", json=body("the cat", **asked | {"seed": seed}))
+            going.append(asyncio.create_task(request))
+            while inside.happened.count("step") < steps + 3:
+                await asyncio.sleep(0.001)
+        assert [(await each).status_code for each in going] == [200] * 6
+        hook.remove()
+
+    inside.run(scenario)
+    for seed in "012345":
+        before = inside.happened[: inside.happened.index(seed)]
+        passes = [each for each in before if not each.isdigit()]
+        assert passes[-1] == "prompts", (seed, before[-9:])
+        assert inside.happened.count(seed) > 9, seed
 
 
 def test_a_choice_that_does_not_fit_is_refused_by_the_engine(inside: Inside) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -33,6 +34,14 @@ class NewText:
 
 
 @dataclass(frozen=True)
+class FirstSent:
+    """Follows the first text of a stream: whoever takes it from the queue has sent that
+    text, and sets `reached`."""
+
+    reached: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass(frozen=True)
 class Done:
     """The job is complete, and its results can be read."""
 
@@ -44,7 +53,7 @@ class Failed:
     fault: Exception
 
 
-Event = Begun | NewText | Done | Failed
+Event = Begun | NewText | FirstSent | Done | Failed
 
 
 @dataclass(eq=False)

@@ -79,7 +79,7 @@ class LabelEngine:
         self._group.left.pop(job, None)
 
     def step(self, now: float) -> list[tuple[LabelJob, Event]]:
-        """Labels one batch; returns its finished results."""
+        """Labels one batch; returns the events of its jobs."""
         if self._batches:
             return list(self._label(self._batches.popleft()))
         if self.wait(now) != 0.0:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from llmkit.inference.batching import Engine
 from llmkit.inference.sequence import Sequence
-from llmkit.serving.engines.jobs import Begun, Done, Event, Failed, NewText, TextJob
+from llmkit.serving.engines.jobs import Begun, Done, Event, Failed, FirstSent, NewText, TextJob
 
 
 @dataclass
@@ -18,6 +18,7 @@ class _Text:
     place: int
     sequence: Sequence
     steps: int = 0
+    is_new: bool = True
 
     def piece(self) -> NewText | None:
         """What is new and not reported yet; nothing while characters are incomplete."""
@@ -69,7 +70,8 @@ class TextEngine:
             self._texts.pop(sequence, None)
 
     def step(self, now: float) -> list[tuple[TextJob, Event]]:
-        """Generates a token for each text of the batch; returns its finished results."""
+        """Generates the first tokens of new texts, or else a token for each text of the batch;
+        returns the events of their jobs."""
         found: list[tuple[TextJob, Event]] = []
         for sequence in self.engine.step():
             if (text := self._texts.get(sequence)) is not None:
@@ -87,6 +89,9 @@ class TextEngine:
             yield Begun()
         if job.is_streamed and (piece := text.piece()) is not None:
             yield piece
+        if job.is_streamed and text.is_new:
+            yield FirstSent()
+        text.is_new = False
         if sequence.ended is not None:
             del self._texts[sequence]
             if not any(each in self._texts for each in job.sequences):

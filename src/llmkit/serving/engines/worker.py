@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
-from llmkit.serving.engines.jobs import Event, Failed, Job
+from llmkit.serving.engines.jobs import Event, Failed, FirstSent, Job
 from llmkit.serving.refusals import engine_dead
 
 MOST_FAILURES = 8
@@ -38,7 +38,7 @@ class ModelEngine(Protocol):
         """Ends a job."""
 
     def step(self, now: float) -> Sequence[tuple[Job, Event]]:
-        """Does a part of the work; returns its finished results."""
+        """Does a part of the work; returns the events of the jobs."""
 
 
 class Worker:
@@ -51,6 +51,8 @@ class Worker:
         self.engines = engines
         self.stuck = stuck
         """Seconds that a step may take before the thread is considered dead."""
+        self.sending = 0.02
+        """Maximum seconds that a step waits until the first texts of streams are sent."""
         self.fault = ""
         """Why the thread has ended; empty while it runs, or if it was asked to."""
         self._orders: queue.SimpleQueue[Callable[[float], None] | None] = queue.SimpleQueue()
@@ -137,11 +139,18 @@ class Worker:
         self._report()
 
     def _report(self) -> None:
-        """Sends all events of a step to the event loop at once: waking it takes time."""
-        if self._found:
-            found, self._found = self._found, []
-            with suppress(RuntimeError):  # the event loop has ended
-                self._loop.call_soon_threadsafe(_deliver, found)
+        """Sends all events of a step to the event loop at once, because waking it takes time; then
+        waits until the first texts of streams are sent, for which the event loop needs Python's
+        lock, and the next step would hold it."""
+        if not self._found:
+            return
+        found, self._found = self._found, []
+        with suppress(RuntimeError):  # the event loop has ended
+            self._loop.call_soon_threadsafe(_deliver, found)
+        until = time.monotonic() + self.sending
+        for _, event in found:
+            if isinstance(event, FirstSent):
+                event.reached.wait(max(0.0, until - time.monotonic()))
 
 
 def _deliver(found: Sequence[tuple[Job, Event]]) -> None:
