@@ -86,6 +86,26 @@ def test_a_run_without_a_name_has_all_its_files_in_one_directory(
     }
 
 
+def test_rows_cut_by_position_train_the_model_of_files_cut_by_hand(call, tmp_path) -> None:
+    table = rows(120, 0)
+    whole = write_table(tmp_path / "rows.csv", table)
+    parts = {"train": table[:80], "validation": table[80:100], "test": table[100:]}
+    files = {name: write_table(tmp_path / f"{name}.csv", part) for name, part in parts.items()}
+    short = (*SMALL, "train.max_steps=6")
+    by_hand = [f"data.{name}_files={path}" for name, path in files.items()]
+    by_rows = ["--csv", whole, "data.train_rows=:80", "data.validation_rows=80:-20",
+               "data.test_rows=100:"]  # fmt: skip
+    one = call("finetune", *by_hand, *short, "--output-dir", tmp_path / "a")
+    two = call("finetune", *by_rows, *short, "--output-dir", tmp_path / "b")
+    assert one["code"] == two["code"] == 0, two["said"]
+    assert_same(tmp_path / "a", tmp_path / "b")
+    assert one["test"]["loss"] == two["test"]["loss"]
+    again = call("finetune", "--csv", whole, "data.train_rows=:80", "data.validation_rows=80:100",
+                 "data.test_rows=110:", *short, "--output-dir", tmp_path / "b")  # fmt: skip
+    assert again["code"] == 78
+    assert "test_rows" in again["said"]
+
+
 def test_evaluate_gives_the_figures_that_finetune_reported(call, reference, tables) -> None:
     found = call("evaluate", "--model", reference["run"], "--csv", tables["test"])
     assert found["code"] == 0, found["said"]

@@ -169,6 +169,9 @@ class DataSection(TypedDict, total=False):
     train_files: AnyPath | Sequence[AnyPath]
     validation_files: AnyPath | Sequence[AnyPath]
     test_files: AnyPath | Sequence[AnyPath]
+    train_rows: str | None
+    validation_rows: str | None
+    test_rows: str | None
     expert: str | None
     domains: Literal["auto"] | None
     num_domains: int

@@ -17,6 +17,7 @@ from llmkit.data.readers.piped import Pipe
 from llmkit.data.readers.tables import Table
 from llmkit.data.records import labelled, tagged
 from llmkit.data.records.labelled import Row
+from llmkit.data.records.parts import Counts
 from llmkit.data.records.tagged import TaggedRow
 from llmkit.distributed.launcher import is_main_process
 from llmkit.distributed.processes import Processes, join_processes
@@ -222,7 +223,7 @@ class _Texts:
         return labelled.read_rows(found, data, labelled=False, advance=advance)
 
     def rows_of(self, table: Table, data: DataConfig, name: str) -> Iterator[Row]:
-        return labelled.rows_of(table, data, name, False, True, labelled.Counts())
+        return labelled.rows_of(table, data, name, False, True, Counts())
 
 
 @dataclass(frozen=True)
@@ -253,7 +254,7 @@ class _Words:
         return tagged.read_tagged(found, data, labelled=False, extra=True, advance=advance)
 
     def rows_of(self, table: Table, data: DataConfig, name: str) -> Iterator[TaggedRow]:
-        return tagged.tagged_rows(table, data, name, False, True, labelled.Counts())
+        return tagged.tagged_rows(table, data, name, False, True, Counts())
 
 
 @contextmanager

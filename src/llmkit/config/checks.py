@@ -187,7 +187,8 @@ def _of_validation(config: Config, jobs: Collection[str]) -> Iterator[_Conflict]
     elif domain and domain not in data.mixture:
         what = f"{domain!r} is not a domain of data.mixture"
         yield "train.metric_for_best_model", what, _one_of(data.mixture or known)
-    nothing = data.validation_fraction == 0 and not (data.validation_files or data.mixture)
+    given = data.validation_files or data.validation_rows or data.mixture
+    nothing = data.validation_fraction == 0 and not given
     if train.early_stopping_patience is not None and nothing:
         yield (
             "train.early_stopping_patience",

@@ -20,6 +20,7 @@ from llmkit.config.types import (
     Files,
     Fraction,
     Rate,
+    RowRange,
     Section,
     expert_name,
     rule,
@@ -77,6 +78,15 @@ class DataConfig(Section):
     ] = ()
     """Data to predict or evaluate; `finetune` evaluates a classifier or tagger on it at the end,
     `export` a classifier before and after."""
+    train_rows: Annotated[RowRange | None, For("finetune")] = None
+    """Rows of `train_files` to train on, as `START:STOP` like a Python slice: `:8000`, `8000:` or
+    `-1000:`, numbered from 0 through all files. By default those that no other part takes."""
+    validation_rows: Annotated[RowRange | None, For("finetune")] = None
+    """Rows of `train_files` to hold out, instead of `validation_files`."""
+    test_rows: Annotated[
+        RowRange | None, For("finetune/classification", "finetune/token_classification")
+    ] = None
+    """Rows of `train_files` to evaluate the finished model on, instead of `test_files`."""
     expert: Annotated[str | None, For("pretrain/causal")] = None
     """Domain of the mixture to train an expert of: the only one with a weight. The others are
     measured."""
@@ -168,6 +178,14 @@ class DataConfig(Section):
     """Number of tokens in one training sequence."""
     isolate_documents: Annotated[bool, For("pretrain", "merge")] = True
     """Documents packed into one block do not attend to one another."""
+
+    @field_validator("validation_rows", "test_rows")
+    @classmethod
+    def _check_rows(cls, rows: str | None, info: ValidationInfo) -> str | None:
+        files = f"{str(info.field_name).removesuffix('_rows')}_files"
+        if rows is not None and info.data.get(files):
+            raise rule(f"cannot be combined with data.{files}; remove one of them")
+        return rows
 
     @field_validator("num_domains")
     @classmethod

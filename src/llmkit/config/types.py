@@ -79,6 +79,22 @@ def in_reach(value: float) -> float:
     return value
 
 
+def _row_range(value: Any) -> Any:
+    """A range of rows as text; `8000:` alone is a mapping in YAML."""
+    if isinstance(value, Mapping) and [*value.values()] == [None]:
+        value = f"{next(iter(value))}:"
+    found = re.fullmatch(r"(-?[0-9]{1,12})?:(-?[0-9]{1,12})?", str(value))
+    if not found or value == ":":
+        raise rule(f"{value!r} is no range of rows; write START:STOP, such as :8000 or -1000:")
+    start, stop = (None if edge is None else int(edge) for edge in found.groups())
+    if start is not None and stop is not None and (start < 0) == (stop < 0) and start >= stop:
+        raise rule(f"{value} chooses no row; START should be less than STOP")
+    return value
+
+
+RowRange = Annotated[str, BeforeValidator(_row_range, json_schema_input_type=str)]
+"""Rows by their position, `START:STOP` as in a Python slice."""
+
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(in_reach)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(in_reach)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from llmkit.data.records import checks
-from llmkit.data.records.labelled import Part
 from llmkit.data.records.labels import SINGLE, Labels
+from llmkit.data.records.parts import Part
 from llmkit.errors import DataError
 
 

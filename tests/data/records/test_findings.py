@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmkit.data.records.findings import SHOWN, finding, repeats
-from llmkit.data.records.labelled import Part
+from llmkit.data.records.parts import Part
 
 TEXTS = st.lists(st.sampled_from(["a", "a ", " b", "b", "c"]), max_size=6)
 

@@ -14,7 +14,8 @@ from llmkit.config.schema import DataConfig
 from llmkit.data.readers.files import Source, find
 from llmkit.data.readers.roles import resolve_label_columns
 from llmkit.data.records import labelled
-from llmkit.data.records.labelled import Counts, Row
+from llmkit.data.records.labelled import Row
+from llmkit.data.records.parts import Counts
 from llmkit.errors import DataError
 
 

@@ -1,10 +1,12 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llmkit.data.examples.encoded import targets
 from llmkit.data.records import splits
 from llmkit.data.records.labels import MULTI, REGRESSION, SINGLE, Labels
+from llmkit.errors import ConfigError
 
 ROWS = st.lists(
     st.tuples(st.sampled_from(["a", "a ", "b", "\tb", "c", "d", "e", "f"]), st.integers(0, 2)),
@@ -12,6 +14,7 @@ ROWS = st.lists(
     max_size=40,
 )
 FRACTIONS = st.floats(0.05, 0.9)
+FILES = ("data.train_files", "rows.csv")
 
 
 def held(rows: list[tuple[str, int]], fraction: float, seed: int = 0) -> list[bool]:
@@ -73,3 +76,36 @@ def test_rows_are_alike_by_class_by_their_rarest_label_or_by_their_tenth() -> No
     strata = splits.strata(Labels(REGRESSION, ("x",)), values)
     assert np.bincount(strata).tolist() == [10] * 10
     assert (np.diff(strata) <= 0).all()
+
+
+EDGES = st.one_of(st.none(), st.integers(-12, 12))
+
+
+@given(st.integers(1, 12), EDGES, EDGES)
+def test_a_range_chooses_the_rows_of_a_python_slice_or_is_refused(
+    n_rows: int, start: int | None, stop: int | None
+) -> None:
+    expected = list(range(n_rows))[start:stop]
+    inside = all(each is None or -n_rows <= each <= n_rows for each in (start, stop))
+    rows = ":".join("" if each is None else str(each) for each in (start, stop))
+    if expected and inside:
+        assert list(splits.cut_rows({"train": rows}, n_rows, FILES)["train"]) == expected
+        return
+    with pytest.raises(ConfigError, match="leaves the" if not inside else "chooses none"):
+        splits.cut_rows({"train": rows}, n_rows, FILES)
+
+
+def test_training_rows_are_by_default_those_that_no_other_part_takes() -> None:
+    cut = splits.cut_rows({"validation": ":3", "test": "-2:"}, 10, FILES)
+    assert {name: list(rows) for name, rows in cut.items()} == {
+        "train": [3, 4, 5, 6, 7], "validation": [0, 1, 2], "test": [8, 9],
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match="in several pieces"):
+        splits.cut_rows({"test": "2:4"}, 10, FILES)
+    with pytest.raises(ConfigError, match="in none"):
+        splits.cut_rows({"test": "0:"}, 10, FILES)
+
+
+def test_ranges_that_share_rows_are_refused_with_those_rows() -> None:
+    with pytest.raises(ConfigError, match=r"data.train_rows and data.test_rows share .* 4 to 5"):
+        splits.cut_rows({"test": "4:", "train": ":6"}, 10, FILES)

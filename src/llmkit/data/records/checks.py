@@ -6,11 +6,19 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 from llmkit.data.records.findings import Findings, describe_lookalikes, lookalikes
-from llmkit.data.records.labelled import Part, Place, format_places
 from llmkit.data.records.labels import MULTI, KnownLabels, Labels, each, listing
+from llmkit.data.records.parts import SHOWN, Part, Place, format_places
 from llmkit.data.records.splits import Texts
 from llmkit.errors import DataError, listed
 from llmkit.reporting.format import many
+
+PROBLEMS = {
+    "tag_count": "with tokens and tags of different number",
+    "bad_tags": "with a tag that does not follow the scheme",
+    "bad_spans": "with a span that cannot be read",
+    "bad_marks": "without one marked word",
+}
+"""Why rows cannot be used, by the name of the problem in `data.allow`."""
 
 
 class RowFault(NamedTuple):
@@ -58,6 +66,7 @@ def faults(parts: Mapping[str, Part], labels: KnownLabels, splitting: bool) -> I
     """Problems that stop a run unless allowed; `splitting` says that a part of train is held
     out."""
     for part in parts.values():
+        yield from _problems(part)
         if 2 * len(part.blank) > len(part):
             what = f"{len(part.blank):,} of {len(part):,} rows of {part.key} are blank"
             yield RowFault(what, format_places(place for place, _ in part.blank), "blank")
@@ -77,6 +86,17 @@ def faults(parts: Mapping[str, Part], labels: KnownLabels, splitting: bool) -> I
             known = "" if "train" in parts else f"; it knows {listing(labels.classes)}"
             found = f"{what}: {listing(unknown)}{known}"
             yield RowFault(found, format_places(places), "unseen_labels")
+
+
+def _problems(part: Part) -> Iterator[RowFault]:
+    """Rows that cannot be used, by the name of their problem."""
+    for name, what in PROBLEMS.items():
+        if found := [each for each in part.problems if each.name == name]:
+            rows = many(len(found), "row")
+            text = f"{rows} of {part.key} {what}, the first: {found[0].reason}"
+            more = " ..." if len(found) > SHOWN else ""
+            where = "; ".join(each.where for each in found[:SHOWN]) + more
+            yield RowFault(text, where, name)
 
 
 def _origin(parts: Mapping[str, Part], labels: KnownLabels) -> str:
@@ -121,7 +141,7 @@ def warnings(
 _SKIPPED = "these rows are skipped"
 _DONE = {
     "one_row_classes": "kept in training",
-    **dict.fromkeys(("unseen_labels", "tag_count", "bad_tags", "bad_spans", "bad_marks"), _SKIPPED),
+    **dict.fromkeys(("unseen_labels", *PROBLEMS), _SKIPPED),
 }
 
 

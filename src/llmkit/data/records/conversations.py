@@ -19,11 +19,19 @@ from llmkit.data.readers.roles import chat_numbers, resolve_chat_columns
 from llmkit.data.readers.tables import Table
 from llmkit.data.records import checks, splits
 from llmkit.data.records.findings import Findings, finding, place_of, repeated, repeats
-from llmkit.data.records.labelled import Counts, Part, Place, format_places
+from llmkit.data.records.parts import (
+    Counts,
+    Part,
+    PartRows,
+    Place,
+    format_places,
+    rows_of_parts,
+    training_sources,
+)
 from llmkit.data.records.splits import Texts
 from llmkit.data.text.fingerprints import as_seen
-from llmkit.errors import DataError, InputNotFound
-from llmkit.progress import Say, Watch
+from llmkit.errors import DataError
+from llmkit.progress import Advance, Say, Watch
 from llmkit.reporting.format import many
 
 _SYSTEM, USER, ASSISTANT = ROLES = ("system", "user", "assistant")
@@ -209,17 +217,14 @@ def load_conversations(
     Texts that the given tokenizer encodes alike count as the same. Guesses are reported, unusual
     rows raise warnings. Raises the errors of reading, and DataError for empty responses.
     """
-    train = sources.of("data.train_files")
-    if not train:
-        raise InputNotFound(
-            "data.train_files is not given",
-            where="data.train_files",
-            next="data.train_files=FILE, a directory, a glob, or hub:NAME",
-        )
-    data = resolve_chat_columns(train, config.data, say)
-    found = {"train": train, "validation": sources.of("data.validation_files")}
-    counts = {name: Counts() for name, some in found.items() if some}
-    parts = {name: _read(found[name], data, name, counts[name], watch) for name in counts}
+    data = resolve_chat_columns(training_sources(sources)["train"], config.data, say)
+
+    def read(found: Sequence[Source], advance: Advance, counts: Counts) -> Iterator[Conversation]:
+        return read_conversations(found, data, advance, counts)
+
+    found = rows_of_parts(sources, data, read, watch, say)
+    parts = {name: _checked(each) for name, each in found.items()}
+    counts = {name: each.counts for name, each in found.items()}
     report = _report(parts, counts, tokenizer)
     for warning in report["warnings"]:
         warn(warning)
@@ -238,21 +243,16 @@ def load_conversations(
     return Chats(data, parts["train"], parts["validation"], report)
 
 
-def _read(
-    found: Sequence[Source], data: DataConfig, name: str, counts: Counts, watch: Watch
-) -> list[Conversation]:
+def _checked(rows: PartRows[Conversation]) -> list[Conversation]:
     """All conversations of one part; raises DataError if there are none, or empty responses."""
-    key = f"data.{name}_files"
-    with watch(f"reading {key}", sum(source.n_bytes for source in found)) as advance:
-        read = list(read_conversations(found, data, advance, counts))
+    key, read = rows.key, list(rows.rows)
     if not read:
-        files = ", ".join(str(source.path) for source in found)
-        raise DataError(f"{key} has no rows", where=files, next="name files with rows")
+        where = ", ".join(rows.paths)
+        raise DataError(f"{key} has no rows", where=where, next="name files with rows")
     empty = [each for each in read if any(not text.strip() for text in each.responses)]
     if empty:
-        rows = many(len(empty), "row")
         raise DataError(
-            f"{rows} of {key} with an empty response: there is nothing to learn",
+            f"{many(len(empty), 'row')} of {key} with an empty response: there is nothing to learn",
             where=format_places(map(_place, empty)),
             next="give them a response, or remove them",
         )

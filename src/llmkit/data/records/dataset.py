@@ -16,13 +16,21 @@ from llmkit.config.schema import Config, DataConfig
 from llmkit.data.examples.encoded import LabelledTable, targets
 from llmkit.data.readers import roles
 from llmkit.data.readers.files import Source, Sources
-from llmkit.data.records import checks, findings, labels, splits
+from llmkit.data.records import checks, labels, splits
 from llmkit.data.records.findings import Findings, find_unusual_rows, row_report
-from llmkit.data.records.labelled import Part, read_part
+from llmkit.data.records.labelled import Row, read_rows
 from llmkit.data.records.labels import REGRESSION, KnownLabels, Labels
+from llmkit.data.records.parts import (
+    Part,
+    Read,
+    filled,
+    rows_of_files,
+    rows_of_parts,
+    training_sources,
+)
 from llmkit.data.records.splits import Texts
 from llmkit.data.text.fingerprints import as_seen
-from llmkit.errors import DataError, InputNotFound
+from llmkit.errors import DataError
 from llmkit.progress import Say, Watch
 
 
@@ -101,7 +109,8 @@ def load_labelled(
     found = training_sources(sources)
     everything = list(chain.from_iterable(found.values()))
     data = roles.resolve_label_columns(everything, config.data, say)
-    parts = {name: read_part(some, data, name, watch) for name, some in found.items()}
+    rows = rows_of_parts(sources, data, _reader(data), watch, say)
+    parts = {name: filled(Part(name), each) for name, each in rows.items()}
     for part in parts.values():
         checks.check_rows(part)
         part.seen = as_seen(part.texts, tokenizer)
@@ -121,18 +130,10 @@ def load_labelled(
     return finished(read, tables, config.seed, tokenizer, warn)
 
 
-def training_sources(sources: Sources) -> dict[str, list[Source]]:
-    """The sources of each part, `train` and others that are given; raises InputNotFound without
-    training files."""
-    names = ("train", "validation", "test")
-    found = {name: some for name in names if (some := sources.of(f"data.{name}_files"))}
-    if "train" not in found:
-        raise InputNotFound(
-            "data.train_files is not given",
-            where="data.train_files",
-            next="data.train_files=FILE, a directory, a glob, or hub:NAME",
-        )
-    return found
+def _reader(data: DataConfig) -> Read[Row]:
+    return lambda found, advance, counts: read_rows(
+        found, data, extra=False, advance=advance, counts=counts
+    )
 
 
 @dataclass(frozen=True)
@@ -219,16 +220,23 @@ def load_known(
     Raises the errors of reading, and DataError for unknown labels unless `data.allow` has
     `unseen_labels`; such rows and blank ones are skipped with a warning.
     """
-    part = read_part(found, data, name, watch)
+    part = filled(Part(name), rows_of_files(name, found, _reader(data), watch))
     checks.check_rows(part)
     if known.kind != REGRESSION:
         _name_marks(part, known)
-    parts = {name: part}
+    check_known(part, known, data, warn)
+    return table(part, known)
+
+
+def check_known(part: Part, known: KnownLabels, data: DataConfig, warn: Say) -> None:
+    """Warns of unusual rows of a part that is not split, and raises DataError for those that
+    cannot be used or have unknown labels, unless `data.allow` names the problem."""
+    parts = {part.name: part}
     faults = list(checks.faults(parts, known, splitting=False))
     checks.refuse(faults, data.allow)
-    for warning in checks.warnings(parts, known, findings.find_unusual_rows(parts, known), faults):
+    checks.check_rows(part)
+    for warning in checks.warnings(parts, known, find_unusual_rows(parts, known), faults):
         warn(warning)
-    return table(part, known)
 
 
 def table(part: Part, known: Labels) -> LabelledTable:

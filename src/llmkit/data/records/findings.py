@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from llmkit.data.records.labelled import SHOWN, Part, Place
 from llmkit.data.records.labels import NUMBER, REGRESSION, KnownLabels
+from llmkit.data.records.parts import SHOWN, Part, Place
 from llmkit.data.records.splits import Texts, text_identity
 
 
@@ -99,6 +99,14 @@ def row_report(
         "blank_lines": sum(part.counts.blank_lines for part in parts.values()),
         "undecodable": sum(part.counts.undecodable for part in parts.values()),
     }
+    for name in dict.fromkeys(each.name for part in parts.values() for each in part.problems):
+        rows = [
+            {"split": part.name, **place_of(each.place), "reason": each.reason}
+            for part in parts.values()
+            for each in part.problems
+            if each.name == name
+        ]
+        found[name] = finding(rows)
     if labels.kind == REGRESSION:
         values = [float(str(raw)) for raw in train.raws]
         mean = sum(values) / len(values)

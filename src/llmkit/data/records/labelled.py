@@ -6,7 +6,6 @@ import ast
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -20,9 +19,8 @@ from llmkit.data.readers.piped import Pipe
 from llmkit.data.readers.roles import LABEL, TEXT
 from llmkit.data.readers.tables import Table
 from llmkit.data.records.labels import Raw
-from llmkit.data.records.splits import Texts, text_identity
+from llmkit.data.records.parts import Counts
 from llmkit.errors import DataError
-from llmkit.progress import Watch
 
 _ARRAY = re.compile(r"\[(\s*[-+\d.]+)+\s*\]")
 _CONSTANTS = re.compile(r"\b(true|false)\b")
@@ -46,16 +44,7 @@ class Row(NamedTuple):
     """The text columns by name, with their values."""
     order: tuple[str, ...] = ()
     """All columns except the label, in the order of the table."""
-
-
-@dataclass
-class Counts:
-    """Counts of lines and bytes that did not become rows."""
-
-    blank_lines: int = 0
-    """Empty lines of tables, which are not rows."""
-    undecodable: int = 0
-    """Invalid bytes that were replaced or ignored."""
+    problem: None = None
 
 
 def read_rows(
@@ -234,74 +223,3 @@ def other_values(
         return {name: value for name, value in record.values.items() if name not in names}
     assert record.values is not None
     return {str(columns.label(number)): record.values[number] for number in rest}
-
-
-SHOWN = 20
-"""Maximum number of rows listed in a message or finding; all are counted."""
-
-Place = tuple[str, int]
-"""A file and a row number in it, counted from 1."""
-
-
-@dataclass
-class Part:
-    """The usable rows of one key, and the places of the others."""
-
-    name: str
-    """`train`, `validation` or `test`."""
-    texts: list[Texts] = field(default_factory=list)
-    raws: list[Raw] = field(default_factory=list)
-    places: list[Place] = field(default_factory=list)
-    seen: list[Texts] = field(default_factory=list)
-    """The texts as encoded by the model's tokenizer, if it is known."""
-    blank: list[tuple[Place, str]] = field(default_factory=list)
-    """Rows without text or label, and which of the two is missing."""
-    counts: Counts = field(default_factory=Counts)
-    files: dict[str, int] = field(default_factory=dict)
-    """Number of rows by file."""
-
-    @property
-    def key(self) -> str:
-        return f"data.{self.name}_files"
-
-    @property
-    def identities(self) -> list[Texts]:
-        """[rows], equal if the model reads two rows as the same; without a tokenizer, if their
-        texts differ only in the white space around them."""
-        return self.seen or [text_identity(texts) for texts in self.texts]
-
-    def __len__(self) -> int:
-        return len(self.texts) + len(self.blank)
-
-
-def read_part(found: Sequence[Source], data: DataConfig, name: str, watch: Watch) -> Part:
-    """Read all rows of one key into memory; raises the errors of reading."""
-    part, known = Part(name), dict[Raw, Raw]()
-    part.files = {str(source.path): 0 for source in found}
-    size = sum(source.n_bytes for source in found)
-    with watch(f"reading {part.key}", size) as advance:
-        for row in read_rows(found, data, extra=False, advance=advance, counts=part.counts):
-            place = (row.path, row.number)
-            part.files[row.path] += 1
-            if not any(text.strip() for text in row.texts):
-                part.blank.append((place, "text"))
-            elif row.label is None:
-                part.blank.append((place, "label"))
-            else:
-                part.texts.append(row.texts)
-                part.raws.append(known.setdefault(row.label, row.label))
-                part.places.append(place)
-    return part
-
-
-def format_places(places: Iterable[Place]) -> str:
-    """The first places, formatted for a message."""
-    several = list(dict.fromkeys(places))
-    by_file: dict[str, list[str]] = {}
-    for path, number in several[:SHOWN]:
-        by_file.setdefault(path, []).append(str(number))
-    parts = [
-        f"{path} row{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"
-        for path, numbers in by_file.items()
-    ]
-    return "; ".join(parts) + (" ..." if len(several) > SHOWN else "")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmkit.data.records.labels import MULTI, SINGLE, Labels
+from llmkit.errors import ConfigError
 
 AUTO_SHARE = 0.1
 """The held-out fraction for `data.validation_fraction: auto`."""
@@ -17,6 +19,61 @@ AUTO_SHARE = 0.1
 _QUANTILES = 10
 
 Texts = tuple[str, ...]
+
+
+def cut_rows(ranges: Mapping[str, str], n_rows: int, source: tuple[str, str]) -> dict[str, range]:
+    """The row numbers of each part from its range `START:STOP`, counted from 0 or, if negative,
+    from the end; `train` without one has the rows of no other part, which must be side by side.
+
+    `source` names the key and the files of the rows. Raises ConfigError for a range that is empty,
+    leaves the rows or overlaps another.
+    """
+    cut = {name: _cut(f"data.{name}_rows", rows, n_rows, source) for name, rows in ranges.items()}
+    ordered = sorted(cut.items(), key=lambda item: item[1].start)
+    for (name, rows), (other, following) in pairwise(ordered):
+        if following.start < rows.stop:
+            first, last = following.start, min(rows.stop, following.stop) - 1
+            raise ConfigError(
+                f"data.{name}_rows and data.{other}_rows share the rows {first} to {last}",
+                where=f"data.{name}_rows, data.{other}_rows",
+                next="let one begin where the other stops: STOP itself is not chosen",
+            )
+    if "train" not in cut:
+        cut["train"] = _rest([rows for _, rows in ordered], n_rows, source)
+    return {name: cut[name] for name in ("train", "validation", "test") if name in cut}
+
+
+def _cut(key: str, rows: str, n_rows: int, source: tuple[str, str]) -> range:
+    start, stop = (int(each) if each else None for each in rows.split(":"))
+    for edge in (start, stop):
+        if edge is not None and not -n_rows <= edge <= n_rows:
+            raise ConfigError(
+                f"{key}={rows} leaves the {n_rows:,} rows of {source[0]}",
+                where=f"{key}; {source[1]}",
+                next=f"rows are numbered from 0 to {n_rows - 1}, or from -{n_rows} to -1",
+            )
+    found = range(n_rows)[start:stop]
+    if not found:
+        raise ConfigError(
+            f"{key}={rows} chooses none of the {n_rows:,} rows of {source[0]}",
+            where=f"{key}; {source[1]}",
+            next="give START:STOP with START before STOP; STOP itself is not chosen",
+        )
+    return found
+
+
+def _rest(taken: Sequence[range], n_rows: int, source: tuple[str, str]) -> range:
+    """The rows that no part takes; raises ConfigError unless they are side by side."""
+    edges = [0, *(edge for rows in taken for edge in (rows.start, rows.stop)), n_rows]
+    gaps = [range(*gap) for gap in zip(edges[::2], edges[1::2], strict=True) if gap[0] < gap[1]]
+    if len(gaps) != 1:
+        what = "in several pieces" if gaps else "in none"
+        raise ConfigError(
+            f"the rows of {source[0]} that no other part takes are {what}",
+            where=f"data.train_rows; {source[1]}",
+            next="give data.train_rows=START:STOP",
+        )
+    return gaps[0]
 
 
 def text_identity(texts: Texts) -> Texts:

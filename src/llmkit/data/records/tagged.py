@@ -16,13 +16,8 @@ from llmkit.data.readers.decode import Reading
 from llmkit.data.readers.delimited import Record
 from llmkit.data.readers.files import Source
 from llmkit.data.readers.tables import Table
-from llmkit.data.records.labelled import (
-    Counts,
-    Place,
-    column_order,
-    other_values,
-    parsed_list,
-)
+from llmkit.data.records.labelled import column_order, other_values, parsed_list
+from llmkit.data.records.parts import Counts, RowProblem
 from llmkit.data.records.tags import bio_tags
 from llmkit.data.records.words import (
     CharacterSpan,
@@ -42,16 +37,6 @@ _LABEL_KEYS = ("label", "type", "tag", "entity", "entity_group", "class")
 _START_KEYS, _END_KEYS = ("start", "begin", "start_offset"), ("end", "stop", "end_offset")
 _UNMARKED = frozenset(("", "-", "_", "O", "0", "0.0", "false", "*", "none"))
 """Values of a column of marks that mark nothing, in small letters but for `O`."""
-
-
-class RowProblem(NamedTuple):
-    """Why a row cannot be used."""
-
-    name: str
-    """Its name in `data.allow`."""
-    reason: str
-    where: str
-    place: Place
 
 
 class TaggedRow(NamedTuple):
@@ -85,6 +70,11 @@ class TaggedRow(NamedTuple):
     def texts(self) -> tuple[str, ...]:
         """The running text alone."""
         return (self.text,)
+
+    @property
+    def label(self) -> tuple[str, ...] | None:
+        """The tags."""
+        return self.tags
 
     def read(self) -> tuple[str, WordSpans]:
         """The text as the model reads it, with the marked words enclosed, and its words."""

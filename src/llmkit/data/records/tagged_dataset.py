@@ -13,25 +13,25 @@ from llmkit.config.schema import Config, DataConfig
 from llmkit.data.examples.tagged import TaggedTable
 from llmkit.data.readers.files import Source, Sources
 from llmkit.data.records import checks, labels, tags
-from llmkit.data.records.checks import RowFault
-from llmkit.data.records.dataset import Labelled, ReadParts, finished, training_sources
-from llmkit.data.records.findings import find_unusual_rows, finding, place_of
-from llmkit.data.records.labelled import SHOWN, Part, Place, format_places
-from llmkit.data.records.tagged import RowProblem, read_tagged, resolve_tagged_columns
+from llmkit.data.records.dataset import Labelled, ReadParts, check_known, finished
+from llmkit.data.records.parts import (
+    Part,
+    Place,
+    Read,
+    RowProblem,
+    filled,
+    format_places,
+    rows_of_files,
+    rows_of_parts,
+    training_sources,
+)
+from llmkit.data.records.tagged import TaggedRow, read_tagged, resolve_tagged_columns
 from llmkit.data.records.tags import BIO, TagSet
 from llmkit.data.records.words import WordSpans
 from llmkit.data.text.fingerprints import as_seen
 from llmkit.errors import DataError
 from llmkit.progress import Say, Watch
 from llmkit.reporting.format import many
-
-_PROBLEMS = {
-    "tag_count": "with tokens and tags of different number",
-    "bad_tags": "with a tag that does not follow the scheme",
-    "bad_spans": "with a span that cannot be read",
-    "bad_marks": "without one marked word",
-}
-"""Why rows cannot be used, by the name of the problem in `data.allow`."""
 
 
 @dataclass
@@ -41,12 +41,20 @@ class TaggedPart(Part):
     words: list[WordSpans] = field(default_factory=list)
     sources: list[tuple[str, Sequence[int]]] = field(default_factory=list)
     """[rows], where a row is, and the line of each word of a CoNLL file."""
-    problems: list[RowProblem] = field(default_factory=list)
     widened: list[Place] = field(default_factory=list)
     """Rows with spans that were widened to whole words."""
 
-    def __len__(self) -> int:
-        return super().__len__() + len(self.problems)
+    def add(self, row: TaggedRow) -> None:
+        """Adds a usable row as the model reads it."""
+        assert row.tags is not None
+        text, words = row.read()
+        self.texts.append((text,))
+        self.words.append(words)
+        self.raws.append(tuple(str(self.interned.setdefault(tag, tag)) for tag in row.tags))
+        self.places.append((row.path, row.number))
+        self.sources.append((row.where, row.lines))
+        if row.n_widened:
+            self.widened.append(self.places[-1])
 
     def refuse(self, faults: Mapping[int, tuple[int, str]]) -> None:
         """Moves rows, given by their index, to the problems, each for a tag that is given by its
@@ -62,33 +70,8 @@ class TaggedPart(Part):
         self.sources = list(compress(self.sources, kept))
 
 
-def read_tagged_part(
-    found: Sequence[Source], data: DataConfig, name: str, watch: Watch
-) -> TaggedPart:
-    """Read all rows of one key into memory; raises the errors of reading."""
-    part, known = TaggedPart(name), dict[str, str]()
-    part.files = {str(source.path): 0 for source in found}
-    size = sum(source.n_bytes for source in found)
-    with watch(f"reading {part.key}", size) as advance:
-        for row in read_tagged(found, data, advance=advance, counts=part.counts):
-            place = (row.path, row.number)
-            part.files[row.path] += 1
-            if not row.text.strip():
-                part.blank.append((place, "text"))
-            elif row.problem:
-                part.problems.append(row.problem)
-            elif row.tags is None:
-                part.blank.append((place, "label"))
-            else:
-                text, words = row.read()
-                part.texts.append((text,))
-                part.words.append(words)
-                part.raws.append(tuple(known.setdefault(tag, tag) for tag in row.tags))
-                part.places.append(place)
-                part.sources.append((row.where, row.lines))
-                if row.n_widened:
-                    part.widened.append(place)
-    return part
+def _reader(data: DataConfig) -> Read[TaggedRow]:
+    return lambda found, advance, counts: read_tagged(found, data, advance=advance, counts=counts)
 
 
 def load_tagged(
@@ -106,12 +89,14 @@ def load_tagged(
     """
     found = training_sources(sources)
     data = resolve_tagged_columns(found["train"], config.data, say)
-    parts = {name: read_tagged_part(some, data, name, watch) for name, some in found.items()}
+    rows = rows_of_parts(sources, data, _reader(data), watch, say)
+    parts = {name: filled(TaggedPart(name), each) for name, each in rows.items()}
     known = _known(data, parts, say, warn)
     data = data.changed(tag_scheme=known.scheme)
     columns = {"text": data.text_column, "label": data.label_column}
     columns |= {} if data.mark_column is None else {"mark": data.mark_column}
-    read = ReadParts(data, parts, known, columns, list(_faults(parts, known)))
+    faults = list(checks.faults(parts, known, splitting=False))
+    read = ReadParts(data, parts, known, columns, faults)
     read.refuse()
     _check_tags(parts["train"], known)
     for part in parts.values():
@@ -120,7 +105,10 @@ def load_tagged(
         for sentence in _about_spans(part):
             warn(sentence)
     tables = {name: tagged_table(part, known) for name, part in parts.items()}
-    return _with_problems(finished(read, tables, config.seed, tokenizer, warn), parts)
+    loaded = finished(read, tables, config.seed, tokenizer, warn)
+    words = sum(len(words) for words in parts["train"].words)
+    report = {**loaded.report, "tag_scheme": known.scheme, "words": words}
+    return replace(loaded, report=report)
 
 
 def load_known_tags(
@@ -131,15 +119,9 @@ def load_known_tags(
     Raises the errors of reading, and DataError for rows that cannot be used, or whose tags are
     unknown, unless `data.allow` names the problem; such rows are skipped with a warning.
     """
-    part = read_tagged_part(found, data, name, watch)
+    part = filled(TaggedPart(name), rows_of_files(name, found, _reader(data), watch))
     _follow_scheme(part, known, warn)
-    parts = {name: part}
-    faults = list(_faults(parts, known))
-    checks.refuse(faults, data.allow)
-    checks.check_rows(part)
-    unusual = find_unusual_rows(parts, known)
-    for warning in checks.warnings(parts, known, unusual, faults):
-        warn(warning)
+    check_known(part, known, data, warn)
     return tagged_table(part, known)
 
 
@@ -211,18 +193,6 @@ def _check_tags(train: TaggedPart, known: TagSet) -> None:
     )
 
 
-def _faults(parts: Mapping[str, TaggedPart], known: TagSet) -> Iterator[RowFault]:
-    for part in parts.values():
-        for name, what in _PROBLEMS.items():
-            if found := [each for each in part.problems if each.name == name]:
-                rows = many(len(found), "row")
-                text = f"{rows} of {part.key} {what}, the first: {found[0].reason}"
-                more = " ..." if len(found) > SHOWN else ""
-                where = "; ".join(each.where for each in found[:SHOWN]) + more
-                yield RowFault(text, where, name)
-    yield from checks.faults(parts, known, splitting=False)
-
-
 def _about_spans(part: TaggedPart) -> Iterator[str]:
     if part.widened:
         rows = many(len(part.widened), "row")
@@ -230,21 +200,3 @@ def _about_spans(part: TaggedPart) -> Iterator[str]:
             f"{rows} of {part.key} with a span that ends inside a word: widened to whole words "
             f"({format_places(part.widened)})"
         )
-
-
-def _with_problems(
-    loaded: Labelled[TaggedTable, TagSet], parts: Mapping[str, TaggedPart]
-) -> Labelled[TaggedTable, TagSet]:
-    """The data set with the number of words and the rows that cannot be used in its report."""
-    report = {**loaded.report, "tag_scheme": loaded.labels.scheme}
-    for name in _PROBLEMS:
-        rows = [
-            {"split": part.name, **place_of(each.place), "reason": each.reason}
-            for part in parts.values()
-            for each in part.problems
-            if each.name == name
-        ]
-        if rows:
-            report[name] = finding(rows)
-    report["words"] = sum(len(words) for words in parts["train"].words)
-    return replace(loaded, report=report)

@@ -187,6 +187,7 @@ def _content(run: RunRecord) -> dict[str, str]:
 
 def _seeds_split(one: RunRecord, other: RunRecord) -> bool:
     """Whether the held-out data of two runs differ only because other seeds drew them."""
-    given = [each.config.get("data", {}).get("validation_files") for each in (one, other)]
+    data = [each.config.get("data", {}) for each in (one, other)]
+    given = [each.get("validation_files") or each.get("validation_rows") for each in data]
     seeds = {run.config.get("seed", 0) for run in (one, other)}
     return not any(given) and len(seeds) > 1 and _held_out_files(one) == _held_out_files(other)

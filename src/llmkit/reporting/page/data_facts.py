@@ -43,6 +43,9 @@ def data_lines(run: RunRecord) -> Iterator[tuple[str, str]]:
     for name, domain in (data.get("mixture") or {}).items():
         if isinstance(domain, Mapping) and domain.get("files"):
             yield f"files of {name}", file_names(domain["files"])
+    for key in ("train_rows", "validation_rows", "test_rows"):
+        if data.get(key):
+            yield key.replace("_", " "), str(data[key])
     yield "split", _split_text(run, report)
     for key, column in (report.get("columns") or {}).items():
         yield f"{key} column", figure_text(column)
@@ -152,6 +155,8 @@ def _split_text(run: RunRecord, report: _Facts) -> str:
     mixture = (each for each in (data.get("mixture") or {}).values() if isinstance(each, Mapping))
     if data.get("validation_files") or any(each.get("validation_files") for each in mixture):
         return "the held-out data are separate files"
+    if data.get("validation_rows"):
+        return f"the held-out data are the rows {data['validation_rows']} of the training files"
     fraction = data.get("validation_fraction")
     if fraction == 0:
         return "nothing is held out"

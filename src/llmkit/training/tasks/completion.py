@@ -16,7 +16,7 @@ from llmkit.data.examples import order, packs
 from llmkit.data.examples.packs import Packs, Responses
 from llmkit.data.records import conversations, findings
 from llmkit.data.records.conversations import Chats, Conversation
-from llmkit.data.records.labelled import format_places
+from llmkit.data.records.parts import format_places
 from llmkit.data.text import fingerprints
 from llmkit.data.text.fingerprints import Fingerprints
 from llmkit.errors import ConfigError, DataError
