@@ -173,6 +173,7 @@ def test_labelled_rows_and_other_models_do_not_go_together(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_minilm_in_onnx_gives_the_labels_of_predict(
     llmkit: Run, shared: Path, tmp_path: Path
 ) -> None:

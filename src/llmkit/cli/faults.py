@@ -98,6 +98,14 @@ def end_by_signals(json: bool) -> None:
     for number in signals.SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, end)
+    sys.unraisablehook = _report_lost
+
+
+def _report_lost(lost: sys.UnraisableHookArgs) -> None:
+    """Reports an exception of a destructor as Python does; `signals.check_received` reports a
+    signal."""
+    if not isinstance(lost.exc_value, KeyboardInterrupt | Ended):
+        sys.__unraisablehook__(lost)
 
 
 def _end_now(fault: LlmkitError, json: bool) -> None:

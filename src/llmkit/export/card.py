@@ -62,18 +62,30 @@ def model_card(run: RunRecord, repo: str | None = None) -> str:
 
     Raises Diverged for a figure that is not finite: the hub would show it as a result.
     """
-    objective = str(run.config.get("train", {}).get("objective"))
-    if run.command == "merge":
-        objective = "merged"
-    task, auto = HUB_TASKS[objective if objective in HUB_TASKS else "classification"]
-    data = _data_name(run)
+    metadata = _metadata(run).to_yaml()
+    body = _body(run, repo)
+    return str(ModelCard(f"---\n{metadata}\n---\n\n{body}", ignore_metadata_errors=False))
+
+
+def _objective(run: RunRecord) -> str:
+    """What the model was trained for, or that it was merged."""
+    return "merged" if run.command == "merge" else str(run.config.get("train", {}).get("objective"))
+
+
+def _hub_task(run: RunRecord) -> tuple[str, str]:
+    """The hub's name of what the model does, and the class that loads it."""
+    return HUB_TASKS.get(_objective(run), HUB_TASKS["classification"])
+
+
+def _metadata(run: RunRecord) -> ModelCardData:
+    """What the hub sorts models by, with the figures."""
+    task, base = _hub_task(run)[0], _base(run)
+    is_table = task in ("text-classification", "token-classification")
     results = [
         EvalResult(
             task_type=task,
-            dataset_type="csv"
-            if task in ("text-classification", "token-classification")
-            else "text",
-            dataset_name=data,
+            dataset_type="csv" if is_table else "text",
+            dataset_name=_data_name(run),
             dataset_split=split,
             metric_type=name,
             metric_name=heading(name),
@@ -81,8 +93,7 @@ def model_card(run: RunRecord, repo: str | None = None) -> str:
         )
         for split, name, value in _figures(run)
     ]
-    base = (run.config.get("model") or {}).get("name_or_path")
-    metadata = ModelCardData(
+    return ModelCardData(
         base_model=base if _is_public(base) else None,
         eval_results=results or None,
         library_name="transformers",
@@ -90,29 +101,39 @@ def model_card(run: RunRecord, repo: str | None = None) -> str:
         pipeline_tag=task,
         tags=["llmkit"],
     )
+
+
+def _body(run: RunRecord, repo: str | None) -> str:
+    """What people read, in Markdown."""
+    (task, auto), base = _hub_task(run), _base(run)
     environment = Environment(
         loader=PackageLoader("llmkit.export"), trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"text": markdown_text, "quoted": json_text}
-    body = environment.get_template("card.md").render(
+    return environment.get_template("card.md").render(
         name=run.name,
         loaded=repo or run.name,
         task=task,
         auto=auto,
         loading=run.facts.get("loading"),
-        base=base if _is_public(base) else (Path(str(base)).name if base else None),
+        base=base if _is_public(base) else (Path(base).name if base else None),
         architecture=(run.config.get("model") or {}).get("architecture"),
         run=run,
-        objective=objective,
+        objective=_objective(run),
         parameters=run.result.get("parameters"),
-        data=data,
+        data=_data_name(run),
         rows=list(_table(run)),
         limits=[_FOLDERS.sub("", each) for each in run.facts.get("limits", [])],
         command=_command(run),
         environment=run.facts.get("environment") or {},
         content=run.facts.get("content") or {},
     )
-    return str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{body}", ignore_metadata_errors=False))
+
+
+def _base(run: RunRecord) -> str | None:
+    """The model that the run began with, if any."""
+    name = (run.config.get("model") or {}).get("name_or_path")
+    return None if name is None else str(name)
 
 
 def check_card(text: str, where: str) -> None:

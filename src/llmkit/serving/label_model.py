@@ -14,6 +14,7 @@ from llmkit.inference.labels import classify
 from llmkit.inference.labels.classify import Classifier
 from llmkit.serving.bodies import ClassifyBody
 from llmkit.serving.engines.jobs import LabelJob
+from llmkit.serving.named_model import NamedModel
 from llmkit.serving.refusals import Refusal, failed
 
 
@@ -26,23 +27,10 @@ class ClassifyJob(LabelJob):
 
 
 @dataclass(frozen=True)
-class LabelModel:
+class LabelModel(NamedModel):
     """A loaded classifier, as the handlers of requests use it."""
 
-    name: str
     classifier: Classifier
-    identity: str
-    """Identifies its weights, config and tokenizer."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Identifies the model and its precision: in fp32, equal ones give equal results."""
-        return f"{self.identity}-{self.precision}"
-
-    @property
-    def precision(self) -> str:
-        """The precision of its arithmetic."""
-        return self.classifier.precision
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -88,11 +76,4 @@ class LabelModel:
                     **({"tokens_cut": whole - kept} if kept < whole else {}),
                 }
             )
-        n_tokens = int(encoded.lengths.sum())
-        return {
-            "object": "list",
-            "model": self.name,
-            "system_fingerprint": self.fingerprint,
-            "data": data,
-            "usage": {"prompt_tokens": n_tokens, "total_tokens": n_tokens},
-        }
+        return self.listing(data, int(encoded.lengths.sum()))

@@ -87,40 +87,31 @@ def queue_full(limit: int, seconds: int) -> Refusal:
 
 def stopping() -> Refusal:
     """The refusal of new requests, and of those that are cut off, when the server stops."""
+    headers = {"Retry-After": "10", "Connection": "close"}
     return Refusal(
-        "the server is stopping",
-        status=503,
-        kind=FAILED,
-        code="stopping",
-        headers={"Retry-After": "10", "Connection": "close"},
+        "the server is stopping", status=503, kind=FAILED, code="stopping", headers=headers
     )
 
 
 def engine_dead(reason: str) -> Refusal:
     """The refusal of every request after the engine has ended."""
-    return Refusal(
-        f"the engine has ended: {reason}", status=503, kind=FAILED, code="engine_dead",
-        headers={"x-should-retry": "false"},
-    )  # fmt: skip
+    return _final(f"the engine has ended: {reason}", 503, "engine_dead")
 
 
 def too_slow(seconds: float) -> Refusal:
     """The end of a request that takes longer than `serve.max_seconds`."""
-    return Refusal(
-        f"the request took more than {seconds:g} s (serve.max_seconds)",
-        status=504,
-        kind=FAILED,
-        code="timeout",
-        headers={"x-should-retry": "false"},
-    )
+    return _final(f"the request took more than {seconds:g} s (serve.max_seconds)", 504, "timeout")
 
 
 def failed(reason: str) -> Refusal:
     """The end of a request by a fault of the model or of llmkit."""
-    return Refusal(
-        f"the request failed: {reason}", status=500, kind=FAILED, code="failed",
-        headers={"x-should-retry": "false"},
-    )  # fmt: skip
+    return _final(f"the request failed: {reason}", 500, "failed")
+
+
+def _final(message: str, status: int, code: str) -> Refusal:
+    """The refusal of a request that would fail again: clients are not to repeat it."""
+    headers = {"x-should-retry": "false"}
+    return Refusal(message, status=status, kind=FAILED, code=code, headers=headers)
 
 
 def refusal_of_fault(fault: LlmkitError) -> Refusal:

@@ -97,13 +97,15 @@ def _loaded(served: ServedModel, config: Config, device: torch.device) -> Loaded
     precision = resolve_precision(config.predict.precision, device)
     if opened.kind == "classifier":
         classifier = classify.open_classifier(opened, device, precision)
-        return LabelModel(served.name, classifier, identity)
+        return LabelModel(served.name, identity, classifier.precision, classifier)
     if opened.kind == "tagger":
-        return TagModel(served.name, tag.open_tagger(opened, device, precision), identity)
+        tagger = tag.open_tagger(opened, device, precision)
+        return TagModel(served.name, identity, tagger.precision, tagger)
     engine = generate.engine(config, opened, device)
     settings, most = config.generation, config.serve.max_new_tokens
     warning = generate.warning_of_precision(settings, n_texts=2)
-    return TextModel(served.name, engine, settings, identity, most, warning)
+    own = "int8" if settings.weights == "int8" else settings.precision
+    return TextModel(served.name, identity, own, engine, settings, most, warning)
 
 
 def _engine(model: LoadedModel) -> TextEngine | LabelEngine:

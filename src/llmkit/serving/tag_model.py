@@ -16,6 +16,7 @@ from llmkit.inference.labels.tag import Tagger
 from llmkit.reporting.predictions import DIGITS
 from llmkit.serving.bodies import ClassifyBody
 from llmkit.serving.engines.jobs import LabelJob
+from llmkit.serving.named_model import NamedModel
 from llmkit.serving.refusals import Refusal, failed
 
 
@@ -30,23 +31,10 @@ class TagJob(LabelJob):
 
 
 @dataclass(frozen=True)
-class TagModel:
+class TagModel(NamedModel):
     """A loaded tagger, as the handlers of requests use it."""
 
-    name: str
     tagger: Tagger
-    identity: str
-    """Identifies its weights, config and tokenizer."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Identifies the model and its precision: in fp32, equal ones give equal results."""
-        return f"{self.identity}-{self.precision}"
-
-    @property
-    def precision(self) -> str:
-        """The precision of its arithmetic."""
-        return self.tagger.precision
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -78,14 +66,8 @@ class TagModel:
         found = self.tagger.word_tags(job.windows, job.logits)
         if not np.isfinite(found.probabilities).all():
             raise failed("the model's outputs are NaN or infinite")
-        n_tokens = int(job.windows.tokens.sum())
-        return {
-            "object": "list",
-            "model": self.name,
-            "system_fingerprint": self.fingerprint,
-            "data": [self._tagged(number, job, found) for number in range(len(job.texts))],
-            "usage": {"prompt_tokens": n_tokens, "total_tokens": n_tokens},
-        }
+        data = [self._tagged(number, job, found) for number in range(len(job.texts))]
+        return self.listing(data, int(job.windows.tokens.sum()))
 
     def _tagged(self, number: int, job: TagJob, found: tag.WordTags) -> dict[str, Any]:
         first = sum(map(len, job.words[:number]))

@@ -18,6 +18,7 @@ from llmkit.inference.prompts import Prompt
 from llmkit.inference.requests import PromptRequest
 from llmkit.serving.bodies import ChatBody, CompletionBody, Sampling
 from llmkit.serving.engines.jobs import TextJob
+from llmkit.serving.named_model import NamedModel
 from llmkit.serving.refusals import Refusal, refusal_of_fault
 
 _SAME = (
@@ -39,29 +40,16 @@ _SEEDS = 1 << 31
 
 
 @dataclass(frozen=True)
-class TextModel:
+class TextModel(NamedModel):
     """A loaded language model, as the handlers of requests use it."""
 
-    name: str
     engine: Engine
     settings: GenerationConfig
     """The settings of fields that a request does not have."""
-    identity: str
-    """Identifies its weights, config and tokenizer."""
     max_tokens: int
     """Maximum number of new tokens that a request may ask for."""
     warning: str | None
     """What every response states: that the other texts of its batch may have changed a text."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Identifies the model and its precision: in fp32, equal ones give equal results."""
-        return f"{self.identity}-{self.precision}"
-
-    @property
-    def precision(self) -> str:
-        """The precision of its weights and arithmetic."""
-        return "int8" if self.settings.weights == "int8" else self.settings.precision
 
     @property
     def context(self) -> int | None:

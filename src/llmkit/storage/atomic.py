@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -18,6 +19,8 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
+
+import psutil
 
 from llmkit.errors import NoValidCheckpoint, Unsafe, WriteError
 
@@ -55,7 +58,7 @@ def commit(target: Path, fill: Callable[[Path], None], facts: Mapping[str, Any])
     partial = target.with_name(f".tmp-{target.name}-{os.getpid()}")
     try:
         make_directory(target.parent)
-        shutil.rmtree(partial, ignore_errors=True)
+        _clean_after(target)
         partial.mkdir()
         fill(partial)
         inside = sorted(partial.rglob("*"))
@@ -168,6 +171,20 @@ def clean(parent: Path, prefix: str = "") -> None:
         shutil.rmtree(leftover, ignore_errors=True)
 
 
+def _clean_after(target: Path) -> None:
+    """Removes what killed processes have left of this target."""
+    for leftover in target.parent.glob(f".tmp-{glob.escape(target.name)}-*"):
+        process = leftover.name.rpartition("-")[2]
+        if leftover.name != f".tmp-{target.name}-{process}" or not process.isdecimal():
+            continue  # of a target with a longer name
+        if int(process) != os.getpid() and psutil.pid_exists(int(process)):
+            continue
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
 def make_directory(directory: Path) -> None:
     """Creates a directory and its parents; their names survive a power loss."""
     if not directory.is_dir():
@@ -213,6 +230,7 @@ def commit_file(target: Path, fill: Callable[[Path], None]) -> None:
     partial = target.with_name(f".tmp-{target.name}-{os.getpid()}")
     try:
         make_directory(target.parent)
+        _clean_after(target)
         fill(partial)
         _flush(partial)
         partial.rename(target)

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any
 
 from fastapi.responses import HTMLResponse
-from jinja2 import Environment, PackageLoader
+from jinja2 import ChoiceLoader, Environment, PackageLoader
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src "
@@ -81,9 +81,8 @@ def _page(template: str, **values: Any) -> HTMLResponse:
 
 @cache
 def _templates() -> Environment:
-    return Environment(
-        loader=PackageLoader("llmkit.serving.http"), autoescape=True, trim_blocks=True
-    )
+    loaders = [PackageLoader("llmkit.serving.http"), PackageLoader("llmkit.reporting")]
+    return Environment(loader=ChoiceLoader(loaders), autoescape=True, trim_blocks=True)
 
 
 def _routes(schema: Mapping[str, Any], url: str) -> Iterator[Route]:
