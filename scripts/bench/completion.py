@@ -22,7 +22,7 @@ from turns import Round
 from llmkit.data.examples import packs
 from llmkit.data.examples.packs import Packs, Responses
 from llmkit.training.tasks.causal import CausalLoss
-from llmkit.training.tasks.completion import CompletionLoss
+from llmkit.training.tasks.responses.completion import CompletionLoss
 
 
 def rows(share: float) -> Packs:

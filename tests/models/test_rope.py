@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from llmkit.data.examples.packs import Responses, alone, packed
 from llmkit.models import build, logits, packing, rope
 from llmkit.models.logits import ChosenLogits
-from llmkit.training.tasks.completion import CompletionLoss
+from llmkit.training.tasks.responses.completion import CompletionLoss
 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 SPECIAL = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}

@@ -12,8 +12,8 @@ from llmkit.data.examples.blocks import MaskedBlocks, Vocabulary
 from llmkit.data.examples.packs import Responses
 from llmkit.models import build, logits, lora, packing
 from llmkit.training.tasks.causal import CausalLoss
-from llmkit.training.tasks.completion import CompletionLoss
 from llmkit.training.tasks.masked import MaskedLoss
+from llmkit.training.tasks.responses.completion import CompletionLoss
 from tests.jobs import token_file
 from tests.training.conftest import BLOCK, VOCABULARY, tiny_model
 from tests.training.tasks.labels import test_classification as classification

@@ -52,7 +52,8 @@ class EvaluationSection(TypedDict, total=False):
     prompt_column: str | int | None
     prediction_column: str | int | None
     reference_column: str | int | None
-    responses: int
+    responses: int | None
+    responses_every: int
     worst: int
     tasks: str | Sequence[str]
     task_limit: int | None
@@ -124,7 +125,7 @@ class TokenizerSection(TypedDict, total=False):
 class TrainSection(TypedDict, total=False):
     """How the weights are trained."""
 
-    objective: Literal["auto", "causal", "masked", "classification", "token_classification", "completion"]
+    objective: Literal["auto", "causal", "masked", "classification", "token_classification", "completion", "sequence_to_sequence"]
     mask_probability: float | Literal["auto"]
     whole_word_masking: bool
     max_steps: int | None
@@ -190,8 +191,12 @@ class DataSection(TypedDict, total=False):
     prompt_column: str | int | Sequence[str | int] | None
     response_column: str | int | None
     messages_column: str | int | None
+    source_column: str | int | None
+    target_column: str | int | None
+    prefix: str
     problem_type: Literal["auto", "single_label_classification", "multi_label_classification", "regression"]
     max_length: int | Literal["auto"]
+    max_target_length: int | Literal["auto"]
     allow: Literal["blank", "one_row_classes", "unseen_labels", "tag_count", "bad_tags", "bad_spans", "bad_marks"] | Sequence[Literal["blank", "one_row_classes", "unseen_labels", "tag_count", "bad_tags", "bad_spans", "bad_marks"]]
     document: Literal["file", "line", "blank_line"]
     document_separator: str | None

@@ -282,12 +282,14 @@ def _check_settings(command: str, config: Config, faults: Faults) -> None:
         "pretrain/causal": build.LANGUAGE_MODEL,
         "pretrain/masked": build.MASKED_MODEL,
         "finetune/classification": build.CLASSIFIER_MODEL,
+        "finetune/sequence_to_sequence": build.SEQ2SEQ_MODEL,
         "finetune/token_classification": build.TAGGER_MODEL,
     }
     several = [purposes[job] for job in sorted(key.jobs & jobs)]
     architecture = model.architecture
     if architecture == "auto":
-        architecture = "qwen3" if several[0] is build.LANGUAGE_MODEL else "modernbert"
+        usual = {build.LANGUAGE_MODEL.name: "qwen3", build.SEQ2SEQ_MODEL.name: "bart"}
+        architecture = usual.get(several[0].name, "modernbert")
     with suppress(ConfigError):  # an unsuitable architecture is refused later, with reasons
         for name, *parts in build.settings_faults(architecture, model.config, several):
             faults.add_of_key(f"model.config.{name}", *parts)

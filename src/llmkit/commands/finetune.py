@@ -1,4 +1,4 @@
-"""`llmkit finetune`: labelled rows -> classifier or tagger; prompts -> model that responds."""
+"""`llmkit finetune`: rows -> classifier, tagger, model that responds, or encoder-decoder model."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from llmkit.export import description
 from llmkit.models.pretrained import Pretrained
 from llmkit.reporting.console import Console
 from llmkit.training import run as training
-from llmkit.training.tasks.completion import Completion
 from llmkit.training.tasks.labels.classification import Classification
 from llmkit.training.tasks.labels.tagging import Tagging
+from llmkit.training.tasks.responses.completion import Completion
+from llmkit.training.tasks.responses.sequence_to_sequence import SequenceToSequence
 from llmkit.training.tasks.task import Task
 
 COMMAND = "finetune"
@@ -21,6 +22,7 @@ _TASKS: dict[str, type[Task]] = {
     "classification": Classification,
     "token_classification": Tagging,
     "completion": Completion,
+    "sequence_to_sequence": SequenceToSequence,
 }
 
 

@@ -28,6 +28,7 @@ from llmkit.config.types import (
 
 TRAINING = For("pretrain", "finetune")
 COMPLETION = For("finetune/completion")
+PAIRED = For("finetune/sequence_to_sequence")
 LABELS = For("finetune/classification", "evaluate/labels", "export")
 TAGS = For("finetune/token_classification", "evaluate/tags")
 LABELLED = For(
@@ -152,6 +153,14 @@ class DataConfig(Section):
     messages_column: Annotated[Column | None, COMPLETION] = None
     """Column of conversations, instead of prompts and responses: lists of messages, each with
     `role` and `content`."""
+    source_column: Annotated[Column | None, PAIRED] = None
+    """Column of the source text, such as the text to translate or summarise, by name or by number
+    from 0. By default detected by common names, or the first of two columns."""
+    target_column: Annotated[Column | None, PAIRED] = None
+    """Column of the target text, by name or by number from 0."""
+    prefix: Annotated[str, PAIRED] = ""
+    """Text before each source, such as `translate English to German: ` for T5; the model remembers
+    it."""
     problem_type: Annotated[
         Literal["auto", "single_label_classification", "multi_label_classification", "regression"],
         LABELS,
@@ -159,7 +168,11 @@ class DataConfig(Section):
     """Kind of label; `auto` detects it from the labels."""
     max_length: Annotated[Annotated[int, Field(strict=True, ge=3)] | Auto, For("finetune")] = "auto"
     """Maximum number of tokens of a text or conversation; longer ones are truncated, and for a
-    tagger read in overlapping windows. `auto` is the maximum length of the model."""
+    tagger read in overlapping windows. `auto` is the maximum length of the model; of an
+    encoder-decoder model it is that of a source text."""
+    max_target_length: Annotated[Annotated[int, Field(strict=True, ge=2)] | Auto, PAIRED] = "auto"
+    """Maximum number of tokens of a target text; longer ones are truncated. `auto` is the maximum
+    length of the model."""
     allow: Annotated[AllowedFaults, LABELLED] = ()
     """Data problems to tolerate instead of stopping; rows that cannot be used are skipped."""
     document: Annotated[Literal["file", "line", "blank_line"], RAW_TEXT] = "file"

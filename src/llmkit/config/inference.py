@@ -29,7 +29,8 @@ from llmkit.config.types import (
 )
 
 _TALK = For("generate/continuation", "chat")
-_ANSWERS = For("generate", "serve", "evaluate/references", "finetune/completion")
+_SEQ2SEQ = "finetune/sequence_to_sequence"
+_ANSWERS = For("generate", "serve", "evaluate/references", "finetune/completion", _SEQ2SEQ)
 _INFERENCE = For("generate", "chat", "serve", "evaluate/references")
 _WRITING = For("generate/continuation", "chat", "evaluate/references")
 _TEXT = For("evaluate/text")
@@ -74,13 +75,16 @@ class GenerationConfig(Section):
     typical_p: Share = 1.0
     """Locally typical sampling: keep the most typical tokens up to this total probability."""
     num_return_sequences: Annotated[
-        Count, For("generate/continuation", "pretrain", "finetune/completion")
+        Count, For("generate/continuation", "pretrain", "finetune/completion", _SEQ2SEQ)
     ] = 1
     """Continuations per prompt."""
     num_beams: Annotated[
         Count,
-        For("generate/continuation", "evaluate/references", "pretrain", "finetune/completion"),
-    ] = 1
+        For(
+            "generate/continuation", "evaluate/references", "pretrain", "finetune/completion",
+            _SEQ2SEQ,
+        ),
+    ] = 1  # fmt: skip
     """Number of beams; above 1, beam search of transformers instead of sampling."""
     stop: TextList = ()
     """Strings that end the text; not included in it."""
@@ -186,9 +190,12 @@ class EvaluationConfig(Section):
     """Column of previously generated texts."""
     reference_column: Annotated[str | Whole | None, _REFERENCES] = None
     """Column of reference texts; with it, `evaluate` compares texts."""
-    responses: Annotated[Whole, For("finetune/completion")] = 0
-    """Number of held-out prompts that the final model answers, for comparison with their
-    responses."""
+    responses: Annotated[Whole | None, For("finetune/completion", _SEQ2SEQ)] = None
+    """Number of held-out prompts or sources that the final model answers, for comparison with their
+    responses or targets; by default none for a causal model, and at most 500 sources."""
+    responses_every: Annotated[Whole, For(_SEQ2SEQ)] = 0
+    """Compare generated texts with their targets after every n-th validation too, not only at the
+    end; 0 does so only at the end."""
     worst: Annotated[Whole, For("evaluate/labels", "evaluate/tags")] = 10
     """Number of the worst mistakes to show with their text."""
     tasks: Annotated[NamesOrPaths, For("evaluate/tasks")] = ()

@@ -6,7 +6,12 @@ from collections.abc import Collection, Iterator, Mapping
 
 TASKS: Mapping[str, tuple[str, ...]] = {
     "pretrain": ("causal", "masked"),
-    "finetune": ("classification", "token_classification", "completion"),
+    "finetune": (
+        "classification",
+        "token_classification",
+        "completion",
+        "sequence_to_sequence",
+    ),
     "merge": (),
     "predict": (),
     "generate": ("continuation", "masks"),
@@ -90,6 +95,7 @@ _METRICS = {
     "pretrain/causal": CAUSAL_METRICS,
     "pretrain/masked": MASKED_METRICS,
     "finetune/completion": RESPONSE_METRICS,
+    "finetune/sequence_to_sequence": RESPONSE_METRICS,
     "finetune/token_classification": ("loss", *TAG_METRICS["entities"], *TAG_METRICS["plain"]),
 }
 

@@ -373,6 +373,7 @@ CHOOSES = {
     "finetune/classification": ("train.objective", "classification"),
     "finetune/token_classification": ("train.objective", "token_classification"),
     "finetune/completion": ("train.objective", "completion"),
+    "finetune/sequence_to_sequence": ("train.objective", "sequence_to_sequence"),
     "evaluate/references": ("evaluation.reference_column", "COLUMN"),
     "evaluate/tasks": ("evaluation.tasks", "TASK"),
 }

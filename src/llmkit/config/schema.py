@@ -41,7 +41,8 @@ EVERYWHERE = For(*TASKS)
 NOT_PREDICT = For("pretrain", "finetune", "generate", "chat", "serve", "evaluate")
 WITH_RUN = For("pretrain", "finetune", "merge")
 """The commands that write a run directory."""
-NEW_MODEL = For("pretrain", "finetune/classification", "finetune/token_classification")
+SEQ2SEQ = "finetune/sequence_to_sequence"
+NEW_MODEL = For("pretrain", "finetune/classification", "finetune/token_classification", SEQ2SEQ)
 SEEDED = For("pretrain", "finetune", "merge", "generate", "chat", "evaluate")
 MASKED = For("pretrain/masked")
 CLASSIFIER = For("finetune/classification", "finetune/token_classification")
@@ -78,8 +79,8 @@ class ModelConfig(Section):
     """Branch, tag or commit of a model on the hub."""
     architecture: Annotated[str, NEW_MODEL] = "auto"
     """Model type of transformers for a new model. `auto` is `qwen3` for a causal model, or `llama`
-    if the text calls for a very small one, and `modernbert` for a masked model, a classifier or a
-    tagger."""
+    if the text calls for a very small one, `modernbert` for a masked model, a classifier or a
+    tagger, and `bart` for an encoder-decoder model."""
     size: Annotated[ModelSize | None, NEW_MODEL] = None
     """Number of parameters of a new model, embeddings included, within 10%: `tiny` (1M), `small`
     (10M), `base` (100M), or a number such as `30M`. By default the size suits the text."""
@@ -108,12 +109,14 @@ class TrainConfig(Section):
     """How the weights are trained."""
 
     objective: Literal[
-        "auto", "causal", "masked", "classification", "token_classification", "completion"
-    ] = "auto"
+        "auto", "causal", "masked", "classification", "token_classification", "completion",
+        "sequence_to_sequence",
+    ] = "auto"  # fmt: skip
     """What to learn. `pretrain`: each token from those before it (`causal`), or masked tokens from
     those around them (`masked`); `auto` follows the model. `finetune`: a label (`classification`,
-    the default), a tag for each word (`token_classification`), or the response to a prompt
-    (`completion`)."""
+    the default), a tag for each word (`token_classification`), the response to a prompt
+    (`completion`), or a target text from a source text, such as a translation or a summary
+    (`sequence_to_sequence`)."""
     mask_probability: Annotated[Annotated[float, Field(gt=0, lt=1)] | Auto, MASKED] = "auto"
     """Fraction of tokens to mask and predict; `auto` is 0.15, and 0.3 for models after BERT, such
     as ModernBERT."""
@@ -191,8 +194,8 @@ class TrainConfig(Section):
     """Stop after this many consecutive validations without a new best."""
     class_weights: Annotated[Literal["none", "balanced"], CLASSIFIER] = "none"
     """`balanced` weights each class by the inverse of its frequency."""
-    label_smoothing_factor: Annotated[Fraction, CLASSIFIER] = 0.0
-    """Fraction of each label that is spread over all labels."""
+    label_smoothing_factor: Annotated[Fraction, For(*CLASSIFIER.jobs, SEQ2SEQ)] = 0.0
+    """Fraction of each label, or of each target token, that is spread over all of them."""
     freeze: Annotated[Literal["none", "embeddings", "trunk", "body"], FREEZABLE] = "none"
     """Weights of a pretrained model to freeze: its `embeddings`; to pretrain, the `trunk`,
     everything but the feed-forward networks; to finetune, the `body`, everything but the
@@ -229,6 +232,7 @@ class Config(Section):
             "serve",
             "pretrain",
             "finetune/completion",
+            SEQ2SEQ,
             "evaluate/references",
         ),
     ] = GenerationConfig()

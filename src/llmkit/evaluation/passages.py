@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from llmkit.data.examples.blocks import UNSCORED, Blocks, MaskedBlocks
 from llmkit.data.examples.mixture import Mixture
 from llmkit.data.examples.packs import Packs
+from llmkit.data.examples.paired import PairedExamples
 from llmkit.data.examples.subset import Subset
 from llmkit.evaluation.likelihood import batch_tokens_for
 from llmkit.evaluation.segments import byte_lengths, segments_of
@@ -82,6 +83,17 @@ def response_passages(
     every = _group_size(len(nll), MOST_PASSAGES)
     merged = _merged(np.arange(len(nll)), {"nll": nll, "predictions": counts}, every)
     return HeldOut(OF_RESPONSES, cache.key(fingerprint, every), merged)
+
+
+def target_passages(model: PreTrainedModel, examples: PairedExamples, watch: Watch) -> HeldOut:
+    """The likelihood of each held-out target text, given its source."""
+    nll, width = np.zeros(len(examples)), int(examples.lengths.max())
+    for rows, scored, losses in _scored(model, examples, width, "measuring targets", watch):
+        np.add.at(nll, rows[np.nonzero(scored)[0]], losses)
+    every = _group_size(len(nll), MOST_PASSAGES)
+    values = {"nll": nll, "predictions": examples.targets.lengths}
+    merged = _merged(np.arange(len(nll)), values, every)
+    return HeldOut(OF_RESPONSES, cache.key(examples.fingerprint, every), merged)
 
 
 def _joined(kind: str, examples: Any, measure: Callable[[Any, int], _Units]) -> HeldOut:

@@ -24,6 +24,7 @@ HUB_TASKS = {
     "causal": ("text-generation", "AutoModelForCausalLM"),
     "masked": ("fill-mask", "AutoModelForMaskedLM"),
     "completion": ("text-generation", "AutoModelForCausalLM"),
+    "sequence_to_sequence": ("text2text-generation", "AutoModelForSeq2SeqLM"),
     "merged": ("text-generation", "AutoModelForCausalLM"),
     "classification": ("text-classification", "AutoModelForSequenceClassification"),
     "token_classification": ("token-classification", "AutoModelForTokenClassification"),
@@ -33,7 +34,7 @@ is what `llmkit merge` makes."""
 
 CARD_METRICS = (
     "loss", "perplexity", "bits_per_byte", "f1", "precision", "recall", "accuracy", "f1_macro",
-    "mae", "pearson",
+    "mae", "pearson", "bleu", "chrf", "rougeL",
 )  # fmt: skip
 """Figures that the metadata of the card holds."""
 

@@ -15,22 +15,14 @@ from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     PretrainedConfig,
     PreTrainedModel,
 )
+from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING, CONFIG_MAPPING_NAMES
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_MASKED_LM_MAPPING,
-    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
-    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
-    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
-    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
-)
 
 import llmkit.models.transformer  # noqa: F401 (registers our architecture)
 from llmkit.errors import ConfigError, listed
@@ -39,6 +31,12 @@ from llmkit.models import rope
 DEFAULT_HIDDEN_SIZE = 256
 DEFAULT_LAYERS = 4
 HEAD_SIZE = 64
+
+_WIDTHS = (
+    "intermediate_size", "moe_intermediate_size", "hidden_dim", "d_ff", "encoder_ffn_dim",
+    "decoder_ffn_dim",
+)  # fmt: skip
+"""Settings for the width of a feed-forward network."""
 
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 TOP_K = "num_experts_per_tok"
@@ -69,24 +67,24 @@ class Purpose:
 LANGUAGE_MODEL = Purpose(
     "causal language model",
     AutoModelForCausalLM,
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_CAUSAL_LM_MAPPING,
+    modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING,
     "llama, gpt2, qwen3, mistral, mixtral, gpt_neox, olmo2, transformer",
     "data.block_size",
 )
 MASKED_MODEL = Purpose(
     "masked language model",
     AutoModelForMaskedLM,
-    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-    MODEL_FOR_MASKED_LM_MAPPING,
+    modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    modeling_auto.MODEL_FOR_MASKED_LM_MAPPING,
     "modernbert, bert, roberta, distilbert, electra, deberta-v2, transformer",
     "data.block_size",
 )
 CLASSIFIER_MODEL = Purpose(
     "sequence classifier",
     AutoModelForSequenceClassification,
-    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
-    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     "bert, roberta, distilbert, electra, deberta-v2, modernbert, gpt2, llama",
     "data.max_length",
 )
@@ -95,9 +93,17 @@ CLASSIFIER_MODEL = Purpose(
 TAGGER_MODEL = Purpose(
     "token classifier",
     AutoModelForTokenClassification,
-    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
-    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
+    modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+    modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
     "bert, roberta, distilbert, electra, deberta-v2, modernbert, gpt2, llama",
+    "data.max_length",
+)
+SEQ2SEQ_MODEL = Purpose(
+    "encoder-decoder model",
+    AutoModelForSeq2SeqLM,
+    modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+    "t5, bart, mt5, mbart, marian, m2m_100, pegasus",
     "data.max_length",
 )
 
@@ -282,9 +288,12 @@ def fill_settings(
         "num_attention_heads": heads,
         # Released defaults (8, 32) are not reconciled with a small number of heads.
         "num_key_value_heads": heads,
+        "decoder_attention_heads": heads,
         "head_dim": hidden // heads,
     }
-    for size in ("intermediate_size", "moe_intermediate_size", "hidden_dim"):
+    for decoder in ("decoder_layers", "num_decoder_layers"):
+        filled[decoder] = given.get("num_hidden_layers") or num_hidden_layers
+    for size in _WIDTHS:
         if isinstance(usual.get(size), int) and isinstance(usual.get("hidden_size"), int):
             ratio = min(4.0, usual[size] / usual["hidden_size"])
             filled[size] = max(32, round(ratio * hidden / 32) * 32)

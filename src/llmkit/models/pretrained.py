@@ -23,13 +23,14 @@ from llmkit.models.directory import ENSEMBLE, check_whole, locate_model
 from llmkit.models.tokenizer_saving import PROBE
 from llmkit.progress import Say
 
-ModelKind = Literal["causal", "masked", "classifier", "tagger"]
+ModelKind = Literal["causal", "masked", "classifier", "tagger", "encoder-decoder"]
 
 _PURPOSES: dict[ModelKind, Purpose] = {
     "causal": build.LANGUAGE_MODEL,
     "masked": build.MASKED_MODEL,
     "classifier": build.CLASSIFIER_MODEL,
     "tagger": build.TAGGER_MODEL,
+    "encoder-decoder": build.SEQ2SEQ_MODEL,
 }
 _COUNTS = ("vocab_size", "hidden_size", "num_hidden_layers", "max_position_embeddings")
 """Settings of a config that must be integers above 0; most models have these names."""
@@ -59,6 +60,8 @@ class Pretrained:
             return "classifier"
         if "TokenClassification" in architecture:
             return "tagger"
+        if self.config.is_encoder_decoder:
+            return "encoder-decoder"
         return "masked" if architecture.endswith(("MaskedLM", "PreTraining")) else "causal"
 
     @property
@@ -158,22 +161,26 @@ class Pretrained:
 
 
 def open_model(
-    name: str, revision: str | None = None, named_tokenizer: str | None = None
+    name: str,
+    revision: str | None = None,
+    named_tokenizer: str | None = None,
+    encoder_decoder: bool = False,
 ) -> Pretrained:
     """Opens the model of a hub name, a directory or a run; its tokenizer is loaded on first use.
 
     Raises what `locate_model` raises, DataError for an invalid config, and ConfigError for a model
-    that is not for text, or is an encoder-decoder model.
+    that is not for text, or is an encoder-decoder model where that is of no use.
     """
     location = locate_model(name)
     config: PretrainedConfig = hub.fetch(AutoConfig, location, revision)
     _check_values(config, name)
-    if config.is_encoder_decoder:
+    if config.is_encoder_decoder and not encoder_decoder:
         raise ConfigError(
             f"{name} is an encoder-decoder model ({config.model_type}): it is neither a causal "
             "model nor a masked model nor a classifier",
             where="model.name_or_path",
-            next="use a causal model, a masked model or a classifier",
+            next="use a causal model, a masked model or a classifier; or train this one with "
+            "`llmkit finetune train.objective=sequence_to_sequence`",
         )
     if not hasattr(config.get_text_config(), "vocab_size"):
         raise ConfigError(
@@ -184,17 +191,18 @@ def open_model(
     return Pretrained(name, revision, location, config, named_tokenizer)
 
 
-def of_config(config: Config) -> Pretrained | None:
+def of_config(config: Config, encoder_decoder: bool = False) -> Pretrained | None:
     """The model that a config names, with the tokenizer that it names; None without a model."""
     model = config.model
     if model.name_or_path is None:
         return None
-    return open_model(model.name_or_path, model.revision, config.tokenizer.name_or_path)
+    tokenizer = config.tokenizer.name_or_path
+    return open_model(model.name_or_path, model.revision, tokenizer, encoder_decoder)
 
 
 def to_train(config: Config) -> Pretrained | None:
     """The model that a config names, to train it further; raises ConfigError for an ensemble."""
-    found = of_config(config)
+    found = of_config(config, config.train.objective == "sequence_to_sequence")
     if found is not None and found.config.model_type == ENSEMBLE:
         raise ConfigError(
             f"{found.name} is an ensemble, whose experts are trained one by one",

@@ -66,6 +66,27 @@ def train_bpe_with_frame(
     return _train(_with_frame, special, texts, vocab_size, model_type)
 
 
+def train_bpe_with_end(
+    texts: Iterable[str], vocab_size: int, model_type: str | None = None
+) -> PreTrainedTokenizerFast:
+    """The same for an encoder-decoder model: </s> ends each text, and a decoder starts with
+    <pad>."""
+    return _train(_with_end, ["<pad>", "</s>", "<unk>"], texts, vocab_size, model_type)
+
+
+def _with_end(backend: Tokenizer) -> PreTrainedTokenizerFast:
+    end = ("</s>", backend.token_to_id("</s>"))
+    backend.post_processor = processors.TemplateProcessing("$A </s>", "$A </s> $B </s>", [end])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        model_input_names=["input_ids", "attention_mask"],
+        clean_up_tokenization_spaces=False,
+    )
+
+
 def _without_frame(backend: Tokenizer) -> PreTrainedTokenizerFast:
     # Padding is never scored nor attended to, so it can share a token.
     return PreTrainedTokenizerFast(

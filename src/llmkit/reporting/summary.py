@@ -140,7 +140,23 @@ def _of_text(found: _Figures, beside: _Figures) -> str:
     bits = f", {per_byte:.3f} bits per byte" if per_byte is not None else ""
     if bits and "bits_per_byte" in unigram:
         bits += f" (unigram model {unigram['bits_per_byte']:.3f})"
-    return f"perplexity {found['perplexity']:.4g}{_beside(others)}{bits}"
+    written = _of_written(found, beside)
+    return f"{written}perplexity {found['perplexity']:.4g}{_beside(others)}{bits}"
+
+
+def _of_written(found: _Figures, beside: _Figures) -> str:
+    """BLEU and chrF of generated texts, to precede other figures; empty without any."""
+    if not isinstance(found.get("bleu"), int | float):
+        return ""
+    shown = []
+    for name, label in (("bleu", "BLEU"), ("chrf", "chrF")):
+        others = [
+            f"{what} {beside[key][name]:.1f}"
+            for key, what in (("nearest_target", "nearest target"), ("copied_source", "copied"))
+            if key in beside
+        ]
+        shown.append(f"{label} {found[name]:.1f}{_beside(others)}")
+    return f"{', '.join(shown)}, "
 
 
 def _interval(found: _Figures, name: str) -> str:
@@ -197,11 +213,13 @@ def of_steps(step: int, from_scratch: bool) -> Iterator[str]:
         )
 
 
-def of_language_model(validation: _Figures, baseline: _Figures, train_loss: float) -> Iterator[str]:
+def of_language_model(
+    validation: _Figures, baseline: _Figures, train_loss: float | None
+) -> Iterator[str]:
     """Warns if held-out loss (nats) is no better than the unigram model's, or else if it is far
     above the training loss."""
     loss = validation.get("loss")
-    if loss is None:
+    if loss is None or train_loss is None:  # nothing was trained
         return
     if loss >= baseline["loss"]:
         yield (

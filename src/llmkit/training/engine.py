@@ -64,8 +64,8 @@ def after(recent: Sequence[float], loss: float) -> tuple[float, ...]:
     return (*recent, loss)[-_WINDOW:]
 
 
-Samples = Callable[[], Mapping[str, Any]]
-"""Makes a few samples of the model after each validation, for metrics.jsonl."""
+Samples = Callable[[int], Mapping[str, Any]]
+"""Makes a few samples of the model after the validation of a step, for metrics.jsonl."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def train(work: Work, state: State, record: Recorder, stop: StopSignal, samples:
             if not signal_number and due:
                 state, signal_number = _validate(work, state, record, stop)
                 if not signal_number and work.processes.is_main:
-                    record.sampled(state, samples())
+                    record.sampled(state, samples(state.step))
                 if not signal_number:  # the validation may have used up the time
                     state, signal_number, _ = _agree(work, state, record, stop)
             trouble = _trouble(state, settings)

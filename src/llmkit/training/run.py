@@ -143,8 +143,8 @@ def _model(task: Task, resumed: Checkpoint | None) -> PreTrainedModel:
     if resumed is None or task.lora is not None:
         model = task.equip(task.begin(), begun=True)
     else:
-        saved = pretrained.load_model(pretrained.open_model(str(resumed.directory)), task.purpose)
-        model = task.equip(saved, begun=False)
+        saved = pretrained.open_model(str(resumed.directory), encoder_decoder=True)
+        model = task.equip(pretrained.load_model(saved, task.purpose), begun=False)
     if task.lora is not None:
         lora.attach(model, task.lora, task.config.seed, task.head(model))
         if resumed is not None:

@@ -109,6 +109,24 @@ class Encoded:
         return len(self.uncut)
 
     @classmethod
+    def of_ids(
+        cls,
+        rows: Sequence[Sequence[int]],
+        pad_id: int,
+        uncut: Sequence[int] | None = None,
+    ) -> Encoded:
+        """Rows of ids without labels; `uncut` are their lengths before truncation."""
+        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+        return cls(
+            ids=_flat(rows, np.int32),
+            types=None,
+            starts=np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
+            uncut=np.array(lengths if uncut is None else uncut, np.int32),
+            targets=None,
+            pad_id=pad_id,
+        )
+
+    @classmethod
     def joined(cls, parts: Sequence[Encoded]) -> Encoded:
         """The rows of several, without their labels, one after another."""
         types = [part.types for part in parts if part.types is not None]

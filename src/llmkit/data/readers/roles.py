@@ -25,12 +25,15 @@ from llmkit.data.readers.tables import Table
 from llmkit.errors import DataError
 from llmkit.progress import Say
 
+_SOURCE, _TARGET = "data.source_column", "data.target_column"
 TEXT, LABEL, MARKED_WORDS = "data.text_column", "data.label_column", "data.mark_column"
 _PROMPT, RESPONSE, MESSAGES = "data.prompt_column", "data.response_column", "data.messages_column"
 
 _PROMPTS = frozenset("prompt instruction question query".split())
 _RESPONSES = frozenset("response output answer completion reply".split())
 _CONVERSATIONS = frozenset("messages conversation conversations".split())
+_SOURCES = frozenset("source src article document dialogue text input".split())
+_TARGETS = frozenset("target tgt translation summary highlights abstract output".split())
 _TASK = ("instruction", "input")
 """The task and its input: two columns that form one prompt."""
 
@@ -204,6 +207,50 @@ def _guess_prompt(columns: Columns) -> ColumnNumbers:
     if all(names.count(name) == 1 for name in _TASK) and not _PROMPTS & {*names} - {*_TASK}:
         return tuple(names.index(name) for name in _TASK)
     return only_column(columns, _PROMPTS)
+
+
+def resolve_pair_columns(
+    found: Sequence[Source], data: DataConfig, say: Say, targets: bool = True
+) -> DataConfig:
+    """The data section with the columns of source and target texts resolved; without `targets`,
+    that of source texts.
+
+    Columns that are not given are guessed from the first table: by common names, or, of two
+    columns, the first is the source. Otherwise raises DataError with the existing columns.
+    """
+    data = with_header(data, data.source_column, data.target_column)
+    for source in found:
+        columns, where = _columns(source, data), str(source.path)
+        if not len(columns):
+            continue
+        given = _pair_numbers(columns, data, where, targets)
+        resolved = {}
+        for name, numbers in zip(("source", "target"), given, strict=False):
+            if not numbers:
+                key = f"data.{name}_column"
+                raise columns.fault(f"it is not clear which column is the {name}", key, where)
+            resolved[f"{name}_column"] = columns.label(numbers[0])
+        guessed = {name: value for name, value in resolved.items() if getattr(data, name) is None}
+        _report(guessed, columns, where, say)
+        header = {} if columns.keyed else {"header": columns.names is not None}
+        return data.changed(**resolved, **header)
+    return data
+
+
+def _pair_numbers(
+    columns: Columns, data: DataConfig, where: str, targets: bool
+) -> list[ColumnNumbers]:
+    """The source column and, if there are targets, the target column, given or guessed; empty where
+    it is not clear."""
+    source = columns.find_all(data.source_column, _SOURCE, where)
+    target = columns.find_all(data.target_column, _TARGET, where) if targets else ()
+    source = source or only_column(columns, _SOURCES, without=target)
+    target = target or (only_column(columns, _TARGETS, without=source) if targets else ())
+    rest = [(n,) for n in range(len(columns)) if n not in (*source, *target)]
+    if len(columns) == 1 + targets:
+        source = source or rest.pop(0)
+        target = target or (rest.pop() if targets else ())
+    return [source, target] if targets else [source]
 
 
 def resolve_tag_columns(

@@ -15,7 +15,11 @@ from llmkit.data.readers.columns import ColumnNumbers, Columns
 from llmkit.data.readers.decode import Reading
 from llmkit.data.readers.delimited import Record
 from llmkit.data.readers.files import Source, Sources
-from llmkit.data.readers.roles import chat_numbers, resolve_chat_columns
+from llmkit.data.readers.roles import (
+    chat_numbers,
+    resolve_chat_columns,
+    resolve_pair_columns,
+)
 from llmkit.data.readers.tables import Table
 from llmkit.data.records import checks, splits
 from llmkit.data.records.findings import Findings, finding, place_of, repeated, repeats
@@ -211,21 +215,27 @@ def load_conversations(
     say: Say,
     warn: Say,
     tokenizer: PreTrainedTokenizerFast | None = None,
+    pairs: bool = False,
 ) -> Chats:
     """Read, check and split all conversations of a config; no prompt is on both sides.
 
-    Texts that the given tokenizer encodes alike count as the same. Guesses are reported, unusual
-    rows raise warnings. Raises the errors of reading, and DataError for empty responses.
+    `pairs` are source and target texts: a prompt and its response each, in other columns. Texts
+    that the given tokenizer encodes alike count as the same. Guesses are reported, unusual rows
+    raise warnings. Raises the errors of reading, and DataError for empty responses.
     """
-    data = resolve_chat_columns(training_sources(sources)["train"], config.data, say)
+    prompt, response = ("source", "target") if pairs else ("prompt", "response")
+    resolve = resolve_pair_columns if pairs else resolve_chat_columns
+    data = how = resolve(training_sources(sources)["train"], config.data, say)
+    if pairs:
+        how = data.changed(prompt_column=data.source_column, response_column=data.target_column)
 
     def read(found: Sequence[Source], advance: Advance, counts: Counts) -> Iterator[Conversation]:
-        return read_conversations(found, data, advance, counts)
+        return read_conversations(found, how, advance, counts)
 
     found = rows_of_parts(sources, data, read, watch, say)
-    parts = {name: _checked(each) for name, each in found.items()}
+    parts = {name: _checked(each, response) for name, each in found.items()}
     counts = {name: each.counts for name, each in found.items()}
-    report = _report(parts, counts, tokenizer)
+    report = _report(parts, counts, tokenizer, prompt)
     for warning in report["warnings"]:
         warn(warning)
     if "validation" not in parts:
@@ -236,15 +246,16 @@ def load_conversations(
         )
     report["columns"] = {
         name: getattr(data, f"{name}_column")
-        for name in ("prompt", "response", "messages")
+        for name in (prompt, response, "messages")
         if getattr(data, f"{name}_column") is not None
     }
     report["splits"] = {name: {"rows": len(each)} for name, each in parts.items() if each}
     return Chats(data, parts["train"], parts["validation"], report)
 
 
-def _checked(rows: PartRows[Conversation]) -> list[Conversation]:
-    """All conversations of one part; raises DataError if there are none, or empty responses."""
+def _checked(rows: PartRows[Conversation], response: str) -> list[Conversation]:
+    """All conversations of one part; raises DataError if there are none, or one has an empty
+    `response`, by this name."""
     key, read = rows.key, list(rows.rows)
     if not read:
         where = ", ".join(rows.paths)
@@ -252,9 +263,9 @@ def _checked(rows: PartRows[Conversation]) -> list[Conversation]:
     empty = [each for each in read if any(not text.strip() for text in each.responses)]
     if empty:
         raise DataError(
-            f"{many(len(empty), 'row')} of {key} with an empty response: there is nothing to learn",
+            f"{many(len(empty), 'row')} of {key} with an empty {response}: nothing to learn",
             where=format_places(map(_place, empty)),
-            next="give them a response, or remove them",
+            next=f"give them a {response}, or remove them",
         )
     return read
 
@@ -280,6 +291,7 @@ def _report(
     parts: dict[str, list[Conversation]],
     counts: dict[str, Counts],
     tokenizer: PreTrainedTokenizerFast | None,
+    prompt: str,
 ) -> dict[str, Any]:
     """The data report: repeated conversations, and prompts that are in both parts."""
     whole = {name: _part(name, each, counts, lambda c: c.contents) for name, each in parts.items()}
@@ -303,7 +315,7 @@ def _report(
         "overlap": repeated(overlap),
         "blank_lines": sum(each.blank_lines for each in counts.values()),
         "undecodable": sum(each.undecodable for each in counts.values()),
-        "warnings": [*_blank(blank), *_odd(whole, findings)],
+        "warnings": [*_blank(blank, prompt), *_odd(whole, findings)],
     }
 
 
@@ -323,10 +335,10 @@ def _odd(parts: dict[str, Part], findings: Findings) -> Iterator[str]:
         yield from checks.odd_rows(part, findings)
 
 
-def _blank(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+def _blank(rows: Sequence[dict[str, Any]], prompt: str) -> Iterator[str]:
     if rows:
         places = format_places((row["file"], row["row"]) for row in rows)
-        yield f"{many(len(rows), 'row')} with an empty prompt, kept: {places}"
+        yield f"{many(len(rows), 'row')} with an empty {prompt}, kept: {places}"
 
 
 def _place(each: Conversation) -> Place:

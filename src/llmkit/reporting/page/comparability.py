@@ -11,7 +11,7 @@ from llmkit.reporting.evaluation_summary import METRIC_NAMES
 from llmkit.reporting.run_record import RunRecord
 
 HEADLINES = (
-    "bits_per_byte", "perplexity", "f1", "accuracy", "f1_macro", "mae", "pearson", "loss",
+    "bleu", "chrf", "bits_per_byte", "perplexity", "f1", "accuracy", "f1_macro", "mae", "pearson", "loss",
 )  # fmt: skip
 """Figures that runs are compared by, where they have them."""
 
@@ -19,6 +19,7 @@ _JOBS = {
     "causal": "a causal language model",
     "masked": "a masked language model",
     "completion": "a model that responds",
+    "sequence_to_sequence": "an encoder-decoder model",
     "token_classification": "a tagger",
     "single_label_classification": "a classifier",
     "multi_label_classification": "a classifier with several labels per row",
@@ -27,7 +28,7 @@ _JOBS = {
 _PER_TOKEN = {"loss", "perplexity", "accuracy"}
 """Figures of language models that depend on the tokenizer."""
 
-_LANGUAGE_MODELS = ("causal", "masked", "completion")
+_LANGUAGE_MODELS = ("causal", "masked", "completion", "sequence_to_sequence")
 
 
 def check_comparable(runs: Sequence[RunRecord]) -> None:
@@ -99,7 +100,9 @@ def _why_not(first: RunRecord, second: RunRecord) -> tuple[str, str] | None:
         only = sorted(set(labels[0]) ^ set(labels[1]))
         few = ", ".join(map(repr, only[:3])) + (", ..." if len(only) > 3 else "")
         return f"they predict different labels, such as {few}", "report runs with the same labels"
-    if jobs[0] in ("masked", "completion") and not common_figures([first, second]):
+    if jobs[0] in ("masked", "completion", "sequence_to_sequence") and not common_figures(
+        [first, second]
+    ):
         return (
             "their figures are means per token of different tokenizers",
             "evaluate both on the same task, or report runs with the same tokenizer",

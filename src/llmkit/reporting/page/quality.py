@@ -46,6 +46,8 @@ MEANINGS = {
 }
 
 BASELINES = {
+    "nearest_target": "target of the nearest source",
+    "copied_source": "copied source",
     "unigram": "unigram model",
     "tfidf": "TF-IDF",
     "frequent_tag": "most frequent tags",

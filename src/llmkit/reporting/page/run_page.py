@@ -28,6 +28,7 @@ _KINDS = {
     "causal": "A causal language model",
     "masked": "A masked language model",
     "completion": "A model that responds",
+    "sequence_to_sequence": "An encoder-decoder model",
     "token_classification": "A tagger of words",
     "single_label_classification": "A text classifier",
     "multi_label_classification": "A text classifier with several labels per row",

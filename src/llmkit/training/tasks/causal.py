@@ -173,7 +173,7 @@ class Causal(Pretraining):
         """Every example once in each epoch."""
         return order.rows_of_step(step, **how)
 
-    def samples(self, model: PreTrainedModel, loss: Loss) -> dict[str, Any]:
+    def samples(self, model: PreTrainedModel, loss: Loss, step: int) -> dict[str, Any]:
         """Continuations of a few excerpts of held-out text."""
         shown = self.representative or self.examples
         parts = shown.domains.values() if isinstance(shown, Mixture) else [shown]

@@ -179,7 +179,7 @@ class Masked(Pretraining):
         """Every example once per epoch, with different masks each time."""
         return order.occurrences_of_step(step, **how)
 
-    def samples(self, model: PreTrainedModel, loss: Loss) -> dict[str, Any]:
+    def samples(self, model: PreTrainedModel, loss: Loss, step: int) -> dict[str, Any]:
         """Excerpts of held-out text with blanks, and what the model fills in."""
         examples = self.representative or self.examples
         whole = by_domain.whole(loss)

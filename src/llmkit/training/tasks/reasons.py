@@ -52,7 +52,8 @@ def _of_size(task: Task) -> dict[str, str]:
 
 def _of_data(task: Task) -> dict[str, str]:
     found = "found by the names and the content of the columns"
-    columns = ("text_column", "label_column", "prompt_column", "response_column", "messages_column")
+    roles = ("text", "label", "prompt", "response", "messages", "source", "target")
+    columns = [f"{role}_column" for role in roles]
     return {
         **{f"data.{name}": found for name in columns},
         **{f"data.{name}": "detected in the files" for name in ("format", "delimiter", "header")},
@@ -61,6 +62,11 @@ def _of_data(task: Task) -> dict[str, str]:
         "model.lora.target_modules": "every linear layer",
         "data.problem_type": "follows from the labels",
         "data.max_length": "the maximum length that the model reads",
+        "data.max_target_length": "the maximum length that the model reads",
+        "generation.*": "the setting of the model",
+        "generation.do_sample": "the likeliest text is the usual translation",
+        "generation.num_beams": "usual for encoder-decoder models",
+        "generation.max_new_tokens": "the length of the longest target",
         "tokenizer.chat_template": "the tokenizer's own, or one with headings",
         "train.objective": "the usual one of a new model"
         if task.from_scratch

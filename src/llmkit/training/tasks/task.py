@@ -249,6 +249,7 @@ class Task(ABC):
         """More values of a step for metrics.jsonl."""
         return {}
 
-    def samples(self, model: PreTrainedModel, loss: Loss) -> Mapping[str, Any]:
-        """A few samples of the model, shown after a validation and recorded in metrics.jsonl."""
+    def samples(self, model: PreTrainedModel, loss: Loss, step: int) -> Mapping[str, Any]:
+        """A few samples of the model, shown after the validation of a step and recorded in
+        metrics.jsonl."""
         return {}

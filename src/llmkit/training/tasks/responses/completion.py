@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PretrainedConfig, PreTrainedModel
 
 from llmkit.config import jobs
 from llmkit.config.schema import Config
@@ -17,10 +17,7 @@ from llmkit.data.examples.packs import Packs, Responses
 from llmkit.data.records import conversations, findings
 from llmkit.data.records.conversations import Chats, Conversation
 from llmkit.data.records.parts import format_places
-from llmkit.data.text import fingerprints
-from llmkit.data.text.fingerprints import Fingerprints
 from llmkit.errors import ConfigError, DataError
-from llmkit.evaluation.baselines import unigram_figures
 from llmkit.evaluation.passages import response_passages
 from llmkit.inference import generate, prompts
 from llmkit.models import build, chat_template, logits, packing, pretrained, tokenizer_saving
@@ -29,17 +26,17 @@ from llmkit.models.chat_template import Template
 from llmkit.models.control_tokens import control_tokens
 from llmkit.models.experts import balance
 from llmkit.models.experts.balance import Balance
-from llmkit.models.pretrained import Pretrained, open_model
+from llmkit.models.pretrained import Pretrained
 from llmkit.progress import Watch
-from llmkit.reporting import held_out, summary
 from llmkit.reporting.format import many
-from llmkit.storage import atomic, outputs
-from llmkit.storage.strict_json import json_text
+from llmkit.reporting.held_out import HeldOut
 from llmkit.training import run_directory
 from llmkit.training.forecast.expectation import expect_of_task
-from llmkit.training.tasks import answers, defaults
+from llmkit.training.tasks import defaults
 from llmkit.training.tasks.causal import CausalLoss
-from llmkit.training.tasks.task import Examples, Loss, Rows, Session, Sums, Task
+from llmkit.training.tasks.responses import answers
+from llmkit.training.tasks.responses.responding import Responding, check_responses
+from llmkit.training.tasks.task import Examples, Loss, Rows, Session, Sums
 
 _LENGTH = 2048
 """Maximum length of a conversation in tokens if the model has no limit."""
@@ -66,15 +63,10 @@ class CompletionLoss(CausalLoss):
 
 
 @dataclass(frozen=True)
-class Completion(Task):
+class Completion(Responding):
     """Fine-tuning on responses to prompts, or on the assistant's turns of conversations."""
 
-    session: Session
-    asked: Config
-    config: Config
     pretrained: Pretrained
-    data: Chats
-    tokenizer: PreTrainedTokenizerFast
     template: Template
     encoded: dict[str, Responses]
     """`train`, and `validation` if there is any."""
@@ -83,8 +75,6 @@ class Completion(Task):
     max_length: int
     """Maximum number of tokens of a conversation."""
 
-    command = "finetune"
-    unit = "tokens"
     purpose = build.LANGUAGE_MODEL
 
     @classmethod
@@ -112,12 +102,7 @@ class Completion(Task):
             if some
         }
         _report(data, encoded, session)
-        if config.evaluation.responses and "validation" not in encoded:
-            raise ConfigError(
-                "there are no held-out prompts to answer",
-                where="evaluation.responses",
-                next="give data.validation_files, or remove data.validation_fraction=0",
-            )
+        check_responses(config, "validation" in encoded)
         requested = config.data.block_size
         width = _width(encoded, made) if requested == "auto" else requested
         config = config.changed(data=data.data.changed(max_length=length, block_size=width))
@@ -125,9 +110,9 @@ class Completion(Task):
             session,
             asked,
             config,
-            pretrained,
             data,
             template.tokenizer,
+            pretrained,
             template,
             encoded,
             {},
@@ -195,11 +180,6 @@ class Completion(Task):
         """The hashes of the tokenized conversations."""
         return {f"{name} data": each.fingerprint for name, each in self.encoded.items()}
 
-    @property
-    def data_report(self) -> Mapping[str, Any]:
-        """What was found in the rows."""
-        return self.data.report
-
     def begin(self) -> PreTrainedModel:
         """The given model."""
         return pretrained.load_model(self.pretrained, say=self.session.console.warn)
@@ -234,11 +214,7 @@ class Completion(Task):
             return order.rows_by_length(step, lengths=self.examples.lengths, **how)
         return order.rows_of_step(step, n_examples=len(self.examples), **how)
 
-    def seen(self) -> Fingerprints:
-        """The fingerprints of the training conversations."""
-        return fingerprints.of_rows([each.opening for each in self.data.train], self.tokenizer)
-
-    def samples(self, model: PreTrainedModel, loss: Loss) -> dict[str, Any]:
+    def samples(self, model: PreTrainedModel, loss: Loss, step: int) -> dict[str, Any]:
         """The model's current responses to a few held-out prompts."""
         some = self.data.validation or self.data.train
         few = [some[n * len(some) // _ASKED] for n in range(min(_ASKED, len(some)))]
@@ -254,42 +230,26 @@ class Completion(Task):
             ]
         }
 
-    def results(
-        self, loss: Loss, validation: Examples | None, figures: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """Measure the model in `final/` on held-out responses, and generate the configured number
-        of responses; writes `evaluation.json`, and what became of each conversation."""
-        if self.validation is None:
-            return {}
-        directory, session = Path(figures["run_dir"]), self.session
-        final = (
-            pretrained.load_model(open_model(figures["model_dir"]))
-            .to(session.processes.device)
-            .eval()
-        )
-        found = response_passages(
-            final, self.validation, self.encoded["validation"].fingerprint, session.watch
-        )
-        held_out.write_held_out(directory, found)
-        measured: dict[str, Any] = {
-            **found.figures(),
-            "tokens": self.validation.n_predictions,
-            "conversations": len(self.validation.numbers),
-        }
-        if asked := answers.answerable(self.data.validation, self.tokenizer, self.config, session):
-            measured["answers"] = answers.answer(
-                final, self.tokenizer, asked, self.config, session, directory
-            )
-        text = json_text({"validation": measured}, indent=1)
-        atomic.replace_text(directory / outputs.MEASURED, text + "\n")
-        shown = dict(measured)
-        if "answers" in measured:
-            numbers = measured["answers"].items()
-            shown["answers"] = {n: each for n, each in numbers if isinstance(each, int | float)}
-        unigram = unigram_figures(loss.figures, self.examples, self.validation)
-        for text in summary.of_language_model(shown, unigram, figures["train_loss"]):
-            session.console.warn(text)
-        return {"validation": shown, "baseline": {"unigram": unigram}}
+    def passages(self, final: PreTrainedModel) -> HeldOut:
+        """The likelihood of the responses of each held-out conversation."""
+        assert self.validation is not None
+        content = self.encoded["validation"].fingerprint
+        return response_passages(final, self.validation, content, self.session.watch)
+
+    def answers(
+        self, final: PreTrainedModel, directory: Path
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Metrics of the model's responses to the configured number of held-out prompts."""
+        how = (self.tokenizer, self.config, self.session)
+        if not (asked := answers.answerable(self.data.validation, *how)):
+            return {}, {}
+        return answers.answer(final, self.tokenizer, asked, *how[1:], directory), {}
+
+    @property
+    def counted(self) -> dict[str, int]:
+        """The number of held-out conversations."""
+        assert self.validation is not None
+        return {"conversations": len(self.validation.numbers)}
 
 
 def _limit(shape: PretrainedConfig) -> int:

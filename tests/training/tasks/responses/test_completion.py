@@ -13,7 +13,7 @@ from llmkit.data.examples import packs
 from llmkit.data.examples.packs import Responses
 from llmkit.training import prefetch
 from llmkit.training.tasks import defaults
-from llmkit.training.tasks.completion import CompletionLoss
+from llmkit.training.tasks.responses.completion import CompletionLoss
 from tests.training.conftest import VOCABULARY, tiny_model
 
 

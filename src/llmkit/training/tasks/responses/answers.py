@@ -14,6 +14,8 @@ from llmkit.data.records.pairs import Pairs
 from llmkit.evaluation import references
 from llmkit.inference import generate, prompts
 from llmkit.inference.batching import Engine
+from llmkit.inference.encoder_decoder import TargetGenerator, encode_sources
+from llmkit.inference.requests import PromptRequest
 from llmkit.reporting import results
 from llmkit.training.tasks.task import Session
 
@@ -33,13 +35,51 @@ def answer(
     sampler, seed = engine.sampler(settings), config.sampling_seed
     with session.watch("responding", len(asked)) as advance:
         texts = generate.generate_responses(engine, as_messages(asked), sampler, seed, advance)
+    return _scored(asked, texts, config, directory)
+
+
+def answer_sources(
+    generator: TargetGenerator,
+    asked: Sequence[Conversation],
+    config: Config,
+    session: Session,
+    directory: Path,
+) -> dict[str, Any]:
+    """Metrics of the targets that an encoder-decoder model writes for sources; they go to
+    `samples.jsonl` in the run directory."""
+    texts = targets_of(generator, asked, config, session)
+    return _scored(asked, texts, config, directory)
+
+
+def targets_of(
+    generator: TargetGenerator, asked: Sequence[Conversation], config: Config, session: Session
+) -> list[str]:
+    """The first text that an encoder-decoder model writes for each source, which is cut if it is
+    too long."""
+    items = [PromptRequest(each.opening[0], f"{each.path} row {each.number}") for each in asked]
+    settings = generator.settings.changed(truncate_prompt=True)
+    model = generator.model.config
+    sources = encode_sources(items, generator.pairs, model, settings, config.sampling_seed)
+    with session.watch("generating", len(asked)) as advance:
+        texts = []
+        for sample in generator.targets(sources, tick=lambda: advance(0)):
+            if sample.index == 0:
+                texts.append(sample.text)
+                advance(1)
+    return texts
+
+
+def _scored(
+    asked: Sequence[Conversation], texts: Sequence[str], config: Config, directory: Path
+) -> dict[str, Any]:
+    """The metrics of texts against the last messages of conversations; writes the texts."""
     pairs = Pairs(
         references=[each.contents[-1] for each in asked],
         prompts=[each.contents[-2] for each in asked],
         places=[(each.path, each.number) for each in asked],
     )
     results.write_lines(directory / "samples.jsonl", references.reference_samples(pairs, texts))
-    made_by = {**settings.model_dump(mode="json"), "precision": "fp32"}
+    made_by = {**config.generation.model_dump(mode="json"), "precision": "fp32"}
     protocol = {"words": references.WORDS, "generation": made_by}
     scores = references.score_texts(texts, pairs.references, config.seed)
     return {**scores, "protocol": protocol}
@@ -56,7 +96,7 @@ def answerable(
     asked: list[Conversation] = []
     too_long = 0
     for each, messages in zip(held_out, as_messages(held_out), strict=True):
-        if len(asked) == config.evaluation.responses:
+        if len(asked) == (config.evaluation.responses or 0):
             break
         if len(prompts.chat_ids(messages[:-1], tokenizer)) < int(config.data.max_length):
             asked.append(each)

@@ -1,0 +1,1 @@
+"""Tasks that learn to write a text for another text."""

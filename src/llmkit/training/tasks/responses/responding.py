@@ -1,0 +1,124 @@
+"""What tasks that learn to write a text have in common: responses to prompts, or targets of
+sources."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from llmkit.config.schema import Config
+from llmkit.data.records.conversations import Chats
+from llmkit.data.text import fingerprints
+from llmkit.data.text.fingerprints import Fingerprints
+from llmkit.errors import ConfigError
+from llmkit.evaluation.baselines import unigram_figures
+from llmkit.models import pretrained
+from llmkit.models.pretrained import open_model
+from llmkit.reporting import held_out, summary
+from llmkit.reporting.held_out import HeldOut
+from llmkit.storage import atomic, outputs
+from llmkit.storage.strict_json import json_text
+from llmkit.training.tasks.task import Examples, Loss, Session, Task
+
+
+class TextExamples(Examples, Protocol):
+    """Examples of texts to write."""
+
+    @property
+    def n_predictions(self) -> int:
+        """Number of predictions in all rows."""
+
+
+@dataclass(frozen=True)
+class Responding(Task):
+    """Fine-tuning of a model that writes a text for another text."""
+
+    session: Session
+    asked: Config
+    config: Config
+    data: Chats
+    tokenizer: PreTrainedTokenizerFast
+
+    command = "finetune"
+    unit = "tokens"
+
+    @property
+    @abstractmethod
+    def validation(self) -> TextExamples | None:
+        """The held-out examples."""
+
+    @abstractmethod
+    def passages(self, final: PreTrainedModel) -> HeldOut:
+        """What the final model makes of each held-out text."""
+
+    @abstractmethod
+    def answers(
+        self, final: PreTrainedModel, directory: Path
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Metrics of texts that the final model writes for held-out ones, empty if none are asked
+        for, and those of baselines."""
+
+    @property
+    def counted(self) -> Mapping[str, int]:
+        """The number of held-out texts."""
+        return {}
+
+    @property
+    def data_report(self) -> Mapping[str, Any]:
+        """What was found in the rows."""
+        return self.data.report
+
+    def seen(self) -> Fingerprints:
+        """The fingerprints of the training texts that the model reads."""
+        return fingerprints.of_rows([each.opening for each in self.data.train], self.tokenizer)
+
+    def results(
+        self, loss: Loss, validation: Examples | None, figures: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Measure the model in `final/` on held-out texts, and generate the configured number of
+        them; writes `evaluation.json`, and what became of each text."""
+        if self.validation is None:
+            return {}
+        directory, session = Path(figures["run_dir"]), self.session
+        opened = open_model(figures["model_dir"], encoder_decoder=True)
+        final = pretrained.load_model(opened).to(session.processes.device).eval()
+        found = self.passages(final)
+        held_out.write_held_out(directory, found)
+        measured: dict[str, Any] = {
+            **found.figures(),
+            "tokens": self.validation.n_predictions,
+            **self.counted,
+        }
+        answers, baselines = self.answers(final, directory)
+        if answers:
+            measured["answers"] = answers
+        measured |= {name: answers[name] for name in MAIN if baselines}
+        text = json_text({"validation": measured}, indent=1)
+        atomic.replace_text(directory / outputs.MEASURED, text + "\n")
+        shown = dict(measured)
+        if answers:
+            numbers = answers.items()
+            shown["answers"] = {n: each for n, each in numbers if isinstance(each, int | float)}
+        unigram = unigram_figures(loss.figures, self.examples, self.validation)
+        for text in summary.of_language_model(shown, unigram, figures["train_loss"]):
+            session.console.warn(text)
+        return {"validation": shown, "baseline": {"unigram": unigram, **baselines}}
+
+
+MAIN = ("bleu", "chrf", "rougeL")
+"""Metrics of generated texts that are reported beside the loss, with those of baselines."""
+
+
+def check_responses(config: Config, is_held_out: bool) -> None:
+    """Raises ConfigError if texts for held-out ones are asked for, and nothing is held out."""
+    if config.evaluation.responses and not is_held_out:
+        raise ConfigError(
+            "there are no held-out prompts to answer",
+            where="evaluation.responses",
+            next="give data.validation_files, or remove data.validation_fraction=0",
+        )

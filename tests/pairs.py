@@ -1,0 +1,98 @@
+"""Source and target texts that a tiny encoder-decoder model can learn, and such models."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    BartTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    T5Config,
+    T5ForConditionalGeneration,
+    T5Tokenizer,
+    set_seed,
+)
+
+WORDS = dict(
+    zip(
+        "one two three four five six seven eight nine ten".split(),
+        "eins zwei drei vier fünf sechs sieben acht neun zehn".split(),
+        strict=True,
+    )
+)
+
+
+def word_pairs(seed: int, n: int, words: int = 10) -> list[tuple[str, str]]:
+    """Four or five English numbers and the German ones, of the first so many `words`."""
+    chance = random.Random(seed)
+    rows = [chance.choices(list(WORDS)[:words], k=chance.randint(4, 5)) for _ in range(n)]
+    return [(" ".join(row), " ".join(WORDS[word] for word in row)) for row in rows]
+
+
+TEXTS = [text for pair in word_pairs(0, 200) for text in pair]
+
+
+def t5_tokenizer(texts: Sequence[str] = TEXTS) -> PreTrainedTokenizerBase:
+    """A tokenizer of T5's kind: a unigram model of pieces that begin with ▁."""
+    backend = Tokenizer(models.Unigram())
+    backend.normalizer = normalizers.NFKC()
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    special = ["<pad>", "</s>", "<unk>"]
+    trainer = trainers.UnigramTrainer(
+        vocab_size=120, special_tokens=special, unk_token="<unk>", show_progress=False
+    )
+    backend.train_from_iterator(texts, trainer)
+    scores = [tuple(each) for each in json.loads(backend.to_str())["model"]["vocab"]]
+    return T5Tokenizer(vocab=scores, extra_ids=4)
+
+
+def bart_tokenizer(texts: Sequence[str] = TEXTS) -> PreTrainedTokenizerBase:
+    """A tokenizer of BART's kind: byte-level BPE between <s> and </s>."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=340, special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False,
+    )  # fmt: skip
+    backend.train_from_iterator(texts, trainer)
+    model = json.loads(backend.to_str())["model"]
+    return BartTokenizer(vocab=model["vocab"], merges=[tuple(each) for each in model["merges"]])
+
+
+def t5(tokenizer: PreTrainedTokenizerBase, **settings: Any) -> PreTrainedModel:
+    """A T5 with random weights."""
+    set_seed(0)
+    config = T5Config(
+        vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4,
+        decoder_start_token_id=tokenizer.pad_token_id, pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id, **settings,
+    )  # fmt: skip
+    return T5ForConditionalGeneration(config)
+
+
+def bart(tokenizer: PreTrainedTokenizerBase, **settings: Any) -> PreTrainedModel:
+    """A BART with random weights."""
+    set_seed(0)
+    size = {"layers": 2, "attention_heads": 2, "ffn_dim": 64}
+    sizes = {f"{side}_{name}": n for side in ("encoder", "decoder") for name, n in size.items()}
+    special = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "forced_eos_token_id": 2}
+    config = BartConfig(
+        vocab_size=len(tokenizer), d_model=32, max_position_embeddings=64,
+        decoder_start_token_id=2, **special, **sizes, **settings,
+    )  # fmt: skip
+    return BartForConditionalGeneration(config)
+
+
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> Path:
+    """A model directory as transformers writes it."""
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
