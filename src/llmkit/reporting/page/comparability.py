@@ -11,7 +11,8 @@ from llmkit.reporting.evaluation_summary import METRIC_NAMES
 from llmkit.reporting.run_record import RunRecord
 
 HEADLINES = (
-    "bleu", "chrf", "bits_per_byte", "perplexity", "f1", "accuracy", "f1_macro", "mae", "pearson", "loss",
+    "bleu", "chrf", "bits_per_byte", "perplexity", "f1", "accuracy", "f1_macro", "mae", "pearson",
+    "loss",
 )  # fmt: skip
 """Figures that runs are compared by, where they have them."""
 
