@@ -28,14 +28,14 @@ from llmkit.inference.sampler import EXCLUDED, Sampler, draw, end_ids
 from llmkit.inference.sequence import non_finite_logits
 from llmkit.storage.strict_json import plain
 
-BATCH = 32
+_BATCH = 32
 """Sequences per batch by default, beams included: a constant, so that a resumed job has the same
 batches."""
 
-BEAMS = 4
+_BEAMS = 4
 """Beams of a model that was trained here, if `generation.num_beams` is not given."""
 
-LONGEST = 256
+_LONGEST = 256
 """Maximum number of new tokens if neither the settings nor the model state one."""
 
 _SHARED = (
@@ -45,7 +45,7 @@ _SHARED = (
 """Settings that transformers' generation config has too, under the same names."""
 
 
-def settings_of(given: GenerationConfig, own: OwnSettings) -> GenerationConfig:
+def generation_settings(given: GenerationConfig, own: OwnSettings) -> GenerationConfig:
     """The settings that texts are generated with: those that are given, else the model's own, and
     without sampling unless the model's own settings ask for it.
 
@@ -59,13 +59,13 @@ def settings_of(given: GenerationConfig, own: OwnSettings) -> GenerationConfig:
     if "num_beams" in asked and given.num_beams > 1:
         values["do_sample"] = False
     if values["max_new_tokens"] is None:
-        values["max_new_tokens"] = max(1, (own.max_length or LONGEST + 1) - 1)
+        values["max_new_tokens"] = max(1, (own.max_length or _LONGEST + 1) - 1)
     return given.changed(
         **{name: each for name, each in values.items() if name not in asked and each is not None}
     )
 
 
-def positions(config: PretrainedConfig) -> int | None:
+def source_limit(config: PretrainedConfig) -> int | None:
     """The maximum number of tokens of a text; None for a model with relative positions."""
     return getattr(config, "max_position_embeddings", None)
 
@@ -83,7 +83,7 @@ def encode_sources(
     Raises DataError for one that is too long for the model, unless `truncate_prompt` cuts it, and
     for one with a system message.
     """
-    seen, limit = Counter() if seen is None else seen, positions(config)
+    seen, limit = Counter() if seen is None else seen, source_limit(config)
     encoded = pairs.sources([each.prompt for each in requests], limit)
     prompts = []
     for row, request in enumerate(requests):
@@ -114,9 +114,9 @@ class TargetGenerator:
         self, model: PreTrainedModel, pairs: PairTokenizer, settings: GenerationConfig
     ) -> None:
         self.model, self.pairs = model, pairs
-        self.settings = settings_of(settings, model.generation_config)
+        self.settings = generation_settings(settings, model.generation_config)
         size = settings.micro_batch_size
-        self.batch_size = BATCH if size == "auto" else size
+        self.batch_size = _BATCH if size == "auto" else size
         ends = end_ids(model.generation_config.eos_token_id, pairs.tokenizer.eos_token_id)
         self.sampler = Sampler(self.settings, pairs.tokenizer, ends, model.device)
 
@@ -244,5 +244,5 @@ def generation_of(config: Config, own: OwnSettings, longest: int) -> Config:
     if start.max_new_tokens is None:
         start.update(max_new_tokens=longest)
     if start.num_beams in (None, 1) and not start.do_sample:
-        start.update(num_beams=BEAMS)
-    return config.changed(generation=settings_of(config.generation, start))
+        start.update(num_beams=_BEAMS)
+    return config.changed(generation=generation_settings(config.generation, start))
