@@ -120,7 +120,7 @@ class Trial:
             Clock(), self.model.save_pretrained, self.named.state, {"choices": {}},
         )  # fmt: skip
         record.begin(state)
-        return engine.train(work, state, record, self.stop, self.look)
+        return engine.train(work, state, record, self.stop, lambda step: self.look())
 
     def weights(self) -> dict[str, torch.Tensor]:
         return {k: v.detach().clone() for k, v in self.model.state_dict().items()}
