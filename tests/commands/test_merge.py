@@ -410,6 +410,18 @@ REFUSED = [
     (("--expert", "code=CODE", "--expert", "law=MISSING"), "there is no model directory"),
     (("--expert", "a=CODE", "--expert", "b=CODE", "merge.shared=x", "merge.into=moe"), "of x"),
     (("--expert", "a=CODE", "--expert", "b=CODE", "merge.top_k=3", "merge.into=moe"), "3 of 2"),
+    (
+        (
+            "--expert",
+            "a=CODE",
+            "--expert",
+            "b=CODE",
+            "merge.top_k=1",
+            "merge.into=moe",
+            "merge.router=random",
+        ),
+        "cannot be trained",
+    ),
     (("--expert", "a=CODE", "--expert", "b=CODE", "--without", "c"), "the experts are a, b"),
     (("--expert", "a=CODE", "--expert", "b=OTHER"), "different"),
 ]

@@ -15,7 +15,7 @@ from llmkit.evaluation.windows import ScoringProtocol, Windows
 from llmkit.models.experts import merge, routing
 from llmkit.models.experts.record import ExpertsRecord
 from tests.jobs import token_file
-from tests.models.experts.families import branches, sources
+from tests.models.experts.families import branches, built, sources
 
 DOCUMENTS = [[5, 9, 11, 3, 8, 20], [7, 7, 30, 31], [40, 41, 42, 43, 44, 45, 46], [12, 13]]
 DOMAINS = np.array([0, 1, 1, 0])
@@ -24,7 +24,7 @@ DOMAINS = np.array([0, 1, 1, 0])
 @pytest.fixture
 def found(processes, watch) -> tuple[ScoredText, object, ExpertsRecord, dict]:
     given = sources(branches("qwen3", trunk=True))
-    model = merge.mixture(given, "average", "fit", 2, 0).eval()
+    model = built(merge.mixture(given, "average", "fit", 2, 0)).eval()
     record = ExpertsRecord("moe", [e.expert for e in given], "", "", "trunk",
                            given[0].record.dense, {})  # fmt: skip
     tokens = token_file(DOCUMENTS, 0, 0)

@@ -28,12 +28,15 @@ from llmkit.export import description
 from llmkit.models import build, pretrained
 from llmkit.models import directory as directories
 from llmkit.models.directory import EXPERTS_DIRECTORY
-from llmkit.models.experts import merge, twins
+from llmkit.models.experts import merge
 from llmkit.models.experts import record as records
 from llmkit.models.experts import sources as experts
 from llmkit.models.experts.ensemble import EnsembleForCausalLM, ensemble_config
+from llmkit.models.experts.merge import MergedModel
 from llmkit.models.experts.record import ExpertsRecord, Kind
+from llmkit.models.experts.saving import save_merged
 from llmkit.models.experts.sources import ExpertSource, Family
+from llmkit.models.experts.twins import DenseState
 from llmkit.models.pretrained import Pretrained
 from llmkit.reporting import held_out
 from llmkit.reporting.console import Console
@@ -42,6 +45,8 @@ from llmkit.training import final_model, resolve, run_directory, run_facts, run_
 from llmkit.training.tasks import sizing
 
 COMMAND = "merge"
+WHOLE = "."
+"""The place of a model that is not an expert of an ensemble."""
 
 
 def run(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
@@ -95,18 +100,23 @@ def _merge(
     directory: Path, family: Family, content: Mapping[str, str], config: Config, console: Console
 ) -> None:
     """Writes the facts of the merge, then its model."""
-    found = family.load(console.watch)
-    model = _merged(found, config)
+    found = family.sources()
+    models = _merged(found, config)
+    outlines = [each.outline for each in models.values()]
+    outline = outlines[0]
+    if WHOLE not in models:
+        settings = ensemble_config(family.names, family.record.dense_config)
+        outline = EnsembleForCausalLM(settings, outlines)
     facts = {
         **run_facts.surroundings(device.name_of(torch.device("cpu"))),
         "content": dict(content),
         "environment": resolve.environment(),
-        "loading": final_model.loading_line(model),
-        "parameters": model.num_parameters(),
+        "loading": final_model.loading_line(outline),
+        "parameters": outline.num_parameters(),
     }
     _write_facts(directory, facts, config, console)
     parts = (_record(family, found, config), read_clusters(Path(family.model.location)))
-    fill = partial(_fill, model, family.model.tokenizer, *parts)
+    fill = partial(_fill, outline, models, family.model.tokenizer, *parts)
     atomic.clean(directory)
     with console.waiting("saving the merged model…"):
         atomic.commit(directory / outputs.FINAL, fill, {"step": 0, **_origin(family, config)})
@@ -283,21 +293,19 @@ def check_ahead(seed: Config, config: Config) -> None:
     merge.check_mergeable(dense, sorted(config.merge.experts), config.merge, name)
 
 
-def _merged(found: list[ExpertSource], config: Config) -> PreTrainedModel:
+def _merged(found: list[ExpertSource], config: Config) -> dict[str, MergedModel]:
+    """The models to write, by their place in the directory."""
     settings = config.merge
     if settings.only is not None:
-        return twins.dense_model(found[0].config, found[0].state)
+        return {WHOLE: merge.dense_expert(found[0])}
     match settings.into:
         case "moe":
-            return merge.mixture(
-                found, settings.shared, settings.router, settings.top_k, config.seed
-            )
+            how = (settings.shared, settings.router, settings.top_k, config.seed)
+            return {WHOLE: merge.mixture(found, *how)}
         case "average":
-            return merge.average(found)
+            return {WHOLE: merge.average(found)}
         case _:
-            names, dense = [each.name for each in found], found[0].config
-            models = [twins.dense_model(dense, each.state) for each in found]
-            return EnsembleForCausalLM(ensemble_config(names, dense), models)
+            return {f"{EXPERTS_DIRECTORY}/{each.name}": merge.dense_expert(each) for each in found}
 
 
 def _record(family: Family, found: list[ExpertSource], config: Config) -> ExpertsRecord | None:
@@ -324,17 +332,28 @@ def _record(family: Family, found: list[ExpertSource], config: Config) -> Expert
 
 
 def _fill(
-    model: PreTrainedModel,
+    outline: PreTrainedModel,
+    models: Mapping[str, MergedModel],
     tokenizer: PreTrainedTokenizerFast,
     record: ExpertsRecord | None,
     found: Clusters | None,
     directory: Path,
 ) -> None:
     """Writes the files of the merged model; each expert of an ensemble is a model by itself."""
-    final_model.save_model(model, tokenizer, directory)
-    for part in (directory / EXPERTS_DIRECTORY).glob("*"):
-        tokenizer.save_pretrained(part)
+    outline.config.save_pretrained(directory)
+    for place, model in models.items():
+        checked = map(partial(_checked, directory), model.parts)
+        save_merged(replace(model, parts=checked), directory / place)
+    for place in (WHOLE, *models):
+        tokenizer.save_pretrained(directory / place)
     if record is not None:
         records.write_experts(directory, record)
     if found is not None:
         found.write(directory)
+
+
+def _checked(directory: Path, part: DenseState) -> DenseState:
+    """The weights, all of which are finite."""
+    for name, weight in part.items():
+        final_model.check_weight(name, weight, directory)
+    return part

@@ -12,7 +12,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerF
 from llmkit.config.schema import Config
 from llmkit.errors import ConfigError, DataError, UsageError
 from llmkit.models import pretrained
-from llmkit.models.experts import record, twins
+from llmkit.models.experts import record
 from llmkit.models.experts import sources as experts
 from llmkit.models.experts.sources import Family
 from llmkit.models.pretrained import Pretrained
@@ -60,8 +60,9 @@ class ExportSource:
         if self.family is None:
             model = pretrained.load_model(self.opened, say=say)
         else:
-            (expert,) = self.family.load(watch)
-            model = twins.dense_model(expert.config, expert.state)
+            (expert,) = self.family.sources()
+            with watch("loading the model", 0):
+                model = expert.model()
         check_finite(model, self.opened.name)
         return model.eval()
 

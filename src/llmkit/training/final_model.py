@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmkit.errors import Diverged, NoValidCheckpoint
@@ -25,18 +26,23 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, direc
     Raises Diverged instead of saving a non-finite weight.
     """
     for name, weight in model.named_parameters():
-        if not torch.isfinite(weight).all():
-            raise Diverged(
-                f"the weight {name} is not finite; it was not saved",
-                where=str(directory),
-                kept="all earlier checkpoints",
-                next="lower train.learning_rate in a new run, and check the data",
-            )
+        check_weight(name, weight, directory)
     if lora.is_attached(model):
         lora.save_lora(model, directory)
     else:
         model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
+
+
+def check_weight(name: str, weight: Tensor, directory: Path) -> None:
+    """Raises Diverged for a non-finite weight that is to be saved."""
+    if not torch.isfinite(weight).all():
+        raise Diverged(
+            f"the weight {name} is not finite; it was not saved",
+            where=str(directory),
+            kept="all earlier checkpoints",
+            next="lower train.learning_rate in a new run, and check the data",
+        )
 
 
 def describe_model(model: PreTrainedModel) -> Iterator[str]:
@@ -49,6 +55,11 @@ def describe_model(model: PreTrainedModel) -> Iterator[str]:
         yield (
             f"{name} routes tokens to experts without a load-balancing loss: transformers has none "
             "for it"
+        )
+    if balance.has_constant_routing(model.config):
+        yield (
+            "each token has one expert, whose weight is always 1: the routers get no gradient, and "
+            "stay as they are"
         )
 
 

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from llmkit.models import build
 from llmkit.models.experts import twins
+from llmkit.models.experts.merge import MergedModel
 from llmkit.models.experts.record import Expert, ExpertsRecord, Frozen, state_hash
 from llmkit.models.experts.sources import ExpertSource
 from llmkit.models.experts.statistics import DomainStatistics, measure_domain
@@ -64,5 +65,13 @@ def sources(
         record = ExpertsRecord(
             "branch", [expert], "seed", "tokenizer", frozen, model.config.to_dict(), {}
         )
-        found.append(ExpertSource(expert, record, state, twins.embedding_names(model), name))
+        found.append(ExpertSource(expert, record, name, lambda state=state: state))
     return found
+
+
+def built(merged: MergedModel) -> PreTrainedModel:
+    """The whole model of a merge."""
+    parts = list(merged.parts)
+    state = {name: weight for part in parts for name, weight in part.items()}
+    assert len(state) == sum(map(len, parts))
+    return twins.model_of(merged.outline.config, state)

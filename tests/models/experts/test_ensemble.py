@@ -95,7 +95,7 @@ def test_an_ensemble_of_any_architecture_is_found_and_loaded(kind: str, tmp_path
 
 def test_an_ensemble_keeps_the_weights_of_its_experts() -> None:
     models = branches("qwen3")
-    rebuilt = [twins.dense_model(m.config, twins.dense_states(m)[0]) for m in models]
+    rebuilt = [twins.model_of(m.config, twins.dense_states(m)[0]) for m in models]
     states = [{n: w.clone() for n, w in m.state_dict().items()} for m in models]
     for expert, state in zip(ensemble(rebuilt).experts, states, strict=True):
         assert all(torch.equal(w, state[name]) for name, w in expert.state_dict().items())

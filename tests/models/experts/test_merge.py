@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
@@ -10,7 +11,8 @@ import torch
 
 from llmkit.errors import ConfigError
 from llmkit.models.experts import merge
-from tests.models.experts.families import VOCABULARY, branches, sources
+from llmkit.models.experts.shared import SharedWeights
+from tests.models.experts.families import VOCABULARY, branches, built, sources
 
 EMBEDDING = "model.embed_tokens.weight"
 
@@ -22,7 +24,7 @@ def same(one, other) -> bool:
 
 def test_an_average_is_the_mean_of_all_weights() -> None:
     models = branches("gpt2")
-    found = merge.average(sources(models)).state_dict()
+    found = built(merge.average(sources(models))).state_dict()
     for name, weight in found.items():
         parts = [model.state_dict()[name].double().numpy() for model in models]
         assert np.array_equal(weight.numpy(), np.mean(parts, axis=0).astype(np.float32)), name
@@ -31,7 +33,8 @@ def test_an_average_is_the_mean_of_all_weights() -> None:
 def test_frequency_weights_the_rows_of_a_token_by_its_use() -> None:
     models = branches("qwen3", tie_word_embeddings=False)
     given = sources(models)
-    merged = merge.merged_weights(given, "frequency", lambda name: True)
+    weights = SharedWeights(given, "frequency")
+    merged = weights.merged([name for part in weights.parts() for name in part])
     counts = np.stack([each.expert.statistics.frequency.numpy() for each in given]).astype(float)
     use = counts / counts.sum(axis=1, keepdims=True)
     for name in (EMBEDDING, "lm_head.weight"):
@@ -47,35 +50,32 @@ def test_frequency_weights_the_rows_of_a_token_by_its_use() -> None:
 
 def test_shared_weights_can_be_those_of_one_expert() -> None:
     models = branches("qwen3")
-    found = merge.mixture(sources(models), "b", "fit", 2, 0).state_dict()
+    found = built(merge.mixture(sources(models), "b", "fit", 2, 0)).state_dict()
     assert torch.equal(found[EMBEDDING], models[1].state_dict()[EMBEDDING])
 
 
 def test_a_common_trunk_stays_as_it_is() -> None:
     models = branches("qwen3", trunk=True)
     for shared in ("frequency", "average", "c"):
-        found = merge.mixture(sources(models), shared, "fit", 2, 0).state_dict()
+        found = built(merge.mixture(sources(models), shared, "fit", 2, 0)).state_dict()
         assert torch.equal(found[EMBEDDING], models[0].state_dict()[EMBEDDING])
 
 
 def test_a_router_needs_statistics() -> None:
     given = sources(branches("qwen3"))
-    bare = [
-        type(each)(type(each.expert)(each.name, ""), each.record, each.state, each.embeddings, "")
-        for each in given
-    ]
+    bare = [replace(each, expert=replace(each.expert, statistics=None)) for each in given]
     with pytest.raises(ConfigError) as refused:
         merge.mixture(bare, "average", "fit", 2, 0)
     assert "merge.router=random" in refused.value.next
     assert same(
-        merge.mixture(bare, "average", "random", 2, 0),
-        merge.mixture(bare, "average", "random", 2, 0),
+        built(merge.mixture(bare, "average", "random", 2, 0)),
+        built(merge.mixture(bare, "average", "random", 2, 0)),
     )
 
 
 def test_a_family_that_shares_no_order_gives_the_same_model() -> None:
     given = sources(branches("llama"))
-    first = merge.mixture(given, "frequency", "fit", 2, 0)
+    first = built(merge.mixture(given, "frequency", "fit", 2, 0))
     for order in permutations(given):
-        again = merge.mixture(sorted(order, key=lambda each: each.name), "frequency", "fit", 2, 0)
-        assert same(first, again)
+        ordered = sorted(order, key=lambda each: each.name)
+        assert same(first, built(merge.mixture(ordered, "frequency", "fit", 2, 0)))

@@ -52,6 +52,6 @@ def test_a_damaged_record_is_bad_data(text, tmp_path: Path) -> None:
 
 def test_the_hash_of_a_state_depends_on_names_and_values_alone() -> None:
     (one,), (other,) = (sources(branches("llama", 1)) for _ in range(2))
-    assert records.state_hash(one.state) == records.state_hash(other.state) == one.expert.weights
-    changed = {**one.state, "model.norm.weight": one.state["model.norm.weight"] + 1}
+    assert records.state_hash(one.read()) == records.state_hash(other.read()) == one.expert.weights
+    changed = {**one.read(), "model.norm.weight": one.read()["model.norm.weight"] + 1}
     assert records.state_hash(changed) != one.expert.weights

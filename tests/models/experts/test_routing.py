@@ -13,14 +13,14 @@ from llmkit.models.experts import merge, routing, twins
 from llmkit.models.experts.ensemble import EnsembleForCausalLM, ensemble_config
 from llmkit.models.experts.record import ExpertsRecord, write_experts
 from llmkit.models.pretrained import Pretrained
-from tests.models.experts.families import branches, sources, tokens
+from tests.models.experts.families import branches, built, sources, tokens
 
 NAMES = ["a", "b", "c"]
 
 
 def mixture(kind: str = "qwen3", top_k: int = 2):
     given = sources(branches(kind, trunk=True))
-    model = merge.mixture(given, "average", "fit", top_k, 0).eval()
+    model = built(merge.mixture(given, "average", "fit", top_k, 0)).eval()
     return model, record(given, "moe")
 
 

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from llmkit.errors import ConfigError
-from llmkit.models.experts import merge, twins
-from tests.models.experts.families import branches, dense, sources, tokens
+from llmkit.models.experts import balance, merge, twins
+from tests.models.experts.families import branches, built, dense, sources, tokens
 
 KINDS = list(twins.TWINS)
 TOLERANCE = 2e-5  # fused and separate matrix products round differently
@@ -20,9 +20,9 @@ TOLERANCE = 2e-5  # fused and separate matrix products round differently
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_expert_is_the_branch_to_the_bit(kind) -> None:
     models = branches(kind, trunk=True)
-    mixture = merge.mixture(sources(models), "frequency", "fit", 2, 0)
+    mixture = built(merge.mixture(sources(models), "frequency", "fit", 2, 0))
     for model, state in zip(models, twins.dense_states(mixture), strict=True):
-        again = twins.dense_model(model.config, state).eval()
+        again = twins.model_of(model.config, state).eval()
         with torch.no_grad():
             assert torch.equal(again(tokens()).logits, model(tokens()).logits)
 
@@ -30,7 +30,7 @@ def test_an_expert_is_the_branch_to_the_bit(kind) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_equal_experts_are_the_model_whatever_the_router_says(kind) -> None:
     model = dense(kind)
-    mixture = merge.mixture(sources([model] * 3), "average", "random", 2, 0).eval()
+    mixture = built(merge.mixture(sources([model] * 3), "average", "random", 2, 0)).eval()
     with torch.no_grad():
         expected, found = model(tokens()).logits, mixture(tokens()).logits
     assert torch.allclose(found, expected, atol=TOLERANCE * float(expected.abs().max()))
@@ -38,7 +38,7 @@ def test_equal_experts_are_the_model_whatever_the_router_says(kind) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_plain_transformers_reads_the_mixture(kind, tmp_path: Path) -> None:
-    mixture = merge.mixture(sources(branches(kind)), "frequency", "fit", 2, 0).eval()
+    mixture = built(merge.mixture(sources(branches(kind)), "frequency", "fit", 2, 0)).eval()
     mixture.save_pretrained(tmp_path)
     again = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     with torch.no_grad():
@@ -48,7 +48,7 @@ def test_plain_transformers_reads_the_mixture(kind, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["qwen3", "llama", "qwen2", "olmo2"])
 def test_the_file_holds_the_bytes_of_the_branches(kind, tmp_path: Path) -> None:
     models = branches(kind)
-    merge.mixture(sources(models), "frequency", "fit", 2, 0).save_pretrained(tmp_path)
+    built(merge.mixture(sources(models), "frequency", "fit", 2, 0)).save_pretrained(tmp_path)
     written = {
         tensor.numpy().tobytes() for tensor in load_file(tmp_path / "model.safetensors").values()
     }
@@ -73,7 +73,7 @@ WINDOW = {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 
 )
 def test_a_mixture_has_the_heads_and_windows_of_its_experts(kind, settings, tmp_path) -> None:
     model = dense(kind, **settings)
-    mixture = merge.mixture(sources([model] * 2), "average", "random", 2, 0)
+    mixture = built(merge.mixture(sources([model] * 2), "average", "random", 2, 0))
     mixture.save_pretrained(tmp_path)
     again = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     with torch.no_grad():
@@ -104,3 +104,13 @@ def test_a_setting_that_the_twin_lacks_is_refused() -> None:
     with pytest.raises(ConfigError) as refused:
         twins.twin_of(dense("llama", mlp_bias=True).config, "runs/seed")
     assert "mlp_bias=True" in refused.value.what
+
+
+@pytest.mark.parametrize("top_k", [1, 2])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_router_without_gradient_is_known(kind, top_k) -> None:
+    mixture = built(merge.mixture(sources(branches(kind)), "average", "fit", top_k, 0))
+    mixture(tokens(), labels=tokens(seed=1)).loss.backward()
+    routers = [twins.router_of(block) for block in twins.expert_blocks(mixture).values()]
+    largest = max(float(w.grad.abs().max()) for each in routers for w in each.parameters())
+    assert balance.has_constant_routing(mixture.config) == (largest < 1e-6)

@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from llmkit.errors import ConfigError
+from llmkit.models import build
 
 _TOLERANCE = 1e-4
 """Largest relative difference to the model's own load-balancing loss that rounding may cause."""
@@ -91,6 +92,14 @@ def are_unbalanced(model: PreTrainedModel) -> bool:
     weights = ("router_aux_loss_coef", "aux_loss_coef")
     records = getattr(model.base_model, "_can_record_outputs", None) or {}
     return "router_logits" in records and not any(hasattr(model, name) for name in weights)
+
+
+def has_constant_routing(config: PretrainedConfig) -> bool:
+    """Whether each token has one expert with weight 1, whatever the router says: it has no
+    gradient."""
+    text = config.get_text_config()
+    normalised = getattr(text, "norm_topk_prob", text.model_type in ("mixtral", "granitemoe"))
+    return bool(normalised and getattr(text, build.TOP_K, None) == 1)
 
 
 def _probe(module: Any, model: PreTrainedModel) -> Any:

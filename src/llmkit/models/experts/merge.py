@@ -1,10 +1,13 @@
-"""Merge domain experts into one model: weights as a pure function of the experts, in any order."""
+"""Merge domain experts into one model: weights as a pure function of the experts, in any order.
+
+They are made in parts, so that neither the experts nor the merged model have to fit into memory.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
@@ -12,11 +15,9 @@ from llmkit.config.inference import MergeConfig
 from llmkit.errors import ConfigError
 from llmkit.models import rope
 from llmkit.models.experts import router, twins
+from llmkit.models.experts.shared import AVERAGE, FREQUENCY, SharedWeights
 from llmkit.models.experts.sources import ExpertSource
 from llmkit.models.experts.twins import DenseState
-
-FREQUENCY, AVERAGE = "frequency", "average"
-"""Ways to merge the shared weights; any other value names the expert to take them from."""
 
 
 def check_mergeable(
@@ -39,6 +40,13 @@ def check_mergeable(
             where="merge.top_k",
             next=f"write at most {len(names)}",
         )
+    if settings.router == "random" and settings.top_k == 1:
+        raise ConfigError(
+            "random routers that choose one expert for each token cannot be trained: its weight is "
+            "always 1, so they get no gradient",
+            where="merge.top_k",
+            next="write merge.top_k=2, or use merge.router=fit",
+        )
     ways = (FREQUENCY, AVERAGE, *names)
     if settings.shared not in ways:
         raise ConfigError(
@@ -48,16 +56,33 @@ def check_mergeable(
         )
 
 
-def average(sources: Sequence[ExpertSource]) -> PreTrainedModel:
+@dataclass(frozen=True)
+class MergedModel:
+    """A merged model whose weights are made in parts."""
+
+    outline: PreTrainedModel
+    """The model without weights."""
+    parts: Iterator[DenseState]
+    """Its weights: merged ones a layer at a time, and each weight outside the layers by itself."""
+
+
+def dense_expert(source: ExpertSource) -> MergedModel:
+    """One expert as a dense model."""
+    outline = twins.outline_of(source.config)
+    names = twins.untied(outline, outline.state_dict())
+    return MergedModel(outline, (source.weights(names) for _ in range(1)))
+
+
+def average(sources: Sequence[ExpertSource]) -> MergedModel:
     """One dense model whose weights are the mean of the experts' (Li et al. 2022, arXiv
     2208.03306)."""
-    state = merged_weights(sources, AVERAGE, lambda name: True)
-    return twins.dense_model(sources[0].config, state)
+    weights = SharedWeights(sources, AVERAGE)
+    return MergedModel(weights.outline, map(weights.merged, weights.parts()))
 
 
 def mixture(
     sources: Sequence[ExpertSource], shared: str, routers: str, top_k: int, seed: int
-) -> PreTrainedModel:
+) -> MergedModel:
     """One mixture-of-experts model: the feed-forward networks of the experts unchanged, the rest
     merged as `shared` says (Sukhbaatar et al. 2024, arXiv 2403.07816).
 
@@ -66,11 +91,24 @@ def mixture(
     """
     config = sources[0].config
     twins.twin_of(config, sources[0].location)
-    weights = merged_weights(sources, shared, lambda name: not twins.is_feed_forward(name))
-    made = twins.routed_config(config, len(sources), top_k)
-    return twins.routed_model(
-        made, weights, [each.state for each in sources], _routers(sources, routers, seed)
-    )
+    outline = twins.outline_of(twins.routed_config(config, len(sources), top_k))
+    trunk, rows = SharedWeights(sources, shared), _routers(sources, routers, seed)
+    return MergedModel(outline, _mixture_parts(sources, trunk, rows, outline))
+
+
+def _mixture_parts(
+    sources: Sequence[ExpertSource], trunk: SharedWeights, routers: Tensor, outline: PreTrainedModel
+) -> Iterator[DenseState]:
+    blocks = list(twins.expert_blocks(outline).items())
+    numbers = {twins.layer_name(prefix): number for number, (prefix, _) in enumerate(blocks)}
+    for names in trunk.parts():
+        own = [name for name in names if twins.is_feed_forward(name)]
+        yield trunk.merged([name for name in names if name not in own])
+        if own:
+            number = numbers[twins.layer_name(own[0])]
+            experts = [source.weights(own) for source in sources]
+            yield from twins.routed_block(*blocks[number], experts, routers[number])
+            del experts
 
 
 def _routers(sources: Sequence[ExpertSource], how: str, seed: int) -> Tensor:
@@ -91,51 +129,3 @@ def _routers(sources: Sequence[ExpertSource], how: str, seed: int) -> Tensor:
             next="use merge.router=random, and train the merged model on the mixture",
         )
     return router.fit_routers([each for each in known if each is not None])
-
-
-def merged_weights(
-    sources: Sequence[ExpertSource], shared: str, wanted: Callable[[str], bool]
-) -> DenseState:
-    """The merged weights with wanted names.
-
-    A weight that is equal in all experts stays as it is. Others are averaged in fp64; with
-    `frequency`, the rows of a token's embedding are weighted by how often each domain uses the
-    token; with the name of an expert, they are taken from it.
-    """
-    chosen = [each for each in sources if each.name == shared] or list(sources)
-    rows = _frequencies(chosen) if shared == FREQUENCY else None
-    merged: dict[str, Tensor] = {}
-    for name in filter(wanted, sources[0].state):
-        weights = [each.state[name] for each in chosen]
-        if all(torch.equal(weights[0], other) for other in weights[1:]):
-            merged[name] = weights[0]
-        else:
-            merged[name] = _mean(weights, rows if name in sources[0].embeddings else None)
-    return merged
-
-
-def _mean(weights: Sequence[Tensor], rows: Tensor | None) -> Tensor:
-    """The mean of several experts' weights, whose rows may be weighted: [experts, rows]."""
-    total = torch.zeros(weights[0].shape, dtype=torch.float64)
-    for number, weight in enumerate(weights):
-        total += weight.double() if rows is None else rows[number][:, None] * weight.double()
-    return (total / len(weights) if rows is None else total).to(weights[0].dtype)
-
-
-def _frequencies(sources: Sequence[ExpertSource]) -> Tensor:
-    """fp64 [experts, vocabulary], the share of each expert in each token's embedding: its domain's
-    share of the occurrences of the token, had all domains the same size; equal shares for a token
-    that no domain has."""
-    counts = []
-    for source in sources:
-        if source.expert.statistics is None:
-            raise ConfigError(
-                f"there are no token frequencies of {source.name}",
-                where="merge.shared",
-                next="use merge.shared=average",
-            )
-        counts.append(source.expert.statistics.frequency.double())
-    shares = torch.stack([each / each.sum() for each in counts])
-    seen = shares.sum(dim=0)
-    even = torch.full_like(shares, 1 / len(shares))
-    return torch.where(seen > 0, shares / seen.clamp(min=torch.finfo(seen.dtype).tiny), even)

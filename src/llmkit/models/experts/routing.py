@@ -52,7 +52,7 @@ def members(model: PreTrainedModel, record: ExpertsRecord) -> list[PreTrainedMod
         return list(experts)
     config = record.dense_config
     states = twins.dense_states(model)
-    return [twins.dense_model(config, state).eval().to(model.device) for state in states]
+    return [twins.model_of(config, state).eval().to(model.device) for state in states]
 
 
 def load_experts(opened: Pretrained, names: Sequence[str]) -> PreTrainedModel:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
-from transformers import PretrainedConfig
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedModel
 
 from llmkit.config.inference import MergeConfig
 from llmkit.config.schema import Config
@@ -18,20 +20,19 @@ from llmkit.models.experts import twins
 from llmkit.models.experts.record import Expert, ExpertsRecord, Lost
 from llmkit.models.experts.twins import DenseState
 from llmkit.models.pretrained import Pretrained
-from llmkit.progress import Watch
 
 
 @dataclass(frozen=True)
 class ExpertSource:
-    """One expert to merge, with its weights as a dense model."""
+    """One expert to merge. Its weights are read when they are needed."""
 
     expert: Expert
     record: ExpertsRecord
     """The record of the directory that it comes from."""
-    state: DenseState
-    embeddings: frozenset[str]
-    """The names of the weights with one row for each token."""
     location: str
+    read: Callable[[], DenseState]
+    """Returns its weights as a dense model. They are mapped from their file, and take memory only
+    while they are used."""
 
     @property
     def name(self) -> str:
@@ -42,6 +43,15 @@ class ExpertSource:
     def config(self) -> PretrainedConfig:
         """Its config as a dense model."""
         return self.record.dense_config
+
+    def weights(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Some of its weights."""
+        state = self.read()
+        return {name: state[name] for name in names}
+
+    def model(self) -> PreTrainedModel:
+        """The expert as a dense model."""
+        return twins.model_of(self.config, self.read())
 
 
 @dataclass(frozen=True)
@@ -86,14 +96,14 @@ class Family:
                 found |= {name: pretrained.open_model(place) for name, place in parts.items()}
         return {name: found[name] for name in self.names if name in found}
 
-    def load(self, watch: Watch) -> list[ExpertSource]:
-        """The experts with their weights, in the order of their names."""
-        found: list[ExpertSource] = []
-        with watch("loading experts", len(self.members)) as advance:
-            for model, record in self.members:
-                wanted = [each for each in record.experts if each.name in self.names]
-                found += _load(model, record, wanted)
-                advance(1)
+    def sources(self) -> list[ExpertSource]:
+        """The experts to merge, in the order of their names."""
+        found = [
+            ExpertSource(expert, record, model.location, read)
+            for model, record in self.members
+            for expert, read in zip(record.experts, _readers(model, record), strict=True)
+            if expert.name in self.names
+        ]
         return sorted(found, key=lambda source: source.name)
 
 
@@ -248,20 +258,21 @@ def _shape(dense: Mapping[str, object]) -> dict[str, object]:
     return {key: value for key, value in dense.items() if key not in _NO_SHAPE}
 
 
-def _load(
-    model: Pretrained, record: ExpertsRecord, wanted: Sequence[Expert]
-) -> Iterator[ExpertSource]:
-    """The wanted experts of a model; of an ensemble, no others are loaded."""
+def _readers(model: Pretrained, record: ExpertsRecord) -> list[Callable[[], DenseState]]:
+    """What reads the weights of each expert of a model."""
+    if record.kind == "branch":
+        return [partial(_dense, partial(pretrained.load_model, model), 0)]
     if record.kind == "ensemble":
-        directory = Path(model.location) / EXPERTS_DIRECTORY
-        for expert in wanted:
-            part = pretrained.load_model(pretrained.open_model(str(directory / expert.name)))
-            rows = twins.embedding_names(part)
-            (state,) = twins.dense_states(part)
-            yield ExpertSource(expert, record, state, rows, model.location)
-    elif wanted:
-        whole = pretrained.load_model(model)
-        rows = twins.embedding_names(whole)
-        for expert, state in zip(record.experts, twins.dense_states(whole), strict=True):
-            if any(expert is each for each in wanted):
-                yield ExpertSource(expert, record, state, rows, model.location)
+        parts = [f"{model.location}/{EXPERTS_DIRECTORY}/{name}" for name in record.names]
+        return [partial(_dense, partial(_load_part, part), 0) for part in parts]
+    # The experts of a mixture are stacked in memory, which is done once for all of them.
+    whole = cache(partial(pretrained.load_model, model))
+    return [partial(_dense, whole, number) for number in range(len(record.names))]
+
+
+def _dense(load: Callable[[], PreTrainedModel], number: int) -> DenseState:
+    return twins.dense_states(load())[number]
+
+
+def _load_part(place: str) -> PreTrainedModel:
+    return pretrained.load_model(pretrained.open_model(place))

@@ -6,14 +6,16 @@ dense model. The state of a dense model and that of one expert have the same nam
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
+from transformers.modeling_utils import remove_tied_weights_from_state_dict
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from llmkit.errors import ConfigError
@@ -26,6 +28,7 @@ DenseState = Mapping[str, Tensor]
 GATE, UP, DOWN = "gate_proj.weight", "up_proj.weight", "down_proj.weight"
 """The matrices of a dense feed-forward network."""
 _MLP = "mlp."
+_LAYER = re.compile(r"(.*?\.\d+)\.")
 _SHARED_EXPERT = "shared_expert"
 """qwen2_moe needs an expert that sees every token; with a `down_proj` of 0 it adds nothing."""
 
@@ -154,6 +157,21 @@ def embedding_names(model: PreTrainedModel) -> frozenset[str]:
     return frozenset(name for name, weight in named if any(weight is each for each in rows))
 
 
+def untied(model: PreTrainedModel, state: DenseState) -> dict[str, Tensor]:
+    """The weights of a model that a file holds: tied ones once."""
+    ignored = set(model._keys_to_ignore_on_save or ())
+    kept = {name: weight for name, weight in state.items() if name not in ignored}
+    found: dict[str, Tensor] = remove_tied_weights_from_state_dict(kept, model)
+    return found
+
+
+def layer_name(weight: str) -> str:
+    """The layer that a weight belongs to, as in `model.layers.3`; its own name outside the
+    layers."""
+    found = _LAYER.match(weight)
+    return weight if found is None else found[1]
+
+
 def is_feed_forward(name: str) -> bool:
     """Whether a weight of a dense model belongs to the feed-forward networks."""
     return f".{_MLP}" in name
@@ -184,48 +202,49 @@ def feed_forwards(model: PreTrainedModel) -> list[nn.Module]:
     return [layer.get_submodule("mlp") for layer in layers_of(model)]
 
 
-def dense_model(config: PretrainedConfig, state: DenseState) -> PreTrainedModel:
-    """The dense model with these weights, which it shares."""
-    return _filled(config, state)
-
-
-def routed_model(
-    config: PretrainedConfig,
-    shared: DenseState,
-    experts: Sequence[DenseState],
-    routers: Tensor,
-) -> PreTrainedModel:
-    """The mixture of experts with these weights.
-
-    `shared` holds all but the feed-forward networks, `experts` the feed-forward networks of each
-    expert, and `routers` [layers, experts, hidden size].
-    """
+def outline_of(config: PretrainedConfig) -> PreTrainedModel:
+    """The model of a config without memory for its weights."""
     with torch.device("meta"):
-        outline = AutoModelForCausalLM.from_config(config)
-    state = dict(shared)
-    for layer, (prefix, block) in enumerate(expert_blocks(outline).items()):
-        mlp = prefix.rpartition(".")[0] + "." + _MLP
-        stacks = [torch.cat([each[mlp + GATE], each[mlp + UP]]) for each in experts]
-        state[f"{prefix}.experts.gate_up_proj"] = torch.stack(stacks)
-        state[f"{prefix}.experts.down_proj"] = torch.stack([each[mlp + DOWN] for each in experts])
-        state[f"{prefix}.{_name_of(router_of(block), block)}.weight"] = routers[layer].clone()
-        for name, weight in block.named_parameters():
-            if name.startswith(_SHARED_EXPERT):
-                state[f"{prefix}.{name}"] = torch.zeros(weight.shape)
-    return _filled(config, state)
+        return _new_model(config)
 
 
-def _name_of(module: nn.Module, parent: nn.Module) -> str:
-    return next(name for name, child in parent.named_children() if child is module)
-
-
-def _filled(config: PretrainedConfig, state: DenseState) -> PreTrainedModel:
+def model_of(config: PretrainedConfig, state: DenseState) -> PreTrainedModel:
     """The model of a config with these weights, which it shares."""
-    with torch.random.fork_rng(), no_init_weights():
-        model = build.new_model(config, 0, build.LANGUAGE_MODEL)
+    model = _new_model(config)
     missing, unexpected = model.load_state_dict(dict(state), strict=False, assign=True)
     model.tie_weights()
     tied = set(getattr(model, "_tied_weights_keys", None) or {})
     if unexpected or set(missing) - tied:
         raise ValueError(f"weights do not fit {config.model_type}: {missing}, {unexpected}")
     return model
+
+
+def _new_model(config: PretrainedConfig) -> PreTrainedModel:
+    with torch.random.fork_rng(), no_init_weights():
+        model = build.new_model(config, 0, build.LANGUAGE_MODEL)
+    model.tie_weights()
+    return model
+
+
+def routed_block(
+    prefix: str, block: nn.Module, experts: Sequence[DenseState], router: Tensor
+) -> Iterator[dict[str, Tensor]]:
+    """The weights of a block that routes tokens to experts, by name, a matrix of all experts at a
+    time.
+
+    `experts` hold the feed-forward network of its layer, and `router` is [experts, hidden size].
+    """
+    mlp = prefix.rpartition(".")[0] + "." + _MLP
+    wide = [each[mlp + name] for each in experts for name in (GATE, UP)]
+    joined = torch.cat(wide).view(len(experts), -1, wide[0].shape[1])
+    yield {f"{prefix}.experts.gate_up_proj": joined}
+    del joined
+    yield {f"{prefix}.experts.down_proj": torch.stack([each[mlp + DOWN] for each in experts])}
+    yield {f"{prefix}.{_name_of(router_of(block), block)}.weight": router.clone()}
+    for name, weight in block.named_parameters():
+        if name.startswith(_SHARED_EXPERT):
+            yield {f"{prefix}.{name}": torch.zeros(weight.shape)}
+
+
+def _name_of(module: nn.Module, parent: nn.Module) -> str:
+    return next(name for name, child in parent.named_children() if child is module)
