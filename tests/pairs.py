@@ -13,6 +13,14 @@ from transformers import (
     BartConfig,
     BartForConditionalGeneration,
     BartTokenizer,
+    M2M100Config,
+    M2M100ForConditionalGeneration,
+    MarianConfig,
+    MarianMTModel,
+    MBart50Tokenizer,
+    MBartConfig,
+    MBartForConditionalGeneration,
+    MBartTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     T5Config,
@@ -96,3 +104,100 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: 
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return directory
+
+
+def mbart_tokenizer() -> PreTrainedTokenizerBase:
+    """A tokenizer of mBART's kind, which puts the code of a language at the end of a text."""
+    return MBartTokenizer(vocab=_pieces(), src_lang="en_XX", tgt_lang="de_DE")
+
+
+def mbart50_tokenizer() -> PreTrainedTokenizerBase:
+    """A tokenizer of mBART-50's kind, which puts the code of a language before a text."""
+    return MBart50Tokenizer(vocab=_pieces(), src_lang="en_XX", tgt_lang="de_DE")
+
+
+def _pieces() -> list[tuple[str, float]]:
+    special = [(name, 0.0) for name in ("<s>", "<pad>", "</s>", "<unk>")]
+    return [*special, *((f"▁{word}", -2.0) for pair in WORDS.items() for word in pair)]
+
+
+def mbart(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """An mBART with random weights."""
+    set_seed(0)
+    size = {"layers": 1, "attention_heads": 2, "ffn_dim": 32}
+    sizes = {f"{side}_{name}": n for side in ("encoder", "decoder") for name, n in size.items()}
+    config = MBartConfig(
+        vocab_size=len(tokenizer), d_model=16, max_position_embeddings=32, **sizes,
+        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=tokenizer.bos_token_id, decoder_start_token_id=tokenizer.eos_token_id,
+        forced_eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    return MBartForConditionalGeneration(config)
+
+
+def sentence_pieces(texts: Sequence[str], path: Path) -> list[str]:
+    """Trains a SentencePiece model into a file; returns its pieces. Needs sentencepiece."""
+    import sentencepiece
+
+    with path.open("wb") as file:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts), model_writer=file, vocab_size=26, minloglevel=2
+        )
+    made = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    return [made.id_to_piece(number) for number in range(made.get_piece_size())]
+
+
+def marian_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    """A tokenizer of Marian's kind: SentencePiece models of source and target, one vocabulary."""
+    from transformers import MarianTokenizer
+
+    rows = word_pairs(0, 200)
+    pieces = [
+        sentence_pieces([row[side] for row in rows], directory / f"{name}.spm")
+        for side, name in enumerate(("source", "target"))
+    ]
+    special = ["</s>", "<unk>"]
+    several = dict.fromkeys([*special, *pieces[0], *pieces[1], "<pad>"])
+    vocabulary = {piece: number for number, piece in enumerate(several)}
+    (directory / "vocab.json").write_text(json.dumps(vocabulary))
+    files = [str(directory / name) for name in ("source.spm", "target.spm", "vocab.json")]
+    return MarianTokenizer(*files)
+
+
+def m2m_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    """A tokenizer of M2M100's kind: SentencePiece, and a code before each text."""
+    from transformers import M2M100Tokenizer
+
+    pieces = sentence_pieces(TEXTS, directory / "both.spm")
+    several = dict.fromkeys(["<s>", "<pad>", "</s>", "<unk>", *pieces])
+    vocabulary = {piece: number for number, piece in enumerate(several)}
+    (directory / "vocab.json").write_text(json.dumps(vocabulary))
+    files = [str(directory / name) for name in ("vocab.json", "both.spm")]
+    return M2M100Tokenizer(*files, src_lang="en", tgt_lang="de")
+
+
+def marian(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """A Marian with random weights."""
+    return _translator(MarianConfig, MarianMTModel, tokenizer, tokenizer.pad_token_id)
+
+
+def m2m(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """An M2M100 with random weights."""
+    config, model = M2M100Config, M2M100ForConditionalGeneration
+    return _translator(config, model, tokenizer, tokenizer.eos_token_id)
+
+
+def _translator(
+    config: Any, model: Any, tokenizer: PreTrainedTokenizerBase, start: int
+) -> PreTrainedModel:
+    set_seed(0)
+    size = {"layers": 1, "attention_heads": 2, "ffn_dim": 32}
+    sizes = {f"{side}_{name}": n for side in ("encoder", "decoder") for name, n in size.items()}
+    special = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+    made: PreTrainedModel = model(
+        config(
+            vocab_size=len(tokenizer) + 128, d_model=16, max_position_embeddings=64, **sizes,
+            **special, decoder_start_token_id=start, forced_eos_token_id=None,
+        )
+    )  # fmt: skip
+    return made

@@ -281,3 +281,48 @@ def test_the_shipped_config_trains_a_model(tables, call, tmp_path) -> None:
     assert {"bleu", "chrf", "rougeL"} <= result["validation"].keys()
     assert "AutoModelForSeq2SeqLM" in (run / "final" / "README.md").read_text()
     assert "BLEU" in (run / "report.html").read_text()
+
+
+@pytest.mark.parametrize("kind", ["mbart", "mbart50", "marian", "m2m"])
+def test_translators_of_transformers_are_trained_and_used_with_their_languages(
+    kind, tables, call, tmp_path
+) -> None:
+    if kind in ("marian", "m2m"):
+        pytest.importorskip("sentencepiece")
+    files = tmp_path / "files"
+    files.mkdir()
+    own = getattr(pairs, f"{kind}_tokenizer")(*([files] if kind in ("marian", "m2m") else []))
+    model = getattr(pairs, kind.removesuffix("50"))(own)
+    base = pairs.save(model, own, tmp_path / "base")
+    codes = {"mbart": ("en_XX", "de_DE"), "mbart50": ("en_XX", "de_DE"), "m2m": ("en", "de")}
+    given = [
+        f"data.{side}_lang={code}"
+        for side, code in zip(("source", "target"), codes.get(kind, ()), strict=False)
+    ]
+    run = tmp_path / "run"
+    line = ("finetune", "--csv", tables["train"], f"data.validation_files={tables['validation']}",
+            "--model", base, "train.objective=sequence_to_sequence", "train.learning_rate=1e-2",
+            "train.max_steps=3", "train.global_batch_size=8", "train.compile=false",
+            "evaluation.responses=2", "train.load_best_model_at_end=false")  # fmt: skip
+    if given:
+        refused = call(*line, "--output-dir", tmp_path / "refused")
+        assert refused["code"] == 78
+        assert "data.source_lang" in refused["error"]["where"]
+    result = call(*line, *given, "--output-dir", run)
+    assert result["code"] == 0, result["said"]
+    final = AutoModelForSeq2SeqLM.from_pretrained(run / "final").eval()
+    saved = AutoTokenizer.from_pretrained(run / "final")
+    if given:
+        saved.src_lang, saved.tgt_lang = codes[kind]
+    nll, count = 0.0, 0
+    for row in read(tables["validation"]):
+        batch = saved(row["source"], text_target=row["target"], return_tensors="pt")
+        with torch.no_grad():
+            nll += float(final(**batch).loss) * batch["labels"].numel()
+        count += batch["labels"].numel()
+    assert result["validation"]["loss"] == pytest.approx(nll / count, rel=1e-4)
+    found = call("generate", "--model", run, "--prompt", "one two three")
+    assert found["code"] == 0, found["said"]
+    made = final.generate(**saved("one two three", return_tensors="pt"))[0]
+    assert found["tokens"] == made[1 : 1 + len(found["tokens"])].tolist()
+    assert found["text"] == saved.decode(made, skip_special_tokens=True)

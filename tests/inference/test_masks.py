@@ -98,7 +98,7 @@ def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def filled(opened: Pretrained, prompts: Sequence[str], **settings: Any) -> list[FilledPrompt]:
     filler, encoded = prepared(opened, prompts, **settings)
-    return list(filler.fill_masks(encoded))
+    return list(filler.write(encoded))
 
 
 def prepared(
@@ -166,7 +166,7 @@ def test_only_fp32_pays_for_batches_of_one_shape(opened: Pretrained) -> None:
         filler.model.get_input_embeddings().register_forward_pre_hook(
             lambda _, inputs, found=found: found.append(len(inputs[0]))
         )
-        assert len(list(filler.fill_masks(encoded))) == 11
+        assert len(list(filler.write(encoded))) == 11
     assert shapes == {"fp32": [8, 8], "bf16": [8, 3]}
 
 
@@ -185,7 +185,7 @@ def test_a_prompt_with_broken_logits_ends_the_job_after_those_before_it(opened: 
     filler.model.get_input_embeddings().register_forward_hook(
         lambda _, inputs, found: found.masked_fill((inputs[0] == broken)[..., None], torch.nan)
     )
-    results = filler.fill_masks(encoded)
+    results = filler.write(encoded)
     assert [next(results).prompt.text for _ in range(2)] == ["the [MASK]", "a [MASK]"]
     with pytest.raises(DataError, match="logits are NaN or infinite"):
         next(results)

@@ -193,7 +193,9 @@ class DataSection(TypedDict, total=False):
     messages_column: str | int | None
     source_column: str | int | None
     target_column: str | int | None
-    prefix: str
+    prefix: str | None
+    source_lang: str | None
+    target_lang: str | None
     problem_type: Literal["auto", "single_label_classification", "multi_label_classification", "regression"]
     max_length: int | Literal["auto"]
     max_target_length: int | Literal["auto"]

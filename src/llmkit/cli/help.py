@@ -85,8 +85,8 @@ _INSTEAD = {
     "classify label annotate": "`llmkit predict --model runs/mine --csv new.csv`",
     "fill fill-mask unmask": '`llmkit generate --model runs/mine --prompt "a text with a [MASK]"`, '
     "with a masked model",
-    "translate summarize summarise": "`llmkit generate --model runs/mine --prompt TEXT`, with a "
-    "model that was trained to do so",
+    "translate summarize summarise": "`llmkit finetune --csv pairs.csv "
+    "train.objective=sequence_to_sequence`, then `llmkit generate --model RUN --prompt TEXT`",
     "embed embeddings": "llmkit computes no embeddings; sentence-transformers does",
     "talk ask webchat chat-web": "`llmkit chat --model runs/mine`, on the terminal",
     "resume continue restart": "the command that started the run: run it again to resume where it "

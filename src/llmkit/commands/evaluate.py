@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from llmkit.config import checks
 from llmkit.config.schema import Config
+from llmkit.data.examples.paired import PairedExamples, shift_of
 from llmkit.data.readers.files import Sources
 from llmkit.data.records import pairs
 from llmkit.data.records.pairs import Pairs
@@ -21,20 +22,24 @@ from llmkit.data.text.fingerprints import Fingerprints
 from llmkit.data.text.prepare import data_report
 from llmkit.data.text.token_file import TokenFile
 from llmkit.distributed.processes import Processes, join_processes
+from llmkit.errors import ConfigError
 from llmkit.evaluation import harness, references, text
 from llmkit.evaluation.experts import unused_experts
 from llmkit.evaluation.labels import measuring
 from llmkit.evaluation.labels.classifiers import ClassifierEvaluation
 from llmkit.evaluation.labels.measuring import RowEvaluation
 from llmkit.evaluation.labels.taggers import TaggerEvaluation
+from llmkit.evaluation.passages import target_passages
 from llmkit.evaluation.windows import check_models, protocol
-from llmkit.inference import generate, prompts
+from llmkit.inference import encoder_decoder, generate, prompts
 from llmkit.inference.requests import PromptRequest
 from llmkit.models import pretrained
+from llmkit.models.classifier import remembered_columns
 from llmkit.models.pretrained import Pretrained
 from llmkit.reporting import plots, results, summary
 from llmkit.reporting.console import Console
 from llmkit.reporting.evaluation_summary import NOT_TRAINED_ON, confused_names, confused_unit
+from llmkit.reporting.format import many
 
 _Samples = Iterable[Mapping[str, Any]]
 
@@ -50,6 +55,7 @@ def run(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
     settings = config.evaluation
     results.check_output_files((settings.output, settings.log_samples, settings.per_token))
     models = pretrained.compared(config)
+    config = _with_references(config, models)
     with join_processes(_precision(config, models)) as processes:
         figures, scored = _evaluate(config, sources, models, processes, console)
         result = {"command": "evaluate", **figures}
@@ -74,10 +80,12 @@ def check(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
     """Checks everything that a run needs, without loading weights or writing; returns the facts."""
     settings = config.evaluation
     found: dict[str, Any] = {"command": "evaluate"}
+    models = pretrained.compared(config)
+    config = _with_references(config, models)
+    settings = config.evaluation
     if settings.reference_column is not None:
         asked = pairs.read_pairs(sources.of("data.test_files"), config)
         return {**found, "examples": len(asked.references)}
-    models = pretrained.compared(config)
     _check(config, models)
     if settings.tasks:
         return {**found, "models": [model.name for model in models], "tasks": settings.tasks}
@@ -89,6 +97,27 @@ def check(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
         for model in models
     ]
     return {**found, "data": data_report(config, sources, console.watch)}
+
+
+def _with_references(config: Config, models: Sequence[Pretrained]) -> Config:
+    """The config with the columns that an encoder-decoder model was trained on, unless others are
+    given: it is always evaluated on references."""
+    if not models or models[0].kind != "encoder-decoder":
+        return config
+    checks.refuse_inapplicable(config, "evaluate/references")
+    settings = config.evaluation
+    found = {
+        "prompt_column": next(iter(remembered_columns(models[0].config)), None),
+        "reference_column": next(iter(remembered_columns(models[0].config, "label_column")), None),
+    }
+    given = {name: getattr(settings, name) or column for name, column in found.items()}
+    if given["reference_column"] is None:
+        raise ConfigError(
+            f"{models[0].name} is an encoder-decoder model, which is evaluated on references",
+            where="evaluation.reference_column",
+            next="set evaluation.prompt_column and evaluation.reference_column",
+        )
+    return config.changed(evaluation=given)
 
 
 def _check(config: Config, models: Sequence[Pretrained]) -> None:
@@ -186,11 +215,46 @@ def _evaluate_references(
     """Scores texts against references; without predictions, the model generates them."""
     asked = pairs.read_pairs(sources.of("data.test_files"), config)
     config = generate.resolved(config, processes.device)
+    is_pair = bool(models) and models[0].kind == "encoder-decoder" and not asked.predictions
+    if is_pair:
+        return _evaluate_pairs(config, models[0], asked, processes, console)
     made = {} if asked.predictions else {"generation": config.generation.model_dump(mode="json")}
     predictions = asked.predictions or _generate_texts(config, models, asked, processes, console)
     figures = references.score_texts(predictions, asked.references, config.seed)
     figures["protocol"] = {"words": references.WORDS, **made}
     return figures, references.reference_samples(asked, predictions)
+
+
+def _evaluate_pairs(
+    config: Config, model: Pretrained, asked: Pairs, processes: Processes, console: Console
+) -> tuple[dict[str, Any], _Samples]:
+    """The loss of an encoder-decoder model on references, and the metrics of its own texts."""
+    if overlap := _overlap_with_training(model, [(prompt,) for prompt in asked.prompts], console):
+        console.warn(summary.of_overlap(model.name, overlap.shared, "row", None))
+    with console.loading_model():
+        generator = encoder_decoder.target_generator(config, model, processes.device)
+    items = [
+        PromptRequest(prompt, f"{path} row {number}")
+        for prompt, (path, number) in zip(asked.prompts, asked.places, strict=True)
+    ]
+    texts, cut = encoder_decoder.first_texts(generator, items, config.sampling_seed, console.watch)
+    if cut:
+        console.warn(f"{many(cut, 'source')} truncated to the model's length")
+    limit = encoder_decoder.source_limit(model.config)
+    sides = (
+        generator.pairs.sources(asked.prompts, limit),
+        generator.pairs.targets(asked.references, limit),
+    )
+    examples = PairedExamples(*sides, shift_of(generator.model))
+    likelihood = target_passages(generator.model, examples, console.watch).figures()
+    figures = references.score_texts(texts, asked.references, config.seed)
+    made = {"generation": generator.settings.model_dump(mode="json")}
+    return {
+        **likelihood,
+        "tokens": examples.n_predictions,
+        **figures,
+        "protocol": {"words": references.WORDS, **made},
+    }, references.reference_samples(asked, texts)
 
 
 def _generate_texts(

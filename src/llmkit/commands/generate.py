@@ -1,4 +1,5 @@
-"""`llmkit generate`: model + prompts -> text; a masked model fills masks."""
+"""`llmkit generate`: model + prompts -> text; a masked model fills masks, an encoder-decoder model
+writes targets of sources."""
 
 from __future__ import annotations
 
@@ -20,8 +21,9 @@ from llmkit.data.readers.files import Sources
 from llmkit.distributed.launcher import is_main_process, n_processes
 from llmkit.distributed.signals import StopSignal, stop_signal
 from llmkit.errors import ConfigError
-from llmkit.inference import generate, masks, prompts, requests
+from llmkit.inference import encoder_decoder, generate, masks, prompts, requests
 from llmkit.inference.batching import Engine
+from llmkit.inference.encoder_decoder import TargetGenerator
 from llmkit.inference.generated import Sample
 from llmkit.inference.masks import FilledPrompt, MaskFiller
 from llmkit.inference.prompts import Prompt
@@ -67,6 +69,11 @@ class _Work:
     def is_masked(self) -> bool:
         """Whether the model fills masks, rather than continuing the prompts."""
         return self.model.kind == "masked"
+
+    @property
+    def continues(self) -> bool:
+        """Whether the texts continue their prompts."""
+        return self.model.kind == "causal" and not self.config.generation.chat
 
     @property
     def n_samples(self) -> int:
@@ -159,7 +166,15 @@ def _open(config: Config) -> tuple[Config, Pretrained]:
     For a masked model, keys that do not apply to it are refused if they were given for this
     command, and have no effect otherwise.
     """
-    opened, device = pretrained.of_config(config), generate.usual_device()
+    opened, device = pretrained.of_config(config, encoder_decoder=True), generate.usual_device()
+    if opened is not None and opened.kind == "encoder-decoder":
+        opened.check_purpose(opened.purpose)
+        checks.refuse_inapplicable(config, "generate/sequence_to_sequence")
+        own = encoder_decoder.own_settings(opened)
+        settings = encoder_decoder.generation_settings(config.generation, own)
+        config = config.changed(generation=settings.changed(chat=False, weights="full"))
+        requests.check_generation_settings(config)
+        return generate.resolved(config, device), opened
     if opened is None or opened.kind != "masked":
         return generate.resolved(config, device), generate.checked(opened)
     opened.check_purpose(opened.purpose)
@@ -175,6 +190,10 @@ def _encoded(
     if model.kind == "masked":
         filled = masks.encode_masked(asked.items, model, config.generation, config.sampling_seed)
         return _Work(config, model, asked, filled)
+    if model.kind == "encoder-decoder":
+        pairs = encoder_decoder.pair_tokenizer(model, config.data)
+        how = (pairs, model.config, config.generation, config.sampling_seed, seen)
+        return _Work(config, model, asked, encoder_decoder.encode_sources(asked.items, *how))
     encoded = prompts.encode_prompts(
         asked.items, model.tokenizer, model.config, config.generation, config.sampling_seed, seen
     )
@@ -184,8 +203,15 @@ def _encoded(
     return _Work(config, model, asked, encoded)
 
 
-def _engine(work: _Work, processes: Processes | None, console: Console) -> Engine | MaskFiller:
-    load = masks.mask_filler if work.is_masked else generate.engine
+_Engine = Engine | MaskFiller | TargetGenerator
+
+
+def _engine(work: _Work, processes: Processes | None, console: Console) -> _Engine:
+    loads: dict[str, Callable[..., _Engine]] = {
+        "masked": masks.mask_filler,
+        "encoder-decoder": encoder_decoder.target_generator,
+    }
+    load = loads.get(work.model.kind, generate.engine)
     with console.loading_model():
         return load(work.config, work.model, processes.device if processes else None)
 
@@ -199,9 +225,8 @@ def _warn(work: _Work, console: Console) -> None:
         console.warn(bf16)
     cut = [prompt.cut for prompt in work.prompts if prompt.cut]
     if cut:
-        console.warn(
-            f"cut {many(len(cut), 'prompt')} from the left, by up to {many(max(cut), 'token')}"
-        )
+        side = "at the end" if work.model.kind == "encoder-decoder" else "from the left"
+        console.warn(f"cut {many(len(cut), 'prompt')} {side}, by up to {many(max(cut), 'token')}")
     limits = [prompt for prompt in work.prompts if prompt.limit is not None]
     short = sum(len(p.ids) + p.max_new_tokens > (p.limit or 0) for p in limits)
     if short:
@@ -225,7 +250,7 @@ def _warn_of_control_tokens(work: _Work, console: Console) -> None:
 
 def _write_samples(
     work: _Work,
-    engine: Engine | MaskFiller,
+    engine: _Engine,
     done: int,
     processes: Processes | None,
     results: ResultLines | None,
@@ -245,26 +270,22 @@ def _write_samples(
         tick = partial(advance, 0)
         if streamed:
             between = samples.BETWEEN if before else ""
-            samples.put(between + _shown_prompt(config, work.prompts[0].text))
-        write: _Write = (
-            partial(engine.fill_masks, tick=tick)
-            if isinstance(engine, MaskFiller)
-            else partial(
-                generate.generate_samples,
-                engine,
-                sampler=engine.sampler(config.generation),
-                tick=tick,
-                on_text=(lambda _, text: samples.put(text)) if streamed else None,
+            samples.put(between + (work.prompts[0].text if work.continues else ""))
+        write: _Write
+        if isinstance(engine, Engine):
+            on_text = (lambda _, text: samples.put(text)) if streamed else None
+            sampler = engine.sampler(config.generation)
+            write = partial(
+                generate.generate_samples, engine, sampler=sampler, tick=tick, on_text=on_text
             )
-        )
+        else:
+            write = partial(engine.write, tick=tick)
         for begin in range(first, len(work.prompts), window):
             records = _window_records(work.prompts[begin : begin + window], write, processes)
             for number, record in enumerate(records, begin * per_prompt):
                 if number >= done:
                     rest = record | {"prompt": "", "text": ""} if streamed else record
-                    _write_record(
-                        rest, 0 if streamed else before + number, config, results, console
-                    )
+                    _write_record(rest, 0 if streamed else before + number, work, results, console)
                     advance(1)
 
 
@@ -295,7 +316,7 @@ def _gathered(records: Sequence[_Record], processes: Processes) -> list[list[_Re
 
 
 def _write_record(
-    record: _Record, number: int, config: Config, results: ResultLines | None, console: Console
+    record: _Record, number: int, work: _Work, results: ResultLines | None, console: Console
 ) -> None:
     """Writes one sample: to the results, or to stdout as a JSON line or plain text."""
     if not is_main_process():
@@ -308,21 +329,16 @@ def _write_record(
         samples.put(json_text(record) + "\n")
     else:
         between = samples.BETWEEN if number else ""
-        before = "" if "masks" in record else _shown_prompt(config, record["prompt"])
+        before = record["prompt"] if work.continues else ""
         samples.put(between + before + record["text"] + "\n")
         samples.put(samples.steps_table(record) + samples.masks_table(record))
-
-
-def _shown_prompt(config: Config, prompt: str) -> str:
-    """The prompt, shown before a text that continues it; nothing before a chat response."""
-    return "" if config.generation.chat else prompt
 
 
 def _is_streamed(work: _Work, console: Console) -> bool:
     """Whether the text is streamed: a single sample, printed as plain text."""
     settings = work.config.generation
     alone = work.n_samples == 1 and settings.num_beams == 1 and settings.output_file is None
-    return alone and not work.is_masked and not console.json and n_processes() == 1
+    return alone and work.model.kind == "causal" and not console.json and n_processes() == 1
 
 
 @contextmanager

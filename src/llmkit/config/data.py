@@ -29,6 +29,7 @@ from llmkit.config.types import (
 TRAINING = For("pretrain", "finetune")
 COMPLETION = For("finetune/completion")
 PAIRED = For("finetune/sequence_to_sequence")
+SOURCES = For(*PAIRED.jobs, "generate/sequence_to_sequence", "evaluate/references")
 LABELS = For("finetune/classification", "evaluate/labels", "export")
 TAGS = For("finetune/token_classification", "evaluate/tags")
 LABELLED = For(
@@ -158,9 +159,14 @@ class DataConfig(Section):
     from 0. By default detected by common names, or the first of two columns."""
     target_column: Annotated[Column | None, PAIRED] = None
     """Column of the target text, by name or by number from 0."""
-    prefix: Annotated[str, PAIRED] = ""
+    prefix: Annotated[str | None, SOURCES] = None
     """Text before each source, such as `translate English to German: ` for T5; the model remembers
     it."""
+    source_lang: Annotated[str | None, SOURCES] = None
+    """Code of the language of the sources, for tokenizers that mark it, such as those of mBART
+    (`en_XX`), M2M100 (`en`) and NLLB (`eng_Latn`); the model remembers it."""
+    target_lang: Annotated[str | None, SOURCES] = None
+    """Code of the language of the targets."""
     problem_type: Annotated[
         Literal["auto", "single_label_classification", "multi_label_classification", "regression"],
         LABELS,

@@ -30,9 +30,12 @@ from llmkit.config.types import (
 
 _TALK = For("generate/continuation", "chat")
 _SEQ2SEQ = "finetune/sequence_to_sequence"
+_TARGETS = "generate/sequence_to_sequence"
 _ANSWERS = For("generate", "serve", "evaluate/references", "finetune/completion", _SEQ2SEQ)
 _INFERENCE = For("generate", "chat", "serve", "evaluate/references")
 _WRITING = For("generate/continuation", "chat", "evaluate/references")
+_WRITTEN = For(*_WRITING.jobs, _TARGETS)
+_PHRASED = For(*_WRITING.jobs, "serve", "pretrain", "finetune/completion")
 _TEXT = For("evaluate/text")
 _REFERENCES = For("evaluate/references")
 _MODELS = For("evaluate/text", "evaluate/labels", "evaluate/tags", "evaluate/tasks")
@@ -62,7 +65,7 @@ class GenerationConfig(Section):
     """Subtracted once from the logit of every token that was generated."""
     no_repeat_ngram_size: Whole = 0
     """No n-gram of this many tokens occurs twice; 0 disables this."""
-    bad_words: TextList = ()
+    bad_words: Annotated[TextList, _PHRASED] = ()
     """Strings that are never generated, however they are tokenized."""
     temperature: Positive = 0.8
     """Below 1, probabilities become sharper; above 1, flatter."""
@@ -75,14 +78,14 @@ class GenerationConfig(Section):
     typical_p: Share = 1.0
     """Locally typical sampling: keep the most typical tokens up to this total probability."""
     num_return_sequences: Annotated[
-        Count, For("generate/continuation", "pretrain", "finetune/completion", _SEQ2SEQ)
+        Count, For("generate/continuation", "pretrain", "finetune/completion", _SEQ2SEQ, _TARGETS)
     ] = 1
     """Continuations per prompt."""
     num_beams: Annotated[
         Count,
         For(
             "generate/continuation", "evaluate/references", "pretrain", "finetune/completion",
-            _SEQ2SEQ,
+            _SEQ2SEQ, _TARGETS,
         ),
     ] = 1  # fmt: skip
     """Number of beams; above 1, beam search of transformers instead of sampling."""
@@ -109,13 +112,16 @@ class GenerationConfig(Section):
     """Send each prompt as a user message through the tokenizer's chat template."""
     system: Annotated[str | None, _WRITING] = None
     """System message of a chat."""
-    split_special_tokens: Annotated[bool, For("generate", "serve", "evaluate/references")] = True
+    split_special_tokens: Annotated[
+        bool, For("generate/continuation", "generate/masks", "serve", "evaluate/references")
+    ] = True
     """Read names of control tokens in a prompt, such as `</s>`, as text; with `false`, as the
     tokens. A chat template inserts its own either way, and the mask token of a masked model is
     always the token."""
-    truncate_prompt: Annotated[bool, For(*_WRITING.jobs, "serve", "finetune/completion")] = False
-    """Cut prompts that exceed the context from the left instead of refusing them."""
-    explain: Annotated[Whole, For("generate", "chat")] = 0
+    truncate_prompt: Annotated[bool, For(*_WRITTEN.jobs, "serve", "finetune/completion")] = False
+    """Cut prompts that exceed the context from the left, or sources at their end, instead of
+    refusing them."""
+    explain: Annotated[Whole, For("generate/continuation", "generate/masks", "chat")] = 0
     """Show this many of the most likely tokens at each step; for a masked model, this many fillings
     of each mask (at least the best one)."""
     micro_batch_size: Annotated[Count | Auto, _ANSWERS] = "auto"

@@ -14,7 +14,7 @@ TASKS: Mapping[str, tuple[str, ...]] = {
     ),
     "merge": (),
     "predict": (),
-    "generate": ("continuation", "masks"),
+    "generate": ("continuation", "masks", "sequence_to_sequence"),
     "chat": (),
     "serve": (),
     "evaluate": ("text", "labels", "tags", "references", "tasks"),

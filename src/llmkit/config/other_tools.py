@@ -76,7 +76,7 @@ RENAMED = {
     "dataset_text_field": "data.text_column",
     "label_column_name": "data.label_column",
     "label_col": "data.label_column",
-    "": "data.label_column",
+    "source_prefix": "data.prefix",
     "sep": "data.delimiter",
     # lengths
     **dict.fromkeys(_LENGTHS, "data.max_length"),

@@ -228,6 +228,7 @@ class Config(Section):
         GenerationConfig,
         For(
             "generate/continuation",
+            "generate/sequence_to_sequence",
             "chat",
             "serve",
             "pretrain",

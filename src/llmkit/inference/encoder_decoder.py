@@ -17,15 +17,21 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.generation.configuration_utils import GenerationConfig as OwnSettings
 from transformers.generation.logits_process import LogitsProcessor, LogitsProcessorList
 
-from llmkit.config.schema import Config, GenerationConfig
+from llmkit.config.schema import Config, DataConfig, GenerationConfig
 from llmkit.data.examples.encoded import Encoded
 from llmkit.data.examples.pair_tokenizer import PairTokenizer
 from llmkit.errors import DataError
+from llmkit.inference import generate
 from llmkit.inference.generated import FinishReason, Sample
 from llmkit.inference.prompts import Prompt
 from llmkit.inference.requests import PromptRequest
 from llmkit.inference.sampler import EXCLUDED, Sampler, draw, end_ids
 from llmkit.inference.sequence import non_finite_logits
+from llmkit.models import build
+from llmkit.models.classifier import remembered
+from llmkit.models.kernels import int8
+from llmkit.models.pretrained import Pretrained, load_model
+from llmkit.progress import Watch
 from llmkit.storage.strict_json import plain
 
 _BATCH = 32
@@ -107,6 +113,38 @@ def encode_sources(
     return prompts
 
 
+def pair_tokenizer(opened: Pretrained, data: DataConfig) -> PairTokenizer:
+    """The tokenizer of an encoder-decoder model with the prefix and the languages that are given,
+    else with those that the model remembers."""
+    given = (data.prefix, data.source_lang, data.target_lang)
+    names = ("prefix", "source_lang", "target_lang")
+    prefix, source, target = (
+        remembered(opened.config, name) if value is None else value
+        for name, value in zip(names, given, strict=True)
+    )
+    return PairTokenizer(opened.tokenizer, prefix or "", (source, target))
+
+
+def own_settings(opened: Pretrained) -> OwnSettings:
+    """The generation config of a model, without its weights."""
+    try:
+        return OwnSettings.from_pretrained(opened.location, revision=opened.revision or "main")
+    except OSError:  # an older model has none
+        return OwnSettings.from_model_config(opened.config)
+
+
+def target_generator(
+    config: Config, opened: Pretrained, device: torch.device | None
+) -> TargetGenerator:
+    """Loads an encoder-decoder model on its device in the configured precision."""
+    device = device or generate.usual_device()
+    settings = generate.resolved(config, device).generation
+    model = load_model(opened, build.SEQ2SEQ_MODEL).eval()
+    if settings.precision == "bf16":
+        model = int8.to_bf16(model)
+    return TargetGenerator(model.to(device), pair_tokenizer(opened, config.data), settings)
+
+
 class TargetGenerator:
     """An encoder-decoder model on its device that writes a text for each source."""
 
@@ -126,7 +164,7 @@ class TargetGenerator:
         can_differ = self.settings.do_sample or self.settings.num_beams > 1
         return self.settings.num_return_sequences if can_differ else 1
 
-    def targets(
+    def write(
         self, prompts: Sequence[Prompt], tick: Callable[[], None] = lambda: None
     ) -> Iterator[Sample]:
         """The texts of each source, source by source. `tick` is called before every batch and may
@@ -193,6 +231,7 @@ class TargetGenerator:
             eos_token_id=list(self.sampler.end_ids) or None,
             pad_token_id=self.pairs.pad_id,
         )
+        own.update(**self.pairs.own_settings)
         if beams == 1:
             own.update(length_penalty=None, early_stopping=None)
         return own
@@ -222,6 +261,21 @@ class TargetGenerator:
         elif tokens and tokens[-1] in self.sampler.end_ids:
             reason = "eos"
         return Sample(prompt, index, text, tuple(tokens), reason, logprob)
+
+
+def first_texts(
+    generator: TargetGenerator, requests: Sequence[PromptRequest], seed: int, watch: Watch
+) -> tuple[list[str], int]:
+    """The first text for each source, and the number of sources that are cut to fit the model."""
+    settings = generator.settings.changed(truncate_prompt=True)
+    sources = encode_sources(requests, generator.pairs, generator.model.config, settings, seed)
+    texts = []
+    with watch("generating", len(sources)) as advance:
+        for sample in generator.write(sources, tick=lambda: advance(0)):
+            if sample.index == 0:
+                texts.append(sample.text)
+                advance(1)
+    return texts, sum(source.cut > 0 for source in sources)
 
 
 class _Draw(LogitsProcessor):  # type: ignore[misc]  # transformers comes without types

@@ -120,7 +120,7 @@ class MaskFiller:
         self._head = split_head(model)
         self._pad = 0 if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
 
-    def fill_masks(
+    def write(
         self, prompts: Sequence[Prompt], tick: Callable[[], None] = lambda: None
     ) -> Iterator[FilledPrompt]:
         """The prompts in order, filled. `tick` is called before every batch and may raise.

@@ -35,7 +35,8 @@ class ControlTokens:
         escaped = "|".join(map(re.escape, self.names))
         self._pattern = re.compile(escaped or r"(?!)")
         # Names that are matched after normalization may be spelled otherwise in a text.
-        normalizes = getattr(tokenizer.backend_tokenizer, "normalizer", None) is not None
+        backend = getattr(tokenizer, "backend_tokenizer", None)  # some are written in Python
+        normalizes = getattr(backend, "normalizer", None) is not None
         control = [token for token in added if token.content in self.names]
         self._may_hide = normalizes and any(token.normalized for token in control)
 

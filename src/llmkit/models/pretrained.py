@@ -14,6 +14,7 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrain
 
 import llmkit.models.experts.ensemble
 import llmkit.models.transformer  # noqa: F401 (both register their architectures)
+from llmkit import extras
 from llmkit.config.schema import Config
 from llmkit.errors import ConfigError, DataError, InputNotFound
 from llmkit.models import build, hub, rope
@@ -32,6 +33,8 @@ _PURPOSES: dict[ModelKind, Purpose] = {
     "tagger": build.TAGGER_MODEL,
     "encoder-decoder": build.SEQ2SEQ_MODEL,
 }
+_SLOW = ("marian", "m2m_100")
+"""Model types whose tokenizers have no fast implementation."""
 _COUNTS = ("vocab_size", "hidden_size", "num_hidden_layers", "max_position_embeddings")
 """Settings of a config that must be integers above 0; most models have these names."""
 
@@ -94,7 +97,12 @@ class Pretrained:
     @cached_property
     def own_tokenizer(self) -> PreTrainedTokenizerFast:
         """The tokenizer saved with the model, loaded once."""
-        return tokenizers.load_tokenizer(self.location, self.revision, self.config)
+        has_fast = (Path(self.location) / "tokenizer.json").is_file()
+        slow = self.config.model_type in _SLOW and not has_fast
+        if slow:
+            what = f"a tokenizer of {self.config.model_type}"
+            extras.require("sentencepiece", "translation", what, self.name)
+        return tokenizers.load_tokenizer(self.location, self.revision, self.config, slow)
 
     @cached_property
     def unchecked_tokenizer(self) -> PreTrainedTokenizerFast:
@@ -215,11 +223,12 @@ def to_train(config: Config) -> Pretrained | None:
 
 def compared(config: Config) -> list[Pretrained]:
     """The model that a config names, and those to compare it with; empty without a model."""
-    first = of_config(config)
+    first = of_config(config, encoder_decoder=True)
     if first is None:
         return []
     tokenizer = config.tokenizer.name_or_path
-    return [first, *(open_model(name, None, tokenizer) for name in config.evaluation.compare_with)]
+    others = (open_model(name, None, tokenizer) for name in config.evaluation.compare_with)
+    return [first, *others]
 
 
 def _check_values(config: PretrainedConfig, name: str) -> None:

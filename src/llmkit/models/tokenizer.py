@@ -69,8 +69,7 @@ def train_bpe_with_frame(
 def train_bpe_with_end(
     texts: Iterable[str], vocab_size: int, model_type: str | None = None
 ) -> PreTrainedTokenizerFast:
-    """The same for an encoder-decoder model: </s> ends each text, and a decoder starts with
-    <pad>."""
+    """The same for an encoder-decoder model: </s> ends each text, <pad> starts a decoder."""
     return _train(_with_end, ["<pad>", "</s>", "<unk>"], texts, vocab_size, model_type)
 
 
@@ -168,14 +167,16 @@ def auto_vocab_size(n_bytes: int) -> int:
 
 
 def load_tokenizer(
-    name_or_path: str, revision: str | None = None, config: PretrainedConfig | None = None
+    name_or_path: str,
+    revision: str | None = None,
+    config: PretrainedConfig | None = None,
+    slow: bool = False,
 ) -> PreTrainedTokenizerFast:
     """Loads the tokenizer of a directory, a run or a hub name; only an existing directory is local.
 
-    `config` is that of the tokenizer's model, if it was loaded and checked.
-
-    Raises InputNotFound, HubUnreachable, DataError for a tokenizer without a fast implementation,
-    and Unsafe for one that would run code.
+    `config` is that of the tokenizer's model, if it was loaded and checked. `slow` ones may be
+    written in Python. Raises InputNotFound, HubUnreachable, Unsafe for one that would run code, and
+    DataError for one without a fast implementation.
     """
     place = directory.locate_tokenizer(name_or_path)
     local = Path(place).is_dir()
@@ -193,7 +194,7 @@ def load_tokenizer(
         if isinstance(fault, Exception) or type(fault).__name__ == "PanicException":
             raise _translate_error(name_or_path, local, fault) from fault
         raise
-    if not isinstance(tokenizer, PreTrainedTokenizerFast) or not tokenizer.is_fast:
+    if not slow and not (isinstance(tokenizer, PreTrainedTokenizerFast) and tokenizer.is_fast):
         raise DataError(
             f"{name_or_path} has a {type(tokenizer).__name__}, which has no fast implementation",
             where="tokenizer.name_or_path",
@@ -270,9 +271,10 @@ def read_as_text(tokenizer: PreTrainedTokenizerFast) -> None:
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
     """The sha256 of everything that determines the ids of a text."""
-    # The tokenizer of a classifier may have no end-of-text token, and needs none.
+    # A classifier needs no end-of-text token.
     frame = framing(tokenizer) if tokenizer.eos_token_id is not None else Framing(-1, -1)
-    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    slow = None if tokenizer.is_fast else tokenizer.get_vocab()
+    backend = slow or json.loads(tokenizer.backend_tokenizer.to_str())
     # Changed by calls and by saving; our encoding ignores both.
     backend |= {"truncation": None, "padding": None}
     text = json.dumps([backend, frame.opening, frame.closing], sort_keys=True)

@@ -8,6 +8,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from llmkit.data.examples.encoded import Encoded, padding_id
+from llmkit.errors import ConfigError
 from llmkit.models.control_tokens import ControlTokenCount, control_tokens
 
 _TEXTS_AT_ONCE = 1024
@@ -17,13 +18,34 @@ class PairTokenizer:
     """The tokenizer of an encoder-decoder model: some have another vocabulary for targets, or put
     the code of a language around a text.
 
-    `prefix` is put before each source. Names of control tokens in a text are read as text.
+    `prefix` is put before each source, and `languages` are the codes of source and target, where
+    the tokenizer marks them. Names of control tokens in a text are read as text.
+
+    Raises ConfigError for a code that is missing, unknown or of no use.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, prefix: str = "") -> None:
-        self.tokenizer, self.prefix = tokenizer, prefix
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        prefix: str = "",
+        languages: tuple[str | None, str | None] = (None, None),
+    ) -> None:
+        self.tokenizer, self.prefix, self.languages = tokenizer, prefix, languages
+        _set_languages(tokenizer, languages)
         self.pad_id = padding_id(tokenizer)
         self.named = ControlTokenCount(control_tokens(tokenizer))
+
+    @property
+    def own_settings(self) -> dict[str, int]:
+        """The entries of transformers' generation config that make a text begin with the code of
+        its language: mBART starts its decoder with it, others write it first."""
+        if self.languages[1] is None:
+            return {}
+        code, probe = _code_id(self.tokenizer, self.languages[1]), self.targets(["a"], None).ids
+        if code is None or code not in probe:
+            return {}
+        is_first = code == probe[0]
+        return {"forced_bos_token_id" if is_first else "decoder_start_token_id": code}
 
     def sources(
         self,
@@ -75,3 +97,45 @@ class PairTokenizer:
             **given, split_special_tokens=True, verbose=False, **options
         )["input_ids"]
         return found
+
+
+def _set_languages(
+    tokenizer: PreTrainedTokenizerBase, languages: tuple[str | None, str | None]
+) -> None:
+    for name, code, key in zip(
+        ("src_lang", "tgt_lang"), languages, ("source_lang", "target_lang"), strict=True
+    ):
+        marks = hasattr(type(tokenizer), "src_lang")
+        if not marks and code is None:
+            continue
+        if not marks:
+            raise ConfigError(
+                f"the tokenizer, a {type(tokenizer).__name__}, marks no languages",
+                where=f"data.{key}",
+                next="remove it; T5 is told the languages by data.prefix",
+            )
+        if code is None or _code_id(tokenizer, code) is None:
+            known = ", ".join(_codes(tokenizer)[:8])
+            raise ConfigError(
+                "the tokenizer needs the codes of both languages"
+                if code is None
+                else f"the tokenizer has no language {code!r}",
+                where=f"data.{key}",
+                next=f"write one of its codes, such as {known}",
+            )
+        setattr(tokenizer, name, code)
+
+
+def _code_id(tokenizer: PreTrainedTokenizerBase, code: str) -> int | None:
+    """The id of the token of a language; None for an unknown one."""
+    own = getattr(tokenizer, "get_lang_id", None)  # M2M100 encloses its codes
+    if own is not None:
+        return int(own(code)) if code in tokenizer.lang_code_to_token else None
+    found = tokenizer.convert_tokens_to_ids(code)
+    return None if found in (None, tokenizer.unk_token_id) else int(found)
+
+
+def _codes(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The codes of the languages of a tokenizer."""
+    known = getattr(tokenizer, "lang_code_to_token", None)
+    return list(known or [each for each in tokenizer.all_special_tokens if each[0] != "<"])

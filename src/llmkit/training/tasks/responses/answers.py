@@ -14,7 +14,7 @@ from llmkit.data.records.pairs import Pairs
 from llmkit.evaluation import references
 from llmkit.inference import generate, prompts
 from llmkit.inference.batching import Engine
-from llmkit.inference.encoder_decoder import TargetGenerator, encode_sources
+from llmkit.inference.encoder_decoder import TargetGenerator, first_texts
 from llmkit.inference.requests import PromptRequest
 from llmkit.reporting import results
 from llmkit.training.tasks.task import Session
@@ -57,16 +57,7 @@ def targets_of(
     """The first text that an encoder-decoder model writes for each source, which is cut if it is
     too long."""
     items = [PromptRequest(each.opening[0], f"{each.path} row {each.number}") for each in asked]
-    settings = generator.settings.changed(truncate_prompt=True)
-    model = generator.model.config
-    sources = encode_sources(items, generator.pairs, model, settings, config.sampling_seed)
-    with session.watch("generating", len(asked)) as advance:
-        texts = []
-        for sample in generator.targets(sources, tick=lambda: advance(0)):
-            if sample.index == 0:
-                texts.append(sample.text)
-                advance(1)
-    return texts
+    return first_texts(generator, items, config.sampling_seed, session.watch)[0]
 
 
 def _scored(

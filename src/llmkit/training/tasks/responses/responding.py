@@ -75,7 +75,8 @@ class Responding(Task):
 
     def seen(self) -> Fingerprints:
         """The fingerprints of the training texts that the model reads."""
-        return fingerprints.of_rows([each.opening for each in self.data.train], self.tokenizer)
+        own = self.tokenizer if self.tokenizer.is_fast else None
+        return fingerprints.of_rows([each.opening for each in self.data.train], own)
 
     def results(
         self, loss: Loss, validation: Examples | None, figures: Mapping[str, Any]

@@ -92,19 +92,22 @@ class SequenceToSequence(Responding):
             config = asked.changed(model=asked.model.filled(architecture=_ARCHITECTURE))
             build.fill_settings(config.model.architecture, config.model.config, cls.purpose)
         given = pretrained.tokenizer if pretrained else tokenizers.configured_tokenizer(config)
+        compared = given if given is not None and given.is_fast else None
         data = conversations.load_conversations(
-            config, session.sources, session.watch, console.say, console.warn, given, pairs=True
+            config, session.sources, session.watch, console.say, console.warn, compared, pairs=True
         )
         check_responses(config, bool(data.validation))
         tokenizer = given or _trained_tokenizer(config, data, console.say)
         made, lengths = _shape(config, pretrained, tokenizer)
         tokenizers.check_fit(tokenizer, made, config)
-        tokenizer = tokenizer_saving.savable_tokenizer(tokenizer, made)
+        if tokenizer.is_fast:
+            tokenizer = tokenizer_saving.savable_tokenizer(tokenizer, made)
         config = config.changed(
             data=data.data.changed(max_length=lengths[0], max_target_length=lengths[1])
         )
         _remember(made, config)
-        pairs = PairTokenizer(tokenizer, config.data.prefix)
+        languages = config.data.source_lang, config.data.target_lang
+        pairs = PairTokenizer(tokenizer, config.data.prefix or "", languages)
         with torch.device("meta"):
             outline = build.new_model(made, 0, cls.purpose)
         encoded = _encoded(data, pairs, lengths, shift_of(outline), session)
@@ -167,7 +170,10 @@ class SequenceToSequence(Responding):
         """Set how the saved model generates: with the beams and the length of this run."""
         settings = self.config.generation
         model.generation_config.update(
-            num_beams=settings.num_beams, max_new_tokens=settings.max_new_tokens, max_length=None
+            num_beams=settings.num_beams,
+            max_new_tokens=settings.max_new_tokens,
+            max_length=None,
+            **self.pairs.own_settings,
         )
         return model
 
@@ -286,7 +292,8 @@ def _shape(
 def _remember(made: PretrainedConfig, config: Config) -> None:
     """Notes in the model config how rows are read again."""
     data = config.data
-    facts = {"prefix": data.prefix} if data.prefix else {}
+    names = ("prefix", "source_lang", "target_lang")
+    facts = {name: value for name in names if (value := getattr(data, name))}
     assert data.source_column is not None
     assert data.target_column is not None
     classifier.remember_columns(made, [data.source_column], [data.target_column], facts)

@@ -1,0 +1,102 @@
+"""`llmkit generate` and `evaluate` with an encoder-decoder model, as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from sacrebleu.metrics import CHRF
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+from llmkit.models.classifier import remember_columns
+from tests import pairs
+from tests.jobs import write_table
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny BART that remembers its columns and its prefix."""
+    own = pairs.bart_tokenizer()
+    made = pairs.bart(own)
+    with torch.no_grad():
+        made.get_output_embeddings().weight.mul_(8.0)
+    remember_columns(made.config, ["source"], ["target"], {"prefix": "to German: "})
+    made.generation_config.update(num_beams=2, max_new_tokens=6, max_length=None)
+    return pairs.save(made, own, tmp_path_factory.mktemp("models") / "bart")
+
+
+def plain(model: Path, text: str) -> str:
+    own = AutoTokenizer.from_pretrained(model)
+    made = AutoModelForSeq2SeqLM.from_pretrained(model).eval()
+    row = made.generate(**own("to German: " + text, return_tensors="pt"))[0]
+    return str(own.decode(row, skip_special_tokens=True))
+
+
+def test_translations_come_in_order_and_a_killed_job_resumes(model, call, trials, tmp_path) -> None:
+    sources = [source for source, _ in pairs.word_pairs(9, 40)]
+    file = tmp_path / "sources.txt"
+    file.write_text("\n".join(sources) + "\n")
+    whole, stopped = tmp_path / "whole.jsonl", tmp_path / "stopped.jsonl"
+    line = ("generate", "--model", model, "--prompts-file", file,
+            "generation.micro_batch_size=4")  # fmt: skip
+    result = call(*line, "--output", whole)
+    assert (result["code"], result["samples"]) == (0, 40), result["said"]
+    records = [json.loads(each) for each in whole.open()]
+    assert [record["prompt"] for record in records] == sources
+    assert [record["text"] for record in records[:3]] == [plain(model, s) for s in sources[:3]]
+    process = trials.start(*line, "--output", stopped)
+    process.until_lines(stopped, 5)
+    process.end(signal.SIGKILL)
+    again = call(*line, "--output", stopped)
+    assert again["code"] == 0, again["said"]
+    assert stopped.read_bytes() == whole.read_bytes()
+
+
+def test_keys_of_other_models_are_refused(model, call) -> None:
+    found = call("generate", "--model", model, "--prompt", "one", "generation.explain=2")
+    assert found["code"] == 78
+    assert "generation.explain" in found["error"]["where"]
+    found = call("generate", "--model", model, "--prompt", "one",
+                 "generation.num_return_sequences=3")  # fmt: skip
+    assert found["code"] == 78
+    assert "num_beams" in found["error"]["next"]
+
+
+def test_the_loss_and_the_metrics_on_references_are_those_of_the_libraries(
+    model, call, tmp_path
+) -> None:
+    rows = pairs.word_pairs(4, 8)
+    table = write_table(tmp_path / "test.csv", rows, ("source", "target"))
+    found = call("evaluate", "--model", model, "--csv", table)
+    assert found["code"] == 0, found["said"]
+    own = AutoTokenizer.from_pretrained(model)
+    made = AutoModelForSeq2SeqLM.from_pretrained(model).eval()
+    nll, count = 0.0, 0
+    for source, target in rows:
+        batch = own("to German: " + source, text_target=target, return_tensors="pt")
+        with torch.no_grad():
+            nll += made(**batch).loss.item() * batch["labels"].numel()
+        count += batch["labels"].numel()
+    assert found["tokens"] == count
+    assert found["loss"] == pytest.approx(nll / count, rel=1e-4)
+    texts = [plain(model, source) for source, _ in rows]
+    chrf = CHRF().corpus_score(texts, [[target for _, target in rows]]).score
+    assert found["chrf"] == pytest.approx(chrf)
+    assert found["protocol"]["generation"]["num_beams"] == 2
+    columns = ("evaluation.prompt_column=source", "evaluation.reference_column=target")
+    other = call("evaluate", "--model", model, "--csv", table, *columns, 'data.prefix=""')
+    assert other["code"] == 0, other["said"]
+    assert other["loss"] != pytest.approx(found["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("command", ["chat", "export", "predict"])
+def test_commands_for_other_models_refuse_it(model, call, command, tmp_path) -> None:
+    table = write_table(tmp_path / "rows.csv", [("one",)], ("text",))
+    more = ["--csv", table] if command == "predict" else []
+    more += ["--format", "safetensors", "--output", tmp_path / "x"] if command == "export" else []
+    found = call(command, "--model", model, *more)
+    assert found["code"] == 78
+    assert "encoder-decoder model" in found["error"]["what"]
