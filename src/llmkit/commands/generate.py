@@ -212,8 +212,9 @@ def _engine(work: _Work, processes: Processes | None, console: Console) -> _Engi
         "encoder-decoder": encoder_decoder.target_generator,
     }
     load = loads.get(work.model.kind, generate.engine)
+    device = processes.device if processes else generate.usual_device()
     with console.loading_model():
-        return load(work.config, work.model, processes.device if processes else None)
+        return load(work.config, work.model, device)
 
 
 def _warn(work: _Work, console: Console) -> None:

@@ -21,7 +21,6 @@ from llmkit.config.schema import Config, DataConfig, GenerationConfig
 from llmkit.data.examples.encoded import Encoded
 from llmkit.data.examples.pair_tokenizer import PairTokenizer
 from llmkit.errors import DataError
-from llmkit.inference import generate
 from llmkit.inference.generated import FinishReason, Sample
 from llmkit.inference.prompts import Prompt
 from llmkit.inference.requests import PromptRequest
@@ -133,12 +132,10 @@ def own_settings(opened: Pretrained) -> OwnSettings:
         return OwnSettings.from_model_config(opened.config)
 
 
-def target_generator(
-    config: Config, opened: Pretrained, device: torch.device | None
-) -> TargetGenerator:
-    """Loads an encoder-decoder model on its device in the configured precision."""
-    device = device or generate.usual_device()
-    settings = generate.resolved(config, device).generation
+def target_generator(config: Config, opened: Pretrained, device: torch.device) -> TargetGenerator:
+    """Loads an encoder-decoder model on its device in the configured precision, which is
+    resolved."""
+    settings = config.generation
     model = load_model(opened, build.SEQ2SEQ_MODEL).eval()
     if settings.precision == "bf16":
         model = int8.to_bf16(model)
