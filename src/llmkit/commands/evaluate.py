@@ -228,7 +228,7 @@ def _evaluate_references(
 def _evaluate_pairs(
     config: Config, model: Pretrained, asked: Pairs, processes: Processes, console: Console
 ) -> tuple[dict[str, Any], _Samples]:
-    """The loss of an encoder-decoder model on references, and the metrics of its own texts."""
+    """The loss of an encoder-decoder model on references, and the metrics of what it writes."""
     if overlap := _overlap_with_training(model, [(prompt,) for prompt in asked.prompts], console):
         console.warn(summary.of_overlap(model.name, overlap.shared, "row", None))
     with console.loading_model():
