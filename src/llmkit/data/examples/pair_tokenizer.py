@@ -112,7 +112,7 @@ def _set_languages(
             raise ConfigError(
                 f"the tokenizer, a {type(tokenizer).__name__}, marks no languages",
                 where=f"data.{key}",
-                next="remove it; T5 is told the languages by data.prefix",
+                next="remove it; for T5, data.prefix names the languages",
             )
         if code is None or _code_id(tokenizer, code) is None:
             known = ", ".join(_codes(tokenizer)[:8])
