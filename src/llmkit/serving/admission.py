@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
 from typing import TypeVar
 
 from starlette.requests import Request
@@ -24,6 +25,9 @@ _Job = TypeVar("_Job", bound=Job)
 _RECENT = 0.05
 """Weight of the newest request in the mean seconds of requests."""
 
+_SHORT = 1000
+"""Maximum number of characters that are encoded in the event loop."""
+
 
 class ClientGone(Exception):
     """The client has closed its connection."""
@@ -38,7 +42,9 @@ class Admission:
         self.is_stopping = False
         self.open: set[Ticket] = set()
         self.encoder = ThreadPoolExecutor(1, "encoder")
-        """Encodes prompts: in the event loop or between two tokens, a long one would delay all."""
+        """Encodes long prompts: in the event loop or between two tokens, they would delay all."""
+        self.encoding = Lock()
+        """Held while a prompt is encoded: no tokenizer does two at once."""
         self._seconds = 1.0
         """Mean duration of recent requests."""
         metrics.observe(self)
@@ -104,9 +110,20 @@ class Ticket:
         self._watch = self._loop.create_task(self._watch_client(request))
         admission.open.add(self)
 
-    async def submit(self, make: Callable[[], _Job]) -> _Job:
-        """Makes the job of the request in the encoder's thread, and hands it to the engine."""
-        job = await self._loop.run_in_executor(self.admission.encoder, make)
+    async def submit(self, make: Callable[[], _Job], n_characters: float) -> _Job:
+        """Makes the job of the request from so many characters, and hands it to the engine.
+
+        A long text is encoded in the encoder's thread. A short one takes less time than the way to
+        that thread and back.
+        """
+        encoding = self.admission.encoding
+        if n_characters <= _SHORT and encoding.acquire(blocking=False):
+            try:
+                job = make()
+            finally:
+                encoding.release()
+        else:
+            job = await self._loop.run_in_executor(self.admission.encoder, _made, encoding, make)
         job.events, self.job = self._events, job
         self.admission.worker.submit(self.model, job)
         return job
@@ -169,3 +186,9 @@ class Ticket:
         what = fault.what if isinstance(fault, LlmkitError) else type(fault).__name__
         self.admission.warn(f"a request for {self.model} failed: {type(fault).__name__}: {fault}")
         return refusals.failed(what)
+
+
+def _made(encoding: Lock, make: Callable[[], _Job]) -> _Job:
+    """The job of a request, once no other is encoded."""
+    with encoding:
+        return make()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -118,6 +119,11 @@ class Sampling(Body):
     response_format: ResponseFormat | None = None
     """The form of the text; any by default."""
 
+    def _n_characters(self, texts: Sequence[str]) -> float:
+        """The characters of texts to encode; infinite with a form of the text, to be compiled."""
+        has_form = self.choices or self.regex or self.response_format
+        return math.inf if has_form else sum(map(len, texts))
+
 
 class CompletionBody(Sampling):
     """Text to continue."""
@@ -128,6 +134,10 @@ class CompletionBody(Sampling):
     """Maximum number of new tokens."""
     logprobs: _Candidates | None = None
     """Returns the log-probability of each token, and of this many of the most likely ones."""
+
+    def n_characters(self) -> float:
+        """How much there is to encode."""
+        return self._n_characters([self.prompt] if isinstance(self.prompt, str) else self.prompt)
 
 
 class TextPart(Body):
@@ -164,6 +174,10 @@ class ChatBody(Sampling):
     top_logprobs: _Candidates | None = None
     """Returns those of this many of the most likely tokens, too; needs `logprobs`."""
 
+    def n_characters(self) -> float:
+        """How much there is to encode."""
+        return self._n_characters([turn.as_message()["content"] for turn in self.messages])
+
 
 class TextPair(Body):
     """Two texts that are classified together."""
@@ -184,6 +198,10 @@ class ClassifyBody(Body):
         """The texts, or pairs, in order."""
         given = self.input if isinstance(self.input, list) else [self.input]
         return [(each,) if isinstance(each, str) else (each.text, each.text_pair) for each in given]
+
+    def n_characters(self) -> int:
+        """How much there is to encode."""
+        return sum(len(text) for texts in self.texts() for text in texts)
 
 
 BODIES = (CompletionBody, ChatBody, ClassifyBody)

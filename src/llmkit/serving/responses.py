@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
 import time
 from collections import Counter
@@ -16,6 +17,9 @@ _REASONS: Mapping[FinishReason, str] = {
     "eos": "stop", "stop": "stop", "length": "length", "context": "length",
     "nothing_allowed": "stop",
 }  # fmt: skip
+
+_SERVER, _NUMBERS = secrets.token_hex(8), itertools.count(1)
+"""What the ids of this server's responses begin with, and the number that follows."""
 
 _DECIMALS = 6
 _IMPOSSIBLE = -9999.0
@@ -37,7 +41,7 @@ class TextResponse:
         self._lengths = Counter[int]()
         """Characters of the tokens of each text so far."""
         self._head = {
-            "id": f"{'chatcmpl' if is_chat else 'cmpl'}-{secrets.token_hex(12)}",
+            "id": f"{'chatcmpl' if is_chat else 'cmpl'}-{_SERVER}{next(_NUMBERS):08x}",
             "created": int(time.time()),
             "model": model.name,
             "system_fingerprint": model.fingerprint,

@@ -206,6 +206,22 @@ def test_first_texts_of_streams_are_sent_before_the_batch_continues(inside: Insi
         assert inside.happened.count(seed) > 9, seed
 
 
+def test_a_text_that_is_being_encoded_never_stops_the_event_loop(inside: Inside) -> None:
+    """Short texts are encoded in the event loop, but only while no other text is encoded."""
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        asked, encoding = [body("the cat"), body("a dog " * 15)], inside.service.admission.encoding
+        expected = [*await texts_of(client, asked[:1]), *await texts_of(client, asked[1:])]
+        with encoding:
+            going = asyncio.create_task(texts_of(client, asked))
+            for _ in range(3):
+                assert (await client.get("/health")).status_code == 200
+            assert not going.done()
+        assert await going == expected
+
+    inside.run(scenario)
+
+
 def test_a_choice_that_does_not_fit_is_refused_by_the_engine(inside: Inside) -> None:
     async def scenario(client: httpx.AsyncClient) -> None:
         fields = {"choices": ["a very long choice"], "max_tokens": 2}

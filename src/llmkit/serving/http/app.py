@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 import llmkit
 from llmkit.serving import bodies, metrics
 from llmkit.serving.admission import ClientGone, Ticket
-from llmkit.serving.bodies import BODIES, ChatBody, ClassifyBody, CompletionBody, Sampling
+from llmkit.serving.bodies import BODIES, ChatBody, ClassifyBody, CompletionBody
 from llmkit.serving.engines.jobs import TextJob
 from llmkit.serving.http import pages
 from llmkit.serving.http.stream import TextStream
@@ -69,14 +69,14 @@ async def _generate(
     service: Service,
     request: Request,
     model: TextModel,
-    body: Sampling,
+    body: CompletionBody | ChatBody,
     make: Callable[[], TextJob],
     respond: Callable[[TextJob], TextResponse],
 ) -> Response:
     """Carries out a request for text."""
     ticket = service.admission.admit(request, model.name)
     try:
-        job = await ticket.submit(make)
+        job = await ticket.submit(make, body.n_characters())
         response = respond(job)
         if body.stream:
             await ticket.next()  # errors before the first token have their own status
@@ -106,10 +106,10 @@ async def _labels(
 ) -> dict[str, object]:
     """The labels of a request, once they are computed."""
     if isinstance(model, TagModel):
-        tagging = await ticket.submit(partial(model.job, body))
+        tagging = await ticket.submit(partial(model.job, body), body.n_characters())
         await ticket.finish()
         return model.response(tagging)
-    classification = await ticket.submit(partial(model.job, body))
+    classification = await ticket.submit(partial(model.job, body), body.n_characters())
     await ticket.finish()
     return model.response(classification)
 
