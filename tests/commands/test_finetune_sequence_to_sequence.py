@@ -118,10 +118,18 @@ def test_plain_transformers_gives_the_reported_loss_and_the_same_texts(reference
         assert own.decode(made[0], skip_special_tokens=True) == sample["prediction"]
 
 
-@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize(
+    ("size", "changes"),
+    [(1, ()), (3, ()), (3, ("model.architecture=transformer", "model.config.hidden_dropout=0.2",
+                            "model.config.attention_dropout=0.1"))],
+)  # fmt: skip
 def test_the_micro_batch_changes_no_figure_with_dropout_and_smoothing(
-    reference, command, call, tmp_path, size
+    command, call, tmp_path, size, changes
 ) -> None:
+    if changes:
+        bart = ("model.config.d_model", "model.config.dropout")
+        command = [*(key for key in command if not str(key).startswith(bart)), *changes]
+        command.append("model.config.hidden_size=32")
     line = (*command, f"train.micro_batch_size={size}", "train.max_steps=12")
     runs = [tmp_path / "small", tmp_path / "whole"]
     assert call(*line, "--output-dir", runs[0])["code"] == 0

@@ -9,6 +9,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
 )
@@ -21,10 +22,12 @@ from llmkit.models.transformer.heads import (
     TransformerForTokenClassification,
 )
 from llmkit.models.transformer.model import TransformerModel
+from llmkit.models.transformer.seq2seq import TransformerForSeq2SeqLM
 
 AutoConfig.register(TransformerConfig.model_type, TransformerConfig)
 AutoModel.register(TransformerConfig, TransformerModel)
 AutoModelForCausalLM.register(TransformerConfig, TransformerForCausalLM)
 AutoModelForMaskedLM.register(TransformerConfig, TransformerForMaskedLM)
+AutoModelForSeq2SeqLM.register(TransformerConfig, TransformerForSeq2SeqLM)
 AutoModelForSequenceClassification.register(TransformerConfig, TransformerForSequenceClassification)
 AutoModelForTokenClassification.register(TransformerConfig, TransformerForTokenClassification)

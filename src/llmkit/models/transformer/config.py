@@ -43,6 +43,9 @@ class TransformerConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers
     use_cache: bool = True
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
+    decoder_start_token_id: int | None = None
+    """The id that begins what the decoder of an encoder-decoder model reads."""
+    is_encoder_decoder: bool = False
     pad_token_id: int | None = None
 
     def __post_init__(self, **kwargs: object) -> None:

@@ -8,7 +8,8 @@ any architecture of transformers, where its name is `transformer`.
 
 The defaults are the improvements since "Attention Is All You Need" (Vaswani et al. 2017, arXiv
 1706.03762): rotary positions, RMS norm before each sublayer, a gated feed-forward network, no
-biases. Other settings give the paper's decoder, GPT-2, or a model like BERT.
+biases. Other settings give the paper's decoder, GPT-2, or a model like BERT; `seq2seq.py` adds the
+paper's encoder-decoder.
 """
 
 from __future__ import annotations
@@ -191,7 +192,7 @@ class TransformerPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
     config_class = TransformerConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _no_split_modules = ("TransformerLayer",)
+    _no_split_modules = ("TransformerLayer", "DecoderLayer")
     _supports_sdpa = True
     _can_compile_fullgraph = True
 
@@ -208,6 +209,8 @@ class TransformerPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
 class TransformerModel(TransformerPreTrainedModel):
     """Token ids to hidden states: embedding, positions, layers."""
 
+    layer_class: type[TransformerLayer] = TransformerLayer
+
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__(config)
         hidden = config.hidden_size
@@ -216,7 +219,7 @@ class TransformerModel(TransformerPreTrainedModel):
             self.embed_positions = nn.Embedding(config.max_position_embeddings, hidden)
         self.dropout = nn.Dropout(config.hidden_dropout)
         self.layers = nn.ModuleList(
-            TransformerLayer(config, layer) for layer in range(config.num_hidden_layers)
+            self.layer_class(config, layer) for layer in range(config.num_hidden_layers)
         )
         before = config.norm_position == "before"
         self.norm = normalization(config) if before else nn.Identity()
