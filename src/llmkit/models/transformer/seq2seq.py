@@ -89,12 +89,12 @@ class DecoderLayer(TransformerLayer):
         if self.norm_first:
             x = x + self.dropout(self.attention(first(x), *own))
             x = x + self.dropout(self.cross_attention.attend(second(x), *seen))
-            done: Tensor = x + self.dropout(self.feed_forward(third(x)))
-            return done
-        x = first(x + self.dropout(self.attention(x, *own)))
-        x = second(x + self.dropout(self.cross_attention.attend(x, *seen)))
-        done = third(x + self.dropout(self.feed_forward(x)))
-        return done
+            x = x + self.dropout(self.feed_forward(third(x)))
+        else:
+            x = first(x + self.dropout(self.attention(x, *own)))
+            x = second(x + self.dropout(self.cross_attention.attend(x, *seen)))
+            x = third(x + self.dropout(self.feed_forward(x)))
+        return x
 
 
 class TransformerDecoder(TransformerModel):
