@@ -17,6 +17,10 @@ from llmkit.export.gguf.architectures import ARCHITECTURES
 from llmkit.export.source import ExportSource
 from llmkit.export.texts import probe_texts
 from llmkit.models import pretrained
+from llmkit.models.experts import merge
+from llmkit.models.experts.saving import save_merged
+from llmkit.models.experts.twins import is_feed_forward
+from tests.models.experts.families import sources
 
 from .conftest import MakeModel, silent, trained, wrapped
 
@@ -82,6 +86,29 @@ def test_ids_and_logits_are_those_of_transformers(
     assert found["same_most_likely_token"] == 1.0
     assert found["perplexity_of_file"] == pytest.approx(found["perplexity"], rel=1e-4)
     check_greedy(tmp_path / kind, tmp_path / "model.gguf")
+
+
+@pytest.mark.parametrize(("kind", "routed"), [("qwen3", "qwen3_moe"), ("llama", "mixtral")])
+def test_a_merge_of_three_experts_is_read(
+    kind: str, routed: str, make_model: MakeModel, tmp_path: Path
+) -> None:
+    models = []
+    for number in range(3):
+        place = make_model(kind).rename(tmp_path / str(number))
+        model = AutoModelForCausalLM.from_pretrained(place)
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                if is_feed_forward(name):
+                    weight.mul_(1 + number)
+        models.append(model)
+    save_merged(merge.mixture(sources(models), "average", "fit", 2, 0), tmp_path / routed)
+    AutoTokenizer.from_pretrained(tmp_path / "0").save_pretrained(tmp_path / routed)
+    found = exported(tmp_path / routed, tmp_path / "model.gguf")
+    print(routed, found)
+    assert found["largest_difference"] < 1e-3
+    assert found["same_most_likely_token"] == 1.0
+    assert found["perplexity_of_file"] == pytest.approx(found["perplexity"], rel=1e-4)
+    check_greedy(tmp_path / routed, tmp_path / "model.gguf")
 
 
 def check_greedy(directory: Path, file: Path) -> None:
