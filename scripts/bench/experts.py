@@ -7,12 +7,19 @@ row is the mean over the seeds of the runs. Runs are kept in DIRECTORY, so that 
 
     .venv/bin/python scripts/bench/experts.py NOVELS HELD_OUT_NOVELS POEMS DIRECTORY
         [--steps 400] [--branch-steps 200] [--seeds 3] [--width 128] [--layers 4]
+
+`--costs` prints only what merging three branches of 14 million weights costs: time, memory (in
+models, beyond that of merging very small ones), and how many forward passes of a branch one of the
+ensemble takes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import shutil
+import statistics
 import subprocess
 import sys
 import sysconfig
@@ -20,6 +27,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from llmkit.models import pretrained
+
+LLMKIT = (sys.executable, "-m", "llmkit")
 DOMAINS = ("novels", "poems", "code")
 HELD_OUT_MODULES = 12  # every twelfth module of the standard library is held out
 HELD_OUT_BYTES = 100_000  # of each domain
@@ -68,7 +80,7 @@ class Runs:
 
     def llmkit(self, *arguments: object) -> dict[str, Any]:
         """The result of a command."""
-        line = [sys.executable, "-m", "llmkit", *map(str, arguments), "--json", "--quiet"]
+        line = [*LLMKIT, *map(str, arguments), "--json", "--quiet"]
         done = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True)
         return dict(json.loads(done.stdout))
 
@@ -134,6 +146,76 @@ class Runs:
         return rows
 
 
+COST_ROUNDS = 9
+
+
+class Costs:
+    """What merging branches of 14 million weights costs; they are trained for a step."""
+
+    LARGE = ({"hidden_size": 384, "num_hidden_layers": 6}, 8192)
+    SMALL = ({"hidden_size": 32, "num_hidden_layers": 2}, 300)
+
+    def __init__(self, asked: argparse.Namespace) -> None:
+        self.directory = asked.directory / "costs"
+        self.config = json.loads((asked.directory / "experts.yaml").read_text(encoding="utf-8"))
+
+    def branches(self, name: str, shape: dict[str, int], vocabulary: int) -> list[str]:
+        """The options that name three branches of a seed with this shape."""
+        place = self.directory / name
+        place.mkdir(parents=True, exist_ok=True)
+        domains = self.config["data"]["mixture"].items()
+        text = {domain: {"files": each["validation_files"]} for domain, each in domains}
+        data = {**self.config["data"], "mixture": text, "validation_fraction": 0}
+        model = {**self.config["model"], "config": shape}
+        train = {**self.config["train"], "max_steps": 1}
+        config = {"data": data, "model": model, "train": train}
+        config["tokenizer"] = {"vocab_size": vocabulary}
+        (place / "config.yaml").write_text(json.dumps(config), encoding="utf-8")
+        runs = {"seed": ()} | {n: ("--model", place / "seed", "--expert", n) for n in DOMAINS}
+        for run, options in runs.items():
+            if not (place / run / "final").exists():
+                line = ("pretrain", place / "config.yaml", "-o", place / run, *options, "--quiet")
+                subprocess.run([*LLMKIT, *map(str, line)], check=True)
+        return [f"--expert={domain}={place / domain}" for domain in DOMAINS]
+
+    def merge(self, given: list[str], into: str) -> tuple[float, int]:
+        """The seconds of a merge, and the peak of its memory in bytes."""
+        run = self.directory / "merged" / into
+        shutil.rmtree(run, ignore_errors=True)
+        began = time.monotonic()
+        line = [*LLMKIT, "merge", *given, "-o", str(run), f"merge.into={into}", "--quiet"]
+        process = subprocess.Popen(line)
+        _, status, used = os.wait4(process.pid, 0)
+        if status:
+            raise SystemExit(f"{' '.join(line)} failed")
+        return time.monotonic() - began, used.ru_maxrss * 1024
+
+    def print_costs(self) -> None:
+        """Prints the figures of each way to merge."""
+        small = self.branches("small", *self.SMALL)
+        large = self.branches("large", *self.LARGE)
+        file = self.directory / "large" / DOMAINS[0] / "final/model.safetensors"
+        for into in ("average", "moe", "ensemble"):
+            (_, least), (seconds, most) = (self.merge(given, into) for given in (small, large))
+            models = (most - least) / file.stat().st_size
+            print(f"merge.into={into}: {seconds:.1f} s, the memory of {models:.2f} models")
+        print(f"ensemble: {self.passes():.2f} forward passes of a branch")
+
+    def passes(self) -> float:
+        """The time of a forward pass of the merged ensemble, beside that of one of its experts."""
+        opened = pretrained.open_model(str(self.directory / "merged/ensemble"))
+        ensemble = pretrained.load_model(opened).eval()
+        ids = torch.randint(0, opened.config.vocab_size, (8, 128))
+        times: dict[str, list[float]] = {"ensemble": [], "expert": []}
+        with torch.inference_mode():
+            for _ in range(COST_ROUNDS):
+                for name, model in (("ensemble", ensemble), ("expert", ensemble.experts[0])):
+                    began = time.process_time()  # other jobs count less than by the clock
+                    model(ids, use_cache=False)
+                    times[name].append(time.process_time() - began)
+        return statistics.median(times["ensemble"]) / statistics.median(times["expert"])
+
+
 def _by_domain(result: dict[str, Any]) -> dict[str, float]:
     return {row["domain"]: row["bits_per_byte"] for row in result["by_domain"]}
 
@@ -154,6 +236,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--freeze", nargs="+", default=["none", "trunk"])
+    parser.add_argument("--costs", action="store_true")
     asked = parser.parse_args()
     asked.directory.mkdir(parents=True, exist_ok=True)
     files = {
@@ -179,6 +262,9 @@ def main() -> None:
     }  # fmt: skip
     # JSON is YAML.
     (asked.directory / "experts.yaml").write_text(json.dumps(config, indent=1), encoding="utf-8")
+    if asked.costs:
+        Costs(asked).print_costs()
+        return
     began = time.monotonic()
     tables = [Runs(asked, seed).table() for seed in range(asked.seeds)]
     print(f"{'bits per byte of held-out text':64}" + "".join(f"{n:>9}" for n in (*DOMAINS, "mean")))
