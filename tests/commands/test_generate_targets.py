@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import signal
 from pathlib import Path
@@ -92,11 +93,33 @@ def test_the_loss_and_the_metrics_on_references_are_those_of_the_libraries(
     assert other["loss"] != pytest.approx(found["loss"], rel=1e-5)
 
 
-@pytest.mark.parametrize("command", ["chat", "export", "predict"])
+@pytest.mark.parametrize("command", ["chat", "export"])
 def test_commands_for_other_models_refuse_it(model, call, command, tmp_path) -> None:
-    table = write_table(tmp_path / "rows.csv", [("one",)], ("text",))
-    more = ["--csv", table] if command == "predict" else []
-    more += ["--format", "safetensors", "--output", tmp_path / "x"] if command == "export" else []
+    more = ["--format", "safetensors", "--output", tmp_path / "x"] if command == "export" else []
     found = call(command, "--model", model, *more)
     assert found["code"] == 78
     assert "encoder-decoder model" in found["error"]["what"]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_predict_writes_a_text_for_each_row_and_resumes(model, call, tmp_path, suffix) -> None:
+    rows = [(n, source) for n, (source, _) in enumerate(pairs.word_pairs(6, 20))]
+    table = write_table(tmp_path / "rows.csv", rows, ("id", "source"))
+    out = tmp_path / f"out.{suffix}"
+    line = ("predict", "--model", model, "--csv", table)
+    found = call(*line, "--output", out)
+    assert (found["code"], found["examples"]) == (0, 20), found["said"]
+    assert not {"labels", "below_0.6"} & found.keys()
+    if suffix == "csv":
+        with out.open() as file:
+            written = [row["generated_text"] for row in csv.DictReader(file)]
+        assert out.read_text().startswith("id,source,generated_text\n")
+    else:
+        records = [json.loads(each) for each in out.open()]
+        written = [record["generated_text"] for record in records]
+        assert [record["columns"]["id"] for record in records] == [str(n) for n, _ in rows]
+    assert written[:3] == [plain(model, source) for _, source in rows[:3]]
+    first = out.read_bytes()
+    again = call(*line, "--output", out)
+    assert again["code"] == 0, again["said"]
+    assert out.read_bytes() == first

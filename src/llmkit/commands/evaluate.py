@@ -237,7 +237,9 @@ def _evaluate_pairs(
         PromptRequest(prompt, f"{path} row {number}")
         for prompt, (path, number) in zip(asked.prompts, asked.places, strict=True)
     ]
-    texts, cut = encoder_decoder.first_texts(generator, items, config.sampling_seed, console.watch)
+    with console.watch("generating", len(items)) as advance:
+        how = (generator, items, config.sampling_seed, advance)
+        texts, cut = encoder_decoder.first_texts(*how)
     if cut:
         console.warn(f"{many(cut, 'source')} truncated to the model's length")
     limit = encoder_decoder.source_limit(model.config)

@@ -111,6 +111,9 @@ def _columns(job: str, data: Sequence[str]) -> dict[str, Any]:
     elif job == "completion":
         resolved = roles.resolve_chat_columns(found, asked, _say_nothing)
         names = ("prompt_column", "response_column", "messages_column")
+    elif job == "translation":
+        resolved = roles.resolve_pair_columns(found, asked, _say_nothing)
+        names = ("source_column", "target_column")
     else:
         resolved = roles.resolve_label_columns(tables, asked, _say_nothing, labelled=False)
         names = ("text_column",)

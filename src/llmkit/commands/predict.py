@@ -1,9 +1,9 @@
-"""`llmkit predict`: classifier or tagger + rows or lines -> labels with probabilities."""
+"""`llmkit predict`: model + rows or lines -> labels with probabilities, or written texts."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from llmkit.config.schema import Config, DataConfig
+from llmkit.data.examples.pair_tokenizer import PairTokenizer
 from llmkit.data.readers import piped, roles
 from llmkit.data.readers.files import Source, Sources, files_fingerprint
 from llmkit.data.readers.piped import Pipe
@@ -22,9 +23,11 @@ from llmkit.data.records.tagged import TaggedRow
 from llmkit.distributed.launcher import is_main_process
 from llmkit.distributed.processes import Processes, join_processes
 from llmkit.errors import InputNotFound, UsageError
+from llmkit.inference.encoder_decoder import TargetGenerator, first_texts, target_generator
 from llmkit.inference.labels import classify, tag
 from llmkit.inference.labels.classify import Classifier, R
 from llmkit.inference.labels.tag import Tagger
+from llmkit.inference.requests import PromptRequest
 from llmkit.models import directory, pretrained
 from llmkit.models.classifier import head_of
 from llmkit.models.pretrained import Pretrained
@@ -32,6 +35,7 @@ from llmkit.progress import Advance, Say
 from llmkit.reporting import predictions
 from llmkit.reporting.console import Console
 from llmkit.reporting.format import many
+from llmkit.reporting.predictions import WrittenPrediction
 
 _COMMAND, _KEY = "predict", "data.test_files"
 
@@ -45,7 +49,7 @@ def run(config: Config, sources: Sources, console: Console) -> dict[str, Any] | 
     """
     started = time.monotonic()
     opened = _model(config)
-    kind = _kind_of(opened)
+    kind = _kind_of(opened, config)
     predictions.check_predictions_file(config.predict)
     with (
         _input(config, sources) as (config, found, pipe),
@@ -55,8 +59,8 @@ def run(config: Config, sources: Sources, console: Console) -> dict[str, Any] | 
         progress = RowProgress(advance)
         data, windows = _windows(config, found, kind, pipe, console.say, progress.read)
         model = kind.open(processes)
-        labels = many(len(kind.names), "label")
-        console.say(f"model: {opened.name}, {labels}, {model.precision}")
+        labels = f"{many(len(kind.names), 'label')}, " if kind.names else ""
+        console.say(f"model: {opened.name}, {labels}{model.precision}")
         began = time.monotonic()
         job = _identity(config, opened, found, data, processes.precision)
         with _writer(config, job, console) as writer:
@@ -71,6 +75,8 @@ def run(config: Config, sources: Sources, console: Console) -> dict[str, Any] | 
             cut := classify.truncated_rows(model.encoder, processes)
         ):
             console.warn(cut)
+        if isinstance(model, _Translator) and model.truncated:
+            console.warn(f"{many(model.truncated, 'source')} truncated to the model's length")
     if named := model.encoder.named.warning("row"):
         console.warn(named)
     return (
@@ -83,7 +89,7 @@ def run(config: Config, sources: Sources, console: Console) -> dict[str, Any] | 
 def check(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
     """Checks model, output and every row, without loading weights or writing."""
     opened = _model(config)
-    kind = _kind_of(opened)
+    kind = _kind_of(opened, config)
     predictions.check_predictions_file(config.predict)
     report = {"command": _COMMAND, "model": opened.name, "labels": list(kind.names)}
     if not (found := sources.of(_KEY)):
@@ -167,18 +173,20 @@ def _summary(
 
 def _model(config: Config) -> Pretrained:
     """The classifier or tagger, without its weights."""
-    opened = pretrained.of_config(config)
+    opened = pretrained.of_config(config, encoder_decoder=True)
     if opened is None:
         raise UsageError(
-            "predict needs a classifier or a tagger",
+            "predict needs a classifier, a tagger or an encoder-decoder model",
             where="model.name_or_path",
             next="`llmkit predict --model RUN`, the run directory of `llmkit finetune`",
         )
     return opened
 
 
-def _kind_of(opened: Pretrained) -> _Texts | _Words:
+def _kind_of(opened: Pretrained, config: Config) -> _Texts | _Words:
     """How rows are read and labelled for the model; raises DataError for another kind of model."""
+    if opened.kind == "encoder-decoder":
+        return _Sources(opened, config)
     if opened.kind == "tagger":
         return _Words(opened)
     classify.check_classifier(opened)
@@ -224,6 +232,61 @@ class _Texts:
 
     def rows_of(self, table: Table, data: DataConfig, name: str) -> Iterator[Row]:
         return labelled.rows_of(table, data, name, False, True, Counts())
+
+
+@dataclass
+class _Translator:
+    """An encoder-decoder model that writes a text for each row; each process writes all."""
+
+    generator: TargetGenerator
+    precision: str
+    seed: int
+    truncated: int = 0
+    """Number of sources that were cut."""
+
+    @property
+    def encoder(self) -> PairTokenizer:
+        return self.generator.pairs
+
+
+def _write_rows(
+    model: _Translator,
+    windows: Iterable[Sequence[Row]],
+    columns: Sequence[str],
+    processes: Processes,
+    advance: Callable[[float], None],
+) -> Iterator[list[WrittenPrediction]]:
+    """The texts for the rows in order, a window of rows at a time."""
+    for window in windows:
+        items = [PromptRequest(" ".join(row.texts), f"{row.path} row {row.number}")
+                 for row in window]  # fmt: skip
+        texts, cut = first_texts(model.generator, items, model.seed)
+        model.truncated += cut
+        yield [
+            WrittenPrediction(item.prompt, text, *classify.repeated_columns(row, columns))
+            for item, text, row in zip(items, texts, window, strict=True)
+        ]
+        advance(1.0)
+
+
+@dataclass(frozen=True)
+class _Sources(_Texts):
+    """Source texts, for which an encoder-decoder model writes others."""
+
+    config: Config
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ()
+
+    def open(self, processes: Processes) -> Any:
+        asked, device = self.config.predict.precision, processes.device
+        precision = "fp32" if asked == "auto" and device.type == "cpu" else processes.precision
+        config = self.config.changed(generation={"precision": precision})
+        generator = target_generator(config, self.opened, device)
+        return _Translator(generator, precision, config.sampling_seed)
+
+    label: ClassVar[Any] = staticmethod(_write_rows)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from llmkit.config.types import (
 TRAINING = For("pretrain", "finetune")
 COMPLETION = For("finetune/completion")
 PAIRED = For("finetune/sequence_to_sequence")
-SOURCES = For(*PAIRED.jobs, "generate/sequence_to_sequence", "evaluate/references")
+SOURCES = For(*PAIRED.jobs, "generate/sequence_to_sequence", "evaluate/references", "predict")
 LABELS = For("finetune/classification", "evaluate/labels", "export")
 TAGS = For("finetune/token_classification", "evaluate/tags")
 LABELLED = For(

@@ -59,6 +59,13 @@ STARTERS = {
         "a tagger of words",
         "--csv train.conll",
     ),
+    "translation": Starter(
+        "finetune",
+        _TRAINED,
+        "finetune-sequence-to-sequence.yaml",
+        "a model that translates or summarises",
+        "--csv pairs.csv",
+    ),
     "completion": Starter(
         "finetune",
         _TRAINED,

@@ -30,7 +30,6 @@ from llmkit.models import build
 from llmkit.models.classifier import remembered
 from llmkit.models.kernels import int8
 from llmkit.models.pretrained import Pretrained, load_model
-from llmkit.progress import Watch
 from llmkit.storage.strict_json import plain
 
 _BATCH = 32
@@ -261,17 +260,21 @@ class TargetGenerator:
 
 
 def first_texts(
-    generator: TargetGenerator, requests: Sequence[PromptRequest], seed: int, watch: Watch
+    generator: TargetGenerator,
+    requests: Sequence[PromptRequest],
+    seed: int,
+    advance: Callable[[int], None] = lambda n: None,
 ) -> tuple[list[str], int]:
-    """The first text for each source, and the number of sources that are cut to fit the model."""
+    """The first text for each source, and the number of sources that are cut to fit the model.
+
+    `advance` is called with 1 after each text and with 0 before every batch, and may raise."""
     settings = generator.settings.changed(truncate_prompt=True)
     sources = encode_sources(requests, generator.pairs, generator.model.config, settings, seed)
     texts = []
-    with watch("generating", len(sources)) as advance:
-        for sample in generator.write(sources, tick=lambda: advance(0)):
-            if sample.index == 0:
-                texts.append(sample.text)
-                advance(1)
+    for sample in generator.write(sources, tick=lambda: advance(0)):
+        if sample.index == 0:
+            texts.append(sample.text)
+            advance(1)
     return texts, sum(source.cut > 0 for source in sources)
 
 

@@ -125,6 +125,31 @@ class TaggedPrediction:
         return Counted(labels, self.probability)
 
 
+@dataclass(frozen=True)
+class WrittenPrediction:
+    """The text that an encoder-decoder model writes for the source of a row."""
+
+    text: str
+    generated_text: str
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    cells: Mapping[str, Any] = field(default_factory=dict)
+    """The columns of the input, as in `Prediction`."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The prediction as a JSON object."""
+        found = {"text": self.text, outputs.WRITTEN: self.generated_text}
+        return {**found, "columns": dict(self.columns)} if self.columns else found
+
+    def as_cells(self) -> dict[str, Any]:
+        """The prediction as a table row, like that of `Prediction`: the input, then the text."""
+        own = {outputs.WRITTEN: self.generated_text}
+        return _with_input(dict(self.cells) or {**self.columns, "text": self.text}, own)
+
+    @property
+    def counted(self) -> None:
+        """Nothing is counted of texts."""
+
+
 def _with_input(given: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """The columns of the input, renamed where they have the name of an output column, then
     these."""
@@ -137,7 +162,7 @@ def _with_input(given: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, A
     return {**repeated, **own}
 
 
-AnyPrediction = Prediction | TaggedPrediction
+AnyPrediction = Prediction | TaggedPrediction | WrittenPrediction
 
 
 class Numbers:
@@ -210,6 +235,8 @@ class Writer:
         """Number of rows for which no label reaches the threshold of a multi-label problem."""
         self.non_finite = 0
         """Number of rows whose outputs are NaN or infinite."""
+        self.has_texts = False
+        """Whether the predictions are generated texts, of which nothing is counted."""
         self.numbers = Numbers()
         """The predicted numbers of a regression."""
         if parts and self.rows:
@@ -218,6 +245,8 @@ class Writer:
     def summary(self) -> dict[str, Any]:
         """The count of each label, of predictions below UNSURE, and of rows without a label; or the
         mean and the range of numbers. Rows without a prediction are counted apart."""
+        if self.has_texts:
+            return {}
         rest = {"without_label": self.unlabelled, "non_finite": self.non_finite}
         counts = {name: count for name, count in rest.items() if count}
         if self.numbers.count:
@@ -234,6 +263,9 @@ class Writer:
             csv.field_size_limit(max(csv.field_size_limit(), path.stat().st_size))
             table = csv.DictReader(file)
             self.header = list(table.fieldnames or ())
+            if self.header[-1:] == [outputs.WRITTEN]:
+                self.has_texts = True
+                return
             if self.header[-2:] == list(outputs.TAGGED):
                 for row in table:
                     spans, sure = json.loads(row["spans"] or "null"), row["probability"]
@@ -249,7 +281,10 @@ class Writer:
                 label = label if chances or label is None else float(label)
                 self._count(Prediction((), label, values).counted)
 
-    def _count(self, counted: Counted) -> None:
+    def _count(self, counted: Counted | None) -> None:
+        if counted is None:
+            self.has_texts = True
+            return
         label, sure = counted
         if label is None:
             self.non_finite += 1
@@ -301,8 +336,10 @@ def _csv_line(cells: Sequence[Any]) -> str:
     return line.getvalue().removesuffix("\r\n") + "\n"
 
 
-def _json_counted(row: Mapping[str, Any]) -> Counted:
+def _json_counted(row: Mapping[str, Any]) -> Counted | None:
     """What is counted of a prediction that was written as JSON."""
+    if outputs.WRITTEN in row:
+        return None
     if "spans" in row:
         return TaggedPrediction("", row["spans"], row["probability"]).counted
     return Prediction((), row["label"], row["probabilities"]).counted

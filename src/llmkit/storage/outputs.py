@@ -43,6 +43,8 @@ PROBLEM_TYPE, NUMBER_KIND = "problem_type", "regression"
 """The column that predicted numbers have instead of probabilities, and its value."""
 
 TAGGED = ("spans", "probability")
+WRITTEN = "generated_text"
+"""The name of the text that `predict` writes for a source."""
 """The keys, and the last columns, of the predictions of taggers."""
 
 _EVALUATION = re.compile(
@@ -209,6 +211,8 @@ def _is_prediction(line: str) -> bool:
         value = json.loads(line)
     except (ValueError, RecursionError):
         return False
+    if value.keys() >= {"text", WRITTEN}:
+        return True
     if value.keys() >= {"text", *TAGGED}:
         return isinstance(value["spans"], list | None)
     return value.keys() >= {"text", "label", "probabilities"} and isinstance(
@@ -218,7 +222,7 @@ def _is_prediction(line: str) -> bool:
 
 def _has_predictions(header: str) -> bool:
     """Whether the first row of a table ends with the names of the columns that `predict` adds."""
-    if header.rstrip("\r\n").endswith("," + ",".join(TAGGED)):
+    if header.rstrip("\r\n").endswith((f",{WRITTEN}", "," + ",".join(TAGGED))):
         return True
     if ",label," not in header:
         return False

@@ -57,7 +57,8 @@ def targets_of(
     """The first text that an encoder-decoder model writes for each source, which is cut if it is
     too long."""
     items = [PromptRequest(each.opening[0], f"{each.path} row {each.number}") for each in asked]
-    return first_texts(generator, items, config.sampling_seed, session.watch)[0]
+    with session.watch("generating", len(items)) as advance:
+        return first_texts(generator, items, config.sampling_seed, advance)[0]
 
 
 def _scored(
