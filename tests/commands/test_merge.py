@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llmkit.storage import atomic
@@ -443,6 +443,24 @@ def test_what_cannot_be_merged_is_refused_with_what_to_do(
     assert what in done.stderr
     assert "next:" in done.stderr
     assert not (frozen.directory / "refused" / "final").exists()
+
+
+@pytest.mark.parametrize("into", ["ensemble", "moe", "average"])
+def test_an_expert_with_a_non_finite_weight_is_named(
+    frozen: Lab, tmp_path: Path, into: str
+) -> None:
+    shutil.copytree(frozen.directory / "code/final", tmp_path / "code")
+    (tmp_path / "code/manifest.json").unlink()
+    state = load_file(tmp_path / "code/model.safetensors")
+    state["model.norm.weight"][3] = torch.nan
+    save_file(state, tmp_path / "code/model.safetensors", {"format": "pt"})
+    done = frozen.llmkit("merge", "--expert", f"code={tmp_path / 'code'}", "--expert",
+                         f"poems={frozen.directory / 'poems'}", f"merge.into={into}",
+                         "-o", tmp_path / "merged")  # fmt: skip
+    assert done.returncode == 65
+    assert "the expert of code" in done.stderr
+    assert "model.norm.weight" in done.stderr
+    assert not (tmp_path / "merged/final").exists()
 
 
 def test_a_killed_merge_leaves_no_half(frozen: Lab, trials: Server) -> None:

@@ -36,7 +36,6 @@ from llmkit.models.experts.merge import MergedModel
 from llmkit.models.experts.record import ExpertsRecord, Kind
 from llmkit.models.experts.saving import save_merged
 from llmkit.models.experts.sources import ExpertSource, Family
-from llmkit.models.experts.twins import DenseState
 from llmkit.models.pretrained import Pretrained
 from llmkit.reporting import held_out
 from llmkit.reporting.console import Console
@@ -342,18 +341,10 @@ def _fill(
     """Writes the files of the merged model; each expert of an ensemble is a model by itself."""
     outline.config.save_pretrained(directory)
     for place, model in models.items():
-        checked = map(partial(_checked, directory), model.parts)
-        save_merged(replace(model, parts=checked), directory / place)
+        save_merged(model, directory / place)
     for place in (WHOLE, *models):
         tokenizer.save_pretrained(directory / place)
     if record is not None:
         records.write_experts(directory, record)
     if found is not None:
         found.write(directory)
-
-
-def _checked(directory: Path, part: DenseState) -> DenseState:
-    """The weights, all of which are finite."""
-    for name, weight in part.items():
-        final_model.check_weight(name, weight, directory)
-    return part

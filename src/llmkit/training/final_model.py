@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmkit.errors import Diverged, NoValidCheckpoint
@@ -26,23 +25,18 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, direc
     Raises Diverged instead of saving a non-finite weight.
     """
     for name, weight in model.named_parameters():
-        check_weight(name, weight, directory)
+        if not torch.isfinite(weight).all():
+            raise Diverged(
+                f"the weight {name} is not finite; it was not saved",
+                where=str(directory),
+                kept="all earlier checkpoints",
+                next="lower train.learning_rate in a new run, and check the data",
+            )
     if lora.is_attached(model):
         lora.save_lora(model, directory)
     else:
         model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
-
-
-def check_weight(name: str, weight: Tensor, directory: Path) -> None:
-    """Raises Diverged for a non-finite weight that is to be saved."""
-    if not torch.isfinite(weight).all():
-        raise Diverged(
-            f"the weight {name} is not finite; it was not saved",
-            where=str(directory),
-            kept="all earlier checkpoints",
-            next="lower train.learning_rate in a new run, and check the data",
-        )
 
 
 def describe_model(model: PreTrainedModel) -> Iterator[str]:

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from llmkit.config.inference import MergeConfig
 from llmkit.config.schema import Config
-from llmkit.errors import ConfigError
+from llmkit.errors import ConfigError, DataError
 from llmkit.models import pretrained
 from llmkit.models.directory import EXPERTS_DIRECTORY
 from llmkit.models.experts import record as records
@@ -45,9 +46,19 @@ class ExpertSource:
         return self.record.dense_config
 
     def weights(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """Some of its weights."""
+        """Some of its weights; raises DataError for one that is NaN or infinite."""
         state = self.read()
-        return {name: state[name] for name in names}
+        found = {name: state[name] for name in names}
+        for name, weight in found.items():
+            if not torch.isfinite(weight).all():
+                raise DataError(
+                    f"the expert of {self.name} cannot be merged: its weight {name} holds values "
+                    "that are NaN or infinite",
+                    where=self.location,
+                    kept="no merged model was written",
+                    next="train the expert again, with a lower train.learning_rate",
+                )
+        return found
 
     def model(self) -> PreTrainedModel:
         """The expert as a dense model."""
