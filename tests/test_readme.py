@@ -65,7 +65,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "keys.txt").write_text("my-key\n")
     words = "".join(f"Bob B-PER\nsaw O\n{number} O\n\n" for number in range(40))
     (place / "words.conll").write_text(words)
-    for name, columns in (("chats", ("prompt", "response")), ("prompts", ("prompt",))):
+    columns_of = {
+        "chats": ("prompt", "response"),
+        "prompts": ("prompt",),
+        "pairs": ("prompt", "chosen", "rejected"),
+    }
+    for name, columns in columns_of.items():
         rows = [{column: next(made) for column in columns} for _ in range(40)]
         (place / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     with gzip.open(place / "more.jsonl.gz", "wt") as file:

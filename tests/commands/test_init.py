@@ -69,7 +69,8 @@ def test_the_columns_of_a_table_are_filled_in(capsys, rows: Path) -> None:
 def table_of(kind: str) -> tuple[str, ...]:
     """The options with which a job gets data of a kind."""
     return {"text": ("--text", "corpus.txt"), "rows": ("--csv", "my reviews.csv"),
-            "chats": ("--csv", "chats.jsonl"), "words": ("--csv", "words.conll"),
+            "chats": ("--csv", "chats.jsonl"), "pairs": ("--csv", "pairs.jsonl"),
+            "words": ("--csv", "words.conll"),
             "": ()}[kind]  # fmt: skip
 
 
@@ -77,13 +78,14 @@ def table_of(kind: str) -> tuple[str, ...]:
     ("job", "kind"),
     [("pretrain", "text"), ("pretrain", "rows"), ("masked", "text"), ("mixture", "text"),
      ("mixture", "rows"), ("experts", "rows"), ("classifier", "rows"), ("tagger", "words"),
-     ("completion", "chats"), ("generate", ""), ("predict", "rows"), ("evaluate", "text"),
-     ("evaluate-labels", "rows")],
+     ("completion", "chats"), ("preference", "pairs"), ("generate", ""), ("predict", "rows"),
+     ("evaluate", "text"), ("evaluate-labels", "rows")],
 )  # fmt: skip
 def test_the_next_command_runs_as_it_is(capsys, rows: Path, models, job, kind) -> None:
     Path("corpus.txt").write_text("the cat sat on a mat. " * 200)
     Path("words.conll").write_text("".join(f"Bob B-X\nran O\n{n} O\n\n" for n in range(9)))
     Path("chats.jsonl").write_text('{"prompt": "2+2?", "response": "4"}\n' * 9)
+    Path("pairs.jsonl").write_text('{"prompt": "2+2?", "chosen": "4", "rejected": "5"}\n' * 9)
     Path("runs").mkdir()
     needs = STARTERS[job].needs_model
     model = models["classifier" if job in ("predict", "evaluate-labels") else "causal"]

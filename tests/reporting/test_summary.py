@@ -175,3 +175,43 @@ def test_rows_of_one_label_or_number_do_not_judge_a_model() -> None:
     figures = {"mse": 2.0, "baseline": {"majority_of_these_rows": {"mse": 0.0}}}
     (warning,) = summary.of_classifier("test", figures, "")
     assert "all rows have the same number" in warning
+
+
+PAIRS: dict[str, Any] = {
+    "pairs": 200, "loss": 0.62, "accuracy": 0.71, "margin": 1.5, "chosen_gain": 0.4,
+    "rejected_gain": -1.1, "intervals": {"accuracy": [0.65, 0.77], "chosen_gain": [0.1, 0.7]},
+}  # fmt: skip
+UNCHANGED = {"loss": 0.6931, "accuracy": 0.5, "margin": 0.0}
+
+
+def test_preferences_are_summed_up_beside_chance_and_the_reference() -> None:
+    run = {**RUN, "command": "finetune", "validation": PAIRS, "baseline": {"reference": UNCHANGED}}
+    lines = list(summary.of_training(run))
+    assert lines[1] == (
+        "Held-out data: the chosen response preferred in 71.0% of the pairs (95% interval 0.65 to "
+        "0.77) [chance 50%], loss 0.62 [reference model 0.6931], margin 1.5."
+    )
+    assert lines[-1] == '  next     llmkit generate --model runs/a --prompt "..."'
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({}, []),
+        ({"accuracy": 0.52, "intervals": {"accuracy": [0.45, 0.59]}}, ["has not learned"]),
+        ({"loss": 0.75}, ["no better than that of the reference model"]),
+        ({"chosen_gain": -3.2, "intervals": {"accuracy": [0.6, 0.8], "chosen_gain": [-4, -2]}},
+         ["become less likely"]),
+        ({"chosen_gain": -0.1, "intervals": {"accuracy": [0.6, 0.8], "chosen_gain": [-1, 1]}}, []),
+        ({"chosen_gain": -3.2, "intervals": {}}, ["become less likely"]),
+        ({"accuracy": 0.4, "chosen_gain": -3.2, "intervals": {}},
+         ["has not learned", "become less likely"]),
+    ],
+)  # fmt: skip
+def test_preferences_are_read_beside_the_reference(changes, says) -> None:
+    found = list(summary.of_preferences("validation", {**PAIRS, **changes}, UNCHANGED))
+    assert len(found) == len(says)
+    for text, words in zip(found, says, strict=True):
+        assert words in text
+    without = {key: value for key, value in PAIRS.items() if key != "loss"}
+    assert not list(summary.of_preferences("pairs", without, UNCHANGED))

@@ -18,9 +18,11 @@ from tests.jobs import token_file
 from tests.training.conftest import BLOCK, VOCABULARY, tiny_model
 from tests.training.tasks.labels import test_classification as classification
 from tests.training.tasks.labels import test_tagging as tagging
+from tests.training.tasks.preference import test_preference_loss as preference
 
 OBJECTIVES = (
     "causal", "masked", "classification", "token_classification", "completion", "lora",
+    "preference",
 )  # fmt: skip
 
 OWN = {"hidden_dropout": 0.1, "attention_dropout": 0.1}
@@ -69,6 +71,11 @@ def _lora() -> dict[str, Any]:
     model = tiny_model("llama", attention_dropout=0.1)
     lora.attach(model, LoraConfig(r=4, dropout=0.1), seed=0)
     return {"model": model, "task": CompletionLoss(linear_head=True), "examples": _conversations()}
+
+
+def _preference() -> dict[str, Any]:
+    model = tiny_model("transformer", **OWN)
+    return {"model": model, "task": preference.loss(), "examples": preference.pairs(40)}
 
 
 def _conversations() -> packs.Packs:

@@ -52,6 +52,7 @@ class EvaluationSection(TypedDict, total=False):
     prompt_column: str | int | None
     prediction_column: str | int | None
     reference_column: str | int | None
+    reference_model: str | None
     responses: int | None
     responses_every: int
     worst: int
@@ -125,7 +126,7 @@ class TokenizerSection(TypedDict, total=False):
 class TrainSection(TypedDict, total=False):
     """How the weights are trained."""
 
-    objective: Literal["auto", "causal", "masked", "classification", "token_classification", "completion", "sequence_to_sequence"]
+    objective: Literal["auto", "causal", "masked", "classification", "token_classification", "completion", "sequence_to_sequence", "preference"]
     mask_probability: float | Literal["auto"]
     whole_word_masking: bool
     max_steps: int | None
@@ -159,6 +160,9 @@ class TrainSection(TypedDict, total=False):
     early_stopping_patience: int | None
     class_weights: Literal["none", "balanced"]
     label_smoothing_factor: float
+    preference_loss: Literal["dpo", "ipo"]
+    beta: float
+    sft_weight: float
     freeze: Literal["none", "embeddings", "trunk", "body"]
     layer_decay: float
     head_scale: float | Literal["auto"]
@@ -196,6 +200,8 @@ class DataSection(TypedDict, total=False):
     prefix: str | None
     source_lang: str | None
     target_lang: str | None
+    chosen_column: str | int | None
+    rejected_column: str | int | None
     problem_type: Literal["auto", "single_label_classification", "multi_label_classification", "regression"]
     max_length: int | Literal["auto"]
     max_target_length: int | Literal["auto"]

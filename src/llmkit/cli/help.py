@@ -71,8 +71,10 @@ _INSTEAD = {
     "or chats",
     "sft instruct": "`llmkit finetune train.objective=completion --csv chats.jsonl --model MODEL`",
     "lora qlora peft": "`llmkit finetune --csv rows.csv --model MODEL model.lora.r=8`",
-    "dpo orpo kto rlhf ppo grpo reward": "llmkit does not train on preferences; `llmkit finetune "
-    "train.objective=completion --csv chats.jsonl --model MODEL` trains on responses",
+    "dpo ipo preference prefer": "`llmkit finetune train.objective=preference --csv pairs.jsonl "
+    "--model MODEL`, with the columns prompt, chosen and rejected",
+    "orpo kto rlhf ppo grpo reward": "llmkit trains on pairs of responses (DPO, IPO): `llmkit "
+    "finetune train.objective=preference --csv pairs.jsonl --model MODEL`",
     "tune adapt": "`llmkit finetune --csv rows.csv --model MODEL`",
     "mlm": "`llmkit pretrain --text corpus.txt train.objective=masked`",
     "distill prune": "llmkit does not compress models; `llmkit generate generation.weights=int8` "

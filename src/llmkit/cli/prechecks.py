@@ -138,6 +138,10 @@ def _check_model(command: str, config: Config, console: Console, faults: Faults)
     with faults.collected("evaluation.compare_with"):
         for each in config.evaluation.compare_with if command == "evaluate" else ():
             _locate_model(each, console)
+    reference = config.evaluation.reference_model if command == "evaluate" else None
+    with faults.collected("evaluation.reference_model"):
+        if reference is not None:
+            _locate_model(reference, console)
     for domain, place_of in config.merge.experts.items() if command == "merge" else ():
         with faults.collected(f"merge.experts.{domain}"):
             directory.locate_model(place_of)
@@ -160,9 +164,10 @@ def _locate_model(name: str, console: Console) -> None:
 
 def _check_need_of_model(command: str, config: Config) -> None:
     name = config.model.name_or_path
-    if name is None and checks.jobs(command, config) == {"finetune/completion"}:
+    [*job] = checks.jobs(command, config)
+    if name is None and job in (["finetune/completion"], ["finetune/preference"]):
         raise ConfigError(
-            "train.objective=completion needs a pretrained model",
+            f"train.objective={config.train.objective} needs a pretrained model",
             where="model.name_or_path",
             next="pass a causal language model with --model, such as a run of `llmkit pretrain`",
         )

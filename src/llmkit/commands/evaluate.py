@@ -30,6 +30,7 @@ from llmkit.evaluation.labels.classifiers import ClassifierEvaluation
 from llmkit.evaluation.labels.measuring import RowEvaluation
 from llmkit.evaluation.labels.taggers import TaggerEvaluation
 from llmkit.evaluation.passages import target_passages
+from llmkit.evaluation.preferences import preferences
 from llmkit.evaluation.windows import check_models, protocol
 from llmkit.inference import encoder_decoder, generate, prompts
 from llmkit.inference.requests import PromptRequest
@@ -89,6 +90,9 @@ def check(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
     _check(config, models)
     if settings.tasks:
         return {**found, "models": [model.name for model in models], "tasks": settings.tasks}
+    if settings.reference_model is not None:
+        rows = preferences.load_pairs(config, sources, console.watch, console.say, console.warn)
+        return {**found, "pairs": len(rows), "reference_model": settings.reference_model}
     if kind := _ROW_MODELS.get(models[0].kind):
         tables = [kind.tables(config, sources, model, console) for model in models]
         return {**found, **kind.facts(tables[0].test)}
@@ -125,7 +129,7 @@ def _check(config: Config, models: Sequence[Pretrained]) -> None:
     check_models(models, config.evaluation)
     if config.evaluation.tasks:
         harness.check_tasks(config, models)
-    else:
+    elif config.evaluation.reference_model is None:
         tasks = {"classifier": "labels", "tagger": "tags"}
         checks.refuse_inapplicable(config, f"evaluate/{tasks.get(models[0].kind, 'text')}")
 
@@ -145,6 +149,8 @@ def _evaluate(
     if settings.tasks:
         found = harness.measure_tasks(config, models, processes)
         return found, found.pop("samples")
+    if settings.reference_model is not None:
+        return _evaluate_preferences(config, sources, models, processes, console)
     evaluate = _evaluate_rows if models[0].kind in _ROW_MODELS else _evaluate_text
     return evaluate(config, sources, models, processes, console)
 
@@ -193,6 +199,28 @@ def _evaluate_rows(
     if processes.is_main:
         _draw_confusion(config, measured[0].figures, console)
     return measuring.result_of_rows(config, measured), measuring.samples_of_rows(measured)
+
+
+def _evaluate_preferences(
+    config: Config,
+    sources: Sources,
+    models: Sequence[Pretrained],
+    processes: Processes,
+    console: Console,
+) -> tuple[dict[str, Any], _Samples]:
+    """Evaluates language models on pairs of responses."""
+    rows = preferences.load_pairs(config, sources, console.watch, console.say, console.warn)
+    measured = preferences.measure_preferences(
+        config, rows, models, processes, console.watch, console.warn
+    )
+    for each in measured:
+        texts = [row.opening for row in each.rows]
+        if overlap := _overlap_with_training(each.model, texts, console):
+            rest = _not_trained_on(overlap, partial(preferences.measure_part, each))
+            _report_overlap(each.model, overlap, "row", rest, each.figures, console)
+        for sentence in summary.of_preferences(each.model.name, each.figures, preferences.CHANCE):
+            console.warn(sentence)
+    return preferences.preference_result(config, measured), preferences.preference_samples(measured)
 
 
 def _draw_confusion(config: Config, figures: Mapping[str, Any], console: Console) -> None:

@@ -1,4 +1,5 @@
-"""`llmkit finetune`: rows -> classifier, tagger, model that responds, or encoder-decoder model."""
+"""`llmkit finetune`: rows -> classifier, tagger, model that responds or prefers, or encoder-decoder
+model."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from llmkit.reporting.console import Console
 from llmkit.training import run as training
 from llmkit.training.tasks.labels.classification import Classification
 from llmkit.training.tasks.labels.tagging import Tagging
+from llmkit.training.tasks.preference.preference import PreferenceTuning
 from llmkit.training.tasks.responses.completion import Completion
 from llmkit.training.tasks.responses.sequence_to_sequence import SequenceToSequence
 from llmkit.training.tasks.task import Task
@@ -23,6 +25,7 @@ _TASKS: dict[str, type[Task]] = {
     "token_classification": Tagging,
     "completion": Completion,
     "sequence_to_sequence": SequenceToSequence,
+    "preference": PreferenceTuning,
 }
 
 

@@ -114,6 +114,9 @@ def _columns(job: str, data: Sequence[str]) -> dict[str, Any]:
     elif job == "translation":
         resolved = roles.resolve_pair_columns(found, asked, _say_nothing)
         names = ("source_column", "target_column")
+    elif job == "preference":
+        resolved = roles.resolve_preference_columns(found, asked, _say_nothing)
+        names = ("prompt_column", "chosen_column", "rejected_column")
     else:
         resolved = roles.resolve_label_columns(tables, asked, _say_nothing, labelled=False)
         names = ("text_column",)

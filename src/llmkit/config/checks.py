@@ -9,7 +9,13 @@ from dataclasses import dataclass, field
 from llmkit.config import keys, suggestions
 from llmkit.config.inference import EXPORT_TYPES
 from llmkit.config.jobs import TASKS, jobs_of, metrics
-from llmkit.config.schema import Config, ExportConfig, GenerationConfig, LoraConfig
+from llmkit.config.schema import (
+    Config,
+    ExportConfig,
+    GenerationConfig,
+    LoraConfig,
+    TrainConfig,
+)
 from llmkit.config.suggestions import Writing
 from llmkit.config.types import Form
 from llmkit.config.yaml12 import KeyPath, dump
@@ -233,7 +239,9 @@ def _of_finetuning(config: Config, jobs: Collection[str]) -> Iterator[_Conflict]
     if lora.r is None and lora != LoraConfig():
         other = next(name for name in LoraConfig.model_fields if name in lora.model_fields_set)
         yield f"model.lora.{other}", "needs a rank", "write model.lora.r=8, or remove it"
-    if "finetune/completion" in jobs:
+    if "finetune/preference" in jobs:
+        yield from _of_preferences(train)
+    if not any(job in jobs for job in ("finetune/classification", "finetune/token_classification")):
         return
     if train.freeze == "trunk":
         yield "train.freeze", "`trunk` is for pretraining", "write body or embeddings"
@@ -249,6 +257,15 @@ def _of_finetuning(config: Config, jobs: Collection[str]) -> Iterator[_Conflict]
             "would leave a body of random weights untrained",
             "set model.name_or_path to a pretrained model, or remove train.freeze",
         )
+
+
+def _of_preferences(train: TrainConfig) -> Iterator[_Conflict]:
+    smoothing = train.label_smoothing_factor
+    if smoothing >= 0.5:
+        what = "would prefer the rejected responses"
+        yield "train.label_smoothing_factor", what, "write a number below 0.5"
+    elif smoothing and train.preference_loss == "ipo":
+        yield "train.label_smoothing_factor", "is for preference_loss=dpo", "remove one of them"
 
 
 def _of_windows(config: Config) -> Iterator[_Conflict]:
@@ -306,6 +323,8 @@ def refuse_inapplicable(config: Config, job: str) -> None:
 def _of_evaluate(config: Config) -> list[str]:
     if config.evaluation.reference_column is not None:
         return ["evaluate/references"]
+    if config.evaluation.reference_model is not None:
+        return ["evaluate/preferences"]
     if config.evaluation.tasks:
         return ["evaluate/tasks"]
     return ["evaluate/text", "evaluate/labels", "evaluate/tags"]

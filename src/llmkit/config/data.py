@@ -30,6 +30,8 @@ TRAINING = For("pretrain", "finetune")
 COMPLETION = For("finetune/completion")
 PAIRED = For("finetune/sequence_to_sequence")
 SOURCES = For(*PAIRED.jobs, "generate/sequence_to_sequence", "evaluate/references", "predict")
+PREFERRED = For("finetune/preference", "evaluate/preferences")
+RESPONDING = For("finetune/completion", "finetune/preference", "evaluate/preferences")
 LABELS = For("finetune/classification", "evaluate/labels", "export")
 TAGS = For("finetune/token_classification", "evaluate/tags")
 LABELLED = For(
@@ -146,7 +148,7 @@ class DataConfig(Section):
     """Separator of several labels in one field, such as `,`; a row may have none."""
     label_names: Annotated[FilePath | None, LABELLED] = None
     """File with label names: label 0 in the first line, label 1 in the second, and so on."""
-    prompt_column: Annotated[Column | ColumnNames | None, COMPLETION] = None
+    prompt_column: Annotated[Column | ColumnNames | None, RESPONDING] = None
     """Column of the prompt, by name or by number from 0; several are joined by a blank line. By
     default detected by common names."""
     response_column: Annotated[Column | None, COMPLETION] = None
@@ -167,6 +169,11 @@ class DataConfig(Section):
     (`en_XX`), M2M100 (`en`) and NLLB (`eng_Latn`); the model remembers it."""
     target_lang: Annotated[str | None, SOURCES] = None
     """Code of the language of the targets."""
+    chosen_column: Annotated[Column | None, PREFERRED] = None
+    """Column of the better of two responses to a prompt, by name or by number from 0: a text, or a
+    conversation that ends with it."""
+    rejected_column: Annotated[Column | None, PREFERRED] = None
+    """Column of the worse response, like that of the better one."""
     problem_type: Annotated[
         Literal["auto", "single_label_classification", "multi_label_classification", "regression"],
         LABELS,

@@ -78,14 +78,22 @@ class GenerationConfig(Section):
     typical_p: Share = 1.0
     """Locally typical sampling: keep the most typical tokens up to this total probability."""
     num_return_sequences: Annotated[
-        Count, For("generate/continuation", "pretrain", "finetune/completion", _SEQ2SEQ, _TARGETS)
+        Count,
+        For(
+            "generate/continuation",
+            "pretrain",
+            "finetune/completion",
+            "finetune/preference",
+            _SEQ2SEQ,
+            _TARGETS,
+        ),
     ] = 1
     """Continuations per prompt."""
     num_beams: Annotated[
         Count,
         For(
             "generate/continuation", "evaluate/references", "pretrain", "finetune/completion",
-            _SEQ2SEQ, _TARGETS,
+            "finetune/preference", _SEQ2SEQ, _TARGETS,
         ),
     ] = 1  # fmt: skip
     """Number of beams; above 1, beam search of transformers instead of sampling."""
@@ -170,7 +178,7 @@ class EvaluationConfig(Section):
     precision: Annotated[Literal["auto", "fp32", "bf16"], _MODELS] = "auto"
     """Precision; `auto` is fp32, which gives the figures of training and of plain transformers, and
     bf16 for weights stored in bf16, where the hardware supports it."""
-    compare_with: Annotated[NamesOrPaths, _MODELS] = ()
+    compare_with: Annotated[NamesOrPaths, For(*_MODELS.jobs, "evaluate/preferences")] = ()
     """More models, evaluated on the same data and compared in pairs."""
     by_document: Annotated[bool, _TEXT] = False
     """Report each document in a table row."""
@@ -196,13 +204,16 @@ class EvaluationConfig(Section):
     """Column of previously generated texts."""
     reference_column: Annotated[str | Whole | None, _REFERENCES] = None
     """Column of reference texts; with it, `evaluate` compares texts."""
+    reference_model: Annotated[NameOrPath | None, For("evaluate/preferences")] = None
+    """Model that training on preferences began with; with it, `evaluate` reports how often
+    `--model` prefers the chosen response of a pair, compared with it."""
     responses: Annotated[Whole | None, For("finetune/completion", _SEQ2SEQ)] = None
     """Number of held-out prompts or sources that the final model answers, for comparison with their
     responses or targets; by default none for a causal model, and at most 500 sources."""
     responses_every: Annotated[Whole, For(_SEQ2SEQ)] = 0
     """Compare generated texts with their targets after every n-th validation too, not only at the
     end; 0 does so only at the end."""
-    worst: Annotated[Whole, For("evaluate/labels", "evaluate/tags")] = 10
+    worst: Annotated[Whole, For("evaluate/labels", "evaluate/tags", "evaluate/preferences")] = 10
     """Number of the worst mistakes to show with their text."""
     tasks: Annotated[NamesOrPaths, For("evaluate/tasks")] = ()
     """Tasks of lm-evaluation-harness: names, or files and directories of task definitions."""

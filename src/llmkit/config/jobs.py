@@ -11,13 +11,14 @@ TASKS: Mapping[str, tuple[str, ...]] = {
         "token_classification",
         "completion",
         "sequence_to_sequence",
+        "preference",
     ),
     "merge": (),
     "predict": (),
     "generate": ("continuation", "masks", "sequence_to_sequence"),
     "chat": (),
     "serve": (),
-    "evaluate": ("text", "labels", "tags", "references", "tasks"),
+    "evaluate": ("text", "labels", "tags", "references", "preferences", "tasks"),
     "export": (),
 }
 """The commands that take a config, and the tasks of each command with more than one."""
@@ -75,6 +76,7 @@ def _of_command(command: str, jobs: Collection[str]) -> Iterator[str]:
 CAUSAL_METRICS = ("loss", "perplexity", "bits_per_byte")
 MASKED_METRICS = ("loss", "accuracy")
 RESPONSE_METRICS = ("loss", "perplexity")
+PREFERENCE_METRICS = ("loss", "accuracy", "margin")
 LABEL_METRICS = {
     "regression": ("mse", "mae", "pearson"),
     "multi_label_classification": ("accuracy", "f1_macro", "f1_micro", "f1_weighted"),
@@ -96,6 +98,7 @@ _METRICS = {
     "pretrain/masked": MASKED_METRICS,
     "finetune/completion": RESPONSE_METRICS,
     "finetune/sequence_to_sequence": RESPONSE_METRICS,
+    "finetune/preference": PREFERENCE_METRICS,
     "finetune/token_classification": ("loss", *TAG_METRICS["entities"], *TAG_METRICS["plain"]),
 }
 

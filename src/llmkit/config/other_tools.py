@@ -110,6 +110,9 @@ RENAMED = {
     "beta1": "train.adam_beta1",
     "beta2": "train.adam_beta2",
     "label_smoothing": "train.label_smoothing_factor",
+    **dict.fromkeys(("rpo_alpha", "pref_ftx", "sft_loss_weight"), "train.sft_weight"),
+    **dict.fromkeys(("loss_type", "pref_loss", "dpo_loss"), "train.preference_loss"),
+    **dict.fromkeys(("dpo_beta", "pref_beta", "rl_beta"), "train.beta"),
     "layerwise_lr_decay": "train.layer_decay",
     "layer_wise_lr_decay": "train.layer_decay",
     "patience": "train.early_stopping_patience",
@@ -222,6 +225,7 @@ VALUES: dict[str, dict[str, str]] = {
         ("adam", "adamw_torch", "adamw_torch_fused", "adamw_hf", "adamw_8bit", "adamw_bnb_8bit"),
         "adamw",
     ),
+    "train.preference_loss": {"sigmoid": "dpo"},
     "resume": {"true": "auto", "false": "never"},
     "report_to": {"none": "[]", "all": "[tensorboard, wandb]"},
     "model.name_or_path": {"scratch": "null"},
@@ -253,6 +257,7 @@ _DEVICE = "remove it: llmkit uses all visible devices; CUDA_VISIBLE_DEVICES sele
 _LAUNCH = "remove it: start with `torchrun` or `accelerate launch -m llmkit`, which set it"
 _ADAPTER = "remove it: `model.lora.r: 8` trains low-rank updates only"
 _RESPONSES = "remove it: `train.objective: completion` trains on responses only"
+_REFERENCE = "remove it: the reference is the model that training begins with, measured once"
 _QUANTIZED = "remove it: weights are trained in fp32"
 _WANDB = "remove it: write `report_to: wandb` and set WANDB_PROJECT or WANDB_NAME"
 ABSENT = {
@@ -275,6 +280,7 @@ ABSENT = {
     **dict.fromkeys(("adapter", "finetuning_type", "use_peft", "peft_type"), _ADAPTER),
     **dict.fromkeys(("load_in_4bit", "quantization_config"), _QUANTIZED),
     **dict.fromkeys(("wandb_project", "wandb_run_name", "wandb_name", "wandb_entity"), _WANDB),
+    **dict.fromkeys(("ref_model", "precompute_ref_log_probs", "sync_ref_model"), _REFERENCE),
     "trust_remote_code": "remove it: llmkit never runs code that comes with a model",
     "overwrite_output_dir": "remove it: `resume: never` starts a new run; nothing is overwritten",
     "overwrite_cache": "remove it: the cache is keyed by content and never stale",
@@ -374,7 +380,9 @@ CHOOSES = {
     "finetune/token_classification": ("train.objective", "token_classification"),
     "finetune/completion": ("train.objective", "completion"),
     "finetune/sequence_to_sequence": ("train.objective", "sequence_to_sequence"),
+    "finetune/preference": ("train.objective", "preference"),
     "evaluate/references": ("evaluation.reference_column", "COLUMN"),
+    "evaluate/preferences": ("evaluation.reference_model", "MODEL"),
     "evaluate/tasks": ("evaluation.tasks", "TASK"),
 }
 """The key and value that select a task of a command."""

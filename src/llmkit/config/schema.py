@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PrivateAttr
 
-from llmkit.config.data import COMPLETION, TRAINING
+from llmkit.config.data import RESPONDING, TRAINING
 from llmkit.config.data import DataConfig as DataConfig
 from llmkit.config.inference import EvaluationConfig as EvaluationConfig
 from llmkit.config.inference import ExportConfig as ExportConfig
@@ -46,6 +46,8 @@ NEW_MODEL = For("pretrain", "finetune/classification", "finetune/token_classific
 SEEDED = For("pretrain", "finetune", "merge", "generate", "chat", "evaluate")
 MASKED = For("pretrain/masked")
 CLASSIFIER = For("finetune/classification", "finetune/token_classification")
+SMOOTHED = For(*CLASSIFIER.jobs, SEQ2SEQ, "finetune/preference")
+PREFERENCE = For("finetune/preference")
 FREEZABLE = For("pretrain/causal", "finetune/classification", "finetune/token_classification")
 
 
@@ -100,7 +102,7 @@ class TokenizerConfig(Section):
     trained for a new model."""
     vocab_size: Annotated[Annotated[int, Field(strict=True, ge=257)] | Auto, NEW_MODEL] = "auto"
     """Vocabulary size of a new tokenizer; `auto` depends on the amount of text."""
-    chat_template: Annotated[NameOrPath, COMPLETION] = "auto"
+    chat_template: Annotated[NameOrPath, RESPONDING] = "auto"
     """How conversations are formatted: a Jinja file, `plain` (prompt and response unchanged), or
     `auto`: the tokenizer's own template, otherwise one with headings."""
 
@@ -111,12 +113,13 @@ class TrainConfig(Section):
     objective: Literal[
         "auto", "causal", "masked", "classification", "token_classification", "completion",
         "sequence_to_sequence",
+        "preference",
     ] = "auto"  # fmt: skip
     """What to learn. `pretrain`: each token from those before it (`causal`), or masked tokens from
     those around them (`masked`); `auto` follows the model. `finetune`: a label (`classification`,
     the default), a tag for each word (`token_classification`), the response to a prompt
-    (`completion`), or a target text from a source text, such as a translation or a summary
-    (`sequence_to_sequence`)."""
+    (`completion`), a target text from a source text, such as a translation or a summary
+    (`sequence_to_sequence`), or which of two responses to prefer (`preference`)."""
     mask_probability: Annotated[Annotated[float, Field(gt=0, lt=1)] | Auto, MASKED] = "auto"
     """Fraction of tokens to mask and predict; `auto` is 0.15, and 0.3 for models after BERT, such
     as ModernBERT."""
@@ -194,8 +197,19 @@ class TrainConfig(Section):
     """Stop after this many consecutive validations without a new best."""
     class_weights: Annotated[Literal["none", "balanced"], CLASSIFIER] = "none"
     """`balanced` weights each class by the inverse of its frequency."""
-    label_smoothing_factor: Annotated[Fraction, For(*CLASSIFIER.jobs, SEQ2SEQ)] = 0.0
-    """Fraction of each label, or of each target token, that is spread over all of them."""
+    label_smoothing_factor: Annotated[Fraction, SMOOTHED] = 0.0
+    """Fraction of each label, or of each target token, that is spread over all of them; for
+    preferences, the probability that a pair is the wrong way round, below 0.5 (conservative
+    DPO)."""
+    preference_loss: Annotated[Literal["dpo", "ipo"], PREFERENCE] = "dpo"
+    """`dpo` raises the chosen response over the rejected one (Rafailov et al. 2023); `ipo` aims at
+    a fixed distance per token, and overfits less (Azar et al. 2024)."""
+    beta: Annotated[Positive, PREFERENCE] = 0.1
+    """How strongly preferences keep the model near the reference, the model that training begins
+    with: a larger value keeps it nearer."""
+    sft_weight: Annotated[Rate, PREFERENCE] = 0.0
+    """Weight of the mean loss per token of the chosen response, added to that of the preference:
+    above 0, chosen responses do not become unlikely."""
     freeze: Annotated[Literal["none", "embeddings", "trunk", "body"], FREEZABLE] = "none"
     """Weights of a pretrained model to freeze: its `embeddings`; to pretrain, the `trunk`,
     everything but the feed-forward networks; to finetune, the `body`, everything but the
@@ -234,6 +248,7 @@ class Config(Section):
             "pretrain",
             "finetune/completion",
             SEQ2SEQ,
+            "finetune/preference",
             "evaluate/references",
         ),
     ] = GenerationConfig()

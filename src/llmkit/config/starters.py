@@ -74,6 +74,14 @@ STARTERS = {
         "--csv chats.jsonl",
         needs_model=True,
     ),
+    "preference": Starter(
+        "finetune",
+        _TRAINED,
+        "finetune-preference.yaml",
+        "a model tuned on preferences",
+        "--csv pairs.jsonl",
+        needs_model=True,
+    ),
     "generate": Starter(
         "generate", "", "generate.yaml", "texts from prompts", "--prompt TEXT", needs_model=True
     ),

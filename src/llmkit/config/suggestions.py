@@ -145,8 +145,9 @@ def not_for(key: Key, jobs: Collection[str]) -> str:
 def for_misplaced(key: Key, jobs: Collection[str], text: str, writing: Writing) -> str:
     """What to write instead of a key that does not apply, with its value where it fits."""
     commands, own = ({job.partition("/")[0] for job in some} for some in (jobs, key.jobs))
-    chosen = other_tools.CHOOSES.get(min(key.jobs))
-    if own == commands and chosen:
+    here = [job for job in key.jobs if job.partition("/")[0] in commands]
+    chosen = other_tools.CHOOSES.get(min(here, default=""))
+    if chosen and commands in (own, own - {"evaluate"}):  # a task, perhaps measured later too
         return f"it needs {writing(*chosen)}; otherwise remove it"
     for name in other_tools.COUNTERPARTS.get(key.name, ()):
         path = tuple(name.split("."))

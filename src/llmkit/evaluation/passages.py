@@ -23,7 +23,13 @@ from llmkit.evaluation.likelihood import batch_tokens_for
 from llmkit.evaluation.segments import byte_lengths, segments_of
 from llmkit.models.logits import ChosenLogits
 from llmkit.progress import Watch
-from llmkit.reporting.held_out import MOST_PASSAGES, OF_MASKED_TEXT, OF_RESPONSES, OF_TEXT, HeldOut
+from llmkit.reporting.held_out import (
+    MOST_PASSAGES,
+    OF_MASKED_TEXT,
+    OF_RESPONSES,
+    OF_TEXT,
+    HeldOut,
+)
 from llmkit.storage import cache
 
 _Array = NDArray[Any]
@@ -72,17 +78,26 @@ def response_passages(
 ) -> HeldOut:
     """The likelihood of the responses of each held-out conversation; `fingerprint` is that of the
     tokenized conversations."""
+    nll, counts = response_likelihoods(model, packs, "measuring responses", watch)
+    every = group_size(len(nll), MOST_PASSAGES)
+    merged = merged_units(np.arange(len(nll)), {"nll": nll, "predictions": counts}, every)
+    return HeldOut(OF_RESPONSES, cache.key(fingerprint, every), merged)
+
+
+def response_likelihoods(
+    model: PreTrainedModel, packs: Packs, label: str, watch: Watch
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """[conversations] each: the negative log-likelihood of the responses in nats, in fp32 and
+    without dropout, and their number of tokens."""
     nll, counts = np.zeros(len(packs.numbers)), np.zeros(len(packs.numbers), np.int64)
-    width = int(packs.lengths.max())
-    for rows, scored, losses in _scored(model, packs, width, "measuring responses", watch):
+    width = int(packs.lengths.max(initial=1))
+    for rows, scored, losses in _scored(model, packs, width, label, watch):
         row, column = np.nonzero(scored)
         places = packs.bounds[rows[row]] + column + 1  # of the predicted tokens
         units = packs.numbers[np.searchsorted(packs.starts, places, side="right") - 1]
         np.add.at(nll, units, losses)
         np.add.at(counts, units, 1)
-    every = _group_size(len(nll), MOST_PASSAGES)
-    merged = _merged(np.arange(len(nll)), {"nll": nll, "predictions": counts}, every)
-    return HeldOut(OF_RESPONSES, cache.key(fingerprint, every), merged)
+    return nll, counts
 
 
 def target_passages(model: PreTrainedModel, examples: PairedExamples, watch: Watch) -> HeldOut:
@@ -90,9 +105,9 @@ def target_passages(model: PreTrainedModel, examples: PairedExamples, watch: Wat
     nll, width = np.zeros(len(examples)), int(examples.lengths.max())
     for rows, scored, losses in _scored(model, examples, width, "measuring targets", watch):
         np.add.at(nll, rows[np.nonzero(scored)[0]], losses)
-    every = _group_size(len(nll), MOST_PASSAGES)
+    every = group_size(len(nll), MOST_PASSAGES)
     values = {"nll": nll, "predictions": examples.targets.lengths}
-    merged = _merged(np.arange(len(nll)), values, every)
+    merged = merged_units(np.arange(len(nll)), values, every)
     return HeldOut(OF_RESPONSES, cache.key(examples.fingerprint, every), merged)
 
 
@@ -123,7 +138,7 @@ def _text_units(
     tokens, size = blocks.tokens, blocks.block_size
     segments = segments_of(tokens, lengths)
     n_units = len(blocks) if chosen is not None else len(segments.begins)
-    every = _group_size(n_units, most)
+    every = group_size(n_units, most)
     nll, counts = np.zeros(n_units), np.zeros(n_units, np.int64)
     for rows, scored, losses in _scored(model, part, size, "measuring held-out text", watch):
         row, column = np.nonzero(scored)
@@ -140,7 +155,7 @@ def _text_units(
         content = (tokens.fingerprint, size, blocks.isolate_documents, every)
     kept = np.flatnonzero(counts)
     values = {"nll": nll[kept], "predictions": counts[kept], "bytes": n_bytes[kept]}
-    return _Units(_merged(kept, values, every), content)
+    return _Units(merged_units(kept, values, every), content)
 
 
 def _masked_units(
@@ -161,17 +176,17 @@ def _masked_units(
     how = (blocks.block_size, blocks.isolate_documents, blocks.probability)
     whole_words = blocks.vocabulary.word_edges is not None
     values = {"nll": nll, "predictions": counts, "hits": hits}
-    every = _group_size(len(blocks), most)
+    every = group_size(len(blocks), most)
     content = (blocks.tokens.fingerprint, *how, whole_words, every)
-    return _Units(_merged(chosen, values, every), content)
+    return _Units(merged_units(chosen, values, every), content)
 
 
-def _group_size(n_units: int, most: int) -> int:
+def group_size(n_units: int, most: int) -> int:
     """The number of neighbouring units that are merged, so that at most `most` are kept."""
     return -(-n_units // most)
 
 
-def _merged(units: _Array, values: Mapping[str, _Array], every: int) -> dict[str, _Array]:
+def merged_units(units: _Array, values: Mapping[str, _Array], every: int) -> dict[str, _Array]:
     """Sums over groups of neighbouring units, given the number of each."""
     groups, places = np.unique(units // every, return_inverse=True)
     found: dict[str, _Array] = {"unit": groups.astype(np.int64)}

@@ -25,6 +25,7 @@ HUB_TASKS = {
     "masked": ("fill-mask", "AutoModelForMaskedLM"),
     "completion": ("text-generation", "AutoModelForCausalLM"),
     "sequence_to_sequence": ("text2text-generation", "AutoModelForSeq2SeqLM"),
+    "preference": ("text-generation", "AutoModelForCausalLM"),
     "merged": ("text-generation", "AutoModelForCausalLM"),
     "classification": ("text-classification", "AutoModelForSequenceClassification"),
     "token_classification": ("token-classification", "AutoModelForTokenClassification"),
@@ -34,7 +35,7 @@ is what `llmkit merge` makes."""
 
 CARD_METRICS = (
     "loss", "perplexity", "bits_per_byte", "f1", "precision", "recall", "accuracy", "f1_macro",
-    "mae", "pearson", "bleu", "chrf", "rougeL",
+    "margin", "chosen_gain", "mae", "pearson", "bleu", "chrf", "rougeL",
 )  # fmt: skip
 """Figures that the metadata of the card holds."""
 

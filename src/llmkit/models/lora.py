@@ -7,7 +7,8 @@ transformers loads, and the updates separately, from which training resumes bit-
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,19 @@ def is_attached(model: nn.Module) -> bool:
     return any(hasattr(module, "lora_A") for module in model.modules())
 
 
+@contextmanager
+def switched_off(model: nn.Module) -> Iterator[None]:
+    """Within this context the model computes without its low-rank updates, if it has any."""
+    layers: list[Any] = [module for module in model.modules() if hasattr(module, "lora_A")]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+
+
 @torch.no_grad()
 def merged(model: nn.Module) -> dict[str, Tensor]:
     """The weights of the plain model that equals the model with its updates."""
@@ -120,7 +134,7 @@ def check_merge(model: PreTrainedModel, plain: PreTrainedModel, batch: dict[str,
     inputs = {
         name: value[:, :COMPARED]  # the logits of long rows would need much memory
         for name, value in batch.items()
-        if name not in ("labels", "targets", "places", "words")
+        if name not in ("labels", "targets", "places", "words", "reference", "pairs")
     }
     training = model.training
     ours = model.eval()(**{k: v.to(model.device) for k, v in inputs.items()}).logits.cpu()

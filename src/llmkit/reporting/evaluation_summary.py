@@ -18,6 +18,11 @@ METRIC_NAMES = {
     "recall": "recall",
     "accuracy": "accuracy",
     "f1_macro": "macro F1",
+    "margin": "margin",
+    "chosen_gain": "gain of chosen responses",
+    "rejected_gain": "gain of rejected responses",
+    "chosen_log_probability": "log-probability of chosen responses",
+    "rejected_log_probability": "log-probability of rejected responses",
     "mae": "mean absolute error",
     "pearson": "Pearson correlation",
     "bleu": "BLEU",
@@ -40,7 +45,7 @@ METRIC_NAMES = {
 }
 """The metrics in the order of their rows, with their names; others follow."""
 
-_COUNTS = ("documents", "examples", "words", "tokens", "bytes", "characters")
+_COUNTS = ("documents", "examples", "pairs", "words", "tokens", "bytes", "characters")
 _OTHERS = {*_COUNTS, "seconds"}
 """Numbers that are no metrics."""
 
@@ -143,8 +148,9 @@ def confused_unit(found: Mapping[str, Any]) -> str:
 
 
 def _count_of(rest: _Figures) -> str:
-    key = "documents" if "documents" in rest else "examples"
-    return many(rest[key], "document" if key == "documents" else "row")
+    units = {"documents": "document", "pairs": "pair", "examples": "row"}
+    key = next(name for name in units if name in rest)
+    return many(rest[key], units[key])
 
 
 def _is_metric(name: str, value: Any) -> bool:

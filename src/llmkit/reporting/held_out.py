@@ -25,6 +25,13 @@ HELD_OUT = "held_out.safetensors"
 OF_TEXT, OF_MASKED_TEXT, OF_RESPONSES = "text", "masked text", "responses"
 OF_LABELS, OF_LABEL_SETS, OF_NUMBERS = "labels", "label sets", "numbers"
 OF_TAGS = "tags"
+OF_PREFERENCES = "preferences"
+
+PAIR_FIGURES = (
+    "accuracy", "margin", "chosen_gain", "rejected_gain", "chosen_log_probability",
+    "rejected_log_probability",
+)  # fmt: skip
+"""The figures of a model on pairs of responses, beside a reference model, besides the loss."""
 
 MOST_PASSAGES = bootstrap.MAX_UNITS
 """Maximum number of passages that are kept; more are merged with their neighbours."""
@@ -66,7 +73,8 @@ class HeldOut:
 
     kind: str
     """`text`, `masked text` or `responses` of language models; `labels` of classifiers with one
-    label per row, `label sets` with several, `numbers` of regressions; `tags` of taggers."""
+    label per row, `label sets` with several, `numbers` of regressions; `tags` of taggers;
+    `preferences` of pairs of responses."""
     content: str
     """A hash of the held-out data, and of what else makes units comparable; of a mixture, of the
     domains that the overall figures are of."""
@@ -75,7 +83,7 @@ class HeldOut:
     and, where they are known, `bytes`, `hits` and `domain`; for the others `label` and `predicted`
     (a number, or a bool [units, labels]), and the `loss` of a classifier; for taggers the sums of
     each row: `words`, `right`, `loss` over `predictions`, and with entities those in `hits`,
-    `predicted` and `actual`."""
+    `predicted` and `actual`; for preferences the `loss` and PAIR_FIGURES, summed over `pairs`."""
     names: tuple[str, ...] = ()
     """The labels of a classifier."""
     domains: Mapping[str, str] = field(default_factory=dict)
@@ -89,7 +97,12 @@ class HeldOut:
     @property
     def unit(self) -> str:
         """What a unit is."""
-        units = {OF_TEXT: "passage", OF_MASKED_TEXT: "block", OF_RESPONSES: "conversation"}
+        units = {
+            OF_TEXT: "passage",
+            OF_MASKED_TEXT: "block",
+            OF_RESPONSES: "conversation",
+            OF_PREFERENCES: "pair",
+        }
         return units.get(self.kind, "row")
 
     def figures(self) -> dict[str, float]:
@@ -165,7 +178,10 @@ class HeldOut:
         if self.kind == OF_TAGS:
             found = [columns[name] for name in _TAGGED if name in columns]
             return np.column_stack(found).astype(np.float64)
-        names = [name for name in ("nll", "predictions", "bytes", "hits") if name in columns]
+        wanted: tuple[str, ...] = ("nll", "predictions", "bytes", "hits")
+        if self.kind == OF_PREFERENCES:
+            wanted = ("pairs", "loss", *PAIR_FIGURES)
+        names = [name for name in wanted if name in columns]
         return np.column_stack([columns[name].astype(np.float64) for name in names])
 
     def _figures(self, sums: _Sums) -> dict[str, _Array]:
@@ -175,6 +191,10 @@ class HeldOut:
             return _number_figures(sums)
         if self.kind == OF_TAGS:
             return _tag_figures(sums)
+        if self.kind == OF_PREFERENCES:
+            means = np.moveaxis(sums[..., 1:] / np.maximum(1, sums[..., :1]), -1, 0)
+            names = [name for name in ("loss", *PAIR_FIGURES) if name in self.columns]
+            return dict(zip(names, means, strict=True))
         loss = sums[..., 0] / np.maximum(1, sums[..., 1])
         if self.kind == OF_MASKED_TEXT:
             return {"loss": loss, "accuracy": sums[..., 2] / np.maximum(1, sums[..., 1])}

@@ -49,7 +49,7 @@ def _quality(split: str, found: _Figures, beside: _Figures) -> Iterator[str]:
 
 def main_figures(found: _Figures, beside: _Figures) -> str:
     """The main figures in words, with those of baselines; empty without any."""
-    shown = (_of_numbers, _of_entities, _of_classifier, _of_masked, _of_text)
+    shown = (_of_numbers, _of_entities, _of_classifier, _of_pairs, _of_masked, _of_text)
     return next(filter(None, (each(found, beside) for each in shown)), "")
 
 
@@ -69,7 +69,7 @@ def of_overlap(name: str, overlap: str, what: str, rest: _Figures | None) -> str
     warning = f"{name} was trained on {overlap}: these are not held-out figures"
     if rest is None:
         return warning
-    count = rest.get("documents", rest.get("examples", 0))
+    count = next((rest[key] for key in ("documents", "examples", "pairs") if key in rest), 0)
     if not count:
         return f"{warning}, and there is no {what} that it was not trained on"
     figures = main_figures(rest, {})
@@ -118,6 +118,19 @@ def _of_numbers(found: _Figures, beside: _Figures) -> str:
     ]
     error = f"mean absolute error {found['mae']:.4g}{_interval(found, 'mae')}"
     return f"{error}{_beside(others)}, Pearson correlation {found['pearson']:.3f}"
+
+
+def _of_pairs(found: _Figures, beside: _Figures) -> str:
+    if "margin" not in found:
+        return ""
+    reference = beside.get("reference", {})
+    loss = ""
+    if "loss" in found and "loss" in reference:
+        loss = f", loss {found['loss']:.4g} [reference model {reference['loss']:.4g}]"
+    return (
+        f"the chosen response preferred in {found['accuracy']:.1%} of the pairs"
+        f"{_interval(found, 'accuracy')} [chance 50%]{loss}, margin {found['margin']:.3g}"
+    )
 
 
 def _of_masked(found: _Figures, beside: _Figures) -> str:
@@ -185,7 +198,8 @@ def _next_command(figures: _Figures) -> str:
     run, found = figures["run_dir"], figures.get("validation") or figures.get("test") or {}
     if figures["command"] == "finetune" and ("f1_macro" in found or "mae" in found):
         return f"llmkit predict --model {run} --csv new.csv"
-    prompt = "a text with a [MASK]" if _of_masked(found, {}) else "..."
+    is_masked = "margin" not in found and _of_masked(found, {})
+    prompt = "a text with a [MASK]" if is_masked else "..."
     return f'llmkit generate --model {run} --prompt "{prompt}"'
 
 
@@ -280,6 +294,30 @@ def of_tagger(name: str, figures: _Figures, advice: str) -> Iterator[str]:
             f"{name}: {what} {_with_interval(figures, metric)} is no better than giving each word "
             f"its most frequent tag ({usual[metric]:.4g}): the tagger has not learned to use the "
             f"context of words{advice}"
+        )
+
+
+def of_preferences(name: str, figures: _Figures, unchanged: _Figures) -> Iterator[str]:
+    """Warns if a model prefers the chosen responses of the pairs `name` no more than the reference
+    does, whose figures are `unchanged`, and if it makes them less likely."""
+    bounds = figures.get("intervals", {})
+    loss, accuracy = figures.get("loss"), _with_interval(figures, "accuracy")
+    is_chance = bounds.get("accuracy", [figures["accuracy"]])[0] <= unchanged["accuracy"]
+    is_worse = loss is not None and loss >= unchanged["loss"]
+    if is_chance or is_worse:
+        beside = f", and the loss of {loss:.4g} " if loss is not None else ""
+        if beside:
+            beside += f"is {'no better' if is_worse else 'little better'} than that of the "
+            beside += f"reference model ({unchanged['loss']:.4g})"
+        yield (
+            f"{name}: accuracy {accuracy}; chance is 0.5{beside}: the model has not learned which "
+            "responses are preferred; train longer, raise train.learning_rate, or add pairs"
+        )
+    if bounds.get("chosen_gain", [0, figures["chosen_gain"]])[1] < 0:
+        yield (
+            f"{name}: the chosen responses have become less likely than under the reference model, "
+            f"by {-figures['chosen_gain']:.3g} on average: the model may avoid both responses; "
+            "add train.sft_weight=1, raise train.beta, or lower train.learning_rate"
         )
 
 

@@ -195,8 +195,8 @@ def shown_value(value: Any) -> str:
 
 
 FINDINGS = (
-    "blank", "left_out", "duplicates", "conflicts", "overlap", "unseen_labels", "tag_count",
-    "bad_tags", "bad_spans", "bad_marks",
+    "blank", "identical", "other_prompt", "left_out", "duplicates", "conflicts", "overlap",
+    "unseen_labels", "tag_count", "bad_tags", "bad_spans", "bad_marks",
 )  # fmt: skip
 PLACES = 5
 """Maximum number of rows listed for each finding; JSON lists more."""

@@ -92,7 +92,7 @@ def train_task(
             resumed = _resume_point(task, directory)
             with console.waiting("preparing the model…"):
                 model = _model(task, resumed)
-                task = task.fitted(model)
+                task = task.fitted(model, begun=resumed is None)
             for line in final_model.describe_model(model):
                 console.say(line)
             clock = Clock(resumed.state.seconds if resumed else 0.0)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from llmkit.config.schema import Config
 from llmkit.data.readers.files import Sources
-from llmkit.data.records import conversations
+from llmkit.data.records import conversation_sets, conversations
 from llmkit.errors import DataError
 
 MESSAGES = [
@@ -29,16 +29,16 @@ def watch(label: str, total: int):
     yield lambda n: None
 
 
-def load(path: Path, said: list[str] | None = None, **data) -> conversations.Chats:
+def load(path: Path, said: list[str] | None = None, **data) -> conversation_sets.Chats:
     keys = {"train_files": [str(path)], "validation_fraction": 0.0, **data}
     config = Config.model_validate({"data": keys})
     told = said if said is not None else []
-    return conversations.load_conversations(
+    return conversation_sets.load_conversations(
         config, Sources(config), watch, told.append, told.append
     )
 
 
-def said_in(found: conversations.Chats) -> list[tuple[tuple[str, str], ...]]:
+def said_in(found: conversation_sets.Chats) -> list[tuple[tuple[str, str], ...]]:
     return [tuple(tuple(message) for message in each.messages) for each in found.train]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,16 @@ import pytest
 
 from llmkit.config.load import load_config
 from llmkit.data.readers.files import Sources
-from llmkit.data.records import conversations, dataset, tagged_dataset
+from llmkit.data.records import conversation_sets, dataset, tagged_dataset
+from llmkit.data.records.preferences import PREFERENCES
 from llmkit.errors import ConfigError
 from llmkit.progress import Watch
 
 LOADERS: dict[str, Callable[..., Any]] = {
     "classification": dataset.load_labelled,
     "token_classification": tagged_dataset.load_tagged,
-    "completion": conversations.load_conversations,
+    "completion": conversation_sets.load_conversations,
+    "preference": partial(conversation_sets.load_form, PREFERENCES, tokenizer=None),
 }
 
 
@@ -27,6 +30,8 @@ def row(task: str, number: int) -> dict[str, Any]:
         return {"tokens": ["Anna", str(number)], "tags": ["B-PER", "O"]}
     if task == "completion":
         return {"prompt": f"row {number}", "response": "yes"}
+    if task == "preference":
+        return {"prompt": f"row {number}", "chosen": "yes", "rejected": "no"}
     return {"text": f"row {number}", "label": "odd" if number % 2 else "even"}
 
 
@@ -53,7 +58,7 @@ def test_rows_are_numbered_through_all_files_and_cut_like_a_python_list(
     task: str, tmp_path: Path, watch: Watch
 ) -> None:
     keys = ["data.train_rows=2:14", "data.validation_rows=-6:"]
-    has_test = task != "completion"
+    has_test = task not in ("completion", "preference")
     keys += ["data.test_rows=:2"] if has_test else []
     data, said = load(task, tmp_path, watch, *keys)
     rows = list(range(20))

@@ -8,7 +8,7 @@ from tokenizers import normalizers
 
 from llmkit.config.schema import Config
 from llmkit.data.readers.files import Sources
-from llmkit.data.records import conversations, dataset
+from llmkit.data.records import conversation_sets, dataset
 from llmkit.data.text.fingerprints import as_seen, of_rows, overlap
 from llmkit.models import tokenizer as tokenizers
 
@@ -96,7 +96,7 @@ def test_chats_whose_prompts_read_the_same_are_reported_and_stay_together(
     rows = [(each, f"{i}") for i in range(30) for each in (f"Say {i}", f"say {i}")]
     path = written(tmp_path / "train.csv", ("prompt", "response"), rows)
     config = Config.model_validate({"data": {"train_files": path}})
-    found = conversations.load_conversations(
+    found = conversation_sets.load_conversations(
         config, Sources(config), watch, lambda text: None, lambda text: None, uncased
     )
     assert found.report["duplicates"]["count_stripped"] == 30

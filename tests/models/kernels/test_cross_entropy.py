@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from llmkit.models import build, logits
 from llmkit.models.kernels import cross_entropy
-from llmkit.models.kernels.cross_entropy import LinearCrossEntropy
+from llmkit.models.kernels.cross_entropy import LinearCrossEntropy, linear_log_probabilities
 
 IGNORED = -100
 
@@ -68,3 +68,27 @@ def test_heads_that_scale_or_cap_are_told_from_linear_ones(architecture, linear)
     special = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
     model = build.causal_model(build.model_config(architecture, shape, 60, 16, special), seed=0)
     assert logits.has_linear_head(model) is linear
+
+
+def test_log_probabilities_equal_torchs_and_keep_no_logits_of_all_tokens() -> None:
+    torch.manual_seed(0)
+    hidden = torch.randn(300, 8, requires_grad=True)
+    weight = torch.randn(50_000, 8, requires_grad=True)
+    targets = torch.randint(50_000, (300,))
+    sizes: list[int] = []
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        sizes.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        found = linear_log_probabilities(hidden, weight, targets)
+    assert sum(sizes) < 300 * 50_000 / 4
+    expected = -functional.cross_entropy(hidden @ weight.T, targets, reduction="none")
+    torch.testing.assert_close(found, expected)
+    ours, theirs = (
+        torch.autograd.grad((values * torch.arange(300)).sum(), (hidden, weight))
+        for values in (found, expected)
+    )
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-2)

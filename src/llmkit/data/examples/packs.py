@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_left, insort
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, chain
 from typing import Any
@@ -43,6 +43,9 @@ class Responses:
     two were tokenized separately."""
     max_length: int
 
+    lacking = "the whole response truncated"
+    """What is wrong with the rows that are skipped."""
+
     def __len__(self) -> int:
         return len(self.starts) - 1
 
@@ -50,6 +53,18 @@ class Responses:
     def lengths(self) -> NDArray[np.int64]:
         """[conversations], in tokens."""
         return np.diff(self.starts)
+
+    def part(self, chosen: NDArray[np.int64]) -> Responses:
+        """The conversations of these numbers, in this order."""
+        whole = zip(self.starts[chosen], self.starts[chosen + 1], strict=True)
+        spans = [np.arange(start, end) for start, end in whole]
+        places = np.concatenate([np.zeros(0, np.int64), *spans])
+        return replace(
+            self,
+            ids=self.ids[places],
+            scored=self.scored[places],
+            starts=np.cumsum([0, *self.lengths[chosen]], dtype=np.int64),
+        )
 
     @property
     def fingerprint(self) -> str:

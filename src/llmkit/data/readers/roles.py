@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llmkit.config.schema import DataConfig
@@ -28,12 +28,14 @@ from llmkit.progress import Say
 _SOURCE, _TARGET = "data.source_column", "data.target_column"
 TEXT, LABEL, MARKED_WORDS = "data.text_column", "data.label_column", "data.mark_column"
 _PROMPT, RESPONSE, MESSAGES = "data.prompt_column", "data.response_column", "data.messages_column"
+CHOSEN, REJECTED = "data.chosen_column", "data.rejected_column"
 
 _PROMPTS = frozenset("prompt instruction question query".split())
 _RESPONSES = frozenset("response output answer completion reply".split())
 _CONVERSATIONS = frozenset("messages conversation conversations".split())
 _SOURCES = frozenset("source src article document dialogue text input".split())
 _TARGETS = frozenset("target tgt translation summary highlights abstract output".split())
+_CHOSEN, _REJECTED = frozenset({"chosen", "preferred"}), frozenset({"rejected", "dispreferred"})
 _TASK = ("instruction", "input")
 """The task and its input: two columns that form one prompt."""
 
@@ -147,12 +149,27 @@ def resolve_chat_columns(found: Sequence[Source], data: DataConfig, say: Say) ->
     Columns that are not given are guessed from the first table if there is only one candidate,
     and the guess is reported. Otherwise raises DataError with the existing columns.
     """
-    data = with_header(data, data.prompt_column, data.response_column, data.messages_column)
+    return _resolved(found, data, ("prompt", "response", "messages"), _chat_roles, say)
+
+
+def resolve_preference_columns(found: Sequence[Source], data: DataConfig, say: Say) -> DataConfig:
+    """The same for prompts with a chosen and a rejected response."""
+    return _resolved(found, data, ("prompt", "chosen", "rejected"), _preference_roles, say)
+
+
+def _resolved(
+    found: Sequence[Source],
+    data: DataConfig,
+    names: Sequence[str],
+    roles_of: Callable[[DataConfig, Columns, str], dict[str, Any]],
+    say: Say,
+) -> DataConfig:
+    data = with_header(data, *(getattr(data, f"{name}_column") for name in names))
     for source in found:
         columns = _columns(source, data)
         if not len(columns):
             continue
-        resolved = _chat_roles(data, columns, str(source.path))
+        resolved = roles_of(data, columns, str(source.path))
         guessed = {name: value for name, value in resolved.items() if getattr(data, name) is None}
         _report(guessed, columns, str(source.path), say)
         header = {} if columns.keyed else {"header": columns.names is not None}
@@ -169,6 +186,34 @@ def chat_numbers(
         columns.find_all(data.response_column, RESPONSE, where),
         columns.find_all(data.messages_column, MESSAGES, where),
     )
+
+
+def preference_numbers(
+    columns: Columns, data: DataConfig, where: str
+) -> tuple[ColumnNumbers, ColumnNumbers, ColumnNumbers]:
+    """The prompt, chosen and rejected columns of a table that the config names."""
+    return (
+        columns.find_all(data.prompt_column, _PROMPT, where),
+        columns.find_all(data.chosen_column, CHOSEN, where),
+        columns.find_all(data.rejected_column, REJECTED, where),
+    )
+
+
+def _preference_roles(data: DataConfig, columns: Columns, where: str) -> dict[str, Any]:
+    """The columns, given or guessed; conversations hold their prompt, and need no column for it."""
+    prompt, chosen, rejected = preference_numbers(columns, data, where)
+    chosen = chosen or only_column(columns, _CHOSEN)
+    rejected = rejected or only_column(columns, _REJECTED)
+    for numbers, key in ((chosen, CHOSEN), (rejected, REJECTED)):
+        if not numbers:
+            what = "the " + key.removeprefix("data.").replace("_column", " response")
+            raise columns.fault(f"it is not clear which column is {what}", key, where)
+    found: dict[str, Any] = {
+        "chosen_column": columns.label(chosen[0]),
+        "rejected_column": columns.label(rejected[0]),
+    }
+    asked = prompt or _guess_prompt(columns)
+    return {"prompt_column": _named(columns, asked), **found} if asked else found
 
 
 def _columns(source: Source, data: DataConfig) -> Columns:

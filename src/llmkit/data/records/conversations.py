@@ -1,42 +1,21 @@
-"""Read, check and split conversations: prompts with responses, or lists of messages."""
+"""Read conversations: prompts with responses, or lists of messages."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
-from transformers import PreTrainedTokenizerFast
-
-from llmkit.config.schema import Config, DataConfig
+from llmkit.config.schema import DataConfig
 from llmkit.data.readers import files, tables
 from llmkit.data.readers.columns import ColumnNumbers, Columns
 from llmkit.data.readers.decode import Reading
 from llmkit.data.readers.delimited import Record
-from llmkit.data.readers.files import Source, Sources
-from llmkit.data.readers.roles import (
-    chat_numbers,
-    resolve_chat_columns,
-    resolve_pair_columns,
-)
+from llmkit.data.readers.files import Source
+from llmkit.data.readers.roles import chat_numbers
 from llmkit.data.readers.tables import Table
-from llmkit.data.records import checks, splits
-from llmkit.data.records.findings import Findings, finding, place_of, repeated, repeats
-from llmkit.data.records.parts import (
-    Counts,
-    Part,
-    PartRows,
-    Place,
-    format_places,
-    rows_of_parts,
-    training_sources,
-)
-from llmkit.data.records.splits import Texts
-from llmkit.data.text.fingerprints import as_seen
+from llmkit.data.records.parts import Counts
 from llmkit.errors import DataError
-from llmkit.progress import Advance, Say, Watch
-from llmkit.reporting.format import many
 
 _SYSTEM, USER, ASSISTANT = ROLES = ("system", "user", "assistant")
 
@@ -77,6 +56,12 @@ class Conversation:
         return tuple(each.content for each in self.messages if each.role == ASSISTANT)
 
 
+_C = TypeVar("_C", bound=Conversation)
+
+RowReader = tuple[ColumnNumbers, Callable[[Record], _C]]
+"""The columns to read, and what makes a row of a record."""
+
+
 def read_conversations(
     found: Iterable[Source], data: DataConfig, advance: Callable[[int], None], counts: Counts
 ) -> Iterator[Conversation]:
@@ -85,26 +70,40 @@ def read_conversations(
     Raises DataError with file and row for broken data, unknown roles, and conversations that do not
     end with the assistant's message.
     """
+
+    def of_table(table: Table, path: str) -> RowReader[Conversation]:
+        numbers = chat_numbers(table.columns, data, path)
+        return sum(numbers, ()), lambda record: Conversation(
+            _turns(record, table.columns, *numbers), path, record.number
+        )
+
+    yield from read_tables(found, data, advance, counts, of_table)
+
+
+def read_tables(
+    found: Iterable[Source],
+    data: DataConfig,
+    advance: Callable[[int], None],
+    counts: Counts,
+    of_table: Callable[[Table, str], RowReader[_C]],
+) -> Iterator[_C]:
+    """The rows of all tables; `of_table` gives the columns to read of a table and what makes a row
+    of a record. A DataError of a row gets its number."""
     for source in found:
         reading = Reading(data, advance)
         table = tables.open_table(source, reading)
         if len(table.columns):
-            yield from _rows(table, data, str(source.path), counts)
+            columns, row_of = of_table(table, str(source.path))
+            for record in table.records(columns):
+                if record.values is None:
+                    counts.blank_lines += 1
+                    continue
+                try:
+                    yield row_of(record)
+                except DataError as fault:
+                    raise tables.in_row(fault, record.number) from fault
         counts.undecodable += reading.undecodable
         files.check_unchanged(source)
-
-
-def _rows(table: Table, data: DataConfig, path: str, counts: Counts) -> Iterator[Conversation]:
-    prompt, response, messages = chat_numbers(table.columns, data, path)
-    for record in table.records((*prompt, *response, *messages)):
-        if record.values is None:
-            counts.blank_lines += 1
-            continue
-        try:
-            turns = _turns(record, table.columns, prompt, response, messages)
-        except DataError as fault:
-            raise tables.in_row(fault, record.number) from fault
-        yield Conversation(turns, path, record.number)
 
 
 def _turns(
@@ -115,22 +114,32 @@ def _turns(
     messages: ColumnNumbers,
 ) -> tuple[Message, ...]:
     if messages:
-        return _messages(tables.field(record, columns, messages[0]), record.where)
-    parts = [tables.text_or_empty(record, columns, number) for number in prompt]
-    # A task may have no input.
-    asked = "\n\n".join(part for part in parts if part.strip()) if len(parts) > 1 else parts[0]
+        value = tables.field(record, columns, messages[0])
+        return checked_turns(read_messages(value, record.where), record.where)
     answer = tables.text_or_empty(record, columns, response[0])
-    return Message(USER, asked), Message(ASSISTANT, answer)
+    return Message(USER, prompt_text(record, columns, prompt)), Message(ASSISTANT, answer)
 
 
-def _messages(value: Any, where: str) -> tuple[Message, ...]:
+def prompt_text(record: Record, columns: Columns, prompt: ColumnNumbers) -> str:
+    """The text of the prompt columns of a row: a task may have no input."""
+    parts = [tables.text_or_empty(record, columns, number) for number in prompt]
+    return "\n\n".join(part for part in parts if part.strip()) if len(parts) > 1 else parts[0]
+
+
+def read_messages(value: Any, where: str, what: str = "the messages") -> tuple[Message, ...]:
+    """The messages of a cell; raises DataError, which names `what` they are, for anything else."""
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
         raise DataError(
-            f"the messages of this row are {_shown(value)}, not a list of messages",
+            f"{what} of this row are {_shown(value)}, not a list of messages",
             where=where,
             next='each message is {"role": "user", "content": "..."}',
         )
-    messages = tuple(_message(each, number, where) for number, each in enumerate(value, 1))
+    return tuple(_message(each, number, where) for number, each in enumerate(value, 1))
+
+
+def checked_turns(messages: tuple[Message, ...], where: str) -> tuple[Message, ...]:
+    """The messages; raises DataError unless they begin with the user's, apart from system messages,
+    and end with the assistant's."""
     first = next((each.role for each in messages if each.role != _SYSTEM), _SYSTEM)
     if first != USER:
         raise DataError(
@@ -190,156 +199,3 @@ def _text_of_part(value: Any, number: int, where: str) -> str:
 
 def _shown(value: Any) -> str:
     return "null" if value is None else repr(value)[:60]
-
-
-Conversations = Sequence[Conversation]
-
-
-@dataclass(frozen=True)
-class Chats:
-    """Conversations for training and validation."""
-
-    data: DataConfig
-    """The data section with the columns resolved."""
-    train: Conversations
-    validation: Conversations
-    """Empty if nothing is held out and no validation files are given."""
-    report: dict[str, Any]
-    """The data report, for JSON output."""
-
-
-def load_conversations(
-    config: Config,
-    sources: Sources,
-    watch: Watch,
-    say: Say,
-    warn: Say,
-    tokenizer: PreTrainedTokenizerFast | None = None,
-    pairs: bool = False,
-) -> Chats:
-    """Read, check and split all conversations of a config; no prompt is on both sides.
-
-    `pairs` are source and target texts: a prompt and its response each, in other columns. Texts
-    that the given tokenizer encodes alike count as the same. Guesses are reported, unusual rows
-    raise warnings. Raises the errors of reading, and DataError for empty responses.
-    """
-    prompt, response = ("source", "target") if pairs else ("prompt", "response")
-    resolve = resolve_pair_columns if pairs else resolve_chat_columns
-    data = how = resolve(training_sources(sources)["train"], config.data, say)
-    if pairs:
-        how = data.changed(prompt_column=data.source_column, response_column=data.target_column)
-
-    def read(found: Sequence[Source], advance: Advance, counts: Counts) -> Iterator[Conversation]:
-        return read_conversations(found, how, advance, counts)
-
-    found = rows_of_parts(sources, data, read, watch, say)
-    parts = {name: _checked(each, response) for name, each in found.items()}
-    counts = {name: each.counts for name, each in found.items()}
-    report = _report(parts, counts, tokenizer, prompt)
-    for warning in report["warnings"]:
-        warn(warning)
-    if "validation" not in parts:
-        requested = data.validation_fraction
-        fraction = splits.AUTO_SHARE if requested == "auto" else requested
-        parts["train"], parts["validation"] = _split(
-            parts["train"], fraction, config.seed, tokenizer
-        )
-    report["columns"] = {
-        name: getattr(data, f"{name}_column")
-        for name in (prompt, response, "messages")
-        if getattr(data, f"{name}_column") is not None
-    }
-    report["splits"] = {name: {"rows": len(each)} for name, each in parts.items() if each}
-    return Chats(data, parts["train"], parts["validation"], report)
-
-
-def _checked(rows: PartRows[Conversation], response: str) -> list[Conversation]:
-    """All conversations of one part; raises DataError if there are none, or one has an empty
-    `response`, by this name."""
-    key, read = rows.key, list(rows.rows)
-    if not read:
-        where = ", ".join(rows.paths)
-        raise DataError(f"{key} has no rows", where=where, next="name files with rows")
-    empty = [each for each in read if any(not text.strip() for text in each.responses)]
-    if empty:
-        raise DataError(
-            f"{many(len(empty), 'row')} of {key} with an empty {response}: nothing to learn",
-            where=format_places(map(_place, empty)),
-            next=f"give them a {response}, or remove them",
-        )
-    return read
-
-
-def _split(
-    whole: list[Conversation],
-    fraction: float,
-    seed: int,
-    tokenizer: PreTrainedTokenizerFast | None,
-) -> tuple[list[Conversation], list[Conversation]]:
-    """Split conversations into training and validation by their opening messages."""
-    strata = np.zeros(len(whole), dtype=np.int64)
-    held = np.zeros(len(whole), dtype=np.bool_)
-    if fraction > 0:
-        openings = [each.opening for each in whole]
-        seen = as_seen(openings, tokenizer)
-        held = splits.hold_out(openings, strata, fraction, seed, seen)
-    kept = [each for each, out in zip(whole, held, strict=True) if not out]
-    return kept, [each for each, out in zip(whole, held, strict=True) if out]
-
-
-def _report(
-    parts: dict[str, list[Conversation]],
-    counts: dict[str, Counts],
-    tokenizer: PreTrainedTokenizerFast | None,
-    prompt: str,
-) -> dict[str, Any]:
-    """The data report: repeated conversations, and prompts that are in both parts."""
-    whole = {name: _part(name, each, counts, lambda c: c.contents) for name, each in parts.items()}
-    opened = {name: _part(name, each, counts, lambda c: c.opening) for name, each in parts.items()}
-    for part in (*whole.values(), *opened.values()):
-        part.seen = as_seen(part.texts, tokenizer)
-    duplicates = [each for each in repeats(whole) if each.part == each.first_part]
-    overlap = [each for each in repeats(opened) if each.part != each.first_part]
-    blank = [
-        {"split": name, **place_of(_place(each))}
-        for name, some in parts.items()
-        for each in some
-        if not any(text.strip() for text in each.opening)
-    ]
-    findings = Findings(duplicates, overlap, [], [])
-    return {
-        "rows": len(parts["train"]),
-        "turns": sum(len(each.responses) for each in parts["train"]),
-        "blank": finding(blank),
-        "duplicates": repeated(duplicates),
-        "overlap": repeated(overlap),
-        "blank_lines": sum(each.blank_lines for each in counts.values()),
-        "undecodable": sum(each.undecodable for each in counts.values()),
-        "warnings": [*_blank(blank, prompt), *_odd(whole, findings)],
-    }
-
-
-def _part(
-    name: str,
-    some: Conversations,
-    counts: dict[str, Counts],
-    text: Callable[[Conversation], Texts],
-) -> Part:
-    """The conversations in the form of labelled rows, for `find_unusual_rows`."""
-    places = [_place(each) for each in some]
-    return Part(name, [text(each) for each in some], [], places, counts=counts[name])
-
-
-def _odd(parts: dict[str, Part], findings: Findings) -> Iterator[str]:
-    for part in parts.values():
-        yield from checks.odd_rows(part, findings)
-
-
-def _blank(rows: Sequence[dict[str, Any]], prompt: str) -> Iterator[str]:
-    if rows:
-        places = format_places((row["file"], row["row"]) for row in rows)
-        yield f"{many(len(rows), 'row')} with an empty {prompt}, kept: {places}"
-
-
-def _place(each: Conversation) -> Place:
-    return each.path, each.number

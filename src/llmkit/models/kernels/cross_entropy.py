@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 CHUNK_LOGITS = {"cpu": 1 << 22}
 """Logits held at once, by device: 16 MB in fp32 fit into the cache of a CPU; on two cores this
@@ -55,6 +56,23 @@ class LinearCrossEntropy(nn.Module):
             for part, chosen in _chunks(hidden, targets, len(weight))
         ]
         return torch.stack(sums).sum()
+
+
+def linear_log_probabilities(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """[tokens], the log-probability of each target under `hidden @ weight.T`, in fp32.
+
+    Backward computes the logits of a chunk again instead of keeping those of all tokens.
+    """
+
+    def chunk(part: Tensor, chosen: Tensor) -> Tensor:
+        logits = functional.linear(part, weight).float()
+        return -functional.cross_entropy(logits, chosen, reduction="none")
+
+    parts = _chunks(hidden, targets, len(weight))
+    found = [
+        checkpoint(chunk, *part, use_reentrant=False, preserve_rng_state=False) for part in parts
+    ]
+    return torch.cat(found)
 
 
 class Chunk(nn.Module):

@@ -61,7 +61,7 @@ def using_command(run: RunRecord) -> str:
     given = str(run.result.get("run_dir", run.name))
     model = run.name if PurePath(given).is_absolute() else given
     objective = (run.config.get("train") or {}).get("objective")
-    writes = ("causal", "masked", "completion", "sequence_to_sequence")
+    writes = ("causal", "masked", "completion", "sequence_to_sequence", "preference")
     if objective in writes or run.command != "finetune":
         prompt = "a text with a [MASK]" if objective == "masked" else "..."
         return shlex.join(["llmkit", "generate", "--model", model, "--prompt", prompt])

@@ -21,6 +21,7 @@ _JOBS = {
     "masked": "a masked language model",
     "completion": "a model that responds",
     "sequence_to_sequence": "an encoder-decoder model",
+    "preference": "a model tuned on preferences",
     "token_classification": "a tagger",
     "single_label_classification": "a classifier",
     "multi_label_classification": "a classifier with several labels per row",
@@ -126,7 +127,7 @@ def _why_not(first: RunRecord, second: RunRecord) -> tuple[str, str] | None:
 def _job(run: RunRecord) -> str | None:
     """What a run trains; None if its config does not say."""
     objective = (run.config.get("train") or {}).get("objective")
-    if objective in (*_LANGUAGE_MODELS, "token_classification"):
+    if objective in (*_LANGUAGE_MODELS, "preference", "token_classification"):
         return str(objective)
     kind = (run.config.get("data") or {}).get("problem_type")
     return kind if kind in _JOBS else None

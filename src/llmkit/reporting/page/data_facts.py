@@ -21,6 +21,8 @@ _FINDINGS = {
     "conflicts": "rows with the text of another row and another label",
     "overlap": "held-out rows that are in the training data too",
     "unseen_labels": "rows with a label that the training data lack",
+    "identical": "rows whose chosen and rejected responses are the same, skipped",
+    "other_prompt": "rows whose two conversations differ before their last message, skipped",
     "left_out": "rows whose whole response was truncated, skipped",
     "undecodable": "bytes that could not be decoded",
 }

@@ -34,6 +34,13 @@ MEANINGS = {
     "roc_auc": "chance that a positive row scores above a negative one: 0.5 is chance",
     "calibration_error": "mean gap between probability and share of right predictions; lower is "
     "better",
+    "margin": "how much likelier the chosen response has become than the rejected one, in nats; "
+    "higher is better",
+    "chosen_gain": "how much likelier the chosen response has become than under the reference "
+    "model, in nats; below 0 it has become less likely",
+    "rejected_gain": "the same for the rejected response",
+    "chosen_log_probability": "mean log-probability of the chosen response, in nats",
+    "rejected_log_probability": "mean log-probability of the rejected response, in nats",
     "mae": "mean absolute error in the unit of the labels; lower is better",
     "mse": "mean squared error; lower is better",
     "rmse": "root mean squared error in the unit of the labels; lower is better",
@@ -48,6 +55,7 @@ MEANINGS = {
 BASELINES = {
     "nearest_target": "target of the nearest source",
     "copied_source": "copied source",
+    "reference": "reference model",
     "unigram": "unigram model",
     "tfidf": "TF-IDF",
     "frequent_tag": "most frequent tags",
@@ -56,7 +64,13 @@ BASELINES = {
 }
 """Names of baselines, the strongest first."""
 
-_COUNTS = {"examples": "row", "conversations": "conversation", "words": "word", "tokens": "token"}
+_COUNTS = {
+    "pairs": "pair",
+    "examples": "row",
+    "conversations": "conversation",
+    "words": "word",
+    "tokens": "token",
+}
 _NOT_FIGURES = {*_COUNTS, "seconds", "threshold", "router_aux_loss"}
 
 _SHARES = ("accuracy", "f1", "f1_macro")
@@ -138,6 +152,8 @@ def _what_it_does(found: Figures) -> tuple[str, str]:
         )
     if is_figure("f1", found.get("f1")):
         return "f1", "finds entities with an F1 of {}"
+    if is_figure("margin", found.get("margin")):
+        return "accuracy", "prefers the chosen response in {} of the pairs"
     if is_figure("accuracy", found.get("accuracy")):
         of_rows = "f1_macro" in found
         what = "words" if found.get("words") else "rows" if of_rows else "hidden tokens"
@@ -164,6 +180,8 @@ def _verdicts(key: str, found: Figures, beside: Mapping[str, Figures]) -> Iterat
 def _explained(baseline: str, figures: Figures) -> str:
     if baseline == "unigram":
         return "A unigram model, which knows only how often each token occurs,"
+    if baseline == "reference":
+        return "The reference model, which training began with and chance decides for,"
     if baseline == "tfidf":
         return "A linear model on TF-IDF"
     if baseline == "frequent_tag":

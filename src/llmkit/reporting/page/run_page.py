@@ -29,6 +29,7 @@ _KINDS = {
     "masked": "A masked language model",
     "completion": "A model that responds",
     "sequence_to_sequence": "An encoder-decoder model",
+    "preference": "A model tuned on preferences",
     "token_classification": "A tagger of words",
     "single_label_classification": "A text classifier",
     "multi_label_classification": "A text classifier with several labels per row",

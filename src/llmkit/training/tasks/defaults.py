@@ -101,6 +101,20 @@ def completing(
     return finetuning(train, n_packs, hidden_size, "lora" if lora else "again", "loss")
 
 
+PREFERENCE_RATE = 0.1
+"""Learning rate of preferences relative to that of responses: they overfit sooner."""
+
+
+def preferring(train: TrainConfig, n_pairs: int, hidden_size: int, lora: bool) -> TrainConfig:
+    """The settings of a model that learns preferences with every `auto` resolved: those of a
+    classifier, with a lower learning rate."""
+    filled = finetuning(train, n_pairs, hidden_size, "lora" if lora else "again", "loss")
+    if train.learning_rate == "auto":
+        assert filled.learning_rate != "auto"
+        return filled.changed(learning_rate=PREFERENCE_RATE * filled.learning_rate)
+    return filled
+
+
 def check_best(train: TrainConfig, figures: Sequence[str], validated: bool) -> None:
     """Raises ConfigError if `metric_for_best_model` is not a validation metric, or if early
     stopping is set without validation data."""

@@ -52,7 +52,9 @@ def _of_size(task: Task) -> dict[str, str]:
 
 def _of_data(task: Task) -> dict[str, str]:
     found = "found by the names and the content of the columns"
-    roles = ("text", "label", "prompt", "response", "messages", "source", "target")
+    roles = (
+        "text", "label", "prompt", "response", "messages", "source", "target", "chosen", "rejected",
+    )  # fmt: skip
     columns = [f"{role}_column" for role in roles]
     return {
         **{f"data.{name}": found for name in columns},

@@ -234,8 +234,9 @@ class Task(ABC):
     def keep(self, directory: Path) -> None:  # noqa: B027
         """Write what a resumed run reads instead of computing it again into the run directory."""
 
-    def fitted(self, model: PreTrainedModel) -> Self:
-        """The task adapted to this model."""
+    def fitted(self, model: PreTrainedModel, begun: bool) -> Self:
+        """The task adapted to this model; `begun` says that the weights are those of `begin`, and
+        not of a checkpoint."""
         return self
 
     @property

@@ -120,7 +120,7 @@ class Trial:
             Clock(), self.model.save_pretrained, self.named.state, {"choices": {}}, "examples",
         )  # fmt: skip
         record.begin(state)
-        return engine.train(work, state, record, self.stop, dict)
+        return engine.train(work, state, record, self.stop, lambda step: {})
 
     def weights(self) -> dict[str, torch.Tensor]:
         assert self.model is not None

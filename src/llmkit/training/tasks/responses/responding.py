@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from llmkit.config.schema import Config
-from llmkit.data.records.conversations import Chats
+from llmkit.data.records.conversation_sets import Chats
 from llmkit.data.text import fingerprints
 from llmkit.data.text.fingerprints import Fingerprints
 from llmkit.errors import ConfigError
@@ -41,7 +41,7 @@ class Responding(Task):
     session: Session
     asked: Config
     config: Config
-    data: Chats
+    data: Chats[Any]
     tokenizer: PreTrainedTokenizerFast
 
     command = "finetune"

@@ -17,8 +17,9 @@ from llmkit.config.schema import Config
 from llmkit.data.examples import order
 from llmkit.data.examples.pair_tokenizer import PairTokenizer
 from llmkit.data.examples.paired import PairedExamples, Shift, shift_of
-from llmkit.data.records import conversations
-from llmkit.data.records.conversations import Chats, Conversation
+from llmkit.data.records import conversation_sets
+from llmkit.data.records.conversation_sets import Chats
+from llmkit.data.records.conversations import Conversation
 from llmkit.errors import ConfigError
 from llmkit.evaluation import references
 from llmkit.evaluation.baselines import nearest_targets
@@ -93,7 +94,7 @@ class SequenceToSequence(Responding):
             build.fill_settings(config.model.architecture, config.model.config, cls.purpose)
         given = pretrained.tokenizer if pretrained else tokenizers.configured_tokenizer(config)
         compared = given if given is not None and given.is_fast else None
-        data = conversations.load_conversations(
+        data = conversation_sets.load_conversations(
             config, session.sources, session.watch, console.say, console.warn, compared, pairs=True
         )
         check_responses(config, bool(data.validation))
@@ -300,7 +301,7 @@ def _remember(made: PretrainedConfig, config: Config) -> None:
 
 
 def _encoded(
-    data: Chats, pairs: PairTokenizer, lengths: tuple[int, int], shift: Shift, session: Session
+    data: Chats[Any], pairs: PairTokenizer, lengths: tuple[int, int], shift: Shift, session: Session
 ) -> dict[str, PairedExamples]:
     """The tokenized pairs of each part; reports their lengths, and warns of truncation."""
     parts = {name: each for name in ("train", "validation") if (each := getattr(data, name))}
@@ -348,7 +349,7 @@ def _resolved(
     return config.changed(train=train)
 
 
-def _trained_tokenizer(config: Config, data: Chats, say: Say) -> PreTrainedTokenizerFast:
+def _trained_tokenizer(config: Config, data: Chats[Any], say: Say) -> PreTrainedTokenizerFast:
     texts = [text for each in data.train for text in (each.opening[0], each.contents[-1])]
     size = config.tokenizer.vocab_size
     if size == "auto":

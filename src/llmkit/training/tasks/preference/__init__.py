@@ -1,0 +1,1 @@
+"""Preference tuning: of two responses to a prompt, one is preferred."""
