@@ -20,28 +20,32 @@ COUNTED = """
 import json, sys
 from collections import Counter
 
+from transformers import AutoConfig, AutoTokenizer
+
 counts, (config, *command) = Counter(), sys.argv[1:]
-CALLS = {
-    "AutoConfig.from_pretrained": "config loads",
-    "AutoTokenizer.from_pretrained": "tokenizer loads",
-}
 
 def count_opening(event, arguments):
     counts["openings of config.json"] += event == "open" and arguments[0] == config
 
-def count_call(frame, event, argument):
-    if event == "call" and frame.f_code.co_qualname in CALLS:
-        counts[CALLS[frame.f_code.co_qualname]] += 1
+def count_loads(loader, name):
+    load = loader.from_pretrained
+
+    def counted(*arguments, **keywords):
+        counts[name] += 1
+        return load(*arguments, **keywords)
+
+    loader.from_pretrained = counted
+
+count_loads(AutoConfig, "config loads")
+count_loads(AutoTokenizer, "tokenizer loads")
 
 from llmkit.cli import app
 
 sys.argv = ["llmkit", *command]
 sys.addaudithook(count_opening)
-sys.setprofile(count_call)
 try:
     app.main()
 finally:
-    sys.setprofile(None)
     print(json.dumps(counts), file=sys.stderr)
 """
 """Runs a command line; the last line of stderr says how often a model was opened."""
