@@ -62,6 +62,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("reviews.csv", "test.csv", "new.csv"):
         rows = [(f"{word} {next(made)}", word) for _ in range(30) for word in ("good", "bad")]
         write_table(place / name, rows)
+    translated = [(next(made), next(made)) for _ in range(40)]
+    write_table(place / "pairs.csv", translated, ("source", "target"))
     (place / "keys.txt").write_text("my-key\n")
     words = "".join(f"Bob B-PER\nsaw O\n{number} O\n\n" for number in range(40))
     (place / "words.conll").write_text(words)
