@@ -70,7 +70,7 @@ def table_of(kind: str) -> tuple[str, ...]:
     """The options with which a job gets data of a kind."""
     return {"text": ("--text", "corpus.txt"), "rows": ("--csv", "my reviews.csv"),
             "chats": ("--csv", "chats.jsonl"), "pairs": ("--csv", "pairs.jsonl"),
-            "words": ("--csv", "words.conll"),
+            "words": ("--csv", "words.conll"), "questions": ("--csv", "questions.jsonl"),
             "": ()}[kind]  # fmt: skip
 
 
@@ -78,12 +78,16 @@ def table_of(kind: str) -> tuple[str, ...]:
     ("job", "kind"),
     [("pretrain", "text"), ("pretrain", "rows"), ("masked", "text"), ("mixture", "text"),
      ("mixture", "rows"), ("experts", "rows"), ("classifier", "rows"), ("tagger", "words"),
+     ("question-answering", "questions"),
      ("completion", "chats"), ("preference", "pairs"), ("generate", ""), ("predict", "rows"),
      ("evaluate", "text"), ("evaluate-labels", "rows")],
 )  # fmt: skip
 def test_the_next_command_runs_as_it_is(capsys, rows: Path, models, job, kind) -> None:
     Path("corpus.txt").write_text("the cat sat on a mat. " * 200)
     Path("words.conll").write_text("".join(f"Bob B-X\nran O\n{n} O\n\n" for n in range(9)))
+    rows_of = ({"question": f"Who is {n}?", "context": f"Bob is {n}.", "answers": {"text": ["Bob"]}}
+               for n in range(9))  # fmt: skip
+    Path("questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows_of))
     Path("chats.jsonl").write_text('{"prompt": "2+2?", "response": "4"}\n' * 9)
     Path("pairs.jsonl").write_text('{"prompt": "2+2?", "chosen": "4", "rejected": "5"}\n' * 9)
     Path("runs").mkdir()

@@ -126,7 +126,7 @@ class TokenizerSection(TypedDict, total=False):
 class TrainSection(TypedDict, total=False):
     """How the weights are trained."""
 
-    objective: Literal["auto", "causal", "masked", "classification", "token_classification", "completion", "sequence_to_sequence", "preference"]
+    objective: Literal["auto", "causal", "masked", "classification", "token_classification", "question_answering", "completion", "sequence_to_sequence", "preference"]
     mask_probability: float | Literal["auto"]
     whole_word_masking: bool
     max_steps: int | None
@@ -205,7 +205,7 @@ class DataSection(TypedDict, total=False):
     problem_type: Literal["auto", "single_label_classification", "multi_label_classification", "regression"]
     max_length: int | Literal["auto"]
     max_target_length: int | Literal["auto"]
-    allow: Literal["blank", "one_row_classes", "unseen_labels", "tag_count", "bad_tags", "bad_spans", "bad_marks"] | Sequence[Literal["blank", "one_row_classes", "unseen_labels", "tag_count", "bad_tags", "bad_spans", "bad_marks"]]
+    allow: Literal["blank", "one_row_classes", "unseen_labels", "tag_count", "bad_tags", "bad_spans", "bad_marks", "bad_answers"] | Sequence[Literal["blank", "one_row_classes", "unseen_labels", "tag_count", "bad_tags", "bad_spans", "bad_marks", "bad_answers"]]
     document: Literal["file", "line", "blank_line"]
     document_separator: str | None
     encoding: str

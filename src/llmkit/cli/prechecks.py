@@ -289,6 +289,7 @@ def _check_settings(command: str, config: Config, faults: Faults) -> None:
         "finetune/classification": build.CLASSIFIER_MODEL,
         "finetune/sequence_to_sequence": build.SEQ2SEQ_MODEL,
         "finetune/token_classification": build.TAGGER_MODEL,
+        "finetune/question_answering": build.ANSWER_MODEL,
     }
     several = [purposes[job] for job in sorted(key.jobs & jobs)]
     architecture = model.architecture

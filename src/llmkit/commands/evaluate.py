@@ -26,6 +26,7 @@ from llmkit.errors import ConfigError
 from llmkit.evaluation import harness, references, text
 from llmkit.evaluation.experts import unused_experts
 from llmkit.evaluation.labels import measuring
+from llmkit.evaluation.labels.answers import AnswerEvaluation
 from llmkit.evaluation.labels.classifiers import ClassifierEvaluation
 from llmkit.evaluation.labels.measuring import RowEvaluation
 from llmkit.evaluation.labels.taggers import TaggerEvaluation
@@ -47,6 +48,7 @@ _Samples = Iterable[Mapping[str, Any]]
 _ROW_MODELS: Mapping[str, RowEvaluation[Any]] = {
     "classifier": ClassifierEvaluation(),
     "tagger": TaggerEvaluation(),
+    "answerer": AnswerEvaluation(),
 }
 """How models that are measured on rows are measured, by their kind."""
 
@@ -130,7 +132,7 @@ def _check(config: Config, models: Sequence[Pretrained]) -> None:
     if config.evaluation.tasks:
         harness.check_tasks(config, models)
     elif config.evaluation.reference_model is None:
-        tasks = {"classifier": "labels", "tagger": "tags"}
+        tasks = {"classifier": "labels", "tagger": "tags", "answerer": "answers"}
         checks.refuse_inapplicable(config, f"evaluate/{tasks.get(models[0].kind, 'text')}")
 
 

@@ -11,6 +11,7 @@ from llmkit.export import description
 from llmkit.models.pretrained import Pretrained
 from llmkit.reporting.console import Console
 from llmkit.training import run as training
+from llmkit.training.tasks.labels.answering import Answering
 from llmkit.training.tasks.labels.classification import Classification
 from llmkit.training.tasks.labels.tagging import Tagging
 from llmkit.training.tasks.preference.preference import PreferenceTuning
@@ -23,6 +24,7 @@ _TASKS: dict[str, type[Task]] = {
     "auto": Classification,
     "classification": Classification,
     "token_classification": Tagging,
+    "question_answering": Answering,
     "completion": Completion,
     "sequence_to_sequence": SequenceToSequence,
     "preference": PreferenceTuning,

@@ -11,7 +11,8 @@ from typing import Any
 from llmkit.config import starters
 from llmkit.config.schema import DataConfig
 from llmkit.data.readers import files, roles
-from llmkit.data.records import tagged
+from llmkit.data.records import questions
+from llmkit.data.records.tagging import tagged
 from llmkit.errors import DataError, UsageError, WriteError
 from llmkit.models import directory
 from llmkit.storage import atomic
@@ -108,6 +109,9 @@ def _columns(job: str, data: Sequence[str]) -> dict[str, Any]:
     elif job == "tagger":
         resolved = tagged.resolve_tagged_columns(found, asked, _say_nothing)
         names = ("text_column", "label_column", "mark_column")
+    elif job == "question-answering":
+        resolved = questions.resolve_question_columns(found, asked, _say_nothing)
+        names = ("text_column", "label_column")
     elif job == "completion":
         resolved = roles.resolve_chat_columns(found, asked, _say_nothing)
         names = ("prompt_column", "response_column", "messages_column")

@@ -3,39 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from llmkit.config.schema import Config, DataConfig
-from llmkit.data.examples.pair_tokenizer import PairTokenizer
-from llmkit.data.readers import piped, roles
+from llmkit.data.readers import piped
 from llmkit.data.readers.files import Source, Sources, files_fingerprint
 from llmkit.data.readers.piped import Pipe
-from llmkit.data.readers.tables import Table
-from llmkit.data.records import labelled, tagged
-from llmkit.data.records.labelled import Row
-from llmkit.data.records.parts import Counts
-from llmkit.data.records.tagged import TaggedRow
+from llmkit.data.records import labelled
 from llmkit.distributed.launcher import is_main_process
-from llmkit.distributed.processes import Processes, join_processes
+from llmkit.distributed.processes import join_processes
 from llmkit.errors import InputNotFound, UsageError
-from llmkit.inference.encoder_decoder import TargetGenerator, first_texts, target_generator
-from llmkit.inference.labels import classify, tag
+from llmkit.inference.labels import classify
 from llmkit.inference.labels.classify import Classifier, R
-from llmkit.inference.labels.tag import Tagger
-from llmkit.inference.requests import PromptRequest
+from llmkit.inference.labels.row_kinds import RowKind, Translator, row_kind_of
 from llmkit.models import directory, pretrained
-from llmkit.models.classifier import head_of
 from llmkit.models.pretrained import Pretrained
 from llmkit.progress import Advance, Say
 from llmkit.reporting import predictions
 from llmkit.reporting.console import Console
 from llmkit.reporting.format import many
-from llmkit.reporting.predictions import WrittenPrediction
 
 _COMMAND, _KEY = "predict", "data.test_files"
 
@@ -49,7 +39,7 @@ def run(config: Config, sources: Sources, console: Console) -> dict[str, Any] | 
     """
     started = time.monotonic()
     opened = _model(config)
-    kind = _kind_of(opened, config)
+    kind = row_kind_of(opened, config)
     predictions.check_predictions_file(config.predict)
     with (
         _input(config, sources) as (config, found, pipe),
@@ -75,7 +65,7 @@ def run(config: Config, sources: Sources, console: Console) -> dict[str, Any] | 
             cut := classify.truncated_rows(model.encoder, processes)
         ):
             console.warn(cut)
-        if isinstance(model, _Translator) and model.truncated:
+        if isinstance(model, Translator) and model.truncated:
             console.warn(f"{many(model.truncated, 'source')} truncated to the model's length")
     if named := model.encoder.named.warning("row"):
         console.warn(named)
@@ -89,7 +79,7 @@ def run(config: Config, sources: Sources, console: Console) -> dict[str, Any] | 
 def check(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
     """Checks model, output and every row, without loading weights or writing."""
     opened = _model(config)
-    kind = _kind_of(opened, config)
+    kind = row_kind_of(opened, config)
     predictions.check_predictions_file(config.predict)
     report = {"command": _COMMAND, "model": opened.name, "labels": list(kind.names)}
     if not (found := sources.of(_KEY)):
@@ -183,143 +173,6 @@ def _model(config: Config) -> Pretrained:
     return opened
 
 
-def _kind_of(opened: Pretrained, config: Config) -> _Texts | _Words:
-    """How rows are read and labelled for the model; raises DataError for another kind of model."""
-    if opened.kind == "encoder-decoder":
-        return _Sources(opened, config)
-    if opened.kind == "tagger":
-        return _Words(opened)
-    classify.check_classifier(opened)
-    return _Texts(opened)
-
-
-@dataclass(frozen=True)
-class _Texts:
-    """Texts, which a classifier labels."""
-
-    opened: Pretrained
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return head_of(self.opened.config).names
-
-    def open(self, processes: Processes) -> Classifier:
-        return classify.open_classifier(self.opened, processes.device, processes.precision)
-
-    label: ClassVar[Any] = staticmethod(classify.classify_rows)
-
-    def columns(self, found: Sequence[Source], data: DataConfig, say: Say) -> DataConfig:
-        return classify.resolve_columns(
-            data,
-            self.opened.config,
-            lambda each: roles.resolve_label_columns(found, each, say, False),
-        )
-
-    def columns_of(self, table: Table, source: Source, data: DataConfig, say: Say) -> DataConfig:
-        if table.format == "txt":
-            classify.check_number_of_texts(self.opened.config, 0, str(source.path))
-            return data.changed(text_column=0)
-        return classify.resolve_columns(
-            data,
-            self.opened.config,
-            lambda each: roles.resolve_by_table(each, table, source, say, False, False),
-        )
-
-    def read(
-        self, found: Sequence[Source], data: DataConfig, advance: Callable[[int], None]
-    ) -> Iterator[Row]:
-        return labelled.read_rows(found, data, labelled=False, advance=advance)
-
-    def rows_of(self, table: Table, data: DataConfig, name: str) -> Iterator[Row]:
-        return labelled.rows_of(table, data, name, False, True, Counts())
-
-
-@dataclass
-class _Translator:
-    """An encoder-decoder model that writes a text for each row; each process writes all."""
-
-    generator: TargetGenerator
-    precision: str
-    seed: int
-    truncated: int = 0
-    """Number of sources that were cut."""
-
-    @property
-    def encoder(self) -> PairTokenizer:
-        return self.generator.pairs
-
-
-def _write_rows(
-    model: _Translator,
-    windows: Iterable[Sequence[Row]],
-    columns: Sequence[str],
-    processes: Processes,
-    advance: Callable[[float], None],
-) -> Iterator[list[WrittenPrediction]]:
-    """The texts for the rows in order, a window of rows at a time."""
-    for window in windows:
-        items = [PromptRequest(" ".join(row.texts), f"{row.path} row {row.number}")
-                 for row in window]  # fmt: skip
-        texts, cut = first_texts(model.generator, items, model.seed)
-        model.truncated += cut
-        yield [
-            WrittenPrediction(item.prompt, text, *classify.repeated_columns(row, columns))
-            for item, text, row in zip(items, texts, window, strict=True)
-        ]
-        advance(1.0)
-
-
-@dataclass(frozen=True)
-class _Sources(_Texts):
-    """Source texts, for which an encoder-decoder model writes others."""
-
-    config: Config
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return ()
-
-    def open(self, processes: Processes) -> Any:
-        asked, device = self.config.predict.precision, processes.device
-        precision = "fp32" if asked == "auto" and device.type == "cpu" else processes.precision
-        config = self.config.changed(generation={"precision": precision})
-        generator = target_generator(config, self.opened, device)
-        return _Translator(generator, precision, config.sampling_seed)
-
-    label: ClassVar[Any] = staticmethod(_write_rows)
-
-
-@dataclass(frozen=True)
-class _Words:
-    """Words of texts, which a tagger labels."""
-
-    opened: Pretrained
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tag.tag_set_of(self.opened.config).classes
-
-    def open(self, processes: Processes) -> Tagger:
-        return tag.open_tagger(self.opened, processes.device, processes.precision)
-
-    label: ClassVar[Any] = staticmethod(tag.tag_rows)
-
-    def columns(self, found: Sequence[Source], data: DataConfig, say: Say) -> DataConfig:
-        return tag.resolve_columns_of(self.opened, found, data, say, labelled=False)
-
-    def columns_of(self, table: Table, source: Source, data: DataConfig, say: Say) -> DataConfig:
-        data = tag.with_remembered_columns(data, self.opened.config, table)
-        return roles.resolve_tag_columns(table, str(source.path), data, say, labelled=False)
-
-    def read(
-        self, found: Sequence[Source], data: DataConfig, advance: Callable[[int], None]
-    ) -> Iterator[TaggedRow]:
-        return tagged.read_tagged(found, data, labelled=False, extra=True, advance=advance)
-
-    def rows_of(self, table: Table, data: DataConfig, name: str) -> Iterator[TaggedRow]:
-        return tagged.tagged_rows(table, data, name, False, True, Counts())
-
-
 @contextmanager
 def _input(
     config: Config, sources: Sources
@@ -347,7 +200,7 @@ def _input(
 def _windows(
     config: Config,
     found: Sequence[Source],
-    kind: _Texts | _Words,
+    kind: RowKind,
     pipe: Pipe | None,
     say: Say,
     advance: Callable[[int], None],

@@ -327,4 +327,4 @@ def _of_evaluate(config: Config) -> list[str]:
         return ["evaluate/preferences"]
     if config.evaluation.tasks:
         return ["evaluate/tasks"]
-    return ["evaluate/text", "evaluate/labels", "evaluate/tags"]
+    return ["evaluate/text", "evaluate/labels", "evaluate/tags", "evaluate/answers"]

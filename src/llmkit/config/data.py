@@ -35,8 +35,8 @@ RESPONDING = For("finetune/completion", "finetune/preference", "evaluate/prefere
 LABELS = For("finetune/classification", "evaluate/labels", "export")
 TAGS = For("finetune/token_classification", "evaluate/tags")
 LABELLED = For(
-    "finetune/classification", "finetune/token_classification", "evaluate/labels", "evaluate/tags",
-    "export",
+    "finetune/classification", "finetune/token_classification", "finetune/question_answering",
+    "evaluate/labels", "evaluate/tags", "evaluate/answers", "export",
 )  # fmt: skip
 RAW_TEXT = For("pretrain", "evaluate/text", "merge")
 """The commands that read raw text, or the domains of a mixture."""
@@ -65,7 +65,7 @@ class DataConfig(Section):
     """The data, and how it becomes examples."""
 
     train_files: Annotated[
-        Files, For("pretrain", "finetune", "evaluate/labels", "evaluate/tags")
+        Files, For("pretrain", "finetune", "evaluate/labels", "evaluate/tags", "evaluate/answers")
     ] = ()
     """Files, directories, globs, or hub data sets (`hub:NAME`, `hub:NAME:CONFIG@SPLIT`)."""
     validation_files: Annotated[Files, TRAINING] = ()
@@ -75,6 +75,7 @@ class DataConfig(Section):
         For(
             "finetune/classification",
             "finetune/token_classification",
+            "finetune/question_answering",
             "predict",
             "evaluate",
             "export",
@@ -88,7 +89,12 @@ class DataConfig(Section):
     validation_rows: Annotated[RowRange | None, For("finetune")] = None
     """Rows of `train_files` to hold out, instead of `validation_files`."""
     test_rows: Annotated[
-        RowRange | None, For("finetune/classification", "finetune/token_classification")
+        RowRange | None,
+        For(
+            "finetune/classification",
+            "finetune/token_classification",
+            "finetune/question_answering",
+        ),
     ] = None
     """Rows of `train_files` to evaluate the finished model on, instead of `test_files`."""
     expert: Annotated[str | None, For("pretrain/causal")] = None
@@ -125,17 +131,19 @@ class DataConfig(Section):
     text_column: Annotated[
         Column | ColumnNames | None,
         For(
-            "pretrain", "finetune/classification", "finetune/token_classification", "predict",
-            "generate", "evaluate/text", "evaluate/labels", "evaluate/tags", "merge", "export",
+            "pretrain", "finetune/classification", "finetune/token_classification",
+            "finetune/question_answering", "predict", "generate", "evaluate/text",
+            "evaluate/labels", "evaluate/tags", "evaluate/answers", "merge", "export",
         ),
     ] = None  # fmt: skip
     """Column of the text, by name or by number from 0. Two columns are a text pair for a
-    classifier; more are joined by a space. For a tagger, a list of tokens or a text. By default
-    detected if only one column is possible."""
+    classifier, or a question and its context; more are joined by a space. For a tagger, a list of
+    tokens or a text. By default detected if only one column is possible."""
     label_column: Annotated[Column | ColumnNames | None, LABELLED] = None
     """Column of the label, by name or by number from 0; white space around labels is removed.
     With several columns of 0 and 1, each is one label. For a tagger, a list of tags, one for each
-    token, or of spans of the text, each with `start`, `end` and `label`."""
+    token, or of spans of the text, each with `start`, `end` and `label`. For questions, SQuAD's
+    answers, or two columns: the text of the answer (empty for none) and its start."""
     mark_column: Annotated[
         Column | None, For("finetune/token_classification", "evaluate/tags", "predict")
     ] = None
@@ -180,9 +188,9 @@ class DataConfig(Section):
     ] = "auto"
     """Kind of label; `auto` detects it from the labels."""
     max_length: Annotated[Annotated[int, Field(strict=True, ge=3)] | Auto, For("finetune")] = "auto"
-    """Maximum number of tokens of a text or conversation; longer ones are truncated, and for a
-    tagger read in overlapping windows. `auto` is the maximum length of the model; of an
-    encoder-decoder model it is that of a source text."""
+    """Maximum number of tokens of a text or conversation; longer ones are truncated, and those of a
+    tagger and contexts of questions read in overlapping windows. `auto` is the maximum length of
+    the model; of an encoder-decoder model it is that of a source text."""
     max_target_length: Annotated[Annotated[int, Field(strict=True, ge=2)] | Auto, PAIRED] = "auto"
     """Maximum number of tokens of a target text; longer ones are truncated. `auto` is the maximum
     length of the model."""

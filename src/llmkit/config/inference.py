@@ -38,7 +38,9 @@ _WRITTEN = For(*_WRITING.jobs, _TARGETS)
 _PHRASED = For(*_WRITING.jobs, "serve", "pretrain", "finetune/completion")
 _TEXT = For("evaluate/text")
 _REFERENCES = For("evaluate/references")
-_MODELS = For("evaluate/text", "evaluate/labels", "evaluate/tags", "evaluate/tasks")
+_MODELS = For(
+    "evaluate/text", "evaluate/labels", "evaluate/tags", "evaluate/answers", "evaluate/tasks"
+)
 
 
 class GenerationConfig(Section):
@@ -213,7 +215,10 @@ class EvaluationConfig(Section):
     responses_every: Annotated[Whole, For(_SEQ2SEQ)] = 0
     """Compare generated texts with their targets after every n-th validation too, not only at the
     end; 0 does so only at the end."""
-    worst: Annotated[Whole, For("evaluate/labels", "evaluate/tags", "evaluate/preferences")] = 10
+    worst: Annotated[
+        Whole,
+        For("evaluate/labels", "evaluate/tags", "evaluate/answers", "evaluate/preferences"),
+    ] = 10
     """Number of the worst mistakes to show with their text."""
     tasks: Annotated[NamesOrPaths, For("evaluate/tasks")] = ()
     """Tasks of lm-evaluation-harness: names, or files and directories of task definitions."""

@@ -9,6 +9,7 @@ TASKS: Mapping[str, tuple[str, ...]] = {
     "finetune": (
         "classification",
         "token_classification",
+        "question_answering",
         "completion",
         "sequence_to_sequence",
         "preference",
@@ -18,7 +19,7 @@ TASKS: Mapping[str, tuple[str, ...]] = {
     "generate": ("continuation", "masks", "sequence_to_sequence"),
     "chat": (),
     "serve": (),
-    "evaluate": ("text", "labels", "tags", "references", "preferences", "tasks"),
+    "evaluate": ("text", "labels", "tags", "answers", "references", "preferences", "tasks"),
     "export": (),
 }
 """The commands that take a config, and the tasks of each command with more than one."""
@@ -93,12 +94,16 @@ TAG_METRICS = {
 }  # fmt: skip
 """The metrics of tagged words besides the loss: of entities, or of words in a plain scheme."""
 
+ANSWER_METRICS = ("f1", "exact_match")
+"""The metrics of answers to questions besides the loss."""
+
 _METRICS = {
     "pretrain/causal": CAUSAL_METRICS,
     "pretrain/masked": MASKED_METRICS,
     "finetune/completion": RESPONSE_METRICS,
     "finetune/sequence_to_sequence": RESPONSE_METRICS,
     "finetune/preference": PREFERENCE_METRICS,
+    "finetune/question_answering": ("loss", *ANSWER_METRICS),
     "finetune/token_classification": ("loss", *TAG_METRICS["entities"], *TAG_METRICS["plain"]),
 }
 

@@ -378,6 +378,7 @@ CHOOSES = {
     "pretrain/masked": ("train.objective", "masked"),
     "finetune/classification": ("train.objective", "classification"),
     "finetune/token_classification": ("train.objective", "token_classification"),
+    "finetune/question_answering": ("train.objective", "question_answering"),
     "finetune/completion": ("train.objective", "completion"),
     "finetune/sequence_to_sequence": ("train.objective", "sequence_to_sequence"),
     "finetune/preference": ("train.objective", "preference"),

@@ -42,13 +42,18 @@ NOT_PREDICT = For("pretrain", "finetune", "generate", "chat", "serve", "evaluate
 WITH_RUN = For("pretrain", "finetune", "merge")
 """The commands that write a run directory."""
 SEQ2SEQ = "finetune/sequence_to_sequence"
-NEW_MODEL = For("pretrain", "finetune/classification", "finetune/token_classification", SEQ2SEQ)
+LABELLING = (
+    "finetune/classification",
+    "finetune/token_classification",
+    "finetune/question_answering",
+)
+NEW_MODEL = For("pretrain", *LABELLING, SEQ2SEQ)
 SEEDED = For("pretrain", "finetune", "merge", "generate", "chat", "evaluate")
 MASKED = For("pretrain/masked")
 CLASSIFIER = For("finetune/classification", "finetune/token_classification")
 SMOOTHED = For(*CLASSIFIER.jobs, SEQ2SEQ, "finetune/preference")
 PREFERENCE = For("finetune/preference")
-FREEZABLE = For("pretrain/causal", "finetune/classification", "finetune/token_classification")
+FREEZABLE = For("pretrain/causal", *LABELLING)
 
 
 class LoraConfig(Section):
@@ -111,15 +116,15 @@ class TrainConfig(Section):
     """How the weights are trained."""
 
     objective: Literal[
-        "auto", "causal", "masked", "classification", "token_classification", "completion",
-        "sequence_to_sequence",
-        "preference",
+        "auto", "causal", "masked", "classification", "token_classification",
+        "question_answering", "completion", "sequence_to_sequence", "preference",
     ] = "auto"  # fmt: skip
     """What to learn. `pretrain`: each token from those before it (`causal`), or masked tokens from
     those around them (`masked`); `auto` follows the model. `finetune`: a label (`classification`,
-    the default), a tag for each word (`token_classification`), the response to a prompt
-    (`completion`), a target text from a source text, such as a translation or a summary
-    (`sequence_to_sequence`), or which of two responses to prefer (`preference`)."""
+    the default), a tag for each word (`token_classification`), the span of a context that answers
+    a question (`question_answering`), the response to a prompt (`completion`), a target text from
+    a source text, such as a translation or a summary (`sequence_to_sequence`), or which of two
+    responses to prefer (`preference`)."""
     mask_probability: Annotated[Annotated[float, Field(gt=0, lt=1)] | Auto, MASKED] = "auto"
     """Fraction of tokens to mask and predict; `auto` is 0.15, and 0.3 for models after BERT, such
     as ModernBERT."""

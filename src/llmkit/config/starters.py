@@ -66,6 +66,13 @@ STARTERS = {
         "a model that translates or summarises",
         "--csv pairs.csv",
     ),
+    "question-answering": Starter(
+        "finetune",
+        _TRAINED,
+        "finetune-questions.yaml",
+        "a model that answers questions from contexts",
+        "--csv train.json",
+    ),
     "completion": Starter(
         "finetune",
         _TRAINED,

@@ -242,7 +242,14 @@ Delimiter = Annotated[
     str, BeforeValidator(tab, json_schema_input_type=str), Field(pattern=r"^[^\r\n\"]$")
 ]
 _Fault = Literal[
-    "blank", "one_row_classes", "unseen_labels", "tag_count", "bad_tags", "bad_spans", "bad_marks"
+    "blank",
+    "one_row_classes",
+    "unseen_labels",
+    "tag_count",
+    "bad_tags",
+    "bad_spans",
+    "bad_marks",
+    "bad_answers",
 ]
 AllowedFaults = Annotated[
     tuple[_Fault, ...],

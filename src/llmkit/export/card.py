@@ -29,13 +29,14 @@ HUB_TASKS = {
     "merged": ("text-generation", "AutoModelForCausalLM"),
     "classification": ("text-classification", "AutoModelForSequenceClassification"),
     "token_classification": ("token-classification", "AutoModelForTokenClassification"),
+    "question_answering": ("question-answering", "AutoModelForQuestionAnswering"),
 }
 """The hub's name of what each objective trains a model for, and the class that loads it; `merged`
 is what `llmkit merge` makes."""
 
 CARD_METRICS = (
-    "loss", "perplexity", "bits_per_byte", "f1", "precision", "recall", "accuracy", "f1_macro",
-    "margin", "chosen_gain", "mae", "pearson", "bleu", "chrf", "rougeL",
+    "loss", "perplexity", "bits_per_byte", "f1", "exact_match", "precision", "recall", "accuracy",
+    "f1_macro", "margin", "chosen_gain", "mae", "pearson", "bleu", "chrf", "rougeL",
 )  # fmt: skip
 """Figures that the metadata of the card holds."""
 
@@ -82,7 +83,7 @@ def _hub_task(run: RunRecord) -> tuple[str, str]:
 def _metadata(run: RunRecord) -> ModelCardData:
     """What the hub sorts models by, with the figures."""
     task, base = _hub_task(run)[0], _base(run)
-    is_table = task in ("text-classification", "token-classification")
+    is_table = task in ("text-classification", "token-classification", "question-answering")
     results = [
         EvalResult(
             task_type=task,

@@ -13,11 +13,6 @@ import torch
 from huggingface_hub.errors import StrictDataclassError, StrictDataclassFieldValidationError
 from torch import nn
 from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForMaskedLM,
-    AutoModelForSeq2SeqLM,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
     PretrainedConfig,
     PreTrainedModel,
 )
@@ -66,7 +61,7 @@ class Purpose:
 
 LANGUAGE_MODEL = Purpose(
     "causal language model",
-    AutoModelForCausalLM,
+    modeling_auto.AutoModelForCausalLM,
     modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING,
     "llama, gpt2, qwen3, mistral, mixtral, gpt_neox, olmo2, transformer",
@@ -74,7 +69,7 @@ LANGUAGE_MODEL = Purpose(
 )
 MASKED_MODEL = Purpose(
     "masked language model",
-    AutoModelForMaskedLM,
+    modeling_auto.AutoModelForMaskedLM,
     modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     modeling_auto.MODEL_FOR_MASKED_LM_MAPPING,
     "modernbert, bert, roberta, distilbert, electra, deberta-v2, transformer",
@@ -82,28 +77,37 @@ MASKED_MODEL = Purpose(
 )
 CLASSIFIER_MODEL = Purpose(
     "sequence classifier",
-    AutoModelForSequenceClassification,
+    modeling_auto.AutoModelForSequenceClassification,
     modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
     modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     "bert, roberta, distilbert, electra, deberta-v2, modernbert, gpt2, llama",
     "data.max_length",
 )
 
-
 TAGGER_MODEL = Purpose(
     "token classifier",
-    AutoModelForTokenClassification,
+    modeling_auto.AutoModelForTokenClassification,
     modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
     modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
     "bert, roberta, distilbert, electra, deberta-v2, modernbert, gpt2, llama",
     "data.max_length",
 )
+
 SEQ2SEQ_MODEL = Purpose(
     "encoder-decoder model",
-    AutoModelForSeq2SeqLM,
+    modeling_auto.AutoModelForSeq2SeqLM,
     modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
     modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
     "t5, bart, mt5, mbart, marian, m2m_100, pegasus",
+    "data.max_length",
+)
+
+ANSWER_MODEL = Purpose(
+    "model for question answering",
+    modeling_auto.AutoModelForQuestionAnswering,
+    modeling_auto.MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
+    modeling_auto.MODEL_FOR_QUESTION_ANSWERING_MAPPING,
+    "bert, roberta, distilbert, electra, deberta-v2, modernbert",
     "data.max_length",
 )
 

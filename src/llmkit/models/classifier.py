@@ -78,6 +78,11 @@ def is_tagger(config: PretrainedConfig) -> bool:
     return any(name.endswith("ForTokenClassification") for name in config.architectures or ())
 
 
+def is_answerer(config: PretrainedConfig) -> bool:
+    """Whether a config belongs to a trained model that answers questions by a span."""
+    return any(name.endswith("ForQuestionAnswering") for name in config.architectures or ())
+
+
 def sees_only_before(config: PretrainedConfig) -> bool:
     """Whether a token of such a model sees only those before it."""
     kind = config.model_type
@@ -230,6 +235,8 @@ def keeps_head(
 ) -> bool:
     """Whether `load_body` keeps the model's head, because it has the labels of `config`."""
     before = pretrained.config
+    if purpose is build.ANSWER_MODEL:
+        return is_answerer(before)
     is_alike = is_tagger if purpose is build.TAGGER_MODEL else is_classifier
     return is_alike(before) and head_of(before) == head_of(config)
 

@@ -24,13 +24,14 @@ from llmkit.models.directory import ENSEMBLE, check_whole, locate_model
 from llmkit.models.tokenizer_saving import PROBE
 from llmkit.progress import Say
 
-ModelKind = Literal["causal", "masked", "classifier", "tagger", "encoder-decoder"]
+ModelKind = Literal["causal", "masked", "classifier", "tagger", "answerer", "encoder-decoder"]
 
 _PURPOSES: dict[ModelKind, Purpose] = {
     "causal": build.LANGUAGE_MODEL,
     "masked": build.MASKED_MODEL,
     "classifier": build.CLASSIFIER_MODEL,
     "tagger": build.TAGGER_MODEL,
+    "answerer": build.ANSWER_MODEL,
     "encoder-decoder": build.SEQ2SEQ_MODEL,
 }
 _SLOW = ("marian", "m2m_100")
@@ -63,6 +64,8 @@ class Pretrained:
             return "classifier"
         if "TokenClassification" in architecture:
             return "tagger"
+        if "QuestionAnswering" in architecture:
+            return "answerer"
         if self.config.is_encoder_decoder:
             return "encoder-decoder"
         return "masked" if architecture.endswith(("MaskedLM", "PreTraining")) else "causal"

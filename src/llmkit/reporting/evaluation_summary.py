@@ -13,7 +13,7 @@ METRIC_NAMES = {
     "perplexity": "perplexity",
     "pseudo_perplexity": "pseudo-perplexity",
     "bits_per_byte": "bits per byte",
-    "f1": "F1 of entities",
+    "f1": "F1",
     "precision": "precision",
     "recall": "recall",
     "accuracy": "accuracy",
@@ -53,6 +53,8 @@ _BASELINES = {
     "majority_of_these_rows": "most frequent label",
     "tfidf": "TF-IDF",
     "frequent_tag": "most frequent tags",
+    "nearest_sentence": "nearest sentence",
+    "no_answer": "never an answer",
 }
 
 _COMPARED = "comparisons"

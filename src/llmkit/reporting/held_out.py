@@ -32,6 +32,10 @@ PAIR_FIGURES = (
     "rejected_log_probability",
 )  # fmt: skip
 """The figures of a model on pairs of responses, beside a reference model, besides the loss."""
+OF_ANSWERS = "answers"
+
+ANSWER_COLUMNS = ("exact_match", "f1", "loss", "windows")
+"""What is kept of each question: its scores, and the sum of the losses of its windows."""
 
 MOST_PASSAGES = bootstrap.MAX_UNITS
 """Maximum number of passages that are kept; more are merged with their neighbours."""
@@ -74,7 +78,7 @@ class HeldOut:
     kind: str
     """`text`, `masked text` or `responses` of language models; `labels` of classifiers with one
     label per row, `label sets` with several, `numbers` of regressions; `tags` of taggers;
-    `preferences` of pairs of responses."""
+    `preferences` of pairs of responses; `answers` to questions."""
     content: str
     """A hash of the held-out data, and of what else makes units comparable; of a mixture, of the
     domains that the overall figures are of."""
@@ -175,6 +179,9 @@ class HeldOut:
             return _label_sums(columns, len(self.names))
         if self.kind == OF_NUMBERS:
             return _number_sums(columns["predicted"], columns["label"])
+        if self.kind == OF_ANSWERS:
+            kept = [columns[name] for name in ANSWER_COLUMNS]
+            return np.column_stack([*kept, np.ones(len(self))]).astype(np.float64)
         if self.kind == OF_TAGS:
             found = [columns[name] for name in _TAGGED if name in columns]
             return np.column_stack(found).astype(np.float64)
@@ -195,6 +202,10 @@ class HeldOut:
             means = np.moveaxis(sums[..., 1:] / np.maximum(1, sums[..., :1]), -1, 0)
             names = [name for name in ("loss", *PAIR_FIGURES) if name in self.columns]
             return dict(zip(names, means, strict=True))
+        if self.kind == OF_ANSWERS:
+            exact, f1, loss, windows, rows = (sums[..., n] for n in range(5))
+            found = {"loss": loss / np.maximum(1, windows)}
+            return {**found, "exact_match": exact / rows, "f1": f1 / rows}
         loss = sums[..., 0] / np.maximum(1, sums[..., 1])
         if self.kind == OF_MASKED_TEXT:
             return {"loss": loss, "accuracy": sums[..., 2] / np.maximum(1, sums[..., 1])}

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from llmkit.config.schema import PredictConfig
 from llmkit.errors import WriteError
@@ -74,7 +74,7 @@ class Prediction:
         own |= {f"probability_{name}": value for name, value in self.probabilities.items()}
         if not self.probabilities:
             own[outputs.PROBLEM_TYPE] = outputs.NUMBER_KIND
-        return _with_input(dict(self.cells) or {**self.columns, **texts}, own)
+        return with_input_columns(dict(self.cells) or {**self.columns, **texts}, own)
 
     @property
     def counted(self) -> Counted:
@@ -116,7 +116,7 @@ class TaggedPrediction:
         spans and the probability; lists are JSON. Columns are renamed as those of `Prediction`."""
         own: dict[str, Any] = {} if self.tags is None else {"tags": _cell(list(self.tags))}
         own |= {"spans": _cell(self.spans), "probability": self.probability}
-        return _with_input(dict(self.cells) or {**self.columns, "text": self.text}, own)
+        return with_input_columns(dict(self.cells) or {**self.columns, "text": self.text}, own)
 
     @property
     def counted(self) -> Counted:
@@ -125,32 +125,7 @@ class TaggedPrediction:
         return Counted(labels, self.probability)
 
 
-@dataclass(frozen=True)
-class WrittenPrediction:
-    """The text that an encoder-decoder model writes for the source of a row."""
-
-    text: str
-    generated_text: str
-    columns: Mapping[str, Any] = field(default_factory=dict)
-    cells: Mapping[str, Any] = field(default_factory=dict)
-    """The columns of the input, as in `Prediction`."""
-
-    def as_json(self) -> dict[str, Any]:
-        """The prediction as a JSON object."""
-        found = {"text": self.text, outputs.WRITTEN: self.generated_text}
-        return {**found, "columns": dict(self.columns)} if self.columns else found
-
-    def as_cells(self) -> dict[str, Any]:
-        """The prediction as a table row, like that of `Prediction`: the input, then the text."""
-        own = {outputs.WRITTEN: self.generated_text}
-        return _with_input(dict(self.cells) or {**self.columns, "text": self.text}, own)
-
-    @property
-    def counted(self) -> None:
-        """Nothing is counted of texts."""
-
-
-def _with_input(given: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+def with_input_columns(given: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """The columns of the input, renamed where they have the name of an output column, then
     these."""
     repeated = {}
@@ -162,7 +137,18 @@ def _with_input(given: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, A
     return {**repeated, **own}
 
 
-AnyPrediction = Prediction | TaggedPrediction | WrittenPrediction
+class AnyPrediction(Protocol):
+    """What is written of the prediction for one row."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The prediction as a JSON object."""
+
+    def as_cells(self) -> dict[str, Any]:
+        """The prediction as a table row."""
+
+    @property
+    def counted(self) -> Counted | None:
+        """What is counted, if anything is."""
 
 
 class Numbers:

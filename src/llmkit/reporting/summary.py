@@ -49,7 +49,15 @@ def _quality(split: str, found: _Figures, beside: _Figures) -> Iterator[str]:
 
 def main_figures(found: _Figures, beside: _Figures) -> str:
     """The main figures in words, with those of baselines; empty without any."""
-    shown = (_of_numbers, _of_entities, _of_classifier, _of_pairs, _of_masked, _of_text)
+    shown = (
+        _of_numbers,
+        _of_answers,
+        _of_entities,
+        _of_classifier,
+        _of_pairs,
+        _of_masked,
+        _of_text,
+    )
     return next(filter(None, (each(found, beside) for each in shown)), "")
 
 
@@ -74,6 +82,17 @@ def of_overlap(name: str, overlap: str, what: str, rest: _Figures | None) -> str
         return f"{warning}, and there is no {what} that it was not trained on"
     figures = main_figures(rest, {})
     return f"{warning}; on the {many(count, what)} that it was not trained on: {figures}"
+
+
+def _of_answers(found: _Figures, beside: _Figures) -> str:
+    if "exact_match" not in found or "f1" not in found:
+        return ""
+    names = (("nearest_sentence", "nearest sentence"), ("no_answer", "never an answer"))
+    others = [f"{label} {beside[key]['f1']:.3f}" for key, label in names if key in beside]
+    return (
+        f"F1 of answers {found['f1']:.3f}{_interval(found, 'f1')}{_beside(others)}, "
+        f"exact match {found['exact_match']:.3f}"
+    )
 
 
 def _of_entities(found: _Figures, beside: _Figures) -> str:
@@ -196,6 +215,8 @@ def _domain_row(found: _Figures) -> dict[str, str]:
 
 def _next_command(figures: _Figures) -> str:
     run, found = figures["run_dir"], figures.get("validation") or figures.get("test") or {}
+    if figures["command"] == "finetune" and "exact_match" in found:
+        return f"llmkit predict --model {run} --csv questions.jsonl"
     if figures["command"] == "finetune" and ("f1_macro" in found or "mae" in found):
         return f"llmkit predict --model {run} --csv new.csv"
     is_masked = "margin" not in found and _of_masked(found, {})
@@ -318,6 +339,19 @@ def of_preferences(name: str, figures: _Figures, unchanged: _Figures) -> Iterato
             f"{name}: the chosen responses have become less likely than under the reference model, "
             f"by {-figures['chosen_gain']:.3g} on average: the model may avoid both responses; "
             "add train.sft_weight=1, raise train.beta, or lower train.learning_rate"
+        )
+
+
+def of_answerer(name: str, figures: _Figures, advice: str) -> Iterator[str]:
+    """Warns if answers are no better than those of a baseline on the rows `name`."""
+    beside = figures.get("baseline", {})
+    best = max(beside, key=lambda each: float(beside[each]["f1"]), default=None)
+    if best is not None and figures["f1"] <= beside[best]["f1"] and figures["f1"] < 1:
+        shown = {"nearest_sentence": "the sentence with the most words of the question"}
+        yield (
+            f"{name}: F1 of answers {_with_interval(figures, 'f1')} is no better than "
+            f"{shown.get(best, 'never giving an answer')} ({beside[best]['f1']:.4g}): the model "
+            f"has not learned to answer{advice}"
         )
 
 

@@ -29,6 +29,10 @@ class Layout(NamedTuple):
     tables: Sequence[tuple[str, _Rows]]
 
 
+_OF_WINDOWS = ("windows", "words_without_token", "cut_questions")
+"""What is shown of texts that are read in windows."""
+
+
 def layout(figures: Mapping[str, Any]) -> Layout:
     """The layout of any figures.
 
@@ -222,7 +226,7 @@ def _sizes(found: Mapping[str, Any]) -> dict[str, Any]:
 def _length(found: Mapping[str, Any]) -> dict[str, Any]:
     shares = {f"{percent}%": tokens for percent, tokens in found["percentiles"].items()}
     if "windows" in found:
-        return {**shares, **{name: found[name] for name in ("windows", "words_without_token")}}
+        return {**shares, **{name: found[name] for name in _OF_WINDOWS if name in found}}
     return {**shares, "truncated": f"{found['truncated_share']:.2%}"}
 
 

@@ -89,6 +89,12 @@ def _check_served(opened: Pretrained) -> None:
             next="serve a causal language model, a classifier or a tagger; `llmkit generate` fills "
             "masks, and `llmkit finetune` makes a classifier of it",
         )
+    if opened.kind == "answerer":
+        raise DataError(
+            f"{opened.name} answers questions from contexts, which is not served yet",
+            where="serve.models (--model)",
+            next="use `llmkit predict --csv questions.jsonl`, or a pipe of JSON lines",
+        )
     if opened.kind == "classifier":
         classify.check_classifier(opened)
     elif opened.kind == "tagger":

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmkit.data.examples.tagged import NO_WORD, TokenWindows
-from llmkit.data.records.words import WordSpans, split_words
+from llmkit.data.records.tagging.words import WordSpans, split_words
 from llmkit.inference.labels import tag
 from llmkit.inference.labels.tag import Tagger
 from llmkit.reporting.predictions import DIGITS

@@ -21,9 +21,9 @@ from llmkit.data.examples.tagged import (
     align_words,
     window_starts,
 )
-from llmkit.data.records import tags
-from llmkit.data.records.tags import BIO, PLAIN_TAGS
-from llmkit.data.records.words import MarkedWords, joined_words, marked_text, split_words
+from llmkit.data.records.tagging import tags
+from llmkit.data.records.tagging.tags import BIO, PLAIN_TAGS
+from llmkit.data.records.tagging.words import MarkedWords, joined_words, marked_text, split_words
 from llmkit.models import tokenizer as tokenizers
 from tests.jobs import WORDS
 

@@ -12,8 +12,9 @@ import pytest
 
 from llmkit.config.load import load_config
 from llmkit.data.readers.files import Sources
-from llmkit.data.records import conversation_sets, dataset, tagged_dataset
+from llmkit.data.records import conversation_sets, dataset
 from llmkit.data.records.preferences import PREFERENCES
+from llmkit.data.records.tagging import tagged_dataset
 from llmkit.errors import ConfigError
 from llmkit.progress import Watch
 

@@ -12,8 +12,8 @@ from seqeval import scheme as schemes
 from seqeval.metrics import accuracy_score, classification_report
 from sklearn import metrics as sklearn
 
-from llmkit.data.records import tags
-from llmkit.data.records.tags import BILOU, BIO, PLAIN_TAGS, TagSet
+from llmkit.data.records.tagging import tags
+from llmkit.data.records.tagging.tags import BILOU, BIO, PLAIN_TAGS, TagSet
 from llmkit.evaluation.labels.entities import ScoredTags, figures_of_sums
 
 TYPES = ("LOC", "ORG", "PER")

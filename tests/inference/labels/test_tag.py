@@ -11,9 +11,9 @@ import torch
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 from llmkit.data.examples.tagged import NO_WORD
-from llmkit.data.records.tagged import TaggedRow
-from llmkit.data.records.tags import BIO, PLAIN_TAGS, TagSet
-from llmkit.data.records.words import MarkedWords, split_words
+from llmkit.data.records.tagging.tagged import TaggedRow
+from llmkit.data.records.tagging.tags import BIO, PLAIN_TAGS, TagSet
+from llmkit.data.records.tagging.words import MarkedWords, split_words
 from llmkit.errors import DataError
 from llmkit.inference.labels import tag
 from llmkit.inference.labels.tag import Tagger

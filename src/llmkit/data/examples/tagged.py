@@ -15,8 +15,8 @@ from transformers import PreTrainedTokenizerFast
 
 from llmkit.data.examples.encoded import UNLABELLED, Encoded, length_report, padding_id
 from llmkit.data.records import splits
-from llmkit.data.records.tags import Entities, TagSet
-from llmkit.data.records.words import WordSpans, unmarked_text
+from llmkit.data.records.tagging.tags import Entities, TagSet
+from llmkit.data.records.tagging.words import WordSpans, unmarked_text
 from llmkit.models.control_tokens import ControlTokenCount, control_tokens, text_only
 
 NO_WORD = -1

@@ -329,6 +329,34 @@ def resolve_tag_columns(
     return data.changed(**resolved)
 
 
+def resolve_answer_columns(
+    table: Table, where: str, data: DataConfig, say: Say, labelled: bool = True
+) -> DataConfig:
+    """The data section with the columns of questions, contexts and answers resolved from one table,
+    by their usual names; raises DataError with the existing columns if they are not clear."""
+    columns = table.columns
+    text = columns.find_all(data.text_column, TEXT, where)
+    label = columns.find_all(data.label_column, LABEL, where) if labelled else ()
+    given = (text, label)
+    asked, context = only_column(columns, {"question"}), only_column(columns, {"context"})
+    text = text or (*asked, *context)
+    if len(text) != 2:
+        what = "it is not clear which columns are the question and the context"
+        raise columns.fault(what, TEXT, where)
+    if labelled and not label:
+        start = only_column(columns, {"answer_start"})
+        label = only_column(columns, {"answers"})
+        label = label or (*only_column(columns, {"answer", "answer_text"}), *start)
+        if not label or label == start:
+            raise columns.fault("it is not clear which column has the answers", LABEL, where)
+    resolved = {"text_column": _named(columns, text), "label_column": _named(columns, label)}
+    resolved = {name: value for name, value in resolved.items() if value is not None}
+    _report(resolved if (text, label) != given else {}, columns, where, say)
+    if table.format in ("csv", "tsv"):
+        resolved["header"] = columns.names is not None
+    return data.changed(**resolved)
+
+
 def _guess_tags(table: Table, text: ColumnNumbers) -> ColumnNumbers:
     """The last column of CoNLL, that of parts of speech of CoNLL-U, or one with a usual name."""
     if table.format != "conll":

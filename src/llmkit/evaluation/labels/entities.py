@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmkit import bootstrap
-from llmkit.data.records.tags import OUTSIDE, Entities, TagSet
+from llmkit.data.records.tagging.tags import OUTSIDE, Entities, TagSet
 from llmkit.evaluation.labels import label_metrics
 from llmkit.inference.labels.classify import AnyArray
 

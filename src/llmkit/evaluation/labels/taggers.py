@@ -15,9 +15,9 @@ from scipy import special
 from llmkit.config.schema import Config
 from llmkit.data.examples.tagged import NO_WORD, TaggedTable, TokenWindows
 from llmkit.data.readers.files import Source, Sources
-from llmkit.data.records import tagged_dataset
-from llmkit.data.records.tags import OUTSIDE
-from llmkit.data.records.words import unmarked_text
+from llmkit.data.records.tagging import tagged_dataset
+from llmkit.data.records.tagging.tags import OUTSIDE
+from llmkit.data.records.tagging.words import unmarked_text
 from llmkit.distributed.processes import Processes
 from llmkit.evaluation.labels.entities import ScoredTags, figures_of_sums
 from llmkit.evaluation.labels.measuring import (

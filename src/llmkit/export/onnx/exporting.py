@@ -43,6 +43,12 @@ def check_onnx(source: ExportSource, config: Config) -> dict[str, Any]:
     opened = source.opened
     if opened.kind == "causal":
         opened.check_causal()
+    if opened.kind not in _TASKS:
+        raise ConfigError(
+            "models that answer questions have no ONNX form in llmkit",
+            where=f"{opened.name} (model.name_or_path)",
+            next="use `--format safetensors`",
+        )
     if config.data.test_files and opened.kind != "classifier":
         raise ConfigError(
             "accuracy is measured of classifiers only",

@@ -17,9 +17,9 @@ from llmkit.config.schema import DataConfig
 from llmkit.data.examples.tagged import NO_WORD, TokenWindows, WindowEncoder
 from llmkit.data.readers.files import Source
 from llmkit.data.readers.tables import Table
-from llmkit.data.records.tagged import TaggedRow, resolve_tagged_columns
-from llmkit.data.records.tags import PLAIN_TAGS, TagSet, scheme_of
-from llmkit.data.records.words import WordSpans
+from llmkit.data.records.tagging.tagged import TaggedRow, resolve_tagged_columns
+from llmkit.data.records.tagging.tags import PLAIN_TAGS, TagSet, scheme_of
+from llmkit.data.records.tagging.words import WordSpans
 from llmkit.distributed.processes import Processes
 from llmkit.errors import DataError
 from llmkit.inference.labels.classify import AnyArray, repeated_columns

@@ -23,6 +23,7 @@ _JOBS = {
     "sequence_to_sequence": "an encoder-decoder model",
     "preference": "a model tuned on preferences",
     "token_classification": "a tagger",
+    "question_answering": "a model that answers questions",
     "single_label_classification": "a classifier",
     "multi_label_classification": "a classifier with several labels per row",
     "regression": "a regression",

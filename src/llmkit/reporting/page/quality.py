@@ -23,7 +23,8 @@ MEANINGS = {
     "bits_per_byte": "bits to encode a byte of the text, comparable between tokenizers; lower is "
     "better",
     "pseudo_perplexity": "perplexity of hidden tokens; compare it with masked models only",
-    "f1": "harmonic mean of precision and recall of entities; higher is better",
+    "f1": "harmonic mean of precision and recall of entities, or of words of answers; higher is "
+    "better",
     "precision": "share of the entities found that are right; higher is better",
     "recall": "share of the entities that are found; higher is better",
     "accuracy": "share of predictions that are right; higher is better",
@@ -59,6 +60,8 @@ BASELINES = {
     "unigram": "unigram model",
     "tfidf": "TF-IDF",
     "frequent_tag": "most frequent tags",
+    "nearest_sentence": "nearest sentence",
+    "no_answer": "never an answer",
     "majority": "most frequent label",
     "majority_of_these_rows": "most frequent label",
 }
@@ -150,6 +153,8 @@ def _what_it_does(found: Figures) -> tuple[str, str]:
         return "perplexity", (
             "has a perplexity of {}: it chooses among as many equally likely tokens on average"
         )
+    if is_figure("f1", found.get("f1")) and "exact_match" in found:
+        return "f1", "answers questions with an F1 of {}"
     if is_figure("f1", found.get("f1")):
         return "f1", "finds entities with an F1 of {}"
     if is_figure("margin", found.get("margin")):
@@ -186,6 +191,10 @@ def _explained(baseline: str, figures: Figures) -> str:
         return "A linear model on TF-IDF"
     if baseline == "frequent_tag":
         return "Giving each word its most frequent tag"
+    if baseline == "nearest_sentence":
+        return "The sentence with the most words of the question"
+    if baseline == "no_answer":
+        return "Never giving an answer"
     answer = "mean" if "mae" in figures else "most frequent label"
     return f"Always answering the {answer}"
 

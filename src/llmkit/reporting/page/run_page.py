@@ -31,6 +31,7 @@ _KINDS = {
     "sequence_to_sequence": "An encoder-decoder model",
     "preference": "A model tuned on preferences",
     "token_classification": "A tagger of words",
+    "question_answering": "A model that answers questions from contexts",
     "single_label_classification": "A text classifier",
     "multi_label_classification": "A text classifier with several labels per row",
     "regression": "A regression on texts",

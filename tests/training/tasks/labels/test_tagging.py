@@ -16,10 +16,10 @@ from transformers import PreTrainedModel
 
 from llmkit.data.examples.subset import Subset
 from llmkit.data.examples.tagged import NO_WORD, TaggedTable, TokenWindows, WindowEncoder
-from llmkit.data.records import tags
 from llmkit.data.records.labels import SINGLE
-from llmkit.data.records.tags import BIO
-from llmkit.data.records.words import joined_words
+from llmkit.data.records.tagging import tags
+from llmkit.data.records.tagging.tags import BIO
+from llmkit.data.records.tagging.words import joined_words
 from llmkit.evaluation.labels import taggers
 from llmkit.models import build, classifier
 from llmkit.models import tokenizer as tokenizers

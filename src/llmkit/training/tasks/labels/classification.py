@@ -18,7 +18,7 @@ from llmkit.evaluation.labels import label_metrics
 from llmkit.evaluation.labels.classifiers import ClassifierEvaluation
 from llmkit.models import build, classifier
 from llmkit.models.classifier import ClassifierHead
-from llmkit.progress import Advance, Say
+from llmkit.progress import Advance
 from llmkit.training.tasks.labels.classification_loss import ClassificationLoss, balanced_weights
 from llmkit.training.tasks.labels.labelling import Labelling, column_names
 from llmkit.training.tasks.task import Examples, Loss, Session
@@ -53,12 +53,6 @@ class Classification(Labelling[_Data]):
         ClassifierHead(data.labels.kind, data.labels.names).describe(shape, tokenizer.pad_token_id)
         text, label = data.data.text_column, data.data.label_column
         classifier.remember_columns(shape, column_names(text), column_names(label))
-
-    @classmethod
-    def prepare_tokenizer(cls, data: _Data, tokenizer: PreTrainedTokenizerFast, say: Say) -> None:
-        """Adds a separator between the two texts of a pair, if the tokenizer has none."""
-        if len(data.train.texts[0]) > 1 and (between := classifier.separate_pairs(tokenizer)):
-            say(f"pairs: the tokenizer joins the two texts with {between}")
 
     @classmethod
     def encoder(

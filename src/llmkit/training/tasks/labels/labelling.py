@@ -139,7 +139,10 @@ class Labelling(Task, Generic[D]):
 
     @classmethod
     def prepare_tokenizer(cls, data: D, tokenizer: PreTrainedTokenizerFast, say: Say) -> None:
-        """Adapts the tokenizer of a model with a new head."""
+        """Adds a separator between the two texts of a pair, if the tokenizer of a model with a new
+        head has none."""
+        if len(data.train.texts[0]) > 1 and (between := classifier.separate_pairs(tokenizer)):
+            say(f"pairs: the tokenizer joins the two texts with {between}")
 
     @classmethod
     def outline(

@@ -16,10 +16,10 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerF
 from llmkit.config import jobs
 from llmkit.config.schema import Config
 from llmkit.data.examples.tagged import TaggedTable, TokenWindows, WindowEncoder
-from llmkit.data.records import tagged_dataset
 from llmkit.data.records.dataset import Labelled
 from llmkit.data.records.labels import SINGLE
-from llmkit.data.records.tags import TagSet
+from llmkit.data.records.tagging import tagged_dataset
+from llmkit.data.records.tagging.tags import TagSet
 from llmkit.evaluation.labels import taggers
 from llmkit.evaluation.labels.taggers import TaggerEvaluation
 from llmkit.inference.labels import tag

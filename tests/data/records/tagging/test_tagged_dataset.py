@@ -11,8 +11,8 @@ import pytest
 
 from llmkit.config.schema import Config
 from llmkit.data.readers.files import Sources
-from llmkit.data.records import tagged_dataset
-from llmkit.data.records.tags import BILOU, BIO, PLAIN_TAGS, TagSet
+from llmkit.data.records.tagging import tagged_dataset
+from llmkit.data.records.tagging.tags import BILOU, BIO, PLAIN_TAGS, TagSet
 from llmkit.errors import DataError
 from llmkit.progress import Watch
 

@@ -18,8 +18,8 @@ from llmkit.data.readers.files import Source
 from llmkit.data.readers.tables import Table
 from llmkit.data.records.labelled import column_order, other_values, parsed_list
 from llmkit.data.records.parts import Counts, RowProblem
-from llmkit.data.records.tags import bio_tags
-from llmkit.data.records.words import (
+from llmkit.data.records.tagging.tags import bio_tags
+from llmkit.data.records.tagging.words import (
     CharacterSpan,
     MarkedWords,
     WordSpans,

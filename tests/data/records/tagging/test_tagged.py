@@ -10,8 +10,8 @@ import pytest
 
 from llmkit.config.schema import DataConfig
 from llmkit.data.readers import files
-from llmkit.data.records import tagged
-from llmkit.data.records.tagged import TaggedRow
+from llmkit.data.records.tagging import tagged
+from llmkit.data.records.tagging.tagged import TaggedRow
 from llmkit.errors import DataError
 
 

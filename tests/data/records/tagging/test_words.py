@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from llmkit.data.records import words
-from llmkit.data.records.words import CharacterSpan, MarkedWords
+from llmkit.data.records.tagging import words
+from llmkit.data.records.tagging.words import CharacterSpan, MarkedWords
 
 
 def split(text: str) -> list[str]:

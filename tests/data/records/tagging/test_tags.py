@@ -12,8 +12,16 @@ from hypothesis import strategies as some
 from seqeval import scheme as schemes
 from seqeval.metrics.sequence_labeling import get_entities
 
-from llmkit.data.records import tags
-from llmkit.data.records.tags import BILOU, BIO, PLAIN_TAGS, TagSet, bio_tags, scheme_of, tag_fault
+from llmkit.data.records.tagging import tags
+from llmkit.data.records.tagging.tags import (
+    BILOU,
+    BIO,
+    PLAIN_TAGS,
+    TagSet,
+    bio_tags,
+    scheme_of,
+    tag_fault,
+)
 
 TYPES = ("PER", "LOC", "AM-TMP")
 LETTERS = {"bio": "BI", "bilou": "BILU", "bioes": "BIES"}

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from llmkit.config.schema import Config, DataConfig
 from llmkit.data.examples.tagged import TaggedTable
 from llmkit.data.readers.files import Source, Sources
-from llmkit.data.records import checks, labels, tags
+from llmkit.data.records import checks, labels
 from llmkit.data.records.dataset import Labelled, ReadParts, check_known, finished
 from llmkit.data.records.parts import (
     Part,
@@ -25,9 +25,10 @@ from llmkit.data.records.parts import (
     rows_of_parts,
     training_sources,
 )
-from llmkit.data.records.tagged import TaggedRow, read_tagged, resolve_tagged_columns
-from llmkit.data.records.tags import BIO, TagSet
-from llmkit.data.records.words import WordSpans
+from llmkit.data.records.tagging import tags
+from llmkit.data.records.tagging.tagged import TaggedRow, read_tagged, resolve_tagged_columns
+from llmkit.data.records.tagging.tags import BIO, TagSet
+from llmkit.data.records.tagging.words import WordSpans
 from llmkit.data.text.fingerprints import as_seen
 from llmkit.errors import DataError
 from llmkit.progress import Say, Watch

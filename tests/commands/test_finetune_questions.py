@@ -1,0 +1,243 @@
+"""`llmkit finetune train.objective=question_answering` as a user runs it, on contexts made here."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForQuestionAnswering
+
+from llmkit.cli import app
+from tests.jobs import CONFIGS, assert_held_out_agrees, assert_same, weights
+
+PLACES, FOODS = ("Paris", "New York", "Oslo"), ("bread", "green tea", "rice")
+FILLING = "the old city was quiet and many people walked near it today".split()
+ANSWERS = ("train.objective=question_answering",)
+SMALL = (
+    *ANSWERS, "model.config.hidden_size=48", "model.config.num_hidden_layers=3",
+    "tokenizer.vocab_size=330", "train.global_batch_size=8", "train.learning_rate=2e-3",
+    "train.num_train_epochs=12", "data.max_length=40",
+)  # fmt: skip
+
+
+def questions(n: int, seed: int) -> list[dict[str, Any]]:
+    """Where Bob lives, what he eats, and what his context does not tell. Some contexts are longer
+    than a window."""
+    chance, made = random.Random(seed), []
+    for number in range(n):
+        place, food = chance.choice(PLACES), chance.choice(FOODS)
+        known = ["place", "food"] if number % 3 else [chance.choice(["place", "food"])]
+        facts = {"place": f"Bob lives in {place}.", "food": f"Bob eats {food}."}
+        rest = " ".join(chance.choices(FILLING, k=40 if number % 10 == 0 else 4)) + f" {number}."
+        parts = [*(facts[each] for each in known), rest]
+        chance.shuffle(parts)
+        context = " ".join(parts)
+        asked = "Where does Bob live?", "What does Bob eat?"
+        for kind, text, question in zip(("place", "food"), (place, food), asked, strict=True):
+            found = {"text": [], "answer_start": []}
+            if kind in known:
+                found = {"text": [text], "answer_start": [context.index(text)]}
+            made.append({"question": question, "context": context, "answers": found})
+    return made
+
+
+def jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory) -> dict[str, Path]:
+    directory = tmp_path_factory.mktemp("tables")
+    parts = {"train": questions(120, 0), "test": questions(30, 1)}
+    return {name: jsonl(directory / f"{name}.jsonl", rows) for name, rows in parts.items()}
+
+
+@pytest.fixture(scope="module")
+def reference(tables, tmp_path_factory) -> dict[str, Any]:
+    """A finished run with a test file."""
+    run = tmp_path_factory.mktemp("runs") / "reference"
+    files = ("--csv", str(tables["train"]), f"data.test_files={tables['test']}")
+    assert app.run_command(["finetune", *files, *SMALL, "--output-dir", str(run)]) == 0
+    return {"run": run, **json.loads((run / "evaluation.json").read_text())}
+
+
+def test_the_model_learns_and_stands_beside_its_baselines(reference) -> None:
+    found = reference["test"]
+    assert found["f1"] > 0.8
+    assert found["f1"] > max(each["f1"] for each in found["baseline"].values())
+    assert set(found["baseline"]) == {"nearest_sentence", "no_answer"}
+    assert found["exact_match"] <= found["f1"]
+    assert found["intervals"]["f1"][0] <= found["f1"] <= found["intervals"]["f1"][1]
+    assert_held_out_agrees(reference["run"])
+    card = (reference["run"] / "final" / "README.md").read_text()
+    assert "pipeline_tag: question-answering" in card
+    page = (reference["run"] / "report.html").read_text()
+    assert "answers questions" in page
+
+
+def test_the_threshold_is_that_of_the_validation_data_and_not_of_the_test(reference) -> None:
+    config = json.loads((reference["run"] / "final" / "config.json").read_text())
+    chosen = config["llmkit"]["no_answer_threshold"]
+    assert reference["validation"]["no_answer_threshold"] == chosen
+    assert reference["test"]["no_answer_threshold"] == chosen
+    lines = (reference["run"] / "metrics.jsonl").read_text().splitlines()
+    best = max(each["validation_f1"] for each in map(json.loads, lines) if "validation_f1" in each)
+    assert reference["validation"]["f1"] == pytest.approx(best)
+
+
+def test_evaluate_gives_the_figures_that_finetune_reported(call, reference, tables) -> None:
+    found = call("evaluate", "--model", reference["run"], "--csv", tables["test"])
+    assert found["code"] == 0, found["said"]
+    reported = {k: v for k, v in reference["test"].items() if isinstance(v, int | float)}
+    assert {"loss", "f1", "exact_match", "f1_unanswered"} <= reported.keys()
+    assert {name: found[name] for name in reported} == pytest.approx(reported, rel=1e-6)
+    assert all({"label", "predicted", "text", "row"} <= m.keys() for m in found["worst"])
+    twice = call("evaluate", "--model", reference["run"], "--csv", tables["test"],
+                 f"evaluation.compare_with=[{reference['run']}]")  # fmt: skip
+    assert twice["comparisons"][0]["f1_difference"] == 0
+
+
+def test_predict_gives_answers_with_offsets_that_score_alike(
+    call, reference, tables, tmp_path
+) -> None:
+    output = tmp_path / "o.jsonl"
+    found = call("predict", "--model", reference["run"], "--csv", tables["test"], "--output",
+                 output, "predict.precision=fp32")  # fmt: skip
+    assert found["code"] == 0, found["said"]
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    asked = questions(30, 1)
+    assert [row["question"] for row in rows] == [each["question"] for each in asked]
+    exact = 0
+    for row, each in zip(rows, asked, strict=True):
+        if row["answer"]:
+            assert row["context"][row["start"] : row["end"]] == row["answer"]
+        assert 0 < row["probability"] <= 1
+        exact += row["answer"] == "".join(each["answers"]["text"])
+    assert exact / len(rows) == pytest.approx(reference["test"]["exact_match"])
+    assert sum(found["labels"].values()) == len(rows)
+    table = tmp_path / "o.csv"
+    again = call("predict", "--model", reference["run"], "--csv", tables["test"], "--output", table)
+    assert again["code"] == 0, again["said"]
+    head = table.read_text().splitlines()[0]
+    assert head == "question,context,answers,answer,start,end,probability"
+
+
+def test_questions_in_a_pipe_are_answered(reference, trials, tmp_path) -> None:
+    line = json.dumps({"question": "Where does Bob live?", "context": "Bob lives in Oslo."})
+    (tmp_path / "pipe.jsonl").write_text(line + "\n")
+    given = {"stdin": str(tmp_path / "pipe.jsonl")}
+    ended = trials.run("predict", "--model", str(reference["run"]), **given)
+    assert ended.code == 0, ended.err
+    assert json.loads(ended.out)["context"] == "Bob lives in Oslo."
+
+
+def test_plain_transformers_loads_the_model(reference) -> None:
+    model = AutoModelForQuestionAnswering.from_pretrained(reference["run"] / "final")
+    saved = weights(reference["run"])
+    assert saved.keys() == model.state_dict().keys()
+    assert all(torch.equal(saved[name], each) for name, each in model.state_dict().items())
+
+
+def test_a_killed_run_continues_to_the_bit(reference, tables, call, trials, tmp_path) -> None:
+    run = tmp_path / "killed"
+    files = ("--csv", tables["train"], f"data.test_files={tables['test']}")
+    arguments = ("finetune", *files, *SMALL, "--output-dir", run)
+    process = trials.start(*arguments)
+    process.until_lines(run / "metrics.jsonl", 24)
+    assert process.end(signal.SIGKILL).code == -signal.SIGKILL
+    done = call(*arguments)
+    assert done["code"] == 0, done["said"]
+    assert "resuming from step" in done["said"]
+    assert_same(run, reference["run"])
+
+
+def test_two_processes_give_the_figures_of_one(tables, llmkit, tmp_path) -> None:
+    dropout = ("model.config.mlp_dropout=0.1",)
+    keys = [*SMALL, "train.precision=fp32", *dropout, "train.max_steps=8"]
+    found = []
+    for processes in (1, 2):
+        run = tmp_path / str(processes)
+        arguments = ("--csv", tables["train"], *keys, "--output-dir", run)
+        done = llmkit("finetune", *arguments, "--json", processes=processes)
+        assert done.returncode == 0, done.stderr
+        lines = (run / "metrics.jsonl").read_text().splitlines()
+        found.append(list(map(json.loads, lines)))
+    for one, other in zip(*found, strict=True):
+        assert one == pytest.approx(other, rel=1e-3, abs=1e-5)
+
+
+def test_low_rank_updates_end_as_a_plain_model(reference, tables, call, tmp_path) -> None:
+    pytest.importorskip("peft")
+    keys = ("model.lora.r=4", "train.max_steps=5", "train.global_batch_size=8", *ANSWERS)
+    run = tmp_path / "lora"
+    result = call(
+        "finetune", "--csv", tables["train"], "--model", reference["run"], *keys, "-o", run
+    )
+    assert result["code"] == 0, result["said"]
+    before, after = weights(reference["run"]), weights(run)
+    assert before.keys() == after.keys()
+    config = json.loads((run / "final" / "config.json").read_text())
+    assert "no_answer_threshold" in config["llmkit"]
+
+
+def test_training_stops_when_f1_no_longer_rises(tables, call, tmp_path) -> None:
+    keys = ("train.early_stopping_patience=1", "train.learning_rate=1e-7", "train.eval_steps=2")
+    run = tmp_path / "run"
+    result = call("finetune", "--csv", tables["train"], *SMALL, *keys, "-o", run)
+    assert result["code"] == 0, result["said"]
+    assert result["step"] < 20
+
+
+def test_a_dry_run_for_people_shows_the_data(tables, capsys, tmp_path) -> None:
+    run = ("--dry-run", "-o", str(tmp_path / "run"))
+    assert app.run_command(["finetune", "--csv", str(tables["train"]), *SMALL, *run]) == 0
+    shown = capsys.readouterr().out
+    for word in ("answered", "unanswered", "windows", "contexts"):
+        assert word in shown
+    assert not (tmp_path / "run").exists()
+
+
+GOOD = [{"question": "Who?", "context": f"Bob {n}.", "answers": {"text": ["Bob"]}}
+        for n in range(9)]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rows", "arguments", "code", "said"),
+    [
+        ([*GOOD, {**GOOD[0], "answers": {"text": ["Eve"]}}], (), 65, "'Eve' does not stand"),
+        ([{"text": "a", "label": "b"}], (), 65, "the question and the context"),
+        (GOOD, ("train.metric_for_best_model=accuracy",), 78, "f1"),
+        (GOOD, ("model.architecture=llama",), 78, "reads only forward"),
+        (GOOD, ("data.label_separator=,",), 78, "finetune (classification)"),
+    ],
+)
+def test_bad_input_is_reported_before_anything_is_written(
+    call, tmp_path, rows, arguments, code, said
+) -> None:
+    path, run = jsonl(tmp_path / "bad.jsonl", rows), tmp_path / "run"
+    result = call("finetune", "--csv", path, *ANSWERS, *arguments, "-o", run)
+    assert result["code"] == code, result["said"]
+    assert said in result["said"]
+    assert not run.exists()
+
+
+def test_a_model_that_answers_is_neither_served_nor_exported_to_onnx(call, reference) -> None:
+    served = call("serve", "--model", reference["run"])
+    assert (served["code"], "not served yet" in served["said"]) == (65, True)
+    exported = call("export", "--model", reference["run"], "--format", "onnx", "--output",
+                    "never", "--dry-run")  # fmt: skip
+    assert (exported["code"], "no ONNX form" in exported["said"]) == (78, True)
+
+
+def test_the_starter_config_trains(call, tables, tmp_path) -> None:
+    config, run = CONFIGS / "finetune-questions.yaml", tmp_path / "run"
+    result = call("finetune", config, "--csv", tables["train"], *SMALL, "train.max_steps=3", "-o",
+                  run)  # fmt: skip
+    assert result["code"] == 0, result["said"]
+    assert {"f1", "exact_match"} <= result["validation"].keys()
