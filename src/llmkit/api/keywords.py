@@ -126,9 +126,11 @@ class TokenizerSection(TypedDict, total=False):
 class TrainSection(TypedDict, total=False):
     """How the weights are trained."""
 
-    objective: Literal["auto", "causal", "masked", "classification", "token_classification", "question_answering", "completion", "sequence_to_sequence", "preference"]
+    objective: Literal["auto", "causal", "masked", "classification", "token_classification", "question_answering", "completion", "sequence_to_sequence", "preference", "span_corruption"]
     mask_probability: float | Literal["auto"]
     whole_word_masking: bool
+    noise_density: float
+    mean_span_length: float
     max_steps: int | None
     num_train_epochs: float | None
     max_minutes: float | None

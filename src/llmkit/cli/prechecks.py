@@ -286,6 +286,7 @@ def _check_settings(command: str, config: Config, faults: Faults) -> None:
     purposes = {
         "pretrain/causal": build.LANGUAGE_MODEL,
         "pretrain/masked": build.MASKED_MODEL,
+        "pretrain/span_corruption": build.SEQ2SEQ_MODEL,
         "finetune/classification": build.CLASSIFIER_MODEL,
         "finetune/sequence_to_sequence": build.SEQ2SEQ_MODEL,
         "finetune/token_classification": build.TAGGER_MODEL,

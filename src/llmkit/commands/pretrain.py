@@ -13,6 +13,7 @@ from llmkit.training import run as training
 from llmkit.training.tasks import objectives
 from llmkit.training.tasks.causal import Causal
 from llmkit.training.tasks.masked import Masked
+from llmkit.training.tasks.span_corruption import SpanCorruption
 from llmkit.training.tasks.task import Task
 
 COMMAND = "pretrain"
@@ -31,4 +32,5 @@ def check(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
 
 
 def _task(config: Config, pretrained: Pretrained | None) -> type[Task]:
-    return Masked if objectives.objective_of(config, pretrained) == "masked" else Causal
+    tasks: dict[str, type[Task]] = {"masked": Masked, "span_corruption": SpanCorruption}
+    return tasks.get(objectives.objective_of(config, pretrained), Causal)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 
 TASKS: Mapping[str, tuple[str, ...]] = {
-    "pretrain": ("causal", "masked"),
+    "pretrain": ("causal", "masked", "span_corruption"),
     "finetune": (
         "classification",
         "token_classification",
@@ -100,6 +100,7 @@ ANSWER_METRICS = ("f1", "exact_match")
 _METRICS = {
     "pretrain/causal": CAUSAL_METRICS,
     "pretrain/masked": MASKED_METRICS,
+    "pretrain/span_corruption": MASKED_METRICS,
     "finetune/completion": RESPONSE_METRICS,
     "finetune/sequence_to_sequence": RESPONSE_METRICS,
     "finetune/preference": PREFERENCE_METRICS,

@@ -376,6 +376,7 @@ IN_OTHER_UNITS = {"evaluation.batch_tokens"}
 CHOOSES = {
     "pretrain/causal": ("train.objective", "causal"),
     "pretrain/masked": ("train.objective", "masked"),
+    "pretrain/span_corruption": ("train.objective", "span_corruption"),
     "finetune/classification": ("train.objective", "classification"),
     "finetune/token_classification": ("train.objective", "token_classification"),
     "finetune/question_answering": ("train.objective", "question_answering"),

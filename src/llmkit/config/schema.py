@@ -50,6 +50,7 @@ LABELLING = (
 NEW_MODEL = For("pretrain", *LABELLING, SEQ2SEQ)
 SEEDED = For("pretrain", "finetune", "merge", "generate", "chat", "evaluate")
 MASKED = For("pretrain/masked")
+SPANS = For("pretrain/span_corruption")
 CLASSIFIER = For("finetune/classification", "finetune/token_classification")
 SMOOTHED = For(*CLASSIFIER.jobs, SEQ2SEQ, "finetune/preference")
 PREFERENCE = For("finetune/preference")
@@ -118,9 +119,11 @@ class TrainConfig(Section):
     objective: Literal[
         "auto", "causal", "masked", "classification", "token_classification",
         "question_answering", "completion", "sequence_to_sequence", "preference",
+        "span_corruption",
     ] = "auto"  # fmt: skip
-    """What to learn. `pretrain`: each token from those before it (`causal`), or masked tokens from
-    those around them (`masked`); `auto` follows the model. `finetune`: a label (`classification`,
+    """What to learn. `pretrain`: each token from those before it (`causal`), masked tokens from
+    those around them (`masked`), or hidden spans with an encoder-decoder model
+    (`span_corruption`); `auto` follows the model. `finetune`: a label (`classification`,
     the default), a tag for each word (`token_classification`), the span of a context that answers
     a question (`question_answering`), the response to a prompt (`completion`), a target text from
     a source text, such as a translation or a summary (`sequence_to_sequence`), or which of two
@@ -130,6 +133,10 @@ class TrainConfig(Section):
     as ModernBERT."""
     whole_word_masking: Annotated[bool, MASKED] = False
     """Mask whole words instead of tokens."""
+    noise_density: Annotated[Annotated[float, Field(gt=0, lt=1)], SPANS] = 0.15
+    """Fraction of the tokens that span corruption hides."""
+    mean_span_length: Annotated[Annotated[float, Field(ge=1)], SPANS] = 3.0
+    """Mean number of tokens of a hidden span."""
     max_steps: Whole | None = None
     """Stop after this many optimizer steps."""
     num_train_epochs: Positive | None = None

@@ -18,6 +18,7 @@ from llmkit.data.examples.blocks import UNSCORED, Blocks, MaskedBlocks
 from llmkit.data.examples.mixture import Mixture
 from llmkit.data.examples.packs import Packs
 from llmkit.data.examples.paired import PairedExamples
+from llmkit.data.examples.spans import CorruptedBlocks
 from llmkit.data.examples.subset import Subset
 from llmkit.evaluation.likelihood import batch_tokens_for
 from llmkit.evaluation.segments import byte_lengths, segments_of
@@ -60,14 +61,14 @@ def text_passages(
 
 def masked_passages(
     score: MaskedScores,
-    examples: MaskedBlocks | Subset | Mixture,
+    examples: MaskedBlocks | CorruptedBlocks | Subset | Mixture,
     batch_tokens: int,
     watch: Watch,
 ) -> HeldOut:
     """The likelihood of the hidden tokens of each held-out block, by domain, and how many of them
     are predicted."""
 
-    def measure(part: MaskedBlocks | Subset, most: int) -> _Units:
+    def measure(part: MaskedBlocks | CorruptedBlocks | Subset, most: int) -> _Units:
         return _masked_units(score, part, batch_tokens, most, watch)
 
     return _joined(OF_MASKED_TEXT, examples, measure)
@@ -159,10 +160,14 @@ def _text_units(
 
 
 def _masked_units(
-    score: MaskedScores, part: MaskedBlocks | Subset, batch_tokens: int, most: int, watch: Watch
+    score: MaskedScores,
+    part: MaskedBlocks | CorruptedBlocks | Subset,
+    batch_tokens: int,
+    most: int,
+    watch: Watch,
 ) -> _Units:
     chosen = part.rows if isinstance(part, Subset) else np.arange(len(part))
-    blocks: MaskedBlocks = part.examples if isinstance(part, Subset) else part
+    blocks: MaskedBlocks | CorruptedBlocks = part.examples if isinstance(part, Subset) else part
     nll, hits = np.zeros(len(part)), np.zeros(len(part), np.int64)
     counts = np.zeros(len(part), np.int64)
     with watch("measuring held-out text", len(part)) as advance:
@@ -173,11 +178,9 @@ def _masked_units(
             hits[rows] = right.sum(1).cpu().numpy()
             counts[rows] = (batch["targets"] != UNSCORED).sum(1).numpy()
             advance(len(rows))
-    how = (blocks.block_size, blocks.isolate_documents, blocks.probability)
-    whole_words = blocks.vocabulary.word_edges is not None
     values = {"nll": nll, "predictions": counts, "hits": hits}
     every = group_size(len(blocks), most)
-    content = (blocks.tokens.fingerprint, *how, whole_words, every)
+    content = (blocks.tokens.fingerprint, *blocks.identity, every)
     return _Units(merged_units(chosen, values, every), content)
 
 

@@ -26,6 +26,7 @@ HUB_TASKS = {
     "completion": ("text-generation", "AutoModelForCausalLM"),
     "sequence_to_sequence": ("text2text-generation", "AutoModelForSeq2SeqLM"),
     "preference": ("text-generation", "AutoModelForCausalLM"),
+    "span_corruption": ("text2text-generation", "AutoModelForSeq2SeqLM"),
     "merged": ("text-generation", "AutoModelForCausalLM"),
     "classification": ("text-classification", "AutoModelForSequenceClassification"),
     "token_classification": ("token-classification", "AutoModelForTokenClassification"),

@@ -213,7 +213,8 @@ def of_config(config: Config, encoder_decoder: bool = False) -> Pretrained | Non
 
 def to_train(config: Config) -> Pretrained | None:
     """The model that a config names, to train it further; raises ConfigError for an ensemble."""
-    found = of_config(config, config.train.objective == "sequence_to_sequence")
+    wants = config.train.objective in ("sequence_to_sequence", "span_corruption")
+    found = of_config(config, encoder_decoder=wants)
     if found is not None and found.config.model_type == ENSEMBLE:
         raise ConfigError(
             f"{found.name} is an ensemble, whose experts are trained one by one",

@@ -67,10 +67,11 @@ def train_bpe_with_frame(
 
 
 def train_bpe_with_end(
-    texts: Iterable[str], vocab_size: int, model_type: str | None = None
+    texts: Iterable[str], vocab_size: int, model_type: str | None = None, sentinels: int = 0
 ) -> PreTrainedTokenizerFast:
-    """The same for an encoder-decoder model: </s> ends each text, <pad> starts a decoder."""
-    return _train(_with_end, ["<pad>", "</s>", "<unk>"], texts, vocab_size, model_type)
+    """The same for an encoder-decoder model, whose decoder starts with <pad>."""
+    special = ["<pad>", "</s>", "<unk>", *(f"<extra_id_{n}>" for n in range(sentinels))]
+    return _train(_with_end, special, texts, vocab_size, model_type)
 
 
 def _with_end(backend: Tokenizer) -> PreTrainedTokenizerFast:
@@ -271,7 +272,6 @@ def read_as_text(tokenizer: PreTrainedTokenizerFast) -> None:
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
     """The sha256 of everything that determines the ids of a text."""
-    # A classifier needs no end-of-text token.
     frame = framing(tokenizer) if tokenizer.eos_token_id is not None else Framing(-1, -1)
     slow = None if tokenizer.is_fast else tokenizer.get_vocab()
     backend = slow or json.loads(tokenizer.backend_tokenizer.to_str())

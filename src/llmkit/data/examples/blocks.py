@@ -169,6 +169,12 @@ class MaskedBlocks:
         return self.tokens.n_bytes
 
     @property
+    def identity(self) -> tuple[object, ...]:
+        """What the predictions depend on besides the text."""
+        whole_words = self.vocabulary.word_edges is not None
+        return self.block_size, self.isolate_documents, self.probability, whole_words
+
+    @property
     def packed(self) -> bool:
         """Whether a block may hold several documents that must not attend to each other."""
         return self.isolate_documents and len(self.tokens.starts) > 1

@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -267,12 +268,20 @@ _SHOWN = 5  # maximum number of files named in a line
 _FEWEST = 3  # tokens: two predicted ones and the one before them
 
 
+def trainer_of(objective: str) -> Callable[..., PreTrainedTokenizerFast]:
+    """The function that trains a tokenizer for a pretraining objective."""
+    if objective == "span_corruption":
+        return partial(tokenizers.train_bpe_with_end, sentinels=100)
+    return tokenizers.train_bpe_with_frame if objective == "masked" else tokenizers.train_bpe
+
+
 def _trained(pairs: Sequence[DomainText], say: Say) -> PreTrainedTokenizerFast:
     """The tokenizer trained on the training parts, or reused from the cache."""
     first = pairs[0].train
     requested, model_type = first.config.tokenizer.vocab_size, first.config.model.architecture
-    framed = first.config.train.objective == "masked"
-    train = tokenizers.train_bpe_with_frame if framed else tokenizers.train_bpe
+    objective = first.config.train.objective
+    train = trainer_of(objective)
+    kind = {"masked": ["framed"], "span_corruption": ["sentinels"]}.get(objective, [])
 
     def build(directory: Path) -> dict[str, Any]:
         parts = [pair.train.part(pair.train_part) for pair in pairs]
@@ -291,7 +300,7 @@ def _trained(pairs: Sequence[DomainText], say: Say) -> PreTrainedTokenizerFast:
         *(_key(pair.train, pair.train_part) for pair in pairs),
         requested,
         model_type,
-        *(["framed"] if framed else []),
+        *kind,
     ]
     entry = cache.open_or_build(f"tokenizer-{cache.key(wanted)}", build, first.watch, say)
     tokenizer = tokenizers.load_tokenizer(str(entry.path))

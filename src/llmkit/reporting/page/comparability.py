@@ -20,6 +20,7 @@ _JOBS = {
     "causal": "a causal language model",
     "masked": "a masked language model",
     "completion": "a model that responds",
+    "span_corruption": "a pretrained encoder-decoder model",
     "sequence_to_sequence": "an encoder-decoder model",
     "preference": "a model tuned on preferences",
     "token_classification": "a tagger",

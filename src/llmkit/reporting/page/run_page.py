@@ -28,6 +28,7 @@ _KINDS = {
     "causal": "A causal language model",
     "masked": "A masked language model",
     "completion": "A model that responds",
+    "span_corruption": "An encoder-decoder language model",
     "sequence_to_sequence": "An encoder-decoder model",
     "preference": "A model tuned on preferences",
     "token_classification": "A tagger of words",

@@ -11,8 +11,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from llmkit.config.schema import Config
 from llmkit.data.text import corpus, domains
+from llmkit.data.text.prepare import trainer_of
 from llmkit.data.text.sample import TextSample
-from llmkit.models import tokenizer as tokenizers
 from llmkit.models.experts import twins
 from llmkit.training.forecast.expectation import Workload
 from llmkit.training.tasks import defaults
@@ -80,6 +80,4 @@ def _trained(
     parts: tuple[str, ...], size: int, architecture: str, objective: str
 ) -> PreTrainedTokenizerFast:
     """A tokenizer like that of the run; the configurations of a sweep often share it."""
-    is_masked = objective == "masked"
-    train = tokenizers.train_bpe_with_frame if is_masked else tokenizers.train_bpe
-    return train(parts, size, architecture)
+    return trainer_of(objective)(parts, size, architecture)

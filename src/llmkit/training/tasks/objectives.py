@@ -12,7 +12,11 @@ from llmkit.models import build
 from llmkit.models.build import known_architectures
 from llmkit.models.pretrained import Pretrained
 
-PURPOSES = {"causal": build.LANGUAGE_MODEL, "masked": build.MASKED_MODEL}
+PURPOSES = {
+    "causal": build.LANGUAGE_MODEL,
+    "masked": build.MASKED_MODEL,
+    "span_corruption": build.SEQ2SEQ_MODEL,
+}
 
 
 def objective_of(config: Config, pretrained: Pretrained | None) -> str:
@@ -24,7 +28,11 @@ def objective_of(config: Config, pretrained: Pretrained | None) -> str:
     asked = config.train.objective
     chosen = can[0] if asked == "auto" else asked
     if chosen not in can:
-        sees = {"causal": "only the tokens before a token", "masked": "the tokens on both sides"}
+        sees = {
+            "causal": "only the tokens before a token",
+            "masked": "the tokens on both sides",
+            "span_corruption": "a source and the target so far",
+        }
         raise ConfigError(
             f"{kind} sees {sees[can[0]]}: it is a {can[0]} language model",
             where=f"train.objective: {asked}",
@@ -41,9 +49,13 @@ def _abilities(config: Config, pretrained: Pretrained | None) -> tuple[str, tupl
     if pretrained is not None:
         return pretrained.config.model_type, _of_model(pretrained.config)
     if model.architecture == "auto":
-        return "auto", ("causal", "masked")
+        return "auto", tuple(PURPOSES)
     if model.architecture not in CONFIG_MAPPING:
-        return model.architecture, ("causal", "masked")  # building the model refuses it
+        return model.architecture, (
+            "causal",
+            "masked",
+            "span_corruption",
+        )  # building the model refuses it
     default = getattr(CONFIG_MAPPING[model.architecture], "is_decoder", None)
     decodes = model.config.get("is_decoder", default)
     return model.architecture, _of_type(model.architecture, decodes)
@@ -51,6 +63,8 @@ def _abilities(config: Config, pretrained: Pretrained | None) -> tuple[str, tupl
 
 def _of_model(config: PretrainedConfig) -> tuple[str, ...]:
     """The objectives of a pretrained model, from the class that saved its weights."""
+    if config.is_encoder_decoder:
+        return ("span_corruption",)
     saved = set(config.architectures or ())
     if any(name.endswith("ForPreTraining") for name in saved):
         return ("masked",)
@@ -66,6 +80,9 @@ def _of_type(kind: str, decodes: object) -> tuple[str, ...]:
     """The objectives of an architecture; BERT-like ones state whether they are decoders."""
     masked = kind in known_architectures(build.MASKED_MODEL)
     causal = kind in known_architectures(build.LANGUAGE_MODEL)
+    found = ("causal", "masked") if masked and decodes is None else ("causal",)
     if masked and (not causal or decodes is False):
-        return ("masked",)
-    return ("causal", "masked") if masked and decodes is None else ("causal",)
+        found = ("masked",)
+    if kind not in known_architectures(build.SEQ2SEQ_MODEL):
+        return found
+    return (*found, "span_corruption") if masked or causal else ("span_corruption",)

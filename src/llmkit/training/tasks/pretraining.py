@@ -247,7 +247,7 @@ class Pretraining(Task):
         made = {name: self.blocks(file, held_out=False) for name, file in self.learned.items()}
         if not self.config.data.mixture:
             return made[""]
-        occurrences = self.config.train.objective == "masked"
+        occurrences = self.config.train.objective != "causal"
         return Mixture(made, list(self.shares.values()), occurrences=occurrences)
 
     @cached_property
@@ -380,7 +380,8 @@ class Pretraining(Task):
     def _write_passages(self, validation: Any, figures: Mapping[str, Any]) -> None:
         """Measure the model in `final/` on each held-out passage, and write the result."""
         device = self.session.processes.device
-        final = pretrained.load_model(open_model(figures["model_dir"]), self.purpose)
+        opened = open_model(figures["model_dir"], encoder_decoder=True)
+        final = pretrained.load_model(opened, self.purpose)
         found = self.passages(final.to(device).eval(), validation)
         held_out.write_held_out(Path(figures["run_dir"]), found)
 
