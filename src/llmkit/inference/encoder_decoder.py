@@ -124,17 +124,26 @@ def pair_tokenizer(opened: Pretrained, data: DataConfig) -> PairTokenizer:
 
 
 def own_settings(opened: Pretrained) -> OwnSettings:
-    """The generation config of a model, without its weights."""
+    """The generation config of a model, without its weights; raises DataError if it does not state
+    how a target begins."""
     try:
-        return OwnSettings.from_pretrained(opened.location, revision=opened.revision or "main")
+        own = OwnSettings.from_pretrained(opened.location, revision=opened.revision or "main")
     except OSError:  # an older model has none
-        return OwnSettings.from_model_config(opened.config)
+        own = OwnSettings.from_model_config(opened.config)
+    if own.decoder_start_token_id is None and own.bos_token_id is None:
+        raise DataError(
+            "the model does not state with which token a target begins",
+            where=f"{opened.name} (config.json: decoder_start_token_id)",
+            next="write the id there that it was trained with, for T5 that of its padding token",
+        )
+    return own
 
 
 def target_generator(config: Config, opened: Pretrained, device: torch.device) -> TargetGenerator:
     """Loads an encoder-decoder model on its device in the configured precision, which is
     resolved."""
     settings = config.generation
+    own_settings(opened)  # checks them before weights are loaded
     model = load_model(opened, build.SEQ2SEQ_MODEL).eval()
     if settings.precision == "bf16":
         model = int8.to_bf16(model)

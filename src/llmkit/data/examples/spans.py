@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from llmkit.data.examples.blocks import UNSCORED
 from llmkit.data.examples.order import scramble
-from llmkit.data.examples.paired import Shift
 from llmkit.data.text.token_file import TokenFile
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -40,7 +40,8 @@ class CorruptedBlocks:
     """Ids in the order in which they replace the spans of a block."""
     end_id: int
     pad_id: int
-    shift: Shift
+    shift: Callable[[Tensor], Tensor]
+    """Target ids -> what the decoder reads to predict them, as `shift_of` makes it."""
     seed: str
     """Different seeds give different spans."""
 

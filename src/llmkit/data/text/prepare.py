@@ -6,7 +6,6 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from llmkit.data.text.documents import pieces
 from llmkit.data.text.domains import DomainText, RawText, Split
 from llmkit.data.text.fingerprints import Overlap
 from llmkit.data.text.found_domains import FoundDomains
-from llmkit.data.text.sample import TextSample
+from llmkit.data.text.sample import TextSample, trainer_of
 from llmkit.data.text.token_file import TokenFile
 from llmkit.errors import DataError, InputNotFound
 from llmkit.models import tokenizer as tokenizers
@@ -266,13 +265,6 @@ def _key(text: RawText, part: Split) -> list[object]:
 _LOST = 0.01  # share of unknown text from which on it is reported
 _SHOWN = 5  # maximum number of files named in a line
 _FEWEST = 3  # tokens: two predicted ones and the one before them
-
-
-def trainer_of(objective: str) -> Callable[..., PreTrainedTokenizerFast]:
-    """The function that trains a tokenizer for a pretraining objective."""
-    if objective == "span_corruption":
-        return partial(tokenizers.train_bpe_with_end, sentinels=100)
-    return tokenizers.train_bpe_with_frame if objective == "masked" else tokenizers.train_bpe
 
 
 def _trained(pairs: Sequence[DomainText], say: Say) -> PreTrainedTokenizerFast:

@@ -1,8 +1,14 @@
-"""An even sample of a text that is read once."""
+"""An even sample of a text that is read once, and what trains a tokenizer on it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+
+from transformers import PreTrainedTokenizerFast
+
+from llmkit.models import tokenizer as tokenizers
 
 LEAST_SAMPLED = 1_000_000
 """Minimum number of characters in the sample of a longer text."""
@@ -33,3 +39,10 @@ class TextSample:
         while self.n_characters >= 2 * LEAST_SAMPLED and len(self.parts) > 1:
             self.parts, self.every = self.parts[::2], 2 * self.every
             self.n_characters = sum(map(len, self.parts))
+
+
+def trainer_of(objective: str) -> Callable[..., PreTrainedTokenizerFast]:
+    """The function that trains a tokenizer for a pretraining objective."""
+    if objective == "span_corruption":
+        return partial(tokenizers.train_bpe_with_end, sentinels=100)
+    return tokenizers.train_bpe_with_frame if objective == "masked" else tokenizers.train_bpe

@@ -11,8 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from llmkit.config.schema import Config
 from llmkit.data.text import corpus, domains
-from llmkit.data.text.prepare import trainer_of
-from llmkit.data.text.sample import TextSample
+from llmkit.data.text.sample import TextSample, trainer_of
 from llmkit.models.experts import twins
 from llmkit.training.forecast.expectation import Workload
 from llmkit.training.tasks import defaults

@@ -24,7 +24,7 @@ from llmkit.errors import ConfigError
 from llmkit.evaluation import references
 from llmkit.evaluation.baselines import nearest_targets
 from llmkit.evaluation.passages import target_passages
-from llmkit.inference.encoder_decoder import TargetGenerator, generation_of
+from llmkit.inference.encoder_decoder import TargetGenerator, generation_of, own_settings
 from llmkit.models import build, classifier, pretrained, tokenizer_saving
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.pretrained import Pretrained
@@ -273,6 +273,7 @@ def _shape(
         if hasattr(made, "forced_eos_token_id"):  # an id of the released model's vocabulary
             made.forced_eos_token_id = tokenizer.eos_token_id
         return made, (lengths[0], lengths[1])
+    own_settings(given)  # checks that it states how a target begins
     made = classifier.existing_config(given, model.config, build.SEQ2SEQ_MODEL)
     for name in ("encoder_layerdrop", "decoder_layerdrop"):
         if getattr(made, name, 0):  # whole layers would be dropped for each micro-batch
