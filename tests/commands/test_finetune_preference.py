@@ -391,6 +391,16 @@ def test_bad_input_is_told_before_anything_is_written(
     assert not (run / "run.json").exists()
 
 
+def test_pairs_given_to_a_classifier_are_answered_with_their_objective(
+    base, call, tmp_path
+) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(GOOD)
+    result = call("finetune", "--csv", path, "--model", base, "--dry-run")
+    assert result["code"] == 65
+    assert "train.objective=preference" in result["said"]
+
+
 def test_the_page_and_the_card_say_what_was_learned(reference) -> None:
     page = (reference / "report.html").read_text()
     assert "prefers the chosen response in" in page

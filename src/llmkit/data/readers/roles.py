@@ -88,8 +88,7 @@ def resolve_by_table(
     for numbers, key, what in ((text, TEXT, "text"), (label, LABEL, "label")):
         if not numbers and (labelled or key == TEXT):
             fault = columns.fault(f"it is not clear which column is the {what}", key, where)
-            if labelled and only_column(columns, _RESPONSES | _CONVERSATIONS):
-                fault.next += "; train.objective=completion reads prompts with responses, or chats"
+            fault.next += _other_objective(columns) if labelled else ""
             raise fault
     resolved: dict[str, Any] = {"text_column": _named(columns, text)}
     if labelled:
@@ -105,6 +104,15 @@ def resolve_by_table(
             resolved["format"] = table.format
     _report(guessed, columns, where, say)
     return data.changed(**resolved)
+
+
+def _other_objective(columns: Columns) -> str:
+    """The objective that reads such columns, if they are those of responses."""
+    if only_column(columns, _CHOSEN) and only_column(columns, _REJECTED):
+        return "; train.objective=preference reads chosen and rejected responses"
+    if only_column(columns, _RESPONSES | _CONVERSATIONS):
+        return "; train.objective=completion reads prompts with responses, or chats"
+    return ""
 
 
 def _refuse_tagged(data: DataConfig, columns: Columns, source: Source) -> None:
