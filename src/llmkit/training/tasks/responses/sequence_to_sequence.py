@@ -273,8 +273,8 @@ def _shape(
         if hasattr(made, "forced_eos_token_id"):  # an id of the released model's vocabulary
             made.forced_eos_token_id = tokenizer.eos_token_id
         return made, (lengths[0], lengths[1])
-    own_settings(given)  # checks that it states how a target begins
     made = classifier.existing_config(given, model.config, build.SEQ2SEQ_MODEL)
+    own_settings(given)  # checks that it states how a target begins
     for name in ("encoder_layerdrop", "decoder_layerdrop"):
         if getattr(made, name, 0):  # whole layers would be dropped for each micro-batch
             setattr(made, name, 0.0)
