@@ -80,9 +80,7 @@ def in_reach(value: float) -> float:
 
 
 def _row_range(value: Any) -> Any:
-    """A range of rows as text; `8000:` alone is a mapping in YAML."""
-    if isinstance(value, Mapping) and [*value.values()] == [None]:
-        value = f"{next(iter(value))}:"
+    """Checks a range of rows."""
     found = re.fullmatch(r"(-?[0-9]{1,12})?:(-?[0-9]{1,12})?", str(value))
     if not found or value == ":":
         raise rule(f"{value!r} is no range of rows; write START:STOP, such as :8000 or -1000:")
