@@ -21,6 +21,8 @@ from transformers import (
     MBartConfig,
     MBartForConditionalGeneration,
     MBartTokenizer,
+    MT5Config,
+    MT5ForConditionalGeneration,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     T5Config,
@@ -77,13 +79,20 @@ def bart_tokenizer(texts: Sequence[str] = TEXTS) -> PreTrainedTokenizerBase:
 
 def t5(tokenizer: PreTrainedTokenizerBase, **settings: Any) -> PreTrainedModel:
     """A T5 with random weights."""
+    return T5ForConditionalGeneration(T5Config(**_t5_sizes(tokenizer), **settings))
+
+
+def mt5(tokenizer: PreTrainedTokenizerBase, **settings: Any) -> PreTrainedModel:
+    """An mT5 with random weights: gated layers, and a head of its own."""
+    return MT5ForConditionalGeneration(MT5Config(**_t5_sizes(tokenizer), **settings))
+
+
+def _t5_sizes(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     set_seed(0)
-    config = T5Config(
-        vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4,
-        decoder_start_token_id=tokenizer.pad_token_id, pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id, **settings,
-    )  # fmt: skip
-    return T5ForConditionalGeneration(config)
+    sizes = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
+    pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
+    ids = {"decoder_start_token_id": pad, "pad_token_id": pad, "eos_token_id": eos}
+    return {"vocab_size": len(tokenizer), **sizes, **ids}
 
 
 def bart(tokenizer: PreTrainedTokenizerBase, **settings: Any) -> PreTrainedModel:

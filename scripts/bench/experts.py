@@ -27,6 +27,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import processes
 import torch
 
 from llmkit.models import pretrained
@@ -78,17 +79,11 @@ class Runs:
         self.directory = asked.directory / f"seed-{seed}"
         self.config = asked.directory / "experts.yaml"
 
-    def llmkit(self, *arguments: object) -> dict[str, Any]:
-        """The result of a command."""
-        line = [*LLMKIT, *map(str, arguments), "--json", "--quiet"]
-        done = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True)
-        return dict(json.loads(done.stdout))
-
     def train(self, name: str, steps: int, *changes: object) -> Path:
         """A run of this many steps, which is not repeated."""
         run = self.directory / name
         if not (run / "final").exists():
-            self.llmkit(
+            processes.llmkit(
                 "pretrain", self.config, "-o", run, f"seed={self.seed}",
                 f"train.max_steps={steps}", *changes,
             )  # fmt: skip
@@ -108,13 +103,13 @@ class Runs:
     def merge(self, name: str, freeze: str, *changes: str) -> Path:
         """A merge of the branches."""
         run = self.directory / name
-        self.llmkit("merge", *self.branches(freeze), "-o", run, *changes)
+        processes.llmkit("merge", *self.branches(freeze), "-o", run, *changes)
         return run
 
     def bits(self, *models: Path) -> dict[str, Any]:
         """The result of `evaluate` for these models on all domains."""
         given = [part for model in models for part in ("--model", model)]
-        return self.llmkit("evaluate", self.config, *given, "evaluation.experts=true")
+        return processes.llmkit("evaluate", self.config, *given, "evaluation.experts=true")
 
     def table(self) -> dict[str, dict[str, float]]:
         """Bits per byte of each domain, by row of the table."""

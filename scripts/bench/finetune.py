@@ -16,13 +16,12 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+import processes
 
 SIDES = ("script", "by_hand", "grouped", "llmkit")
 BATCH, LENGTH = 32, 128
@@ -42,22 +41,9 @@ def main() -> None:
         side = _llmkit if given.side == "llmkit" else _trainer
         print(json.dumps(side(given.side, train, test, str(given.model))))
         return
-    found: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
-    for _ in range(given.rounds):
-        for side in SIDES:
-            command = [sys.executable, *sys.argv, "--side", side]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            found[side].append(json.loads(done.stdout.splitlines()[-1]))
-    speeds = {
-        side: {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
-        for side, rounds in found.items()
-    }
-    ratios = {
-        f"llmkit/{side}": {name: round(speeds["llmkit"][name] / speeds[side][name], 2)
-                           for name in ("train", "predict")}
-        for side in SIDES[:-1]
-    }  # fmt: skip
-    print(json.dumps({"examples_per_second": speeds, "ratios": ratios, "rounds": given.rounds}))
+    medians = processes.take_turns(SIDES, given.rounds)
+    ratios = processes.ratios_to_others(medians)
+    print(json.dumps({"examples_per_second": medians, "ratios": ratios, "rounds": given.rounds}))
 
 
 def _table(path: Path, most: int) -> Table:
@@ -120,25 +106,18 @@ def _llmkit(_side: str, train: Table, test: Table, model: str) -> dict[str, floa
             with files[name].open("w", encoding="utf-8", newline="") as file:
                 csv.writer(file).writerows([("text", "category"), *table])
         run = f"{directory}/run"
-        trained = _command(
-            "finetune", "--csv", str(files["train"]), "--model", model, "--output-dir", run,
+        trained = processes.llmkit(
+            "finetune", "--csv", files["train"], "--model", model, "--output-dir", run,
             "train.num_train_epochs=1", "train.learning_rate=2e-4",
             f"train.global_batch_size={BATCH}", "data.validation_fraction=0",
         )  # fmt: skip
         output = f"{directory}/predictions.jsonl"
-        predicted = _command("predict", "--csv", str(files["test"]), "--model", run,
+        predicted = processes.llmkit("predict", "--csv", files["test"], "--model", run,
                              "--output", output)  # fmt: skip
     return {
         "train": trained["examples_per_second"],
         "predict": predicted["examples_per_second"],
     }
-
-
-def _command(*arguments: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "llmkit", *arguments, "--json", "--quiet"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
 
 
 if __name__ == "__main__":

@@ -25,9 +25,6 @@ import io
 import json
 import keyword
 import resource
-import statistics
-import subprocess
-import sys
 import sysconfig
 import tempfile
 import time
@@ -35,6 +32,8 @@ import tokenize
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import processes
 
 PACKAGES = ("json", "email", "http", "logging", "unittest", "concurrent", "importlib", "xml")
 SIDES = ("script", "by_hand", "llmkit")
@@ -68,21 +67,8 @@ def main() -> None:
         side = _llmkit if given.side == "llmkit" else _trainer
         print(json.dumps(side(given.side, train, test, given.model)))
         return
-    found: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
-    for _ in range(given.rounds):
-        for side in SIDES:
-            command = [sys.executable, *sys.argv, "--side", side]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            found[side].append(json.loads(done.stdout.splitlines()[-1]))
-    medians = {
-        side: {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
-        for side, rounds in found.items()
-    }
-    ratios = {
-        f"llmkit/{side}": {name: round(medians["llmkit"][name] / medians[side][name], 2)
-                           for name in medians[side]}
-        for side in SIDES[:-1]
-    }  # fmt: skip
+    medians = processes.take_turns(SIDES, given.rounds)
+    ratios = processes.ratios_to_others(medians)
     print(json.dumps({"words_per_second": medians, "ratios": ratios, "rounds": given.rounds}))
 
 
@@ -228,15 +214,15 @@ def _llmkit(_side: str, train: list[Row], test: list[Row], model: str) -> dict[s
         for name, rows in (("train", train), ("test", test)):
             write(files[name], rows)
         run = f"{directory}/run"
-        trained = _command(
-            "finetune", "--csv", str(files["train"]), "--model", model, "--output-dir", run,
+        trained = processes.llmkit(
+            "finetune", "--csv", files["train"], "--model", model, "--output-dir", run,
             "train.objective=token_classification", "train.num_train_epochs=1",
             "train.learning_rate=2e-4", f"train.global_batch_size={BATCH}",
             "data.validation_fraction=0", f"data.max_length={LENGTH}",
         )  # fmt: skip
         memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
         output = f"{directory}/predictions.jsonl"
-        found = _command("predict", "--csv", str(files["test"]), "--model", run,
+        found = processes.llmkit("predict", "--csv", files["test"], "--model", run,
                          "--output", output)  # fmt: skip
     speed = found["examples_per_second"] * _words(test) / len(test)
     return {"train": trained["words_per_second"], "predict": speed, "memory": memory}
@@ -244,13 +230,6 @@ def _llmkit(_side: str, train: list[Row], test: list[Row], model: str) -> dict[s
 
 def _words(rows: list[Row]) -> int:
     return sum(len(words) for words, _ in rows)
-
-
-def _command(*arguments: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "llmkit", *arguments, "--json", "--quiet"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
 
 
 if __name__ == "__main__":
