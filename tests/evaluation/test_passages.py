@@ -18,6 +18,7 @@ from llmkit.data.examples.blocks import Blocks
 from llmkit.data.examples.mixture import Mixture
 from llmkit.data.text.token_file import TokenFile
 from llmkit.evaluation import passages
+from llmkit.evaluation.passages import group_size, merged_units
 from llmkit.progress import Watch
 from llmkit.reporting.held_out import MOST_PASSAGES, HeldOut
 
@@ -130,11 +131,11 @@ def test_domains_keep_their_names_and_are_never_mixed_up(model, tokenizer, watch
 
 def test_very_many_passages_are_merged_and_none_is_lost() -> None:
     units = np.arange(3 * MOST_PASSAGES + 1)
-    every = passages._group_size(len(units), MOST_PASSAGES)
-    found = passages._merged(units, {"nll": np.ones(len(units))}, every)
+    every = group_size(len(units), MOST_PASSAGES)
+    found = merged_units(units, {"nll": np.ones(len(units))}, every)
     assert len(found["unit"]) <= MOST_PASSAGES
     assert found["nll"].sum() == len(units)
-    some = passages._merged(units[::7], {"nll": np.ones(len(units[::7]))}, every)
+    some = merged_units(units[::7], {"nll": np.ones(len(units[::7]))}, every)
     assert set(some["unit"]) <= set(found["unit"])
 
 

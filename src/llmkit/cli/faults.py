@@ -75,6 +75,10 @@ def reported(json: bool = False, warnings: Sequence[str] = ()) -> Iterator[Outco
         outcome.code = fault.exit_code
 
 
+_SOON = 0.01
+"""Seconds until an exception that Python ignored is raised again."""
+
+
 class Ended(BaseException):
     """A signal stopped a command that has nothing to save."""
 
@@ -85,27 +89,31 @@ def end_by_signals(json: bool) -> None:
     A run with something to save installs its own handlers. Ignored signals, as under nohup, stay
     ignored. With `json` the error is also printed as JSON.
 
-    Each signal is recorded, since a library may replace the exception by another.
+    Each signal is recorded, since a library may replace the exception by another. An exception that
+    Python ignores, because it was raised in a destructor or a callback, is raised again soon.
     """
 
     def end(number: int, _frame: FrameType | None) -> None:
         signals.state.is_second(number)
-        error = KeyboardInterrupt() if number == signal.SIGINT else _ended_by(number)
+        raise_now(KeyboardInterrupt() if number == signal.SIGINT else _ended_by(number))
+
+    def raise_now(error: KeyboardInterrupt | Ended) -> None:
         if (saved := signals.state.importing) is not None:
             _end_now(stopped(error, saved() or NOTHING_SAVED), json)
         raise error
 
+    def raise_again(ignored: sys.UnraisableHookArgs) -> None:
+        error = ignored.exc_value
+        if not isinstance(error, KeyboardInterrupt | Ended):
+            sys.__unraisablehook__(ignored)
+            return
+        signal.signal(signal.SIGALRM, lambda number, frame: raise_now(error))
+        signal.setitimer(signal.ITIMER_REAL, _SOON)
+
     for number in signals.SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, end)
-    sys.unraisablehook = _report_lost
-
-
-def _report_lost(lost: sys.UnraisableHookArgs) -> None:
-    """Reports an exception of a destructor as Python does; `signals.check_received` reports a
-    signal."""
-    if not isinstance(lost.exc_value, KeyboardInterrupt | Ended):
-        sys.__unraisablehook__(lost)
+    sys.unraisablehook = raise_again
 
 
 def _end_now(fault: LlmkitError, json: bool) -> None:

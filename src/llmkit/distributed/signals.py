@@ -136,13 +136,6 @@ def stopped_by(number: int, kept: str = "") -> LlmkitError:
     return kind(f"stopped by {name}", kept=kept, next="run the same command again to resume")
 
 
-def check_received() -> None:
-    """Raises Stopped or Interrupted for a signal that was received and whose exception is lost: one
-    that Python raises in a destructor, or in a callback of a library, goes no further."""
-    if state.received:
-        raise stopped_by(state.received, kept="everything saved before")
-
-
 @contextmanager
 def stop_signal() -> Iterator[StopSignal]:
     """Handles SIGTERM, SIGUSR1, SIGINT and SIGHUP (a closed terminal; not under nohup), and

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from llmkit.config.schema import Config, LoraConfig
-from llmkit.distributed import signals
 from llmkit.errors import ConfigError, InputNotFound
 from llmkit.export.comparing import compare_outputs, probe_ids
 from llmkit.export.source import ExportSource
@@ -72,7 +71,6 @@ def export_adapter(source: ExportSource, config: Config, console: Console) -> di
         if figures["largest_difference"] > _FROZEN_TOLERANCE:
             raise _other_base(updates, figures["largest_difference"])
         verified["outputs"] = figures
-        signals.check_received()
 
     output = Path(str(config.export.output))
     atomic.commit(output, fill, {"export": "peft"})

@@ -10,7 +10,6 @@ from transformers import PreTrainedModel
 
 from llmkit import extras
 from llmkit.config.schema import ExportConfig
-from llmkit.distributed import signals
 from llmkit.export.gguf import llama_cpp, reading, writing
 from llmkit.export.gguf.tensors import GgufTensor, GgufType
 from llmkit.export.gguf.writing import GgufPlan
@@ -46,7 +45,6 @@ def export_gguf(source: ExportSource, settings: ExportConfig, console: Console) 
         with console.watch("writing", size) as advance:
             writing.write_gguf(path, plan.metadata, tensors, advance)
         verified.update(_verified(path, plan, source, model, tensors, console))
-        signals.check_received()
 
     output = Path(str(settings.output))
     atomic.commit_file(output, fill)

@@ -12,7 +12,6 @@ from transformers import PreTrainedModel
 
 from llmkit.config.schema import Config
 from llmkit.data.readers.files import Sources
-from llmkit.distributed import signals
 from llmkit.errors import ConfigError
 from llmkit.export.onnx import accuracy, checking
 from llmkit.export.onnx.checking import OnnxCase
@@ -84,7 +83,6 @@ def export_onnx(
 
     def fill(directory: Path) -> None:
         found.update(_written(directory, source, model, classifier, config, sources, console))
-        signals.check_received()
 
     output = Path(str(config.export.output))
     atomic.commit(output, fill, {"export": "onnx"})
