@@ -223,6 +223,7 @@ def topical(n: int, words: int, seed: int) -> list[tuple[str, str]]:
     ]
 
 
+@pytest.mark.slow
 def test_pretraining_on_texts_without_labels_beats_random_weights(call, tmp_path) -> None:
     chance, spelled = random.Random(0), {}
     for words in TOPICS:

@@ -91,8 +91,8 @@ def counts(place: Path, model: str, environment: dict[str, str], *command: str) 
     ("model", "command"),
     [
         ("classifier", "predict --csv rows.csv predict.output=labels.csv"),
-        ("classifier", "evaluate --csv rows.csv"),
-        ("causal", "evaluate --text text.txt"),
+        pytest.param("classifier", "evaluate --csv rows.csv", marks=pytest.mark.slow),
+        pytest.param("causal", "evaluate --text text.txt", marks=pytest.mark.slow),
         ("causal", "generate --prompt text generation.max_new_tokens=2 --output texts.jsonl"),
     ],
     ids=["predict", "evaluate-rows", "evaluate-text", "generate"],

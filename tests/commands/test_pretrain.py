@@ -223,6 +223,7 @@ def test_minutes_bound_the_whole_run(llmkit, corpus, tmp_path) -> None:
     assert rates[-1] < 0.1 * max(rates)
 
 
+@pytest.mark.slow
 def test_minutes_that_a_small_text_does_not_need_are_left(llmkit, corpus, tmp_path) -> None:
     done = llmkit("pretrain", "--text", corpus, *TINY, "train.max_minutes=30", "--output-dir",
                   tmp_path / "run", "--json")  # fmt: skip

@@ -19,6 +19,7 @@ from llmkit.errors import ConfigError, UsageError, WriteError
 from tests.harness import Ended, Server
 from tests.jobs import WORDS, metrics, tiny
 
+SLOW = pytest.mark.slow
 MIXTURE = "data: {document: line, mixture: {code: {files: code.txt}, poems: {files: poems.txt}}}\n"
 
 
@@ -166,6 +167,7 @@ def test_the_result_is_that_of_the_merge_with_all_runs(story: dict, place: Path)
     assert story["domains"].keys() == {"code", "poems"}
 
 
+@pytest.mark.slow
 def test_nothing_that_is_finished_is_done_again(story: dict, llmkit: Run, place: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in place.glob("all/*/run.json")}
     again = llmkit("-o", "all", "--json")
@@ -223,6 +225,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_continues(
     assert records[0].read_bytes() == records[1].read_bytes()
 
 
+@pytest.mark.slow
 def test_a_seed_that_fails_starts_no_expert(llmkit: Run, place: Path) -> None:
     ended = llmkit("-o", "bad", "train.learning_rate=1e30", "--json")
     assert ended.code == 79, ended.err
@@ -232,16 +235,19 @@ def test_a_seed_that_fails_starts_no_expert(llmkit: Run, place: Path) -> None:
     assert not (place / "bad/code").exists()
 
 
-def test_a_merge_that_cannot_be_made_is_refused_before_anything_is_trained(
-    llmkit: Run, place: Path
-) -> None:
-    for keys, what in (
+@pytest.mark.parametrize(
+    ("keys", "what"),
+    [
         (("merge.into=moe", "model.architecture=gpt2"), "no mixture of experts"),
-        (("merge.into=moe", "merge.top_k=3"), "3 of 2 experts"),
-        (("merge.into=moe", "merge.shared=law"), "no expert of law"),
-        (("merge.intoo=moe",), "merge.into"),
-    ):
-        ended = llmkit("-o", "none", *keys)
-        assert ended.code == 78, ended.err
-        assert what in ended.err
+        pytest.param(("merge.into=moe", "merge.top_k=3"), "3 of 2 experts", marks=SLOW),
+        pytest.param(("merge.into=moe", "merge.shared=law"), "no expert of law", marks=SLOW),
+        pytest.param(("merge.intoo=moe",), "merge.into", marks=SLOW),
+    ],
+)
+def test_a_merge_that_cannot_be_made_is_refused_before_anything_is_trained(
+    llmkit: Run, place: Path, keys: tuple[str, ...], what: str
+) -> None:
+    ended = llmkit("-o", "none", *keys)
+    assert ended.code == 78, ended.err
+    assert what in ended.err
     assert not (place / "none").exists()

@@ -52,7 +52,7 @@ def trained(model: PreTrainedModel, name: str, inputs: dict[str, Tensor]) -> tup
 @pytest.mark.parametrize(
     ("architecture", "length", "is_packed", "settings"),
     [
-        ("llama", 600, True, {"num_key_value_heads": 1, "head_dim": 16}),
+        ("llama", 200, True, {"num_key_value_heads": 1, "head_dim": 16}),
         pytest.param("qwen3", 600, False, {}, marks=pytest.mark.slow),
         pytest.param("qwen3", 600, True, {}, marks=pytest.mark.slow),
         pytest.param("mistral", 40, True, {"sliding_window": 8}, marks=pytest.mark.slow),
