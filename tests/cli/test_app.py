@@ -229,7 +229,7 @@ def test_the_module_can_be_started_by_launchers() -> None:
     assert (done.returncode, done.stdout) == (0, "llmkit 0.1.0\n")
 
 
-@pytest.mark.parametrize("flag", ["", "--quiet"])
+@pytest.mark.parametrize("flag", ["", pytest.param("--quiet", marks=pytest.mark.slow)])
 def test_a_terminal_hears_of_a_command_before_its_libraries_have_loaded(
     tmp_path: Path, flag: str
 ) -> None:

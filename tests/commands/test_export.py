@@ -146,6 +146,7 @@ def test_a_classifier_in_onnx_gives_the_labels_of_predict(
     check_labels(llmkit, run, table, made, 1.0)
 
 
+@pytest.mark.slow
 def test_int8_is_measured_on_the_rows_that_are_given(
     llmkit: Run, classifier: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -83,6 +83,7 @@ def test_a_request_has_a_limited_time(serve: Serve, novelist: Path) -> None:
     assert running.stop().code == 0
 
 
+@pytest.mark.slow
 def test_a_client_that_does_not_read_frees_its_place_in_the_end(
     serve: Serve, novelist: Path
 ) -> None:

@@ -48,15 +48,16 @@ def trained(model: PreTrainedModel, name: str, inputs: dict[str, Tensor]) -> tup
     return logits.detach(), torch.cat([w.grad.flatten() for w in model.parameters()])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
 @pytest.mark.parametrize(
     ("architecture", "length", "is_packed", "settings"),
     [
         ("llama", 200, True, {"num_key_value_heads": 1, "head_dim": 16}),
-        pytest.param("qwen3", 600, False, {}, marks=pytest.mark.slow),
-        pytest.param("qwen3", 600, True, {}, marks=pytest.mark.slow),
-        pytest.param("mistral", 40, True, {"sliding_window": 8}, marks=pytest.mark.slow),
-        pytest.param("gpt2", 40, False, STILL, marks=pytest.mark.slow),
+        ("qwen3", 600, False, {}),
+        ("qwen3", 600, True, {}),
+        ("mistral", 40, True, {"sliding_window": 8}),
+        ("gpt2", 40, False, STILL),
     ],
 )
 def test_compiled_attention_on_a_cpu_gives_the_logits_and_gradients_of_torchs(

@@ -269,7 +269,13 @@ print({name.split(".")[0] for name in set(sys.modules) - modules}, sys.meta_path
     assert python(script, tmp_path) == "{'llmkit'} True\n"
 
 
-@pytest.mark.parametrize("first", ["", "from transformers import AutoModelForCausalLM\n"])
+@pytest.mark.parametrize(
+    "first",
+    [
+        "from transformers import AutoModelForCausalLM\n",
+        pytest.param("", marks=pytest.mark.slow),
+    ],
+)
 def test_one_import_is_all_that_plain_transformers_needs(first: str, tmp_path: Path) -> None:
     model = causal(tie_word_embeddings=False)
     model.save_pretrained(tmp_path / "model")
