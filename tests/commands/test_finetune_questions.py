@@ -210,7 +210,7 @@ GOOD = [{"question": "Who?", "context": f"Bob {n}.", "answers": {"text": ["Bob"]
 @pytest.mark.parametrize(
     ("rows", "arguments", "code", "said"),
     [
-        ([*GOOD, {**GOOD[0], "answers": {"text": ["Eve"]}}], (), 65, "'Eve' does not stand"),
+        ([*GOOD, {**GOOD[0], "answers": {"text": ["Eve"]}}], (), 65, "'Eve' is not in its context"),
         ([{"text": "a", "label": "b"}], (), 65, "the question and the context"),
         (GOOD, ("train.metric_for_best_model=accuracy",), 78, "f1"),
         (GOOD, ("model.architecture=llama",), 78, "reads only forward"),

@@ -35,9 +35,8 @@ from llmkit.storage import cache
 
 _Array = NDArray[Any]
 
-MaskedScores = Callable[[Mapping[str, Tensor]], tuple[Tensor, Tensor]]
-"""The loss and the hits of each prediction of a batch, [rows, predictions] each; 0 where a row has
-fewer."""
+Predict = Callable[[dict[str, Tensor]], Tensor]
+"""The logits [rows, predictions, vocabulary] of the `targets` of a batch, on the model's device."""
 
 
 class _Units(NamedTuple):
@@ -60,7 +59,8 @@ def text_passages(
 
 
 def masked_passages(
-    score: MaskedScores,
+    predict: Predict,
+    device: torch.device,
     examples: MaskedBlocks | CorruptedBlocks | Subset | Mixture,
     batch_tokens: int,
     watch: Watch,
@@ -69,7 +69,7 @@ def masked_passages(
     are predicted."""
 
     def measure(part: MaskedBlocks | CorruptedBlocks | Subset, most: int) -> _Units:
-        return _masked_units(score, part, batch_tokens, most, watch)
+        return _masked_units(predict, device, part, batch_tokens, most, watch)
 
     return _joined(OF_MASKED_TEXT, examples, measure)
 
@@ -159,8 +159,10 @@ def _text_units(
     return _Units(merged_units(kept, values, every), content)
 
 
+@torch.no_grad()
 def _masked_units(
-    score: MaskedScores,
+    predict: Predict,
+    device: torch.device,
     part: MaskedBlocks | CorruptedBlocks | Subset,
     batch_tokens: int,
     most: int,
@@ -173,7 +175,12 @@ def _masked_units(
     with watch("measuring held-out text", len(part)) as advance:
         for rows in _batches(np.arange(len(part)), blocks.block_size, batch_tokens):
             batch = part.batch(rows)
-            losses, right = score(batch)
+            inputs = {name: value.to(device) for name, value in batch.items()}
+            targets, found = inputs["targets"], predict(inputs).float()
+            losses = functional.cross_entropy(
+                found.transpose(1, 2), targets, ignore_index=UNSCORED, reduction="none"
+            )
+            right = found.argmax(-1) == targets
             nll[rows] = losses.double().sum(1).cpu().numpy()
             hits[rows] = right.sum(1).cpu().numpy()
             counts[rows] = (batch["targets"] != UNSCORED).sum(1).numpy()

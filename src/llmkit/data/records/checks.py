@@ -17,7 +17,7 @@ PROBLEMS = {
     "bad_tags": "with a tag that does not follow the scheme",
     "bad_spans": "with a span that cannot be read",
     "bad_marks": "without one marked word",
-    "bad_answers": "with an answer that does not stand in its context",
+    "bad_answers": "with an answer that is not in its context",
 }
 """Why rows cannot be used, by the name of the problem in `data.allow`."""
 

@@ -36,7 +36,7 @@ _START_KEYS = ("answer_start", "start")
 
 
 class Answer(NamedTuple):
-    """An answer as it stands in its context."""
+    """The text of the answer, as in the context."""
 
     start: int
     """The offset of its first character."""
@@ -253,12 +253,12 @@ def _given_answers(value: Any, start: Any) -> list[tuple[Any, Any]] | None:
 
 
 def _place(context: str, text: Any, start: Any) -> int | str:
-    """Where an answer stands in its context, or why that is not clear."""
+    """The offset of the answer in the context, or what is wrong with it."""
     if not isinstance(text, str) or not text.strip():
         return f"an answer is {text!r}"
     places = [at for at in range(len(context)) if context.startswith(text, at)]
     if not places:
-        return f"the answer {text[:60]!r} does not stand in its context"
+        return f"the answer {text[:60]!r} is not in its context"
     if start is None or start == "":
         if len(places) == 1:
             return places[0]

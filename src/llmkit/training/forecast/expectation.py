@@ -87,8 +87,21 @@ def expect(asked: Config, command: str, work: Workload, processes: Processes) ->
     }
 
 
-def expect_of_task(task: Task, model: PreTrainedModel) -> dict[str, Any]:
-    """The same for a task whose data is opened."""
+def outline_of_task(task: Task, model: PreTrainedModel, **sizes: Any) -> dict[str, Any]:
+    """What a dry run reports of a task whose data is opened: the model, which may be on the meta
+    device, the `sizes`, what to expect, and the data."""
+    return {
+        "command": task.command,
+        "run_dir": str(run_directory.locate_run(task.asked, task.command)),
+        "architecture": model.config.model_type,
+        "parameters": model.num_parameters(),
+        **sizes,
+        "expected": _expect_of_task(task, model),
+        **task.data_report,
+    }
+
+
+def _expect_of_task(task: Task, model: PreTrainedModel) -> dict[str, Any]:
     examples, validation = task.examples, task.validation
     work = Workload(
         model=model,

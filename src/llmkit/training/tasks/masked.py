@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -164,16 +163,10 @@ class Masked(Pretraining):
         # A quarter, since each token may be predicted: all logits are held at once.
         size = batch_tokens_for(logits.ChosenLogits(model)) // 4
 
-        @torch.no_grad()
-        def score(batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-            inputs = {name: value.to(model.device) for name, value in batch.items()}
-            found, targets = loss.logits(model, inputs).float(), inputs["targets"]
-            losses = functional.cross_entropy(
-                found.transpose(1, 2), targets, ignore_index=IGNORED, reduction="none"
-            )
-            return losses, found.argmax(-1) == targets
+        def predict(batch: dict[str, Tensor]) -> Tensor:
+            return loss.logits(model, batch)
 
-        return masked_passages(score, examples, size, self.session.watch)
+        return masked_passages(predict, model.device, examples, size, self.session.watch)
 
     def draw(self, step: int, **how: Any) -> Rows:
         """Every example once per epoch, with different masks each time."""

@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from itertools import count, takewhile
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from llmkit.config import jobs
@@ -25,7 +24,7 @@ from llmkit.models import tokenizer as tokenizers
 from llmkit.models.pretrained import Pretrained
 from llmkit.reporting.held_out import HeldOut
 from llmkit.training.tasks.pretraining import Pretraining
-from llmkit.training.tasks.task import IGNORED, Batch, Loss, Rows, Sums, summed_cross_entropy
+from llmkit.training.tasks.task import Batch, Loss, Rows, Sums, summed_cross_entropy
 
 _ARCHITECTURE = "bart"
 
@@ -118,17 +117,12 @@ class SpanCorruption(Pretraining):
     def passages(self, model: PreTrainedModel, examples: Any) -> HeldOut:
         """The likelihood of the hidden spans of each held-out block."""
 
-        @torch.no_grad()
-        def score(batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-            inputs = {name: value.to(model.device) for name, value in batch.items()}
-            targets = inputs.pop("targets")
-            found = model(**inputs, use_cache=False).logits.float()
-            losses = functional.cross_entropy(
-                found.transpose(1, 2), targets, ignore_index=IGNORED, reduction="none"
-            )
-            return losses, found.argmax(-1) == targets
+        def predict(batch: dict[str, Tensor]) -> Tensor:
+            inputs = {name: value for name, value in batch.items() if name != "targets"}
+            logits: Tensor = model(**inputs, use_cache=False).logits
+            return logits
 
-        return masked_passages(score, examples, _BATCH_TOKENS, self.session.watch)
+        return masked_passages(predict, model.device, examples, _BATCH_TOKENS, self.session.watch)
 
     def draw(self, step: int, **how: Any) -> Rows:
         """Every block once per epoch, with different spans each time."""

@@ -32,8 +32,7 @@ from llmkit.reporting import held_out, plots, summary
 from llmkit.reporting.evaluation_summary import confused_names, confused_unit
 from llmkit.storage import atomic, outputs
 from llmkit.storage.strict_json import json_text
-from llmkit.training import run_directory
-from llmkit.training.forecast.expectation import expect_of_task
+from llmkit.training.forecast.expectation import outline_of_task
 from llmkit.training.tasks import defaults
 from llmkit.training.tasks.task import Examples, LabelledExamples, Loss, Rows, Session, Task
 
@@ -153,15 +152,7 @@ class Labelling(Task, Generic[D]):
         with torch.device("meta"):
             model = build.new_model(task.model_config, 0, cls.purpose)
         classifier.freeze(model, task.config.train.freeze if task.lora is None else "body")
-        return {
-            "command": cls.command,
-            "run_dir": str(run_directory.locate_run(asked, cls.command)),
-            "architecture": task.model_config.model_type,
-            "parameters": model.num_parameters(),
-            "max_length": task.config.data.max_length,
-            "expected": expect_of_task(task, model),
-            **task.data.report,
-        }
+        return outline_of_task(task, model, max_length=task.config.data.max_length)
 
     @property
     def examples(self) -> EncodedExamples:

@@ -23,8 +23,7 @@ from llmkit.models.chat_template import Template
 from llmkit.models.control_tokens import control_tokens
 from llmkit.models.pretrained import Pretrained
 from llmkit.reporting.format import many
-from llmkit.training import run_directory
-from llmkit.training.forecast.expectation import expect_of_task
+from llmkit.training.forecast.expectation import outline_of_task
 from llmkit.training.tasks.responses.responding import Responding
 from llmkit.training.tasks.task import Loss, Session
 
@@ -110,17 +109,13 @@ class Prompted(Responding):
         with torch.device("meta"):
             model = build.causal_model(task.pretrained.config, seed=0)
         model.requires_grad_(task.lora is None)
-        return {
-            "command": cls.command,
-            "run_dir": str(run_directory.locate_run(asked, cls.command)),
-            "architecture": task.pretrained.config.model_type,
-            "parameters": model.num_parameters(),
-            "max_length": task.max_length,
+        return outline_of_task(
+            task,
+            model,
+            max_length=task.max_length,
             **task.sizes,
-            "global_batch_size": task.config.train.global_batch_size,
-            "expected": expect_of_task(task, model),
-            **task.data.report,
-        }
+            global_batch_size=task.config.train.global_batch_size,
+        )
 
     @property
     def sizes(self) -> Mapping[str, Any]:

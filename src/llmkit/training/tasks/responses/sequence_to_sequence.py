@@ -32,8 +32,7 @@ from llmkit.models.sizes import settings_of_size
 from llmkit.progress import Say
 from llmkit.reporting.format import many
 from llmkit.reporting.held_out import HeldOut
-from llmkit.training import run_directory
-from llmkit.training.forecast.expectation import expect_of_task
+from llmkit.training.forecast.expectation import outline_of_task
 from llmkit.training.tasks import defaults
 from llmkit.training.tasks.labels.classification_loss import class_sums
 from llmkit.training.tasks.responses import answers
@@ -127,17 +126,13 @@ class SequenceToSequence(Responding):
         with torch.device("meta"):
             model = build.new_model(task.model_config, 0, cls.purpose)
         model.requires_grad_(task.lora is None)
-        return {
-            "command": cls.command,
-            "run_dir": str(run_directory.locate_run(asked, cls.command)),
-            "architecture": task.model_config.model_type,
-            "parameters": model.num_parameters(),
-            "max_length": task.config.data.max_length,
-            "max_target_length": task.config.data.max_target_length,
-            "global_batch_size": task.config.train.global_batch_size,
-            "expected": expect_of_task(task, model),
-            **task.data.report,
-        }
+        return outline_of_task(
+            task,
+            model,
+            max_length=task.config.data.max_length,
+            max_target_length=task.config.data.max_target_length,
+            global_batch_size=task.config.train.global_batch_size,
+        )
 
     @property
     def examples(self) -> PairedExamples:
