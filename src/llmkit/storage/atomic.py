@@ -37,6 +37,14 @@ def try_lock(file: IO[Any]) -> bool:
     return True
 
 
+def is_named(file: IO[Any], path: Path) -> bool:
+    """Whether the path still names the open file."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
 _FORMAT = 1
 MANIFEST = "manifest.json"
 LARGEST_MANIFEST = 1 << 24

@@ -17,7 +17,7 @@ from typing import IO, Any
 from llmkit.errors import ConfigError, DataError, RunBusy, WriteError, listed
 from llmkit.progress import Say
 from llmkit.storage import atomic
-from llmkit.storage.atomic import try_lock
+from llmkit.storage.atomic import is_named, try_lock
 from llmkit.storage.strict_json import json_text
 
 SETTINGS = ".settings.json"
@@ -192,7 +192,7 @@ def _held(path: Path, results: Path) -> Iterator[IO[bytes]]:
         raise atomic.cannot_write(error, results) from error
     with file:
         # Another process may have just renamed the file that was opened.
-        if not (try_lock(file) and _is_named(file, path)):
+        if not (try_lock(file) and is_named(file, path)):
             raise RunBusy(
                 "another process is writing these results",
                 where=str(results),
@@ -200,14 +200,6 @@ def _held(path: Path, results: Path) -> Iterator[IO[bytes]]:
                 next="wait for it, or choose another output",
             )
         yield file
-
-
-def _is_named(file: IO[bytes], path: Path) -> bool:
-    """Whether the path still names the open file."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _whole_lines(file: IO[bytes], path: Path) -> list[dict[str, Any]]:
