@@ -39,6 +39,7 @@ WORDS = {
     r"\bin silence\b": "silently",
     r"\bthe reader of stdout\b": "broken pipe",
     r"\banew\b": "again",
+    r"\b(it|that|which) (is|are) no (?!better|longer|worse|more|larger|smaller)\w": "is not a",
 }
 """Words in senses that only this project gave them, and what to write instead."""
 
@@ -100,3 +101,13 @@ def test_messages_and_docstrings_use_standard_terms(path: Path) -> None:
 def test_a_private_word_is_found_across_lines_and_in_any_case() -> None:
     assert len(private_words("The run\n  goes\n  on there. As it comes.")) == 2
     assert private_words("It continues training, depending on the number of tokens.") == []
+
+
+def test_names_of_tests_use_standard_terms() -> None:
+    names = [
+        node.name.replace("_", " ")
+        for path in Path(__file__).parent.rglob("test_*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    ]
+    assert [found for name in names for found in private_words(name)] == []

@@ -45,7 +45,7 @@ def test_importing_llmkit_loads_none_of_its_libraries_and_little_of_python() -> 
     assert done.stdout == "['llmkit']\n[]\n"
 
 
-def test_an_unknown_name_is_no_attribute() -> None:
+def test_an_unknown_name_is_not_an_attribute() -> None:
     with pytest.raises(AttributeError, match="'pretrian'"):
         llmkit.pretrian  # noqa: B018
     assert llmkit.errors is errors

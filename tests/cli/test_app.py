@@ -89,7 +89,7 @@ def test_a_wrong_config_is_refused_without_the_libraries(tmp_path: Path) -> None
         ("evaluate", "--model", "m", "--text", "nowhere.txt"),
     ],
 )
-def test_a_missing_file_is_told_without_the_libraries(arguments: tuple[str, ...]) -> None:
+def test_a_missing_file_is_reported_without_the_libraries(arguments: tuple[str, ...]) -> None:
     done = without_libraries(*arguments)
     assert done.returncode == 66
     assert "nowhere.txt does not exist" in done.stderr
@@ -104,7 +104,7 @@ def test_a_missing_file_is_told_without_the_libraries(arguments: tuple[str, ...]
         (ImportError("/a/b.so: failed to map segment from shared object: not permitted"), 1),
     ],
 )
-def test_memory_that_runs_out_anywhere_is_told_as_that(capsys, fault, code) -> None:
+def test_memory_that_runs_out_anywhere_is_reported_as_that(capsys, fault, code) -> None:
     with app.faults.reported() as outcome:
         raise fault
     assert outcome.code == code
@@ -143,7 +143,7 @@ def test_a_command_that_writes_text_needs_no_file_that_its_config_trained_on(
         (["pretrain", "--model", "", "seed=1"], 78, "option --model: model.name_or_path: is empty"),
     ],
 )
-def test_a_fault_is_told_on_stderr_with_its_code(
+def test_a_fault_is_reported_on_stderr_with_its_code(
     arguments: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told = Told(capsys, *arguments)
@@ -176,7 +176,7 @@ def test_print_config_with_json_prints_one_object(capsys: pytest.CaptureFixture[
     assert shown["sources"]["seed"] == "command line"
 
 
-def test_config_may_be_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+def test_config_may_be_omitted(capsys: pytest.CaptureFixture[str]) -> None:
     assert "seed: 7 " in Told(capsys, "pretrain", "seed=7", "--print-config").out
     assert Told(capsys, "pretrain", "--print-config").code == 0
 
@@ -189,7 +189,7 @@ def test_control_characters_of_the_input_never_reach_the_terminal(
     assert "\x1b" not in told.err
 
 
-def test_a_reader_that_goes_away_is_no_fault() -> None:
+def test_a_reader_that_goes_away_is_not_a_fault() -> None:
     code = (
         "import sys; from llmkit.cli.app import run_command; from llmkit.config import load;"
         "load.as_yaml = lambda *_: 'x' * 10_000_000; sys.exit(run_command(sys.argv[1:]))"
@@ -205,7 +205,7 @@ def test_a_reader_that_goes_away_is_no_fault() -> None:
 
 
 @pytest.mark.parametrize("arguments", [("keys",), ("keys", "lora"), ("--help",), ("--version",)])
-def test_help_that_nobody_reads_is_no_fault(arguments: tuple[str, ...]) -> None:
+def test_help_that_nobody_reads_is_not_a_fault(arguments: tuple[str, ...]) -> None:
     command = shlex.join([sys.executable, "-m", "llmkit", *arguments])
     # The reader is gone before anything is written.
     done = subprocess.run(

@@ -38,7 +38,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["predict", "missing"], 66, "pass data with `--csv PATH`"),
     ],
 )
-def test_what_is_no_config_is_answered_with_its_option(
+def test_what_is_not_a_config_is_answered_with_its_option(
     line: list[str], code: int, advice: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert app.run_command(line) == code

@@ -55,7 +55,7 @@ def test_a_developer_sees_the_traceback(
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_a_bug_is_told_even_where_no_file_can_be_written(
+def test_a_bug_is_reported_even_where_no_file_can_be_written(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", "/no/such/directory")
@@ -63,7 +63,7 @@ def test_a_bug_is_told_even_where_no_file_can_be_written(
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_a_fault_is_told_by_one_process_of_a_run(
+def test_a_fault_is_reported_by_one_process_of_a_run(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for rank, said in (("0", "error[bad-config]: wrong"), ("1", "")):

@@ -164,7 +164,7 @@ def test_int8_is_measured_on_the_rows_that_are_given(
     check_labels(llmkit, run, table, tmp_path / "made", accuracy["same_label"] - 0.1)
 
 
-def test_labelled_rows_and_other_models_do_not_go_together(
+def test_labelled_rows_and_other_models_cannot_be_combined(
     llmkit: Run, run: Path, classifier: tuple[Path, Path], tmp_path: Path
 ) -> None:
     arguments = ("--format", "onnx", "--output", tmp_path / "made", "--csv", classifier[1])

@@ -151,7 +151,7 @@ def test_the_final_model_is_the_best_checkpoint(reference) -> None:
     assert reference["validation"]["loss"] == pytest.approx(best["validation_loss"], rel=1e-4)
 
 
-def test_a_killed_run_goes_on_to_the_bit(reference, tables, call, trials, tmp_path) -> None:
+def test_a_killed_run_resumes_to_the_bit(reference, tables, call, trials, tmp_path) -> None:
     run = tmp_path / "killed"
     files = ("--csv", tables["train"], f"data.test_files={tables['test']}")
     arguments = ("finetune", *files, *SMALL, "--output-dir", run)
@@ -165,7 +165,7 @@ def test_a_killed_run_goes_on_to_the_bit(reference, tables, call, trials, tmp_pa
     assert_same(run, reference["run"])
 
 
-def test_low_rank_updates_go_on_to_the_bit_and_end_as_a_plain_model(
+def test_low_rank_updates_resume_to_the_bit_and_end_as_a_plain_model(
     reference, tables, call, tmp_path
 ) -> None:
     pytest.importorskip("peft")
@@ -281,7 +281,7 @@ def test_a_dry_run_of_one_text_per_label_is_refused_as_bad_data(call, tmp_path) 
     assert report["code"] == 65, report["said"]
 
 
-def test_a_dry_run_for_people_shows_tables(tables, capsys) -> None:
+def test_a_plain_dry_run_shows_tables(tables, capsys) -> None:
     assert app.run_command(["finetune", "--csv", str(tables["train"]), *SMALL, "--dry-run"]) == 0
     shown = capsys.readouterr().out
     assert "pets" in shown
@@ -314,7 +314,7 @@ GOOD = TEXT + "".join(f"text {number},{'ab'[number % 2]}\n" for number in range(
         ("prompt,response\n" + "a,b\n" * 9, [], 65, "train.objective=completion reads prompts"),
     ],
 )
-def test_bad_input_is_told_before_anything_is_written(
+def test_bad_input_is_reported_before_anything_is_written(
     call, tmp_path, content, arguments, code, said
 ) -> None:
     path = tmp_path / "bad.csv"

@@ -134,7 +134,7 @@ def test_the_micro_batch_changes_no_figure(reference, command, call, tmp_path, s
     assert_close(reference, run, rel=2e-3, abs=1e-5)
 
 
-def test_a_run_that_goes_on_or_is_repeated_is_bit_identical(
+def test_a_run_that_is_resumed_or_repeated_is_bit_identical(
     reference, command, call, trials, tmp_path
 ) -> None:
     run = tmp_path / "killed"
@@ -169,7 +169,7 @@ def test_two_processes_give_what_one_gives(reference, command, llmkit, tmp_path)
     assert_close(reference, run, rel=2e-3, abs=1e-5)
 
 
-def test_low_rank_updates_end_merged_and_go_on_to_the_bit(
+def test_low_rank_updates_end_merged_and_resume_to_the_bit(
     reference, tables, call, tmp_path
 ) -> None:
     pytest.importorskip("peft")
@@ -225,7 +225,7 @@ def test_chats_of_several_turns_are_learned_by_the_shipped_config(base, call, tm
     assert "headings" in result["said"]
 
 
-def test_the_dry_run_counts_what_is_cut_repeated_or_left_out(base, call, tmp_path) -> None:
+def test_the_dry_run_counts_what_is_cut_repeated_or_skipped(base, call, tmp_path) -> None:
     table = [*rows(0, 30), rows(0, 1)[0], ("word " * 90, "yes"), ("what of it", "long " * 90)]
     path = write_table(tmp_path / "t.csv", table, PAIR)
     keys = changed(
@@ -294,7 +294,7 @@ FINE = TALK % ("assistant", "b")
         ("t.csv", GOOD, ("train.objective=masked",), 78, "llmkit pretrain"),
     ],
 )
-def test_bad_input_is_told_before_anything_is_written(  # noqa: PLR0913 (its cases)
+def test_bad_input_is_reported_before_anything_is_written(  # noqa: PLR0913 (its cases)
     base, call, tmp_path, name, content, arguments, code, said
 ) -> None:
     path, run = tmp_path / name, tmp_path / "run"

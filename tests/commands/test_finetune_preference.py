@@ -379,7 +379,7 @@ GOOD = HEAD + "".join(f"ask {number},say {number},no {number}\n" for number in r
         (GOOD, ("model.name_or_path=null",), 78, "needs a pretrained model"),
     ],
 )
-def test_bad_input_is_told_before_anything_is_written(
+def test_bad_input_is_reported_before_anything_is_written(
     base, call, tmp_path, content, arguments, code, said
 ) -> None:
     path, run = tmp_path / "t.csv", tmp_path / "run"

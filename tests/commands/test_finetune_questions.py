@@ -194,7 +194,7 @@ def test_training_stops_when_f1_no_longer_rises(tables, call, tmp_path) -> None:
     assert result["step"] < 20
 
 
-def test_a_dry_run_for_people_shows_the_data(tables, capsys, tmp_path) -> None:
+def test_a_plain_dry_run_shows_the_data(tables, capsys, tmp_path) -> None:
     run = ("--dry-run", "-o", str(tmp_path / "run"))
     assert app.run_command(["finetune", "--csv", str(tables["train"]), *SMALL, *run]) == 0
     shown = capsys.readouterr().out

@@ -160,7 +160,7 @@ def test_predict_gives_spans_with_offsets_that_seqeval_scores_alike(
     assert head == "text,1,tags,spans,probability"
 
 
-def test_predictions_can_be_trained_on_and_are_no_data_by_themselves(
+def test_predictions_can_be_trained_on_and_are_not_data_by_themselves(
     call, reference, tables, tmp_path
 ) -> None:
     texts = tmp_path / "texts.txt"
@@ -188,7 +188,7 @@ def test_lines_of_a_pipe_are_tagged(reference, trials, tmp_path) -> None:
     assert {span["label"] for span in found["spans"]} <= {"PER", "LOC"}
 
 
-def test_a_killed_run_goes_on_to_the_bit(reference, tables, call, trials, tmp_path) -> None:
+def test_a_killed_run_resumes_to_the_bit(reference, tables, call, trials, tmp_path) -> None:
     run = tmp_path / "killed"
     files = ("--csv", tables["train"], f"data.test_files={tables['test']}")
     arguments = ("finetune", *files, *SMALL, "--output-dir", run)
@@ -305,7 +305,7 @@ def test_a_dry_run_reports_the_data_and_writes_nothing(call, tables, tmp_path) -
     assert not run.exists()
 
 
-def test_a_dry_run_for_people_shows_tables(tables, capsys) -> None:
+def test_a_plain_dry_run_shows_tables(tables, capsys) -> None:
     assert app.run_command(["finetune", "--csv", str(tables["train"]), *SMALL, "--dry-run"]) == 0
     shown = capsys.readouterr().out
     for word in ("PER", "windows", "words", "bio"):
@@ -328,7 +328,7 @@ GOOD = "".join(f"{n} O\nBob B-PER\nb O\n\n" for n in range(5))
         (GOOD, ("data.max_length=9", "model.name_or_path=none/x/y"), 66, ""),
     ],
 )
-def test_bad_input_is_told_before_anything_is_written(
+def test_bad_input_is_reported_before_anything_is_written(
     call, tmp_path, content, arguments, code, said
 ) -> None:
     path = tmp_path / "bad.conll"

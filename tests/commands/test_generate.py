@@ -97,7 +97,7 @@ def test_prompts_come_from_options_a_file_or_a_pipe_alike(
     assert [row["prompt"] for row in rows(given[0][1])] == prompts
 
 
-def test_text_for_people_is_the_prompt_and_what_follows(generate: Generate) -> None:
+def test_plain_text_is_the_prompt_and_what_follows(generate: Generate) -> None:
     settings = ("generation.max_new_tokens=6",)
     _, lines, _ = generate("--json", "--prompt", "the cat", "--prompt", "a", *settings)
     one, two = rows(lines)
@@ -144,7 +144,7 @@ def _copy(model: Path, to: Path, name: str, **changes: Any) -> Path:
         (["--prompt", "a", "--model", "./none"], 66, "no model directory"),
     ],
 )
-def test_a_fault_is_told_before_a_model_is_loaded(
+def test_a_fault_is_reported_before_a_model_is_loaded(
     arguments: list[str], code: int, said: str, generate: Generate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", None)
@@ -189,7 +189,7 @@ def test_a_dry_run_counts_prompts_and_loads_nothing(
     assert (found["prompts"], found["blank_lines"], found["samples"]) == (2, 1, 2)
 
 
-def test_a_job_goes_on_with_the_same_settings_only(generate: Generate, tmp_path: Path) -> None:
+def test_a_job_resumes_with_the_same_settings_only(generate: Generate, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     job = ("--output", out, "--json", "generation.max_new_tokens=6")
     ten = "\n".join(f"the {n}" for n in range(10))
@@ -210,7 +210,7 @@ def test_a_job_goes_on_with_the_same_settings_only(generate: Generate, tmp_path:
     assert len(rows(out.read_text())) == 11
 
 
-def test_a_killed_job_goes_on_to_the_file_of_an_uninterrupted_one(
+def test_a_killed_job_resumes_to_the_file_of_an_uninterrupted_one(
     model: Path,
     tmp_path: Path,
     trials: Server,
@@ -296,7 +296,7 @@ def test_a_conversation_has_a_history_and_commands(generate: Generate, tmp_path:
     assert (tmp_path / "mine").read_text() == "precious"
 
 
-def test_a_conversation_that_grew_too_long_says_so_and_goes_on(generate: Generate) -> None:
+def test_a_conversation_that_grew_too_long_says_so_and_continues(generate: Generate) -> None:
     said = ["a " * 120, "hi"]
     code, out, err = generate("generation.max_new_tokens=3", stdin="\n".join(said), command="chat")
     assert code == 0
@@ -358,7 +358,7 @@ def test_a_base_model_reads_no_system_message(generate: Generate, base: Path) ->
     assert "type it as text" in err
 
 
-def test_a_full_disk_behind_stdout_is_told(model: Path, trials: Server) -> None:
+def test_a_full_disk_behind_stdout_is_reported(model: Path, trials: Server) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("there is no /dev/full")
     done = trials.run("generate", "--model", model, "--prompt", "a", stdout="/dev/full")

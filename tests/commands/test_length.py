@@ -59,7 +59,7 @@ def times_of_model(run: Path) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_finished_run_says_so_and_a_longer_one_goes_on(task, commands, call, tmp_path) -> None:
+def test_a_finished_run_says_so_and_a_longer_one_continues(task, commands, call, tmp_path) -> None:
     run = tmp_path / "run"
     command = (*commands[task], "--output-dir", run)
     first = call(*command, "train.max_steps=6")

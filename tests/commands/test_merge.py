@@ -194,7 +194,7 @@ def test_an_expert_is_not_resumed_from_another_seed(frozen: Lab, tmp_path: Path)
     assert "the seed has changed" in done.stderr
 
 
-def test_a_model_in_a_shared_config_is_no_expert(frozen: Lab) -> None:
+def test_a_model_in_a_shared_config_is_not_an_expert(frozen: Lab) -> None:
     shared = frozen.directory / "begun.yaml"
     model = f"model: {{name_or_path: {frozen.directory / 'seed'}}}\n"
     shared.write_text(re.sub(r"^model: .*\n", model, frozen.config.read_text(), flags=re.M))
@@ -247,7 +247,7 @@ def test_an_average_can_be_the_seed_of_experts_but_no_expert(free: Lab) -> None:
     assert [each["name"] for each in record["experts"]] == ["code"]
 
 
-def test_a_mixture_of_experts_is_no_seed_and_an_ensemble_is_not_trained(free: Lab) -> None:
+def test_a_mixture_of_experts_is_not_a_seed_and_an_ensemble_is_not_trained(free: Lab) -> None:
     moe = free.merge("no-seed", NAMES, "merge.into=moe").parent
     ensemble = free.merge("untrained", NAMES, "merge.into=ensemble").parent
     for switch in ((), ("--dry-run",)):

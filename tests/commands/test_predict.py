@@ -342,7 +342,7 @@ def test_a_reader_that_leaves_early_ends_it_quietly(model, tmp_path) -> None:
         ("a,b\nx,y\n", (), 65, "the columns are 0 'a', 1 'b'"),
     ],
 )
-def test_bad_input_is_told_with_its_row(
+def test_bad_input_is_reported_with_its_row(
     call, model, tmp_path, content, arguments, code, said
 ) -> None:
     path, output = tmp_path / "rows.csv", tmp_path / "out.jsonl"
@@ -361,7 +361,7 @@ def test_undecodable_bytes_of_a_pipe_are_named_with_their_line(call, model) -> N
     assert "0xf0" in said
 
 
-def test_a_model_that_is_no_classifier_and_none_at_all_are_told(call, table, tmp_path) -> None:
+def test_a_model_that_is_not_a_classifier_and_no_model_are_reported(call, table, tmp_path) -> None:
     config = build.model_config("llama", {"hidden_size": 32, "num_hidden_layers": 1}, 64, 8, {})
     build.causal_model(config, 0).save_pretrained(tmp_path)
     assert call("--model", tmp_path, "--csv", table)[0] == 65
@@ -369,7 +369,7 @@ def test_a_model_that_is_no_classifier_and_none_at_all_are_told(call, table, tmp
     assert call("--model", tmp_path / "nowhere", "--csv", table)[0] == 66
 
 
-def test_a_name_that_is_no_utf8_is_read_and_written(call, model, table, tmp_path) -> None:
+def test_a_name_that_is_not_utf8_is_read_and_written(call, model, table, tmp_path) -> None:
     path, output = tmp_path / "caf\udce9.csv", tmp_path / "o\udce9.jsonl"
     shutil.copy(table, path)
     code, out, said = call("--model", model, "--csv", path, "--output", output, "--json")

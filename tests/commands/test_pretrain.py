@@ -125,7 +125,7 @@ def test_the_same_command_again_is_bit_identical_and_done_at_once(
 @pytest.mark.parametrize(
     "lines", [4, *(pytest.param(lines, marks=pytest.mark.slow) for lines in (1, 9))]
 )
-def test_a_killed_run_goes_on_bit_identically(
+def test_a_killed_run_resumes_bit_identically(
     reference, llmkit, trials, corpus, tmp_path, lines
 ) -> None:
     run = tmp_path / "killed"
@@ -146,7 +146,7 @@ def test_a_killed_run_goes_on_bit_identically(
         pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
     ],
 )
-def test_a_stopped_run_says_so_and_goes_on_bit_identically(
+def test_a_stopped_run_says_so_and_continues_bit_identically(
     reference, llmkit, trials, corpus, tmp_path, number, code
 ) -> None:
     run = tmp_path / "stopped"
@@ -182,7 +182,7 @@ def test_a_changed_config_or_text_is_refused_with_what_changed(
     assert "training data" in grown.stderr
 
 
-def test_training_goes_on_from_a_model_that_exists(reference, llmkit, corpus, tmp_path) -> None:
+def test_training_continues_from_a_pretrained_model(reference, llmkit, corpus, tmp_path) -> None:
     run = tmp_path / "continued"
     done = llmkit("pretrain", "--text", corpus, LINES, "--model", reference, "train.max_steps=2",
                   "data.block_size=16", "generation.max_new_tokens=4", "--output-dir", run,

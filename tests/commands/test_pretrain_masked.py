@@ -121,7 +121,7 @@ def test_the_same_command_again_is_bit_identical(reference, call, corpus, tmp_pa
     assert_same(tmp_path / "again", reference)
 
 
-def test_a_killed_run_goes_on_bit_identically(reference, llmkit, trials, corpus, tmp_path) -> None:
+def test_a_killed_run_resumes_bit_identically(reference, llmkit, trials, corpus, tmp_path) -> None:
     run = tmp_path / "killed"
     command = ("pretrain", "--text", corpus, *MASKED, "--output-dir", run)
     process = trials.start(*command)
@@ -147,7 +147,7 @@ def test_two_processes_give_what_one_gives(reference, llmkit, corpus, tmp_path) 
     assert_close(run, reference)
 
 
-def test_it_goes_on_as_what_it_is_and_is_measured_and_fine_tuned(
+def test_it_resumes_as_what_it_is_and_is_measured_and_fine_tuned(
     reference, call, corpus, tmp_path
 ) -> None:
     """`train.objective` left out goes by the model."""
@@ -215,7 +215,7 @@ def test_every_kind_of_masked_model_trains(call, corpus, tmp_path, architecture)
         (("train.metric_for_best_model=perplexity",), 78, "loss, accuracy"),
     ],
 )
-def test_what_does_not_fit_is_told(call, corpus, tmp_path, settings, code, said) -> None:
+def test_what_does_not_fit_is_reported(call, corpus, tmp_path, settings, code, said) -> None:
     done = call("pretrain", "--text", corpus, *masked(*settings), "--output-dir", tmp_path / "run")
     assert done["code"] == code
     assert said in done["said"]

@@ -102,7 +102,7 @@ def test_a_second_run_is_bit_identical(reference, llmkit, command, tmp_path) -> 
     assert_same(tmp_path / "run", reference)
 
 
-def test_a_killed_run_goes_on_bit_identically(reference, llmkit, trials, command, tmp_path) -> None:
+def test_a_killed_run_resumes_bit_identically(reference, llmkit, trials, command, tmp_path) -> None:
     run = tmp_path / "killed"
     process = trials.start(*command(run))
     process.until_lines(run / "metrics.jsonl", 4)
@@ -126,7 +126,7 @@ def test_two_processes_give_what_one_gives(reference, llmkit, command, tmp_path)
 
 
 @pytest.mark.slow
-def test_files_may_move_while_a_run_goes_on(reference, llmkit, command, corpus, tmp_path) -> None:
+def test_files_may_move_before_a_resume(reference, llmkit, command, corpus, tmp_path) -> None:
     moved = tmp_path / "moved.txt"
     moved.write_bytes(corpus.read_bytes())
     done = llmkit(*command(reference, f"data.mixture.words.files={moved}"))
@@ -158,7 +158,7 @@ def adapted(reference: Path, llmkit: Run, corpus, sums, tmp_path_factory) -> tup
     return run, done.stdout
 
 
-def test_a_model_that_goes_on_tells_what_it_gained_and_lost(reference, adapted) -> None:
+def test_a_continued_model_reports_what_it_gained_and_lost(reference, adapted) -> None:
     run, shown = adapted
     result = json.loads((run / "result.json").read_text())
     before = json.loads((reference / "result.json").read_text())["domains"]
@@ -187,7 +187,7 @@ def test_plain_transformers_reads_the_result(adapted) -> None:
 
 
 @pytest.mark.slow
-def test_hidden_tokens_of_a_mixture_are_learned_and_told_by_domain(
+def test_hidden_tokens_of_a_mixture_are_learned_and_reported_by_domain(
     llmkit, trials, command, tmp_path
 ) -> None:
     masked = ("train.objective=masked", "train.max_steps=12")
@@ -219,7 +219,7 @@ def test_weights_are_those_of_the_sizes_where_none_are_given(
     assert set(domains["sums"]) == {"share", "epochs"}
 
 
-def test_faults_are_told_before_any_work(llmkit, corpus, tmp_path) -> None:
+def test_faults_are_reported_before_any_work(llmkit, corpus, tmp_path) -> None:
     (tmp_path / "blank.txt").write_text("\n\n")
     files = [f"data.mixture.words.files={corpus}", f"data.mixture.blank.files={tmp_path}/blank.txt"]
     blank = llmkit("pretrain", *files, "data.document=line", "--output-dir", tmp_path / "run")

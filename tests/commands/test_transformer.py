@@ -63,7 +63,7 @@ def test_a_second_run_is_bit_identical(paper, llmkit, command, tmp_path) -> None
     assert_same(run_to_end(llmkit, command(tmp_path / "run")), paper)
 
 
-def test_a_killed_run_goes_on_bit_identically(paper, llmkit, trials, command, tmp_path) -> None:
+def test_a_killed_run_resumes_bit_identically(paper, llmkit, trials, command, tmp_path) -> None:
     run = tmp_path / "killed"
     process = trials.start(*command(run))
     process.until_lines(run / "metrics.jsonl", 2)

@@ -65,7 +65,7 @@ def test_all_faults_come_at_once_with_their_lines(
         ("evaluate", ["evaluation.window=8", "evaluation.stride=9"], "write 8 or less"),
     ],
 )  # fmt: skip
-def test_values_that_do_not_go_together_are_refused_with_what_to_write(
+def test_values_that_cannot_be_combined_are_refused_with_what_to_write(
     command: str, keys: list[str], said: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:

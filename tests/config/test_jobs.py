@@ -163,7 +163,7 @@ def test_the_list_of_keys_fits_a_narrow_terminal(
         (["--for", "sums"], "finetune/completion"),
     ],
 )
-def test_a_search_without_result_says_how_to_go_on(
+def test_a_search_without_result_says_what_to_do_next(
     capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
 ) -> None:
     assert app.run_command(["keys", *arguments]) == 2

@@ -83,7 +83,7 @@ def test_settings_of_the_model_are_free_and_merge(tmp_path: Path) -> None:
     assert found.sources["model.config.rope_scaling.factor"] == "command line"
 
 
-def test_an_empty_section_is_no_fault(tmp_path: Path) -> None:
+def test_an_empty_section_is_not_a_fault(tmp_path: Path) -> None:
     assert resolved(tmp_path, "train:\nmodel: {}\nseed: 3").config == Config(seed=3)
 
 
@@ -93,7 +93,7 @@ def test_one_file_may_stand_for_a_list_of_files(tmp_path: Path) -> None:
     assert found.data.validation_files == ("b.txt",)
 
 
-def test_all_faults_are_told_at_once_in_the_order_of_the_input(tmp_path: Path) -> None:
+def test_all_faults_are_reported_at_once_in_the_order_of_the_input(tmp_path: Path) -> None:
     text = "sed: 1\ntrain:\n  max_steps: x\n  lr: 3e-4\nseed: -1\n"
     assert faults(tmp_path, text, "train.compile=maybe", "zork=1") == [
         "run.yaml:1: sed: no such key; did you mean `seed: 1`?",
@@ -237,7 +237,7 @@ def test_no_argument_is_a_bug(text: str) -> None:
             load_config("pretrain", None, [argument])
 
 
-def test_a_value_that_is_no_yaml_is_text_where_text_is_taken() -> None:
+def test_a_value_that_is_not_yaml_is_text_where_text_is_taken() -> None:
     for value in (",", "|", ">", "[", "'", "*", "a #1"):
         found = load_config("finetune", None, [f"data.label_separator={value}"])
         assert found.config.data.label_separator == value

@@ -70,6 +70,6 @@ def test_what_excludes_them_is_refused(tmp_path: Path, text, change, words) -> N
     assert words in refused(tmp_path, text, change)
 
 
-def test_they_are_no_matter_of_labels(tmp_path: Path) -> None:
+def test_they_do_not_concern_labels(tmp_path: Path) -> None:
     assert read(tmp_path, FOUND, command="finetune").config.data.domains == "auto"
     assert "data.domains" in refused(tmp_path, "{}", "data.domains=auto", command="finetune")

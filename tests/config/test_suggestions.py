@@ -51,7 +51,7 @@ def test_every_value_of_the_table_is_one_that_its_key_takes() -> None:
         assert load_config(command_of(name), None, [*chosen, f"{name}={text}"]), (name, text)
 
 
-def test_no_name_of_the_table_stands_twice_or_is_one_of_ours() -> None:
+def test_no_name_of_the_table_is_repeated_or_one_of_ours() -> None:
     batch = other.ACCUMULATION + other.PER_DEVICE[:-1]
     tables = [
         *other.RENAMED,

@@ -102,7 +102,7 @@ def test_keys_are_text_as_in_json(tmp_path: Path) -> None:
     assert yaml12.read_yaml(path).value == {"0": "a", "no": "b"}
 
 
-def test_a_repeated_key_is_told_with_both_lines(tmp_path: Path) -> None:
+def test_a_repeated_key_is_reported_with_both_lines(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text("a: 1\nb: 2\na: 3\n")
     assert yaml12.read_yaml(path).repeats == [yaml12._Repeat(("a",), 3, 1)]

@@ -171,7 +171,7 @@ def test_a_ctrl_c_that_has_passed_through_a_library_still_ends_with_its_code() -
     assert (done.returncode, done.stdout) == (130, "cleared\n")
 
 
-def test_the_ctrl_c_that_torchrun_repeats_is_no_second_one() -> None:
+def test_the_ctrl_c_that_torchrun_repeats_is_not_a_second_one() -> None:
     with started(IN_A_RUN, TORCHELASTIC_RUN_ID="a") as process:
         process.send_signal(signal.SIGINT)
         time.sleep(0.05)

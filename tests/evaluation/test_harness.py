@@ -49,7 +49,7 @@ def config(model, task, *keys):
 
 
 @pytest.mark.skipif(INSTALLED, reason="lm-evaluation-harness is installed")
-def test_a_missing_harness_is_told_with_its_cure(one_id, task) -> None:
+def test_a_missing_harness_is_reported_with_its_cure(one_id, task) -> None:
     asked = config(one_id, task)
     with pytest.raises(ConfigError) as fault:
         harness.check_tasks(asked, compared(asked))
@@ -63,7 +63,7 @@ def test_a_task_that_brings_code_is_refused(one_id, task, line, processes) -> No
         harness.names_and_folders([str(task)])
 
 
-def test_a_task_file_that_is_missing_is_told(tmp_path) -> None:
+def test_a_task_file_that_is_missing_is_reported(tmp_path) -> None:
     with pytest.raises(InputNotFound, match="no task file"):
         harness.names_and_folders([str(tmp_path / "none.yaml")])
 

@@ -98,7 +98,7 @@ def test_rows_that_do_not_fit_together_are_taken_in_halves(model, watch) -> None
     assert halves.tokens.tolist() == whole.tokens.tolist()
 
 
-def test_a_row_that_does_not_fit_alone_is_told_with_its_size(model, watch) -> None:
+def test_a_row_that_does_not_fit_alone_is_reported_with_its_size(model, watch) -> None:
     rows, parts = rows_of([50])
     cramped = Cramped(model)
     cramped.most = 0
@@ -126,6 +126,6 @@ def peak(model, watch, tokens: int) -> int:
 
 
 def test_memory_does_not_grow_with_the_text(model, watch) -> None:
-    """The rows that are sorted together are bounded; a text of several such is no larger."""
+    """The rows that are sorted together are bounded; a text of several such is not larger."""
     small, large = (peak(model, watch, 4 * SORTED_ROWS * times) for times in (2, 8))
     assert large < 1.5 * small

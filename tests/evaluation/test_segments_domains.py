@@ -41,14 +41,14 @@ def files(tmp_path):
     return tmp_path / "a.txt", tmp_path / "b.txt"
 
 
-def test_blank_documents_are_left_out_and_files_are_the_domains(files, survey) -> None:
+def test_blank_documents_are_skipped_and_files_are_the_domains(files, survey) -> None:
     found = survey(config_of(*files, document="line"))
     assert found.characters == len("onetwo 家three")
     assert found.domains == tuple(map(str, files))
     assert found.domain_of_document.tolist() == [0, 0, 1]
 
 
-def test_a_file_without_text_is_no_domain(files, survey) -> None:
+def test_a_file_without_text_is_not_a_domain(files, survey) -> None:
     blank = files[0].with_name("c.txt")
     blank.write_text(" \n")
     found = survey(config_of(files[0], blank, files[1]))

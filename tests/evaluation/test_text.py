@@ -122,7 +122,7 @@ def test_a_stride_of_one_gives_each_token_its_whole_context(measured, one_id, tm
 
 
 @pytest.mark.parametrize("documents", ["packed", "separate", "joined"])
-def test_a_stride_of_the_whole_window_is_no_overlap(measured, two_ids, documents) -> None:
+def test_a_stride_of_the_whole_window_is_not_an_overlap(measured, two_ids, documents) -> None:
     keys = (f"evaluation.documents={documents}", "evaluation.window=24")
     assert (
         measured(two_ids, keys=(*keys, "evaluation.stride=24"))["nll"]
@@ -136,7 +136,7 @@ def test_the_batch_changes_no_figure(measured, one_id, tokens) -> None:
     assert found["nll"] == pytest.approx(measured(one_id)["nll"], rel=1e-6)
 
 
-def test_the_opening_token_can_stand_before_each_window(measured, two_ids, text_file) -> None:
+def test_the_opening_token_can_precede_each_window(measured, two_ids, text_file) -> None:
     network, nll = loaded(two_ids), 0.0
     for opening, *ids in framed(two_ids, text_file):
         for begin in range(0, len(ids), 9):
@@ -246,7 +246,7 @@ def test_ids_outside_the_embedding_are_refused_before_weights(measured, one_id, 
         measured(broken)
 
 
-def test_weights_that_are_no_numbers_give_no_figure(measured, one_id, tmp_path) -> None:
+def test_non_finite_weights_give_no_figure(measured, one_id, tmp_path) -> None:
     broken = tmp_path / "nan"
     broken.mkdir()
     for file in one_id.iterdir():

@@ -11,7 +11,7 @@ from llmkit.export.comparing import compare_outputs, probe_ids
 from llmkit.models import tokenizer as tokenizers
 
 
-def test_equal_other_and_broken_models_are_told_apart() -> None:
+def test_equal_other_and_broken_models_are_distinguished() -> None:
     torch.manual_seed(0)
     model = LlamaForCausalLM(
         LlamaConfig(

@@ -1,4 +1,4 @@
-"""What a trial does when it is no command line: one part of a run, as the run does it."""
+"""What a trial does when it is not a command line: one part of a run, as the run does it."""
 
 from __future__ import annotations
 

@@ -202,7 +202,7 @@ def test_a_checkpoint_of_a_newer_llmkit_is_left_alone(root: Path) -> None:
     assert contents(root) == before
 
 
-def test_when_all_are_damaged_the_run_never_starts_anew(
+def test_when_all_are_damaged_the_run_never_starts_again(
     trials: Server, job: Job, run: Path
 ) -> None:
     for step in (OLDER, NEWER):
@@ -215,7 +215,7 @@ def test_when_all_are_damaged_the_run_never_starts_anew(
         assert sorted(contents(run / "checkpoints").values()) == before
 
 
-def test_a_finished_run_whose_checkpoints_are_gone_is_not_trained_anew(
+def test_a_finished_run_whose_checkpoints_are_gone_is_not_trained_again(
     trials: Server, job: Job, run: Path
 ) -> None:
     shutil.rmtree(run / "checkpoints")
@@ -226,7 +226,7 @@ def test_a_finished_run_whose_checkpoints_are_gone_is_not_trained_anew(
     assert {**contents(run), ".lock": ""} == {**before, ".lock": ""}
 
 
-def test_a_run_goes_on_from_the_older_checkpoint_to_the_same_bytes(
+def test_a_run_resumes_from_the_older_checkpoint_to_the_same_bytes(
     trials: Server, job: Job, finished: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
@@ -270,7 +270,7 @@ def test_a_checkpoint_of_another_run_is_refused_with_what_differs(
     assert runs.committed(other) == [OLDER, NEWER]
 
 
-def test_keys_that_change_no_result_may_change_when_a_run_goes_on(
+def test_keys_that_change_no_result_may_change_at_a_resume(
     trials: Server, job: Job, finished: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
@@ -298,14 +298,16 @@ def test_the_newest_checkpoint_is_that_of_the_highest_step_whatever_the_clock_sa
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"command": '])
-def test_a_damaged_run_record_is_told(trials: Server, job: Job, run: Path, content: str) -> None:
+def test_a_damaged_run_record_is_reported(
+    trials: Server, job: Job, run: Path, content: str
+) -> None:
     (run / "run.json").write_text(content)
     ended = trials.run(*job.at(run))
     assert ended.code == 73, ended.err
     assert "run.json" in ended.err
 
 
-def test_metrics_that_are_shorter_than_the_checkpoint_says_are_told(
+def test_metrics_that_are_shorter_than_the_checkpoint_says_are_reported(
     trials: Server, job: Job, run: Path
 ) -> None:
     cut(run / "metrics.jsonl", 1000)
@@ -315,7 +317,7 @@ def test_metrics_that_are_shorter_than_the_checkpoint_says_are_told(
     assert (run / "metrics.jsonl").read_bytes().endswith(b"}\n")
 
 
-def test_a_damaged_line_of_metrics_is_told_with_its_number(
+def test_a_damaged_line_of_metrics_is_reported_with_its_number(
     trials: Server, job: Job, run: Path
 ) -> None:
     flip(run / "metrics.jsonl", 0.0)

@@ -30,7 +30,7 @@ def finish(trials: Server, job: Job, run: Path, reference: dict[str, str]) -> No
     assert runs.leftovers(run) == []
 
 
-def test_training_goes_on_when_a_checkpoint_finds_no_room(
+def test_training_continues_when_a_checkpoint_finds_no_room(
     trials: Server, job: Job, reference: dict[str, str], tmp_path: Path
 ) -> None:
     trial = trials.start(*job.at(tmp_path / "run"), limits={"RLIMIT_FSIZE": FILE_BYTES})
@@ -107,7 +107,7 @@ def test_metrics_on_a_full_device_end_the_run(
     finish(trials, job, run, reference)
 
 
-def test_a_cache_that_finds_no_room_is_told_with_the_variable_that_moves_it(
+def test_a_cache_that_finds_no_room_is_reported_with_the_variable_that_moves_it(
     trials: Server, job: Job, tmp_path: Path
 ) -> None:
     ended = trials.run(
@@ -157,7 +157,7 @@ def test_a_run_directory_that_may_not_be_written_is_refused_before_any_work(
 
 
 @pytest.mark.skipif(STRACE is None, reason="needs strace")
-def test_a_read_only_disk_is_told(trials: Server, job: Job, tmp_path: Path) -> None:
+def test_a_read_only_disk_is_reported(trials: Server, job: Job, tmp_path: Path) -> None:
     trial = trials.start(*job.at(tmp_path / "run"), halted=True)
     with traced(trial, "-e", "inject=mkdir:error=EROFS", "-o", "/dev/null"):
         ended = trial.end()

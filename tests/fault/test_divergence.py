@@ -76,7 +76,7 @@ def test_a_skipped_spike_moves_no_weight(spiking) -> None:
     assert spikes(skipping.directory)[0]["refused"] == "spike"
 
 
-def test_a_run_that_stops_at_a_spike_keeps_the_weights_before_it_and_may_go_on(spiking) -> None:
+def test_a_run_that_stops_at_a_spike_keeps_the_weights_before_it_and_may_continue(spiking) -> None:
     whole, stopped = spiking("whole", "skip"), spiking("stopped", "stop")
     whole.run()
     with pytest.raises(Diverged, match="spiked") as fault:
@@ -136,11 +136,11 @@ def test_a_loss_that_has_risen_for_good_is_soon_no_spike() -> None:
     assert spiked < 10
 
 
-def test_the_first_steps_are_no_spikes() -> None:
+def test_the_first_steps_are_not_spikes() -> None:
     assert engine.spike_limit([1.0] * (engine.FEWEST - 1)) == math.inf
 
 
-def test_weights_that_are_no_numbers_are_never_saved(tmp_path: Path) -> None:
+def test_non_finite_weights_are_never_saved(tmp_path: Path) -> None:
     model, state = tiny_model(), State(step=1, plan=Plan((Revision(0, 2),)), seconds=0.0)
 
     def save(moment: float) -> Path:

@@ -54,7 +54,7 @@ def test_a_killed_run_on_a_gpu_ends_with_the_same_bytes(
     assert runs.result(run) == runs.result(reference)
 
 
-def test_a_gpu_without_enough_memory_is_told_with_the_batch_to_try(
+def test_a_gpu_without_enough_memory_is_reported_with_the_batch_to_try(
     jobs: dict[str, Job], tmp_path: Path
 ) -> None:
     batch = 1 << 16

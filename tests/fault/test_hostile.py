@@ -153,7 +153,7 @@ def test_a_hostile_model_is_refused_and_runs_nothing(
 def test_a_checkpoint_whose_tensors_are_a_pickle_is_refused_and_runs_nothing(
     trials: Server, jobs: dict[str, Job], canary: Path, tmp_path: Path, name: str
 ) -> None:
-    """Its manifest is in order: a manifest shows damage, and is no signature."""
+    """Its manifest is in order: a manifest shows damage, and is not a signature."""
     run, guard, job = tmp_path / "run", tmp_path / "guard", jobs["pretrain"]
     assert trials.run(*job.at(run)).code == 0
     checkpoint = run / "checkpoints" / "step-0000000012"
@@ -222,7 +222,7 @@ def test_a_hub_model_with_code_is_refused_without_a_question(
     assert not canary.exists()
 
 
-def test_a_hub_model_that_was_not_fetched_whole_is_told_by_its_file(
+def test_a_hub_model_that_was_not_fetched_whole_is_reported_by_its_file(
     jobs: dict[str, Job], hub: Path, tmp_path: Path
 ) -> None:
     (weights,) = hub.glob("hub/models--evil--model/snapshots/*/model.safetensors")

@@ -121,7 +121,7 @@ def test_a_tokenizer_with_more_ids_than_the_model_has_is_refused(
         (("--prompt", ""), 0),
     ],
 )
-def test_a_prompt_or_a_length_that_cannot_be_is_told(
+def test_a_prompt_or_a_length_that_cannot_be_is_reported(
     trials: Server,
     harmless: Path,  # noqa: F811
     arguments: tuple[str, ...],
@@ -145,7 +145,7 @@ def hub(listens: bool) -> Iterator[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["--model", "--text"])
 @pytest.mark.parametrize("listens", [False, True])
-def test_a_hub_that_is_silent_or_not_there_is_told_soon(
+def test_a_hub_that_is_silent_or_not_there_is_reported_soon(
     jobs: dict[str, Job], tmp_path: Path, listens: bool, what: str
 ) -> None:
     given = {"--text": jobs["pretrain"].arguments[2]}

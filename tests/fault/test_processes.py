@@ -92,7 +92,7 @@ def test_a_process_that_hangs_is_given_up_after_the_time_that_the_config_says(
     finish(trials, job, run, reference)
 
 
-def test_data_that_one_process_cannot_read_are_told_by_it(trials: Server) -> None:
+def test_data_that_one_process_cannot_read_are_reported_by_it(trials: Server) -> None:
     zero, one = ends(pair(trials, function="train", keywords={"bad_row": 7}))
     assert (zero.code, one.code) == (71, 65), (zero.err, one.err)
     assert "row 7 is bad (rank 1)" in one.err
@@ -122,7 +122,7 @@ def losses(ended: Ended) -> list[float]:
     return [json.loads(line)["train_loss"] for line in ended.out.splitlines() if line]
 
 
-def test_a_run_goes_on_with_fewer_processes(
+def test_a_run_resumes_with_fewer_processes(
     trials: Server, job: Job, reference: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
@@ -154,7 +154,7 @@ def test_a_second_run_in_the_same_directory_is_refused_until_the_first_is_gone(
     assert trials.run(*job.at(run)).code == 0
 
 
-def test_memory_that_runs_out_is_told_with_the_batch_to_try(
+def test_memory_that_runs_out_is_reported_with_the_batch_to_try(
     trials: Server, job: Job, tmp_path: Path
 ) -> None:
     """The address space is limited while the steps are under way, so that an allocation fails."""
@@ -175,7 +175,7 @@ def used(process: int) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def test_a_micro_batch_that_does_not_fit_is_told_with_a_smaller_one(trials: Server) -> None:
+def test_a_micro_batch_that_does_not_fit_is_reported_with_a_smaller_one(trials: Server) -> None:
     ended = trials.run(function="train", keywords={"huge": True})
     assert ended.code == 71, ended.err
     assert "out of memory with a micro-batch of 8 sequences" in ended.err

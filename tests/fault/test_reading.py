@@ -70,7 +70,7 @@ def labelled(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_predictions_that_were_broken_off_go_on_to_the_same_bytes(
+def test_predictions_that_were_interrupted_resume_to_the_same_bytes(
     trials: Server,
     classifier: Path,
     rows: Path,
@@ -91,7 +91,7 @@ def test_predictions_that_were_broken_off_go_on_to_the_same_bytes(
     assert [path.name for path in tmp_path.iterdir()] == [output.name]
 
 
-def test_predictions_of_other_rows_are_not_gone_on_with(
+def test_predictions_of_other_rows_are_not_resumed(
     trials: Server, classifier: Path, rows: Path, tmp_path: Path
 ) -> None:
     mine, output = tmp_path / "rows.csv", tmp_path / "out.jsonl"
@@ -122,7 +122,7 @@ def test_a_command_that_waits_for_a_pipe_can_be_stopped(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_texts_that_were_broken_off_go_on_to_the_same_bytes(
+def test_texts_that_were_interrupted_resume_to_the_same_bytes(
     trials: Server, writer: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     prompts = tmp_path / "prompts.txt"

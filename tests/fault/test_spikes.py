@@ -85,7 +85,7 @@ def test_a_run_that_is_killed_around_a_spike_ends_with_the_same_bytes(
     assert runs.result(run) == runs.result(skipping)
 
 
-def test_a_run_that_stops_at_a_spike_goes_on_without_it_when_told(
+def test_a_run_that_stops_at_a_spike_continues_without_it_when_asked(
     trials: Server, job: Job, skipping: Path, tmp_path: Path
 ) -> None:
     run, (spike,) = tmp_path / "run", spikes(skipping)
@@ -103,7 +103,7 @@ def test_a_run_that_stops_at_a_spike_goes_on_without_it_when_told(
 
 @pytest.mark.parametrize("command", ["pretrain", "finetune"])
 @pytest.mark.parametrize("rate", ["1e20", "1e30"])
-def test_a_rate_that_no_weight_survives_ends_the_run_and_saves_no_number_that_is_none(
+def test_a_rate_that_no_weight_survives_ends_the_run_and_saves_only_finite_numbers(
     trials: Server, jobs: dict[str, Job], tmp_path: Path, command: str, rate: str
 ) -> None:
     run = tmp_path / "run"

@@ -104,7 +104,7 @@ def test_a_run_needs_no_directory_for_temporary_files(
     assert runs.result(tmp_path / "run") == reference
 
 
-def test_a_user_without_a_home_is_told_where_a_cache_may_be(
+def test_a_user_without_a_home_is_reported_where_a_cache_may_be(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def unknown(_: object) -> None:
@@ -163,7 +163,7 @@ def test_a_reader_of_stderr_that_goes_away_takes_no_run_down(
         ("LLMKIT_CACHE", "/etc/passwd", 73),
     ],
 )
-def test_what_a_library_reads_in_the_environment_is_no_bug(
+def test_what_a_library_reads_in_the_environment_is_not_a_bug(
     trials: Server, job: Job, tmp_path: Path, name: str, value: str, code: int
 ) -> None:
     ended = trials.run(*job.at(tmp_path / "run"), environment={name: value})

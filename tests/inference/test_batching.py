@@ -133,7 +133,7 @@ def test_an_aborted_sequence_frees_its_place_and_changes_nothing_of_the_others(
     assert_same([sequences[n] for n in kept], [expected[n] for n in kept])
 
 
-def test_first_tokens_have_a_step_of_their_own_and_newcomers_never_stop_the_batch(
+def test_first_tokens_have_their_own_step_and_newcomers_never_stop_the_batch(
     llama: PreTrainedModel, bpe: PreTrainedTokenizerFast
 ) -> None:
     settings = GenerationConfig(max_new_tokens=40, min_new_tokens=40)
@@ -149,7 +149,7 @@ def test_first_tokens_have_a_step_of_their_own_and_newcomers_never_stop_the_batc
         assert engine.step() == running
 
 
-def test_an_engine_whose_sequences_are_all_aborted_is_idle_and_starts_anew(
+def test_an_engine_whose_sequences_are_all_aborted_is_idle_and_starts_again(
     llama: PreTrainedModel, bpe: PreTrainedTokenizerFast
 ) -> None:
     settings = GenerationConfig(max_new_tokens=12)
@@ -200,7 +200,7 @@ def test_a_step_returns_each_sequence_that_got_a_token_once(
         assert len(moved) == len(changed)
 
 
-def test_a_prompt_that_does_not_go_with_its_settings_is_refused_alone(
+def test_a_prompt_that_conflicts_with_its_settings_is_refused_alone(
     llama: PreTrainedModel, bpe: PreTrainedTokenizerFast
 ) -> None:
     settings = GenerationConfig(max_new_tokens=3)

@@ -41,7 +41,7 @@ def test_chinese_and_emoji_never_break(text: str, before: str) -> None:
 
 
 @given(st.lists(st.integers(1, len(BPE) - 1), max_size=40))
-def test_any_tokens_come_to_what_decoding_them_at_once_gives(ids: list[int]) -> None:
+def test_any_tokens_give_what_decoding_them_at_once_gives(ids: list[int]) -> None:
     said, _ = pieces(BPE, [], ids, ())
     assert "".join(said) == BPE.decode(ids)
 

@@ -250,9 +250,7 @@ def test_explanations_hold_the_likeliest_tokens_with_their_probabilities(
         ids.append(token)
 
 
-def test_weights_that_are_no_numbers_are_told(
-    tiny: Callable[..., PreTrainedModel], ask: Ask
-) -> None:
+def test_non_finite_weights_are_reported(tiny: Callable[..., PreTrainedModel], ask: Ask) -> None:
     model = tiny()
     with torch.no_grad():
         model.get_output_embeddings().weight.fill_(float("nan"))

@@ -43,7 +43,7 @@ def test_int8_weights_are_computed_in_bf16_and_on_a_cpu_alone() -> None:
         (CPU, {"weights": "int8"}, 2, True),
     ],
 )  # fmt: skip
-def test_it_is_said_where_a_text_may_hang_on_its_batch(
+def test_it_is_said_where_a_text_may_depend_on_its_batch(
     device: torch.device, settings: dict[str, str], n_texts: int, is_warned: bool
 ) -> None:
     resolved = generate.resolved(config(**settings), device)

@@ -36,7 +36,7 @@ def test_a_pipe_holds_a_prompt_in_each_line_and_blank_ones_are_counted() -> None
     assert found.blank == 1
 
 
-def test_a_line_that_is_no_utf8_is_named() -> None:
+def test_a_line_that_is_not_utf8_is_named() -> None:
     with pytest.raises(DataError) as fault:
         read(config(), io.BytesIO(b"good\nbad \xff\n"))
     assert fault.value.where == "stdin:2"
@@ -96,7 +96,7 @@ def test_prompts_of_a_pipe_are_handed_on_as_they_arrive() -> None:
     assert [texts(group) for group in found] == [["one"], ["two"], [], ["three"]]
 
 
-def test_a_line_may_have_a_seed_and_a_length_of_its_own(tmp_path: Path) -> None:
+def test_a_line_may_have_its_own_seed_and_length(tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     path.write_text(json.dumps({"prompt": "x", "seed": 7, "max_new_tokens": 3}))
     (request,) = read(config(prompts_file=str(path))).items

@@ -96,7 +96,7 @@ def test_a_template_that_rewrites_what_was_said_gives_a_text_for_each_response(b
     assert len(template.examples(TURNS[:3], "row 1")) == 1
 
 
-def test_a_template_that_asks_for_another_beginning_is_told_by_row(bpe) -> None:
+def test_a_template_that_asks_for_another_beginning_is_reported_by_row(bpe) -> None:
     bpe.chat_template = (
         "{% for m in messages %}{{ m.role }}:{{ m.content }}{{ eos_token }}{% endfor %}"
         "{% if add_generation_prompt and messages|length > 2 %}model:{% endif %}"
@@ -107,7 +107,7 @@ def test_a_template_that_asks_for_another_beginning_is_told_by_row(bpe) -> None:
     assert fault.value.where == "chats.jsonl row 7"
 
 
-def test_what_a_template_refuses_is_told_by_row(bpe) -> None:
+def test_what_a_template_refuses_is_reported_by_row(bpe) -> None:
     bpe.chat_template = (
         "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}"
         "{% endif %}{{ m.content }}{{ eos_token }}{% endfor %}"

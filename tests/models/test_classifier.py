@@ -129,7 +129,7 @@ def test_padding_is_a_token_that_exists(tokenizer) -> None:
         classifier.set_padding(plain)
 
 
-def test_of_a_model_that_exists_only_the_dropout_can_be_set(tokenizer, tmp_path) -> None:
+def test_of_a_pretrained_model_only_the_dropout_can_be_set(tokenizer, tmp_path) -> None:
     small("bert", tokenizer).save_pretrained(tmp_path)
     config = classifier.existing_config(open_model(str(tmp_path)), {"hidden_dropout_prob": 0.3})
     assert config.hidden_dropout_prob == 0.3

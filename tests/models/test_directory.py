@@ -32,7 +32,7 @@ def test_what_can_only_be_a_path_is_one(runs: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["gpt2", "Qwen/Qwen2.5-0.5B", "openai-community/gpt2"])
-def test_what_may_be_on_the_hub_is_no_path(runs: Path, name: str) -> None:
+def test_what_may_be_on_the_hub_is_not_a_path(runs: Path, name: str) -> None:
     assert not paths.looks_like_path(name)
     assert directory.locate_model(name) == name
 

@@ -87,7 +87,7 @@ def test_another_model_below_the_updates_is_refused(tmp_path) -> None:
         lora.restore_lora(wider, tmp_path)
 
 
-def test_a_merge_that_changes_the_logits_is_told(tmp_path) -> None:
+def test_a_merge_that_changes_the_logits_is_reported(tmp_path) -> None:
     model = attached("bert")
     lora.save_lora(model, tmp_path)
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path)

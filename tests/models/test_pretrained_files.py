@@ -70,7 +70,7 @@ def test_a_config_that_makes_no_sense_is_a_fault_of_the_model_and_no_bug(
     assert fault.value.exit_code in (DataError.exit_code, ConfigError.exit_code)
 
 
-def test_a_tokenizer_whose_limit_is_no_number_is_refused(whole: Path, tmp_path: Path) -> None:
+def test_a_tokenizer_whose_limit_is_text_is_refused(whole: Path, tmp_path: Path) -> None:
     name = edited(whole, tmp_path, "tokenizer_config.json", {"model_max_length": "x"})
     with pytest.raises(DataError, match="model_max_length"):
         tokenizers.load_tokenizer(name)

@@ -58,6 +58,6 @@ def test_sizes_are_names_or_numbers_with_a_unit(size, parameters) -> None:
 
 
 @pytest.mark.parametrize("size", ["huge", "", "0M", "-3M", "10MB", "1e6"])
-def test_anything_else_is_no_size(size) -> None:
+def test_anything_else_is_not_a_size(size) -> None:
     with pytest.raises(ValueError, match="tiny, small, base or a number such as 10M"):
         parameters_of(size)

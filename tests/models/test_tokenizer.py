@@ -68,7 +68,7 @@ def test_a_classifier_s_tokenizer_needs_no_end_for_a_fingerprint(shared: Path) -
     assert tokenizers.tokenizer_fingerprint(tokenizer) != before
 
 
-def test_the_fingerprint_does_not_hang_on_padding_or_truncation() -> None:
+def test_the_fingerprint_does_not_depend_on_padding_or_truncation() -> None:
     before = tokenizers.tokenizer_fingerprint(TRAINED)
     TRAINED(TEXTS, padding=True, truncation=True, max_length=3)
     assert tokenizers.tokenizer_fingerprint(TRAINED) == before
@@ -84,7 +84,7 @@ def test_the_frame_is_what_the_tokenizer_itself_puts_around_text(
     assert tokenizers.framing(tokenizers.load_tokenizer(str(shared / name))) == framing
 
 
-def test_a_tokenizer_without_an_end_is_told(shared: Path) -> None:
+def test_a_tokenizer_without_an_end_is_reported(shared: Path) -> None:
     bert = tokenizers.load_tokenizer(str(shared / "tokenizers" / "bert-base-uncased"))
     with pytest.raises(DataError, match="end-of-text"):
         tokenizers.framing(bert)
@@ -98,7 +98,7 @@ def test_a_directory_that_is_not_there_is_not_found(name: str) -> None:
         tokenizers.load_tokenizer(name)
 
 
-def test_a_hub_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_does_not_answer_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(HubUnreachable) as fault:
         tokenizers.load_tokenizer("nobody/no-such-tokenizer")

@@ -42,7 +42,7 @@ def test_a_mark_at_the_end_of_a_word_closes_it() -> None:
     assert cut(PreTrainedTokenizerFast(tokenizer_object=trained), text) == text.split()
 
 
-def test_special_tokens_are_told() -> None:
+def test_special_tokens_are_reported() -> None:
     trained = tokenizers.train_bpe_with_frame(["a b"], 257 + 4)
     special = tokenizers.special_tokens(trained)
     assert special.sum() == 4

@@ -30,7 +30,7 @@ def test_a_result_without_warnings_has_an_empty_list(capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_a_person_is_told_while_the_libraries_load_and_a_pipe_is_not(
+def test_a_person_sees_a_message_while_the_libraries_load_and_a_pipe_is_not(
     monkeypatch: pytest.MonkeyPatch, terminal: bool
 ) -> None:
     monkeypatch.setattr("llmkit.reporting.console.LOADING_SECONDS", 0.01)

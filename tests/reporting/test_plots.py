@@ -22,7 +22,7 @@ RECORDS = [
 ]
 
 
-def test_the_lowest_validation_is_marked_and_domains_have_curves_of_their_own() -> None:
+def test_the_lowest_validation_is_marked_and_each_domain_has_a_curve() -> None:
     figure = plots.draw_curve(RECORDS, "nats per token")
     curves = {line.get_label(): line for line in figure.axes[0].lines}
     marked = curves.pop("best validation loss: 2.250 at step 3")

@@ -52,7 +52,7 @@ def test_csv_reads_back_and_no_column_of_the_input_hides_one_of_the_output(tmp_p
     ]  # fmt: skip
 
 
-def test_predictions_may_be_written_anew_and_nothing_else_is_overwritten(tmp_path) -> None:
+def test_predictions_may_be_written_again_and_nothing_else_is_overwritten(tmp_path) -> None:
     for name in ("out.csv", "out.jsonl"):
         settings = PredictConfig(output=str(tmp_path / name))
         write(settings, SPAM)
@@ -108,7 +108,7 @@ def files_of_at_most(size: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
-def test_a_full_disk_leaves_the_old_file_and_what_the_next_job_goes_on_with(
+def test_a_full_disk_leaves_the_old_file_and_what_the_next_job_resumes(
     tmp_path, suffix, capsys
 ) -> None:
     path = tmp_path / f"out.{suffix}"
@@ -142,7 +142,7 @@ def broken_off(path, made_with, *some: Prediction) -> None:
         raise KeyboardInterrupt
 
 
-def test_what_was_made_with_something_else_is_made_anew(tmp_path, capsys) -> None:
+def test_what_was_made_with_something_else_is_made_again(tmp_path, capsys) -> None:
     path = tmp_path / "out.jsonl"
     with pytest.raises(KeyboardInterrupt):
         broken_off(path, {"model": "b"}, PAIR, PAIR)
@@ -158,7 +158,7 @@ def test_of_a_pipe_that_broke_off_nothing_is_left(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("note", ["", "{", "[]", '{"made_with": {"model": "a"}, "bytes": 1000000}'])
-def test_a_damaged_note_is_no_note(tmp_path, note) -> None:
+def test_a_damaged_note_is_not_a_note(tmp_path, note) -> None:
     path = tmp_path / "out.jsonl"
     with pytest.raises(KeyboardInterrupt):
         broken_off(path, {"model": "a"}, PAIR, PAIR)
@@ -195,7 +195,7 @@ def test_rows_of_a_csv_have_the_columns_of_the_first(tmp_path) -> None:
     assert writer.dropped_columns == {"id": 1}
 
 
-def test_a_job_that_goes_on_counts_the_labels_of_all_predictions(tmp_path) -> None:
+def test_a_resumed_job_counts_the_labels_of_all_predictions(tmp_path) -> None:
     for name in ("out.csv", "out.jsonl"):
         settings = PredictConfig(output=str(tmp_path / name))
         for number in range(3):

@@ -41,7 +41,7 @@ def test_another_file_is_never_overwritten(tmp_path, text) -> None:
     assert path.read_text() == text
 
 
-def test_a_result_for_machines_is_json_and_for_people_a_table(tmp_path) -> None:
+def test_a_result_is_json_for_machines_and_otherwise_a_table(tmp_path) -> None:
     results.write_result(tmp_path / "r.json", FIGURES)
     assert json.loads((tmp_path / "r.json").read_text()) == FIGURES
     results.write_result(tmp_path / "r.txt", FIGURES)
@@ -51,7 +51,7 @@ def test_a_result_for_machines_is_json_and_for_people_a_table(tmp_path) -> None:
     assert "1.5" in text
 
 
-def test_a_directory_that_cannot_be_made_is_told(tmp_path) -> None:
+def test_a_directory_that_cannot_be_made_is_reported(tmp_path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(WriteError):
         results.write_result(tmp_path / "file" / "r.json", FIGURES)

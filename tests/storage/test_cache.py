@@ -40,7 +40,7 @@ def test_an_entry_is_built_once_and_then_opened(own_cache: Path, watch: Watch) -
 
 @pytest.mark.parametrize("name", ["ids", "starts", "manifest.json"])
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "remove", "longer"])
-def test_a_damaged_entry_is_set_aside_and_built_anew(
+def test_a_damaged_entry_is_quarantined_and_built_again(
     own_cache: Path, watch: Watch, name: str, damage: str
 ) -> None:
     path = cache.open_or_build("name", build, watch, print).path / name
@@ -110,7 +110,7 @@ def test_a_build_that_fails_leaves_nothing(own_cache: Path, watch: Watch) -> Non
     assert contents(own_cache) == ["name.lock"]
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(own_cache: Path, watch: Watch) -> None:
+def test_a_full_disk_is_reported_and_leaves_nothing(own_cache: Path, watch: Watch) -> None:
     def full(directory: Path) -> dict[str, Any]:
         build(directory)
         with Path("/dev/full").open("wb", buffering=0) as file:

@@ -138,5 +138,5 @@ def trial(tmp_path: Path) -> Callable[..., Trial]:
 
 @pytest.fixture(autouse=True)
 def no_signal_yet() -> None:
-    """A second Ctrl-C ends the process; that of an earlier test is no first one."""
+    """A second Ctrl-C ends the process; that of an earlier test is not a first one."""
     signals.state.received = 0

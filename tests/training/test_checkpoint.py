@@ -63,7 +63,7 @@ FILES = ["optimizer.safetensors", "state.json", "model.txt", "manifest.json"]
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "delete", "swap"])
-def test_a_damaged_checkpoint_is_named_set_aside_and_the_older_one_used(
+def test_a_damaged_checkpoint_is_named_and_quarantined_and_the_older_one_used(
     tmp_path: Path, name: str, damage: str
 ) -> None:
     save(tmp_path, 1, 2)
@@ -130,7 +130,7 @@ def test_what_a_killed_save_left_is_removed_and_never_read(tmp_path: Path) -> No
     assert not list(tmp_path.glob(".t*"))
 
 
-def test_old_checkpoints_that_cannot_be_listed_are_left_and_told(
+def test_old_checkpoints_that_cannot_be_listed_are_left_and_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def failing(_: Path) -> Iterator[Path]:

@@ -197,7 +197,7 @@ def test_validation_counts_every_token_once_whatever_the_micro_batch(trial) -> N
         assert state.best_metric == pytest.approx(states[0].best_metric, rel=1e-4)
 
 
-def test_a_step_that_is_no_number_is_refused_before_weights_move(trial) -> None:
+def test_a_non_finite_step_is_refused_before_weights_move(trial) -> None:
     class Poisoned(CausalLoss):
         calls = 0
 
@@ -262,7 +262,9 @@ def test_a_signal_during_validation_reports_nothing_half_measured(trial) -> None
     assert not [m for m in metrics(run.directory) if "validation_loss" in m]
 
 
-def test_a_failed_periodic_save_lets_training_go_on_and_a_failed_last_one_does_not(trial) -> None:
+def test_training_continues_after_a_failed_periodic_save_but_not_after_a_failed_last_one(
+    trial,
+) -> None:
     run = trial(save_steps=2, steps=3)
     run.directory.mkdir()
     (run.directory / "checkpoints").write_text("in the way")

@@ -101,7 +101,7 @@ def test_without_patience_no_run_ends_early(tmp_path: Path) -> None:
     assert not states[-1].finished
 
 
-def test_a_figure_that_is_no_number_is_noted_as_null(tmp_path: Path) -> None:
+def test_a_non_finite_figure_is_recorded_as_null(tmp_path: Path) -> None:
     validate(recorder(tmp_path), "loss", [math.inf])
     assert metrics(tmp_path) == [{"step": 1, "validation_loss": None}]
 

@@ -32,7 +32,7 @@ def test_the_commit_is_that_which_git_names(tmp_path: Path) -> None:
     assert git_commit(repository) == git(repository, "rev-parse", "HEAD")
 
 
-def test_what_was_given_is_told_from_what_was_chosen_and_from_what_is_usual() -> None:
+def test_what_was_given_differs_from_what_was_chosen_and_from_defaults() -> None:
     asked = Config().changed(
         model={"size": "tiny", "config": {"num_hidden_layers": 2}},
         train={"max_minutes": 5.0, "learning_rate": 0.1, "warmup_steps": 100},

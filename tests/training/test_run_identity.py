@@ -17,7 +17,7 @@ def config(*keys: str) -> Config:
     return load_config("pretrain", None, ["data.train_files=a.txt", *keys]).config
 
 
-def test_what_changes_a_number_identifies_a_run_and_all_differences_are_told() -> None:
+def test_what_changes_a_number_identifies_a_run_and_all_differences_are_reported() -> None:
     recorded = {
         "requested": run_identity.identifying_keys(config("seed=1", "train.max_steps=5")),
         "resolved": {},

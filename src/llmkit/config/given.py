@@ -156,7 +156,7 @@ def _from_argument(argument: str, place: ConfigPlace, faults: Faults) -> list[Gi
         faults.add(place, name, "has no value", f"to unset it, write `{name}=null`")
         return []
     if isinstance(value, dict) and _takes_text(path):
-        return [GivenValue(path, text, text, place)]  # `data.prefix="translate: "` is no mapping
+        return [GivenValue(path, text, text, place)]  # `data.prefix="translate: "` is not a mapping
     return [
         GivenValue(inner, item, text if inner == path else dump(item), place)
         for inner, item in leaves(value, path)
@@ -164,7 +164,7 @@ def _from_argument(argument: str, place: ConfigPlace, faults: Faults) -> list[Gi
 
 
 def _takes_text(path: KeyPath) -> bool:
-    """Whether a value that is no scalar of YAML, such as a lone comma or `word:`, must be text."""
+    """Whether a value that is not a YAML scalar, such as a lone comma or `word:`, must be text."""
     key = keys.owner(path)
     types = set() if key is None else set(key.takes.replace(",", "").split())
     return key is not None and key.path == path and bool(types & {"str", "path"})

@@ -83,7 +83,7 @@ def _row_range(value: Any) -> Any:
     """Checks a range of rows."""
     found = re.fullmatch(r"(-?[0-9]{1,12})?:(-?[0-9]{1,12})?", str(value))
     if not found or value == ":":
-        raise rule(f"{value!r} is no range of rows; write START:STOP, such as :8000 or -1000:")
+        raise rule(f"{value!r} is not a range of rows; write START:STOP, such as :8000 or -1000:")
     start, stop = (None if edge is None else int(edge) for edge in found.groups())
     if start is not None and stop is not None and (start < 0) == (stop < 0) and start >= stop:
         raise rule(f"{value} chooses no row; START should be less than STOP")
@@ -116,7 +116,7 @@ def expand(path: str) -> str:
         name = match[1] or match[2]
         if name not in os.environ:
             raise ValueError(f"the variable {name} is not set; set it, or write the path out")
-    return os.path.expanduser(_VARIABLE.sub(lambda m: os.environ[m[1] or m[2]], path))  # noqa: PTH111 (a glob is no Path)
+    return os.path.expanduser(_VARIABLE.sub(lambda m: os.environ[m[1] or m[2]], path))  # noqa: PTH111 (a glob is not a Path)
 
 
 def _expanded(path: str) -> str:

@@ -64,7 +64,7 @@ class MaskedRows:
     """Row n masks the n-th token of the text, within its piece of the document.
 
     The sum is the pseudo-log-likelihood (Salazar et al. 2020, arXiv 1910.14659). It compares masked
-    models with one another; it is no probability of the text, and never comparable to a causal
+    models with one another; it is not a probability of the text, and never comparable to a causal
     model's perplexity.
 
     A document longer than `window` is cut into pieces of equal length; each piece is framed by the

@@ -91,7 +91,7 @@ def encode_masked(
 
 
 def without_masks(text: str, tokenizer: PreTrainedTokenizerFast) -> str:
-    """A prompt without its masks, whose names are no text."""
+    """A prompt without its masks, whose names are not text."""
     return text.replace(MASK, "").replace(str(tokenizer.mask_token), "")
 
 

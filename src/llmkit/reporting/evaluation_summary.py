@@ -47,7 +47,7 @@ METRIC_NAMES = {
 
 _COUNTS = ("documents", "examples", "pairs", "words", "tokens", "bytes", "characters")
 _OTHERS = {*_COUNTS, "seconds"}
-"""Numbers that are no metrics."""
+"""Numbers that are not metrics."""
 
 _BASELINES = {
     "majority_of_these_rows": "most frequent label",

@@ -81,7 +81,7 @@ def bounds_text(found: Mapping[str, Any], key: str) -> str:
 
 def bounds_of(found: Mapping[str, Any], key: str) -> Sequence[float] | None:
     """The 95% interval of a figure; None for one without width, as resampling gives where all
-    examples are alike, such as all right: it is no sign of certainty."""
+    examples are alike, such as all right: it is not a sign of certainty."""
     bounds: Sequence[float] | None = (found.get("intervals") or {}).get(key)
     return bounds if bounds and None not in bounds and bounds[0] < bounds[1] else None
 

@@ -38,7 +38,7 @@ def test_commas_separate_values_as_in_a_yaml_list(text: str, values: list[str]) 
 
 
 @pytest.mark.parametrize("text", ["[1,2]", "'1,2'", "{a: 1, b: 2}", "1,", ",1", "1,,2", "a],[b"])
-def test_a_text_that_is_no_list_is_one_value(text: str) -> None:
+def test_a_text_that_is_not_a_list_is_one_value(text: str) -> None:
     with pytest.raises(UsageError, match="needs a key with several values"):
         configurations([f"data.train_files={text}"])
 

@@ -37,7 +37,7 @@ def test_the_count_of_rows_is_the_number_of_targets(
 
 
 @given(DOCUMENTS, st.integers(1, 12), st.sampled_from([0, 1]))
-def test_positions_begin_anew_at_each_document_and_each_block(
+def test_positions_begin_again_at_each_document_and_each_block(
     documents: list[list[int]], size: int, closing: int
 ) -> None:
     tokens = token_file(documents, 0, closing)

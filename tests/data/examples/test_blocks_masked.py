@@ -68,7 +68,7 @@ def test_documents_are_numbered_and_padding_is_none_of_them() -> None:
     assert "attention_mask" not in batch
 
 
-def test_documents_that_see_each_other_have_only_padding_left_out() -> None:
+def test_documents_that_see_each_other_mask_only_padding() -> None:
     batch = blocks([[5, 6], [7, 8, 9], [10]], isolated=False).batch([0, -1])
     assert batch["attention_mask"].tolist() == [[1] * 7 + [0], [1] + [0] * 7]
     assert "attention_mask" not in blocks([list(range(5, 17))]).batch([1])
@@ -102,7 +102,7 @@ def test_every_token_is_predicted_equally_often() -> None:
     assert np.abs(counts - expected).max() < 4.5 * np.sqrt(expected)
 
 
-def test_masks_are_drawn_anew_each_time_and_the_same_for_the_same_time() -> None:
+def test_masks_are_drawn_again_each_time_and_the_same_for_the_same_time() -> None:
     made = blocks(LONG, size=34)
     n = len(made)
     first, again, later = (made.batch(rows) for rows in ([3, 9], [9, 3], [3 + n, 9 + n]))

@@ -57,7 +57,7 @@ def test_the_draw_is_the_same_on_every_machine_and_version() -> None:
     limit=st.integers(1, 70),
     data=st.data(),
 )
-def test_any_batch_size_draws_the_same_and_each_domain_in_epochs_of_its_own(
+def test_any_batch_size_draws_the_same_and_each_domain_in_its_own_epochs(
     sizes: list[int], batch: int, seed: int, limit: int, data: st.DataObject
 ) -> None:
     weights = [data.draw(st.integers(1, 9)) for _ in sizes]

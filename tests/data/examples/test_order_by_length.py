@@ -39,7 +39,7 @@ def test_nothing_comes_after_the_limit() -> None:
     assert [len(batch) for batch in steps(10, 4, 6, limit=14)] == [4, 4, 4, 2, 0, 0]
 
 
-def test_a_step_does_not_hang_on_the_limit_or_on_other_steps() -> None:
+def test_a_step_does_not_depend_on_the_limit_or_on_other_steps() -> None:
     assert steps(1000, 32, 40) == steps(1000, 32, 40, limit=10_000)
     assert steps(1000, 32, 40)[17] == steps(1000, 32, 18)[17]
 
@@ -59,6 +59,6 @@ def test_batches_have_like_lengths_and_come_in_random_order() -> None:
     assert abs(np.corrcoef(longest[:-1], longest[1:])[0, 1]) < 0.25
 
 
-def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+def test_each_epoch_and_each_seed_has_its_own_order() -> None:
     assert steps(320, 32, 10) != steps(320, 32, 20)[10:]
     assert steps(320, 32, 10) != steps(320, 32, 10, seed=1)

@@ -47,7 +47,7 @@ def test_the_same_lengths_give_the_same_packs() -> None:
     assert wasted < 1.03
 
 
-def test_a_batch_holds_each_conversation_whole_with_positions_of_its_own() -> None:
+def test_a_batch_holds_each_conversation_whole_with_its_own_positions() -> None:
     given_ = conversations([5, 9, 3, 12, 7, 2])
     rows = packs.packed(given_, 16, PAD)
     batch = rows.batch([*range(len(rows)), -1])

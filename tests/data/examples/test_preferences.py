@@ -50,7 +50,7 @@ def test_the_reference_follows_its_pair(own) -> None:
     assert torch.equal(found.batch([1])["reference"], torch.zeros(1, 2))
 
 
-def test_pairs_that_truncation_spoils_are_left_out(own) -> None:
+def test_pairs_that_truncation_spoils_are_skipped(own) -> None:
     long = len(own(ASKED * 3, add_special_tokens=False)["input_ids"])
     assert encoded(own).left_out == ()
     short = encoded(own, long)  # the third pair keeps no token of its responses

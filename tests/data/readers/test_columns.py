@@ -61,11 +61,11 @@ def test_what_is_given_is_not_guessed() -> None:
         ([["words"], ["one"], ["two"]], True),
     ],
 )
-def test_a_header_is_told_from_data(rows: list[list[str]], header: bool) -> None:
+def test_a_header_is_distinguished_from_data(rows: list[list[str]], header: bool) -> None:
     assert columns.looks_like_header(rows) is header
 
 
-def test_a_column_that_is_not_there_is_told_with_those_that_are() -> None:
+def test_a_column_that_is_not_there_is_reported_with_those_that_are() -> None:
     named, bare = Columns(("id", "body", "id"), ()), Columns(None, ("x", "hello"))
     for table, wanted, said in [
         (named, "boddy", "did you mean 'body'"),
@@ -80,7 +80,7 @@ def test_a_column_that_is_not_there_is_told_with_those_that_are() -> None:
         assert ("1 'body'" if table is named else "1 (first 'hello')") in fault.value.next
 
 
-def test_a_column_without_a_name_of_its_own_goes_by_its_number() -> None:
+def test_a_column_without_a_name_goes_by_its_number() -> None:
     table = Columns(("id", "", "body", "id"), ())
     assert [table.label(number) for number in range(4)] == [0, 1, "body", 3]
 
@@ -117,7 +117,7 @@ def test_the_delimiter_parts_all_rows_alike(text: str, delimiter: str) -> None:
     assert delimited._delimiter(text.splitlines(keepends=True)) == delimiter
 
 
-def test_looking_ahead_puts_off_a_fault_until_the_rows_come_to_it() -> None:
+def test_looking_ahead_delays_a_fault_until_its_row_is_reached() -> None:
     def items() -> object:
         yield from (1, 2)
         raise DataError("broken")

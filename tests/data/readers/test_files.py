@@ -66,7 +66,7 @@ def test_the_suffix_before_that_of_the_compression_tells_the_format(
     assert (source.format, source.compression) == kind
 
 
-def test_a_missing_file_is_told_with_its_nearest_name(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_with_its_nearest_name(tmp_path: Path) -> None:
     written(tmp_path / "novels.txt")
     with pytest.raises(InputNotFound) as fault:
         found(tmp_path / "novel.txt")
@@ -182,7 +182,7 @@ def count(event, arguments):
 from llmkit.cli import app
 from llmkit.data.readers import files
 
-files.find([folder], "data.train_files")  # what is no result of ours is remembered
+files.find([folder], "data.train_files")  # what is not a result of ours is remembered
 sys.addaudithook(count)
 files.find([folder], "data.train_files")
 once = dict(seen)

@@ -82,7 +82,7 @@ def test_json_objects_over_several_lines_are_rows(tmp_path: Path) -> None:
     assert texts(tmp_path / "a.jsonl", content) == TEXTS
 
 
-def test_rows_of_a_list_are_told_by_their_line(tmp_path: Path, monkeypatch) -> None:
+def test_rows_of_a_list_are_reported_by_their_line(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("llmkit.data.readers.decode.CHUNK", 7)
     monkeypatch.setattr("llmkit.data.readers.tables.CHUNK", 7)
     source = source_of(tmp_path / "a.json", json.dumps(ROWS[:20], indent=1).encode())
@@ -101,7 +101,7 @@ def test_rows_of_a_list_are_told_by_their_line(tmp_path: Path, monkeypatch) -> N
         ("prose", "not JSON"),
     ],
 )
-def test_json_that_is_no_rows_is_refused_with_its_file(
+def test_json_that_is_not_rows_is_refused_with_its_file(
     tmp_path: Path, content: str, said: str
 ) -> None:
     with pytest.raises(DataError) as fault:
@@ -195,7 +195,7 @@ def test_a_table_says_the_same_as_its_documents(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["txt", "csv", "parquet"])
-def test_a_file_whose_name_is_no_utf8_is_read(tmp_path: Path, suffix: str) -> None:
+def test_a_file_whose_name_is_not_utf8_is_read(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"caf\udce9.{suffix}"
     file = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(ROWS), file)

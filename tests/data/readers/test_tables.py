@@ -92,7 +92,7 @@ def test_the_only_column_needs_no_name(tmp_path: Path) -> None:
     assert read(written(tmp_path / "a.csv", "words\none\n\ntwo\n")) == ["one", "", "two"]
 
 
-def test_a_column_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
+def test_a_column_that_is_not_there_is_reported_with_those_that_are(tmp_path: Path) -> None:
     path = written(tmp_path / "a.csv", "id,body\n1,x\n")
     for settings, part in [
         ({}, "several"),
@@ -129,7 +129,7 @@ def test_a_column_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) 
         ("a.jsonl", "[" * 100_000 + "\n", 1, "not JSON"),
     ],
 )
-def test_a_broken_row_is_told_with_its_line(
+def test_a_broken_row_is_reported_with_its_line(
     tmp_path: Path, name: str, content: str, line: int, part: str
 ) -> None:
     fault = fault_of(written(tmp_path / name, content))
@@ -140,7 +140,7 @@ def test_a_broken_row_is_told_with_its_line(
 
 @pytest.mark.parametrize("separator", [";", ",", "\t", "|", "#"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_the_line_by_which_a_spreadsheet_names_the_separator_is_no_row(
+def test_the_line_by_which_a_spreadsheet_names_the_separator_is_not_a_row(
     tmp_path: Path, separator: str, end: str
 ) -> None:
     lines = (f"sep={separator}", f"text{separator}n", f"a, b; c{separator}1", f"d{separator}2", "")
@@ -172,7 +172,7 @@ def test_a_field_over_many_lines_has_the_same_limit(
     assert "longer than" in fault.what
 
 
-def test_a_damaged_parquet_file_is_told(tmp_path: Path) -> None:
+def test_a_damaged_parquet_file_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"text": ["a"] * 1000}), path)
     path.write_bytes(path.read_bytes()[:-30])
@@ -196,7 +196,7 @@ def test_a_local_data_set_is_read_as_the_hub_is(tmp_path: Path) -> None:
         read(f"hub:{folder}@nowhere")
 
 
-def test_a_hub_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_does_not_answer_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     with pytest.raises(HubUnreachable, match="hub:nobody/nothing@train"):

@@ -133,7 +133,7 @@ TALKS = st.lists(st.fixed_dictionaries({"role": ROLES | VALUES, "content": VALUE
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.lists(VALUES | TALKS, min_size=1, max_size=3))
-def test_whatever_stands_for_messages_is_read_or_told_by_row(tmp_path, rows) -> None:
+def test_whatever_holds_messages_is_read_or_reported_by_row(tmp_path, rows) -> None:
     path = tmp_path / "t.jsonl"
     path.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
     found, fault = None, None

@@ -140,7 +140,7 @@ def test_the_report_names_every_odd_row_counted_from_one(files: Files) -> None:
     assert report["warnings"] == files.warned
 
 
-def test_rows_that_were_left_out_are_in_no_part(files: Files) -> None:
+def test_skipped_rows_are_in_no_split(files: Files) -> None:
     found = files.load([*PLAIN, ("", "a"), ("x", " ")])
     assert found.validation
     assert len(found.train) + len(found.validation) == 20
@@ -152,7 +152,7 @@ def test_long_findings_are_cut_and_counted(files: Files) -> None:
     assert len(duplicates["rows"]) == 20
 
 
-def test_labels_that_stand_in_one_part_only_are_told(files: Files) -> None:
+def test_labels_of_only_one_split_are_reported(files: Files) -> None:
     found = files.load(PLAIN, test_files=[("new", "a")])
     [row] = found.report["unseen_labels"]["rows"]
     assert (row["label"], row["split"], row["row"]) == ("b", "train", 11)
@@ -194,7 +194,7 @@ def test_rows_of_which_none_can_be_held_out_are_refused(files: Files) -> None:
     assert files.load(train, validation_fraction=0).validation is None
 
 
-def test_all_faults_are_told_at_once(files: Files) -> None:
+def test_all_faults_are_reported_at_once(files: Files) -> None:
     fault = files.fault([*PLAIN, ("once", "c")], test_files=[("x", "z")])
     assert "one text" in fault.what
     assert "'z'" in fault.what

@@ -89,7 +89,7 @@ def test_banking77_is_what_the_csv_module_reads(shared: Path) -> None:
         assert pairs(read(path)) == expected
 
 
-def test_several_labels_in_a_cell_are_parted(shared: Path) -> None:
+def test_several_labels_in_a_cell_are_separated(shared: Path) -> None:
     path = shared / "classify" / "goemotions" / "train.tsv"
     rows = read(path, text_column=0, label_column=1, label_separator=",")
     assert len(rows) == 43410
@@ -278,7 +278,7 @@ def test_every_line_of_a_plain_text_is_a_row_if_none_needs_a_label(tmp_path: Pat
     ]
 
 
-def test_empty_lines_between_rows_are_no_rows_and_are_counted(tmp_path: Path) -> None:
+def test_empty_lines_between_rows_are_not_rows_and_are_counted(tmp_path: Path) -> None:
     path = written(tmp_path / "a.csv", "text,label\n\na,x\n\n\nb,y\n\n")
     data = config(path, text_column="text", label_column="label")
     counts = Counts()
@@ -297,7 +297,7 @@ def test_empty_lines_between_rows_are_no_rows_and_are_counted(tmp_path: Path) ->
         ("text;label\na;x\nb;y;z\n", 2, 3, "3 fields"),
     ],
 )
-def test_a_broken_row_is_told_with_file_line_and_row(
+def test_a_broken_row_is_reported_with_file_line_and_row(
     tmp_path: Path, content: str, row: int, line: int, part: str
 ) -> None:
     path = written(tmp_path / "a.csv", content)
@@ -322,7 +322,7 @@ def test_a_named_encoding_is_read(tmp_path: Path, encoding: str) -> None:
     assert pairs(read(path, encoding=name)) == [(("日本",), "x")]
 
 
-def test_a_missing_column_is_told_with_those_that_exist(tmp_path: Path) -> None:
+def test_a_missing_column_is_reported_with_those_that_exist(tmp_path: Path) -> None:
     path = written(tmp_path / "a.csv", "text,label\na,x\n")
     fault = fault_of(path, label_column="lable")
     assert "did you mean 'label'" in fault.what

@@ -60,7 +60,7 @@ def test_every_label_comes_back_from_its_number(names: set[str]) -> None:
     assert {found.names[int(found.encode(name))] for name in names} == names  # type: ignore[arg-type]
 
 
-def test_a_label_that_is_unknown_is_told_with_those_that_are_known() -> None:
+def test_a_label_that_is_unknown_is_reported_with_those_that_are_known() -> None:
     with pytest.raises(DataError, match="'spm' is unknown; did you mean 'spam'") as fault:
         of("ham", "spam").encode("spm", "a.csv row 3")
     assert fault.value.where == "a.csv row 3"
@@ -192,7 +192,7 @@ def test_lists_of_names_stay_sets(
         ([{"a": "x"}, {"b": "y"}], "this one is dict"),
     ],
 )
-def test_lists_that_are_no_labels_are_refused(
+def test_lists_that_are_not_labels_are_refused(
     tmp_path: Path, watch: Watch, marks: list[Any], said: str
 ) -> None:
     with pytest.raises(DataError, match=said):

@@ -49,7 +49,7 @@ def test_every_class_gives_its_share_and_keeps_a_row(
 
 
 @given(ROWS, FRACTIONS, st.randoms(use_true_random=False))
-def test_a_split_does_not_hang_on_the_order_of_the_rows(
+def test_a_split_does_not_depend_on_the_order_of_the_rows(
     rows: list[tuple[str, int]], fraction: float, random: object
 ) -> None:
     shuffled = list(enumerate(rows))

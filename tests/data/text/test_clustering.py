@@ -67,7 +67,7 @@ def test_prices_stay_where_all_sizes_fit() -> None:
 
 
 @pytest.mark.parametrize("seed", [*range(5), 2**32, 2**63])
-def test_topics_are_found_and_told_apart(seed: int) -> None:
+def test_topics_are_found_and_distinguished(seed: int) -> None:
     texts, topics = texts_of({"code": 40, "sea": 60, "poem": 25}, seed)
     made = fit_clusters(texts, sizes_of(texts), 3, seed)
     assert made is not None

@@ -85,7 +85,7 @@ def test_the_file_returns_the_same_clusters(tmp_path: Path) -> None:
     assert clusters(1).fingerprint != made.fingerprint
 
 
-def test_no_file_is_no_clusters_and_a_damaged_one_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_has_no_clusters_and_a_damaged_one_is_named(tmp_path: Path) -> None:
     assert read_clusters(tmp_path) is None
     for damage in ("", "{}", "[]", '{"format": 1, "vocabulary": 3}'):
         (tmp_path / DOMAINS).write_text(damage)

@@ -95,7 +95,7 @@ def test_every_byte_is_on_exactly_one_side(
     assert not remaining
 
 
-def test_whole_documents_are_held_out_in_an_order_that_hangs_on_the_seed() -> None:
+def test_whole_documents_are_held_out_in_an_order_of_the_seed() -> None:
     made = spooled(*(f"document number {i}" for i in range(200)))
     drawn = {seed: tuple(texts(corpus.split(made, 0.1, seed)[1])) for seed in (0, 0, 1)}
     assert drawn[0] != drawn[1]
@@ -186,7 +186,7 @@ def test_the_end_of_a_single_document_is_held_out_from_a_line_break() -> None:
     assert len(kept) == pytest.approx(0.1 * len(text), rel=0.01)
 
 
-def test_a_line_without_breaks_is_parted_between_characters() -> None:
+def test_a_line_without_breaks_is_split_between_characters() -> None:
     [learned], [kept] = map(texts, corpus.split(spooled("你" * 1000), 0.1, 0))
     assert len(learned) + len(kept) == 1000
     assert 95 <= len(kept) <= 100

@@ -111,7 +111,7 @@ def test_too_few_documents_have_no_clusters(watch: Watch) -> None:
     assert division.find_clusters(spooled("a b c\nd e f"), 3, 0, watch) is None
 
 
-def test_novels_poems_and_code_are_told_apart(shared: Path, watch: Watch) -> None:
+def test_novels_poems_and_code_are_distinguished(shared: Path, watch: Watch) -> None:
     """97.8% of the bytes of these texts are with their kind; the rest is prose within code."""
     texts = shared / "text"
     code = "\n\n".join(p.read_text(encoding="utf-8") for p in sorted(texts.glob("code/*/*.py")))

@@ -73,7 +73,7 @@ def test_blank_lines_part_documents(tmp_path: Path) -> None:
 
 
 @given(st.text("a \n\r\té", max_size=40), st.integers(1, 7))
-def test_documents_do_not_hang_on_where_the_file_is_cut(text: str, size: int) -> None:
+def test_documents_do_not_depend_on_where_the_file_is_cut(text: str, size: int) -> None:
     parts = [text[i : i + size] for i in range(0, len(text), size)]
     for split in (documents._by_line, documents._by_blank_line, documents._whole):
         assert joined(split(iter(parts))) == joined(split(iter([text] if text else [])))
@@ -106,7 +106,7 @@ def test_a_packed_file_reads_as_its_content(tmp_path: Path, suffix: str) -> None
     assert str(path) in fault.value.where
 
 
-def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_not_text(tmp_path: Path) -> None:
     for encoding in ("utf-8-sig", "utf-16"):
         (tmp_path / "a.txt").write_bytes("né".encode(encoding))
         assert read(tmp_path / "a.txt", encoding=encoding.removesuffix("-sig")) == ["né"]
@@ -135,7 +135,7 @@ def test_other_encodings_are_read(shared: Path, name: str, encoding: str) -> Non
         ("日\n".encode("gb2312") + b"\xb0", "gb2312", 3, 2),
     ],
 )
-def test_a_byte_that_cannot_be_decoded_is_told_with_its_place(
+def test_a_byte_that_cannot_be_decoded_is_reported_with_its_place(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     chunk: int,

@@ -23,7 +23,7 @@ TOKENIZERS = [
     st.integers(1, 20),
     st.integers(1, 30),
 )
-def test_a_cut_loses_nothing_and_does_not_hang_on_how_the_text_arrives(
+def test_a_cut_loses_nothing_and_does_not_depend_on_how_the_text_arrives(
     text: str, rule: Rule, size: int, arriving: int
 ) -> None:
     parts = list(cut([Piece(text, True)], rule, size, 40))
@@ -34,7 +34,7 @@ def test_a_cut_loses_nothing_and_does_not_hang_on_how_the_text_arrives(
     assert list(cut([*arrived, Piece("", True)], rule, size, 40)) == parts
 
 
-def test_a_cut_never_stands_before_a_combining_mark_or_an_apostrophe() -> None:
+def test_a_cut_never_precedes_a_combining_mark_or_an_apostrophe() -> None:
     text = "e\u0301 don't e\u0301x"
     places = [match.start() for match in BEFORE_SPACE.finditer(text)]
     assert places == [text.index(" e\u0301x")]

@@ -49,7 +49,7 @@ def test_a_script_without_spaces_is_cut_at_a_character() -> None:
         assert "\N{REPLACEMENT CHARACTER}" not in each
 
 
-def test_markup_and_blanks_are_no_prompts() -> None:
+def test_markup_and_blanks_are_not_prompts() -> None:
     markup = ["<div class='page'><p style='margin:0'><br/>" * 9, "\n \n\t" * 40, "-" * 90]
     assert found_in(markup) == []
     for each in found_in([*markup, ENGLISH]):

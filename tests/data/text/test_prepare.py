@@ -135,7 +135,7 @@ def test_a_second_run_reads_nothing_again(
 @pytest.mark.parametrize(
     "change", [{"seed": 1}, {"document": "line"}, {"validation_fraction": 0.3}, {"text": "more"}]
 )
-def test_whatever_changes_the_tokens_makes_them_anew(
+def test_whatever_changes_the_tokens_makes_them_again(
     tmp_path: Path, poems: list[str], watch: Watch, change: dict[str, Any]
 ) -> None:
     path = tmp_path / "poems.txt"
@@ -173,7 +173,7 @@ def test_nothing_is_held_out_where_the_fraction_is_zero(tmp_path: Path, watch: W
 @pytest.mark.parametrize(
     ("content", "part"), [(" \n \n", "blank"), ("a", "too little text for validation: 0 tokens")]
 )
-def test_too_little_text_is_told(tmp_path: Path, watch: Watch, content: str, part: str) -> None:
+def test_too_little_text_is_reported(tmp_path: Path, watch: Watch, content: str, part: str) -> None:
     (tmp_path / "a.txt").write_text(content)
     with pytest.raises(DataError, match=part):
         prepare(config(train_files=str(tmp_path / "a.txt")), watch, print)

@@ -133,7 +133,7 @@ def test_a_stop_while_tokenizing_leaves_nothing_half_made(
     assert not make(tokenizer, TEXTS).reused
 
 
-def test_a_cache_that_cannot_be_made_is_told(
+def test_a_cache_that_cannot_be_made_is_reported(
     tmp_path: Path, make: Callable[..., TokenFile], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")

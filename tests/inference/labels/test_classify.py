@@ -72,7 +72,7 @@ def test_bf16_gives_nearly_the_same_and_nothing_is_nan(saved) -> None:
     assert np.abs(exact - fast).max() < 0.05 * max(1.0, np.abs(exact).max())
 
 
-def test_a_language_model_is_no_classifier(tmp_path) -> None:
+def test_a_language_model_is_not_a_classifier(tmp_path) -> None:
     config = build.model_config("llama", {"hidden_size": 32, "num_hidden_layers": 1}, 64, 8, {})
     build.causal_model(config, 0).save_pretrained(tmp_path)
     with pytest.raises(DataError, match="LlamaForCausalLM, not a classifier"):
@@ -129,7 +129,7 @@ def test_a_regression_gives_a_number() -> None:
     assert (found.label, found.probabilities) == (2.5, {})
 
 
-def test_a_column_that_is_not_there_is_told_before_the_first_prediction() -> None:
+def test_a_column_that_is_not_there_is_reported_before_the_first_prediction() -> None:
     with pytest.raises(DataError, match="no column 'nr'") as caught:
         classify.check_first_row(iter([row(1, id="7")]), ["nr"])
     assert "row 1" in caught.value.where

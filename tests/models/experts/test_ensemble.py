@@ -49,7 +49,7 @@ def test_an_ensemble_of_one_is_that_model() -> None:
     assert torch.allclose(found, model(tokens()).logits.log_softmax(-1), atol=1e-5)
 
 
-def test_every_document_of_a_row_begins_anew() -> None:
+def test_every_document_of_a_row_begins_again() -> None:
     models, ids = branches("llama"), tokens(1, 20)
     positions = torch.cat([torch.arange(8), torch.arange(12)])[None]
     together = ensemble(models)(ids, position_ids=positions).logits

@@ -85,7 +85,7 @@ def test_one_expert_alone_is_the_branch(make, tmp_path) -> None:
 
 @pytest.mark.parametrize("kind", list(twins.TWINS))
 @torch.no_grad()
-def test_experts_that_are_left_out_change_nothing(kind) -> None:
+def test_experts_that_are_not_chosen_change_nothing(kind) -> None:
     two = routing.routed_to(*mixture(kind), ["a", "c"])
     before = two(tokens()).logits.clone()
     for block in twins.expert_blocks(two).values():

@@ -61,7 +61,7 @@ def test_bf16_is_used_where_autocast_is_on_and_sums_stay_fp32() -> None:
     [("llama", True), ("gpt2", True), ("qwen3", True), ("gpt_neox", True), ("olmo2", True),
      ("granite", False), ("gemma2", False), ("mixtral", True)],
 )  # fmt: skip
-def test_heads_that_scale_or_cap_are_told_from_linear_ones(architecture, linear) -> None:
+def test_heads_that_scale_or_cap_are_distinguished_from_linear_ones(architecture, linear) -> None:
     shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     if architecture == "granite":
         shape["logits_scaling"] = 8.0

@@ -38,7 +38,7 @@ def test_steps_of_different_sizes_are_compared_by_what_was_seen(make_run: MakeRu
     assert "by tokens trained on" in found["text"]
 
 
-def test_a_single_validation_per_byte_is_no_curve(make_run: MakeRun) -> None:
+def test_a_single_validation_per_byte_is_not_a_curve(make_run: MakeRun) -> None:
     runs = [curve(make_run, "a"), curve(make_run, "b")]
     assert overlaid_curves(runs, ["bits_per_byte"]) is None
 

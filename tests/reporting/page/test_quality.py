@@ -48,13 +48,13 @@ def test_a_regression_is_compared_with_the_mean(make_run: MakeRun) -> None:
     assert "has a mean absolute error of 0.5. Always answering the mean has 1.5" in text
 
 
-def test_an_interval_without_width_is_no_interval(make_run: MakeRun) -> None:
+def test_an_interval_without_width_is_not_an_interval(make_run: MakeRun) -> None:
     run = measured(make_run, accuracy=1.0, f1_macro=1.0, intervals={"accuracy": [1.0, 1.0]})
     assert "interval" not in quality_in_words(run)[0]
     assert next(figure_tables(run))["rows"][0]["interval"] == ""
 
 
-def test_the_main_figures_come_first_and_counts_are_no_figures(make_run: MakeRun) -> None:
+def test_the_main_figures_come_first_and_counts_are_not_figures(make_run: MakeRun) -> None:
     table = next(
         figure_tables(
             measured(make_run, examples=9, loss=1.0, **{"loss/code": 2.0}, roc_auc=0.9,
@@ -87,7 +87,9 @@ def test_the_bars_show_the_model_beside_its_baselines(make_run: MakeRun, value: 
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, None])
-def test_a_figure_that_is_not_finite_is_no_figure(make_run: MakeRun, value: float | None) -> None:
+def test_a_figure_that_is_not_finite_is_not_a_figure(
+    make_run: MakeRun, value: float | None
+) -> None:
     run = measured(make_run, accuracy=value, f1_macro=0.5, baseline={"tfidf": {"f1_macro": value}})
     (text,) = quality_in_words(run)
     assert text == "On held-out data, the model has a macro F1 of 50.0%."

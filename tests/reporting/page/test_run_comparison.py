@@ -136,7 +136,9 @@ def test_lower_is_better_for_a_language_model(make_run: MakeRun) -> None:
     )
 
 
-def test_runs_of_the_same_name_are_told_apart_by_the_directories_above(make_run: MakeRun) -> None:
+def test_runs_of_the_same_name_are_distinguished_by_the_directories_above(
+    make_run: MakeRun,
+) -> None:
     moved = []
     for place in ("a", "b"):
         directory = make_run(f"{place}-x")

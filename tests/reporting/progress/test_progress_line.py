@@ -26,7 +26,7 @@ def test_progress_fits_on_one_line(width: int, label: str) -> None:
 
 @pytest.mark.parametrize("width", [40, 80])
 @pytest.mark.parametrize("label", LABELS)
-def test_a_bar_is_never_full_while_work_goes_on(width: int, label: str) -> None:
+def test_a_bar_is_never_full_while_work_continues(width: int, label: str) -> None:
     (line,) = progress_at(width, label, 1.0)
     assert f"{label}…" in line
     assert "100%" not in line

@@ -151,7 +151,7 @@ def test_an_engine_that_only_fails_is_dead(inside: Inside) -> None:
 
 
 def test_a_death_in_the_middle_ends_every_open_request(inside: Inside) -> None:
-    """SystemExit is no fault of a request: the thread ends, and with it all that it has begun."""
+    """SystemExit is not a fault of a request: the thread ends, and all that it has begun fails."""
 
     def end(_: Any, inputs: tuple[torch.Tensor, ...]) -> None:
         if inputs[0].shape[1] == 1:

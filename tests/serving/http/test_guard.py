@@ -1,4 +1,4 @@
-"""API keys, the size of bodies, and bodies that are no requests."""
+"""API keys, the size of bodies, and bodies that are not requests."""
 
 from __future__ import annotations
 

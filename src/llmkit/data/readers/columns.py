@@ -20,7 +20,7 @@ LABEL_NAMES = frozenset(_LABEL.split())
 """Usual names of a label column."""
 
 _NUMBERING = frozenset("id idx index guid uuid row_id".split())
-"""Names of columns that number the rows and are no labels."""
+"""Names of columns that number the rows and are not labels."""
 
 PAIR_NAMES = (
     ("sentence1", "sentence2"),

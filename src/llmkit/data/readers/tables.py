@@ -214,7 +214,7 @@ def text_or_empty(record: Record, columns: Columns, number: int) -> str:
 
 
 def cell_text(value: Any, name: str | int, where: str) -> str:
-    """A value of a row as text; raises DataError with its name if it is no string."""
+    """A value of a row as text; raises DataError with its name if it is not a string."""
     if not isinstance(value, str):
         kind = "null" if value is None else type(value).__name__
         raise DataError(

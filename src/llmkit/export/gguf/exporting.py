@@ -71,8 +71,8 @@ def _planned(
         )
     if count := writing.stays_in_fp16(tensors, plan.type):
         console.say(
-            f"{many(count, 'tensor')} of {len(tensors)} in f16: their rows are no multiple of 32, "
-            "as q8_0 needs"
+            f"{many(count, 'tensor')} of {len(tensors)} in f16: the length of their rows is not a "
+            "multiple of 32, as q8_0 needs"
         )
     return plan, size
 

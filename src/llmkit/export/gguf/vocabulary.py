@@ -135,7 +135,7 @@ def _faults(
 ) -> Iterator[str]:
     model, normalizer = backend["model"], backend["normalizer"]
     if model["type"] != "BPE" or model.get("byte_fallback"):
-        yield f"it is no byte-level BPE, but {_kind(backend)}"
+        yield f"it is not byte-level BPE, but {_kind(backend)}"
         return
     if normalizer not in (None, {"type": "NFC"}):
         yield f"it changes text before it reads it (normalizer {normalizer['type']})"
@@ -145,7 +145,7 @@ def _faults(
         if model.get(setting):
             yield f"{setting} is {model[setting]!r}"
     if missing := set(bytes_to_unicode().values()) - model["vocab"].keys():
-        yield f"{len(missing)} of the 256 bytes are no token"
+        yield f"{len(missing)} of the 256 bytes are not tokens"
     for token in backend["added_tokens"]:
         marks = [name for name in ("single_word", "lstrip", "rstrip") if token[name]]
         yield from (f"its token {token['content']!r} has {mark}" for mark in marks)

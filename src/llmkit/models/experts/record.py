@@ -120,7 +120,7 @@ def write_experts(directory: Path, record: ExpertsRecord) -> None:
 
 
 def read_experts(directory: Path) -> ExpertsRecord | None:
-    """The record of a model directory; None for a model that is no expert and holds none.
+    """The record of a model directory; None for a model that is not an expert and holds none.
 
     Raises DataError if it is damaged, or written by a newer llmkit, and Unsafe for the name of an
     expert that may lead to another directory.

@@ -22,8 +22,8 @@ def check_address(settings: ServeConfig) -> None:
 def open_listener(settings: ServeConfig) -> socket.socket:
     """A socket that listens on the address of the settings; connections wait until it is served.
 
-    Raises ConfigError for a host that is no address of this machine, and WriteError for a port that
-    is in use or needs other permissions.
+    Raises ConfigError for a host that is not an address of this machine, and WriteError for a port
+    that is in use or needs other permissions.
     """
     try:
         found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)

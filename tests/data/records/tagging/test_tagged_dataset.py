@@ -142,7 +142,7 @@ def test_bad_spans_are_refused_or_skipped(loader: Files) -> None:
     assert any("widened to whole words" in each for each in loader.warned)
 
 
-def test_several_problems_are_told_together(loader: Files) -> None:
+def test_several_problems_are_reported_together(loader: Files) -> None:
     rows = [{"tokens": ["a"], "tags": ["O", "O"]}, {"tokens": ["a"], "tags": ["I-X"]}]
     fault = loader.fault(train=lines(*GOOD, *rows))
     assert "1 tokens and 2 tags" in fault.what

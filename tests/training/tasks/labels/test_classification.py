@@ -351,7 +351,7 @@ def test_each_layer_learns_slower_than_the_one_above(trial) -> None:
         assert moved == pytest.approx(5e-3 * 0.5**depth, rel=0.02)
 
 
-def test_a_head_learns_at_a_rate_of_its_own(trial: Callable[..., Trial]) -> None:
+def test_a_head_has_its_own_learning_rate(trial: Callable[..., Trial]) -> None:
     model = small()
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     changes = {"warmup_steps": 0.0, "max_grad_norm": None}

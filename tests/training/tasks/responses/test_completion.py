@@ -67,7 +67,7 @@ def test_figures_are_per_token_of_the_responses() -> None:
     assert found == {"loss": 1.5, "perplexity": pytest.approx(math.exp(1.5))}
 
 
-def test_a_small_data_set_has_steps_enough_and_the_output_layer_no_rate_of_its_own() -> None:
+def test_a_small_data_set_has_steps_enough_and_the_output_layer_shares_the_rate() -> None:
     few = defaults.completing(TrainConfig(), 60, 100, 4096, lora=False, device="cpu")
     assert (few.global_batch_size, few.eval_steps) == (3, 20)
     assert few.head_scale == 1.0
