@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import io
 import statistics
 import sys
@@ -23,11 +24,12 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 
 def name_of(path: Path) -> str:
-    """The dotted name of a module: `llmkit.data.examples.encoded.encoded.encoded.order`."""
+    """The dotted name of a module: `llmkit.data.text.documents`."""
     parts = path.relative_to(SOURCE.parent).with_suffix("").parts
     return ".".join(parts).removesuffix(".__init__")
 
 
+@functools.cache
 def tree(path: Path) -> ast.Module:
     """The syntax tree of a file."""
     return ast.parse(path.read_text(encoding="utf-8"))
