@@ -74,7 +74,7 @@ def test_what_is_complete_is_not_made_again(tmp_path: Path, watch: Watch) -> Non
     assert made(tmp_path / "units", watch, never) == FACTS
 
 
-def test_each_worker_begins_with_its_share_and_goes_on_with_those_of_others() -> None:
+def test_each_worker_begins_with_its_share_and_continues_with_those_of_others() -> None:
     orders = [Workers(number, 3).order(range(7)) for number in range(3)]
     assert orders == [[0, 3, 6, 1, 4, 2, 5], [1, 4, 2, 5, 0, 3, 6], [2, 5, 0, 3, 6, 1, 4]]
     processes = [Workers(1, 2, processes=2).process(number) for number in range(2)]
