@@ -1,4 +1,4 @@
-"""`llmkit` and `python -m llmkit`, which torchrun and accelerate launch can start."""
+"""`llmkit` and `python -m llmkit`, which torchrun, accelerate launch and srun can start."""
 
 from __future__ import annotations
 

@@ -6,7 +6,8 @@ import difflib
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from inspect import Signature
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,23 +21,31 @@ from llmkit.cli.help import EPILOG, FIRST, Command, Commands
 from llmkit.cli.invocation import Given, Invocation
 from llmkit.cli.options import OPTIONS, Option, parameters, refuse_unknown, switches
 from llmkit.cli.plain_options import (
+    Address,
     AppliesTo,
     Data,
     DryRun,
     JobName,
     Json,
+    LaunchedWords,
+    MainPort,
     ModelName,
+    Node,
+    Nodes,
     Opens,
     Page,
+    ProcessCount,
     Public,
     Pushed,
     Repo,
+    Restarts,
     Runs,
     StarterFile,
     Words,
     Yes,
 )
 from llmkit.distributed import launcher, signals
+from llmkit.distributed.child import end_with_parent
 from llmkit.errors import Interrupted, UsageError
 
 app = typer.Typer(
@@ -70,6 +79,10 @@ def llmkit(
             "no command given",
             next="`llmkit --help` lists the commands; try `llmkit pretrain --text corpus.txt`",
         )
+    if ctx.invoked_subcommand not in OPTIONS:
+        if ctx.invoked_subcommand != "launch":  # whose processes are not those of Slurm
+            launcher.adopt_step()
+        launcher.refuse_sharing_work(ctx.invoked_subcommand)
 
 
 def _add(command: str, help: str) -> None:
@@ -202,6 +215,24 @@ def push_command(
     _print(result, json, console.warnings)
 
 
+@app.command("launch", cls=Command, context_settings=_LENIENT)
+def launch_command(
+    processes: ProcessCount = None,
+    words: LaunchedWords = None,
+    nodes: Nodes = None,
+    node: Node = None,
+    address: Address = None,
+    port: MainPort = None,
+    restarts: Restarts = 0,
+) -> Callable[[], int]:
+    """Run a command in N processes on this machine, or on each of several machines."""
+    from llmkit.commands.launch import plan_launch
+    from llmkit.reporting.console import Console
+
+    plan = plan_launch(words or [], processes, (nodes, node, address, port), restarts)
+    return partial(plan.carry_out, Console("--json" in plan.words))
+
+
 @app.command("env", cls=Command)
 def env_command(json: Json = False) -> None:
     """Print versions, devices and paths for a bug report."""
@@ -226,6 +257,7 @@ def main() -> None:
     faults.end_by_signals("--json" in sys.argv)
     with faults.reported("--json" in sys.argv) as outcome:
         faults.open_streams()
+        end_with_parent()
         faults.acknowledge_signals("--json" in sys.argv)
         outcome.code = run_command(sys.argv[1:])
     faults.end_process(outcome.code)
@@ -244,6 +276,8 @@ def run_command(arguments: Sequence[str]) -> int:
             raise BrokenPipeError from ended
         if isinstance(asked, Invocation):
             asked.carry_out(warnings)
+        elif callable(asked):
+            outcome.code = asked()
         elif asked == Interrupted.exit_code:  # Typer's result after Ctrl-C
             raise KeyboardInterrupt
         else:
@@ -254,6 +288,7 @@ def run_command(arguments: Sequence[str]) -> int:
 def _invocation(command: str, ctx: typer.Context) -> Invocation:
     """The invocation of a command, from the parameters that Typer parsed."""
     launcher.check_environment()
+    launcher.refuse_sharing_work(command)
     given, options = ctx.params, OPTIONS[command]
     # Click fills CONFIG first, whatever it looks like; `parse_arguments` sorts them out.
     arguments = [a for a in (given["config"], *(given["overrides"] or [])) if a is not None]

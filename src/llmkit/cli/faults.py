@@ -23,7 +23,7 @@ import typer
 
 from llmkit import __version__
 from llmkit.distributed import signals
-from llmkit.distributed.launcher import is_main_process
+from llmkit.distributed.launcher import CAPTURED, is_main_process, reports_errors
 from llmkit.errors import (
     InputNotFound,
     Interrupted,
@@ -151,7 +151,7 @@ def acknowledge_signals(json: bool) -> None:
 def _acknowledge() -> None:
     if signals.state.answered:  # the message on how it ended has appeared already
         return
-    if is_main_process() and not signals.state.child:  # which acknowledges it too
+    if is_main_process() and not signals.state.children:  # they acknowledge it too
         how = "stopping after this step, which is saved" if signals.state.saving else "stopping"
         _say(f"{how} (Ctrl-C again: now)")
 
@@ -296,19 +296,21 @@ def _usage(fault: typer.TyperException) -> UsageError:
 
 
 def _tell(fault: LlmkitError) -> None:
-    """Prints an error once per run; every rank prints its own bugs, since the others may not see
-    them."""
+    """Prints an error once per run and machine; every rank prints its own bugs, since the others
+    may not see them."""
     # Imported here, so that rich loads only when there is something to print.
     from llmkit.reporting.format import printable
 
     bug = fault.exit_code == LlmkitError.exit_code
-    if is_main_process() or fault.rank is not None or fault.alone or bug:
+    if reports_errors() or fault.rank is not None or fault.alone or bug:
+        if fault.rank is None and not is_main_process():
+            fault.rank = int(os.environ["RANK"])
         _say(printable(str(fault)))
 
 
 def _print_object(fault: LlmkitError, warnings: Sequence[str]) -> None:
     """Prints an error as JSON on stdout, once per run."""
-    if not is_main_process() and not fault.alone:
+    if not (is_main_process() or fault.alone or CAPTURED in os.environ):
         return
     shown = {"error": fault.described(), **fault.found, "warnings": list(warnings)}
     text = json_text(shown)

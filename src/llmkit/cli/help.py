@@ -36,6 +36,7 @@ FIRST = {
     "export": "llmkit export --model runs/mine --type q8_0 --output mine.gguf",
     "push": "llmkit push runs/mine --repo mine",
     "init": "llmkit init classifier --csv reviews.csv",
+    "launch": "llmkit launch 2 -- pretrain --text corpus.txt",
 }
 """An example of each command."""
 
@@ -135,7 +136,8 @@ _INSTEAD = {
     "the data; `llmkit pretrain --text corpus.txt --dry-run` reports on it",
     "clean dedup deduplicate filter": "llmkit cleans no text; `llmkit finetune --csv rows.csv "
     "--dry-run` lists duplicates and contradicting labels",
-    "launch accelerate torchrun distributed": "`torchrun --nproc-per-node N -m llmkit COMMAND ...`",
+    "accelerate torchrun distributed srun": "`llmkit launch N -- COMMAND ...`, "
+    "`torchrun --nproc-per-node N -m llmkit COMMAND ...` or `srun llmkit COMMAND ...`",
     "delete remove rm": "`rm -r runs/mine` removes a run",
     "cache": "`llmkit env` prints where the caches are",
     "install update upgrade": "pip, uv or git, whichever installed llmkit; `llmkit env` prints "

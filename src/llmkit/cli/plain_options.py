@@ -103,3 +103,49 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Upload without asking.")
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Show what would be uploaded; make no request.")
 ]
+ProcessCount = Annotated[
+    int | None,
+    typer.Argument(metavar="N", help="Processes on this machine.", show_default=False),
+]
+LaunchedWords = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="-- COMMAND",
+        help="The command with its options, after `--`.",
+        show_default=False,
+    ),
+]
+Nodes = Annotated[
+    int | None, typer.Option("--nodes", metavar="M", help="Machines.", show_default=False)
+]
+Node = Annotated[
+    int | None,
+    typer.Option("--node", metavar="I", help="Number of this machine, from 0.", show_default=False),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="HOST",
+        help="Name or address of machine 0.",
+        show_default=False,
+    ),
+]
+MainPort = Annotated[
+    int | None,
+    typer.Option(
+        "--port",
+        metavar="P",
+        help="Port on machine 0; 29500 with several machines.",
+        show_default=False,
+    ),
+]
+Restarts = Annotated[
+    int,
+    typer.Option(
+        "--restarts",
+        metavar="K",
+        help="Restart K times at most when a process is lost; the run resumes.",
+        show_default=False,
+    ),
+]

@@ -18,9 +18,9 @@ from llmkit.data.readers.files import Sources
 from llmkit.data.text import fingerprints
 from llmkit.data.text.clusters import Clusters, read_clusters
 from llmkit.data.text.fingerprints import Fingerprints
-from llmkit.distributed import device, launcher
+from llmkit.distributed import device
 from llmkit.distributed.processes import join_processes
-from llmkit.errors import ConfigError, LlmkitError, UsageError
+from llmkit.errors import ConfigError, LlmkitError
 from llmkit.evaluation import merges
 from llmkit.evaluation.experts import unused_experts
 from llmkit.evaluation.merges import DomainTexts
@@ -264,12 +264,6 @@ def _into(config: Config) -> str:
 
 def _family(config: Config, console: Console) -> Family:
     """The experts to merge; warns of what a merge cannot undo."""
-    if launcher.n_processes() > 1:
-        raise UsageError(
-            "a merge is made by one process",
-            where="environment: WORLD_SIZE",
-            next="run it without torchrun",
-        )
     family, settings = experts.open_family(config), config.merge
     if (settings.without or settings.only) and (left := experts.STAYS.get(family.record.lost)):
         console.warn(f"what was learned from the other domains is not forgotten: {left}")

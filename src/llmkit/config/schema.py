@@ -178,8 +178,9 @@ class TrainConfig(Section):
     loss_spike: Literal["warn", "skip", "stop"] = "warn"
     """What to do when a step's loss is more than six standard deviations above the previous 128:
     `warn`, `skip` the update, or `stop`."""
-    ddp_timeout: Count = 1800
-    """Seconds that a process waits for the other ranks before the run fails."""
+    ddp_timeout: Count = 600
+    """Seconds that a process waits for a rank that does not respond before the run fails; a rank
+    that ends is noticed at once."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of the forward and backward pass; weights are always kept in fp32. On a GPU, fp32
     uses TF32 matrix products for training, and true fp32 for validation."""

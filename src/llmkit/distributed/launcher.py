@@ -1,9 +1,11 @@
-"""Rank and world size, as torchrun and other launchers set them in the environment."""
+"""Rank and world size, as `llmkit launch`, torchrun, accelerate launch or srun set them in the
+environment."""
 
 from __future__ import annotations
 
 import os
 
+from llmkit.distributed import slurm
 from llmkit.errors import UsageError
 
 NEEDED = ("RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -18,10 +20,26 @@ MPI = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 
 LARGEST_PORT = 65535
 
+CAPTURED = "LLMKIT_CAPTURED"
+"""Set by `llmkit launch`, which collects the output of each process and shows that of one."""
+
+SHARED_COMMANDS = ("pretrain", "finetune", "evaluate", "predict", "generate")
+"""The commands whose work several processes share."""
+
+_EACH = ("env",)
+"""Commands that each of several processes may carry out by itself."""
+
 
 def is_main_process() -> bool:
     """Whether this process is rank 0, which prints and writes for the run."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def reports_errors() -> bool:
+    """Whether this process reports an error that every process of its machine has: rank 0, and one
+    process of every other machine, whose files may differ. `llmkit launch` collects all."""
+    first = os.environ.get("LOCAL_RANK") == "0"
+    return is_main_process() or first or CAPTURED in os.environ
 
 
 def n_processes() -> int:
@@ -34,6 +52,7 @@ def check_environment() -> None:
 
     A single process drops the launcher's variables: it has no other process to reach.
     """
+    adopt_step()
     count = _number("WORLD_SIZE", least=1)
     rank = _number("RANK", least=0)
     local = _number("LOCAL_RANK", least=-1)
@@ -50,6 +69,26 @@ def check_environment() -> None:
         return
     for name in LAUNCHER:
         os.environ.pop(name, None)
+
+
+def adopt_step() -> None:
+    """Sets what torchrun would set, where srun has started several processes and nothing else has
+    set RANK."""
+    if "RANK" not in os.environ and (task := slurm.read_step()) is not None:
+        for name, value in task.variables().items():
+            os.environ.setdefault(name, value)
+
+
+def refuse_sharing_work(command: str) -> None:
+    """Raises UsageError if several processes would each do the whole work of a command."""
+    count = _number("WORLD_SIZE", least=0)
+    if command in (*SHARED_COMMANDS, *_EACH) or "RANK" not in os.environ or (count or 1) == 1:
+        return
+    raise UsageError(
+        f"`llmkit {command}` runs in a single process, and there are {count}",
+        where="environment: WORLD_SIZE, RANK",
+        next="start it without a launcher, under Slurm with `srun --ntasks 1`",
+    )
 
 
 def _check_rendezvous(count: int) -> None:
@@ -78,8 +117,8 @@ def _incomplete(what: str) -> UsageError:
     fault = UsageError(
         f"the launcher's environment is incomplete: {what}",
         where="environment: WORLD_SIZE, RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT",
-        next="launch with `torchrun --nproc-per-node N -m llmkit ...`, or unset WORLD_SIZE, RANK "
-        "and LOCAL_RANK",
+        next="launch with `llmkit launch N -- COMMAND`, torchrun or srun, or unset WORLD_SIZE, "
+        "RANK and LOCAL_RANK",
     )
     fault.alone = True
     return fault

@@ -17,9 +17,15 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from llmkit.distributed import device
+from llmkit.distributed import device, network
 from llmkit.distributed.launcher import is_main_process, n_processes
 from llmkit.errors import ConfigError, ResourceError
+
+TIMEOUT = 600.0
+"""Seconds that a process waits for the others by default. One limit serves all collectives: a small
+one too may wait for a save, or for the samples that only rank 0 writes."""
+
+_LAUNCH = "launch with `llmkit launch N -- COMMAND`, torchrun or srun"
 
 
 @dataclass(frozen=True)
@@ -127,8 +133,8 @@ class Processes:
             ) from error
 
 
-def join_processes(precision: str, timeout: float = 1800) -> Processes:
-    """Joins the processes that torchrun or accelerate launch started, if any.
+def join_processes(precision: str, timeout: float = TIMEOUT) -> Processes:
+    """Joins the processes that a launcher started, if any.
 
     `precision` is `auto`, `fp32` or `bf16`. A process that waits for another one longer than
     `timeout` seconds fails.
@@ -141,6 +147,8 @@ def join_processes(precision: str, timeout: float = 1800) -> Processes:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    if n_processes() > 1:
+        network.choose_interface()
     with _connection_errors():
         accelerator = Accelerator(
             cpu=not torch.cuda.is_available(),
@@ -152,7 +160,7 @@ def join_processes(precision: str, timeout: float = 1800) -> Processes:
         raise ResourceError(
             f"{launched} processes were launched, {accelerator.num_processes} found each other",
             where="WORLD_SIZE",
-            next="launch with torchrun --nproc-per-node N -m llmkit ...",
+            next=_LAUNCH,
         )
     return Processes(accelerator, device.resolve_precision(precision, accelerator.device))
 
@@ -167,7 +175,7 @@ def _connection_errors() -> Iterator[None]:
         raise ResourceError(
             f"the processes of the run cannot connect: {str(error).splitlines()[0][:300]}",
             where="environment: MASTER_ADDR, MASTER_PORT",
-            next="launch with torchrun --nproc-per-node N -m llmkit ...",
+            next=f"check that every machine reaches that address and port; {_LAUNCH}",
         ) from error
     except (ValueError, ImportError, LookupError, TypeError) as error:
         raise ConfigError(

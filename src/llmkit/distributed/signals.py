@@ -12,7 +12,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 
@@ -45,10 +45,10 @@ class SignalState:
         """Whether the process belongs to a program that calls llmkit, such as a notebook."""
         self.hosted_since = 0.0
         """When the call of that program began, by the monotonic clock."""
-        self.child = 0
-        """The process that does the work for this one and gets its signals, or 0."""
+        self.children: Sequence[int] = ()
+        """The processes that do the work for this one and get its signals."""
         self.passed_on = 0
-        """The last signal that the child was sent, or 0."""
+        """The last signal that the children were sent, or 0."""
 
     def is_second(self, number: int) -> bool:
         """Records a signal; returns whether it is a Ctrl-C after another signal.
@@ -64,11 +64,11 @@ class SignalState:
         return again
 
     def pass_on(self, number: int) -> None:
-        """Sends a signal to the child, if there is one."""
-        if self.child:
+        """Sends a signal to the children, if there are any."""
+        for child in self.children:
             self.passed_on = number
             with suppress(ProcessLookupError):
-                os.kill(self.child, number)
+                os.kill(child, number)
 
 
 state = SignalState()
@@ -162,6 +162,19 @@ def stop_signal() -> Iterator[StopSignal]:
         state.received, state.saving = 0, saving
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def passed_on_to(children: Sequence[int], stop: StopSignal) -> Iterator[None]:
+    """A context in which these processes get each signal that this one receives, and one that came
+    before them."""
+    state.passed_on, state.children = 0, children
+    try:
+        if stop.received and not state.passed_on:
+            state.pass_on(stop.received)
+        yield
+    finally:
+        state.children = ()
 
 
 def _is_free(number: signal.Signals) -> bool:
