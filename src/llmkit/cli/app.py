@@ -104,6 +104,7 @@ _add("generate", "Continue prompts, or fill their masks, from --prompt, --prompt
 _add("chat", "Chat with a model, or continue text with a base model (type /help inside).")
 _add("serve", "Serve models over HTTP: completions, chat and classification, as OpenAI's API.")
 _add("export", "Write a model for llama.cpp, ONNX Runtime or peft, verified against the model.")
+_add("clean", "Repair and deduplicate text before training on it, with a report.")
 _add("evaluate", "Measure perplexity on text, accuracy on labelled rows, or benchmark tasks.")
 
 

@@ -18,6 +18,7 @@ DATA_OPTIONS = {
     "predict": ("--csv", "data.test_files"),
     "evaluate": ("--text", "data.test_files"),
     "export": ("--csv", "data.test_files"),
+    "clean": ("--text", "data.train_files"),
     "generate": ("--prompts-file", "generation.prompts_file"),
 }
 """The option and the config key for the data of each command."""

@@ -20,6 +20,7 @@ _GROUPS = {
     "Use": ("generate", "chat", "predict", "serve"),
     "Measure": ("evaluate", "report"),
     "Ship": ("export", "push"),
+    "Data": ("clean",),
 }
 """The commands by purpose; any other is listed under `Help`."""
 
@@ -35,6 +36,7 @@ FIRST = {
     "report": "llmkit report runs/mine runs/other --open",
     "export": "llmkit export --model runs/mine --type q8_0 --output mine.gguf",
     "push": "llmkit push runs/mine --repo mine",
+    "clean": "llmkit clean --text corpus --output cleaned",
     "init": "llmkit init classifier --csv reviews.csv",
     "launch": "llmkit launch 2 -- pretrain --text corpus.txt",
 }
@@ -134,8 +136,8 @@ _INSTEAD = {
     "corpus.txt`, which also trains a tokenizer",
     "prepare preprocess process data dataset split": "nothing to do: training prepares and caches "
     "the data; `llmkit pretrain --text corpus.txt --dry-run` reports on it",
-    "clean dedup deduplicate filter": "llmkit cleans no text; `llmkit finetune --csv rows.csv "
-    "--dry-run` lists duplicates and contradicting labels",
+    "dedup deduplicate filter": "`llmkit clean --text corpus --output cleaned`; `llmkit finetune "
+    "--csv rows.csv --dry-run` lists duplicates and contradicting labels",
     "accelerate torchrun distributed srun": "`llmkit launch N -- COMMAND ...`, "
     "`torchrun --nproc-per-node N -m llmkit COMMAND ...` or `srun llmkit COMMAND ...`",
     "delete remove rm": "`rm -r runs/mine` removes a run",

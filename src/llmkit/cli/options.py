@@ -207,6 +207,23 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         _EXPLAIN,
     ),
     "chat": (_MODEL, _SYSTEM, _EXPLAIN),
+    "clean": (
+        Option(
+            "--text --csv --data",
+            "Text or rows to clean: file, directory or glob; repeatable.",
+            "PATH",
+            "data.train_files",
+            _TEXTS,
+        ),
+        Option("--output -o", "Directory for the cleaned text.", "DIR", "clean.output", _TEXT),
+        Option(
+            "--explain",
+            "Print what each stage finds in one document.",
+            "FILE#ROW",
+            "clean.explain",
+            _TEXT,
+        ),
+    ),
     "export": (
         _MODEL,
         Option("--format", "gguf, onnx, peft or safetensors.", "NAME", "export.format", _TEXT),

@@ -13,7 +13,7 @@ from llmkit.cli.help import FIRST
 from llmkit.config import checks, keys
 from llmkit.config.checks import Faults
 from llmkit.config.inference import EXPORT_TYPES
-from llmkit.config.schema import Config, ExportConfig
+from llmkit.config.schema import CleanConfig, Config, ExportConfig
 from llmkit.config.types import name_and_model
 from llmkit.data.readers.files import PipedInput, Sources
 from llmkit.distributed import signals
@@ -28,6 +28,7 @@ _FILES_OF = {
     "evaluate": ("data.test_files",),
     "generate": ("generation.prompts_file",),
     "export": ("data.test_files",),
+    "clean": ("data.train_files", "data.validation_files", "data.test_files"),
 }
 """Keys whose files a command reads."""
 
@@ -92,7 +93,7 @@ def _check_input(command: str, config: Config, sources: Sources) -> None:
     data = config.data
     named = data.mixture and data.domains is None
     match command:
-        case "pretrain" | "finetune" if not (data.train_files or named):
+        case "pretrain" | "finetune" | "clean" if not (data.train_files or named):
             key = "data.train_files"
         case "evaluate" if not (data.test_files or data.mixture or config.evaluation.tasks):
             key = "data.test_files"
@@ -238,6 +239,8 @@ def _check_extras(command: str, config: Config, faults: Faults) -> None:
             extras.require("lm_eval", "lm-eval", "a standard task", "evaluation.tasks")
     if command == "export":
         _check_packages(config, faults)
+    if command == "clean":
+        _check_cleaners(config.clean, faults)
     grammar = {name: getattr(config.generation, name) for name in ("regex", "json_schema")}
     for form, value in grammar.items():
         if command in ("generate", "chat") and value is not None:
@@ -257,6 +260,16 @@ def _check_packages(config: Config, faults: Faults) -> None:
         extra, needed = packages.get(format, ("", []))
         for package in needed:
             extras.require(package, extra, f"export to {format}", "")
+
+
+def _check_cleaners(settings: CleanConfig, faults: Faults) -> None:
+    """Adds the missing packages of the stages to the faults."""
+    with faults.collected("clean"):
+        for package in ("rensa", "ftfy", "py3langid", "charset_normalizer"):
+            extras.require(package, "clean", "`llmkit clean`", "")
+    with faults.collected("clean.html"):
+        for package in ("trafilatura", "lxml_html_clean") if settings.html else ():
+            extras.require(package, "html", "clean.html", "clean.html")
 
 
 def _check_server(config: Config, faults: Faults) -> None:
@@ -314,6 +327,7 @@ def _check_output(command: str, config: Config) -> None:
         "merge": lambda: run_directory.check_run_directory(config, command),
         "predict": lambda: predictions.check_predictions_file(config.predict),
         "export": lambda: _check_new_output(config.export),
+        "clean": lambda: _check_cleaned(config.clean),
         "evaluate": lambda: results.check_output_files(
             (settings.output, settings.log_samples, settings.per_token)
         ),
@@ -322,6 +336,12 @@ def _check_output(command: str, config: Config) -> None:
         checks[command]()
     if command == "generate" and config.generation.output_file is not None:
         resumable.check_result_file(Path(config.generation.output_file))
+
+
+def _check_cleaned(settings: CleanConfig) -> None:
+    """Raises UsageError without an output, and WriteError for one that cannot be used."""
+    if settings.output is not None:
+        outputs.check_cleaned_directory(Path(settings.output))
 
 
 def _check_new_output(settings: ExportConfig) -> None:

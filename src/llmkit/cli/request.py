@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmkit.cli import faults
+from llmkit.config.jobs import TASKS
 from llmkit.distributed import signals
 from llmkit.errors import Interrupted, LlmkitError, Stopped
 
@@ -133,44 +135,10 @@ _Work = Callable[["Config", "Sources", "Console"], dict[str, Any] | None]
 
 def _recipe(command: str) -> tuple[_Work, _Work]:
     """What runs a command, and what only checks all that it needs."""
-    match command:
-        case "pretrain":
-            from llmkit.commands import pretrain
-
-            return pretrain.run, pretrain.check
-        case "finetune":
-            from llmkit.commands import finetune
-
-            return finetune.run, finetune.check
-        case "merge":
-            from llmkit.commands import merge
-
-            return merge.run, merge.check
-        case "predict":
-            from llmkit.commands import predict
-
-            return predict.run, predict.check
-        case "generate":
-            from llmkit.commands import generate
-
-            return generate.run, generate.check
-        case "chat":
-            from llmkit.commands import chat
-
-            return chat.run, chat.check
-        case "export":
-            from llmkit.commands import export
-
-            return export.run, export.check
-        case "serve":
-            from llmkit.commands import serve
-
-            return serve.run, serve.check
-        case "evaluate":
-            from llmkit.commands import evaluate
-
-            return evaluate.run, evaluate.check
-    raise ValueError(f"there is no command {command!r}")
+    if command not in TASKS:
+        raise ValueError(f"there is no command {command!r}")
+    found = import_module(f"llmkit.commands.{command}")
+    return found.run, found.check
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""`llmkit report`: one or more runs -> one self-contained HTML page."""
+"""`llmkit report`: one or more runs, or cleaned text -> one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -9,19 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from llmkit.errors import DataError, InputNotFound, UsageError
-from llmkit.reporting.page.run_page import Evaluation, write_page
+from llmkit.reporting.page.cleaning_page import cleaning_page
+from llmkit.reporting.page.run_page import Evaluation, report_page
 from llmkit.reporting.run_record import RunRecord, named_apart, read_run
-from llmkit.storage import outputs
+from llmkit.storage import atomic, outputs
 
 
 def report_runs(places: Sequence[str], output: str | None, opens: bool) -> dict[str, Any]:
-    """Writes the page on these runs and returns its path; `opens` shows it in a browser. A JSON
-    result of `evaluate` among them is shown with the run whose model it measured.
+    """Writes the page on these runs, or on one directory of `clean`, and returns its path; `opens`
+    shows it in a browser. A JSON result of `evaluate` among them is shown with the run whose model
+    it measured.
 
     Raises InputNotFound, DataError or UsageError for runs that are missing, damaged or not
     comparable, and WriteError for a file that cannot be written or was not written by a report.
     """
     found = [Path(place).expanduser() for place in places]
+    if len(found) == 1 and outputs.is_cleaned(found[0]):
+        return _report_cleaning(found[0], output, opens)
     results = [
         path for path in found if path.suffix == ".json" and _holds(path, outputs.holds_evaluation)
     ]
@@ -36,16 +40,27 @@ def report_runs(places: Sequence[str], output: str | None, opens: bool) -> dict[
     evaluations = _evaluations(results, runs)
     default = runs[0].directory / outputs.PAGE if len(runs) == 1 else Path(outputs.PAGE)
     page = Path(output).expanduser() if output else default
-    outputs.check_replaceable(page, outputs.holds_report, "report")
-    write_page(runs, page, evaluations)
-    if opens:
-        webbrowser.open(page.resolve().as_uri())
     return {
         "command": "report",
         "runs": [str(run.directory) for run in runs],
         "unfinished": [run.name for run in runs if not run.is_finished],
-        "page": str(page),
+        "page": _written(page, report_page(runs, evaluations), opens),
     }
+
+
+def _report_cleaning(directory: Path, output: str | None, opens: bool) -> dict[str, Any]:
+    page = Path(output).expanduser() if output else directory / outputs.PAGE
+    written = _written(page, cleaning_page(directory), opens)
+    return {"command": "report", "cleaned": str(directory), "page": written}
+
+
+def _written(page: Path, text: str, opens: bool) -> str:
+    """The path of the page, once it is written, whole or not at all."""
+    outputs.check_replaceable(page, outputs.holds_report, "report")
+    atomic.replace_text(page, text)
+    if opens:
+        webbrowser.open(page.resolve().as_uri())
+    return str(page)
 
 
 def _evaluations(paths: Sequence[Path], runs: Sequence[RunRecord]) -> dict[str, list[Evaluation]]:

@@ -19,9 +19,11 @@ from llmkit.config.types import (
     FilePath,
     Files,
     Fraction,
+    Names,
     Rate,
     RowRange,
     Section,
+    Share,
     expert_name,
     rule,
 )
@@ -29,6 +31,7 @@ from llmkit.config.types import (
 TRAINING = For("pretrain", "finetune")
 COMPLETION = For("finetune/completion")
 PAIRED = For("finetune/sequence_to_sequence")
+_EVALUATED = ("evaluate/labels", "evaluate/tags", "evaluate/answers")
 SOURCES = For(*PAIRED.jobs, "generate/sequence_to_sequence", "evaluate/references", "predict")
 PREFERRED = For("finetune/preference", "evaluate/preferences")
 RESPONDING = For("finetune/completion", "finetune/preference", "evaluate/preferences")
@@ -39,8 +42,9 @@ LABELLED = For(
     "evaluate/labels", "evaluate/tags", "evaluate/answers", "export",
 )  # fmt: skip
 RAW_TEXT = For("pretrain", "evaluate/text", "merge")
+DOCUMENTS = For(*RAW_TEXT.jobs, "clean")
 """The commands that read raw text, or the domains of a mixture."""
-TABLES = For("pretrain", "finetune", "predict", "generate", "evaluate", "merge", "export")
+TABLES = For("pretrain", "finetune", "predict", "generate", "evaluate", "merge", "export", "clean")
 """The commands that read files of text or rows."""
 
 FOUND = 4
@@ -64,12 +68,11 @@ class DomainConfig(Section):
 class DataConfig(Section):
     """The data, and how it becomes examples."""
 
-    train_files: Annotated[
-        Files, For("pretrain", "finetune", "evaluate/labels", "evaluate/tags", "evaluate/answers")
-    ] = ()
+    train_files: Annotated[Files, For(*TRAINING.jobs, *_EVALUATED, "clean")] = ()
     """Files, directories, globs, or hub data sets (`hub:NAME`, `hub:NAME:CONFIG@SPLIT`)."""
-    validation_files: Annotated[Files, TRAINING] = ()
-    """Held-out data; by default a part of the training data is held out."""
+    validation_files: Annotated[Files, For(*TRAINING.jobs, "clean")] = ()
+    """Held-out data; by default a part of the training data is held out. `clean` removes training
+    data that is like it."""
     test_files: Annotated[
         Files,
         For(
@@ -79,10 +82,11 @@ class DataConfig(Section):
             "predict",
             "evaluate",
             "export",
+            "clean",
         ),
     ] = ()
     """Data to predict or evaluate; `finetune` evaluates a classifier or tagger on it at the end,
-    `export` a classifier before and after."""
+    `export` a classifier before and after, and `clean` removes training data that is like it."""
     train_rows: Annotated[RowRange | None, For("finetune")] = None
     """Rows of `train_files` to train on, as `START:STOP` like a Python slice: `:8000`, `8000:` or
     `-1000:`, numbered from 0 through all files. By default those that no other part takes."""
@@ -133,7 +137,7 @@ class DataConfig(Section):
         For(
             "pretrain", "finetune/classification", "finetune/token_classification",
             "finetune/question_answering", "predict", "generate", "evaluate/text",
-            "evaluate/labels", "evaluate/tags", "evaluate/answers", "merge", "export",
+            "evaluate/labels", "evaluate/tags", "evaluate/answers", "merge", "export", "clean",
         ),
     ] = None  # fmt: skip
     """Column of the text, by name or by number from 0. Two columns are a text pair for a
@@ -196,9 +200,9 @@ class DataConfig(Section):
     length of the model."""
     allow: Annotated[AllowedFaults, LABELLED] = ()
     """Data problems to tolerate instead of stopping; rows that cannot be used are skipped."""
-    document: Annotated[Literal["file", "line", "blank_line"], RAW_TEXT] = "file"
+    document: Annotated[Literal["file", "line", "blank_line"], DOCUMENTS] = "file"
     """What counts as one document in plain text files; in tables, each row is a document."""
-    document_separator: Annotated[Annotated[str, Field(min_length=1)] | None, RAW_TEXT] = None
+    document_separator: Annotated[Annotated[str, Field(min_length=1)] | None, DOCUMENTS] = None
     """String between the documents of plain text files, such as `</s>`, instead of `document`;
     it is matched exactly and removed."""
     encoding: Annotated[Encoding, TABLES] = "utf-8"
@@ -307,3 +311,44 @@ def _checked_temperature(temperature: float, data: Mapping[str, Any]) -> float:
     if temperature != 1 and any(domain.weight != "auto" for domain in mixture.values()):
         raise rule("applies to domains without weights; remove it, or the weights")
     return temperature
+
+
+class CleanConfig(Section):
+    """Which stages of cleaning a text passes, and their limits."""
+
+    output: FilePath | None = None
+    """Directory for the cleaned text, the trace of what was removed, and the report."""
+    explain: str | None = None
+    """`FILE#ROW`: print what every stage finds in this document, and write nothing."""
+    html: bool = False
+    """Extract the main text of HTML pages (extra `html`)."""
+    mojibake: bool = True
+    """Repair text that was decoded with a wrong encoding, such as `Ã¤` for `ä`."""
+    unicode: bool = False
+    """Compose characters (NFC), and end lines by `\\n`."""
+    boilerplate: Annotated[int, Field(strict=True, ge=2)] | None = None
+    """Take out lines of three words or more that occur in at least this many documents. The report
+    lists candidates; verse, plays and code repeat lines that belong to them."""
+    pii: Literal["mask"] | None = None
+    """`mask` replaces e-mail addresses, IP addresses and telephone numbers by `<email>`, `<ip>` and
+    `<phone>`."""
+    repeated: Share | None = 0.5
+    """Remove documents of which a larger share of characters lies in lines that occurred before in
+    the same document."""
+    languages: Names = ()
+    """Remove documents in other languages than these, such as `en` or `zh`."""
+    quality: Literal["web"] | None = None
+    """`web` removes what breaks the rules of Gopher for text from web pages; they also remove good
+    books, verse and code."""
+    exact: bool = True
+    """Remove documents that are equal to an earlier one."""
+    near_duplicate: Share | None = 0.6
+    """Remove documents whose runs of three words overlap with those of an earlier one by at least
+    this share (Jaccard, estimated by MinHash with a standard error of 0.05)."""
+    lowercase: bool = False
+    """Write text in lower case, to compare models that count words."""
+    stop_words: str | None = None
+    """Take out stop words, to compare models that count words: `english`, or a file with a word in
+    each line. A language model without them is far worse (3.35 against 2.30 bits per byte)."""
+    keep_removed: bool = False
+    """Write the text of removed documents into `removed.jsonl`."""

@@ -21,6 +21,7 @@ TASKS: Mapping[str, tuple[str, ...]] = {
     "serve": (),
     "evaluate": ("text", "labels", "tags", "answers", "references", "preferences", "tasks"),
     "export": (),
+    "clean": (),
 }
 """The commands that take a config, and the tasks of each command with more than one."""
 
@@ -59,8 +60,11 @@ def shortest_names(jobs: Collection[str]) -> list[str]:
 
 def in_words(jobs: Collection[str]) -> str:
     """The jobs as prose: `pretrain, finetune (completion)`."""
-    if set(jobs) >= EVERY_JOB:
+    missing = shortest_names(EVERY_JOB - set(jobs))
+    if not missing:
         return "every command"
+    if len(missing) == 1 and missing[0] in TASKS:
+        return f"every command but {missing[0]}"
     words = []
     for command in TASKS:
         tasks = [name.partition("/")[2] for name in _of_command(command, jobs)]

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PrivateAttr
 
 from llmkit.config.data import RESPONDING, TRAINING
+from llmkit.config.data import CleanConfig as CleanConfig
 from llmkit.config.data import DataConfig as DataConfig
 from llmkit.config.inference import EvaluationConfig as EvaluationConfig
 from llmkit.config.inference import ExportConfig as ExportConfig
@@ -37,7 +38,7 @@ from llmkit.config.types import (
     several,
 )
 
-EVERYWHERE = For(*TASKS)
+WITH_MODEL = For(*(command for command in TASKS if command != "clean"))
 NOT_PREDICT = For("pretrain", "finetune", "generate", "chat", "serve", "evaluate")
 WITH_RUN = For("pretrain", "finetune", "merge")
 """The commands that write a run directory."""
@@ -80,10 +81,10 @@ class LoraConfig(Section):
 class ModelConfig(Section):
     """The model: a pretrained one, or a new one of any transformers architecture."""
 
-    name_or_path: Annotated[NameOrPath | None, EVERYWHERE] = None
+    name_or_path: Annotated[NameOrPath | None, WITH_MODEL] = None
     """Hub name, directory or run directory of a pretrained model; by default a new model is
     built."""
-    revision: Annotated[str | None, EVERYWHERE] = None
+    revision: Annotated[str | None, WITH_MODEL] = None
     """Branch, tag or commit of a model on the hub."""
     architecture: Annotated[str, NEW_MODEL] = "auto"
     """Model type of transformers for a new model. `auto` is `qwen3` for a causal model, or `llama`
@@ -95,7 +96,7 @@ class ModelConfig(Section):
     config: Annotated[dict[str, Any], NEW_MODEL] = Field(default_factory=dict)
     """Settings of the transformers config class (`hidden_size`, `num_hidden_layers`, ...). For a
     pretrained model, `finetune` accepts its dropout settings."""
-    code: Annotated[FilePath | None, EVERYWHERE] = None
+    code: Annotated[FilePath | None, WITH_MODEL] = None
     """Python file that registers your own architecture; runs only with `--allow-code`."""
     lora: Annotated[LoraConfig, For("finetune")] = LoraConfig()
 
@@ -270,6 +271,7 @@ class Config(Section):
     merge: Annotated[MergeConfig, For("merge")] = MergeConfig()
     export: Annotated[ExportConfig, For("export")] = ExportConfig()
     serve: Annotated[ServeConfig, For("serve")] = ServeConfig()
+    clean: Annotated[CleanConfig, For("clean")] = CleanConfig()
 
     _own: dict[tuple[str, ...], Form] = PrivateAttr(default_factory=dict)
     """The paths of values that were given for this command alone, with their form."""

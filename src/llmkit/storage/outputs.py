@@ -27,6 +27,10 @@ SWEEP = "sweep.json"
 """The file of a sweep with its request; its runs are directories beside it."""
 STATE = "state.json"
 """The file of a checkpoint with everything besides weights and moments."""
+CLEANED, TRACE, TIMES = "clean.json", "removed.jsonl", "timing.json"
+"""The report of a cleaning, and the files beside it: what was removed, and the times."""
+UNITS = ".units"
+"""The directory of the units of a cleaning that has not finished."""
 FINAL, CARD = "final", "README.md"
 """Name of the finished model in the run directory, and of its model card."""
 
@@ -115,8 +119,14 @@ def is_sweep(directory: Path) -> bool:
     return isinstance(record, dict) and {"command", "request"} <= record.keys()
 
 
+def is_cleaned(directory: Path) -> bool:
+    """Whether `clean` wrote a directory: its text is data, its trace is not."""
+    return (directory / CLEANED).is_file()
+
+
 def is_output_file(path: Path) -> bool:
-    """Whether a file was written by `generate`, `predict`, `evaluate` or `report`."""
+    """Whether a file was written by `generate`, `predict`, `evaluate`, `report`, or by `clean` and
+    is not its text."""
     try:
         status = path.stat()
         return path.is_file() and _is_result(str(path), status.st_size, status.st_mtime_ns)
@@ -156,6 +166,20 @@ def check_replaceable(path: Path, wrote: Callable[[Path], bool], command: str) -
             f"{path} exists and was not written by `llmkit {command}`",
             where=str(path),
             next="name another file, or remove this one",
+        )
+
+
+def check_cleaned_directory(directory: Path) -> None:
+    """Raises WriteError for a directory that cannot be written, or that holds other files."""
+    atomic.check_writable(directory / CLEANED)
+    if not directory.is_dir() or (directory / CLEANED).exists() or (directory / UNITS).exists():
+        return
+    if others := sorted(path.name for path in directory.iterdir()):
+        raise WriteError(
+            f"{directory} holds other files: {', '.join(others[:3])}",
+            where=str(directory),
+            kept="them, untouched",
+            next="name a new directory with --output",
         )
 
 
@@ -200,7 +224,7 @@ def _is_result(name: str, size: int, changed: int) -> bool:
     path = Path(name)
     if name.endswith(SETTINGS):
         return path.with_name(path.name.removesuffix(SETTINGS)).is_file()
-    if settings_of(path).is_file():
+    if settings_of(path).is_file() or is_cleaned(path.parent):
         return True
     return holds_predictions(path) or holds_evaluation(path) or holds_report(path)
 

@@ -190,7 +190,7 @@ def texts(source: Source, reading: Reading) -> Iterator[str]:
     that is broken or holds no string, and if the text column is missing or ambiguous.
     """
     table = open_table(source, reading)
-    numbers = _text_columns(table.columns, reading, str(source.path)) if len(table.columns) else ()
+    numbers = text_columns(table.columns, reading, str(source.path)) if len(table.columns) else ()
     for record in table.records(numbers):
         if record.values is None:
             yield ""
@@ -255,7 +255,7 @@ def in_row(fault: DataError, number: int) -> DataError:
     return DataError(f"data row {number}: {fault.what}", where=fault.where, next=fault.next)
 
 
-def _text_columns(columns: Columns, reading: Reading, where: str) -> ColumnNumbers:
+def text_columns(columns: Columns, reading: Reading, where: str) -> ColumnNumbers:
     """The text columns: those named by the config, or `text`, or the only one."""
     key, wanted = "data.text_column", reading.data.text_column
     if wanted is None and columns.names and columns.names.count("text") == 1:

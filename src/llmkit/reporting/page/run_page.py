@@ -58,15 +58,7 @@ def report_page(
     """
     several = len(runs) > 1
     check_comparable(runs)
-    environment = Environment(
-        loader=PackageLoader("llmkit.reporting"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["figure"] = figure_text
-    environment.filters["folderless"] = without_folders
-    environment.filters["breakable"] = _breakable
+    environment = page_environment()
     anchors = [f"run-{number}" for number, _ in enumerate(runs, 1)]
     return environment.get_template("report.html").render(
         title=f"{len(runs)} runs compared" if several else runs[0].name,
@@ -78,6 +70,20 @@ def report_page(
         ],
         comparison=comparison_section(RunComparison(runs), anchors) if several else None,
     )
+
+
+def page_environment() -> Environment:
+    """The templates of the pages, which escape all that comes from data."""
+    environment = Environment(
+        loader=PackageLoader("llmkit.reporting"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["figure"] = figure_text
+    environment.filters["folderless"] = without_folders
+    environment.filters["breakable"] = _breakable
+    return environment
 
 
 def write_page(

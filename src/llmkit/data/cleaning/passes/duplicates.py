@@ -1,0 +1,142 @@
+"""Which documents are copies of an earlier one, exactly or nearly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmkit.data.cleaning.passes.signatures import (
+    BANDS,
+    Signatures,
+    band_keys,
+    estimated_overlap,
+)
+from llmkit.progress import Advance
+
+EXACT_COPY, NEAR_COPY = 1, 2
+
+DocumentNumbers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Links:
+    """For each document the earlier one that it is a copy of."""
+
+    copied: DocumentNumbers
+    """[documents], the number of the document it is like; its own if it is kept."""
+    kinds: NDArray[np.uint8]
+    """[documents], EXACT_COPY, NEAR_COPY, or 0 for a document that is kept."""
+    estimates: NDArray[np.float32]
+    """[documents], the estimated overlap with that document; 1 for exact copies."""
+
+    def kept(self) -> DocumentNumbers:
+        """[documents], the number of the document that is kept for each: the earliest of its
+        cluster."""
+        kept = self.copied
+        while (further := kept[kept]).tobytes() != kept.tobytes():
+            kept = further
+        return kept
+
+
+def find_copies(
+    found: Signatures, exact: bool, limit: float | None, held_out: int, advance: Advance
+) -> Links:
+    """The documents that are equal to an earlier one, or whose estimated overlap with it is at
+    least `limit` (None: equal ones only).
+
+    The first `held_out` documents are compared with the others and always kept. A document is
+    removed only for one that is like it itself, and the search is repeated until it finds nothing,
+    so that what is kept holds no further copies. Memory is about 60 bytes a document.
+    """
+    numbers = np.arange(len(found), dtype=np.int64)
+    links = Links(numbers.copy(), np.zeros(len(found), np.uint8), np.ones(len(found), np.float32))
+    if exact:
+        _link_equal(found, links, held_out)
+    advance(1)
+    while limit is not None:
+        left = numbers[(links.kinds == 0) & found.comparable]
+        pairs = _similar_pairs(found.values, left, limit, held_out, advance)
+        if not _link_pairs(links, *pairs):
+            break
+    return links
+
+
+def _link_equal(found: Signatures, links: Links, held_out: int) -> None:
+    order = np.lexsort((found.hashes[:, 1], found.hashes[:, 0]))  # stable: earliest first
+    hashes = found.hashes[order]
+    begins = np.ones(len(order), np.bool_)
+    begins[1:] = (hashes[1:] != hashes[:-1]).any(axis=1)
+    first = order[begins][np.cumsum(begins) - 1]
+    copies = (first != order) & (order >= held_out)
+    links.copied[order[copies]] = first[copies]
+    links.kinds[order[copies]] = EXACT_COPY
+
+
+def _similar_pairs(
+    values: NDArray[np.uint32], left: DocumentNumbers, limit: float, held_out: int, advance: Advance
+) -> tuple[DocumentNumbers, DocumentNumbers, NDArray[np.float32]]:
+    """Pairs of an earlier and a later document with their estimated overlap, by the later one."""
+    tried = np.zeros(0, np.uint64)
+    parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))]
+    for band in range(BANDS):
+        pairs = np.unique(np.concatenate([*_candidates(values, left, band)]))
+        pairs = pairs[~np.isin(pairs, tried, assume_unique=True)]
+        tried = np.union1d(tried, pairs)
+        second = (pairs >> np.uint64(32)).astype(np.int64)
+        first = (pairs & np.uint64(0xFFFFFFFF)).astype(np.int64)
+        open_ones = second >= held_out
+        first, second = first[open_ones], second[open_ones]
+        estimates = estimated_overlap(values, first, second)
+        alike = estimates >= np.float32(limit) - _ROUNDING
+        parts.append((first[alike], second[alike], estimates[alike]))
+        advance(1)
+    first, second, estimates = (np.concatenate(each) for each in zip(*parts, strict=True))
+    order = np.lexsort((first, second))
+    return first[order], second[order], estimates[order]
+
+
+_ROUNDING = np.float32(1e-6)
+
+
+def _candidates(
+    values: NDArray[np.uint32], left: DocumentNumbers, band: int
+) -> Iterator[NDArray[np.uint64]]:
+    """Each document with the first, and with the one before it, of those with the same key: the
+    later number in the upper half."""
+    yield np.zeros(0, np.uint64)
+    keys = np.concatenate(
+        [
+            band_keys(values[left[start : start + _AT_ONCE]], band)
+            for start in range(0, len(left), _AT_ONCE)
+        ]
+        or [np.zeros(0, np.uint64)]
+    )
+    order = np.argsort(keys, kind="stable")
+    keys, places = keys[order], left[order]
+    begins = np.ones(len(keys), np.bool_)
+    begins[1:] = keys[1:] != keys[:-1]
+    first = places[begins][np.cumsum(begins) - 1] if len(keys) else places
+    later = np.flatnonzero(~begins)
+    for earlier in (first[later], places[later - 1]):
+        yield places[later].astype(np.uint64) << np.uint64(32) | earlier.astype(np.uint64)
+
+
+_AT_ONCE = 1 << 16
+
+
+def _link_pairs(
+    links: Links, first: DocumentNumbers, second: DocumentNumbers, estimates: NDArray[np.float32]
+) -> int:
+    """Links each document to the earliest that is kept and like it; returns how many were
+    linked."""
+    linked = 0
+    rows = zip(first.tolist(), second.tolist(), estimates.tolist(), strict=True)
+    for earlier, later, estimate in rows:
+        if not links.kinds[earlier] and not links.kinds[later]:
+            links.copied[later], links.kinds[later] = earlier, NEAR_COPY
+            links.estimates[later] = estimate
+            linked += 1
+    return linked

@@ -1,0 +1,90 @@
+"""What cleaning a whole corpus will take and remove, measured on a sample of it."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from llmkit.data.cleaning.passes.duplicates import find_copies
+from llmkit.data.cleaning.passes.pipeline import CleaningPlan
+from llmkit.data.cleaning.passes.scan import opened
+from llmkit.data.cleaning.passes.signatures import BAND_ROWS, BANDS, signatures_of
+from llmkit.data.cleaning.passes.sourced import SourcedText, sourced_texts
+from llmkit.data.cleaning.stages import Stages
+from llmkit.data.readers.decode import Reading
+
+SAMPLED_FILES = 16
+SAMPLED_CHARACTERS = 4_000_000
+"""Maximum number of files in the sample, evenly spaced, and of characters."""
+
+_BYTES_OF_LINK = 60  # memory for each document while duplicates are linked
+_LINKS = 17  # bytes on disk for each document, besides its signature
+
+
+def sample_cleaning(plan: CleaningPlan) -> dict[str, Any]:
+    """Passes the beginnings of some files through the stages, and forecasts the whole: seconds on
+    one core, memory, disk, and the share of documents that each stage removes or changes.
+
+    Duplicates are only those within the sample; the whole has more.
+    """
+    began = time.perf_counter()
+    stages, removed, changed = Stages(plan.settings), Counter[str](), Counter[str]()
+    texts, n_bytes, documents, read = list[str](), 0, 0, [0]
+    for document in _sampled(plan, read):
+        documents += 1
+        n_bytes += len(document.text.encode())
+        passed = stages.passed(document.text)
+        changed.update(edit.stage for edit in passed.edits)
+        if passed.removal:
+            removed[passed.removal.stage] += 1
+        else:
+            texts.append(passed.text)
+    near = plan.settings.near_duplicate
+    links = find_copies(
+        signatures_of(texts, near is not None), plan.settings.exact, near, 0, lambda n: None
+    )
+    for kind, name in ((1, "exact"), (2, "near_duplicate")):
+        if number := int(np.count_nonzero(links.kinds == kind)):
+            removed[name] = number
+    seconds = time.perf_counter() - began
+    whole = plan.n_bytes / max(1, read[0])
+    everything = round(documents * whole)
+    return {
+        "sample": {"documents": documents, "bytes": n_bytes},
+        "removed": {name: round(n / max(1, documents), 4) for name, n in removed.items()},
+        "changed": {name: round(n / max(1, documents), 4) for name, n in changed.items()},
+        "whole": {
+            "bytes": round(n_bytes * whole),
+            "documents": everything,
+            "seconds_on_one_core": round(seconds * whole, 1),
+            "mb_per_second": round(n_bytes / 1e6 / seconds, 2),
+            "memory_bytes": 300_000_000 + _BYTES_OF_LINK * everything,
+            "disk_bytes": round(n_bytes * whole + everything * (4 * BANDS * BAND_ROWS + _LINKS)),
+        },
+    }
+
+
+def _sampled(plan: CleaningPlan, read: list[int]) -> Iterator[SourcedText]:
+    """The first documents of some files; `read` counts the bytes of these files on disk."""
+    sources = [each.source for each in plan.sources if not each.is_held_out]
+    chosen = sources[:: -(-len(sources) // SAMPLED_FILES) or 1]
+    for source in chosen:
+        readable = opened(source, plan.data, {})
+        if readable is None:
+            read[0] += source.n_bytes
+            continue
+        left, before = SAMPLED_CHARACTERS // len(chosen), read[0]
+
+        def advance(n_bytes: int) -> None:
+            read[0] += n_bytes
+
+        for document in sourced_texts(readable[0], Reading(readable[1], advance)):
+            yield document
+            left -= len(document.text) + 1
+            if left < 0:
+                break
+        read[0] = min(read[0], before + source.n_bytes)
