@@ -25,6 +25,9 @@ from llmkit.training.tasks.task import Batch
 from tests.training import conftest as training
 from tests.training import with_dropout
 from tests.training.conftest import Rows, Trial
+from tests.training.shards.saving import hold_unseen, save_all, save_together
+
+__all__ = ["hold_unseen", "save_all", "save_together"]
 
 
 def save(root: str, acknowledged: str, steps: list[int]) -> None:
@@ -91,7 +94,8 @@ def state(step: int) -> State:
 def is_right(found: Checkpoint) -> bool:
     """Whether a checkpoint of `save` holds its step and nothing else."""
     weights = load_file(found.directory / "model.safetensors")
-    tensors = [*weights.values(), *found.optimizer_tensors().values()]
+    moments = found.optimizer_tensors()
+    tensors = [*weights.values(), *(moments[name] for name in moments)]
     return all(bool((tensor == found.state.step).all()) for tensor in tensors)
 
 

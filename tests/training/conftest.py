@@ -114,10 +114,11 @@ class Trial:
             lambda step: [(step * self.batch + i) % 40 for i in range(self.batch)],
             self.validation, self.task, settings, 0, processes,
         )  # fmt: skip
+        save_model = self.model.save_pretrained if processes.is_main else lambda directory: None
         self.directory.mkdir(parents=True, exist_ok=True)
         record = Recorder(
             self.directory, settings, processes, TrainingDisplay(Console(quiet=True), 0, None),
-            Clock(), self.model.save_pretrained, self.named.state, {"choices": {}},
+            Clock(), save_model, self.named.state, {"choices": {}},
         )  # fmt: skip
         record.begin(state)
         return engine.train(work, state, record, self.stop, lambda step: self.look())

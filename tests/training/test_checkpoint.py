@@ -26,9 +26,11 @@ def state(step: int) -> State:
 
 def save(root: Path, *steps: int) -> None:
     for step in steps:
-        checkpoint.save_checkpoint(
-            root, state(step), {"a": 1}, lambda d: (d / "model.txt").write_text("w"), MOMENTS
-        )
+        checkpoint.save_checkpoint(root, state(step), {"a": 1}, save_model, MOMENTS)
+
+
+def save_model(directory: Path) -> None:
+    (directory / "model.txt").write_text("w")
 
 
 def steps(root: Path) -> list[int]:

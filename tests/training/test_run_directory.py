@@ -98,3 +98,12 @@ def test_a_full_disk_is_reported_with_the_run_directory(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert fault.value.where == str(tmp_path / "run")
+
+
+def test_a_directory_that_a_process_does_not_see_is_refused_by_all(trials, tmp_path: Path) -> None:
+    keywords = {"root": str(tmp_path)}
+    processes = trials.start_processes(2, function="hold_unseen", keywords=keywords)
+    for ended in [process.end() for process in processes]:
+        assert ended.code == 0, ended.err
+        assert "does not see the run directory of rank 0" in ended.out
+        assert "a disk that all nodes share" in ended.out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import inspect
+import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -19,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from llmkit.distributed import device, network
 from llmkit.distributed.launcher import is_main_process, n_processes
-from llmkit.errors import ConfigError, ResourceError
+from llmkit.errors import ConfigError, LlmkitError, ResourceError, error_of
 
 TIMEOUT = 600.0
 """Seconds that a process waits for the others by default. One limit serves all collectives: a small
@@ -107,6 +108,42 @@ class Processes:
         length = int(self.largest([len(content)])[0])
         padded = torch.tensor(list(content.ljust(length, b"\0")), device=self.device)
         return os.fsdecode(bytes(self.sum(padded).tolist()))
+
+    def of_each(self, text: str) -> list[str]:
+        """The texts of all ranks, in the order of the ranks."""
+        if self.count == 1:
+            return [text]
+        content = os.fsencode(text)
+        lengths = torch.zeros(self.count, dtype=torch.int64, device=self.device)
+        lengths[self.rank] = len(content)
+        sizes = self.sum(lengths).tolist()
+        padded = torch.zeros(1, max(1, *sizes), dtype=torch.uint8, device=self.device)
+        padded[0, : len(content)] = torch.tensor(list(content), dtype=torch.uint8)
+        texts = self.accelerator.gather(padded).cpu().numpy()
+        return [os.fsdecode(row[:size].tobytes()) for row, size in zip(texts, sizes, strict=True)]
+
+    @contextlib.contextmanager
+    def alike(self) -> Iterator[None]:
+        """A context that raises on every rank if its body raises on any: the rank's own error, or
+        that of the first rank that failed. The body must not wait for other ranks after an error.
+        """
+        fault: Exception | None = None
+        try:
+            yield
+        except Exception as error:
+            if self.count == 1 or _is_lost_process(error):
+                raise
+            fault = error
+        if not self.largest([fault is not None])[0]:
+            return
+        own = fault if isinstance(fault, LlmkitError | None) else LlmkitError(repr(fault))
+        found = self.of_each("" if own is None else json.dumps(own.described()))
+        if fault is not None:
+            raise fault
+        rank = next(rank for rank, text in enumerate(found) if text)
+        other = error_of(json.loads(found[rank]))
+        other.what += f" (rank {rank})"
+        raise other
 
     def wait(self) -> None:
         """Waits until all processes have reached this point."""

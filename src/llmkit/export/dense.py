@@ -16,7 +16,7 @@ from llmkit.export.source import ExportSource
 from llmkit.export.texts import probe_texts
 from llmkit.models.classifier import longest_text
 from llmkit.reporting.console import Console
-from llmkit.storage import atomic
+from llmkit.storage import atomic, outputs
 
 _TYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
@@ -25,7 +25,7 @@ def check_safetensors(source: ExportSource, config: Config) -> dict[str, Any]:
     """Checks that the model can be exported, and that it has room on the disk."""
     weights = sum(weight.numel() for weight in source.outline().parameters())
     size = weights * _TYPES[config.export.written_type].itemsize
-    atomic.check_room(Path(str(config.export.output)), size)
+    outputs.check_room(Path(str(config.export.output)), size)
     return {"bytes": size}
 
 

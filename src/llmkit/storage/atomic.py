@@ -16,7 +16,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -56,34 +57,65 @@ class DamagedError(Exception):
     """A directory does not match its manifest; the text names the file and the difference."""
 
 
-def commit(target: Path, fill: Callable[[Path], None], facts: Mapping[str, Any]) -> None:
-    """Creates `target` with the files that `fill` writes into the directory passed to it.
+FileFacts = dict[str, Any]
+"""The `sha256` and `size` of a file."""
 
-    `facts` are stored in the manifest, read after `fill` returns. An earlier `target` is removed
-    only when the new directory is complete. Raises WriteError when writing fails, and then leaves
-    nothing behind.
-    """
-    partial = target.with_name(f".tmp-{target.name}-{os.getpid()}")
-    try:
+
+class Draft:
+    """A directory under a temporary name, until it is published under its own or discarded."""
+
+    def __init__(self, target: Path) -> None:
+        """Creates the empty directory beside its target."""
         make_directory(target.parent)
         _clean_after(target)
-        partial.mkdir()
-        fill(partial)
-        inside = sorted(partial.rglob("*"))
-        files = {
-            path.relative_to(partial).as_posix(): _flush(path) for path in inside if path.is_file()
-        }
+        self.target = target
+        self.directory = target.with_name(f".tmp-{target.name}-{os.getpid()}")
+        self.directory.mkdir()
+
+    def publish(self, facts: Mapping[str, Any], hashed: Mapping[str, FileFacts]) -> None:
+        """Hashes and flushes the files that are not `hashed`, writes the manifest, and makes the
+        directory visible in place of an earlier target."""
+        inside = sorted(self.directory.rglob("*"))
+        names = {path.relative_to(self.directory).as_posix(): path for path in inside}
+        written = {name: path for name, path in names.items() if path.is_file()}
+        files = {name: hashed.get(name) or _flush(path) for name, path in written.items()}
         for folder in filter(Path.is_dir, inside):
             flush_directory(folder)
-        _write_manifest(partial / MANIFEST, {"format": _FORMAT, **facts, "files": files})
-        flush_directory(partial)
-        _publish(partial, target)
+        _write_manifest(self.directory / MANIFEST, {"format": _FORMAT, **facts, "files": files})
+        flush_directory(self.directory)
+        _publish(self.directory, self.target)
+
+    def discard(self) -> None:
+        """Removes the directory if it was not published."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def commit(
+    target: Path,
+    fill: Callable[[Path], Mapping[str, FileFacts] | None],
+    facts: Mapping[str, Any],
+) -> None:
+    """Creates `target` with the files that `fill` writes into the directory passed to it.
+
+    `fill` may return the facts of files that it has hashed and flushed itself. `facts` are stored
+    in the manifest, read after `fill` returns. An earlier `target` is removed only when the new
+    directory is complete. Raises WriteError when writing fails, and then leaves nothing behind.
+    """
+    with as_write_error(target):
+        draft = Draft(target)
+        try:
+            draft.publish(facts, fill(draft.directory) or {})
+        finally:
+            draft.discard()
+
+
+@contextmanager
+def as_write_error(target: Path) -> Iterator[None]:
+    """A context in which a failed write raises WriteError."""
+    try:
+        yield
     except Exception as error:
-        shutil.rmtree(partial, ignore_errors=True)
         raise cannot_write(error, target) from error
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def verify(directory: Path, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, Any]:
@@ -220,14 +252,12 @@ def replace_bytes(path: Path, content: bytes) -> None:
     """Writes a small file atomically; raises WriteError."""
     partial = partial_of(path)
     try:
-        with partial.open("wb") as file:
+        with as_write_error(path), partial.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
-        flush_directory(path.parent)
-    except OSError as error:
-        raise cannot_write(error, path) from error
+            partial.replace(path)
+            flush_directory(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -237,14 +267,13 @@ def commit_file(target: Path, fill: Callable[[Path], None]) -> None:
     visible when `fill` returns. Raises WriteError when writing fails, and then leaves nothing."""
     partial = target.with_name(f".tmp-{target.name}-{os.getpid()}")
     try:
-        make_directory(target.parent)
-        _clean_after(target)
-        fill(partial)
-        _flush(partial)
-        partial.rename(target)
-        flush_directory(target.parent)
-    except Exception as error:
-        raise cannot_write(error, target) from error
+        with as_write_error(target):
+            make_directory(target.parent)
+            _clean_after(target)
+            fill(partial)
+            _flush(partial)
+            partial.rename(target)
+            flush_directory(target.parent)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -292,18 +321,6 @@ def check_writable(path: Path) -> None:
     else:
         return
     raise WriteError(f"cannot write {path.name or path}: {what}", where=str(path), next=advice)
-
-
-def check_room(path: Path, n_bytes: int) -> None:
-    """Raises WriteError if a file of this size does not fit on the disk."""
-    free = free_bytes(path.absolute())
-    if free < n_bytes:
-        raise WriteError(
-            f"cannot write {path.name}: it needs {n_bytes:,} bytes, and {free:,} are free",
-            where=str(path),
-            kept="nothing was written",
-            next="free some space, or choose another disk",
-        )
 
 
 def free_bytes(path: Path) -> int:

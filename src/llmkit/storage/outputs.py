@@ -183,6 +183,18 @@ def check_cleaned_directory(directory: Path) -> None:
         )
 
 
+def check_room(path: Path, n_bytes: int) -> None:
+    """Raises WriteError if a file of this size does not fit on the disk."""
+    free = atomic.free_bytes(path.absolute())
+    if free < n_bytes:
+        raise WriteError(
+            f"cannot write {path.name}: it needs {n_bytes:,} bytes, and {free:,} are free",
+            where=str(path),
+            kept="nothing was written",
+            next="free some space, or choose another disk",
+        )
+
+
 def _is_run(directory: Path) -> bool:
     with suppress(PermissionError):
         if checkpoints(directory / CHECKPOINTS):

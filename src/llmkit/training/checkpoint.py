@@ -14,17 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import TypeAdapter
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from llmkit.errors import Diverged, InputNotFound, NoValidCheckpoint, WriteError
+from llmkit.distributed.processes import Processes
+from llmkit.errors import InputNotFound, NoValidCheckpoint, WriteError
 from llmkit.storage import atomic, outputs
+from llmkit.storage.atomic import FileFacts
 from llmkit.training.schedule import Plan, Revision
+from llmkit.training.shards import committing, files
+from llmkit.training.shards.files import StoredTensors, TensorSet
 
-OPTIMIZER = "optimizer.safetensors"
+OPTIMIZER = "optimizer"
+"""The stem of the files with the state of the optimizer."""
 WEIGHT_BYTES = 12
 """Maximum bytes of a checkpoint per weight: its value and two moments in fp32."""
 
@@ -85,14 +87,14 @@ class Checkpoint:
     identity: dict[str, Any]
     """Values that must not change when the run is resumed: see `llmkit.training.run_directory`."""
 
-    def optimizer_tensors(self) -> dict[str, Tensor]:
-        """The optimizer's state by name; raises NoValidCheckpoint if the file holds none."""
+    def optimizer_tensors(self) -> StoredTensors:
+        """The optimizer's state by name; raises NoValidCheckpoint if the files hold none."""
         try:
-            return dict(load_file(self.directory / OPTIMIZER))
-        except (SafetensorError, OSError) as error:
+            return StoredTensors(self.directory, OPTIMIZER)
+        except (OSError, ValueError) as error:
             raise NoValidCheckpoint(
                 f"the checkpoint has no optimizer state: {error}",
-                where=str(self.directory / OPTIMIZER),
+                where=str(self.directory),
                 kept="all files",
                 next="remove this checkpoint to resume from an older one",
             ) from error
@@ -102,34 +104,38 @@ def save_checkpoint(
     root: Path,
     state: State,
     identity: Mapping[str, Any],
-    save_model: Callable[[Path], None],
+    save_model: Callable[[Path], Mapping[str, FileFacts] | None],
     optimizer_tensors: Mapping[str, Tensor],
+    processes: Processes | None = None,
 ) -> Path:
     """Commits a checkpoint of `state.step` and returns its path; an existing one is kept.
 
-    Raises WriteError if there is not enough space, with older checkpoints untouched, and Diverged
-    if a moment of the optimizer is non-finite.
+    All processes must call it. `save_model` and the optimizer write their files together; rank 0
+    writes the state and makes the checkpoint visible, once all have succeeded. Raises on all of
+    them WriteError if there is not enough space, with older checkpoints untouched, and Diverged if
+    a moment of the optimizer is non-finite.
     """
     target = directory_of(root, state.step)
-    if target.exists() and _intact(target):
+    is_main = processes is None or processes.is_main
+    with committing.alike(processes):
+        exists = is_main and target.exists() and _intact(target)
+        if is_main and not exists:
+            _check_space(root, 3 * sum(t.nbytes for t in optimizer_tensors.values()) // 2)
+    if committing.of_main(exists, processes):
         return target
-    for name, tensor in optimizer_tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise Diverged(
-                f"the optimizer's {name} is not finite; it was not saved",
-                where=str(target),
-                kept="all earlier checkpoints",
-                next="lower train.learning_rate in a new run, and check the data",
-            )
-    _check_space(root, 3 * sum(t.nbytes for t in optimizer_tensors.values()) // 2)
 
-    def fill(directory: Path) -> None:
-        save_model(directory)
-        save_file({k: v.contiguous() for k, v in optimizer_tensors.items()}, directory / OPTIMIZER)
-        document = {"state": state.to_json(), "identity": identity}
-        (directory / outputs.STATE).write_text(json.dumps(document, indent=1), encoding="utf-8")
+    def fill(directory: Path) -> dict[str, FileFacts]:
+        hashed = dict(save_model(directory) or {})
+        moments = TensorSet(
+            OPTIMIZER, "the optimizer's", files.groups_of(optimizer_tensors), first_owner=1
+        )
+        hashed |= files.write_tensors(directory, moments, processes)
+        if is_main:
+            document = {"state": state.to_json(), "identity": identity}
+            (directory / outputs.STATE).write_text(json.dumps(document, indent=1), encoding="utf-8")
+        return hashed
 
-    atomic.commit(target, fill, {"step": state.step})
+    committing.commit_together(target, fill, {"step": state.step}, processes)
     return target
 
 
@@ -170,14 +176,15 @@ def newest(root: Path, warn: Callable[[str], None]) -> Checkpoint | None:
     return None
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
-    """The checkpoint named by the user; there is no fallback."""
+def read_checkpoint(path: Path, is_verified: bool = False) -> Checkpoint:
+    """The checkpoint of this path; there is no fallback. If another rank has verified it, it is not
+    hashed again."""
     if not path.is_dir():
         raise InputNotFound(
             "there is no such checkpoint", where=f"resume={path}", next="check the path"
         )
     try:
-        return _read(path)
+        return _read(path, is_verified)
     except atomic.DamagedError as fault:
         raise NoValidCheckpoint(
             f"the checkpoint is damaged: {fault}",
@@ -207,9 +214,9 @@ def directory_of(root: Path, step: int) -> Path:
     return root / f"step-{step:010}"
 
 
-def _verified(directory: Path) -> dict[str, Any]:
+def _verified(directory: Path, is_verified: bool = False) -> dict[str, Any]:
     """The manifest of an undamaged checkpoint without additional files."""
-    manifest = atomic.verify(directory)
+    manifest = atomic.read_manifest(directory) if is_verified else atomic.verify(directory)
     for path in sorted(directory.iterdir()):
         # transformers would read it in addition to, or instead of, the verified files.
         if path.name not in (atomic.MANIFEST, *manifest["files"]) and path.name[0] != ".":
@@ -217,8 +224,8 @@ def _verified(directory: Path) -> dict[str, Any]:
     return manifest
 
 
-def _read(directory: Path) -> Checkpoint:
-    manifest = _verified(directory)
+def _read(directory: Path, is_verified: bool = False) -> Checkpoint:
+    manifest = _verified(directory, is_verified)
     try:
         document = json.loads((directory / outputs.STATE).read_text(encoding="utf-8"))
         state = State.from_json(document["state"])

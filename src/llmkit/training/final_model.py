@@ -8,35 +8,54 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llmkit.errors import Diverged, NoValidCheckpoint
+from llmkit.config.resolved import ResolvedTrain
+from llmkit.distributed.processes import Processes
+from llmkit.errors import NoValidCheckpoint
 from llmkit.models import build, lora
-from llmkit.models.experts import balance
+from llmkit.models.experts import balance, saving
+from llmkit.reporting import plots
 from llmkit.storage import atomic, outputs
+from llmkit.storage.atomic import FileFacts
 from llmkit.training import checkpoint
-from llmkit.training.tasks.task import Examples
+from llmkit.training.checkpoint import State
+from llmkit.training.shards import files, model_files
+from llmkit.training.tasks.task import Examples, Task
 
 _COMPARED = 4  # number of examples to verify merged LoRA weights with
 
 
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
-    """Writes model and tokenizer for plain transformers; LoRA updates are merged and also saved
-    apart.
+def save_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    directory: Path,
+    processes: Processes | None = None,
+) -> dict[str, FileFacts]:
+    """Writes model and tokenizer for plain transformers, and returns the facts of the files that
+    this process has hashed; LoRA updates are merged and also saved apart.
 
-    Raises Diverged instead of saving a non-finite weight.
+    All processes must call it. Raises Diverged instead of saving a non-finite weight.
     """
+    is_main = processes is None or processes.is_main
+    hashed: dict[str, FileFacts] = {}
+    if model_files.is_streamable(model):
+        hashed = files.write_tensors(directory, model_files.model_tensors(model), processes)
+        if is_main:
+            saving.save_configs(model, directory)
+    elif is_main:
+        _save_whole(model, directory)
+    if is_main:
+        tokenizer.save_pretrained(directory)
+    return hashed
+
+
+def _save_whole(model: PreTrainedModel, directory: Path) -> None:
+    """Writes a model that one process holds, in files that its class or LoRA chooses."""
     for name, weight in model.named_parameters():
-        if not torch.isfinite(weight).all():
-            raise Diverged(
-                f"the weight {name} is not finite; it was not saved",
-                where=str(directory),
-                kept="all earlier checkpoints",
-                next="lower train.learning_rate in a new run, and check the data",
-            )
+        files.check_savable(name, weight, "the weight", directory)
     if lora.is_attached(model):
         lora.save_lora(model, directory)
     else:
         model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
 
 
 def describe_model(model: PreTrainedModel) -> Iterator[str]:
@@ -116,6 +135,29 @@ def _step_of(final: Path) -> int | None:
         return None
 
 
+def export_final(
+    task: Task, model: PreTrainedModel, run: Path, settings: ResolvedTrain, state: State
+) -> None:
+    """Write `final/` from the last or the best step, and draw the loss curve."""
+    step, picture = final_step(settings, state), run / "loss.png"
+    if not is_written(run, step):
+        chosen = model if step == state.step else model_of_step(model, run, step)
+        picture.unlink(missing_ok=True)
+        write_final(chosen, task.tokenizer, run, step, task.examples, task.accompany)
+    if picture.exists():
+        return
+    unit = "nats per token" if task.unit == "tokens" else f"per {task.unit.removesuffix('s')}"
+    title = f"{run.name}: {type(model).__name__}"
+    how = (title, unit, settings.metric_for_best_model)
+    plots.draw_loss_curve(run / outputs.METRICS, picture, *how)
+
+
+def final_step(settings: ResolvedTrain, state: State) -> int:
+    """The step whose weights become the final model."""
+    best = state.best_step if settings.load_best_model_at_end else None
+    return state.step if best is None else best
+
+
 def write_final(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -127,13 +169,14 @@ def write_final(
     """Writes `final/` atomically, like a checkpoint, with the files that `accompany` adds; merged
     LoRA weights are verified on examples first."""
 
-    def fill(directory: Path) -> None:
-        save_model(model, tokenizer, directory)
+    def fill(directory: Path) -> dict[str, FileFacts]:
+        hashed = save_model(model, tokenizer, directory)
         if lora.is_attached(model):
             (directory / lora.LORA_FILE).unlink()
             merged = type(model).from_pretrained(directory, dtype=torch.float32)
             lora.check_merge(model, merged, examples.batch(range(min(_COMPARED, len(examples)))))
         accompany(model, directory)
+        return hashed
 
     atomic.clean(run)
     atomic.commit(run / outputs.FINAL, fill, {"step": step})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from llmkit.models import classifier
 from llmkit.models.classifier import head_weights
 from llmkit.training import muon
 from llmkit.training.muon import Halves, Muon
+from llmkit.training.shards.files import StoredTensors
 
 EMBEDDING_SCALE = 5.0
 """With Muon, the learning rate of token embeddings is this much higher than that of the output
@@ -98,9 +99,10 @@ class NamedOptimizer:
             for key, value in part.state[parameter].items()
         }
 
-    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Restore the output of `state`; raises NoValidCheckpoint if names or shapes differ."""
-        unused = dict(tensors)
+    def load_state(self, stored: StoredTensors) -> None:
+        """Restore the output of `state`, each process its part; raises NoValidCheckpoint if names
+        or shapes differ."""
+        unused = set(stored)
         for part in self.parts:
             for parameter in _parameters(part):
                 prefix = self.names[parameter] + "."
@@ -109,11 +111,11 @@ class NamedOptimizer:
                     for key in unused
                     if key.startswith(prefix) and "." not in key[len(prefix) :]
                 ]
-                moments = {key[len(prefix) :]: unused.pop(key) for key in keys}
-                if any(m.ndim and m.shape != parameter.shape for m in moments.values()):
+                unused -= set(keys)
+                if any(stored.shape(key) not in ((), tuple(parameter.shape)) for key in keys):
                     raise NoValidCheckpoint(f"optimizer state of {prefix[:-1]} has another shape")
                 part.state[parameter] = {
-                    key: value.to(parameter.device) for key, value in moments.items()
+                    key[len(prefix) :]: stored.like(key, parameter) for key in keys
                 }
         if unused:
             raise NoValidCheckpoint(f"optimizer state of unknown weights: {sorted(unused)[:3]}")

@@ -20,6 +20,7 @@ from llmkit.reporting.progress.training_display import TrainingDisplay, memory_u
 from llmkit.reporting.run_record import LOWER_IS_BETTER
 from llmkit.reporting.trackers import Tracking
 from llmkit.storage import jsonl, outputs
+from llmkit.storage.atomic import FileFacts
 from llmkit.storage.jsonl import JsonLines
 from llmkit.training import checkpoint
 from llmkit.training.checkpoint import State
@@ -42,7 +43,8 @@ class Recorder:
     processes: Processes
     display: TrainingDisplay
     clock: Clock
-    save_model: Callable[[Path], None]
+    save_model: Callable[[Path], Mapping[str, FileFacts] | None]
+    """Writes the model into a directory, on all ranks together."""
     optimizer_tensors: Callable[[], dict[str, Tensor]]
     identity: Mapping[str, Any]
     unit: str = "tokens"
@@ -198,22 +200,17 @@ class Recorder:
         A failed periodic checkpoint is only a warning; raises WriteError if `must` or if too many
         have failed in a row. All processes return or raise alike.
         """
-        fault: Exception | None = None
-        if self.processes.is_main:
-            try:
-                self._save(state)
-            except Exception as error:  # sent to the other processes before it is raised
-                fault = error
-        failed = bool(self.processes.largest([float(fault is not None)])[0])
-        self.failed_saves = self.failed_saves + 1 if failed else 0
-        if not failed:
-            return
-        fault = fault or WriteError("the main process could not save", where=str(self.checkpoints))
-        if must or self.failed_saves >= FAILED_SAVES or not isinstance(fault, WriteError):
-            raise fault
-        self.display.console.warn(
-            f"checkpoint not saved, training continues: {fault.what} ({fault.where})"
-        )
+        try:
+            self._save(state)
+        except WriteError as fault:
+            self.failed_saves += 1
+            if must or self.failed_saves >= FAILED_SAVES:
+                raise
+            self.display.console.warn(
+                f"checkpoint not saved, training continues: {fault.what} ({fault.where})"
+            )
+        else:
+            self.failed_saves = 0
 
     def kept(self) -> str:
         """A description of the newest checkpoint."""
@@ -245,19 +242,29 @@ class Recorder:
         return self.progress(state.step) if self.progress else {}
 
     def _save(self, state: State) -> None:
-        self.metrics.flush()
-        if self.tracking is not None:
-            self.tracking.flush()
-        state = replace(state, seconds=self.clock.seconds(), metrics_size=self.metrics.size)
+        is_main = self.processes.is_main
+        with self.processes.alike():
+            if is_main:
+                self.metrics.flush()
+                if self.tracking is not None:
+                    self.tracking.flush()
+        size = self.metrics.size if is_main else 0
+        state = replace(state, seconds=self.clock.seconds(), metrics_size=size)
         self.saved = checkpoint.save_checkpoint(
-            self.checkpoints, state, self.identity, self.save_model, self.optimizer_tensors()
-        )
-        checkpoint.prune(
             self.checkpoints,
-            self.settings.save_total_limit,
-            state.best_step,
-            self.display.console.warn,
+            state,
+            self.identity,
+            self.save_model,
+            self.optimizer_tensors(),
+            self.processes,
         )
+        if is_main:
+            checkpoint.prune(
+                self.checkpoints,
+                self.settings.save_total_limit,
+                state.best_step,
+                self.display.console.warn,
+            )
 
     def _note(self, state: State, figures: Mapping[str, Any]) -> State:
         if self.processes.is_main:

@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from llmkit.config.resolved import Resolved, ResolvedTrain
+from llmkit.config.resolved import Resolved
 from llmkit.config.schema import Config
 from llmkit.data.examples import subset
 from llmkit.data.readers.files import Sources
@@ -22,7 +22,6 @@ from llmkit.distributed.signals import StopSignal, stop_signal
 from llmkit.models import lora, pretrained
 from llmkit.models.kernels import dropout
 from llmkit.models.pretrained import Pretrained
-from llmkit.reporting import plots
 from llmkit.reporting.console import Console
 from llmkit.reporting.progress.training_display import TrainingDisplay, training_display
 from llmkit.reporting.tables import report_tables
@@ -89,6 +88,7 @@ def train_task(
         limits = console.warnings[before:]
         with run_directory.hold_run_directory(config, command) as held:
             directory = Path(processes.of_main(str(held)))
+            run_directory.check_seen_by_all(directory, processes)
             resumed = _resume_point(task, directory)
             with console.waiting("preparing the model…"):
                 model = _model(task, resumed)
@@ -192,7 +192,7 @@ def _carry_out(run: Run, loss: Loss) -> tuple[dict[str, Any], Examples | None, b
             pinned = resolve.pinned(resolved, state.plan)
             write_facts(task, work.model, run.directory, pinned, state.plan, chosen, notes)
         with session.console.waiting("saving the final model…"):
-            _export(run, work, state)
+            final_model.export_final(task, work.model, run.directory, work.settings, state)
         if note := final_model.loading_note(work.model):
             session.console.say(note)
     session.processes.wait()
@@ -209,7 +209,9 @@ def _results(
     task, done = run.task, state.step - before.step
     if warning := schedule.warning_after(task.config.train, state.step, done, seconds, run.clock):
         run.session.console.warn(warning)
-    figures = jsonl.last_figures(run.directory / outputs.METRICS, _final_step(work.settings, state))
+    figures = jsonl.last_figures(
+        run.directory / outputs.METRICS, final_model.final_step(work.settings, state)
+    )
     speed = (state.predictions - before.predictions) / max(1e-9, seconds)
     return {
         "command": task.command,
@@ -247,7 +249,7 @@ def _resume_point(task: Task, directory: Path) -> Checkpoint | None:
             final_model.check_unfinished(directory)
     step = int(processes.largest([found.state.step if found else -1])[0])
     if step >= 0 and found is None:
-        found = checkpoint.read_checkpoint(checkpoint.directory_of(root, step))
+        found = checkpoint.read_checkpoint(checkpoint.directory_of(root, step), is_verified=True)
     if found is not None:
         where = str(found.directory)
         run_identity.check_same_run(found.identity, config, task.content, where, directory)
@@ -333,7 +335,9 @@ def _record(
         processes=work.processes,
         display=display,
         clock=run.clock,
-        save_model=partial(final_model.save_model, work.model, task.tokenizer),
+        save_model=partial(
+            final_model.save_model, work.model, task.tokenizer, processes=work.processes
+        ),
         optimizer_tensors=work.optimizer.state,
         identity={
             "requested": run_identity.identifying_keys(task.asked),
@@ -351,32 +355,6 @@ def _record(
     display.is_estimate = record.budget is not None
     record.begin(state)
     return record
-
-
-def _export(run: Run, work: engine.Work, state: State) -> None:
-    """Write `final/` from the last or the best step, and draw the loss curve."""
-    task = run.task
-    step, picture = _final_step(work.settings, state), run.directory / "loss.png"
-    if not final_model.is_written(run.directory, step):
-        model = work.model
-        if step != state.step:
-            model = final_model.model_of_step(model, run.directory, step)
-        picture.unlink(missing_ok=True)
-        final_model.write_final(
-            model, task.tokenizer, run.directory, step, task.examples, task.accompany
-        )
-    if picture.exists():
-        return
-    unit = "nats per token" if task.unit == "tokens" else f"per {task.unit.removesuffix('s')}"
-    title = f"{run.directory.name}: {type(work.model).__name__}"
-    how = (title, unit, work.settings.metric_for_best_model)
-    plots.draw_loss_curve(run.directory / outputs.METRICS, picture, *how)
-
-
-def _final_step(settings: ResolvedTrain, state: State) -> int:
-    """The step whose weights become the final model."""
-    best = state.best_step if settings.load_best_model_at_end else None
-    return state.step if best is None else best
 
 
 def _state(run: Run, work: engine.Work, chosen: Choices) -> tuple[State, bool]:

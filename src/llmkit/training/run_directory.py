@@ -8,17 +8,20 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmkit.config.schema import Config
 from llmkit.distributed.launcher import is_main_process
-from llmkit.errors import RunBusy, WriteError
+from llmkit.errors import ConfigError, RunBusy, WriteError
 from llmkit.storage import atomic, numbered
 from llmkit.storage.atomic import try_lock
 from llmkit.storage.outputs import RUN
 from llmkit.storage.strict_json import json_text
 from llmkit.training import run_identity
 from llmkit.training.run_identity import RUNS_DIRECTORY
+
+if TYPE_CHECKING:
+    from llmkit.distributed.processes import Processes
 
 LOCK = ".lock"
 
@@ -153,12 +156,34 @@ def held(directory: Path) -> Iterator[None]:
         yield
 
 
+def check_seen_by_all(directory: Path, processes: Processes) -> None:
+    """Raises ConfigError, on every rank, unless all of them see the directory that rank 0 holds:
+    each writes its part of a checkpoint there."""
+    holder = processes.of_main(_holder())
+    with processes.alike():
+        try:
+            seen = (directory / LOCK).read_text(encoding="utf-8").strip()
+        except OSError:
+            seen = ""
+        if seen != holder:
+            raise ConfigError(
+                f"{socket.gethostname()} does not see the run directory of rank 0 ({holder})",
+                where=f"output_dir={directory}",
+                kept="nothing was trained yet",
+                next="choose an output_dir on a disk that all nodes share",
+            )
+
+
+def _holder() -> str:
+    return f"process {os.getpid()} on {socket.gethostname()}"
+
+
 def _name_holder(lock: int, directory: Path) -> None:
     """Writes into the locked file which process holds it; without a buffer, which would fail again
     on a full disk when it is closed."""
     try:
         os.ftruncate(lock, 0)
-        os.write(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        os.write(lock, f"{_holder()}\n".encode())
     except OSError as error:
         raise atomic.cannot_write(error, directory) from error
 

@@ -17,7 +17,7 @@ from llmkit.export.source import ExportSource
 from llmkit.export.texts import probe_texts
 from llmkit.reporting.console import Console
 from llmkit.reporting.format import many
-from llmkit.storage import atomic
+from llmkit.storage import atomic, outputs
 
 
 def check_gguf(source: ExportSource, settings: ExportConfig, console: Console) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def _planned(
     plan = writing.plan_gguf(source, cast(GgufType, settings.written_type))
     tensors = plan.tensors(source.outline())
     size = sum(tensor.n_bytes for tensor in tensors)
-    atomic.check_room(Path(str(settings.output)), size)
+    outputs.check_room(Path(str(settings.output)), size)
     if plan.vocabulary.normalizes:
         console.warn(
             "the tokenizer brings text into the normal form NFC and llama.cpp does not: give it "

@@ -24,7 +24,7 @@ from llmkit.models import rope
 from llmkit.models.classifier import head_of, longest_text
 from llmkit.models.pretrained import ModelKind
 from llmkit.reporting.console import Console
-from llmkit.storage import atomic
+from llmkit.storage import atomic, outputs
 
 _TASKS: dict[ModelKind, str] = {
     "classifier": "text-classification",
@@ -64,7 +64,7 @@ def check_onnx(source: ExportSource, config: Config) -> dict[str, Any]:
     weights = sum(weight.numel() for weight in outline.parameters())
     # int8 is made from fp32, which is verified first
     size = 4 * weights + (weights if config.export.written_type == "int8" else 0)
-    atomic.check_room(Path(str(config.export.output)), size)
+    outputs.check_room(Path(str(config.export.output)), size)
     return {"bytes": _BYTES[config.export.written_type] * weights}
 
 
