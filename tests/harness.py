@@ -168,6 +168,8 @@ class Server:
             "umask": 0o022,
             "halted": False,
             "guard": "",
+            "network": "",
+            "covered": "",
             **options,
         }
         process = self._ask(request)

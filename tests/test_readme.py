@@ -31,11 +31,13 @@ def blocks(path: Path) -> list[tuple[str, str]]:
 
 
 def commands() -> list[list[str]]:
-    """The arguments of each llmkit command in a shell block, in order."""
+    """The arguments of each llmkit command in a shell block, in order, but for those that need a
+    cluster or several processes: `tests/commands/test_launch.py` and `tests/cli` have them."""
     shell = "".join(text for language, text in blocks(README) if language == "sh")
     shell = re.sub(r"^(torchrun .* -m|docker run .*) (?=llmkit )", "", shell, flags=re.M)
     lines = (shlex.split(line, comments=True) for line in shell.splitlines())
-    return [words[1:] for words in lines if words[:1] == ["llmkit"]]
+    found = [words[1:] for words in lines if words[:1] == ["llmkit"]]
+    return [each for each in found if not {"launch", "--slurm", "--ray"} & {*each}]
 
 
 def jobs() -> list[list[str]]:

@@ -45,6 +45,8 @@ class Invocation:
     sweep: bool = False
     train: bool = False
     print: bool = False
+    slurm: bool = False
+    ray: str | None = None
 
     def carry_out(self, warnings: list[str]) -> None:
         """Runs the command and prints its result; raises what `llmkit.cli.faults` reports.
@@ -96,9 +98,11 @@ class Invocation:
             if getattr(self, name)
         ]
         line = CommandLine(self.command, given.config, given.overrides, options, shared, self.line)
-        if self.print:
-            return runs.print_sweep(line, console, dry_run=self.dry_run)
-        return (runs.check_sweep if self.dry_run else runs.run_sweep)(line, console)
+        if self.print or self.slurm:
+            return runs.print_sweep(line, console, slurm=self.slurm, dry_run=self.dry_run)
+        if self.dry_run:
+            return runs.check_sweep(line, console)
+        return runs.run_sweep(line, console, self.ray)
 
     def _say_data(self, given: Arguments, console: Console) -> None:
         """Says that data was recognised among the arguments."""
@@ -115,8 +119,12 @@ class Invocation:
                 f"`llmkit {self.command} --help` lists the options",
             )
         several = "--train" if self.command == "merge" else "--sweep"
-        if self.print and not (self.sweep or self.train):
-            raise UsageError(f"`--print` needs `{several}`", next="add it, or use `--print-config`")
+        chosen = [f"--{name}" for name in ("print", "slurm", "ray") if getattr(self, name)]
+        if chosen and not (self.sweep or self.train):
+            advice = "add it, or use `--print-config`"
+            raise UsageError(f"`{chosen[0]}` needs `{several}`", next=advice)
+        if len(chosen) > 1:
+            raise UsageError(f"{' and '.join(chosen)} exclude one another", next="keep one of them")
         if self.print_config and (self.sweep or self.train):
             raise UsageError(
                 "`--print-config` prints one config",

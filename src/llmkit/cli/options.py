@@ -100,15 +100,20 @@ _COMMON = (
 )
 """The switches of every command that takes a config."""
 
-_SWEEP_SWITCHES = (
-    Option("--sweep", "Run every combination of KEY=A,B,... one after another."),
-    Option("--print", "With --sweep: print the command of each run."),
-)
-"""The switches of commands that train."""
 
-_MERGE_SWITCHES = (
-    Option("--train", "First train what is missing: the seed, and an expert of each domain."),
-    Option("--print", "With --train: print the command of each run."),
+def _for_several(switch: str, help: str) -> tuple[Option, ...]:
+    """A switch that makes a command several runs, and those that say what to do with them."""
+    return (
+        Option(switch, help),
+        Option("--print", f"With {switch}: print the command of each run."),
+        Option("--slurm", f"With {switch}: print a script that submits the runs to Slurm."),
+        Option("--ray", f"With {switch}: run on a Ray cluster.", "ADDRESS", "", _TEXT),
+    )
+
+
+_SWEEP_SWITCHES = _for_several("--sweep", "Run every combination of KEY=A,B,... one after another.")
+_MERGE_SWITCHES = _for_several(
+    "--train", "First train what is missing: the seed, and an expert of each domain."
 )
 
 OPTIONS: dict[str, tuple[Option, ...]] = {
@@ -142,13 +147,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         _OUTPUT_DIR,
     ),
     "merge": (
-        Option(
-            "--expert",
-            "Expert to merge; repeatable.",
-            "DOMAIN=RUN",
-            "merge.experts",
-            _TEXTS,
-        ),
+        Option("--expert", "Expert to merge; repeatable.", "DOMAIN=RUN", "merge.experts", _TEXTS),
         _MERGED,
         Option(
             "--without",

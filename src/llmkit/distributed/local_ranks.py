@@ -20,7 +20,7 @@ from llmkit.distributed.launcher import CAPTURED
 from llmkit.distributed.signals import StopSignal
 from llmkit.errors import Interrupted, LlmkitError, ResourceError, Stopped
 
-GRACE = 15.0
+GRACE = 10.0
 """Seconds that the other processes have to notice a lost one and report it."""
 
 DEFAULT_PORT = 29500

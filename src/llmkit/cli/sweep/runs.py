@@ -1,4 +1,5 @@
-"""Carries out a sweep, or the runs that make a merge: checks all, then runs one after another.
+"""Carries out a sweep, or the runs that make a merge: checks all, then runs one after another, or
+as jobs of a Ray cluster.
 
 Each run is a separate process with the command line that would start it alone. So its numbers are
 those of the single command, it leaves no memory behind, and no fault of one stops the others.
@@ -9,39 +10,48 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from llmkit.cli import faults
+from llmkit.cli.ray_cluster import RayCluster
 from llmkit.cli.request import Request
 from llmkit.cli.sweep.checks import SweepFaults, failed_runs, stopped_sweep
 from llmkit.cli.sweep.experts import plan_experts
 from llmkit.cli.sweep.plan import CommandLine, PlannedRun, SweepPlan, plan_sweep
+from llmkit.cli.sweep.slurm_arrays import array_script
 from llmkit.distributed import launcher, signals
-from llmkit.distributed.child import run_command_line
+from llmkit.distributed.child import ChildResult, run_command_line
 from llmkit.distributed.signals import StopSignal
 from llmkit.errors import LlmkitError, UsageError
 from llmkit.reporting.console import Console
 from llmkit.storage import outputs
 from llmkit.training import run_directory
 
+_PAUSE = 0.5
+"""Seconds between two looks at the jobs of a cluster."""
+
 _FINISHED, _FAILED, _INTERRUPTED, _WAITING = "finished", "failed", "interrupted", "not started"
 
 
-def run_sweep(line: CommandLine, console: Console) -> dict[str, Any]:
-    """Runs what is unfinished, and returns all runs and how they compare.
+def run_sweep(line: CommandLine, console: Console, ray: str | None = None) -> dict[str, Any]:
+    """Runs what is unfinished, one after another or on the Ray cluster at an address, and returns
+    all runs and how they compare.
 
     Raises what is wrong with any configuration before the first run starts. The error of failed
     runs, and of a sweep that was stopped, holds all runs too.
     """
     plan = _checked(line)
+    cluster = None if ray is None else RayCluster(ray, console)
     with signals.stop_signal() as stop:
         _check_with_libraries(plan, stop, console)
         plan = plan.claimed()
         with run_directory.held(plan.directory) if plan.is_own else nullcontext():
-            return _carried_out(plan, stop, console)
+            return _carried_out(plan, stop, console, cluster)
 
 
 def check_sweep(line: CommandLine, console: Console) -> dict[str, Any]:
@@ -50,9 +60,12 @@ def check_sweep(line: CommandLine, console: Console) -> dict[str, Any]:
     return {**_facts(plan), "dry_run": True, "runs": _checked_with_libraries(plan, console)}
 
 
-def print_sweep(line: CommandLine, console: Console, *, dry_run: bool) -> dict[str, Any] | None:
-    """Prints the command of each run in a line of a shell, or with `--json` returns them; with
-    `dry_run` after all checks, and without creating the directory that the commands name."""
+def print_sweep(
+    line: CommandLine, console: Console, *, slurm: bool, dry_run: bool
+) -> dict[str, Any] | None:
+    """Prints the command of each run in a line of a shell, or a script that submits them to Slurm;
+    with `--json` returns that. `dry_run` makes all checks, and does not create the directory that
+    the commands name."""
     plan = _checked(line)
     if dry_run:
         _checked_with_libraries(plan, console)
@@ -65,11 +78,13 @@ def print_sweep(line: CommandLine, console: Console, *, dry_run: bool) -> dict[s
             where=broken,
             next="write the value as quoted YAML, with \\n for the break: KEY='\"a\\nb\"'",
         )
+    script = array_script(plan)
     if console.json:
-        return {**_facts(plan), "commands": commands}
+        return {**_facts(plan), **({"script": script} if slurm else {"commands": commands})}
+    text = script if slurm else "".join(f"{command}\n" for command in commands)
     with faults.of_stdout():
         # Bytes, since file names need not be UTF-8.
-        sys.stdout.buffer.write(os.fsencode("".join(f"{command}\n" for command in commands)))
+        sys.stdout.buffer.write(os.fsencode(text))
         sys.stdout.flush()
     return None
 
@@ -86,8 +101,8 @@ def _checked(line: CommandLine) -> SweepPlan:
         raise UsageError(
             "each run is a process that this command starts",
             where="environment: WORLD_SIZE",
-            next=f"run it without torchrun; or print its commands with `{switch} --print`, and "
-            "start each of them with torchrun",
+            next=f"run it without a launcher; or print its commands with `{switch} --print`, and "
+            "launch each of them",
         )
     plan = plan_experts(line) if switch == "--train" else plan_sweep(line)
     found = SweepFaults(plan.runs)
@@ -172,32 +187,17 @@ def _status_with(run: PlannedRun, result: dict[str, Any] | None) -> str:
     return _INTERRUPTED if (run.directory / outputs.RUN).exists() else _WAITING
 
 
-def _carried_out(plan: SweepPlan, stop: StopSignal, console: Console) -> dict[str, Any]:
-    failed: list[tuple[str, LlmkitError]] = []
-    ran = set[str]()
-    for number, run in enumerate(plan.runs, 1):
-        heading = f"run {number} of {len(plan.runs)}: {run.name}"
-        if _status(run) == _FINISHED and not ran & {*run.needs}:
-            console.say(f"{heading}: finished before")
-            continue
-        if _waits(plan, run):
-            console.say(f"{heading}: not started, since it needs a run that failed")
-            continue
-        if stop.received:
-            raise stopped_sweep(_figures(plan, failed), signals.stopped_by(stop.received))
-        console.say(heading)
-        ran.add(run.name)
-        ended = run_command_line([*run.words, "--json"], stop, shown=True)
-        fault = ended.fault
-        if fault is None:
-            _say_result(ended.printed, console)
-        elif ended.was_stopped:
-            raise stopped_sweep(_figures(plan, failed), fault)
-        else:
-            failed.append((run.name, fault))
-    figures = _figures(plan, failed)
+def _carried_out(
+    plan: SweepPlan, stop: StopSignal, console: Console, cluster: RayCluster | None
+) -> dict[str, Any]:
+    found = Progress(plan, stop, console)
+    if cluster is None:
+        _run_one_by_one(found)
+    else:
+        _run_on_ray(found, cluster)
+    figures, failed = found.figures(), found.failed
     if plan.runs[-1].needs:
-        figures = {**_last_result(plan, ran, console), **figures}
+        figures = {**_last_result(plan, found.ran, console), **figures}
     else:
         figures = _compared(figures, console)
     if not failed:
@@ -206,6 +206,98 @@ def _carried_out(plan: SweepPlan, stop: StopSignal, console: Console) -> dict[st
         with faults.of_stdout():
             console.result(figures)
     raise failed_runs(figures, failed)
+
+
+@dataclass
+class Progress:
+    """How far the runs of a plan are."""
+
+    plan: SweepPlan
+    stop: StopSignal
+    console: Console
+    failed: list[tuple[str, LlmkitError]] = field(default_factory=list)
+    ran: set[str] = field(default_factory=set)
+    """The names of the runs that were started."""
+
+    def begins(self, run: PlannedRun) -> bool:
+        """Whether a run is to be started now, which is said; raises where a signal has come."""
+        if _status(run) == _FINISHED and not self.ran & {*run.needs}:
+            self.say(run, "finished before")
+        elif _waits(self.plan, run):
+            self.say(run, "not started, since it needs a run that failed")
+        else:
+            if self.stop.received:
+                self.end_by(signals.stopped_by(self.stop.received))
+            self.say(run)
+            self.ran.add(run.name)
+            return True
+        return False
+
+    def ended(self, run: PlannedRun, result: ChildResult) -> None:
+        """Records the end of a run; raises where a signal has stopped it."""
+        if (fault := result.fault) is None:
+            _say_result(result.printed, self.console)
+        elif result.was_stopped:
+            self.end_by(fault)
+        else:
+            self.failed.append((run.name, fault))
+
+    def say(self, run: PlannedRun, how: str = "") -> None:
+        """Prints a line on a run."""
+        number = self.plan.runs.index(run) + 1
+        heading = f"run {number} of {len(self.plan.runs)}: {run.name}"
+        self.console.say(f"{heading}: {how}" if how else heading)
+
+    def end_by(self, fault: LlmkitError) -> NoReturn:
+        """Ends all by a signal."""
+        raise stopped_sweep(self.figures(), fault)
+
+    def figures(self) -> dict[str, Any]:
+        """All runs as they are now."""
+        return _figures(self.plan, self.failed)
+
+
+def _run_one_by_one(found: Progress) -> None:
+    for run in found.plan.runs:
+        if found.begins(run):
+            found.ended(run, run_command_line([*run.words, "--json"], found.stop, shown=True))
+
+
+def _run_on_ray(found: Progress, cluster: RayCluster) -> None:
+    """Runs all at once that need no others, as far as the cluster has room, then those that need
+    them. A stop signal stops the jobs too, and waits for what they save."""
+    waiting, jobs = list(found.plan.runs), dict[str, PlannedRun]()
+    while (waiting or jobs) and not found.stop.received:
+        open_runs = {run.name for run in (*waiting, *jobs.values())}
+        for run in [each for each in waiting if not open_runs & {*each.needs}]:
+            waiting.remove(run)
+            if found.begins(run):
+                jobs[cluster.submit([*run.words, "--json"])] = run
+        time.sleep(_PAUSE)
+        for run, result in _ended_jobs(jobs, cluster):
+            found.say(run, "ended")
+            found.ended(run, result)
+    if not found.stop.received:
+        return
+    for job in jobs:
+        cluster.stop(job)
+    while jobs:
+        time.sleep(_PAUSE)
+        for run, _ in _ended_jobs(jobs, cluster):
+            found.say(run, "stopped")
+    found.end_by(signals.stopped_by(found.stop.received))
+
+
+def _ended_jobs(
+    jobs: dict[str, PlannedRun], cluster: RayCluster
+) -> Iterator[tuple[PlannedRun, ChildResult]]:
+    """Removes the jobs that have ended; one that was lost has another name from now on."""
+    for job in list(jobs):
+        result = cluster.result_of(job)
+        if isinstance(result, str):
+            jobs[result] = jobs.pop(job)
+        elif result is not None:
+            yield jobs.pop(job), result
 
 
 def _last_result(plan: SweepPlan, ran: set[str], console: Console) -> dict[str, Any]:
