@@ -37,10 +37,16 @@ class Machines:
         """The file of a namespace."""
         return f"/run/netns/{self.names[node]}"
 
-    def start(self, trials: Server, *arguments: str) -> tuple[Trial, Trial]:
-        """Starts one process of a run on each machine."""
+    def start(self, trials: Server, *arguments: str, own: str = "") -> tuple[Trial, Trial]:
+        """Starts one process of a run on each machine; the directory `own` is an empty disk on
+        machine 1, and everything else is on a disk that both share."""
         zero, one = (
-            trials.start(*arguments, environment=self.variables(node), network=self.place(node))
+            trials.start(
+                *arguments,
+                environment=self.variables(node),
+                network=self.place(node),
+                covered=own if node == 1 else "",
+            )
             for node in (0, 1)
         )
         return zero, one

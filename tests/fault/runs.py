@@ -76,13 +76,26 @@ def committed(run: Path) -> list[int]:
     return sorted(int(name[5:]) for name in names if re.fullmatch(r"step-\d{10}", name))
 
 
-def kill(trials: Server, command: tuple[str, ...], run: Path, seconds: float) -> Ended:
-    """Starts a command, kills it after so many seconds, and checks that every checkpoint that
-    stood is there, or a later one, and that all are whole."""
-    trial = trials.start(*command)
-    trial.listen(seconds)
+def kill(
+    trials: Server,
+    command: tuple[str, ...],
+    run: Path,
+    seconds: float,
+    processes: int = 1,
+    rank: int = 0,
+) -> Ended:
+    """Starts a command, kills one of its processes after so many seconds, and checks that every
+    checkpoint that stood is there, or a later one, that all are whole, and that the others end."""
+    if processes == 1:
+        started = [trials.start(*command)]
+    else:
+        started = trials.start_processes(processes, *command)
+    victim = started.pop(rank)
+    victim.listen(seconds)
     before = committed(run)
-    ended = trial.end(signal.SIGKILL) if trial.alive() else trial.end()
+    ended = victim.end(signal.SIGKILL) if victim.alive() else victim.end()
+    others = [trial.end() for trial in started]
+    assert all(other.code in (0, 71) for other in others), others
     after = committed(run)
     assert max(after, default=0) >= max(before, default=0), (before, after)
     for step in after:

@@ -1,8 +1,8 @@
 """The long sweep: hundreds of faults, and one line of figures. `scripts/test --faults` runs it.
 
-Runs of pretrain and finetune are killed at random moments, again and again until they are done;
-saves are killed, or an error given, at each of their system calls; bits of checkpoints are flipped.
-Two processes share the work.
+Runs of pretrain and finetune are killed at random moments, again and again until they are done; so
+is one of two processes of a run, which the other has to notice. Saves are killed, or an error
+given, at each of their system calls; bits of checkpoints are flipped. Two processes share the work.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from itertools import repeat
 from pathlib import Path
 
 from llmkit.training import checkpoint
-from tests.harness import STRACE, Server
+from tests.harness import STRACE, Ended, Server
 
 from . import runs
 from .runs import Job
@@ -29,6 +29,8 @@ from .saving import CALLS, Saves, spread
 
 MAX_IN_A_ROW = 6
 """Kills of one run before it is let finish."""
+
+PARTS = ("saves", "finetune", "pretrain", "processes")
 
 ERRORS = ("ENOSPC", "EIO", "EROFS")
 
@@ -64,12 +66,14 @@ class Sweep:
     directory: Path
     chance: random.Random
     figures: Figures
+    processes: int = 1
+    """The number of processes of each run."""
 
     def kills(self, job: Job, count: int) -> None:
         """Kills runs of a job so many times in all, and compares what they end with."""
         reference = self.directory / "reference"
         began = time.monotonic()
-        ended = self.trials.run(*job.at(reference))
+        ended = self._run(*job.at(reference))
         if ended.code != 0:
             raise SystemExit(f"the run without a fault failed:\n{ended.err}")
         seconds, done = time.monotonic() - began, 0
@@ -84,14 +88,23 @@ class Sweep:
         shutil.rmtree(reference)
 
     def _kill(self, job: Job, run: Path, seconds: float) -> None:
-        self.figures.injected["kills of runs"] += 1
+        name = "kills of runs" if self.processes == 1 else "kills of one of several processes"
+        self.figures.injected[name] += 1
+        rank = self.chance.randrange(self.processes)
         try:
-            runs.kill(self.trials, job.at(run), run, seconds)
+            runs.kill(self.trials, job.at(run), run, seconds, self.processes, rank)
         except (AssertionError, checkpoint.atomic.DamagedError) as fault:
             self.figures.lost.append(f"{run}: {fault}")
 
+    def _run(self, *command: str) -> Ended:
+        """Runs a command to its end; of several processes, the end of the one that failed."""
+        if self.processes == 1:
+            return self.trials.run(*command)
+        started = self.trials.start_processes(self.processes, *command)
+        return max((trial.end() for trial in started), key=lambda ended: abs(ended.code))
+
     def _compare(self, job: Job, run: Path, reference: Path) -> None:
-        ended = self.trials.run(*job.at(run))
+        ended = self._run(*job.at(run))
         if ended.code != 0 or runs.leftovers(run):
             self.figures.lost.append(f"{job.arguments[0]}: {ended}, left {runs.leftovers(run)}")
         elif others := runs.differences(run, reference):
@@ -146,11 +159,17 @@ def part(name: str, asked: argparse.Namespace) -> Figures:
     figures = Figures()
     with tempfile.TemporaryDirectory(prefix="llmkit-faults-") as directory:
         trials = Server(Path(directory))
-        sweep = Sweep(trials, Path(directory), random.Random(f"{asked.seed} {name}"), figures)
+        several = 2 if name == "processes" else 1
+        chance = random.Random(f"{asked.seed} {name}")
+        sweep = Sweep(trials, Path(directory), chance, figures, several)
         if name == "saves":
             sweep.flips(asked.flips)
             if STRACE:
                 sweep.saves(asked.calls)
+        elif name == "processes":
+            job = runs.make_jobs(Path(directory))["pretrain"]
+            # The others may wait for a process that was killed before it had met them.
+            sweep.kills(Job((*job.arguments, "train.ddp_timeout=10")), asked.process_kills)
         else:
             sweep.kills(runs.make_jobs(Path(directory))[name], asked.kills // 2)
         trials.close()
@@ -161,6 +180,9 @@ def main() -> None:
     """Runs the sweep and prints its line; ends with 1 where anything was lost or wrong."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=400, help="kills of runs (400)")
+    parser.add_argument(
+        "--process-kills", type=int, default=200, help="kills of one of two processes (200)"
+    )
     parser.add_argument("--flips", type=int, default=200, help="flipped bits (200)")
     parser.add_argument("--calls", type=int, default=10**6, help="places of a system call (all)")
     parser.add_argument("--seed", type=int, default=0)
@@ -169,7 +191,9 @@ def main() -> None:
         print("no strace here: no faults of system calls", file=sys.stderr)
     began, whole = time.monotonic(), Figures()
     with ProcessPoolExecutor(2) as pool:
-        for figures in pool.map(part, ("saves", "finetune", "pretrain"), repeat(asked)):
+        for figures in pool.map(
+            part, ("saves", "finetune", "pretrain", "processes"), repeat(asked)
+        ):
             whole.add(figures)
     for failure in (*whole.lost, *whole.wrong):
         print(failure, file=sys.stderr)

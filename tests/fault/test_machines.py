@@ -1,4 +1,4 @@
-"""A run on two machines whose network, disk or power fails (F69, F70)."""
+"""A run on two machines whose network, disk or power fails (F69 to F72)."""
 
 from __future__ import annotations
 
@@ -78,6 +78,33 @@ def test_a_cable_that_is_cut_ends_both_machines_after_the_time_that_the_config_s
         assert "another process of the run does not answer" in ended.err
     assert 4 < time.monotonic() - cut < SOON
     finish(trials, job, run, reference)
+
+
+def test_a_run_directory_that_one_machine_does_not_see_is_refused_before_any_work(
+    trials: Server, job: Job, machines: Machines, tmp_path: Path
+) -> None:
+    """Both have a directory of that name."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    for ended in ends(machines.start(trials, *job.at(disk / "run"), own=str(disk))):
+        assert ended.code == 78, ended.err
+        assert "does not see the run directory of rank 0" in ended.err
+        assert "(rank 1)" in ended.err
+        assert "tokenizer" not in ended.err
+    assert list(disk.iterdir()) == []
+
+
+def test_a_machine_without_the_data_says_so(
+    trials: Server, job: Job, machines: Machines, tmp_path: Path
+) -> None:
+    """It fails before it can tell the others, which a launcher ends."""
+    processes = machines.start(
+        trials, *job.at(tmp_path / "run"), own=str(Path(job.arguments[2]).parent)
+    )
+    ended = processes[1].end()
+    assert ended.code == 66, ended.err
+    assert "does not exist (rank 1)" in ended.err
+    processes[0].end(signal.SIGKILL)
 
 
 @pytest.mark.slow

@@ -78,6 +78,23 @@ def test_a_process_that_is_killed_ends_the_other_with_everything_kept(
     finish(trials, job, run, reference)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_full_disk_of_one_process_ends_the_run_and_keeps_the_checkpoint_before(
+    trials: Server, job: Job, reference: Path, tmp_path: Path, rank: int
+) -> None:
+    """Each process writes files of a checkpoint."""
+    run = tmp_path / "run"
+    processes = pair(trials, *job.at(run))
+    processes[0].until(f"step 9/{STEPS}")
+    processes[rank].limit(resource.RLIMIT_FSIZE, 20_000)
+    codes = {ended.code for ended in ends(processes)}
+    assert codes == {73}
+    assert checkpoint.newest(run / "checkpoints", print) is not None
+    assert not (run / "final").exists()
+    finish(trials, job, run, reference)
+
+
 def test_a_process_that_hangs_is_given_up_after_the_time_that_the_config_says(
     trials: Server, job: Job, reference: Path, tmp_path: Path
 ) -> None:

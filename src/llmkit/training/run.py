@@ -81,6 +81,7 @@ def train_task(
     run_directory.check_run_directory(config, command)
     with stop_signal() as stop, _processes(config) as processes:
         stop.saves = processes.count > 1  # which must stop together; one may stop at any time
+        run_directory.check_seen_by_all(run_directory.locate_run(config, command), processes)
         session = Session(sources, processes, console, stop)
         named = pretrained.to_train(config)
         before = len(console.warnings)
@@ -88,7 +89,6 @@ def train_task(
         limits = console.warnings[before:]
         with run_directory.hold_run_directory(config, command) as held:
             directory = Path(processes.of_main(str(held)))
-            run_directory.check_seen_by_all(directory, processes)
             resumed = _resume_point(task, directory)
             with console.waiting("preparing the model…"):
                 model = _model(task, resumed)

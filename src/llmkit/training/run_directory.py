@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from llmkit.distributed.processes import Processes
 
 LOCK = ".lock"
+
+_PROOF = ".seen-by-all-"
+"""How the name of a file begins that exists for a moment when a run of several processes begins."""
 
 
 def check_run_directory(config: Config, command: str) -> None:
@@ -157,25 +161,47 @@ def held(directory: Path) -> Iterator[None]:
 
 
 def check_seen_by_all(directory: Path, processes: Processes) -> None:
-    """Raises ConfigError, on every rank, unless all of them see the directory that rank 0 holds:
-    each writes its part of a checkpoint there."""
-    holder = processes.of_main(_holder())
-    with processes.alike():
-        try:
-            seen = (directory / LOCK).read_text(encoding="utf-8").strip()
-        except OSError:
-            seen = ""
-        if seen != holder:
-            raise ConfigError(
-                f"{socket.gethostname()} does not see the run directory of rank 0 ({holder})",
-                where=f"output_dir={directory}",
-                kept="nothing was trained yet",
-                next="choose an output_dir on a disk that all nodes share",
-            )
+    """Raises ConfigError, on every rank, unless all of them see the directory of rank 0, or that in
+    which it will be created: each writes its part of a checkpoint there.
+
+    Rank 0 writes a random word for a moment, which each rank reads: another disk may have a
+    directory of the same name.
+    """
+    if processes.count == 1:
+        return
+    word = secrets.token_hex(16)
+    place = next(each for each in (directory, *directory.parents) if each.is_dir())
+    proof = place / f"{_PROOF}{word[:8]}"
+    try:
+        with processes.alike():
+            if processes.is_main:
+                _write_proof(proof, word)
+        name, word = processes.of_main(f"{proof}\n{word}").rsplit("\n", 1)
+        with processes.alike():
+            if _read_proof(Path(name)) != word:
+                raise ConfigError(
+                    f"{socket.gethostname()} does not see the run directory of rank 0",
+                    where=f"output_dir={directory}",
+                    next="choose an output_dir on a disk that all nodes share, and start the "
+                    "command in the same directory on each",
+                )
+    finally:
+        if processes.is_main:
+            proof.unlink(missing_ok=True)
 
 
-def _holder() -> str:
-    return f"process {os.getpid()} on {socket.gethostname()}"
+def _write_proof(proof: Path, word: str) -> None:
+    try:
+        proof.write_text(word, encoding="utf-8")
+    except OSError as error:
+        raise atomic.cannot_write(error, proof) from error
+
+
+def _read_proof(proof: Path) -> str:
+    try:
+        return proof.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def _name_holder(lock: int, directory: Path) -> None:
@@ -183,7 +209,7 @@ def _name_holder(lock: int, directory: Path) -> None:
     on a full disk when it is closed."""
     try:
         os.ftruncate(lock, 0)
-        os.write(lock, f"{_holder()}\n".encode())
+        os.write(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
     except OSError as error:
         raise atomic.cannot_write(error, directory) from error
 
@@ -235,7 +261,8 @@ def _check_holdings(directory: Path, command: str, resume: str) -> None:
         with held(directory):
             pass
     unfinished = atomic.partial_of(directory / RUN).name
-    present = {entry.name for entry in directory.iterdir()} - {LOCK, unfinished}
+    names = {each.name for each in directory.iterdir() if not each.name.startswith(_PROOF)}
+    present = names - {LOCK, unfinished}
     if not present:
         return
     if not (directory / RUN).exists():
