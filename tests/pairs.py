@@ -23,6 +23,7 @@ from transformers import (
     MBartTokenizer,
     MT5Config,
     MT5ForConditionalGeneration,
+    NllbTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     T5Config,
@@ -123,6 +124,18 @@ def mbart_tokenizer() -> PreTrainedTokenizerBase:
 def mbart50_tokenizer() -> PreTrainedTokenizerBase:
     """A tokenizer of mBART-50's kind, which puts the code of a language before a text."""
     return MBart50Tokenizer(vocab=_pieces(), src_lang="en_XX", tgt_lang="de_DE")
+
+
+def nllb_tokenizer() -> PreTrainedTokenizerBase:
+    """A tokenizer of NLLB's kind: BPE, and a code before each text."""
+    backend = Tokenizer(models.BPE(unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    trainer = trainers.BpeTrainer(vocab_size=120, special_tokens=special, show_progress=False)
+    backend.train_from_iterator(TEXTS, trainer)
+    model = json.loads(backend.to_str())["model"]
+    merges = [tuple(each) for each in model["merges"]]
+    return NllbTokenizer(model["vocab"], merges, src_lang="eng_Latn", tgt_lang="deu_Latn")
 
 
 def _pieces() -> list[tuple[str, float]]:

@@ -152,6 +152,25 @@ def test_a_run_that_is_killed_or_repeated_is_bit_identical(
     assert_same(run, reference)
 
 
+def test_a_translator_without_progress_stops_early_and_keeps_its_best(
+    reference, tables, call, tmp_path
+) -> None:
+    """Trained further at a rate that only makes it worse."""
+    line = ("finetune", "--csv", tables["train"], f"data.validation_files={tables['validation']}",
+            "--model", reference, "train.objective=sequence_to_sequence", "evaluation.responses=0",
+            "train.learning_rate=0.05", "train.warmup_steps=0", "train.max_steps=40",
+            "train.eval_steps=2", "train.early_stopping_patience=2", "train.compile=false",
+            "train.global_batch_size=8", "--output-dir", tmp_path / "run")  # fmt: skip
+    result = call(*line)
+    assert result["code"] == 0, result["said"]
+    measured = {each["step"]: each["validation_loss"] for each in metrics(tmp_path / "run")
+                if "validation_loss" in each}  # fmt: skip
+    best = min(measured, key=lambda step: measured[step])
+    assert result["step"] == max(measured) == best + 4 < 40
+    loss, _ = plain_loss(tmp_path / "run" / "final", read(tables["validation"]))
+    assert loss == pytest.approx(measured[best], rel=1e-3, abs=1e-5)
+
+
 def test_two_processes_give_what_one_gives(command, llmkit, call, tmp_path) -> None:
     line = (*command, "train.max_steps=12")
     one, two = tmp_path / "one", tmp_path / "two"
@@ -279,10 +298,11 @@ def test_a_model_without_a_decoder_is_refused(call, tables, tmp_path) -> None:
     assert "train.objective=sequence_to_sequence" in found["error"]["next"]
 
 
-def test_the_shipped_config_trains_a_model(tables, call, tmp_path) -> None:
+@pytest.mark.parametrize("config", [CONFIG, CONFIGS / "finetune-summarization.yaml"])
+def test_the_shipped_configs_train_a_model(tables, call, tmp_path, config) -> None:
     run = tmp_path / "run"
     small = [key for key in SMALL if key.startswith(("model.", "tokenizer."))]
-    line = ("finetune", CONFIG, "--csv", tables["train"], *small, "train.num_train_epochs=null",
+    line = ("finetune", config, "--csv", tables["train"], *small, "train.num_train_epochs=null",
             "train.max_steps=2", "--output-dir", run)  # fmt: skip
     result = call(*line)
     assert result["code"] == 0, result["said"]
@@ -291,7 +311,7 @@ def test_the_shipped_config_trains_a_model(tables, call, tmp_path) -> None:
     assert "BLEU" in (run / "report.html").read_text()
 
 
-@pytest.mark.parametrize("kind", ["mbart", "mbart50", "marian", "m2m"])
+@pytest.mark.parametrize("kind", ["mbart", "mbart50", "nllb", "marian", "m2m"])
 def test_translators_of_transformers_are_trained_and_used_with_their_languages(
     kind, tables, call, tmp_path
 ) -> None:
@@ -300,9 +320,10 @@ def test_translators_of_transformers_are_trained_and_used_with_their_languages(
     files = tmp_path / "files"
     files.mkdir()
     own = getattr(pairs, f"{kind}_tokenizer")(*([files] if kind in ("marian", "m2m") else []))
-    model = getattr(pairs, kind.removesuffix("50"))(own)
+    model = getattr(pairs, {"mbart50": "mbart", "nllb": "m2m"}.get(kind, kind))(own)
     base = pairs.save(model, own, tmp_path / "base")
-    codes = {"mbart": ("en_XX", "de_DE"), "mbart50": ("en_XX", "de_DE"), "m2m": ("en", "de")}
+    codes = {"mbart": ("en_XX", "de_DE"), "mbart50": ("en_XX", "de_DE"), "m2m": ("en", "de"),
+             "nllb": ("eng_Latn", "deu_Latn")}  # fmt: skip
     given = [
         f"data.{side}_lang={code}"
         for side, code in zip(("source", "target"), codes.get(kind, ()), strict=False)

@@ -123,3 +123,26 @@ def test_predict_writes_a_text_for_each_row_and_resumes(model, call, tmp_path, s
     again = call(*line, "--output", out)
     assert again["code"] == 0, again["said"]
     assert out.read_bytes() == first
+
+
+def test_two_processes_share_the_rows_and_write_what_one_writes(
+    model, call, llmkit, tmp_path
+) -> None:
+    """Sampled texts of equal sources differ, and do not depend on who writes them."""
+    rows = [pair for pair in pairs.word_pairs(7, 9) for _ in range(2)][:17]
+    table = write_table(tmp_path / "rows.csv", rows, ("source", "target"))
+    predict = ("predict", "--model", model, "--csv", table, "--output")
+    evaluate = ("evaluate", "--model", model, "--csv", table, "generation.do_sample=true")
+    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
+    samples = [tmp_path / f"{n}.samples.jsonl" for n in (1, 2)]
+    assert call(*predict, one)["code"] == 0
+    done = llmkit(*predict, two, processes=2)
+    assert done.returncode == 0, done.stderr
+    assert two.read_bytes() == one.read_bytes()
+    alone = call(*evaluate, "--log-samples", samples[0])
+    done = llmkit(*evaluate, "--log-samples", samples[1], "--json", processes=2)
+    assert done.returncode == 0, done.stderr
+    assert samples[1].read_bytes() == samples[0].read_bytes()
+    texts = [json.loads(line)["prediction"] for line in samples[0].open()]
+    assert any(texts[n] != texts[n + 1] for n in range(0, 16, 2))
+    assert json.loads(done.stdout)["bleu"] == alone["bleu"]

@@ -71,12 +71,14 @@ def table_of(kind: str) -> tuple[str, ...]:
     return {"text": ("--text", "corpus.txt"), "rows": ("--csv", "my reviews.csv"),
             "chats": ("--csv", "chats.jsonl"), "pairs": ("--csv", "pairs.jsonl"),
             "words": ("--csv", "words.conll"), "questions": ("--csv", "questions.jsonl"),
+            "sources": ("--csv", "sources.csv"), "articles": ("--csv", "articles.jsonl"),
             "": ()}[kind]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("job", "kind"),
-    [("pretrain", "text"), ("pretrain", "rows"), ("masked", "text"), ("mixture", "text"),
+    [("pretrain", "text"), ("pretrain", "rows"), ("masked", "text"), ("next-sentence", "text"),
+     ("translation", "sources"), ("summarization", "articles"), ("mixture", "text"),
      ("mixture", "rows"), ("experts", "rows"), ("classifier", "rows"), ("tagger", "words"),
      ("question-answering", "questions"),
      ("completion", "chats"), ("preference", "pairs"), ("generate", ""), ("predict", "rows"),
@@ -90,6 +92,9 @@ def test_the_next_command_runs_as_it_is(capsys, rows: Path, models, job, kind) -
     Path("questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows_of))
     Path("chats.jsonl").write_text('{"prompt": "2+2?", "response": "4"}\n' * 9)
     Path("pairs.jsonl").write_text('{"prompt": "2+2?", "chosen": "4", "rejected": "5"}\n' * 9)
+    Path("sources.csv").write_text("source,target\n" + "one,eins\ntwo,zwei\n" * 9)
+    articles = ({"id": n, "article": f"{n} words", "summary": f"{n}"} for n in range(9))
+    Path("articles.jsonl").write_text("".join(json.dumps(row) + "\n" for row in articles))
     Path("runs").mkdir()
     needs = STARTERS[job].needs_model
     model = models["classifier" if job in ("predict", "evaluate-labels") else "causal"]

@@ -36,6 +36,15 @@ def test_spans_are_learned_and_a_resumed_run_is_bit_identical(corpus, call, tmp_
     assert all("<extra_id_0>" in sample["source"] + sample["target"] for sample in shown)
 
 
+def test_two_processes_give_what_one_gives(corpus, call, llmkit, tmp_path) -> None:
+    line = changed(LINE, "train.precision=fp32", "train.max_steps=3")
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert call("pretrain", "--text", corpus, *line, "-o", one)["code"] == 0
+    done = llmkit("pretrain", "--text", corpus, *line, "-o", two, processes=2)
+    assert done.returncode == 0, done.stderr
+    assert_close(one, two, rel=2e-3, abs=1e-4)
+
+
 def test_the_model_is_fine_tuned_and_loaded_by_transformers(corpus, call, tmp_path) -> None:
     run, table = tmp_path / "run", tmp_path / "pairs.jsonl"
     short = changed(LINE, "train.max_steps=2")

@@ -33,7 +33,7 @@ def test_steps_in_any_order_are_what_each_is_alone() -> None:
     for step, found in zip((0, 1, 5, 2, 2), inputs(examples, [0, 1, 5, 2, 2]), strict=True):
         [alone] = inputs(examples, [step])
         assert list(found.rows) == list(range(8 * step, 8 * step + 8))
-        assert (found.predictions, found.weight) == (alone.predictions, alone.weight)
+        assert (found.predictions, found.weights) == (alone.predictions, alone.weights)
         for one, other in zip(found.micro_batches, alone.micro_batches, strict=True):
             assert all(torch.equal(one[name], other[name]) for name in one)
 

@@ -129,6 +129,7 @@ class TrainSection(TypedDict, total=False):
     objective: Literal["auto", "causal", "masked", "classification", "token_classification", "question_answering", "completion", "sequence_to_sequence", "preference", "span_corruption"]
     mask_probability: float | Literal["auto"]
     whole_word_masking: bool
+    next_sentence: bool
     noise_density: float
     mean_span_length: float
     max_steps: int | None

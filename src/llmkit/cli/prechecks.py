@@ -309,7 +309,8 @@ def _check_settings(command: str, config: Config, faults: Faults) -> None:
     architecture = model.architecture
     if architecture == "auto":
         usual = {build.LANGUAGE_MODEL.name: "qwen3", build.SEQ2SEQ_MODEL.name: "bart"}
-        architecture = usual.get(several[0].name, "modernbert")
+        encoder = "bert" if config.train.next_sentence else "modernbert"
+        architecture = usual.get(several[0].name, encoder)
     with suppress(ConfigError):  # an unsuitable architecture is refused later, with reasons
         for name, *parts in build.settings_faults(architecture, model.config, several):
             faults.add_of_key(f"model.config.{name}", *parts)

@@ -268,7 +268,7 @@ def _evaluate_pairs(
         for prompt, (path, number) in zip(asked.prompts, asked.places, strict=True)
     ]
     with console.watch("generating", len(items)) as advance:
-        how = (generator, items, config.sampling_seed, advance)
+        how = (generator, items, config.sampling_seed, advance, processes)
         texts, cut = encoder_decoder.first_texts(*how)
     if cut:
         console.warn(f"{many(cut, 'source')} truncated to the model's length")
@@ -313,10 +313,10 @@ def _generate_texts(
     sampler = engine.sampler(config.generation)
     texts = []
     with console.watch("generating", len(encoded)) as advance:
-        for sample in generate.generate_samples(engine, encoded, sampler):
+        for sample in generate.generate_samples(engine, processes.share(encoded), sampler):
             texts.append(sample.text)
-            advance(1)
-    return texts
+            advance(processes.count)
+    return processes.joined(texts)
 
 
 class _Overlap(NamedTuple):

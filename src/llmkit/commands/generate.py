@@ -3,17 +3,15 @@ writes targets of sources."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from llmkit.config import checks
 from llmkit.config.schema import Config
@@ -299,21 +297,11 @@ def _window_records(
     if processes is None:
         yield from (sample.record() for sample in write(window))
         return
-    mine = [sample.record() for sample in write(window[processes.rank :: processes.count])]
-    shares = [iter(share) for share in _gathered(mine, processes)]
-    per_prompt = max(record["index"] for record in mine) + 1 if mine else 1
-    for place in range(len(window)):
-        for _ in range(per_prompt):
-            yield next(shares[place % processes.count])
-
-
-def _gathered(records: Sequence[_Record], processes: Processes) -> list[list[_Record]]:
-    """The records of all processes, on every process; as JSON, because torch would use pickle."""
-    mine = torch.tensor(list(json.dumps(records).encode()), dtype=torch.uint8)
-    longest = int(processes.largest([len(mine)])[0])
-    padded = torch.nn.functional.pad(mine, (0, longest - len(mine)))[None].to(processes.device)
-    rows = processes.accelerator.gather(padded).cpu()
-    return [json.loads(bytes(row.tolist()).rstrip(b"\0")) for row in rows]
+    mine = processes.share(window)
+    records = [sample.record() for sample in write(mine)]
+    each = len(records) // max(1, len(mine))
+    by_prompt = [records[first : first + each] for first in range(0, len(records), max(1, each))]
+    yield from chain.from_iterable(processes.joined(by_prompt))
 
 
 def _write_record(

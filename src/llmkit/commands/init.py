@@ -115,7 +115,7 @@ def _columns(job: str, data: Sequence[str]) -> dict[str, Any]:
     elif job == "completion":
         resolved = roles.resolve_chat_columns(found, asked, _say_nothing)
         names = ("prompt_column", "response_column", "messages_column")
-    elif job == "translation":
+    elif job in ("translation", "summarization"):
         resolved = roles.resolve_pair_columns(found, asked, _say_nothing)
         names = ("source_column", "target_column")
     elif job == "preference":

@@ -13,6 +13,7 @@ from llmkit.training import run as training
 from llmkit.training.tasks import objectives
 from llmkit.training.tasks.causal import Causal
 from llmkit.training.tasks.masked import Masked
+from llmkit.training.tasks.next_sentence import NextSentence
 from llmkit.training.tasks.span_corruption import SpanCorruption
 from llmkit.training.tasks.task import Task
 
@@ -32,5 +33,6 @@ def check(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
 
 
 def _task(config: Config, pretrained: Pretrained | None) -> type[Task]:
-    tasks: dict[str, type[Task]] = {"masked": Masked, "span_corruption": SpanCorruption}
+    masked = NextSentence if config.train.next_sentence else Masked
+    tasks: dict[str, type[Task]] = {"masked": masked, "span_corruption": SpanCorruption}
     return tasks.get(objectives.objective_of(config, pretrained), Causal)

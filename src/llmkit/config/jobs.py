@@ -79,7 +79,8 @@ def _of_command(command: str, jobs: Collection[str]) -> Iterator[str]:
 
 
 CAUSAL_METRICS = ("loss", "perplexity", "bits_per_byte")
-MASKED_METRICS = ("loss", "accuracy")
+MASKED_METRICS: tuple[str, ...] = ("loss", "accuracy")
+NEXT_SENTENCE_METRICS: tuple[str, ...] = ("next_sentence_loss", "next_sentence_accuracy")
 RESPONSE_METRICS = ("loss", "perplexity")
 PREFERENCE_METRICS = ("loss", "accuracy", "margin")
 LABEL_METRICS = {
@@ -103,7 +104,7 @@ ANSWER_METRICS = ("f1", "exact_match")
 
 _METRICS = {
     "pretrain/causal": CAUSAL_METRICS,
-    "pretrain/masked": MASKED_METRICS,
+    "pretrain/masked": (*MASKED_METRICS, *NEXT_SENTENCE_METRICS),
     "pretrain/span_corruption": MASKED_METRICS,
     "finetune/completion": RESPONSE_METRICS,
     "finetune/sequence_to_sequence": RESPONSE_METRICS,

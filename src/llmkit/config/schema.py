@@ -134,6 +134,9 @@ class TrainConfig(Section):
     as ModernBERT."""
     whole_word_masking: Annotated[bool, MASKED] = False
     """Mask whole words instead of tokens."""
+    next_sentence: Annotated[bool, MASKED] = False
+    """Also predict whether the second of two segments continues the first, as BERT does; needs an
+    architecture with such a head, by default `bert`."""
     noise_density: Annotated[Annotated[float, Field(gt=0, lt=1)], SPANS] = 0.15
     """Fraction of the tokens that span corruption hides."""
     mean_span_length: Annotated[Annotated[float, Field(ge=1)], SPANS] = 3.0

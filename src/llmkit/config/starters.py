@@ -36,6 +36,13 @@ STARTERS = {
     "masked": Starter(
         "pretrain", _TRAINED, "pretrain-masked.yaml", "a masked language model", _TEXT
     ),
+    "next-sentence": Starter(
+        "pretrain",
+        _TRAINED,
+        "pretrain-next-sentence.yaml",
+        "a masked language model that also predicts the next sentence",
+        _TEXT,
+    ),
     "mixture": Starter(
         "pretrain",
         "data.mixture",
@@ -63,8 +70,15 @@ STARTERS = {
         "finetune",
         _TRAINED,
         "finetune-sequence-to-sequence.yaml",
-        "a model that translates or summarises",
+        "a model that translates",
         "--csv pairs.csv",
+    ),
+    "summarization": Starter(
+        "finetune",
+        _TRAINED,
+        "finetune-summarization.yaml",
+        "a model that summarises",
+        "--csv articles.csv",
     ),
     "question-answering": Starter(
         "finetune",

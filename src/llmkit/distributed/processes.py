@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
@@ -27,6 +27,8 @@ TIMEOUT = 600.0
 one too may wait for a save, or for the samples that only rank 0 writes."""
 
 _LAUNCH = "launch with `llmkit launch N -- COMMAND`, torchrun or srun"
+
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,20 @@ class Processes:
         other = error_of(json.loads(found[rank]))
         other.what += f" (rank {rank})"
         raise other
+
+    def share(self, items: Sequence[_Item]) -> Sequence[_Item]:
+        """The items that this process works on: neighbours are on different ones, so that long
+        items of a sorted list are shared evenly."""
+        return items[self.rank :: self.count]
+
+    def joined(self, results: Sequence[_Item]) -> list[_Item]:
+        """The results for all items, in their order and on every process, from those for the
+        `share` of each. Results are values of JSON: torch would use pickle."""
+        shares = [json.loads(text) for text in self.of_each(json.dumps(results))]
+        found: list[Any] = [None] * sum(map(len, shares))
+        for rank, each in enumerate(shares):
+            found[rank :: self.count] = each
+        return found
 
     def wait(self) -> None:
         """Waits until all processes have reached this point."""

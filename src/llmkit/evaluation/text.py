@@ -23,6 +23,11 @@ from llmkit.errors import DataError
 from llmkit.evaluation import perplexity
 from llmkit.evaluation.experts import ScoredText, measure_experts
 from llmkit.evaluation.likelihood import RowsToScore, Scores
+from llmkit.evaluation.next_sentence import (
+    NEXT_SENTENCE_PROTOCOL,
+    has_next_sentence_head,
+    measure_next_sentence,
+)
 from llmkit.evaluation.page import n_page_tokens, page
 from llmkit.evaluation.scored_rows import MASKED_AVERAGE, MASKED_SCORED, CausalRows, MaskedRows
 from llmkit.evaluation.segments import (
@@ -224,6 +229,11 @@ def _measured(
     seconds = time.monotonic() - started
     figures = perplexity.figures(scores, text.segments, found, config.seed)
     described = {**_described(text), "precision": processes.precision}
+    related = dict[str, float]()
+    if has_next_sentence_head(opened.config):
+        how = (text.tokens, text.protocol.window, processes, watch)
+        related = measure_next_sentence(opened, *how)
+        described["next_sentence"] = NEXT_SENTENCE_PROTOCOL
     timing = {"seconds": seconds, "tokens_per_second": figures["tokens"] / seconds}
     used: dict[str, list[dict[str, Any]]] = {}
     if settings.experts and (record := merged_record(opened)) is not None:
@@ -231,7 +241,7 @@ def _measured(
     tokens = text.tokens
     kept = {"blank": tokens.blank, "undecodable": tokens.undecodable, "lost": tokens.lost}
     named = {"model": opened.name, **_named(text, figures)}
-    whole = {**named, "left_out": kept, "protocol": described, **timing}
+    whole = {**named, **related, "left_out": kept, "protocol": described, **timing}
     return Measured(text, found, scores, whole, used)
 
 

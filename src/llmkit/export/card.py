@@ -37,7 +37,8 @@ is what `llmkit merge` makes."""
 
 CARD_METRICS = (
     "loss", "perplexity", "bits_per_byte", "f1", "exact_match", "precision", "recall", "accuracy",
-    "f1_macro", "margin", "chosen_gain", "mae", "pearson", "bleu", "chrf", "rougeL",
+    "next_sentence_accuracy", "next_sentence_loss", "f1_macro", "margin", "chosen_gain",
+    "mae", "pearson", "bleu", "chrf", "rougeL",
 )  # fmt: skip
 """Figures that the metadata of the card holds."""
 

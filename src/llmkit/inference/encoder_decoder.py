@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -31,6 +31,9 @@ from llmkit.models.classifier import remembered
 from llmkit.models.kernels import int8
 from llmkit.models.pretrained import Pretrained, load_model
 from llmkit.storage.strict_json import plain
+
+if TYPE_CHECKING:
+    from llmkit.distributed.processes import Processes
 
 _BATCH = 32
 """Sequences per batch by default, beams included: a constant, so that a resumed job has the same
@@ -273,17 +276,21 @@ def first_texts(
     requests: Sequence[PromptRequest],
     seed: int,
     advance: Callable[[int], None] = lambda n: None,
+    processes: Processes | None = None,
 ) -> tuple[list[str], int]:
     """The first text for each source, and the number of sources that are cut to fit the model.
 
-    `advance` is called with 1 after each text and with 0 before every batch, and may raise."""
+    Several processes share the sources, and each gets all texts. `advance` is called with the
+    number of processes after each text, and with 0 before every batch, and may raise."""
     settings = generator.settings.changed(truncate_prompt=True)
     sources = encode_sources(requests, generator.pairs, generator.model.config, settings, seed)
+    mine = sources if processes is None else processes.share(sources)
     texts = []
-    for sample in generator.write(sources, tick=lambda: advance(0)):
+    for sample in generator.write(mine, tick=lambda: advance(0)):
         if sample.index == 0:
             texts.append(sample.text)
-            advance(1)
+            advance(1 if processes is None else processes.count)
+    texts = texts if processes is None else processes.joined(texts)
     return texts, sum(source.cut > 0 for source in sources)
 
 

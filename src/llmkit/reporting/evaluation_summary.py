@@ -23,6 +23,8 @@ METRIC_NAMES = {
     "rejected_gain": "gain of rejected responses",
     "chosen_log_probability": "log-probability of chosen responses",
     "rejected_log_probability": "log-probability of rejected responses",
+    "next_sentence_accuracy": "next-sentence accuracy",
+    "next_sentence_loss": "next-sentence loss",
     "mae": "mean absolute error",
     "pearson": "Pearson correlation",
     "bleu": "BLEU",
@@ -45,7 +47,16 @@ METRIC_NAMES = {
 }
 """The metrics in the order of their rows, with their names; others follow."""
 
-_COUNTS = ("documents", "examples", "pairs", "words", "tokens", "bytes", "characters")
+_COUNTS = (
+    "documents",
+    "examples",
+    "pairs",
+    "sentence_pairs",
+    "words",
+    "tokens",
+    "bytes",
+    "characters",
+)
 _OTHERS = {*_COUNTS, "seconds"}
 """Numbers that are not metrics."""
 
@@ -108,7 +119,9 @@ def _of(figures: _Figures) -> Sequence[_Figures]:
 
 
 def _heading(found: _Figures) -> str:
-    counts = [many(found[name], name.removesuffix("s")) for name in _COUNTS if name in found]
+    counts = [
+        many(found[name], heading(name).removesuffix("s")) for name in _COUNTS if name in found
+    ]
     name = found.get("model", "texts")
     skipped = found.get("left_out", {})
     left = [f"{skipped[key]:,} {key}" for key in ("blank", "undecodable") if skipped.get(key)]

@@ -158,7 +158,10 @@ def _of_masked(found: _Figures, beside: _Figures) -> str:
     unigram = beside.get("unigram", {})
     others = [f"most frequent token {unigram['accuracy']:.1%}"] if "accuracy" in unigram else []
     right = f"{found['accuracy']:.1%} of the hidden tokens predicted{_beside(others)}"
-    return f"{right}, loss {found['loss']:.3f}"
+    related = ""
+    if "next_sentence_accuracy" in found:
+        related = f", next sentence {found['next_sentence_accuracy']:.1%} [chance 50%]"
+    return f"{right}, loss {found['loss']:.3f}{related}"
 
 
 def _of_text(found: _Figures, beside: _Figures) -> str:

@@ -186,15 +186,17 @@ def _gradients(work: Work, step: int, given: Input) -> Gradients:
         sync = processes.sync_only_if(last, work.distributed)
         with sync, masks, work.objective.compiled(), processes.in_training():
             own = work.distributed(batch)
-            objective, weight = own["objective"], given.weight or 1.0
+            # Divide by the weight over all processes and undo DDP's averaging: a mean of means
+            # would give short batches more weight.
+            scales = [processes.count / (weight or 1.0) for weight in given.weights]
+            parts = own["objective"].reshape(-1).unbind()
+            objective = sum(part * scale for part, scale in zip(parts, scales, strict=True))
             if balance is not None:
                 routed = processes.sum(own["routed"]) if routed is None else routed
                 unbalanced = balance.loss(routed, own["probability"])
-                objective = objective + balance.coefficient * weight * unbalanced
+                objective = objective + balance.coefficient * processes.count * unbalanced
                 sums[1] += unbalanced.detach()
-            # Divide by the weight over all processes and undo DDP's averaging: a mean of means
-            # would give short batches more weight.
-            (objective * (processes.count / weight)).backward()
+            objective.backward()
         sums[0] += own["loss"].detach()
     norm = nn.utils.clip_grad_norm_(
         work.optimizer.parameters, settings.max_grad_norm or math.inf, foreach=True

@@ -154,8 +154,9 @@ def _is_stack(module: nn.Module, weight: Tensor) -> bool:
 
 def _head(model: nn.Module) -> Iterator[Tensor]:
     head = getattr(model, "get_output_embeddings", lambda: None)()
-    embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
-    for module in [head, *embeddings] if head is not None else embeddings:
+    modules = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    modules += [each for name, each in model.named_modules() if name.endswith("seq_relationship")]
+    for module in [head, *modules] if head is not None else modules:
         yield from module.parameters()  # a linear layer may share the weight of an embedding
 
 

@@ -22,8 +22,8 @@ class Input:
     rows: Rows
     """Number of predictions over all processes."""
     predictions: int
-    weight: float
-    """The divisor of the objective summed over all rows."""
+    weights: tuple[float, ...]
+    """The divisor of each part of the objective summed over all rows."""
     slots: list[NDArray[np.int64]]
     """For each micro-batch, the indices of its examples in the step, over all processes."""
     micro_batches: list[Batch]
@@ -50,8 +50,8 @@ def ahead(
         batches = [examples.batch(chosen[part]) for part in slots]
         if pinned:
             batches = [{name: x.pin_memory() for name, x in batch.items()} for batch in batches]
-        weight = loss.weight(examples, rows)
-        return Input(rows, examples.count(rows), weight, slots, batches)
+        weights = loss.weights(examples, rows)
+        return Input(rows, examples.count(rows), weights, slots, batches)
 
     waiting: dict[int, Future[Input]] = {}
     with ThreadPoolExecutor(1, thread_name_prefix="input") as thread:

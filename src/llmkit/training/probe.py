@@ -196,7 +196,7 @@ def _run(objective: LossModule, examples: Examples, rows: Rows, processes: Proce
     batch = on_device(examples.batch(rows), processes.device)
     masks = dropout.of_examples(0, np.arange(len(rows)), processes.device)
     with masks, objective.compiled(), processes.in_training():
-        objective(batch)["objective"].backward()
+        objective(batch)["objective"].sum().backward()
     wait_for(processes.device)
 
 

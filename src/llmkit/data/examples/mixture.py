@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import count
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -82,6 +82,11 @@ class Mixture:
     def count(self, rows: _Rows) -> int:
         """Number of predictions in these blocks."""
         return sum(self._parts[domain].count(own) for domain, _, own in self._by_domain(rows))
+
+    def pairs(self, rows: _Rows) -> int:
+        """Number of these rows with two segments, in a mixture of sentence pairs."""
+        parts: list[Any] = list(self._parts)
+        return sum(parts[domain].pairs(own) for domain, _, own in self._by_domain(rows))
 
     def longest_first(self) -> Sequence[int]:
         """All rows in their order: they are equally long."""

@@ -99,7 +99,7 @@ class WrittenPrediction:
 
 @dataclass
 class Translator:
-    """An encoder-decoder model that writes a text for each row; each process writes all."""
+    """An encoder-decoder model that writes a text for each row; processes share them."""
 
     generator: TargetGenerator
     precision: str
@@ -123,7 +123,7 @@ def _write_rows(
     for window in windows:
         items = [PromptRequest(" ".join(row.texts), f"{row.path} row {row.number}")
                  for row in window]  # fmt: skip
-        texts, cut = first_texts(model.generator, items, model.seed)
+        texts, cut = first_texts(model.generator, items, model.seed, processes=processes)
         model.truncated += cut
         yield [
             WrittenPrediction(item.prompt, text, *classify.repeated_columns(row, columns))

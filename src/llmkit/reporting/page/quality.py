@@ -28,6 +28,9 @@ MEANINGS = {
     "precision": "share of the entities found that are right; higher is better",
     "recall": "share of the entities that are found; higher is better",
     "accuracy": "share of predictions that are right; higher is better",
+    "next_sentence_accuracy": "share of pairs of segments for which the model tells whether the "
+    "second continues the first: 0.5 is chance",
+    "next_sentence_loss": "mean negative log-likelihood of that in nats: 0.693 is chance",
     "f1_macro": "mean F1 of the classes, each counting the same; higher is better",
     "f1_micro": "F1 over all decisions; higher is better",
     "f1_weighted": "mean F1 of the classes, by their number of rows; higher is better",
@@ -58,6 +61,7 @@ BASELINES = {
     "copied_source": "copied source",
     "reference": "reference model",
     "unigram": "unigram model",
+    "chance": "chance",
     "tfidf": "TF-IDF",
     "frequent_tag": "most frequent tags",
     "nearest_sentence": "nearest sentence",

@@ -34,9 +34,9 @@ class ByDomain(Loss):
         self.together = [name for name in self.domains if name in together]
         self.balance, self.compilable = whole.balance, whole.compilable
 
-    def weight(self, examples: Examples, rows: Rows) -> float:
-        """The weight given by the wrapped loss."""
-        return self.whole.weight(examples, rows)
+    def weights(self, examples: Examples, rows: Rows) -> tuple[float, ...]:
+        """The weights given by the wrapped loss."""
+        return self.whole.weights(examples, rows)
 
     def sums(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """The sums of the wrapped loss; for batches with `domain`, [domains, ..] of each sum."""

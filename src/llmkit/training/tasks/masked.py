@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from llmkit.config import jobs
@@ -26,7 +25,7 @@ from llmkit.models.pretrained import Pretrained
 from llmkit.reporting.held_out import HeldOut
 from llmkit.training.tasks import by_domain
 from llmkit.training.tasks.pretraining import Pretraining
-from llmkit.training.tasks.task import IGNORED, Batch, Examples, Loss, Rows, Sums
+from llmkit.training.tasks.task import Batch, Examples, Loss, Rows, Sums, summed_cross_entropy
 
 MODERN = {"modernbert": 0.3, "nomic_bert": 0.3, "transformer": 0.3}
 """Share of hidden tokens for models newer than BERT (Wettig et al. 2023, arXiv 2202.08005; Warner
@@ -34,13 +33,22 @@ et al. 2024, arXiv 2412.13663)."""
 
 USUAL_PROBABILITY = 0.15
 
-_ARCHITECTURE = "modernbert"
-"""Architecture of a new masked model."""
-
 _FEWEST = 4  # minimum tokens of a masked block, two of which are special
 
 _SOME = 256  # rows used to estimate the share of predicted positions
 _ROWS = 2  # rows of samples
+
+
+_READ = ("input_ids", "attention_mask", "token_type_ids")
+
+
+def masked_sums(logits: Tensor, targets: Tensor, training: bool) -> dict[str, Tensor]:
+    """Cross entropy in nats, and in validation the number of correct predictions, from logits
+    [rows, most, vocabulary] and targets [rows, most]."""
+    logits, targets = logits.flatten(0, 1), targets.flatten()
+    loss = summed_cross_entropy(logits.float(), targets)
+    sums = {"objective": loss, "loss": loss}
+    return sums if training else {**sums, "hits": (logits.argmax(1) == targets).sum()}
 
 
 class MaskedLoss(Loss):
@@ -54,15 +62,7 @@ class MaskedLoss(Loss):
 
     def sums(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Cross entropy in nats, and in validation the number of correct predictions."""
-        logits = self.logits(model, batch).flatten(0, 1)  # [rows * most, vocabulary]
-        targets = batch["targets"].flatten()  # [rows * most]
-        loss = functional.cross_entropy(
-            logits.float(), targets, ignore_index=IGNORED, reduction="sum"
-        )
-        sums = {"objective": loss, "loss": loss}
-        if model.training:
-            return sums
-        return {**sums, "hits": (logits.argmax(1) == targets).sum()}
+        return masked_sums(self.logits(model, batch), batch["targets"], model.training)
 
     def figures(self, sums: Sums, predictions: int) -> dict[str, float]:
         """Loss in nats per hidden token, and accuracy."""
@@ -71,12 +71,10 @@ class MaskedLoss(Loss):
 
     def logits(self, model: Any, batch: Batch) -> Tensor:
         """[rows, most, vocabulary], the logits at the predicted positions."""
-        inputs: dict[str, Any] = {"input_ids": batch["input_ids"]}
+        inputs = {name: batch[name] for name in _READ if name in batch}
         if "documents" in batch:
             assert self.masks is not None
             inputs |= self.masks.inputs(batch["documents"])
-        elif "attention_mask" in batch:
-            inputs["attention_mask"] = batch["attention_mask"]
         places = batch["places"][..., None]  # [rows, most, 1]
         if self.head is None:
             logits: Tensor = model(**inputs).logits
@@ -93,6 +91,8 @@ class Masked(Pretraining):
     objective = "masked"
     metrics = jobs.MASKED_METRICS
     framing = 2
+    architecture: ClassVar[str] = "modernbert"
+    """Architecture of a new model."""
 
     @classmethod
     def special_ids(cls, tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
@@ -104,7 +104,7 @@ class Masked(Pretraining):
         """Also resolves the share of hidden tokens and the architecture of a new model."""
         config = super().resolve_objective(config, pretrained)
         if pretrained is None:
-            config = config.changed(model=config.model.filled(architecture=_ARCHITECTURE))
+            config = config.changed(model=config.model.filled(architecture=cls.architecture))
         share = _hidden_share(config, pretrained)
         return config.changed(train={"mask_probability": share})
 
@@ -134,6 +134,10 @@ class Masked(Pretraining):
 
     def blocks(self, file: TokenFile, held_out: bool) -> MaskedBlocks:
         """Masked blocks; validation masks are the same in every run."""
+        return MaskedBlocks(**self.masking(file, held_out))
+
+    def masking(self, file: TokenFile, held_out: bool) -> dict[str, Any]:
+        """The fields of masked blocks."""
         tokenizer, whole = self.tokenizer, self.config.train.whole_word_masking
         vocabulary = Vocabulary(
             mask_id=tokenizer.mask_token_id,
@@ -141,14 +145,14 @@ class Masked(Pretraining):
             special=tokenizers.special_tokens(tokenizer),
             word_edges=tokenizers.word_edges(tokenizer) if whole else None,
         )
-        return MaskedBlocks(
-            file,
-            self.sizes.block_size,
-            self.config.data.isolate_documents,
-            _hidden_share(self.config, self.pretrained),
-            vocabulary,
-            seed="validation" if held_out else f"training/{self.config.seed}",
-        )
+        return {
+            "tokens": file,
+            "block_size": self.sizes.block_size,
+            "isolate_documents": self.config.data.isolate_documents,
+            "probability": _hidden_share(self.config, self.pretrained),
+            "vocabulary": vocabulary,
+            "seed": "validation" if held_out else f"training/{self.config.seed}",
+        }
 
     def losses_of(self, model: PreTrainedModel, isolated: bool) -> Callable[[Any], MaskedLoss]:
         """Makes the same loss for all examples."""

@@ -78,10 +78,14 @@ class Loss(ABC):
         """The divisor of the objective summed over these rows: by default the predictions."""
         return examples.count(rows)
 
+    def weights(self, examples: Examples, rows: Rows) -> tuple[float, ...]:
+        """The divisor of each part of the objective: by default it has one part."""
+        return (self.weight(examples, rows),)
+
     @abstractmethod
     def sums(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """`objective` to minimise and `loss` to report, summed over the batch's predictions, and
-        anything else that `figures` needs, of any shape."""
+        """`objective` to minimise, one number or [parts], and `loss` to report, summed over the
+        batch's predictions, and anything else that `figures` needs, of any shape."""
 
     @abstractmethod
     def figures(self, sums: Sums, predictions: int) -> dict[str, float]:
