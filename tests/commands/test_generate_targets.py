@@ -132,7 +132,9 @@ def test_two_processes_share_the_rows_and_write_what_one_writes(
     rows = [pair for pair in pairs.word_pairs(7, 9) for _ in range(2)][:17]
     table = write_table(tmp_path / "rows.csv", rows, ("source", "target"))
     predict = ("predict", "--model", model, "--csv", table, "--output")
-    evaluate = ("evaluate", "--model", model, "--csv", table, "generation.do_sample=true")
+    columns = ("evaluation.prompt_column=source", "evaluation.reference_column=target")
+    sampled = ("generation.do_sample=true", "generation.temperature=2")
+    evaluate = ("evaluate", "--model", model, "--csv", table, *columns, *sampled)
     one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
     samples = [tmp_path / f"{n}.samples.jsonl" for n in (1, 2)]
     assert call(*predict, one)["code"] == 0

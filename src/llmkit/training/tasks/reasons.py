@@ -62,6 +62,7 @@ def _of_data(task: Task) -> dict[str, str]:
         "data.mixture.*.weight": "its tokens ^ (1 / data.mixture_temperature)",
         "model.lora.alpha": "twice the rank",
         "model.lora.target_modules": "every linear layer",
+        "data.isolate_documents": "this objective reads the documents of a row together",
         "data.problem_type": "follows from the labels",
         "data.max_length": "the maximum length that the model reads",
         "data.max_target_length": "the maximum length that the model reads",
