@@ -22,12 +22,19 @@ class Connection:
         self.process_index, self.num_processes = rank, len(rows)
         self.rows, self.barrier = rows, barrier
 
-    def gather(self, mine: Tensor) -> Tensor:
+    def exchanged(self, mine: Tensor) -> list[Tensor]:
         self.rows[self.process_index] = mine
         self.barrier.wait(60)
-        found = torch.cat([row for row in self.rows if row is not None])
+        found = [row for row in self.rows if row is not None]
         self.barrier.wait(60)
         return found
+
+    def gather(self, mine: Tensor) -> Tensor:
+        return torch.cat(self.exchanged(mine))
+
+    def reduce(self, mine: Tensor, how: str) -> Tensor:
+        assert how == "sum"
+        return torch.stack(self.exchanged(mine)).sum(0)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
