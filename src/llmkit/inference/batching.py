@@ -23,6 +23,7 @@ from llmkit.inference.prompts import Prompt
 from llmkit.inference.sampler import Sampler, end_ids
 from llmkit.inference.sequence import Sequence, append_tokens
 from llmkit.models import rope
+from llmkit.models.kernels.decoding import CompiledStep, compiled_step
 
 AUTO_BATCH = 64
 """Sequences per batch if `micro_batch_size` is `auto`: a constant, so that a resumed job has the
@@ -35,6 +36,12 @@ REFILL_SHARE = 8
 """Refill once one row in this many is free: prefilling single prompts is inefficient."""
 PLAIN_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
 """Layer types whose only state is keys and values."""
+
+CHECKED_ROWS = 2
+"""Rows of the first step for which the compiled step is compared with the model."""
+ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 0.05}
+"""Largest relative difference of logits between the compiled step and the model that rounding may
+cause."""
 
 
 @dataclass(frozen=True)
@@ -276,8 +283,8 @@ class _Batch:
             return self.forward.recomputed(sequence.ids for sequence in self.sequences)
         self._cross_border(self.cache)
         self.cache.make_room()
-        newest = torch.tensor([[sequence.tokens[-1] if sequence else 0] for sequence in self.rows])
-        logits = self.forward(newest, self.cache.begins(), self.cache)
+        newest = torch.tensor([sequence.tokens[-1] if sequence else 0 for sequence in self.rows])
+        logits = self.forward.of_newest(newest, self.cache)
         taken = [row for row, sequence in enumerate(self.rows) if sequence is not None]
         return logits if len(taken) == len(logits) else logits[taken]
 
@@ -306,6 +313,8 @@ class _Forward:
         # A custom model may have no cache and recompute the whole text.
         caches = model.can_generate() and model._supports_default_dynamic_cache()
         self.has_plain_cache = kinds <= PLAIN_LAYERS and bool(caches)
+        self._step = compiled_step(model) if self.has_plain_cache else None
+        self._is_checked = False
 
     def __call__(self, ids: Tensor, begins: Tensor, cache: KVCache) -> Tensor:
         """The logits [rows, vocabulary] after the ids [rows, new columns] that follow the cache.
@@ -327,6 +336,31 @@ class _Forward:
         )
         logits: Tensor = outputs.logits[:, -1]
         return logits
+
+    def of_newest(self, ids: Tensor, cache: KVCache) -> Tensor:
+        """The logits [rows, vocabulary] after one new id [rows] in each row of a cache that has
+        room for it."""
+        if self._step is None or not self._step.suits(len(ids)):
+            return self(ids[:, None], cache.begins(), cache)
+        if not self._is_checked:
+            return self._checked(self._step, ids, cache)
+        logits = self._step(ids, cache.begins(), *cache.buffers(), cache.length)
+        cache.extend()
+        return logits
+
+    def _checked(self, step: CompiledStep, ids: Tensor, cache: KVCache) -> Tensor:
+        """The model's own logits; the compiled step is used from now on if its logits of the first
+        rows are the same, and never if they are not."""
+        few = torch.arange(len(ids))[:CHECKED_ROWS]
+        twin = cache.copy_of(few)
+        own = self(ids[:, None], cache.begins(), cache)
+        expected = own[few].float()
+        if expected.isfinite().all():
+            found = step(ids[few], twin.begins(), *twin.buffers(), twin.length)
+            error, tolerance = (found - expected).norm(), ROUNDING.get(own.dtype, 0.0)
+            self._is_checked = bool(error <= tolerance * expected.norm())
+            self._step = step if self._is_checked else None
+        return own
 
     def of_prompts(self, prompts: list[tuple[int, ...]]) -> tuple[Tensor, KVCache | None]:
         """The logits [prompts, vocabulary] after each prompt, and their cache; no cache for a model

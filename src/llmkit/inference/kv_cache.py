@@ -103,6 +103,15 @@ class KVCache(Cache):  # type: ignore[misc]  # transformers comes without types
         if self.layers[0].keys.shape[2] == self.length:
             self.keep(torch.arange(len(self.starts)))
 
+    def buffers(self) -> tuple[list[Tensor], list[Tensor]]:
+        """The keys and values of each layer, [rows, heads, room, head size]."""
+        return [each.keys for each in self.layers], [each.values for each in self.layers]
+
+    def extend(self) -> None:
+        """Counts a new column, for which there is room, as filled."""
+        for layer in self.layers:
+            layer.length += 1
+
     def release(self, row: int) -> None:
         """Frees a row."""
         self.starts[row] = _FREE
