@@ -68,3 +68,12 @@ def test_a_gpu_without_enough_memory_is_reported_with_the_batch_to_try(
     assert f"out of memory with a micro-batch of {batch} sequences" in said
     assert f"train.micro_batch_size={batch // 2}" in said
     assert "Traceback" not in said
+
+
+def test_more_processes_than_gpus_are_refused_with_the_number_to_launch(
+    jobs: dict[str, Job], tmp_path: Path
+) -> None:
+    gpus = torch.cuda.device_count()
+    code, said = finished("launch", str(gpus + 1), "--", *jobs["pretrain"].at(tmp_path / "run"))
+    assert code == 2, said
+    assert f"llmkit launch {gpus} --" in said

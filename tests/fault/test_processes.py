@@ -79,6 +79,30 @@ def test_a_process_that_is_killed_ends_the_other_with_everything_kept(
 
 
 @pytest.mark.slow
+def test_tasks_of_srun_train_together_and_stop_at_its_warning(
+    trials: Server, job: Job, reference: Path, tmp_path: Path
+) -> None:
+    """Slurm's variables are all that they are given; it sends USR1 to each of them."""
+    run = tmp_path / "run"
+    step = {
+        "SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_ID": "0", "SLURM_NTASKS": "2",
+        "SLURM_STEP_NODELIST": "localhost", "SLURM_STEP_TASKS_PER_NODE": "2",
+    }  # fmt: skip
+    tasks = [
+        trials.start(
+            *job.at(run),
+            environment={**step, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
+        )
+        for rank in (0, 1)
+    ]
+    tasks[0].until(f"step 4/{STEPS}")
+    for task in tasks:
+        task.send(signal.SIGUSR1)
+    assert [task.end().code for task in tasks] == [75, 75]
+    finish(trials, job, run, reference)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_full_disk_of_one_process_ends_the_run_and_keeps_the_checkpoint_before(
     trials: Server, job: Job, reference: Path, tmp_path: Path, rank: int

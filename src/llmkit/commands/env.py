@@ -15,7 +15,7 @@ import llmkit
 from llmkit.storage import paths
 
 _LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "safetensors")
-_EXTRAS = ("peft", "llguidance", "lm-eval", "tensorboard", "wandb", "mlflow", "trackio")
+_EXTRAS = ("peft", "llguidance", "lm-eval", "tensorboard", "wandb", "mlflow", "trackio", "ray")
 
 
 def describe_environment() -> dict[str, Any]:

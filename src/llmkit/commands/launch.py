@@ -47,7 +47,8 @@ class Launch:
                     break
                 _show_last(outcome, console)
                 why = outcome.fault.what if outcome.fault is not None else "a process was lost"
-                console.warn(f"{why}: restarting, {left} of {self.restarts} times left")
+                number = self.restarts - left + 1
+                console.warn(f"{why}: restart {number} of {self.restarts}")
         _show_last(outcome, console)
         if outcome.fault is not None:
             raise outcome.fault

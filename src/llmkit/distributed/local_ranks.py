@@ -96,9 +96,10 @@ class LocalRank:
         return self.process.poll()
 
     def close(self) -> None:
-        """Ends what the process has left running, and waits for the last of its output."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        """Ends what the process has left running if it failed, and waits for its last output."""
+        if _is_failure(self.code):
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
         for each in self._readers:
             each.join(timeout=1)
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from llmkit.distributed import device, network
-from llmkit.distributed.launcher import is_main_process, n_processes
-from llmkit.errors import ConfigError, LlmkitError, ResourceError, error_of
+from llmkit.distributed.launcher import CAPTURED, is_main_process, n_processes
+from llmkit.errors import ConfigError, LlmkitError, ResourceError, UsageError, error_of
 
 TIMEOUT = 600.0
 """Seconds that a process waits for the others by default. One limit serves all collectives: a small
@@ -201,6 +201,7 @@ def join_processes(precision: str, timeout: float = TIMEOUT) -> Processes:
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if n_processes() > 1:
+        _check_devices()
         network.choose_interface()
     with _connection_errors():
         accelerator = Accelerator(
@@ -216,6 +217,17 @@ def join_processes(precision: str, timeout: float = TIMEOUT) -> Processes:
             next=_LAUNCH,
         )
     return Processes(accelerator, device.resolve_precision(precision, accelerator.device))
+
+
+def _check_devices() -> None:
+    """Raises UsageError if `llmkit launch` has started more processes than the machine has GPUs:
+    two would share one, which NCCL refuses. Under Slurm each may see only its own GPU."""
+    local, gpus = os.environ.get("LOCAL_WORLD_SIZE", "1"), torch.cuda.device_count()
+    if CAPTURED in os.environ and 0 < gpus < int(local):
+        raise UsageError(
+            f"{local} processes were launched on a machine with {gpus} GPUs",
+            next=f"`llmkit launch {gpus} -- ...`; CUDA_VISIBLE_DEVICES= trains on the CPU",
+        )
 
 
 @contextlib.contextmanager
