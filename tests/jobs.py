@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import shutil
+import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, FunctionType
@@ -16,9 +18,15 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import PreTrainedTokenizerFast
 
+from llmkit.cli import app
 from llmkit.data.text.token_file import TokenFile
+from llmkit.models import build
 from llmkit.reporting.held_out import HeldOut, read_held_out
+
+Call = Callable[..., dict[str, Any]]
+"""Runs a command line: the fixture `call`."""
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
@@ -129,6 +137,94 @@ def assert_choices_explained(run: Path) -> dict[str, str]:
     assert len(chosen) > 10
     assert list(facts["reasons"]) == chosen
     return dict(facts["reasons"])
+
+
+def finetuning(tables: Mapping[str, Path], *keys: object) -> tuple[object, ...]:
+    """A command line for a table to train on, and one to validate or test with."""
+    held_out = [f"data.{name}_files={path}" for name, path in tables.items() if name != "train"]
+    return ("finetune", "--csv", tables["train"], *held_out, *keys)
+
+
+def finetuned(factory: pytest.TempPathFactory, line: Iterable[object]) -> dict[str, Any]:
+    """Where a finished run is, and what it measured."""
+    run = factory.mktemp("runs") / "reference"
+    assert app.run_command([*map(str, line), "--output-dir", str(run), "--quiet"]) == 0
+    return {"run": run, **json.loads((run / "evaluation.json").read_text())}
+
+
+def write_parts(
+    factory: pytest.TempPathFactory, suffix: str, write: Callable[[Path, Any], Path], **parts: Any
+) -> dict[str, Path]:
+    """A file for each part of a data set."""
+    directory = factory.mktemp("tables")
+    return {name: write(directory / f"{name}.{suffix}", rows) for name, rows in parts.items()}
+
+
+def save_new_model(
+    path: Path, own: PreTrainedTokenizerFast, kind: str = "llama", hidden: int = 32, layers: int = 2
+) -> Path:
+    """A tiny causal model that knows nothing, without a chat template."""
+    shape: dict[str, Any] = {"hidden_size": hidden, "num_hidden_layers": layers}
+    if kind == "llama":
+        shape["num_attention_heads"] = 2
+    special = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    config = build.model_config(kind, shape, len(own), 128, special)
+    build.causal_model(config, 0).save_pretrained(path)
+    own.save_pretrained(path)
+    return path
+
+
+def resume_killed(trials: Any, call: Call, line: Sequence[object], run: Path) -> dict[str, Any]:
+    """The result of a run that was killed after some validations, and resumed."""
+    process = trials.start(*line, "--output-dir", run)
+    process.until_lines(run / "metrics.jsonl", 20)
+    assert process.end(signal.SIGKILL).code == -signal.SIGKILL
+    return resumed(call, line, run)
+
+
+def resume_shortened(call: Call, line: Sequence[object], run: Path) -> dict[str, Any]:
+    """The result of a finished run that has lost its newest checkpoint and its final model."""
+    shutil.rmtree(sorted((run / "checkpoints").iterdir())[-1])
+    shutil.rmtree(run / "final")
+    return resumed(call, line, run)
+
+
+def resumed(call: Call, line: Sequence[object], run: Path) -> dict[str, Any]:
+    """The result of a run that continues."""
+    result = call(*line, "--output-dir", run)
+    assert result["code"] == 0, result["said"]
+    assert "resuming from step" in result["said"], result["said"]
+    return result
+
+
+def assert_resumes_to_the_bit(
+    call: Call, line: Sequence[object], directory: Path, *lost: str
+) -> tuple[Path, dict[str, Any]]:
+    """A run that has lost its end and these files is resumed like one that was never interrupted;
+    returns the whole one, and the result of the other."""
+    runs = [directory / name for name in ("whole", "resumed")]
+    for run in runs:
+        result = call(*line, "--output-dir", run)
+        assert result["code"] == 0, result["said"]
+    for name in lost:
+        (runs[1] / name).unlink()
+    result = resume_shortened(call, line, runs[1])
+    assert_same(*runs)
+    return runs[0], result
+
+
+def assert_processes_agree(
+    llmkit: Any, line: Sequence[object], directory: Path, rel: float = 1e-3
+) -> list[dict[str, Any]]:
+    """One and two processes give the same figures; returns both results."""
+    found = []
+    for processes in (1, 2):
+        run = directory / str(processes)
+        done = llmkit(*line, "--output-dir", run, "--json", processes=processes)
+        assert done.returncode == 0, done.stderr
+        found.append(json.loads(done.stdout))
+    assert_close(directory / "1", directory / "2", rel=rel, abs=1e-5)
+    return found
 
 
 def sign(directory: Path, change: Callable[[dict[str, Any]], object]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import random
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,15 @@ from tests.jobs import (
     SHARED,
     assert_choices_explained,
     assert_held_out_agrees,
+    assert_processes_agree,
+    assert_resumes_to_the_bit,
     assert_same,
+    finetuned,
+    finetuning,
     needs_shared,
+    resume_killed,
     weights,
+    write_parts,
     write_table,
 )
 
@@ -46,18 +51,13 @@ def rows(n: int, seed: int) -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory) -> dict[str, Path]:
-    directory = tmp_path_factory.mktemp("tables")
-    parts = {"train": rows(160, 0), "test": rows(40, 1)}
-    return {name: write_table(directory / f"{name}.csv", table) for name, table in parts.items()}
+    return write_parts(tmp_path_factory, "csv", write_table, train=rows(160, 0), test=rows(40, 1))
 
 
 @pytest.fixture(scope="module")
 def reference(tables, tmp_path_factory) -> dict[str, Any]:
     """A finished run with a test file."""
-    run = tmp_path_factory.mktemp("runs") / "reference"
-    files = ("--csv", str(tables["train"]), f"data.test_files={tables['test']}")
-    assert app.run_command(["finetune", *files, *SMALL, "--output-dir", str(run)]) == 0
-    return {"run": run, **json.loads((run / "evaluation.json").read_text())}
+    return finetuned(tmp_path_factory, finetuning(tables, *SMALL))
 
 
 def test_stdout_holds_the_contracts_json_and_nothing_else(call, tables, tmp_path) -> None:
@@ -153,15 +153,7 @@ def test_the_final_model_is_the_best_checkpoint(reference) -> None:
 
 def test_a_killed_run_resumes_to_the_bit(reference, tables, call, trials, tmp_path) -> None:
     run = tmp_path / "killed"
-    files = ("--csv", tables["train"], f"data.test_files={tables['test']}")
-    arguments = ("finetune", *files, *SMALL, "--output-dir", run)
-    process = trials.start(*arguments)
-    process.until_lines(run / "metrics.jsonl", 24)
-    code = process.end(signal.SIGKILL).code
-    assert code == -signal.SIGKILL
-    done = call(*arguments)
-    assert done["code"] == 0, done["said"]
-    assert "resuming from step" in done["said"]
+    resume_killed(trials, call, finetuning(tables, *SMALL), run)
     assert_same(run, reference["run"])
 
 
@@ -169,47 +161,28 @@ def test_low_rank_updates_resume_to_the_bit_and_end_as_a_plain_model(
     reference, tables, call, tmp_path
 ) -> None:
     pytest.importorskip("peft")
-    model, files = ("--model", reference["run"]), ("--csv", tables["train"])
-    keys = (
+    line = (
+        "finetune", "--csv", tables["train"], "--model", reference["run"],
         "model.lora.r=4", "train.num_train_epochs=2", "train.global_batch_size=8",
         "train.save_steps=7", "train.load_best_model_at_end=false",
     )  # fmt: skip
-    runs = [tmp_path / name for name in ("whole", "resumed")]
-    for run in runs:
-        result = call("finetune", *files, *model, *keys, "--output-dir", run)
-        assert result["code"] == 0, result["said"]
-    last = sorted((runs[1] / "checkpoints").iterdir())[-1]
-    for left in [*last.iterdir(), *(runs[1] / "final").iterdir()]:
-        left.unlink()
-    last.rmdir(), (runs[1] / "final").rmdir()
-    result = call("finetune", *files, *model, *keys, "--output-dir", runs[1])
-    assert "resuming from step" in result["said"]
-    assert_same(*runs)
-    names = {path.name for path in (runs[0] / "final").iterdir()}
+    run, _ = assert_resumes_to_the_bit(call, line, tmp_path)
+    names = {path.name for path in (run / "final").iterdir()}
     assert "lora.safetensors" not in names
-    assert not any("lora" in name for name in weights(runs[0]))
+    assert not any("lora" in name for name in weights(run))
     before = weights(reference["run"])
     assert torch.equal(
         before["model.embeddings.tok_embeddings.weight"],
-        weights(runs[0])["model.embeddings.tok_embeddings.weight"],
+        weights(run)["model.embeddings.tok_embeddings.weight"],
     )
 
 
 def test_two_processes_give_the_figures_of_one(tables, llmkit, tmp_path) -> None:
     dropout = ("model.config.mlp_dropout=0.1", "model.config.attention_dropout=0.1")
-    keys = [*SMALL, "train.precision=fp32", *dropout]
-    found = []
-    for processes in (1, 2):
-        run = tmp_path / str(processes)
-        arguments = ("--csv", tables["train"], *keys, "train.max_steps=12", "--output-dir", run)
-        done = llmkit("finetune", *arguments, "--json", processes=processes)
-        assert done.returncode == 0, done.stderr
-        lines = (run / "metrics.jsonl").read_text().splitlines()
-        found.append([json.loads(done.stdout), *map(json.loads, lines)])
-    for one, other in zip(found[0][1:], found[1][1:], strict=True):
-        assert one == pytest.approx(other, rel=1e-3, abs=1e-5)
-    one, other = (result[0]["validation"] for result in found)
-    assert one["accuracy"] == pytest.approx(other["accuracy"])
+    keys = [*SMALL, "train.precision=fp32", *dropout, "train.max_steps=12"]
+    line = ("finetune", "--csv", tables["train"], *keys)
+    one, other = assert_processes_agree(llmkit, line, tmp_path)
+    assert one["validation"]["accuracy"] == pytest.approx(other["validation"]["accuracy"])
 
 
 TOPICS = [[f"{topic}{c}{v}" for c in "bdfgklmnprst" for v in "aeio"] for topic in ("za", "qu")]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-import shutil
-import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,16 +14,23 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertForMaskedLM
 
 from llmkit.cli import app
-from llmkit.models import build, tokenizer
+from llmkit.models import tokenizer
 from tests.jobs import (
     CONFIGS,
     assert_choices_explained,
     assert_close,
     assert_held_out_agrees,
+    assert_resumes_to_the_bit,
     assert_same,
     changed,
+    finetuned,
+    finetuning,
     metrics,
+    resume_killed,
+    resume_shortened,
+    save_new_model,
     weights,
+    write_parts,
     write_table,
 )
 
@@ -46,40 +52,26 @@ def rows(first: int, n: int) -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory) -> Path:
-    """A tiny model that knows nothing, without a chat template."""
     texts = [f"{prompt} {response}\n\n### User: Assistant:" for prompt, response in rows(0, 200)]
-    own = tokenizer.train_bpe(texts, 330)
-    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    special = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
     path = tmp_path_factory.mktemp("models") / "base"
-    build.causal_model(build.model_config("llama", shape, 330, 128, special), 0).save_pretrained(
-        path
-    )
-    own.save_pretrained(path)
-    return path
+    return save_new_model(path, tokenizer.train_bpe(texts, 330))
 
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory) -> dict[str, Path]:
-    directory = tmp_path_factory.mktemp("tables")
+    write = partial(write_table, columns=PAIR)
     parts = {"train": rows(100, 160), "validation": rows(300, 12)}
-    return {
-        name: write_table(directory / f"{name}.csv", table, PAIR) for name, table in parts.items()
-    }
+    return write_parts(tmp_path_factory, "csv", write, **parts)
 
 
 @pytest.fixture(scope="module")
 def command(base, tables) -> tuple[object, ...]:
-    files = ("--csv", tables["train"], f"data.validation_files={tables['validation']}")
-    return ("finetune", *files, "--model", base, *SMALL)
+    return finetuning(tables, "--model", base, *SMALL)
 
 
 @pytest.fixture(scope="module")
 def reference(command, tmp_path_factory) -> Path:
-    run = tmp_path_factory.mktemp("runs") / "reference"
-    line = [*command, "evaluation.responses=12", "--output-dir", run, "--quiet"]
-    assert app.run_command([*map(str, line)]) == 0
-    return run
+    return finetuned(tmp_path_factory, [*command, "evaluation.responses=12"])["run"]
 
 
 def test_the_model_learns_to_respond_and_to_end(reference) -> None:
@@ -138,18 +130,9 @@ def test_a_run_that_is_resumed_or_repeated_is_bit_identical(
     reference, command, call, trials, tmp_path
 ) -> None:
     run = tmp_path / "killed"
-    line = (*command, "--output-dir", run)
-    process = trials.start(*line)
-    process.until_lines(run / "metrics.jsonl", 12)
-    process.end(signal.SIGKILL)
-    result = call(*line)
-    assert result["code"] == 0, result["said"]
+    resume_killed(trials, call, command, run)
     assert_same(run, reference)
-    last = sorted((run / "checkpoints").iterdir())[-1]
-    shutil.rmtree(last)
-    shutil.rmtree(run / "final")
-    result = call(*line)
-    assert "resuming from step" in result["said"]
+    resume_shortened(call, command, run)
     assert_same(run, reference)
 
 
@@ -175,21 +158,11 @@ def test_low_rank_updates_end_merged_and_resume_to_the_bit(
     pytest.importorskip("peft")
     keys = changed(SMALL, "model.lora.r=4", "train.num_train_epochs=1", "train.save_steps=2",
                    "train.load_best_model_at_end=false")  # fmt: skip
-    files = ("--csv", tables["train"], f"data.validation_files={tables['validation']}")
-    command = ("finetune", *files, "--model", reference, *keys)
-    runs = [tmp_path / name for name in ("whole", "resumed")]
-    for run in runs:
-        result = call(*command, "--output-dir", run)
-        assert result["code"] == 0, result["said"]
-    shutil.rmtree(sorted((runs[1] / "checkpoints").iterdir())[-1])
-    shutil.rmtree(runs[1] / "final")
-    result = call(*command, "--output-dir", runs[1])
-    assert "resuming from step" in result["said"], result["said"]
-    assert_same(*runs)
-    names = weights(runs[0]).keys()
-    assert names == weights(reference).keys()
+    line = finetuning(tables, "--model", reference, *keys)
+    run, result = assert_resumes_to_the_bit(call, line, tmp_path)
+    assert weights(run).keys() == weights(reference).keys()
     kept = "model.embed_tokens.weight"
-    assert torch.equal(weights(reference)[kept], weights(runs[0])[kept])
+    assert torch.equal(weights(reference)[kept], weights(run)[kept])
     assert result["validation"]["perplexity"] < 1.5
 
 
@@ -248,13 +221,8 @@ def test_the_dry_run_counts_what_is_cut_repeated_or_skipped(base, call, tmp_path
 def test_a_model_that_cannot_keep_packed_rows_apart_gets_one_conversation_each(
     call, base, tables, tmp_path
 ) -> None:
-    shape = {"hidden_size": 32, "num_hidden_layers": 1}
-    other = tmp_path / "mamba"
     own = AutoTokenizer.from_pretrained(base)
-    special = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
-    config = build.model_config("mamba", shape, len(own), 128, special)
-    build.causal_model(config, 0).save_pretrained(other)
-    own.save_pretrained(other)
+    other = save_new_model(tmp_path / "mamba", own, "mamba", layers=1)
     result = call("finetune", "--csv", tables["train"], "--model", other, *SMALL,
                   "train.max_steps=2", "--output-dir", tmp_path / "run")  # fmt: skip
     assert result["code"] == 0, result["said"]

@@ -6,7 +6,7 @@ import csv
 import json
 import math
 import shutil
-import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,22 @@ import torch
 from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from llmkit.cli import app
-from llmkit.models import build, tokenizer
+from llmkit.models import tokenizer
 from tests.jobs import (
     CONFIGS,
     assert_choices_explained,
     assert_close,
     assert_held_out_agrees,
+    assert_resumes_to_the_bit,
     assert_same,
     changed,
+    finetuned,
+    finetuning,
     metrics,
-    weights,
+    resume_killed,
+    resume_shortened,
+    save_new_model,
+    write_parts,
     write_table,
 )
 
@@ -51,39 +56,26 @@ def rows(first: int, n: int) -> list[tuple[str, str, str]]:
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory) -> Path:
-    """A tiny model that knows nothing, without a chat template."""
     texts = [f"{a} {b} {c}\n\n### User: Assistant:" for a, b, c in rows(0, 200)]
-    own = tokenizer.train_bpe(texts, 330)
-    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    special = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
     path = tmp_path_factory.mktemp("models") / "base"
-    config = build.model_config("llama", shape, 330, 128, special)
-    build.causal_model(config, 0).save_pretrained(path)
-    own.save_pretrained(path)
-    return path
+    return save_new_model(path, tokenizer.train_bpe(texts, 330))
 
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory) -> dict[str, Path]:
-    directory = tmp_path_factory.mktemp("tables")
+    write = partial(write_table, columns=COLUMNS)
     parts = {"train": rows(100, 96), "validation": rows(300, 12)}
-    return {
-        name: write_table(directory / f"{name}.csv", table, COLUMNS)
-        for name, table in parts.items()
-    }
+    return write_parts(tmp_path_factory, "csv", write, **parts)
 
 
 @pytest.fixture(scope="module")
 def command(base, tables) -> tuple[object, ...]:
-    files = ("--csv", tables["train"], f"data.validation_files={tables['validation']}")
-    return ("finetune", *files, "--model", base, *SMALL)
+    return finetuning(tables, "--model", base, *SMALL)
 
 
 @pytest.fixture(scope="module")
 def reference(command, tmp_path_factory) -> Path:
-    run = tmp_path_factory.mktemp("runs") / "reference"
-    assert app.run_command([*map(str, [*command, "--output-dir", run, "--quiet"])]) == 0
-    return run
+    return finetuned(tmp_path_factory, command)["run"]
 
 
 def evaluation(run: Path) -> dict[str, Any]:
@@ -155,13 +147,7 @@ def test_a_killed_run_resumes_to_the_bit_without_measuring_the_reference_again(
     reference, command, call, trials, tmp_path
 ) -> None:
     run = tmp_path / "killed"
-    line = (*command, "--output-dir", run)
-    process = trials.start(*line)
-    process.until_lines(run / "metrics.jsonl", 20)
-    process.end(signal.SIGKILL)
-    result = call(*line)
-    assert result["code"] == 0, result["said"]
-    assert "resuming from step" in result["said"]
+    result = resume_killed(trials, call, command, run)
     assert "reference model, once" not in result["said"]
     assert_same(run, reference)
     kept = [each / "reference.safetensors" for each in (run, reference)]
@@ -174,8 +160,6 @@ def test_a_reference_that_is_lost_is_computed_from_the_base_again(
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(reference, run)
-    shutil.rmtree(sorted((run / "checkpoints").iterdir())[-1])
-    shutil.rmtree(run / "final")
     file = run / "reference.safetensors"
     before = file.read_bytes()
     if damage == "removed":
@@ -184,8 +168,7 @@ def test_a_reference_that_is_lost_is_computed_from_the_base_again(
         file.write_bytes(before[:-9])
     else:
         save_file({k: v - 1 for k, v in load_file(file).items()}, file, {"key": "other"})
-    result = call(*command, "--output-dir", run)
-    assert result["code"] == 0, result["said"]
+    result = resume_shortened(call, command, run)
     assert "reference model, once" in result["said"]
     assert file.read_bytes() == before
     assert_same(run, reference)
@@ -206,23 +189,13 @@ def test_low_rank_updates_are_compared_with_their_base_and_resume_to_the_bit(
     pytest.importorskip("peft")
     keys = changed(SMALL, "model.lora.r=4", "train.num_train_epochs=1", "train.save_steps=2",
                    "train.load_best_model_at_end=false")  # fmt: skip
-    files = ("--csv", tables["train"], f"data.validation_files={tables['validation']}")
-    command = ("finetune", *files, "--model", base, *keys)
-    runs = [tmp_path / name for name in ("whole", "resumed")]
-    for run in runs:
-        result = call(*command, "--output-dir", run)
-        assert result["code"] == 0, result["said"]
-    shutil.rmtree(sorted((runs[1] / "checkpoints").iterdir())[-1])
-    shutil.rmtree(runs[1] / "final")
-    (runs[1] / "reference.safetensors").unlink()  # the updates are not zero any more
-    result = call(*command, "--output-dir", runs[1])
-    assert "resuming from step" in result["said"], result["said"]
-    assert_same(*runs)
+    line = finetuning(tables, "--model", base, *keys)
+    # The updates are not zero any more when the reference is computed again.
+    whole, _ = assert_resumes_to_the_bit(call, line, tmp_path, "reference.safetensors")
     before = log_probabilities(base, tables["validation"])
-    for run in runs:
+    for run in (whole, tmp_path / "resumed"):
         kept = load_file(run / "reference.safetensors")
         np.testing.assert_allclose(kept["validation"], before, rtol=1e-4)
-    assert weights(runs[0]).keys() == weights(runs[1]).keys()
 
 
 @pytest.mark.parametrize(
@@ -233,8 +206,7 @@ def test_low_rank_updates_are_compared_with_their_base_and_resume_to_the_bit(
     ],
 )
 def test_other_losses_learn_too(base, tables, call, tmp_path, keys, unchanged) -> None:
-    files = ("--csv", tables["train"], f"data.validation_files={tables['validation']}")
-    line = ("finetune", *files, "--model", base, *SMALL, *keys)
+    line = finetuning(tables, "--model", base, *SMALL, *keys)
     result = call(*line, "--output-dir", tmp_path / "run")
     assert result["code"] == 0, result["said"]
     assert result["baseline"]["reference"]["loss"] == pytest.approx(unchanged)
@@ -249,9 +221,8 @@ def warned(result: dict[str, Any], words: str) -> bool:
 
 
 def test_a_run_that_learned_nothing_says_so(base, tables, call, tmp_path) -> None:
-    files = ("--csv", tables["train"], f"data.validation_files={tables['validation']}")
     keys = changed(SMALL, "train.learning_rate=1e-9", "train.num_train_epochs=1")
-    result = call("finetune", *files, "--model", base, *keys, "--output-dir", tmp_path / "run")
+    result = call(*finetuning(tables, "--model", base, *keys, "--output-dir", tmp_path / "run"))
     assert result["code"] == 0, result["said"]
     assert warned(result, "has not learned which responses are preferred")
     assert not warned(result, "become less likely")
@@ -260,11 +231,10 @@ def test_a_run_that_learned_nothing_says_so(base, tables, call, tmp_path) -> Non
 def test_early_stopping_and_the_best_model_follow_a_metric_of_pairs(
     base, tables, call, tmp_path
 ) -> None:
-    files = ("--csv", tables["train"], f"data.validation_files={tables['validation']}")
     keys = changed(SMALL, "train.num_train_epochs=20", "train.early_stopping_patience=1",
                    "train.metric_for_best_model=accuracy")  # fmt: skip
     run = tmp_path / "run"
-    result = call("finetune", *files, "--model", base, *keys, "--output-dir", run)
+    result = call(*finetuning(tables, "--model", base, *keys, "--output-dir", run))
     assert result["code"] == 0, result["said"]
     assert "stopping at step" in result["said"]
     values = {line["step"]: line["validation_accuracy"] for line in metrics(run)
@@ -342,11 +312,7 @@ def test_evaluate_refuses_a_reference_that_reads_other_tokens(
     reference, tables, call, tmp_path
 ) -> None:
     other = tokenizer.train_bpe(["another vocabulary altogether " * 9], 300)
-    special = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
-    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = build.model_config("llama", shape, len(other), 128, special)
-    build.causal_model(config, 0).save_pretrained(tmp_path / "other")
-    other.save_pretrained(tmp_path / "other")
+    save_new_model(tmp_path / "other", other, hidden=16, layers=1)
     line = ("evaluate", "--model", reference, "--csv", tables["validation"])
     found = call(*line, f"evaluation.reference_model={tmp_path / 'other'}")
     assert (found["code"], "another vocabulary" in found["said"]) == (78, True), found["said"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,17 @@ import torch
 from transformers import AutoModelForQuestionAnswering
 
 from llmkit.cli import app
-from tests.jobs import CONFIGS, assert_held_out_agrees, assert_same, weights
+from tests.jobs import (
+    CONFIGS,
+    assert_held_out_agrees,
+    assert_processes_agree,
+    assert_same,
+    finetuned,
+    finetuning,
+    resume_killed,
+    weights,
+    write_parts,
+)
 
 PLACES, FOODS = ("Paris", "New York", "Oslo"), ("bread", "green tea", "rice")
 FILLING = "the old city was quiet and many people walked near it today".split()
@@ -53,18 +62,14 @@ def jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory) -> dict[str, Path]:
-    directory = tmp_path_factory.mktemp("tables")
     parts = {"train": questions(120, 0), "test": questions(30, 1)}
-    return {name: jsonl(directory / f"{name}.jsonl", rows) for name, rows in parts.items()}
+    return write_parts(tmp_path_factory, "jsonl", jsonl, **parts)
 
 
 @pytest.fixture(scope="module")
 def reference(tables, tmp_path_factory) -> dict[str, Any]:
     """A finished run with a test file."""
-    run = tmp_path_factory.mktemp("runs") / "reference"
-    files = ("--csv", str(tables["train"]), f"data.test_files={tables['test']}")
-    assert app.run_command(["finetune", *files, *SMALL, "--output-dir", str(run)]) == 0
-    return {"run": run, **json.loads((run / "evaluation.json").read_text())}
+    return finetuned(tmp_path_factory, finetuning(tables, *SMALL))
 
 
 def test_the_model_learns_and_stands_beside_its_baselines(reference) -> None:
@@ -146,30 +151,13 @@ def test_plain_transformers_loads_the_model(reference) -> None:
 
 def test_a_killed_run_continues_to_the_bit(reference, tables, call, trials, tmp_path) -> None:
     run = tmp_path / "killed"
-    files = ("--csv", tables["train"], f"data.test_files={tables['test']}")
-    arguments = ("finetune", *files, *SMALL, "--output-dir", run)
-    process = trials.start(*arguments)
-    process.until_lines(run / "metrics.jsonl", 24)
-    assert process.end(signal.SIGKILL).code == -signal.SIGKILL
-    done = call(*arguments)
-    assert done["code"] == 0, done["said"]
-    assert "resuming from step" in done["said"]
+    resume_killed(trials, call, finetuning(tables, *SMALL), run)
     assert_same(run, reference["run"])
 
 
 def test_two_processes_give_the_figures_of_one(tables, llmkit, tmp_path) -> None:
-    dropout = ("model.config.mlp_dropout=0.1",)
-    keys = [*SMALL, "train.precision=fp32", *dropout, "train.max_steps=8"]
-    found = []
-    for processes in (1, 2):
-        run = tmp_path / str(processes)
-        arguments = ("--csv", tables["train"], *keys, "--output-dir", run)
-        done = llmkit("finetune", *arguments, "--json", processes=processes)
-        assert done.returncode == 0, done.stderr
-        lines = (run / "metrics.jsonl").read_text().splitlines()
-        found.append(list(map(json.loads, lines)))
-    for one, other in zip(*found, strict=True):
-        assert one == pytest.approx(other, rel=1e-3, abs=1e-5)
+    keys = (*SMALL, "train.precision=fp32", "model.config.mlp_dropout=0.1", "train.max_steps=8")
+    assert_processes_agree(llmkit, ("finetune", "--csv", tables["train"], *keys), tmp_path)
 
 
 def test_low_rank_updates_end_as_a_plain_model(reference, tables, call, tmp_path) -> None:

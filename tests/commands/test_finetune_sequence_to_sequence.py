@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
-import signal
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,17 +16,22 @@ from torch.nn import functional
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 from transformers.trainer_pt_utils import LabelSmoother
 
-from llmkit.cli import app
 from tests import pairs
 from tests.jobs import (
     CONFIGS,
     assert_choices_explained,
     assert_close,
     assert_held_out_agrees,
+    assert_processes_agree,
+    assert_resumes_to_the_bit,
     assert_same,
     changed,
+    finetuned,
+    finetuning,
     metrics,
+    resume_killed,
     weights,
+    write_parts,
     write_table,
 )
 
@@ -43,24 +47,18 @@ SMALL = (
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    directory = tmp_path_factory.mktemp("tables")
     parts = {"train": pairs.word_pairs(1, 320, 6), "validation": pairs.word_pairs(2, 24, 6)}
-    return {
-        name: write_table(directory / f"{name}.csv", rows, PAIR) for name, rows in parts.items()
-    }
+    return write_parts(tmp_path_factory, "csv", partial(write_table, columns=PAIR), **parts)
 
 
 @pytest.fixture(scope="module")
 def command(tables) -> tuple[object, ...]:
-    files = ("--csv", tables["train"], f"data.validation_files={tables['validation']}")
-    return ("finetune", *files, *SMALL)
+    return finetuning(tables, *SMALL)
 
 
 @pytest.fixture(scope="module")
 def reference(command, tmp_path_factory) -> Path:
-    run = tmp_path_factory.mktemp("runs") / "reference"
-    assert app.run_command([*map(str, command), "--output-dir", str(run), "--quiet"]) == 0
-    return run
+    return finetuned(tmp_path_factory, command)["run"]
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -142,13 +140,7 @@ def test_a_run_that_is_killed_or_repeated_is_bit_identical(
     reference, command, call, trials, tmp_path
 ) -> None:
     run = tmp_path / "killed"
-    line = (*command, "--output-dir", run)
-    process = trials.start(*line)
-    process.until_lines(run / "metrics.jsonl", 20)
-    process.end(signal.SIGKILL)
-    result = call(*line)
-    assert result["code"] == 0, result["said"]
-    assert "resuming from step" in result["said"]
+    resume_killed(trials, call, command, run)
     assert_same(run, reference)
 
 
@@ -171,13 +163,8 @@ def test_a_translator_without_progress_stops_early_and_keeps_its_best(
     assert loss == pytest.approx(measured[best], rel=1e-3, abs=1e-5)
 
 
-def test_two_processes_give_what_one_gives(command, llmkit, call, tmp_path) -> None:
-    line = (*command, "train.max_steps=12")
-    one, two = tmp_path / "one", tmp_path / "two"
-    assert call(*line, "--output-dir", one)["code"] == 0
-    done = llmkit(*line, "--output-dir", two, "--json", processes=2)
-    assert done.returncode == 0, done.stderr
-    assert_close(one, two, rel=2e-3, abs=1e-5)
+def test_two_processes_give_what_one_gives(command, llmkit, tmp_path) -> None:
+    assert_processes_agree(llmkit, (*command, "train.max_steps=12"), tmp_path, rel=2e-3)
 
 
 def test_low_rank_updates_end_merged_and_resume_to_the_bit(
@@ -187,18 +174,9 @@ def test_low_rank_updates_end_merged_and_resume_to_the_bit(
     keys = ("train.objective=sequence_to_sequence", "model.lora.r=4", "train.max_steps=8",
             "train.save_steps=2", "train.global_batch_size=8", "train.compile=false",
             "train.load_best_model_at_end=false", "evaluation.responses=2")  # fmt: skip
-    files = ("--csv", tables["train"], f"data.validation_files={tables['validation']}")
-    line = ("finetune", *files, "--model", reference, *keys)
-    runs = [tmp_path / name for name in ("whole", "resumed")]
-    for run in runs:
-        result = call(*line, "--output-dir", run)
-        assert result["code"] == 0, result["said"]
-    shutil.rmtree(sorted((runs[1] / "checkpoints").iterdir())[-1])
-    shutil.rmtree(runs[1] / "final")
-    result = call(*line, "--output-dir", runs[1])
-    assert "resuming from step" in result["said"], result["said"]
-    assert_same(*runs)
-    assert weights(runs[0]).keys() == weights(reference).keys()
+    line = finetuning(tables, "--model", reference, *keys)
+    run, _ = assert_resumes_to_the_bit(call, line, tmp_path)
+    assert weights(run).keys() == weights(reference).keys()
 
 
 @pytest.mark.parametrize("kind", ["t5", "mt5", "bart"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,16 @@ from seqeval.metrics import f1_score
 from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
 
 from llmkit.cli import app
-from tests.jobs import CONFIGS, assert_same, weights
+from tests.jobs import (
+    CONFIGS,
+    assert_processes_agree,
+    assert_same,
+    finetuned,
+    finetuning,
+    resume_killed,
+    weights,
+    write_parts,
+)
 
 PEOPLE = ("Anna Berg", "Bob", "Carla van Dyk", "Dmitri")
 PLACES = ("Paris", "New York", "Rio de Janeiro")
@@ -60,18 +68,14 @@ def conll(path: Path, rows: list[tuple[list[str], list[str]]]) -> Path:
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory) -> dict[str, Path]:
-    directory = tmp_path_factory.mktemp("tables")
     parts = {"train": sentences(160, 0), "test": sentences(40, 1)}
-    return {name: conll(directory / f"{name}.conll", rows) for name, rows in parts.items()}
+    return write_parts(tmp_path_factory, "conll", conll, **parts)
 
 
 @pytest.fixture(scope="module")
 def reference(tables, tmp_path_factory) -> dict[str, Any]:
     """A finished run with a test file."""
-    run = tmp_path_factory.mktemp("runs") / "reference"
-    files = ("--csv", str(tables["train"]), f"data.test_files={tables['test']}")
-    assert app.run_command(["finetune", *files, *SMALL, "--output-dir", str(run)]) == 0
-    return {"run": run, **json.loads((run / "evaluation.json").read_text())}
+    return finetuned(tmp_path_factory, finetuning(tables, *SMALL))
 
 
 def test_the_tagger_learns_and_stands_beside_its_baseline(reference) -> None:
@@ -190,32 +194,16 @@ def test_lines_of_a_pipe_are_tagged(reference, trials, tmp_path) -> None:
 
 def test_a_killed_run_resumes_to_the_bit(reference, tables, call, trials, tmp_path) -> None:
     run = tmp_path / "killed"
-    files = ("--csv", tables["train"], f"data.test_files={tables['test']}")
-    arguments = ("finetune", *files, *SMALL, "--output-dir", run)
-    process = trials.start(*arguments)
-    process.until_lines(run / "metrics.jsonl", 24)
-    assert process.end(signal.SIGKILL).code == -signal.SIGKILL
-    done = call(*arguments)
-    assert done["code"] == 0, done["said"]
-    assert "resuming from step" in done["said"]
+    resume_killed(trials, call, finetuning(tables, *SMALL), run)
     assert_same(run, reference["run"])
 
 
 def test_two_processes_give_the_figures_of_one(tables, llmkit, tmp_path) -> None:
     dropout = ("model.config.mlp_dropout=0.1", "model.config.attention_dropout=0.1")
-    keys = [*SMALL, "train.precision=fp32", *dropout]
-    found = []
-    for processes in (1, 2):
-        run = tmp_path / str(processes)
-        arguments = ("--csv", tables["train"], *keys, "train.max_steps=12", "--output-dir", run)
-        done = llmkit("finetune", *arguments, "--json", processes=processes)
-        assert done.returncode == 0, done.stderr
-        lines = (run / "metrics.jsonl").read_text().splitlines()
-        found.append([json.loads(done.stdout), *map(json.loads, lines)])
-    for one, other in zip(found[0][1:], found[1][1:], strict=True):
-        assert one == pytest.approx(other, rel=1e-3, abs=1e-5)
-    one, other = (result[0]["validation"] for result in found)
-    assert one["f1"] == pytest.approx(other["f1"])
+    keys = [*SMALL, "train.precision=fp32", *dropout, "train.max_steps=12"]
+    line = ("finetune", "--csv", tables["train"], *keys)
+    one, other = assert_processes_agree(llmkit, line, tmp_path)
+    assert one["validation"]["f1"] == pytest.approx(other["validation"]["f1"])
 
 
 def test_low_rank_updates_end_as_a_plain_model(reference, tables, call, tmp_path) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from tests.jobs import assert_close, assert_same, changed, metrics, tiny
+from tests.jobs import assert_close, assert_resumes_to_the_bit, changed, metrics, tiny
 
 LINE = tiny(
     "train.objective=span_corruption", "model.config.hidden_size=32",
@@ -18,21 +17,14 @@ LINE = tiny(
 
 
 def test_spans_are_learned_and_a_resumed_run_is_bit_identical(corpus, call, tmp_path) -> None:
-    runs = [tmp_path / name for name in ("whole", "resumed", "small")]
-    for run in runs[:2]:
-        result = call("pretrain", "--text", corpus, *LINE, "-o", run)
-        assert result["code"] == 0, result["said"]
+    run, result = assert_resumes_to_the_bit(call, ("pretrain", "--text", corpus, *LINE), tmp_path)
+    assert "resuming from step 4" in result["said"], result["said"]
     assert {"loss", "accuracy"} <= result["validation"].keys()
     assert result["baseline"]["unigram"]["loss"] > 0
-    shutil.rmtree(sorted((runs[1] / "checkpoints").iterdir())[-1])
-    shutil.rmtree(runs[1] / "final")
-    again = call("pretrain", "--text", corpus, *LINE, "-o", runs[1])
-    assert "resuming from step 4" in again["said"], again["said"]
-    assert_same(runs[0], runs[1])
-    small = changed(LINE, "train.micro_batch_size=3")
-    assert call("pretrain", "--text", corpus, *small, "-o", runs[2])["code"] == 0
-    assert_close(runs[0], runs[2], rel=2e-3, abs=1e-4)
-    shown = [sample for line in metrics(runs[0]) for sample in line.get("samples", [])]
+    small, other = changed(LINE, "train.micro_batch_size=3"), tmp_path / "small"
+    assert call("pretrain", "--text", corpus, *small, "-o", other)["code"] == 0
+    assert_close(run, other, rel=2e-3, abs=1e-4)
+    shown = [sample for line in metrics(run) for sample in line.get("samples", [])]
     assert all("<extra_id_0>" in sample["source"] + sample["target"] for sample in shown)
 
 

@@ -100,8 +100,8 @@ def test_an_answer_without_a_start_is_found_if_it_stands_once(tmp_path: Path, wa
     ("answer", "reason"),
     [
         ({"text": ["Carl"], "answer_start": [0]}, "'Carl' is not in its context"),
-        ({"text": ["Bob"], "answer_start": [9]}, "does not stand at 9 in its context, but at 10"),
-        ({"text": ["Anna"]}, "'Anna' stands 2 times in its context: give its start"),
+        ({"text": ["Bob"], "answer_start": [9]}, "is at 10 in its context, not at 9"),
+        ({"text": ["Anna"]}, "'Anna' occurs 2 times in its context: give its start"),
         ({"text": [" "], "answer_start": [5]}, "an answer is ' '"),
         ({"text": [7], "answer_start": [5]}, "an answer is 7"),
     ],

@@ -10,45 +10,29 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerFast
 
-from llmkit.data.examples.encoded import UNLABELLED, Encoded, length_report, padding_id
-from llmkit.data.examples.tagged import window_starts
+from llmkit.data.examples.encoded import UNLABELLED
+from llmkit.data.examples.windows import LongTextEncoder, WindowRows, concatenated, window_starts
 from llmkit.data.records.questions import Answer
-from llmkit.models.control_tokens import ControlTokenCount, control_tokens, text_only
 
 NO_ANSWER = 0
 """The token, the first of a window, that stands for no answer."""
-
-_TEXTS_AT_ONCE = 1024
 
 _Rows = Sequence[int] | NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class AnswerWindows:
+class AnswerWindows(WindowRows):
     """A question with a window of its context, for each window of each row; windows overlap."""
 
-    encoded: Encoded
-    """The windows, without targets."""
     owners: NDArray[np.int64]
     """[windows], the number of the row of each."""
     offsets: NDArray[np.int64]
     """[tokens of all windows, 2], the characters of the context that a token has; -1 for others."""
-    tokens: NDArray[np.int32]
-    """[rows], the number of tokens of each."""
     targets: NDArray[np.int64] | None
     """[windows, 2], the first and the last token of the answer, or NO_ANSWER twice."""
     cut_questions: int
     """Number of rows whose question was cut, so that the context has half of a window."""
-
-    def __len__(self) -> int:
-        return len(self.encoded)
-
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        """[windows], in tokens."""
-        return self.encoded.lengths
 
     @property
     def id_bytes(self) -> bytes:
@@ -64,10 +48,6 @@ class AnswerWindows:
     def count(self, rows: _Rows) -> int:
         """Number of predictions in these windows: one for each except -1."""
         return self.encoded.count(rows)
-
-    def longest_first(self) -> NDArray[np.int64]:
-        """All windows by decreasing length, so that neighbours need little padding."""
-        return self.encoded.longest_first()
 
     def labels(self, rows: _Rows) -> NDArray[np.int64]:
         """The answers in these windows."""
@@ -94,8 +74,8 @@ class AnswerWindows:
         return int(self.offsets[before + first, 0]), int(self.offsets[before + last, 1])
 
     def length_report(self) -> dict[str, Any]:
-        """Percentiles of the lengths of rows in tokens, and the number of windows."""
-        found = {**length_report(self.tokens, self.tokens), "windows": len(self)}
+        """Also the number of rows whose question was cut, if there are any."""
+        found = super().length_report()
         return {**found, "cut_questions": self.cut_questions} if self.cut_questions else found
 
 
@@ -106,15 +86,8 @@ class _Window(NamedTuple):
     target: tuple[int, int]
 
 
-class QuestionEncoder:
+class QuestionEncoder(LongTextEncoder):
     """Encodes questions with their contexts, in windows of at most `max_length` tokens."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, max_length: int) -> None:
-        self.pad_id = padding_id(tokenizer)
-        self.named = ControlTokenCount(control_tokens(tokenizer))
-        self.max_length = max_length
-        self.gives_types = "token_type_ids" in tokenizer.model_input_names
-        self.backend = text_only(tokenizer)
 
     def encode(
         self,
@@ -127,35 +100,17 @@ class QuestionEncoder:
         owners: list[int] = []
         lengths: list[int] = []
         n_cut = 0
-        for first in range(0, len(texts), _TEXTS_AT_ONCE):
-            some = texts[first : first + _TEXTS_AT_ONCE]
-            for each in some:
-                self.named.add(each)
-            encodings = self.backend.encode_batch([(each[0], each[1]) for each in some])
-            for row, encoding in enumerate(encodings, first):
-                windows, is_cut = self._windows(encoding, answers[row] if answers else ())
-                made += windows
-                owners += [row] * len(windows)
-                lengths.append(len(encoding.ids))
-                n_cut += is_cut
-            advance(len(some))
-        starts = np.zeros(len(made) + 1, dtype=np.int64)
-        np.cumsum([len(window.ids) for window in made], out=starts[1:])
-        ids = np.concatenate([*(window.ids for window in made), np.zeros(0, np.int32)])
-        types = np.concatenate([*(window.types for window in made), np.zeros(0, np.uint8)])
-        offsets = [*(window.offsets for window in made), np.zeros((0, 2), np.int64)]
+        for row, encoding in enumerate(self.encodings(texts, advance)):
+            windows, is_cut = self._windows(encoding, answers[row] if answers else ())
+            made += windows
+            owners += [row] * len(windows)
+            lengths.append(len(encoding.ids))
+            n_cut += is_cut
         targets = np.array([window.target for window in made], np.int64).reshape(-1, 2)
         return AnswerWindows(
-            encoded=Encoded(
-                ids=ids,
-                types=types if self.gives_types else None,
-                starts=starts,
-                uncut=np.diff(starts).astype(np.int32),
-                targets=None,
-                pad_id=self.pad_id,
-            ),
+            encoded=self.joined([each.ids for each in made], [each.types for each in made]),
             owners=np.array(owners, dtype=np.int64),
-            offsets=np.concatenate(offsets),
+            offsets=concatenated([each.offsets for each in made], np.zeros((0, 2), np.int64)),
             tokens=np.array(lengths, dtype=np.int32),
             targets=None if answers is None else targets,
             cut_questions=n_cut,

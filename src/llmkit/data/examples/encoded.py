@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -23,8 +23,6 @@ UNLABELLED = -100
 """The label of row -1, which has none; NaN in batches of float labels."""
 
 PERCENTILES = (50, 90, 95, 99, 100)
-
-_TEXTS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
@@ -239,16 +237,38 @@ def padding_id(tokenizer: PreTrainedTokenizerFast) -> int:
     return int(tokenizer.pad_token_id)
 
 
-class Encoder:
-    """Encodes like the tokenizer with truncation, but faster."""
+class TextEncoder:
+    """What all encoders of texts for padded batches know and count."""
+
+    at_once = 4096
+    """Number of texts that are encoded together on all cores."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, max_length: int) -> None:
         self.pad_id = padding_id(tokenizer)
         self.named = ControlTokenCount(control_tokens(tokenizer))
-        self.truncated = 0
-        """Number of rows so far that were longer than `max_length`."""
         self.max_length = max_length
         self.gives_types = "token_type_ids" in tokenizer.model_input_names
+
+    def chunks(
+        self, texts: Sequence[tuple[str, ...]], advance: Callable[[int], None]
+    ) -> Iterator[Sequence[tuple[str, ...]]]:
+        """The texts in parts that are encoded together; counts their control tokens, and calls
+        `advance` with the size of each part when it is done."""
+        for first in range(0, len(texts), self.at_once):
+            some = texts[first : first + self.at_once]
+            for each in some:
+                self.named.add(each)
+            yield some
+            advance(len(some))
+
+
+class Encoder(TextEncoder):
+    """Encodes like the tokenizer with truncation, but faster."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, max_length: int) -> None:
+        super().__init__(tokenizer, max_length)
+        self.truncated = 0
+        """Number of rows so far that were longer than `max_length`."""
         # A copy: the tokenizer keeps its settings. In the copy, special tokens in a text are text.
         self.whole, self.cut = text_only(tokenizer), text_only(tokenizer)
         self.side = tokenizer.truncation_side
@@ -262,10 +282,7 @@ class Encoder:
     ) -> Encoded:
         """Encode texts or pairs of texts; `advance` is called with the number encoded."""
         ids, types, lengths, uncut = [], [], [], []
-        for first in range(0, len(texts), _TEXTS_AT_ONCE):
-            some = texts[first : first + _TEXTS_AT_ONCE]
-            for each in some:
-                self.named.add(each)
+        for some in self.chunks(texts, advance):
             encodings, before = self._encode(some)
             uncut += before
             self.truncated += sum(length > self.max_length for length in before)
@@ -273,7 +290,6 @@ class Encoder:
             ids.append(_flat((encoding.ids for encoding in encodings), np.int32))
             if self.gives_types:
                 types.append(_flat((encoding.type_ids for encoding in encodings), np.uint8))
-            advance(len(some))
         starts = np.zeros(len(texts) + 1, dtype=np.int64)
         np.cumsum(lengths, out=starts[1:])
         return Encoded(

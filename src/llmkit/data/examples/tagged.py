@@ -13,19 +13,14 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
-from llmkit.data.examples.encoded import UNLABELLED, Encoded, length_report, padding_id
+from llmkit.data.examples.encoded import UNLABELLED
+from llmkit.data.examples.windows import LongTextEncoder, WindowRows, concatenated, window_starts
 from llmkit.data.records import splits
 from llmkit.data.records.tagging.tags import Entities, TagSet
 from llmkit.data.records.tagging.words import WordSpans, unmarked_text
-from llmkit.models.control_tokens import ControlTokenCount, control_tokens, text_only
 
 NO_WORD = -1
 """The number of a word where there is none."""
-
-_OVERLAP = 4
-"""Two windows of a long text share the tokens of a window divided by this."""
-
-_TEXTS_AT_ONCE = 4096
 
 _Rows = Sequence[int] | NDArray[np.int64]
 
@@ -102,29 +97,17 @@ class TaggedTable:
 
 
 @dataclass(frozen=True)
-class TokenWindows:
+class TokenWindows(WindowRows):
     """Windows of token ids over texts; a long text has several, and each word is predicted in the
     window where it is most central, by one of its tokens."""
 
-    encoded: Encoded
-    """The windows, without targets."""
     owners: NDArray[np.int64]
     """[tokens of all windows], the number of the word that a token predicts, or NO_WORD."""
     sources: NDArray[np.int64]
     """[words], the word whose token predicts each word: itself; an earlier one if they share a
     token; NO_WORD if the tokenizer drops it."""
-    tokens: NDArray[np.int32]
-    """[texts], the number of tokens of each text."""
     targets: NDArray[np.int64] | None
     """[words]"""
-
-    def __len__(self) -> int:
-        return len(self.encoded)
-
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        """[windows], in tokens."""
-        return self.encoded.lengths
 
     @property
     def id_bytes(self) -> bytes:
@@ -142,10 +125,6 @@ class TokenWindows:
         """Number of predictions in these windows: one for each word."""
         chosen = np.asarray(rows, dtype=np.int64)
         return int(self._predicted[chosen[chosen >= 0]].sum())
-
-    def longest_first(self) -> NDArray[np.int64]:
-        """All windows by decreasing length, so that neighbours need little padding."""
-        return self.encoded.longest_first()
 
     def labels(self, rows: _Rows) -> NDArray[np.int64]:
         """The targets that are predicted in these windows."""
@@ -176,25 +155,20 @@ class TokenWindows:
         return found
 
     def length_report(self) -> dict[str, Any]:
-        """Percentiles of the lengths of texts in tokens, the number of windows, and the number of
-        words without a token."""
-        lengths = length_report(self.tokens, self.tokens)
+        """Also the number of words without a token."""
         without = int((self.sources == NO_WORD).sum())
-        return {**lengths, "windows": len(self), "words_without_token": without}
+        return {**super().length_report(), "words_without_token": without}
 
 
-class WindowEncoder:
+class WindowEncoder(LongTextEncoder):
     """Encodes running texts in windows of at most `max_length` tokens, and finds the token that
     predicts each word: its first, or its last for a model that sees only the tokens before."""
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerFast, max_length: int, by_last: bool = False
     ) -> None:
-        self.pad_id = padding_id(tokenizer)
-        self.named = ControlTokenCount(control_tokens(tokenizer))
-        self.max_length, self.by_last = max_length, by_last
-        self.gives_types = "token_type_ids" in tokenizer.model_input_names
-        self.backend = text_only(tokenizer)
+        super().__init__(tokenizer, max_length)
+        self.by_last = by_last
 
     def encode(
         self,
@@ -208,33 +182,16 @@ class WindowEncoder:
         sources: list[NDArray[np.int64]] = []
         lengths: list[int] = []
         n_words = 0
-        for first in range(0, len(texts), _TEXTS_AT_ONCE):
-            some = texts[first : first + _TEXTS_AT_ONCE]
-            for each in some:
-                self.named.add(each)
-            # Unlike `encode_batch_fast`, this one tracks offsets.
-            encodings = self.backend.encode_batch([text for (text,) in some])
-            for encoding, own in zip(encodings, words[first : first + len(some)], strict=True):
-                made, source = self._windows(encoding, own, n_words)
-                parts += made
-                sources.append(np.where(source == NO_WORD, NO_WORD, source + n_words))
-                lengths.append(len(encoding.ids))
-                n_words += len(own)
-            advance(len(some))
-        starts = np.zeros(len(parts) + 1, dtype=np.int64)
-        np.cumsum([len(part.ids) for part in parts], out=starts[1:])
-        ids = np.concatenate([*(part.ids for part in parts), np.zeros(0, np.int32)])
+        for encoding, own in zip(self.encodings(texts, advance), words, strict=True):
+            made, source = self._windows(encoding, own, n_words)
+            parts += made
+            sources.append(np.where(source == NO_WORD, NO_WORD, source + n_words))
+            lengths.append(len(encoding.ids))
+            n_words += len(own)
         return TokenWindows(
-            encoded=Encoded(
-                ids=ids,
-                types=np.zeros(len(ids), np.uint8) if self.gives_types else None,
-                starts=starts,
-                uncut=np.diff(starts).astype(np.int32),
-                targets=None,
-                pad_id=self.pad_id,
-            ),
-            owners=np.concatenate([*(part.owners for part in parts), np.zeros(0, np.int64)]),
-            sources=np.concatenate([*sources, np.zeros(0, np.int64)]),
+            encoded=self.joined([part.ids for part in parts]),
+            owners=concatenated([part.owners for part in parts], np.zeros(0, np.int64)),
+            sources=concatenated(sources, np.zeros(0, np.int64)),
             tokens=np.array(lengths, dtype=np.int32),
             targets=targets,
         )
@@ -273,12 +230,6 @@ class _Part(NamedTuple):
 
     ids: NDArray[np.int32]
     owners: NDArray[np.int64]
-
-
-def window_starts(n_tokens: int, room: int) -> NDArray[np.int64]:
-    """The first token of each window of `room` tokens; the last one ends with the text."""
-    last = max(0, n_tokens - room)
-    return np.array([*range(0, last, room - room // _OVERLAP), last], dtype=np.int64)
 
 
 def align_words(

@@ -56,8 +56,34 @@ class KnownLabels(Protocol):
         """The label of a row, for a message."""
 
 
+class NamedOutputs:
+    """The names of the outputs of a model, in order."""
+
+    names: tuple[str, ...]
+    from_file: bool
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def number(self, raw: str) -> int | None:
+        """The number of a name as written in the data; None if it is unknown."""
+        found = self._numbers.get(raw)
+        if found is None and self.from_file and raw.isascii() and raw.isdigit():
+            found = int(raw) if len(raw) < 10 and int(raw) < len(self) else None
+        return found
+
+    def name(self, raw: str) -> str:
+        """The name of an output as written in the data."""
+        number = self.number(raw)
+        return raw if number is None else self.names[number]
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.names)}
+
+
 @dataclass(frozen=True)
-class Labels:
+class Labels(NamedOutputs):
     """The kind of the labels, and a name for each output of the model.
 
     Labels stay as written. Names are sorted, as numbers if all are numbers; those of
@@ -68,9 +94,6 @@ class Labels:
     names: tuple[str, ...]
     from_file: bool = False
     """Whether a number in the data is the index of a name."""
-
-    def __len__(self) -> int:
-        return len(self.names)
 
     @property
     def is_classes(self) -> bool:
@@ -83,22 +106,17 @@ class Labels:
         if self.kind == REGRESSION:
             return _value(raw, where)
         if self.kind == MULTI:
-            return sorted({self._number(label, where) for label in each(raw)})
+            return sorted({self._known(label, where) for label in each(raw)})
         labels = each(raw)
         if len(labels) != 1:
             raise _not_one(labels, where)
-        return self._number(labels[0], where)
+        return self._known(labels[0], where)
 
     def unknown(self, raw: Raw) -> list[str]:
         """The unknown labels of a row."""
         if self.kind == REGRESSION:
             return []
-        return [label for label in each(raw) if self._find(label) is None]
-
-    def name(self, raw: str) -> str:
-        """The name of a class, given its label in the data."""
-        number = self._find(raw)
-        return raw if number is None else self.names[number]
+        return [label for label in each(raw) if self.number(label) is None]
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -113,18 +131,8 @@ class Labels:
         """The label of a row, for a message."""
         return ", ".join(sorted({self.name(label) for label in each(raw)}))
 
-    @cached_property
-    def _numbers(self) -> dict[str, int]:
-        return {name: number for number, name in enumerate(self.names)}
-
-    def _find(self, raw: str) -> int | None:
-        number = self._numbers.get(raw)
-        if number is None and self.from_file and raw.isascii() and raw.isdigit():
-            number = int(raw) if len(raw) < 10 and int(raw) < len(self) else None
-        return number
-
-    def _number(self, raw: str, where: str) -> int:
-        number = self._find(raw)
+    def _known(self, raw: str, where: str) -> int:
+        number = self.number(raw)
         if number is not None:
             return number
         near = difflib.get_close_matches(raw, self.names, 1)

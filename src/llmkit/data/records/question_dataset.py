@@ -60,7 +60,7 @@ def load_questions(
 ) -> Labelled[QuestionTable, Answers]:
     """Read, check and split all questions of a config; questions on one context stay together.
 
-    Raises the errors of reading, and DataError for answers that do not stand in their context
+    Raises the errors of reading, and DataError for answers that are not in their context
     unless `data.allow` has `bad_answers`.
     """
     data = resolve_question_columns(training_sources(sources)["train"], config.data, say)

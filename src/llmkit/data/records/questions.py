@@ -262,8 +262,8 @@ def _place(context: str, text: Any, start: Any) -> int | str:
     if start is None or start == "":
         if len(places) == 1:
             return places[0]
-        return f"{text[:60]!r} stands {len(places)} times in its context: give its start"
+        return f"{text[:60]!r} occurs {len(places)} times in its context: give its start"
     if str(start).strip().isdigit() and int(start) in places:
         return int(start)
     near = ", ".join(map(str, places[:3]))
-    return f"the answer {text[:60]!r} does not stand at {start} in its context, but at {near}"
+    return f"the answer {text[:60]!r} is at {near} in its context, not at {start}"

@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 from llmkit import bootstrap
 from llmkit.config.schema import Config
 from llmkit.data.examples.answers import AnswerWindows
-from llmkit.data.readers.files import Source, Sources
-from llmkit.data.records import question_dataset, questions
+from llmkit.data.readers.files import Source
+from llmkit.data.records import questions
+from llmkit.data.records.question_dataset import load_known_questions
 from llmkit.data.records.questions import UNANSWERED, QuestionTable
 from llmkit.distributed.processes import Processes
 from llmkit.evaluation.labels.measuring import (
+    LoadPart,
     MeasuredRows,
     RowEvaluation,
-    RowTables,
     Score,
     check_finite_outputs,
 )
@@ -172,10 +173,6 @@ class MeasuredAnswers(MeasuredRows[QuestionTable]):
         """[rows, 2], the F1 of each, and 1."""
         return np.column_stack([self.scores[:, 1], np.ones(len(self.scores))])
 
-    def metric_of_sums(self, metric: str, sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        """[draws], the mean F1."""
-        return np.asarray(sums[:, 0] / sums[:, 1])
-
     def all_held_out(self) -> HeldOut:
         """Exact match, F1 and the loss of each row."""
         values = np.column_stack([self.scores, self.losses]).astype(np.float32)
@@ -209,21 +206,17 @@ class AnswerEvaluation(RowEvaluation[QuestionTable]):
 
     unit = "examples"
 
-    def tables(
-        self, config: Config, sources: Sources, model: Pretrained, console: Console
-    ) -> RowTables[QuestionTable]:
-        """The questions with their contexts and answers."""
+    def loader(
+        self, config: Config, model: Pretrained, console: Console
+    ) -> LoadPart[QuestionTable]:
+        """Reads questions with their contexts and answers."""
         known = answer.known_answers(model.config)
 
-        def loaded(found: Sequence[Source], name: str, warn: Say) -> QuestionTable:
+        def load(found: Sequence[Source], name: str, warn: Say) -> QuestionTable:
             data = questions.resolve_question_columns(found, config.data, console.say)
-            return question_dataset.load_known_questions(
-                found, data, name, known, console.watch, warn
-            )
+            return load_known_questions(found, data, name, known, console.watch, warn)
 
-        learned = sources.of("data.train_files")
-        test = loaded(sources.of("data.test_files"), "test", console.warn)
-        return RowTables(test, loaded(learned, "train", console.say) if learned else None)
+        return load
 
     def open(self, model: Pretrained, device: torch.device, precision: str) -> Answerer:
         """The model with its weights."""
@@ -276,11 +269,6 @@ class AnswerEvaluation(RowEvaluation[QuestionTable]):
     def protocol(self, table: QuestionTable) -> dict[str, Any]:
         """The definition of the metrics."""
         return {"metrics": "exact match and F1 of SQuAD, from 0 to 1"}
-
-    def facts(self, table: QuestionTable) -> dict[str, Any]:
-        """The number of questions and contexts."""
-        counts = table.counts()
-        return {"examples": counts.pop("rows"), **counts}
 
     def judge(self, name: str, figures: Mapping[str, Any], advice: str) -> Iterator[str]:
         """Warnings if the model is no better than its baselines."""

@@ -16,7 +16,7 @@ from llmkit.config.schema import Config, DataConfig
 from llmkit.data.examples.encoded import LabelledTable
 from llmkit.data.readers import roles
 from llmkit.data.readers.columns import LABEL_NAMES
-from llmkit.data.readers.files import Source, Sources
+from llmkit.data.readers.files import Source
 from llmkit.data.records import dataset, labelled, labels
 from llmkit.data.records.labels import MULTI, REGRESSION, SINGLE, Labels
 from llmkit.distributed.processes import Processes
@@ -24,9 +24,9 @@ from llmkit.errors import DataError
 from llmkit.evaluation.baselines import Baseline, Majority, fit_baselines, score_baselines
 from llmkit.evaluation.labels.label_metrics import score_labels
 from llmkit.evaluation.labels.measuring import (
+    LoadPart,
     MeasuredRows,
     RowEvaluation,
-    RowTables,
     Score,
     check_finite_outputs,
     without_bulky,
@@ -87,10 +87,6 @@ class MeasuredClassifier(MeasuredRows[LabelledTable]):
         right = self._is_correct
         return np.column_stack([right, np.ones(len(right))]).astype(np.float64)
 
-    def metric_of_sums(self, metric: str, sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        """[draws], the accuracy."""
-        return np.asarray(sums[:, 0] / sums[:, 1])
-
     def all_held_out(self) -> HeldOut:
         """The label, the prediction and the loss of each row."""
         table, outputs = self.table, self.outputs
@@ -146,20 +142,23 @@ class ClassifierEvaluation(RowEvaluation[LabelledTable]):
 
     unit = "examples"
 
-    def tables(
-        self, config: Config, sources: Sources, model: Pretrained, console: Console
-    ) -> RowTables[LabelledTable]:
-        """The rows, encoded with the labels of a classifier."""
-        watch, say, warn = console.watch, console.say, console.warn
-        head = head_of(model.config)
-        known = Labels(head.problem_type, head.names, config.data.label_names is not None)
-        found, learned, train = sources.of("data.test_files"), sources.of("data.train_files"), None
-        data = _data(found, config, model, known, say)
-        test = dataset.load_known(found, data, "test", known, watch, warn)
-        if learned:
-            data = roles.resolve_label_columns(learned, data, say)
-            train = dataset.load_known(learned, data, "train", known, watch, say)
-        return RowTables(test, train)
+    def loader(
+        self, config: Config, model: Pretrained, console: Console
+    ) -> LoadPart[LabelledTable]:
+        """Reads rows, encoded with the labels of a classifier; those of training by the columns of
+        those of the test."""
+        head, data = head_of(model.config), config.data
+        known = Labels(head.problem_type, head.names, data.label_names is not None)
+
+        def load(found: Sequence[Source], name: str, warn: Say) -> LabelledTable:
+            nonlocal data
+            if name == "test":
+                data = _data(found, config, model, known, console.say)
+            else:
+                data = roles.resolve_label_columns(found, data, console.say)
+            return dataset.load_known(found, data, name, known, console.watch, warn)
+
+        return load
 
     def open(self, model: Pretrained, device: torch.device, precision: str) -> Classifier:
         """The classifier with its weights."""

@@ -6,7 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Generic, NamedTuple
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from llmkit import bootstrap
 from llmkit.config.schema import Config
-from llmkit.data.readers.files import Sources
+from llmkit.data.readers.files import Source, Sources
 from llmkit.data.records.dataset import T
 from llmkit.distributed.processes import Processes
 from llmkit.errors import DataError
@@ -34,6 +34,10 @@ _WORST = 10
 
 Score = Callable[[Any], dict[str, Any]]
 """Computes the metrics of baselines on a table."""
+
+
+LoadPart = Callable[[Sequence[Source], str, Say], T]
+"""Reads the sources of a part, such as `test`; warns of unusual rows."""
 
 
 class RowTables(NamedTuple, Generic[T]):
@@ -76,9 +80,10 @@ class MeasuredRows(ABC, Generic[T]):
     def row_sums(self) -> NDArray[np.float64]:
         """[rows, sums], of which `metric_of_sums` computes a metric."""
 
-    @abstractmethod
     def metric_of_sums(self, metric: str, sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        """[draws], a metric of drawn rows, from their sums [draws, sums]."""
+        """[draws], a metric of drawn rows, from their sums [draws, sums]: the first by the second,
+        a mean."""
+        return np.asarray(sums[:, 0] / sums[:, 1])
 
     def held_out(self) -> HeldOut:
         """What became of each row, or of a sample if there are many."""
@@ -95,11 +100,17 @@ class RowEvaluation(ABC, Generic[T]):
     """What is counted per second."""
 
     @abstractmethod
+    def loader(self, config: Config, model: Pretrained, console: Console) -> LoadPart[T]:
+        """Reads the rows of a part with the labels of the model."""
+
     def tables(
         self, config: Config, sources: Sources, model: Pretrained, console: Console
     ) -> RowTables[T]:
         """The rows of `data.test_files`, and of `data.train_files` if there are any, with the
         labels of the model."""
+        load, learned = self.loader(config, model, console), sources.of("data.train_files")
+        test = load(sources.of("data.test_files"), "test", console.warn)
+        return RowTables(test, load(learned, "train", console.say) if learned else None)
 
     @abstractmethod
     def open(self, model: Pretrained, device: torch.device, precision: str) -> Any:
@@ -119,9 +130,10 @@ class RowEvaluation(ABC, Generic[T]):
     def protocol(self, table: T) -> dict[str, Any]:
         """What the metrics depend on, besides the precision."""
 
-    @abstractmethod
     def facts(self, table: T) -> dict[str, Any]:
         """What is reported of rows before they are measured."""
+        counts = table.counts()
+        return {"examples": counts.pop("rows"), **counts}
 
     @abstractmethod
     def judge(self, name: str, figures: Mapping[str, Any], advice: str) -> Iterator[str]:
@@ -197,15 +209,26 @@ def measure_finished(
 
 def result_of_rows(config: Config, measured: Sequence[MeasuredRows[Any]]) -> dict[str, Any]:
     """The metrics of one model, or of several with comparisons, and the worst mistakes."""
-    found: dict[str, Any] = {}
-    if len(measured) == 1:
-        found |= measured[0].figures
-    else:
-        found["models"] = [each.figures for each in measured]
-        found["comparisons"] = list(_comparisons(measured, config.seed))
+    found = figures_beside(measured, lambda: _comparisons(measured, config.seed))
     if most := config.evaluation.worst:
         found["worst"] = [mistake for each in measured for mistake in each.worst(most)]
     return found
+
+
+class WithFigures(Protocol):
+    """The results of one model."""
+
+    @property
+    def figures(self) -> dict[str, Any]: ...
+
+
+def figures_beside(
+    measured: Sequence[WithFigures], compare: Callable[[], Iterator[dict[str, Any]]]
+) -> dict[str, Any]:
+    """The figures of one model, or those of several with comparisons."""
+    if len(measured) == 1:
+        return dict(measured[0].figures)
+    return {"models": [each.figures for each in measured], "comparisons": list(compare())}
 
 
 def _comparisons(measured: Sequence[MeasuredRows[Any]], seed: int) -> Iterator[dict[str, Any]]:

@@ -14,16 +14,16 @@ from scipy import special
 
 from llmkit.config.schema import Config
 from llmkit.data.examples.tagged import NO_WORD, TaggedTable, TokenWindows
-from llmkit.data.readers.files import Source, Sources
-from llmkit.data.records.tagging import tagged_dataset
+from llmkit.data.readers.files import Source
+from llmkit.data.records.tagging.tagged_dataset import load_known_tags
 from llmkit.data.records.tagging.tags import OUTSIDE
 from llmkit.data.records.tagging.words import unmarked_text
 from llmkit.distributed.processes import Processes
 from llmkit.evaluation.labels.entities import ScoredTags, figures_of_sums
 from llmkit.evaluation.labels.measuring import (
+    LoadPart,
     MeasuredRows,
     RowEvaluation,
-    RowTables,
     Score,
     check_finite_outputs,
 )
@@ -150,20 +150,15 @@ class TaggerEvaluation(RowEvaluation[TaggedTable]):
 
     unit = "words"
 
-    def tables(
-        self, config: Config, sources: Sources, model: Pretrained, console: Console
-    ) -> RowTables[TaggedTable]:
-        """The rows, encoded with the tags of a tagger."""
+    def loader(self, config: Config, model: Pretrained, console: Console) -> LoadPart[TaggedTable]:
+        """Reads rows, encoded with the tags of a tagger."""
         known = tag.tag_set_of(model.config, from_file=config.data.label_names is not None)
 
-        def loaded(found: Sequence[Source], name: str, warn: Say) -> TaggedTable:
+        def load(found: Sequence[Source], name: str, warn: Say) -> TaggedTable:
             data = tag.resolve_columns_of(model, found, config.data, console.say, labelled=True)
-            watch = console.watch
-            return tagged_dataset.load_known_tags(found, data, name, known, watch, warn)
+            return load_known_tags(found, data, name, known, console.watch, warn)
 
-        learned = sources.of("data.train_files")
-        test = loaded(sources.of("data.test_files"), "test", console.warn)
-        return RowTables(test, loaded(learned, "train", console.say) if learned else None)
+        return load
 
     def open(self, model: Pretrained, device: torch.device, precision: str) -> Tagger:
         """The tagger with its weights."""
@@ -202,11 +197,6 @@ class TaggerEvaluation(RowEvaluation[TaggedTable]):
     def protocol(self, table: TaggedTable) -> dict[str, Any]:
         """The scheme of the tags."""
         return {"tag_scheme": table.labels.scheme}
-
-    def facts(self, table: TaggedTable) -> dict[str, Any]:
-        """The number of rows, words and entities."""
-        counts = table.counts()
-        return {"examples": counts.pop("rows"), **counts}
 
     def judge(self, name: str, figures: Mapping[str, Any], advice: str) -> Iterator[str]:
         """Warnings if the tagger is no better than the most frequent tags."""

@@ -20,6 +20,7 @@ from llmkit.data.records.parts import format_places
 from llmkit.data.records.preferences import PREFERENCES, Preference
 from llmkit.distributed.processes import Processes
 from llmkit.errors import ConfigError, DataError
+from llmkit.evaluation.labels.measuring import figures_beside
 from llmkit.evaluation.preferences.margins import (
     held_out_pairs,
     log_probabilities,
@@ -154,12 +155,7 @@ def _figures(
 def preference_result(config: Config, measured: Sequence[MeasuredPairs]) -> dict[str, Any]:
     """The figures of one model, or of several with comparisons, and the pairs whose rejected
     response a model prefers most."""
-    found: dict[str, Any] = {}
-    if len(measured) == 1:
-        found |= measured[0].figures
-    else:
-        found["models"] = [each.figures for each in measured]
-        found["comparisons"] = list(_comparisons(measured, config.seed))
+    found = figures_beside(measured, lambda: _comparisons(measured, config.seed))
     if most := config.evaluation.worst:
         found["worst"] = [row for each in measured for row in _worst(each, most)]
     return found

@@ -15,19 +15,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 
 from llmkit.data.examples.answers import NO_ANSWER, AnswerWindows, QuestionEncoder
 from llmkit.data.examples.encoded import UNLABELLED
 from llmkit.data.records.questions import ANSWERED, UNANSWERED, Answers, QuestionRow
 from llmkit.data.records.tagging.words import CharacterSpan, stripped_span
 from llmkit.distributed.processes import Processes
-from llmkit.errors import DataError
+from llmkit.inference.labels.batched import (
+    BatchedModel,
+    load_head,
+    refuse_head,
+    share_of,
+    summed,
+)
 from llmkit.inference.labels.classify import repeated_columns
-from llmkit.inference.padding import padded_batches, padded_to
 from llmkit.models import build, classifier
 from llmkit.models.classifier import is_answerer, longest_text, set_padding
-from llmkit.models.pretrained import Pretrained, load_model
+from llmkit.models.pretrained import Pretrained
 from llmkit.reporting.predictions import DIGITS, Counted, with_input_columns
 
 LONGEST_ANSWER, THRESHOLD_OF_NONE, MAY_BE_NONE = (
@@ -80,6 +85,17 @@ def window_answers(
     return torch.stack([column.double() for column in columns], dim=1)
 
 
+def found_in(
+    logits: Tensor, attention: Tensor, context: Tensor, longest: int, labels: Tensor | None = None
+) -> Tensor:
+    """What is found in each window [windows, 5], from the logits [windows, tokens, 2]."""
+    targets = [None, None] if labels is None else labels.unbind(1)
+    starts, *first = position_losses(logits[..., 0], attention, targets[0])
+    ends, *last = position_losses(logits[..., 1], attention, targets[1])
+    losses = (first[0] + last[0]) / 2 if first else None
+    return window_answers(starts, ends, context, losses, longest)
+
+
 class FoundAnswers(NamedTuple):
     """The answers of rows."""
 
@@ -123,12 +139,10 @@ def answers_of(
 
 
 @dataclass(frozen=True)
-class Answerer:
+class Answerer(BatchedModel):
     """A trained model on its device that answers questions."""
 
-    model: PreTrainedModel
     encoder: QuestionEncoder
-    precision: str
     longest: int
     threshold: float
     """The log-odds from which there is no answer; infinite if there always is one."""
@@ -141,33 +155,23 @@ class Answerer:
     ) -> WindowAnswers:
         """What is found in each window; several processes share them, and each gets all."""
         found = np.zeros((len(encoded), 5))
-        batches = list(padded_batches(encoded.lengths, self.model.device, self.precision))
-        rank, count = (0, 1) if processes is None else (processes.rank, processes.count)
-        for rows, length in batches[rank::count]:
-            batch = encoded.batch(rows)
+        apart = ("windows", "labels")
+        for rows, batch in self.batches(encoded, processes, advance, apart=apart):
             known = batch.pop("windows").numpy() >= 0
-            labels = batch.pop("labels", None)
-            batch = padded_to(batch, length, {"input_ids": encoded.encoded.pad_id})
-            found[rows[known]] = self._of_batch(batch, labels)[known]
-            advance(int(known.sum()))
-        if processes is None or count == 1:
-            return found
-        return np.asarray(processes.sum(torch.from_numpy(found).to(processes.device)).cpu().numpy())
+            found[rows[known]] = self._found(batch)[known]
+        return summed(found, processes)
 
-    @torch.no_grad()
-    def _of_batch(self, batch: Mapping[str, Tensor], labels: Tensor | None) -> WindowAnswers:
-        device, low = self.model.device, self.precision == "bf16"
-        inputs = {name: value.to(device) for name, value in batch.items()}
-        context = inputs.pop("context")
-        with torch.autocast(device.type, torch.bfloat16, enabled=low):
-            made = self.model(**inputs)
-        targets = [None, None] if labels is None else labels.to(device).unbind(1)
-        attention = inputs["attention_mask"]
-        starts, *first = position_losses(made.start_logits, attention, targets[0])
-        ends, *last = position_losses(made.end_logits, attention, targets[1])
-        losses = (first[0] + last[0]) / 2 if first else None
-        found = window_answers(starts, ends, context, losses, self.longest)
-        return np.asarray(found.cpu().numpy())
+    def logits_of(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """The logits [windows, tokens, 2] of the first and of the last token."""
+        made = self.outputs_of(batch)
+        return torch.stack([made.start_logits, made.end_logits], -1)
+
+    def _found(self, batch: dict[str, Tensor]) -> WindowAnswers:
+        apart = {name: batch.pop(name, None) for name in ("context", "labels")}
+        logits = self.logits_of(batch)
+        given = {"attention": batch["attention_mask"], **apart}
+        here = {name: each.to(logits.device) for name, each in given.items() if each is not None}
+        return np.asarray(found_in(logits, **here, longest=self.longest).cpu().numpy())
 
 
 @dataclass(frozen=True)
@@ -210,12 +214,8 @@ class AnswerPrediction:
 def check_answerer(pretrained: Pretrained) -> None:
     """Raises DataError for a model that does not answer questions by a span."""
     if not is_answerer(pretrained.config):
-        kind = (pretrained.config.architectures or ["model without a head"])[0]
-        raise DataError(
-            f"the model is a {kind}, which finds no answers in contexts",
-            where=f"model.name_or_path={pretrained.name}",
-            next="give a run of `llmkit finetune train.objective=question_answering`",
-        )
+        advice = "give a run of `llmkit finetune train.objective=question_answering`"
+        raise refuse_head(pretrained, "which finds no answers in contexts", advice)
 
 
 def known_answers(config: PretrainedConfig) -> Answers:
@@ -230,7 +230,7 @@ def open_answerer(pretrained: Pretrained, device: torch.device, precision: str) 
     tokenizer, config = pretrained.own_tokenizer, pretrained.config
     set_padding(tokenizer)
     encoder = QuestionEncoder(tokenizer, longest_text(config, tokenizer, build.ANSWER_MODEL))
-    model = load_model(pretrained, build.ANSWER_MODEL).eval().to(device)
+    model = load_head(pretrained, build.ANSWER_MODEL, device)
     longest = classifier.remembered(config, LONGEST_ANSWER) or USUAL_LONGEST
     threshold = classifier.remembered(config, THRESHOLD_OF_NONE) or 0.0
     if UNANSWERED not in known_answers(config).classes:
@@ -247,14 +247,10 @@ def answer_rows(
 ) -> Iterator[list[AnswerPrediction]]:
     """Predictions for the rows in order, a window of rows at a time, with `columns` copied from the
     rows; several processes share each window, and each gets all predictions."""
-    count = 1 if processes is None else processes.count
     for window in windows:
         encoded = answerer.encoder.encode([row.texts for row in window])
-
-        def advance_by(n_windows: int, size: int = len(encoded)) -> None:
-            advance(n_windows * count / size)
-
-        read = answerer.read_windows(encoded, processes, advance_by)
+        part = share_of(advance, len(encoded), processes)
+        read = answerer.read_windows(encoded, processes, part)
         contexts = [row.texts[1] for row in window]
         found = answers_of(encoded, read, contexts, np.arange(len(window)))
         none = found.is_none(answerer.threshold)

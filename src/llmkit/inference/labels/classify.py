@@ -17,8 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import special
-from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 
 from llmkit.config.schema import DataConfig
 from llmkit.data.examples.encoded import Encoder
@@ -26,7 +25,13 @@ from llmkit.data.records.labelled import Row
 from llmkit.data.records.labels import MULTI, REGRESSION, SINGLE
 from llmkit.distributed.processes import Processes
 from llmkit.errors import DataError
-from llmkit.inference.padding import batch_tokens, padded_batches, padded_to
+from llmkit.inference.labels.batched import (
+    BatchedModel,
+    load_head,
+    refuse_head,
+    share_of,
+    summed,
+)
 from llmkit.models import build
 from llmkit.models.classifier import (
     ClassifierHead,
@@ -37,7 +42,7 @@ from llmkit.models.classifier import (
     set_padding,
     to_number_head,
 )
-from llmkit.models.pretrained import Pretrained, load_model
+from llmkit.models.pretrained import Pretrained
 from llmkit.reporting.format import many
 from llmkit.reporting.predictions import DIGITS, Prediction
 
@@ -79,13 +84,11 @@ R = TypeVar("R", bound=InputRow)
 
 
 @dataclass(frozen=True)
-class Classifier:
+class Classifier(BatchedModel):
     """A trained classifier on its device."""
 
-    model: PreTrainedModel
     encoder: Encoder
     head: ClassifierHead
-    precision: str
 
     def outputs(
         self,
@@ -95,37 +98,17 @@ class Classifier:
         """The logits [texts, labels], or for regression the numbers [texts, 1]."""
         encoded = self.encoder.encode(texts)
         logits = np.zeros((len(texts), len(self.head.names)), dtype=np.float32)
-        for rows, length in padded_batches(encoded.lengths, self.model.device, self.precision):
+        for rows, batch in self.batches(encoded, advance=advance):
             known = rows >= 0
-            batch = padded_to(encoded.batch(rows), length, {"input_ids": encoded.pad_id})
             logits[rows[known]] = self.of_batch(batch)[known]
-            advance(int(known.sum()))
         return logits
-
-    @torch.no_grad()
-    def of_batch(self, batch: Mapping[str, Tensor]) -> NDArray[np.float32]:
-        """The same for a padded batch of encoded texts, as `Encoded.batch` gives it."""
-        device, low = self.model.device, self.precision == "bf16"
-        with torch.autocast(device.type, torch.bfloat16, enabled=low):
-            found = self.model(**{name: value.to(device) for name, value in batch.items()})
-        values: NDArray[np.float32] = found.logits.float().cpu().numpy()
-        return values
-
-    @property
-    def batch_tokens(self) -> int:
-        """Number of tokens of a batch that keeps the device busy."""
-        return batch_tokens(self.model.device)
 
 
 def check_classifier(pretrained: Pretrained) -> None:
     """Raises DataError for a model that is not a classifier."""
     if not is_classifier(pretrained.config):
-        kind = (pretrained.config.architectures or ["model without a head"])[0]
-        raise DataError(
-            f"the model is a {kind}, not a classifier",
-            where=f"model.name_or_path={pretrained.name}",
-            next="give the run directory of `llmkit finetune`, or another sequence classifier",
-        )
+        advice = "give the run directory of `llmkit finetune`, or another sequence classifier"
+        raise refuse_head(pretrained, "not a classifier", advice)
 
 
 def open_classifier(pretrained: Pretrained, device: torch.device, precision: str) -> Classifier:
@@ -133,12 +116,11 @@ def open_classifier(pretrained: Pretrained, device: torch.device, precision: str
     check_classifier(pretrained)
     config, tokenizer = pretrained.config, pretrained.own_tokenizer
     set_padding(tokenizer)
-    model = load_model(pretrained, build.CLASSIFIER_MODEL).eval().to(device)
-    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    model = load_head(pretrained, build.CLASSIFIER_MODEL, device)
     encoder, head = Encoder(tokenizer, longest_text(config, tokenizer)), head_of(config)
     if head.problem_type == REGRESSION:
         to_number_head(model)
-    return Classifier(model, encoder, head, precision)
+    return Classifier(model, encoder, precision, head)
 
 
 def shared_outputs(
@@ -152,11 +134,10 @@ def shared_outputs(
         return classifier.outputs(texts, advance).astype(np.float64)
     share = len(texts) / processes.count
     first, last = round(processes.rank * share), round((processes.rank + 1) * share)
-    whole = torch.zeros(len(texts), len(classifier.head.names), dtype=torch.float64)
+    whole = np.zeros((len(texts), len(classifier.head.names)))
     if first < last:
-        whole[first:last] = torch.from_numpy(classifier.outputs(texts[first:last], advance))
-    found: NDArray[np.float64] = processes.sum(whole.to(processes.device)).cpu().numpy()
-    return found
+        whole[first:last] = classifier.outputs(texts[first:last], advance)
+    return summed(whole, processes)
 
 
 def truncated_rows(encoder: Encoder, processes: Processes) -> str | None:
@@ -188,14 +169,9 @@ def classify_rows(
     Several processes share each window, and each gets all predictions; `advance` is called with
     each share of a window that is done. Raises DataError for a column that a row does not have.
     """
-    count = 1 if processes is None else processes.count
     for window in windows:
-        texts = [row.texts for row in window]
-
-        def advance_by(n_texts: int, size: int = len(window)) -> None:
-            advance(n_texts * count / size)
-
-        outputs = shared_outputs(classifier, texts, processes, advance_by)
+        texts, part = [row.texts for row in window], share_of(advance, len(window), processes)
+        outputs = shared_outputs(classifier, texts, processes, part)
         chances = probabilities(classifier.head.problem_type, outputs)
         yield [
             prediction_of(classifier.head, row, values, columns)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import special
-from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 
 from llmkit.config.schema import DataConfig
 from llmkit.data.examples.tagged import NO_WORD, TokenWindows, WindowEncoder
@@ -22,11 +21,17 @@ from llmkit.data.records.tagging.tags import PLAIN_TAGS, TagSet, scheme_of
 from llmkit.data.records.tagging.words import WordSpans
 from llmkit.distributed.processes import Processes
 from llmkit.errors import DataError
+from llmkit.inference.labels.batched import (
+    BatchedModel,
+    load_head,
+    refuse_head,
+    share_of,
+    summed,
+)
 from llmkit.inference.labels.classify import AnyArray, repeated_columns
-from llmkit.inference.padding import batch_tokens, padded_batches, padded_to
 from llmkit.models import build, classifier
 from llmkit.models.classifier import head_of, is_tagger, longest_text, set_padding
-from llmkit.models.pretrained import Pretrained, load_model
+from llmkit.models.pretrained import Pretrained
 from llmkit.progress import Say
 from llmkit.reporting.predictions import DIGITS, TaggedPrediction
 
@@ -48,13 +53,11 @@ class WordTags(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Tagger:
+class Tagger(BatchedModel):
     """A trained tagger on its device."""
 
-    model: PreTrainedModel
     encoder: WindowEncoder
     tags: TagSet
-    precision: str
 
     def tag_windows(
         self,
@@ -65,7 +68,12 @@ class Tagger:
         """The tags of the words of encoded texts; several processes share the windows, and each
         gets all tags. `advance` is called with the numbers of windows that this process has
         computed."""
-        return self.word_tags(encoded, self._logits(encoded, processes, advance))
+        logits = np.zeros((len(encoded.sources), len(self.tags)), dtype=np.float32)
+        for _, batch in self.batches(encoded, processes, advance, {"words": NO_WORD}):
+            words = batch.pop("words").numpy()
+            owned = words != NO_WORD
+            logits[words[owned]] = self.of_batch(batch)[owned]
+        return self.word_tags(encoded, summed(logits, processes).astype(np.float32))
 
     def word_tags(self, encoded: TokenWindows, logits: NDArray[np.float32]) -> WordTags:
         """The tags of the words of encoded texts, from the logits [words, tags] of those that a
@@ -79,52 +87,12 @@ class Tagger:
         chances[encoded.sources != NO_WORD] = found.max(1, initial=0.0)[sources]
         return WordTags(logits, encoded.completed(tags, self.tags), chances)
 
-    def _logits(
-        self,
-        encoded: TokenWindows,
-        processes: Processes | None,
-        advance: Callable[[int], None],
-    ) -> NDArray[np.float32]:
-        """[words, tags]; 0 for a word that no token predicts."""
-        logits = np.zeros((len(encoded.sources), len(self.tags)), dtype=np.float32)
-        batches = list(padded_batches(encoded.lengths, self.model.device, self.precision))
-        rank, count = (0, 1) if processes is None else (processes.rank, processes.count)
-        for rows, length in batches[rank::count]:
-            fills = {"input_ids": encoded.encoded.pad_id, "words": NO_WORD}
-            batch = padded_to(encoded.batch(rows), length, fills)
-            words = batch.pop("words").numpy()
-            owned = words != NO_WORD
-            logits[words[owned]] = self.of_batch(batch)[owned]
-            advance(int((rows >= 0).sum()))
-        if processes is None or count == 1:
-            return logits
-        whole = processes.sum(torch.from_numpy(logits).double().to(processes.device))
-        return np.asarray(whole.cpu().numpy().astype(np.float32))
-
-    @torch.no_grad()
-    def of_batch(self, batch: Mapping[str, Tensor]) -> NDArray[np.float32]:
-        """The logits [windows, tokens, tags] of a padded batch of windows without their words."""
-        device, low = self.model.device, self.precision == "bf16"
-        with torch.autocast(device.type, torch.bfloat16, enabled=low):
-            found = self.model(**{name: value.to(device) for name, value in batch.items()})
-        return np.asarray(found.logits.float().cpu().numpy())
-
-    @property
-    def batch_tokens(self) -> int:
-        """Number of tokens of a batch that keeps the device busy."""
-        return batch_tokens(self.model.device)
-
 
 def check_tagger(pretrained: Pretrained) -> None:
     """Raises DataError for a model that is not a tagger."""
     if not is_tagger(pretrained.config):
-        kind = (pretrained.config.architectures or ["model without a head"])[0]
-        raise DataError(
-            f"the model is a {kind}, not a tagger",
-            where=f"model.name_or_path={pretrained.name}",
-            next="give a run of `llmkit finetune train.objective=token_classification`, or another "
-            "token classifier",
-        )
+        run = "give a run of `llmkit finetune train.objective=token_classification`"
+        raise refuse_head(pretrained, "not a tagger", f"{run}, or another token classifier")
 
 
 def tag_set_of(config: PretrainedConfig, from_file: bool = False) -> TagSet:
@@ -170,9 +138,8 @@ def open_tagger(pretrained: Pretrained, device: torch.device, precision: str) ->
     """Loads a tagger with its weights and its own tokenizer."""
     check_tagger(pretrained)
     encoder = window_encoder(pretrained)
-    model = load_model(pretrained, build.TAGGER_MODEL).eval().to(device)
-    model.config.get_text_config().pad_token_id = encoder.pad_id
-    return Tagger(model, encoder, tag_set_of(pretrained.config), precision)
+    model = load_head(pretrained, build.TAGGER_MODEL, device)
+    return Tagger(model, encoder, precision, tag_set_of(pretrained.config))
 
 
 def tag_rows(
@@ -189,16 +156,12 @@ def tag_rows(
     each share of a window that is done. Raises DataError for a column that a row does not have, and
     for a row whose marked word is not clear.
     """
-    count = 1 if processes is None else processes.count
     for window in windows:
         read = [_readable(row).read() for row in window]
         words = [each for _, each in read]
         encoded = tagger.encoder.encode([(text,) for text, _ in read], words)
-
-        def advance_by(n_windows: int, size: int = len(encoded)) -> None:
-            advance(n_windows * count / size)
-
-        found = tagger.tag_windows(encoded, processes, advance_by)
+        part = share_of(advance, len(encoded), processes)
+        found = tagger.tag_windows(encoded, processes, part)
         starts = np.cumsum([0, *map(len, words)])
         yield [
             _prediction(tagger.tags, row, found, int(starts[n]), columns)

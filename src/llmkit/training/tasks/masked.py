@@ -51,7 +51,16 @@ def masked_sums(logits: Tensor, targets: Tensor, training: bool) -> dict[str, Te
     return sums if training else {**sums, "hits": (logits.argmax(1) == targets).sum()}
 
 
-class MaskedLoss(Loss):
+class HiddenLoss(Loss):
+    """Cross entropy of hidden tokens."""
+
+    def figures(self, sums: Sums, predictions: int) -> dict[str, float]:
+        """Loss in nats per hidden token, and accuracy."""
+        n = max(1, predictions)
+        return {"loss": float(sums["loss"]) / n, "accuracy": float(sums["hits"]) / n}
+
+
+class MaskedLoss(HiddenLoss):
     """Cross entropy of hidden tokens, given their document (Devlin et al. 2019, arXiv
     1810.04805)."""
 
@@ -63,11 +72,6 @@ class MaskedLoss(Loss):
     def sums(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Cross entropy in nats, and in validation the number of correct predictions."""
         return masked_sums(self.logits(model, batch), batch["targets"], model.training)
-
-    def figures(self, sums: Sums, predictions: int) -> dict[str, float]:
-        """Loss in nats per hidden token, and accuracy."""
-        n = max(1, predictions)
-        return {"loss": float(sums["loss"]) / n, "accuracy": float(sums["hits"]) / n}
 
     def logits(self, model: Any, batch: Batch) -> Tensor:
         """[rows, most, vocabulary], the logits at the predicted positions."""

@@ -23,8 +23,9 @@ from llmkit.models import build
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.pretrained import Pretrained
 from llmkit.reporting.held_out import HeldOut
+from llmkit.training.tasks.masked import HiddenLoss, masked_sums
 from llmkit.training.tasks.pretraining import Pretraining
-from llmkit.training.tasks.task import Batch, Loss, Rows, Sums, summed_cross_entropy
+from llmkit.training.tasks.task import Batch, Loss, Rows
 
 _ARCHITECTURE = "bart"
 
@@ -33,24 +34,14 @@ _BATCH_TOKENS = 4096  # of a validation batch of the finished model
 _ROWS = 2  # rows of samples
 
 
-class SpanLoss(Loss):
+class SpanLoss(HiddenLoss):
     """Cross entropy of the hidden spans and their sentinels, given the rest of the block."""
 
     def sums(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Cross entropy in nats, and in validation the number of correct predictions."""
         inputs = {name: value for name, value in batch.items() if name != "targets"}
-        logits = model(**inputs, use_cache=False).logits.float().flatten(0, 1)
-        targets = batch["targets"].flatten()
-        loss = summed_cross_entropy(logits, targets)
-        sums = {"objective": loss, "loss": loss}
-        if model.training:
-            return sums
-        return {**sums, "hits": (logits.argmax(1) == targets).sum()}
-
-    def figures(self, sums: Sums, predictions: int) -> dict[str, float]:
-        """Loss in nats per predicted token, and accuracy."""
-        n = max(1, predictions)
-        return {"loss": float(sums["loss"]) / n, "accuracy": float(sums["hits"]) / n}
+        logits = model(**inputs, use_cache=False).logits
+        return masked_sums(logits, batch["targets"], model.training)
 
 
 class SpanCorruption(Pretraining):

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from llmkit.data.records.labels import Raw, each, ordered_names
+from llmkit.data.records.labels import NamedOutputs, Raw, each, ordered_names
 
 BIO, BILOU, PLAIN_TAGS = "bio", "bilou", "plain"
 """The schemes, as `data.tag_scheme` names them."""
@@ -61,16 +61,13 @@ class Entities(NamedTuple):
 
 
 @dataclass(frozen=True)
-class TagSet:
+class TagSet(NamedOutputs):
     """The tags that a model predicts, in the order of its outputs."""
 
     scheme: str
     names: tuple[str, ...]
     from_file: bool = False
     """Whether a number in the data is the index of a name."""
-
-    def __len__(self) -> int:
-        return len(self.names)
 
     @property
     def has_entities(self) -> bool:
@@ -101,22 +98,10 @@ class TagSet:
         inside = {kind: n for n, (role, kind) in enumerate(self._parsed) if role == _INSIDE}
         return np.array([inside.get(kind, n) for n, (_, kind) in enumerate(self._parsed)])
 
-    def number(self, tag: str) -> int | None:
-        """The number of a tag as written in the data; None if it is unknown."""
-        found = self._numbers.get(tag)
-        if found is None and self.from_file and tag.isascii() and tag.isdigit():
-            found = int(tag) if len(tag) < 10 and int(tag) < len(self) else None
-        return found
-
     @property
     def classes(self) -> tuple[str, ...]:
         """The types whose entities are counted, or the tags of a plain scheme."""
         return self.types
-
-    def name(self, tag: str) -> str:
-        """The name of a tag as written in the data."""
-        number = self.number(tag)
-        return tag if number is None else self.names[number]
 
     def unknown(self, raw: Raw) -> list[str]:
         """The tags of a row that are unknown."""
@@ -170,10 +155,6 @@ class TagSet:
     def _kinds(self) -> NDArray[np.int64]:
         numbers = {kind: number for number, kind in enumerate(self.types)}
         return np.array([-1 if role == _OUT else numbers[kind] for role, kind in self._parsed])
-
-    @cached_property
-    def _numbers(self) -> dict[str, int]:
-        return {name: number for number, name in enumerate(self.names)}
 
 
 def parsed_tag(tag: str) -> Parsed | None:

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from llmkit.config import jobs
-from llmkit.config.schema import Config
 from llmkit.data.examples.answers import AnswerWindows, QuestionEncoder
 from llmkit.data.records import question_dataset
 from llmkit.data.records.dataset import Labelled
@@ -34,7 +33,7 @@ from llmkit.progress import Advance
 from llmkit.storage import atomic
 from llmkit.storage.strict_json import json_text
 from llmkit.training.tasks.labels.labelling import Labelling, column_names
-from llmkit.training.tasks.task import Batch, Examples, Loss, Session, Sums
+from llmkit.training.tasks.task import Batch, Examples, Loss, Sums
 
 _Data = Labelled[QuestionTable, Answers]
 
@@ -80,15 +79,8 @@ class Answering(Labelling[_Data]):
 
     unit = "windows"
     purpose = build.ANSWER_MODEL
+    load = staticmethod(question_dataset.load_questions)
     evaluation = AnswerEvaluation()
-
-    @classmethod
-    def read(cls, config: Config, session: Session, given: PreTrainedTokenizerFast | None) -> _Data:
-        """Read, check and split questions."""
-        console = session.console
-        return question_dataset.load_questions(
-            config, session.sources, session.watch, console.say, console.warn, given
-        )
 
     @classmethod
     def describe(
@@ -145,7 +137,7 @@ class Answering(Labelling[_Data]):
         table = self.data.validation
         if table is not None and UNANSWERED in self.data.labels.classes:
             encoder = QuestionEncoder(self.tokenizer, int(self.tokenizer.model_max_length))
-            opened = Answerer(model.eval(), encoder, "fp32", self.longest, 0.0)
+            opened = Answerer(model.eval(), encoder, "fp32", longest=self.longest, threshold=0.0)
             _, found, _ = read_table(opened, table, None, self.session.watch)
             config[classifier.MARK][answer.THRESHOLD_OF_NONE] = best_threshold(table, found)
         atomic.replace_text(path, json_text(config, indent=2) + "\n")

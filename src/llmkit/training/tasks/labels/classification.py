@@ -32,16 +32,13 @@ class Classification(Labelling[_Data]):
 
     unit = "examples"
     purpose = build.CLASSIFIER_MODEL
+    load = staticmethod(dataset.load_labelled)
     evaluation = ClassifierEvaluation()
 
     @classmethod
     def read(cls, config: Config, session: Session, given: PreTrainedTokenizerFast | None) -> _Data:
-        """Read, check and split labelled rows; raises ConfigError for settings that do not fit
-        their labels."""
-        console = session.console
-        data = dataset.load_labelled(
-            config, session.sources, session.watch, console.say, console.warn, given
-        )
+        """Also raises ConfigError for settings that do not fit the labels."""
+        data = super().read(config, session, given)
         _check_kind(config, data)
         return data
 

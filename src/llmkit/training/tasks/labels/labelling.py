@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from llmkit.config.schema import Config
-from llmkit.data.examples import order
 from llmkit.data.records.dataset import Labelled
 from llmkit.data.text import fingerprints
 from llmkit.data.text.fingerprints import Fingerprints
@@ -32,9 +30,9 @@ from llmkit.reporting import held_out, plots, summary
 from llmkit.reporting.evaluation_summary import confused_names, confused_unit
 from llmkit.storage import atomic, outputs
 from llmkit.storage.strict_json import json_text
-from llmkit.training.forecast.expectation import outline_of_task
 from llmkit.training.tasks import defaults
-from llmkit.training.tasks.task import Examples, LabelledExamples, Loss, Rows, Session, Task
+from llmkit.training.tasks.finetuning import Finetuning, new_tokenizer
+from llmkit.training.tasks.task import Examples, LabelledExamples, Loss, Session
 
 _ARCHITECTURE = "modernbert"
 """Architecture of a new model: the encoder that learns fastest from random weights."""
@@ -59,27 +57,15 @@ D = TypeVar("D", bound=Labelled[Any, Any])
 
 
 @dataclass(frozen=True)
-class Labelling(Task, Generic[D]):
+class Labelling(Finetuning[EncodedExamples], Generic[D]):
     """Training of a model that labels texts, or the words in them."""
 
-    session: Session
-    asked: Config
-    config: Config
-    pretrained: Pretrained | None
     data: D
-    tokenizer: PreTrainedTokenizerFast
-    model_config: PretrainedConfig
-    encoded: Mapping[str, EncodedExamples]
-    """`train`, and `validation` and `test` if there are any."""
 
-    command = "finetune"
+    load: ClassVar[Any]
+    """Reads, checks and splits the data, such as `load_labelled`."""
     evaluation: ClassVar[RowEvaluation[Any]]
     """How the finished model is measured on validation and test data."""
-
-    @classmethod
-    @abstractmethod
-    def read(cls, config: Config, session: Session, given: PreTrainedTokenizerFast | None) -> D:
-        """Read, check and split the data, for the given tokenizer if there is one."""
 
     @classmethod
     @abstractmethod
@@ -112,7 +98,9 @@ class Labelling(Task, Generic[D]):
         else:
             build.fill_settings(model.architecture, model.config, cls.purpose)
         data = cls.read(config, session, given)
-        tokenizer = given or _trained_tokenizer(config, data, console.say)
+        texts = [text for texts in data.train.texts for text in texts]
+        own = (texts, tokenizers.train_bpe_with_frame, "the training texts", console.say)
+        tokenizer = given or new_tokenizer(config, *own)
         classifier.set_padding(tokenizer)
         made, length = cls._shape(config, pretrained, data, tokenizer)
         tokenizer.model_max_length = length
@@ -137,32 +125,24 @@ class Labelling(Task, Generic[D]):
         return cls(session, asked, config, pretrained, data, tokenizer, made, encoded)
 
     @classmethod
+    def read(cls, config: Config, session: Session, given: PreTrainedTokenizerFast | None) -> D:
+        """Reads, checks and splits the data, for the given tokenizer if there is one."""
+        console = session.console
+        found: D = cls.load(
+            config, session.sources, session.watch, console.say, console.warn, given
+        )
+        return found
+
+    @classmethod
     def prepare_tokenizer(cls, data: D, tokenizer: PreTrainedTokenizerFast, say: Say) -> None:
         """Adds a separator between the two texts of a pair, if the tokenizer of a model with a new
         head has none."""
         if len(data.train.texts[0]) > 1 and (between := classifier.separate_pairs(tokenizer)):
             say(f"pairs: the tokenizer joins the two texts with {between}")
 
-    @classmethod
-    def outline(
-        cls, asked: Config, pretrained: Pretrained | None, session: Session
-    ) -> dict[str, Any]:
-        """The data report, lengths, and the size of the model."""
-        task = cls.open(asked, pretrained, session)
-        with torch.device("meta"):
-            model = build.new_model(task.model_config, 0, cls.purpose)
-        classifier.freeze(model, task.config.train.freeze if task.lora is None else "body")
-        return outline_of_task(task, model, max_length=task.config.data.max_length)
-
-    @property
-    def examples(self) -> EncodedExamples:
-        """The tokenized training examples."""
-        return self.encoded["train"]
-
-    @property
-    def validation(self) -> EncodedExamples | None:
-        """The tokenized held-out examples."""
-        return self.encoded.get("validation")
+    def freeze(self, model: PreTrainedModel) -> None:
+        """Freezes what `train.freeze` names; without the head for low-rank updates."""
+        classifier.freeze(model, self.config.train.freeze if self.lora is None else "body")
 
     @property
     def tokens_per_example(self) -> int:
@@ -176,11 +156,6 @@ class Labelling(Task, Generic[D]):
         found = {name: table.fingerprint for name, table in tables.items() if table is not None}
         ids = hashlib.sha256(self.examples.id_bytes).hexdigest()
         return {**found, "tokens of the training data": ids}
-
-    @property
-    def data_report(self) -> Mapping[str, Any]:
-        """What was found in the rows."""
-        return self.data.report
 
     @property
     def keeps_head(self) -> bool:
@@ -203,16 +178,6 @@ class Labelling(Task, Generic[D]):
     def head(self, model: PreTrainedModel) -> Collection[str]:
         """The weights above the body."""
         return set(classifier.head_weights(model))
-
-    def rows_of_step(self, step: int, *, global_batch_size: int, limit: int | None) -> Rows:
-        """Every example once per epoch, batched by similar length."""
-        return order.rows_by_length(
-            step,
-            lengths=self.examples.lengths,
-            seed=self.config.seed,
-            global_batch_size=global_batch_size,
-            limit=limit,
-        )
 
     def seen(self) -> Fingerprints:
         """The fingerprints of the training rows."""
@@ -304,15 +269,3 @@ def _trained_part(config: Config, keeps_head: bool) -> str:
 def column_names(named: Any) -> tuple[str | int, ...]:
     """The columns of a key, as a tuple."""
     return named if isinstance(named, tuple) else () if named is None else (named,)
-
-
-def _trained_tokenizer(
-    config: Config, data: Labelled[Any, Any], say: Say
-) -> PreTrainedTokenizerFast:
-    texts = [text for texts in data.train.texts for text in texts]
-    size = config.tokenizer.vocab_size
-    if size == "auto":
-        size = tokenizers.auto_vocab_size(sum(len(text.encode()) for text in texts))
-    made = tokenizers.train_bpe_with_frame(texts, size, config.model.architecture)
-    say(f"tokenizer: {len(made):,} tokens, byte-level BPE trained on the training texts")
-    return made

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from llmkit.config import jobs
-from llmkit.config.schema import Config
 from llmkit.data.examples.tagged import TaggedTable, TokenWindows, WindowEncoder
 from llmkit.data.records.dataset import Labelled
 from llmkit.data.records.labels import SINGLE
@@ -35,7 +34,6 @@ from llmkit.training.tasks.task import (
     LabelledExamples,
     Loss,
     Rows,
-    Session,
     Sums,
 )
 
@@ -92,15 +90,8 @@ class Tagging(Labelling[_Data]):
 
     unit = "words"
     purpose = build.TAGGER_MODEL
+    load = staticmethod(tagged_dataset.load_tagged)
     evaluation = TaggerEvaluation()
-
-    @classmethod
-    def read(cls, config: Config, session: Session, given: PreTrainedTokenizerFast | None) -> _Data:
-        """Read, check and split tagged words."""
-        console = session.console
-        return tagged_dataset.load_tagged(
-            config, session.sources, session.watch, console.say, console.warn, given
-        )
 
     @classmethod
     def describe(

@@ -16,7 +16,6 @@ from transformers import PreTrainedModel
 
 from llmkit.config import jobs
 from llmkit.config.schema import Config, TrainConfig
-from llmkit.data.examples import order
 from llmkit.data.examples.preferences import EncodedPairs, encode_preferences
 from llmkit.data.records.preferences import PREFERENCES
 from llmkit.evaluation.preferences.margins import log_probabilities, pair_figures, pair_passages
@@ -25,11 +24,10 @@ from llmkit.models import logits, lora, pretrained
 from llmkit.models.experts import balance
 from llmkit.models.experts.balance import Balance
 from llmkit.models.kernels.cross_entropy import linear_log_probabilities
-from llmkit.models.pretrained import Pretrained, open_model
-from llmkit.reporting import held_out, summary
+from llmkit.models.pretrained import Pretrained
+from llmkit.reporting import summary
 from llmkit.reporting.held_out import PAIR_FIGURES, HeldOut
-from llmkit.storage import atomic, cache, outputs
-from llmkit.storage.strict_json import json_text
+from llmkit.storage import cache
 from llmkit.training import run_directory
 from llmkit.training.tasks import defaults
 from llmkit.training.tasks.causal import CausalLoss
@@ -41,7 +39,8 @@ from llmkit.training.tasks.responses.prompted import (
     open_responses,
     report_lengths,
 )
-from llmkit.training.tasks.task import IGNORED, Batch, Examples, Loss, Rows, Session, Sums
+from llmkit.training.tasks.responses.responding import write_measured
+from llmkit.training.tasks.task import IGNORED, Batch, Examples, Loss, Session, Sums
 
 _BASE = "reference model"
 
@@ -121,11 +120,8 @@ class PreferenceLoss(CausalLoss):
 
 
 @dataclass(frozen=True)
-class PreferenceTuning(Prompted):
+class PreferenceTuning(Prompted[EncodedPairs]):
     """Fine-tuning on pairs of a chosen and a rejected response to the same prompt."""
-
-    encoded: dict[str, EncodedPairs]
-    """`train`, and `validation` if there is any."""
 
     unit = "pairs"
 
@@ -151,27 +147,8 @@ class PreferenceTuning(Prompted):
         )
         defaults.check_best(train, jobs.PREFERENCE_METRICS, validated="validation" in encoded)
         config = asked.changed(data=data.data.changed(max_length=length), train=train)
-        return cls(
-            session,
-            asked,
-            config,
-            data,
-            template.tokenizer,
-            pretrained,
-            template,
-            length,
-            encoded,
-        )
-
-    @property
-    def examples(self) -> EncodedPairs:
-        """The training pairs."""
-        return self.encoded["train"]
-
-    @property
-    def validation(self) -> EncodedPairs | None:
-        """The held-out pairs."""
-        return self.encoded.get("validation")
+        known = (session, asked, config, pretrained, data, template.tokenizer, pretrained.config)
+        return cls(*known, encoded, template)
 
     @property
     def tokens_per_example(self) -> int:
@@ -225,16 +202,6 @@ class PreferenceTuning(Prompted):
         loss = PreferenceLoss(self.config.train, linear, routed)
         return lambda examples: loss
 
-    def rows_of_step(self, step: int, *, global_batch_size: int, limit: int | None) -> Rows:
-        """Every pair once per epoch, batched by similar length."""
-        return order.rows_by_length(
-            step,
-            lengths=self.examples.lengths,
-            global_batch_size=global_batch_size,
-            limit=limit,
-            seed=self.config.seed,
-        )
-
     def results(
         self, loss: Loss, validation: Examples | None, figures: Mapping[str, Any]
     ) -> dict[str, Any]:
@@ -243,20 +210,15 @@ class PreferenceTuning(Prompted):
         if self.validation is None:
             return {}
         assert isinstance(loss, PreferenceLoss)
-        directory, session = Path(figures["run_dir"]), self.session
-        opened = open_model(figures["model_dir"])
-        final = pretrained.load_model(opened).to(session.processes.device).eval()
-        found = self.passages(final)
-        held_out.write_held_out(directory, found)
+        _, found = self._finished(figures)
         measured = {
             "pairs": len(self.validation),
             **found.figures(),
             "intervals": found.intervals(self.config.seed),
         }
-        text = json_text({"validation": measured}, indent=1)
-        atomic.replace_text(directory / outputs.MEASURED, text + "\n")
+        write_measured(Path(figures["run_dir"]), measured)
         for text in summary.of_preferences("validation", measured, loss.unchanged):
-            session.console.warn(text)
+            self.session.console.warn(text)
         return {"validation": measured, "baseline": {"reference": loss.unchanged}}
 
     def passages(self, final: PreTrainedModel) -> HeldOut:
@@ -264,12 +226,6 @@ class PreferenceTuning(Prompted):
         assert self.validation is not None
         score = PreferenceLoss(self.config.train).of_pairs
         return pair_passages(final, self.validation, score, self.session.watch)
-
-    def answers(
-        self, final: PreTrainedModel, directory: Path
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """None: pairs have no reference text."""
-        return {}, {}
 
     @property
     def _parts(self) -> list[tuple[str, EncodedPairs]]:

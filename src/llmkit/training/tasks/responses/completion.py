@@ -56,13 +56,11 @@ class CompletionLoss(CausalLoss):
 
 
 @dataclass(frozen=True)
-class Completion(Prompted):
+class Completion(Prompted[Packs]):
     """Fine-tuning on responses to prompts, or on the assistant's turns of conversations."""
 
-    encoded: dict[str, Responses]
-    """`train`, and `validation` if there is any."""
-    packs: dict[str, Packs]
-    """The same, arranged in rows."""
+    responses: Mapping[str, Responses]
+    """Those that the rows of `encoded` hold."""
 
     @classmethod
     def open(cls, asked: Config, pretrained: Pretrained | None, session: Session) -> Self:
@@ -73,34 +71,23 @@ class Completion(Prompted):
         made = pretrained.config
         length = _max_length(config, made)
         parts = {"train": data.train, "validation": data.validation}
-        encoded = {
+        responses = {
             name: _encoded(some, template, length, session.watch)
             for name, some in parts.items()
             if some
         }
-        report_lengths(data, encoded, session)
-        check_responses(config, "validation" in encoded)
+        report_lengths(data, responses, session)
+        check_responses(config, "validation" in responses)
         requested = config.data.block_size
-        width = _width(encoded, made) if requested == "auto" else requested
+        width = _width(responses, made) if requested == "auto" else requested
         config = config.changed(data=data.data.changed(max_length=length, block_size=width))
-        task = cls(
-            session,
-            asked,
-            config,
-            data,
-            template.tokenizer,
-            pretrained,
-            template,
-            length,
-            encoded,
-            {},
-        )
-        return task.arranged(width)
+        known = (session, asked, config, pretrained, data, template.tokenizer, made)
+        return cls(*known, {}, template, responses).arranged(width)
 
     @property
     def sizes(self) -> Mapping[str, Any]:
-        """The tokens of a row."""
-        return {"block_size": self.config.data.block_size}
+        """Also the tokens of a row."""
+        return {**super().sizes, "block_size": self.config.data.block_size}
 
     def arranged(self, width: int | None) -> Self:
         """The task with packed rows of this width, or with one row per conversation, and with every
@@ -108,7 +95,7 @@ class Completion(Prompted):
         pad = self.template.end_id  # neither scored nor attended to
         rows = {
             name: packs.alone(each, pad) if width is None else packs.packed(each, width, pad)
-            for name, each in self.encoded.items()
+            for name, each in self.responses.items()
         }
         train = defaults.completing(
             self.asked.train,
@@ -119,27 +106,12 @@ class Completion(Prompted):
             self.session.processes.device.type,
         )
         defaults.check_best(train, jobs.RESPONSE_METRICS, validated="validation" in rows)
-        return replace(self, config=self.config.changed(train=train), packs=rows)
-
-    @property
-    def examples(self) -> Packs:
-        """The training rows."""
-        return self.packs["train"]
-
-    @property
-    def validation(self) -> Packs | None:
-        """The held-out rows."""
-        return self.packs.get("validation")
-
-    @property
-    def tokens_per_example(self) -> int:
-        """The mean length."""
-        return int(self.examples.lengths.mean())
+        return replace(self, config=self.config.changed(train=train), encoded=rows)
 
     @property
     def content(self) -> dict[str, str]:
         """The hashes of the tokenized conversations."""
-        return {f"{name} data": each.fingerprint for name, each in self.encoded.items()}
+        return {f"{name} data": each.fingerprint for name, each in self.responses.items()}
 
     def fitted(self, model: PreTrainedModel, begun: bool) -> Self:
         """The task with one row per conversation if the model cannot isolate packed ones."""
@@ -159,15 +131,15 @@ class Completion(Prompted):
     def rows_of_step(self, step: int, *, global_batch_size: int, limit: int | None) -> Rows:
         """Every row once per epoch; unpacked rows are batched by similar length."""
         how: dict[str, Any] = {"global_batch_size": global_batch_size, "limit": limit}
-        how["seed"] = self.config.seed
         if self.examples.width is None:
-            return order.rows_by_length(step, lengths=self.examples.lengths, **how)
-        return order.rows_of_step(step, n_examples=len(self.examples), **how)
+            return super().rows_of_step(step, **how)
+        n_examples, seed = len(self.examples), self.config.seed
+        return order.rows_of_step(step, n_examples=n_examples, seed=seed, **how)
 
     def passages(self, final: PreTrainedModel) -> HeldOut:
         """The likelihood of the responses of each held-out conversation."""
         assert self.validation is not None
-        content = self.encoded["validation"].fingerprint
+        content = self.responses["validation"].fingerprint
         return response_passages(final, self.validation, content, self.session.watch)
 
     def answers(

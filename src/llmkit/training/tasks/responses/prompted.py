@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
-import torch
 from numpy.typing import NDArray
 from transformers import PretrainedConfig, PreTrainedModel
 
@@ -23,8 +22,7 @@ from llmkit.models.chat_template import Template
 from llmkit.models.control_tokens import control_tokens
 from llmkit.models.pretrained import Pretrained
 from llmkit.reporting.format import many
-from llmkit.training.forecast.expectation import outline_of_task
-from llmkit.training.tasks.responses.responding import Responding
+from llmkit.training.tasks.responses.responding import Responding, X
 from llmkit.training.tasks.task import Loss, Session
 
 _LENGTH = 2048
@@ -90,37 +88,13 @@ def open_responses(
 
 
 @dataclass(frozen=True)
-class Prompted(Responding):
+class Prompted(Responding[X]):
     """Fine-tuning of a pretrained causal model on responses to prompts."""
 
     pretrained: Pretrained
     template: Template
-    max_length: int
-    """Maximum number of tokens of a conversation."""
 
     purpose = build.LANGUAGE_MODEL
-
-    @classmethod
-    def outline(
-        cls, asked: Config, pretrained: Pretrained | None, session: Session
-    ) -> dict[str, Any]:
-        """The data report, lengths, and the size of the model."""
-        task = cls.open(asked, pretrained, session)
-        with torch.device("meta"):
-            model = build.causal_model(task.pretrained.config, seed=0)
-        model.requires_grad_(task.lora is None)
-        return outline_of_task(
-            task,
-            model,
-            max_length=task.max_length,
-            **task.sizes,
-            global_batch_size=task.config.train.global_batch_size,
-        )
-
-    @property
-    def sizes(self) -> Mapping[str, Any]:
-        """What else the report of a dry run says of sizes."""
-        return {}
 
     def begin(self) -> PreTrainedModel:
         """The given model."""
@@ -166,7 +140,7 @@ def check_length(requested: Any, limit: int, key: str) -> None:
 
 
 def turns_of(each: Conversation) -> tuple[list[dict[str, str]], str]:
-    """The messages of a conversation for the chat template, and where it stands."""
+    """The messages of a conversation for the chat template, and its file and row."""
     return [message._asdict() for message in each.messages], f"{each.path} row {each.number}"
 
 

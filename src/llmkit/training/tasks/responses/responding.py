@@ -7,9 +7,9 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel
 
 from llmkit.config.schema import Config
 from llmkit.data.records.conversation_sets import Chats
@@ -23,10 +23,11 @@ from llmkit.reporting import held_out, summary
 from llmkit.reporting.held_out import HeldOut
 from llmkit.storage import atomic, outputs
 from llmkit.storage.strict_json import json_text
-from llmkit.training.tasks.task import Examples, Loss, Session, Task
+from llmkit.training.tasks.finetuning import Finetuning, TokenRows
+from llmkit.training.tasks.task import Examples, Loss
 
 
-class TextExamples(Examples, Protocol):
+class TextExamples(TokenRows, Protocol):
     """Examples of texts to write."""
 
     @property
@@ -34,44 +35,32 @@ class TextExamples(Examples, Protocol):
         """Number of predictions in all rows."""
 
 
+X = TypeVar("X", bound=TextExamples)
+
+
 @dataclass(frozen=True)
-class Responding(Task):
+class Responding(Finetuning[X]):
     """Fine-tuning of a model that writes a text for another text."""
 
-    session: Session
-    asked: Config
-    config: Config
     data: Chats[Any]
-    tokenizer: PreTrainedTokenizerFast
 
-    command = "finetune"
     unit = "tokens"
-
-    @property
-    @abstractmethod
-    def validation(self) -> TextExamples | None:
-        """The held-out examples."""
 
     @abstractmethod
     def passages(self, final: PreTrainedModel) -> HeldOut:
         """What the final model makes of each held-out text."""
 
-    @abstractmethod
     def answers(
         self, final: PreTrainedModel, directory: Path
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Metrics of texts that the final model writes for held-out ones, empty if none are asked
         for, and those of baselines."""
+        return {}, {}
 
     @property
     def counted(self) -> Mapping[str, int]:
         """The number of held-out texts."""
         return {}
-
-    @property
-    def data_report(self) -> Mapping[str, Any]:
-        """What was found in the rows."""
-        return self.data.report
 
     def seen(self) -> Fingerprints:
         """The fingerprints of the training texts that the model reads."""
@@ -85,11 +74,8 @@ class Responding(Task):
         them; writes `evaluation.json`, and what became of each text."""
         if self.validation is None:
             return {}
-        directory, session = Path(figures["run_dir"]), self.session
-        opened = open_model(figures["model_dir"], encoder_decoder=True)
-        final = pretrained.load_model(opened).to(session.processes.device).eval()
-        found = self.passages(final)
-        held_out.write_held_out(directory, found)
+        directory = Path(figures["run_dir"])
+        final, found = self._finished(figures)
         measured: dict[str, Any] = {
             **found.figures(),
             "tokens": self.validation.n_predictions,
@@ -99,16 +85,29 @@ class Responding(Task):
         if answers:
             measured["answers"] = answers
         measured |= {name: answers[name] for name in MAIN if baselines}
-        text = json_text({"validation": measured}, indent=1)
-        atomic.replace_text(directory / outputs.MEASURED, text + "\n")
+        write_measured(directory, measured)
         shown = dict(measured)
         if answers:
             numbers = answers.items()
             shown["answers"] = {n: each for n, each in numbers if isinstance(each, int | float)}
         unigram = unigram_figures(loss.figures, self.examples, self.validation)
         for text in summary.of_language_model(shown, unigram, figures["train_loss"]):
-            session.console.warn(text)
+            self.session.console.warn(text)
         return {"validation": shown, "baseline": {"unigram": unigram, **baselines}}
+
+    def _finished(self, figures: Mapping[str, Any]) -> tuple[PreTrainedModel, HeldOut]:
+        """The model in `final/`, and what it makes of each held-out text, which is written."""
+        opened = open_model(figures["model_dir"], encoder_decoder=True)
+        final = pretrained.load_model(opened).to(self.session.processes.device).eval()
+        found = self.passages(final)
+        held_out.write_held_out(Path(figures["run_dir"]), found)
+        return final, found
+
+
+def write_measured(directory: Path, measured: Mapping[str, Any]) -> None:
+    """Writes the figures on held-out texts to `evaluation.json`."""
+    text = json_text({"validation": measured}, indent=1)
+    atomic.replace_text(directory / outputs.MEASURED, text + "\n")
 
 
 MAIN = ("bleu", "chrf", "rougeL")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -14,7 +14,6 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerF
 
 from llmkit.config import jobs
 from llmkit.config.schema import Config
-from llmkit.data.examples import order
 from llmkit.data.examples.pair_tokenizer import PairTokenizer
 from llmkit.data.examples.paired import PairedExamples, Shift, shift_of
 from llmkit.data.records import conversation_sets
@@ -29,15 +28,14 @@ from llmkit.models import build, classifier, pretrained, tokenizer_saving
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.pretrained import Pretrained
 from llmkit.models.sizes import settings_of_size
-from llmkit.progress import Say
 from llmkit.reporting.format import many
 from llmkit.reporting.held_out import HeldOut
-from llmkit.training.forecast.expectation import outline_of_task
 from llmkit.training.tasks import defaults
+from llmkit.training.tasks.finetuning import new_tokenizer
 from llmkit.training.tasks.labels.classification_loss import class_sums
 from llmkit.training.tasks.responses import answers
 from llmkit.training.tasks.responses.responding import MAIN, Responding, check_responses
-from llmkit.training.tasks.task import Batch, Examples, Loss, Rows, Session, Sums
+from llmkit.training.tasks.task import Batch, Examples, Loss, Session, Sums
 
 _ARCHITECTURE = "bart"
 """Architecture of a new encoder-decoder model."""
@@ -73,14 +71,10 @@ class TargetLoss(Loss):
 
 
 @dataclass(frozen=True)
-class SequenceToSequence(Responding):
+class SequenceToSequence(Responding[PairedExamples]):
     """Training of an encoder-decoder model on pairs of source and target texts."""
 
-    pretrained: Pretrained | None
-    model_config: PretrainedConfig
     pairs: PairTokenizer
-    encoded: dict[str, PairedExamples]
-    """`train`, and `validation` if there is any."""
 
     purpose = build.SEQ2SEQ_MODEL
 
@@ -97,7 +91,9 @@ class SequenceToSequence(Responding):
             config, session.sources, session.watch, console.say, console.warn, compared, pairs=True
         )
         check_responses(config, bool(data.validation))
-        tokenizer = given or _trained_tokenizer(config, data, console.say)
+        texts = [text for each in data.train for text in (each.opening[0], each.contents[-1])]
+        own = (texts, tokenizers.train_bpe_with_end, "sources and targets", console.say)
+        tokenizer = given or new_tokenizer(config, *own)
         made, lengths = _shape(config, pretrained, tokenizer)
         tokenizers.check_fit(tokenizer, made, config)
         if tokenizer.is_fast:
@@ -114,40 +110,13 @@ class SequenceToSequence(Responding):
         config = _resolved(config, pretrained, made, encoded)
         longest = int(encoded["train"].targets.lengths.max())
         config = generation_of(config, outline.generation_config, longest)
-        parts = (config, data, tokenizer, pretrained, made, pairs, encoded)
-        return cls(session, asked, *parts)
-
-    @classmethod
-    def outline(
-        cls, asked: Config, pretrained: Pretrained | None, session: Session
-    ) -> dict[str, Any]:
-        """The data report, lengths, and the size of the model."""
-        task = cls.open(asked, pretrained, session)
-        with torch.device("meta"):
-            model = build.new_model(task.model_config, 0, cls.purpose)
-        model.requires_grad_(task.lora is None)
-        return outline_of_task(
-            task,
-            model,
-            max_length=task.config.data.max_length,
-            max_target_length=task.config.data.max_target_length,
-            global_batch_size=task.config.train.global_batch_size,
-        )
+        known = (session, asked, config, pretrained, data, tokenizer, made, encoded)
+        return cls(*known, pairs)
 
     @property
-    def examples(self) -> PairedExamples:
-        """The training pairs."""
-        return self.encoded["train"]
-
-    @property
-    def validation(self) -> PairedExamples | None:
-        """The held-out pairs."""
-        return self.encoded.get("validation")
-
-    @property
-    def tokens_per_example(self) -> int:
-        """The mean length of source and target together."""
-        return max(1, int(self.examples.lengths.mean()))
+    def sizes(self) -> Mapping[str, Any]:
+        """Also the tokens of a target."""
+        return {**super().sizes, "max_target_length": self.config.data.max_target_length}
 
     @property
     def content(self) -> dict[str, str]:
@@ -177,16 +146,6 @@ class SequenceToSequence(Responding):
         """The same loss for all examples."""
         loss = TargetLoss(self.config.train.label_smoothing_factor)
         return lambda examples: loss
-
-    def rows_of_step(self, step: int, *, global_batch_size: int, limit: int | None) -> Rows:
-        """Every pair once per epoch, batched by similar length."""
-        return order.rows_by_length(
-            step,
-            lengths=self.examples.lengths,
-            seed=self.config.seed,
-            global_batch_size=global_batch_size,
-            limit=limit,
-        )
 
     def samples(self, model: PreTrainedModel, loss: Loss, step: int) -> dict[str, Any]:
         """What the model makes of a few held-out sources; after every n-th validation, metrics of
@@ -343,13 +302,3 @@ def _resolved(
     train = defaults.finetuning(train, n_examples, hidden, trained, "loss")
     defaults.check_best(train, jobs.RESPONSE_METRICS, validated="validation" in encoded)
     return config.changed(train=train)
-
-
-def _trained_tokenizer(config: Config, data: Chats[Any], say: Say) -> PreTrainedTokenizerFast:
-    texts = [text for each in data.train for text in (each.opening[0], each.contents[-1])]
-    size = config.tokenizer.vocab_size
-    if size == "auto":
-        size = tokenizers.auto_vocab_size(sum(len(text.encode()) for text in texts))
-    made = tokenizers.train_bpe_with_end(texts, size, config.model.architecture)
-    say(f"tokenizer: {len(made):,} tokens, byte-level BPE trained on sources and targets")
-    return made
