@@ -7,9 +7,10 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForQuestionAnswering
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 from llmkit.cli import app
 from tests.jobs import (
@@ -215,12 +216,37 @@ def test_bad_input_is_reported_before_anything_is_written(
     assert not run.exists()
 
 
-def test_a_model_that_answers_is_neither_served_nor_exported_to_onnx(call, reference) -> None:
-    served = call("serve", "--model", reference["run"])
-    assert (served["code"], "not served yet" in served["said"]) == (65, True)
-    exported = call("export", "--model", reference["run"], "--format", "onnx", "--output",
-                    "never", "--dry-run")  # fmt: skip
-    assert (exported["code"], "no ONNX form" in exported["said"]) == (78, True)
+def test_the_answers_of_an_onnx_model_are_those_of_predict(
+    call, reference, tables, tmp_path
+) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    made = tmp_path / "made"
+    found = call("export", "--model", reference["run"], "--format", "onnx", "--output", made)
+    assert found["code"] == 0, found["said"]
+    assert found["outputs"] == ["start_logits", "end_logits"]
+    assert found["verified"]["fp32"]["same_largest_output"] == 1.0
+    output = tmp_path / "o.jsonl"
+    call("predict", "--model", reference["run"], "--csv", tables["test"], "--output", output,
+         "predict.precision=fp32")  # fmt: skip
+    from llmkit.export.onnx.checking import open_onnx
+
+    session, own = open_onnx(made / "model.onnx"), AutoTokenizer.from_pretrained(made)
+    facts = session.get_modelmeta().custom_metadata_map
+    threshold, longest = float(facts["no_answer_threshold"]), int(facts["longest_answer"])
+    short = [row for row in map(json.loads, output.open()) if len(row["context"].split()) < 20]
+    assert len(short) > 40
+    for row in short:
+        given = own(row["question"], row["context"], return_offsets_mapping=True)
+        inputs = {name: np.array([given[name]]) for name in found["inputs"]}
+        first, last = (each[0] for each in session.run(None, inputs))
+        context = [n for n, part in enumerate(given.sequence_ids()) if part == 1]
+        score, a, b = max((first[a] + last[b], a, b) for a in context for b in context
+                          if 0 <= b - a < longest)  # fmt: skip
+        offsets = given["offset_mapping"]
+        answer = row["context"][offsets[a][0] : offsets[b][1]].strip()
+        is_none = first[0] + last[0] - score > threshold
+        assert row["answer"] == ("" if is_none else answer)
 
 
 def test_the_starter_config_trains(call, tables, tmp_path) -> None:

@@ -10,10 +10,11 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llmkit.config.schema import Config
-from llmkit.errors import DataError, UsageError
+from llmkit.errors import ConfigError, DataError, UsageError
 from llmkit.export.source import open_source
 from llmkit.models import tokenizer as tokenizers
 from llmkit.progress import Watch
+from tests import pairs
 
 
 def saved(directory: Path, value: float) -> Config:
@@ -57,3 +58,13 @@ def test_a_weight_that_is_not_finite_is_refused_by_name(
 def test_a_model_is_needed() -> None:
     with pytest.raises(UsageError, match="needs a model"):
         open_source(Config(), lambda text: print(text, file=sys.stderr))
+
+
+@pytest.mark.parametrize("form", ["onnx", "gguf"])
+def test_an_encoder_decoder_model_is_refused_with_what_runs_it(form: str, tmp_path: Path) -> None:
+    own = pairs.t5_tokenizer()
+    base = pairs.save(pairs.t5(own), own, tmp_path / "t5")
+    config = Config().changed(model={"name_or_path": str(base)}, export={"format": form})
+    with pytest.raises(ConfigError, match=f"has no {form} form") as fault:
+        open_source(config, print)
+    assert "llmkit serve" in fault.value.next

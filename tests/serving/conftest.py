@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from llmkit.models import build, classifier, tokenizer
 from llmkit.models.classifier import ClassifierHead
 from llmkit.models.experts.ensemble import EnsembleForCausalLM, ensemble_config
+from tests import pairs
 from tests.harness import Server, Trial
 from tests.jobs import WORDS
 
@@ -121,11 +122,18 @@ def pairer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make_tagger(path: Path, **facts: Any) -> Path:
     """A tagger of entities, with random weights and windows of 24 tokens."""
+    return make_reader(path, build.TAGGER_MODEL, ("O", "B-X", "I-X", "B-Y", "I-Y"), facts)
+
+
+def make_reader(
+    path: Path, purpose: build.Purpose, labels: Sequence[str], facts: Mapping[str, Any]
+) -> Path:
+    """A model that reads windows of 24 tokens, with random weights."""
     framed = tokenizer.train_bpe_with_frame([" ".join(WORDS)] * 3, 300)
-    config = classifier.new_config("bert", SHAPE, framed, 24, build.TAGGER_MODEL)
-    ClassifierHead("", ("O", "B-X", "I-X", "B-Y", "I-Y")).describe(config, framed.pad_token_id)
+    config = classifier.new_config("bert", SHAPE, framed, 24, purpose)
+    ClassifierHead("", tuple(labels)).describe(config, framed.pad_token_id)
     classifier.remember_columns(config, (), (), facts)
-    model = build.new_model(config, 0, build.TAGGER_MODEL)
+    model = build.new_model(config, 0, purpose)
     with torch.no_grad():
         for weight in model.parameters():
             weight.mul_(3)
@@ -140,6 +148,27 @@ def make_tagger(path: Path, **facts: Any) -> Path:
 def tagger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tagger of running texts."""
     return make_tagger(tmp_path_factory.mktemp("tagger"))
+
+
+@pytest.fixture(scope="session")
+def answerer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that answers questions."""
+    facts = {"no_answer_threshold": -4.65, "longest_answer": 5}
+    path = tmp_path_factory.mktemp("answerer")
+    return make_reader(path, build.ANSWER_MODEL, ("first", "last"), facts)
+
+
+@pytest.fixture(scope="session")
+def translator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An encoder-decoder model that remembers its prefix, with two beams."""
+    own = pairs.bart_tokenizer()
+    model = pairs.bart(own)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(10)
+    classifier.remember_columns(model.config, ["source"], ["target"], {"prefix": "to German: "})
+    model.generation_config.update(num_beams=2, max_new_tokens=6, max_length=None)
+    return pairs.save(model, own, tmp_path_factory.mktemp("translator"))
 
 
 @dataclass
@@ -192,19 +221,17 @@ def started(where: Server, *arguments: object, **options: Any) -> Running:
     return Running(trial, url)
 
 
+SERVED = {
+    "talker": "talker", "base": "base", "sorter": "sorter", "pairer": "pairer", "ex": "experts",
+    "tagger": "tagger", "answerer": "answerer", "translator": "translator",
+}  # fmt: skip
+"""The names of the models of `running`, and their fixtures."""
+
+
 @pytest.fixture(scope="session")
-def running(
-    forker: Server,
-    talker: Path,
-    base: Path,
-    sorter: Path,
-    pairer: Path,
-    experts: Path,
-    tagger: Path,
-) -> Iterator[Running]:
+def running(forker: Server, request: pytest.FixtureRequest) -> Iterator[Running]:
     """A server of all models, in fp32."""
-    models = {"talker": talker, "base": base, "sorter": sorter, "pairer": pairer, "ex": experts}
-    models["tagger"] = tagger
+    models = {name: request.getfixturevalue(fixture) for name, fixture in SERVED.items()}
     given = [part for name, path in models.items() for part in ("--model", f"{name}={path}")]
     found = started(forker, *given, "predict.precision=fp32", "generation.max_new_tokens=24")
     yield found

@@ -20,9 +20,9 @@ from llmkit.serving.http.app import build_app
 from llmkit.serving.http.guard import Guard
 from llmkit.serving.http.keys import ApiKeys
 from llmkit.serving.http.server import ServerEnd, run_server
+from llmkit.serving.named_model import WritingModel
 from llmkit.serving.served import ServedModel, open_served
 from llmkit.serving.service import Service, load_service
-from llmkit.serving.text_model import TextModel
 
 
 def run(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def _described(model: ServedModel) -> dict[str, Any]:
 
 def _warn(service: Service, listener: socket.socket, allowed: ApiKeys, console: Console) -> None:
     for model in service.models.values():
-        if isinstance(model, TextModel) and model.warning is not None:
+        if isinstance(model, WritingModel) and model.warning is not None:
             console.warn(model.warning)
     if not allowed and not address.is_local(listener):
         console.warn(

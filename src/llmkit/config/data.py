@@ -32,7 +32,9 @@ TRAINING = For("pretrain", "finetune")
 COMPLETION = For("finetune/completion")
 PAIRED = For("finetune/sequence_to_sequence")
 _EVALUATED = ("evaluate/labels", "evaluate/tags", "evaluate/answers")
-SOURCES = For(*PAIRED.jobs, "generate/sequence_to_sequence", "evaluate/references", "predict")
+SOURCES = For(
+    *PAIRED.jobs, "generate/sequence_to_sequence", "evaluate/references", "predict", "serve"
+)
 PREFERRED = For("finetune/preference", "evaluate/preferences")
 RESPONDING = For("finetune/completion", "finetune/preference", "evaluate/preferences")
 LABELS = For("finetune/classification", "evaluate/labels", "export")

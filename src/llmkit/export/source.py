@@ -85,12 +85,19 @@ def open_source(config: Config, warn: Say) -> ExportSource:
 
     Raises UsageError without a model, and ConfigError for an ensemble of which no expert is named.
     """
-    opened = pretrained.of_config(config)
+    opened = pretrained.of_config(config, encoder_decoder=True)
     if opened is None:
         raise UsageError(
             "`llmkit export` needs a model",
             where="model.name_or_path",
             next="pass a run directory, a model directory or a hub name with `--model`",
+        )
+    if opened.kind == "encoder-decoder":
+        raise ConfigError(
+            f"{opened.name} is an encoder-decoder model ({opened.config.model_type}), which has no "
+            f"{config.export.written_format} form in llmkit",
+            where="model.name_or_path",
+            next="serve it with `llmkit serve`; transformers reads its directory as it is",
         )
     expert = config.export.expert
     if expert is None:

@@ -177,23 +177,29 @@ class TargetGenerator:
     ) -> Iterator[Sample]:
         """The texts of each source, source by source. `tick` is called before every batch and may
         raise to stop."""
+        found: dict[int, list[Sample]] = {}
+        for some in self.batches(prompts):
+            tick()
+            found |= zip(some, self.batch_texts([prompts[n] for n in some]), strict=True)
+        for place in range(len(prompts)):
+            yield from found[place]
+
+    def batches(self, prompts: Sequence[Prompt]) -> Iterator[list[int]]:
+        """The numbers of the sources of each batch: the longest first, with equal maximum
+        lengths."""
         size = max(1, self.batch_size // max(self.settings.num_beams, self.per_source))
         order = sorted(
             range(len(prompts)), key=lambda n: (-len(prompts[n].ids), prompts[n].max_new_tokens)
         )
-        found: dict[int, list[Sample]] = {}
         while order:
             most = prompts[order[0]].max_new_tokens
             some = [n for n in order if prompts[n].max_new_tokens == most][:size]
             taken = set(some)
             order = [n for n in order if n not in taken]
-            tick()
-            found |= zip(some, self._generated([prompts[n] for n in some]), strict=True)
-        for place in range(len(prompts)):
-            yield from found[place]
+            yield some
 
     @torch.inference_mode()
-    def _generated(self, prompts: Sequence[Prompt]) -> list[list[Sample]]:
+    def batch_texts(self, prompts: Sequence[Prompt]) -> list[list[Sample]]:
         """The texts of sources with the same maximum length."""
         settings, each = self.settings, self.per_source
         copies = 1 if settings.num_beams > 1 else each

@@ -204,7 +204,31 @@ class ClassifyBody(Body):
         return sum(len(text) for texts in self.texts() for text in texts)
 
 
-BODIES = (CompletionBody, ChatBody, ClassifyBody)
+class AnswerBody(Body):
+    """Questions to answer with spans of their contexts."""
+
+    model: str | None = None
+    """Name of a served model; by default the first that answers questions."""
+    question: _Text | Annotated[list[_Text], Field(min_length=1)]
+    """A question, or several."""
+    context: str | Annotated[list[str], Field(min_length=1)]
+    """The text that the answers are spans of: one for all questions, or one for each."""
+
+    def texts(self) -> list[tuple[str, ...]]:
+        """Each question with its context; raises Refusal for another number of contexts."""
+        asked = [self.question] if isinstance(self.question, str) else self.question
+        contexts = [self.context] * len(asked) if isinstance(self.context, str) else self.context
+        if len(asked) != len(contexts):
+            message = f"context: there are {len(contexts)} for {len(asked)} questions"
+            raise Refusal(message, param="context", code="invalid_value")
+        return list(zip(asked, contexts, strict=True))
+
+    def n_characters(self) -> int:
+        """How much there is to encode."""
+        return sum(len(text) for texts in self.texts() for text in texts)
+
+
+BODIES = (CompletionBody, ChatBody, ClassifyBody, AnswerBody)
 
 
 def refusal_of(errors: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Refusal:

@@ -14,7 +14,7 @@ from llmkit.inference.labels import classify
 from llmkit.inference.labels.classify import Classifier
 from llmkit.serving.bodies import ClassifyBody
 from llmkit.serving.engines.jobs import LabelJob
-from llmkit.serving.named_model import NamedModel
+from llmkit.serving.named_model import RowModel
 from llmkit.serving.refusals import Refusal, failed
 
 
@@ -27,7 +27,7 @@ class ClassifyJob(LabelJob):
 
 
 @dataclass(frozen=True)
-class LabelModel(NamedModel):
+class LabelModel(RowModel[ClassifyBody]):
     """A loaded classifier, as the handlers of requests use it."""
 
     classifier: Classifier

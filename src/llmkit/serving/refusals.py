@@ -118,5 +118,6 @@ def refusal_of_fault(fault: LlmkitError) -> Refusal:
     """The refusal of a request that has caused an error of llmkit."""
     key = fault.where.removeprefix("generation.")
     field = {"chat_template": "messages", "json_schema": "response_format"}.get(key, key)
-    code = "context_length_exceeded" if "context holds" in fault.what else None
+    is_long = any(words in fault.what for words in ("context holds", "reads at most"))
+    code = "context_length_exceeded" if is_long else None
     return Refusal(f"{field}: {fault.what}", param=field, code=code)

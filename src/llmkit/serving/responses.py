@@ -11,7 +11,7 @@ from typing import Any
 
 from llmkit.inference.generated import Candidate, FinishReason, Step
 from llmkit.serving.engines.jobs import NewText, TextJob
-from llmkit.serving.text_model import TextModel
+from llmkit.serving.named_model import WritingModel
 
 _REASONS: Mapping[FinishReason, str] = {
     "eos": "stop", "stop": "stop", "length": "length", "context": "length",
@@ -33,7 +33,7 @@ class TextResponse:
     """
 
     def __init__(
-        self, model: TextModel, job: TextJob, is_chat: bool, n_logprobs: int | None
+        self, model: WritingModel, job: TextJob, is_chat: bool, n_logprobs: int | None
     ) -> None:
         self.job, self.is_chat = job, is_chat
         self.n_logprobs = n_logprobs
@@ -150,8 +150,8 @@ def _rounded(candidate: Candidate) -> float:
     return round(max(candidate.logprob, _IMPOSSIBLE), _DECIMALS)
 
 
-def _warnings(model: TextModel, job: TextJob) -> dict[str, list[str]]:
+def _warnings(model: WritingModel, job: TextJob) -> dict[str, list[str]]:
     found = [] if model.warning is None else [model.warning]
     if cut := [prompt.cut for prompt in job.prompts if prompt.cut]:
-        found.append(f"{len(cut)} prompts were cut from the left, by up to {max(cut)} tokens")
+        found.append(f"{len(cut)} prompts were cut {model.cut}, by up to {max(cut)} tokens")
     return {"warnings": found} if found else {}

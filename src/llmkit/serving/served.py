@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from llmkit.config.schema import Config
 from llmkit.config.types import name_and_model
 from llmkit.errors import DataError, UsageError
-from llmkit.inference.labels import classify, tag
+from llmkit.inference import encoder_decoder
+from llmkit.inference.labels import answer, classify, tag
 from llmkit.models import pretrained
 from llmkit.models.classifier import head_of, remembered
-from llmkit.models.pretrained import Pretrained
+from llmkit.models.pretrained import ModelKind, Pretrained
+
+_TASKS: Mapping[ModelKind, str] = {
+    "classifier": "classification",
+    "tagger": "tagging",
+    "answerer": "question_answering",
+    "encoder-decoder": "sequence_to_sequence",
+}
 
 
 @dataclass(frozen=True)
@@ -23,18 +32,19 @@ class ServedModel:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The labels that it gives; none for a model that continues texts."""
+        """The labels that it gives; none for a model that writes texts."""
+        if self.opened.kind == "answerer":
+            return answer.known_answers(self.opened.config).classes
         if self.opened.kind == "tagger":
             return tag.tag_set_of(self.opened.config).classes
         return head_of(self.opened.config).names if self.opened.kind == "classifier" else ()
 
     @property
     def task(self) -> str:
-        """What it does: `chat` (and completion), `completion`, `classification` or `tagging`."""
-        if self.opened.kind == "classifier":
-            return "classification"
-        if self.opened.kind == "tagger":
-            return "tagging"
+        """What it does: `chat` (and completion), `completion`, `sequence_to_sequence`,
+        `classification`, `tagging` or `question_answering`."""
+        if (kind := self.opened.kind) in _TASKS:
+            return _TASKS[kind]
         return "chat" if self.opened.tokenizer.chat_template else "completion"
 
 
@@ -52,7 +62,7 @@ def open_served(config: Config) -> list[ServedModel]:
                 where="serve.models (--model)",
                 next=f"give one another name: `--model NAME={opened.name}`",
             )
-        _check_served(opened)
+        _check_served(opened, config)
         found[name] = ServedModel(name, opened)
     return list(found.values())
 
@@ -61,12 +71,12 @@ def _opened(config: Config) -> list[tuple[str, Pretrained]]:
     tokenizer = config.tokenizer.name_or_path
     pairs = [name_and_model(each) for each in config.serve.models]
     if pairs:
-        models = [pretrained.open_model(model, None, tokenizer) for _, model in pairs]
+        models = [pretrained.open_model(model, None, tokenizer, True) for _, model in pairs]
         return [
             (name or own_name(model.name), model)
             for (name, _), model in zip(pairs, models, strict=True)
         ]
-    only = pretrained.of_config(config)
+    only = pretrained.of_config(config, encoder_decoder=True)
     if only is None:
         raise UsageError("no model is named", next="name one with --model")
     return [(own_name(only.name), only)]
@@ -81,7 +91,7 @@ def own_name(name_or_path: str) -> str:
     return path.parent.name if path.name == "final" else path.name
 
 
-def _check_served(opened: Pretrained) -> None:
+def _check_served(opened: Pretrained, config: Config) -> None:
     if opened.kind == "masked":
         raise DataError(
             f"{opened.name} is a masked model, which neither continues text nor labels it",
@@ -89,13 +99,13 @@ def _check_served(opened: Pretrained) -> None:
             next="serve a causal language model, a classifier or a tagger; `llmkit generate` fills "
             "masks, and `llmkit finetune` makes a classifier of it",
         )
-    if opened.kind == "answerer":
-        raise DataError(
-            f"{opened.name} answers questions from contexts, which is not served yet",
-            where="serve.models (--model)",
-            next="use `llmkit predict --csv questions.jsonl`, or a pipe of JSON lines",
-        )
-    if opened.kind == "classifier":
+    if opened.kind == "encoder-decoder":
+        opened.check_purpose(opened.purpose)
+        encoder_decoder.own_settings(opened)
+        encoder_decoder.pair_tokenizer(opened, config.data)
+    elif opened.kind == "answerer":
+        answer.check_answerer(opened)
+    elif opened.kind == "classifier":
         classify.check_classifier(opened)
     elif opened.kind == "tagger":
         _check_without_marks(opened)

@@ -16,7 +16,7 @@ from llmkit.inference.labels.tag import Tagger
 from llmkit.reporting.predictions import DIGITS
 from llmkit.serving.bodies import ClassifyBody
 from llmkit.serving.engines.jobs import LabelJob
-from llmkit.serving.named_model import NamedModel
+from llmkit.serving.named_model import RowModel
 from llmkit.serving.refusals import Refusal, failed
 
 
@@ -31,7 +31,7 @@ class TagJob(LabelJob):
 
 
 @dataclass(frozen=True)
-class TagModel(NamedModel):
+class TagModel(RowModel[ClassifyBody]):
     """A loaded tagger, as the handlers of requests use it."""
 
     tagger: Tagger

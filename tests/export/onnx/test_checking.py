@@ -13,7 +13,12 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
-from transformers import AutoModelForMaskedLM, AutoModelForTokenClassification, PreTrainedModel
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForTokenClassification,
+    PreTrainedModel,
+)
 
 from llmkit.errors import LlmkitError
 from llmkit.export.onnx.checking import (
@@ -25,7 +30,7 @@ from llmkit.export.onnx.checking import (
     onnx_outputs,
     open_onnx,
 )
-from llmkit.export.onnx.forms import continuing_form, empty_past, labelling_form
+from llmkit.export.onnx.forms import answering_form, continuing_form, empty_past, labelling_form
 
 from .conftest import NAMES, Written, continuer, labeller, written
 
@@ -119,6 +124,26 @@ def test_classifiers_of_other_types_agree(kind: str, tmp_path: Path) -> None:
     shared = {"num_key_value_heads": 2} if kind in ("llama", "qwen3", "transformer") else {}
     model = labeller(kind, pad_token_id=1, **shared)
     check_labeller(model, False, tmp_path)
+
+
+def test_a_model_that_answers_questions_agrees_on_both_ends(tmp_path: Path) -> None:
+    model = AutoModelForQuestionAnswering.from_config(labeller().config).eval()
+    found = written(tmp_path, model, lambda each: answering_form(each, NAMES))
+    cases = list(labelling_cases(model, NAMES, 90, 0))
+    figures = check_cases(found.session(), cases, "it")
+    assert (figures["shapes"], figures["same_largest_output"]) == (5, 1.0)
+    for case in cases:
+        made = model(**case.inputs)
+        real = case.inputs["attention_mask"].bool()
+        for place, logits in enumerate((made.start_logits, made.end_logits)):
+            torch.testing.assert_close(case.logits[:, place][real], logits[real])
+            likeliest = logits.masked_fill(~real, -9e9).argmax(1)
+            assert torch.equal(likeliest, case.logits[:, place].argmax(1))
+    with torch.no_grad():
+        model.qa_outputs.bias[1] += 0.1
+    cases = list(labelling_cases(model, NAMES, 90, 0))
+    with pytest.raises(LlmkitError, match="differ from the model's by"):
+        check_cases(found.session(), cases, "it")
 
 
 @pytest.mark.slow

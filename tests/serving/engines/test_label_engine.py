@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from llmkit.inference.labels import classify
 from llmkit.inference.labels.classify import Classifier
 from llmkit.models.pretrained import open_model
+from llmkit.serving.engines.batch_engine import WAIT
 from llmkit.serving.engines.jobs import Begun, Done, Failed
-from llmkit.serving.engines.label_engine import WAIT, LabelEngine, batches_by_length
+from llmkit.serving.engines.label_engine import LabelEngine, batches_by_length
 from llmkit.serving.label_model import ClassifyJob
 from tests.jobs import WORDS
 from tests.serving.conftest import LABELS

@@ -297,10 +297,12 @@ def test_models_are_listed_with_what_they_do(running: Running) -> None:
     assert tasks == {
         "talker": "chat", "base": "completion", "ex": "completion",
         "sorter": "classification", "pairer": "classification", "tagger": "tagging",
+        "answerer": "question_answering", "translator": "sequence_to_sequence",
     }  # fmt: skip
     assert found["talker"]["context"] == CONTEXT
     assert found["sorter"]["labels"] == list(LABELS)
     assert found["tagger"]["labels"] == ["X", "Y"]
+    assert found["answerer"]["labels"] == ["answered", "unanswered"]
     assert client.models.retrieve("base").id == "base"
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("nothing")

@@ -29,7 +29,7 @@ def page(browser: Browser, running: Running) -> Browser:
     browser.complaints.clear()
     browser.requests.clear()
     browser.open(running.url)
-    browser.until("document.getElementById('model').options.length === 6")
+    browser.until("document.getElementById('model').options.length === 8")
     return browser
 
 
@@ -121,6 +121,31 @@ def test_spans_are_marked_in_the_text(page: Browser, running: Running) -> None:
 
 
 @needs_browser
+def test_a_target_is_written_beside_its_source(page: Browser, running: Running) -> None:
+    choose(page, "translator")
+    fill(page, max_tokens="4")
+    send(page, "one two three")
+    body = {"model": "translator", "prompt": "one two three", "max_tokens": 4}
+    found = running.post("/v1/completions", body).json()["choices"][0]["text"]
+    assert page.evaluate("document.querySelector('#labels .text').textContent") == found
+    assert page.evaluate("$('input').value") == "one two three"
+    assert_quiet(page, running)
+
+
+@needs_browser
+def test_an_answer_is_marked_in_its_context(page: Browser, running: Running) -> None:
+    choose(page, "answerer")
+    body = {"question": "how far", "context": "\U0001f431 the cat sat on a mat"}
+    [found] = running.post("/v1/answer", body).json()["data"]
+    fill(page, question=body["question"])
+    state = send(page, body["context"])
+    assert state.endswith(f"probability {found['probability']:.3f}")
+    marks = "[...document.querySelectorAll('mark')].map(each => each.firstChild.textContent)"
+    assert page.evaluate(marks) == ([found["answer"]] if found["answer"] else [])
+    assert_quiet(page, running)
+
+
+@needs_browser
 def test_an_error_is_shown_and_the_text_kept(page: Browser, running: Running) -> None:
     choose(page, "talker")
     fill(page, max_tokens="9999")
@@ -194,10 +219,10 @@ def test_every_field_is_explained_with_its_values(running: Running) -> None:
 
 def test_the_example_of_each_path_works(running: Running) -> None:
     text = running.get("/docs").text
-    assert text.count("curl ") == 7
+    assert text.count("curl ") == 8
     schema = running.get("/openapi.json").json()
     assert set(schema["paths"]) == {
-        "/v1/completions", "/v1/chat/completions", "/v1/classify", "/v1/models",
+        "/v1/completions", "/v1/chat/completions", "/v1/classify", "/v1/answer", "/v1/models",
         "/v1/models/{name}", "/health", "/ready", "/metrics",
     }  # fmt: skip
     for path, body in pages.EXAMPLES.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -35,7 +36,7 @@ class PairTokenizer:
         self.pad_id = padding_id(tokenizer)
         self.named = ControlTokenCount(control_tokens(tokenizer))
 
-    @property
+    @cached_property
     def own_settings(self) -> dict[str, int]:
         """The entries of transformers' generation config that make a text begin with the code of
         its language: mBART starts its decoder with it, others write it first."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from llmkit.errors import LlmkitError
-from llmkit.export.onnx.forms import continuing_form, empty_past
+from llmkit.export.onnx.forms import POSITIONS, continuing_form, empty_past
 
 OUTPUT_TOLERANCE = 1e-4
 """Largest difference of outputs, relative to the largest output, or 1."""
@@ -34,6 +34,12 @@ class OnnxCase:
     logits: Tensor
     real: Tensor
     """bool, which of the logits are not those of padding."""
+
+    def found(self, outputs: Sequence[NDArray[Any]]) -> Tensor:
+        """The same logits from the outputs of an ONNX model."""
+        if self.logits.ndim == outputs[0].ndim:
+            return torch.from_numpy(outputs[0])
+        return _positions([torch.from_numpy(each) for each in outputs], self.inputs)
 
 
 def open_onnx(path: Path) -> Any:
@@ -76,8 +82,21 @@ def labelling_cases(
             "token_type_ids": torch.zeros(rows, columns, dtype=torch.long),
         }
         inputs = {name: given[name] for name in names}
-        logits = model(**inputs).logits
-        yield OnnxCase(inputs, logits, real if logits.ndim == 3 else torch.ones(rows).bool())
+        made = model(**inputs)
+        if "logits" in made:
+            logits, is_real = made.logits, real if made.logits.ndim == 3 else real.any(1)
+        else:
+            logits, is_real = _positions([made[name] for name in POSITIONS], inputs), real.any(1)
+        yield OnnxCase(inputs, logits, is_real)
+
+
+def _positions(outputs: Sequence[Tensor], inputs: Mapping[str, Tensor]) -> Tensor:
+    """The logits [rows, 2, tokens] of the first and of the last token, where padding has those of
+    the least likely token."""
+    real = inputs["attention_mask"].bool()[:, None]
+    stacked = torch.stack(list(outputs), 1)
+    lowest = stacked.masked_fill(~real, torch.inf).amin(-1, keepdim=True)
+    return torch.where(real, stacked, lowest)
 
 
 @torch.no_grad()
@@ -109,7 +128,7 @@ def compare_cases(session: Any, cases: Sequence[OnnxCase]) -> dict[str, Any]:
     share of rows, or tokens, whose largest logit is the same."""
     largest, same = 0.0, []
     for case in cases:
-        found = torch.from_numpy(onnx_outputs(session, case.inputs)[0])[case.real]
+        found = case.found(onnx_outputs(session, case.inputs))[case.real]
         wanted = case.logits[case.real]
         distance = (found - wanted).abs().max() / wanted.abs().max().clamp(min=1)
         largest = max(largest, float(distance))

@@ -6,6 +6,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from transformers import PreTrainedModel
@@ -15,10 +16,10 @@ from llmkit.data.readers.files import Sources
 from llmkit.errors import ConfigError
 from llmkit.export.onnx import accuracy, checking
 from llmkit.export.onnx.checking import OnnxCase
-from llmkit.export.onnx.forms import OnnxForm, continuing_form, labelling_form
+from llmkit.export.onnx.forms import OnnxForm, answering_form, continuing_form, labelling_form
 from llmkit.export.onnx.writing import MODEL, write_onnx
 from llmkit.export.source import ExportSource, check_finite
-from llmkit.inference.labels import classify
+from llmkit.inference.labels import answer, classify
 from llmkit.inference.labels.classify import Classifier
 from llmkit.models import rope
 from llmkit.models.classifier import head_of, longest_text
@@ -31,6 +32,7 @@ _TASKS: dict[ModelKind, str] = {
     "causal": "text-generation",
     "masked": "fill-mask",
     "tagger": "token-classification",
+    "answerer": "question-answering",
 }
 """What an ONNX model is for, in its metadata, as the hub calls it."""
 
@@ -42,12 +44,6 @@ def check_onnx(source: ExportSource, config: Config) -> dict[str, Any]:
     opened = source.opened
     if opened.kind == "causal":
         opened.check_causal()
-    if opened.kind not in _TASKS:
-        raise ConfigError(
-            "models that answer questions have no ONNX form in llmkit",
-            where=f"{opened.name} (model.name_or_path)",
-            next="use `--format safetensors`",
-        )
     if config.data.test_files and opened.kind != "classifier":
         raise ConfigError(
             "accuracy is measured of classifiers only",
@@ -145,14 +141,16 @@ def _written(
 def _form(source: ExportSource, model: PreTrainedModel) -> OnnxForm:
     if source.opened.kind == "causal":
         return continuing_form(model)
-    each_token = source.opened.kind in ("masked", "tagger")
-    return labelling_form(model, _input_names(source, model), each_token)
+    names = _input_names(source, model)
+    if source.opened.kind == "answerer":
+        return answering_form(model, names)
+    return labelling_form(model, names, source.opened.kind in ("masked", "tagger"))
 
 
 def _cases(source: ExportSource, model: PreTrainedModel) -> list[OnnxCase]:
     if source.opened.kind == "causal":
         return list(checking.continuing_cases(model))
-    longest = longest_text(model.config, source.tokenizer)
+    longest = longest_text(model.config, source.tokenizer, source.opened.purpose)
     pad = source.tokenizer.pad_token_id or 0
     return list(checking.labelling_cases(model, _input_names(source, model), longest, pad))
 
@@ -172,6 +170,10 @@ def _metadata(source: ExportSource) -> dict[str, Any]:
         found["labels"] = list(head.names)
     if source.opened.kind == "classifier":
         found["problem_type"] = head.problem_type
+    if source.opened.kind == "answerer":
+        longest, threshold = answer.limits_of(source.config)
+        found[answer.LONGEST_ANSWER] = longest
+        found[answer.THRESHOLD_OF_NONE] = threshold if np.isfinite(threshold) else None
     return found
 
 
@@ -190,4 +192,4 @@ def _not_verified(is_int8: bool, classifier: Classifier | None, measured: bool) 
         return []
     if classifier is not None:
         return ["the accuracy in int8: give labelled rows with `--csv rows.csv`"]
-    return ["how good the texts in int8 are: compare some with those of `llmkit generate`"]
+    return ["how good int8 is: compare some results with those of `llmkit generate` or `predict`"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,9 @@ Axes = tuple[str | None, ...]
 
 BATCH, SEQUENCE, PAST, TOTAL = "batch", "sequence", "past", "past + sequence"
 _TOKENS: Axes = (BATCH, SEQUENCE)
+
+POSITIONS = ("start_logits", "end_logits")
+"""The outputs of a model that answers questions."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +46,17 @@ class OnnxForm:
 
 
 class _Labeller(nn.Module):
-    """A classifier, tagger or masked model with its inputs in an order."""
+    """A model with its inputs in an order, and those of its outputs that are named."""
 
-    def __init__(self, model: PreTrainedModel, names: Sequence[str]) -> None:
+    def __init__(
+        self, model: PreTrainedModel, names: Sequence[str], outputs: Sequence[str] = ("logits",)
+    ) -> None:
         super().__init__()
-        self.model, self.names = model, tuple(names)
+        self.model, self.names, self.outputs = model, tuple(names), tuple(outputs)
 
-    def forward(self, *given: Tensor) -> tuple[Tensor]:
-        return (self.model(**dict(zip(self.names, given, strict=True))).logits,)
+    def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
+        found = self.model(**dict(zip(self.names, given, strict=True)))
+        return tuple(found[name] for name in self.outputs)
 
 
 def labelling_form(model: PreTrainedModel, names: Sequence[str], each_token: bool) -> OnnxForm:
@@ -62,6 +68,13 @@ def labelling_form(model: PreTrainedModel, names: Sequence[str], each_token: boo
         {"logits": (*_TOKENS, None) if each_token else (BATCH, None)},
         example,
     )
+
+
+def answering_form(model: PreTrainedModel, names: Sequence[str]) -> OnnxForm:
+    """A model that answers questions: the logits of the first and of the last token."""
+    outputs = dict.fromkeys(POSITIONS, _TOKENS)
+    form = labelling_form(model, names, each_token=True)
+    return replace(form, module=_Labeller(model, names, POSITIONS).eval(), outputs=outputs)
 
 
 class _Continuer(nn.Module):

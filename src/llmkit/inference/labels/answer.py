@@ -191,18 +191,19 @@ class AnswerPrediction:
     cells: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def _found(self) -> dict[str, Any]:
+    def found(self) -> dict[str, Any]:
+        """The answer with its place and probability."""
         return {name: getattr(self, name) for name in ("answer", "start", "end", "probability")}
 
     def as_json(self) -> dict[str, Any]:
         """The prediction as a JSON object."""
-        found = {"question": self.question, "context": self.context, **self._found}
+        found = {"question": self.question, "context": self.context, **self.found}
         return {**found, "columns": dict(self.columns)} if self.columns else found
 
     def as_cells(self) -> dict[str, Any]:
         """The prediction as a table row: the columns of the input, then the answer."""
         texts = {"question": self.question, "context": self.context}
-        return with_input_columns(dict(self.cells) or {**self.columns, **texts}, self._found)
+        return with_input_columns(dict(self.cells) or {**self.columns, **texts}, self.found)
 
     @property
     def counted(self) -> Counted:
@@ -231,11 +232,15 @@ def open_answerer(pretrained: Pretrained, device: torch.device, precision: str) 
     set_padding(tokenizer)
     encoder = QuestionEncoder(tokenizer, longest_text(config, tokenizer, build.ANSWER_MODEL))
     model = load_head(pretrained, build.ANSWER_MODEL, device)
+    return Answerer(model, encoder, precision, *limits_of(config))
+
+
+def limits_of(config: PretrainedConfig) -> tuple[int, float]:
+    """The maximum number of tokens of an answer, and the log-odds from which there is none."""
     longest = classifier.remembered(config, LONGEST_ANSWER) or USUAL_LONGEST
     threshold = classifier.remembered(config, THRESHOLD_OF_NONE) or 0.0
-    if UNANSWERED not in known_answers(config).classes:
-        threshold = np.inf
-    return Answerer(model, encoder, precision, int(longest), float(threshold))
+    may_be_none = UNANSWERED in known_answers(config).classes
+    return int(longest), float(threshold) if may_be_none else np.inf
 
 
 def answer_rows(
@@ -251,13 +256,23 @@ def answer_rows(
         encoded = answerer.encoder.encode([row.texts for row in window])
         part = share_of(advance, len(encoded), processes)
         read = answerer.read_windows(encoded, processes, part)
-        contexts = [row.texts[1] for row in window]
-        found = answers_of(encoded, read, contexts, np.arange(len(window)))
-        none = found.is_none(answerer.threshold)
-        yield [
-            _prediction(row, found.spans[n], bool(none[n]), found.chances[n], columns)
-            for n, row in enumerate(window)
-        ]
+        yield answers_in(answerer, window, encoded, read, columns)
+
+
+def answers_in(
+    answerer: Answerer,
+    rows: Sequence[QuestionRow],
+    windows: AnswerWindows,
+    read: WindowAnswers,
+    columns: Sequence[str],
+) -> list[AnswerPrediction]:
+    """The predictions for rows, from what is found in their windows."""
+    found = answers_of(windows, read, [row.texts[1] for row in rows], np.arange(len(rows)))
+    none = found.is_none(answerer.threshold)
+    return [
+        _prediction(row, found.spans[n], bool(none[n]), found.chances[n], columns)
+        for n, row in enumerate(rows)
+    ]
 
 
 def _prediction(

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,9 @@ from llmkit.inference.generated import FinishReason, Sample, Step
 from llmkit.inference.prompts import Prompt
 from llmkit.inference.sampler import Sampler
 from llmkit.inference.sequence import Sequence as TokenSequence
+
+if TYPE_CHECKING:
+    from llmkit.inference.encoder_decoder import TargetGenerator
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,15 @@ class TextJob:
     def n_prompt_tokens(self) -> int:
         """Number of tokens of its prompts."""
         return sum(len(prompt.ids) for prompt in self.prompts)
+
+
+@dataclass(eq=False, kw_only=True)
+class TargetJob(TextJob):
+    """Sources to write texts for."""
+
+    generator: TargetGenerator
+    found: dict[int, list[Sample]] = field(default_factory=dict)
+    """The texts of each source."""
 
 
 @dataclass(eq=False)

@@ -13,17 +13,15 @@ from starlette.exceptions import HTTPException
 
 import llmkit
 from llmkit.serving import bodies, metrics
-from llmkit.serving.admission import ClientGone, Ticket
-from llmkit.serving.bodies import BODIES, ChatBody, ClassifyBody, CompletionBody
+from llmkit.serving.admission import ClientGone
+from llmkit.serving.bodies import BODIES, AnswerBody, ChatBody, ClassifyBody, CompletionBody
 from llmkit.serving.engines.jobs import TextJob
 from llmkit.serving.http import pages
 from llmkit.serving.http.stream import TextStream
-from llmkit.serving.label_model import LabelModel
+from llmkit.serving.named_model import B, RowModel, WritingModel
 from llmkit.serving.refusals import Refusal, failed, no_such_model
 from llmkit.serving.responses import TextResponse
 from llmkit.serving.service import Service
-from llmkit.serving.tag_model import TagModel
-from llmkit.serving.text_model import TextModel
 
 
 def build_app(service: Service) -> FastAPI:
@@ -68,7 +66,7 @@ def _add_text(app: FastAPI, service: Service) -> None:
 async def _generate(
     service: Service,
     request: Request,
-    model: TextModel,
+    model: WritingModel,
     body: CompletionBody | ChatBody,
     make: Callable[[], TextJob],
     respond: Callable[[TextJob], TextResponse],
@@ -94,24 +92,26 @@ def _add_labels(app: FastAPI, service: Service) -> None:
     async def classify(request: Request, body: ClassifyBody) -> Response:
         model = service.label_model(body.model)
         _check_texts(service, len(body.texts()), "input")
-        ticket = service.admission.admit(request, model.name)
-        try:
-            return JSONResponse(await _labels(ticket, model, body))
-        finally:
-            ticket.close()
+        return await _label(service, request, model, body, body.n_characters())
+
+    @app.post("/v1/answer", summary="Answer questions with spans of their contexts")
+    async def answer(request: Request, body: AnswerBody) -> Response:
+        model = service.answer_model(body.model)
+        _check_texts(service, len(body.texts()), "question")
+        return await _label(service, request, model, body, body.n_characters())
 
 
-async def _labels(
-    ticket: Ticket, model: LabelModel | TagModel, body: ClassifyBody
-) -> dict[str, object]:
-    """The labels of a request, once they are computed."""
-    if isinstance(model, TagModel):
-        tagging = await ticket.submit(partial(model.job, body), body.n_characters())
+async def _label(
+    service: Service, request: Request, model: RowModel[B], body: B, n_characters: int
+) -> Response:
+    """Carries out a request for labels."""
+    ticket = service.admission.admit(request, model.name)
+    try:
+        job = await ticket.submit(partial(model.job, body), n_characters)
         await ticket.finish()
-        return model.response(tagging)
-    classification = await ticket.submit(partial(model.job, body), body.n_characters())
-    await ticket.finish()
-    return model.response(classification)
+        return JSONResponse(model.response(job))
+    finally:
+        ticket.close()
 
 
 def _check_texts(service: Service, n_texts: int, field: str) -> None:
@@ -128,9 +128,7 @@ def _add_models(app: FastAPI, service: Service) -> None:
         model = service.models[name]
         found = {"id": name, "object": "model", "created": started, "owned_by": "llmkit"}
         found |= {"task": service.tasks[name], "system_fingerprint": model.fingerprint}
-        if not isinstance(model, TextModel):
-            return {**found, "labels": list(model.labels)}
-        return {**found, "context": model.context}
+        return {**found, **model.facts}
 
     @app.get("/v1/models", summary="The models, with what each does")
     async def models() -> dict[str, object]:

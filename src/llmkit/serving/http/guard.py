@@ -20,9 +20,10 @@ _PROTECTED = ("/v1/", "/metrics")
 """The paths that need a key: not the pages, which contain nothing, nor the states, which a load
 balancer asks for."""
 
-_PATHS = frozenset(
-    ("/v1/completions", "/v1/chat/completions", "/v1/classify", "/v1/models", "/health", "/ready")
-)
+_PATHS = (
+    "/v1/completions", "/v1/chat/completions", "/v1/classify", "/v1/answer", "/v1/models",
+    "/health", "/ready",
+)  # fmt: skip
 """The paths that are counted by name."""
 
 

@@ -28,6 +28,7 @@ EXAMPLES: Mapping[str, Mapping[str, Any]] = {
     "/v1/completions": {"prompt": "Once upon a time", "max_tokens": 20, "seed": 1},
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "Hello!"}]},
     "/v1/classify": {"input": ["wonderful", "never again"]},
+    "/v1/answer": {"question": "Where does Bob live?", "context": "Bob lives in Oslo."},
 }
 """A body for each path that takes one."""
 
