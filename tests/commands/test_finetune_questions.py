@@ -216,6 +216,7 @@ def test_bad_input_is_reported_before_anything_is_written(
     assert not run.exists()
 
 
+@pytest.mark.slow
 def test_the_answers_of_an_onnx_model_are_those_of_predict(
     call, reference, tables, tmp_path
 ) -> None:
