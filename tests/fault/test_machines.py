@@ -108,6 +108,7 @@ def test_a_machine_without_the_data_says_so(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # each of four processes loads the libraries
 def test_launch_on_two_machines_restarts_when_a_process_is_lost(
     trials: Server, job: Job, reference: Path, machines: Machines, tmp_path: Path
 ) -> None:
@@ -122,12 +123,12 @@ def test_launch_on_two_machines_restarts_when_a_process_is_lost(
                 command, env=trials.environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
             )
         )
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 400
     while not runs.committed(run):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     os.kill(child_of(launchers[1].pid), signal.SIGKILL)
-    said = [each.communicate(timeout=240)[1].decode() for each in launchers]
+    said = [each.communicate(timeout=400)[1].decode() for each in launchers]
     assert [each.returncode for each in launchers] == [0, 0], said
     assert "rank 1 was ended by SIGKILL: restart 1 of 1" in said[1]
     assert "a process was lost: restart 1 of 1" in said[0]
