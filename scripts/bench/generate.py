@@ -1,11 +1,15 @@
 """Compare the speed of llmkit and transformers' generate, with a GPT-2 of random weights.
 
     python scripts/bench/generate.py [--layers 12] [--width 768] [--tokens 64] [--prompts 256]
-                                     [--rounds 3] [--threads N]
+                                     [--rounds 3] [--threads N] [--model DIRECTORY] [--processor]
+                                     [--llama-cpp PYTHON --gguf FILE]
 
 One stream: a prompt of 32 tokens, greedy, in fp32, bf16 and with int8 weights. Many: prompts of 4
 to 64 tokens, each with 8 to twice `--tokens` new tokens; transformers gets batches of 16 sorted by
-length, each up to its longest text. The sides take turns in one process, after one warm-up round.
+length, each up to its longest text. `forward` is llmkit with the model's own forward pass in place
+of the compiled step. The sides take turns in one process, after one warm-up round. `--model` names
+another model, `--processor` counts processor time in place of seconds: for a busy machine, with one
+thread. `--llama-cpp` names a Python with llama-cpp-python, which decodes the model of `--gguf`.
 Prints one JSON object: median tokens per second, and ratios.
 """
 
@@ -16,12 +20,20 @@ import copy
 import json
 import random
 import statistics
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from llmkit.config.schema import GenerationConfig
 from llmkit.inference import generate
@@ -44,9 +56,14 @@ def build(layers: int, width: int) -> PreTrainedModel:
 
 
 def with_llmkit(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt]
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: list[Prompt],
+    is_compiled: bool = True,
 ) -> Callable[[], int]:
     engine = Engine(model, tokenizer)
+    if not is_compiled:
+        engine._batch.forward._step = None
     # No end tokens: every text has the length that it was asked for.
     sampler = Sampler(GenerationConfig(do_sample=False), tokenizer, (), model.device)
 
@@ -84,15 +101,25 @@ def prompt_of(length: int, new: int, chance: random.Random) -> Prompt:
     return Prompt("", ids, seed=0, max_new_tokens=new, limit=1024)
 
 
-def measure(sides: dict[str, Callable[[], int]], rounds: int) -> dict[str, float]:
+def measure(
+    sides: dict[str, Callable[[], int]], rounds: int, clock: Callable[[], float]
+) -> dict[str, float]:
     speeds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds + 1):
         for name, run in sides.items():
-            began = time.perf_counter()
+            began = clock()
             tokens = run()
             if number:
-                speeds[name].append(tokens / (time.perf_counter() - began))
+                speeds[name].append(tokens / (clock() - began))
     return {name: round(statistics.median(values), 2) for name, values in speeds.items()}
+
+
+def with_llama_cpp(python: Path, gguf: Path, tokens: int, threads: int, rounds: int) -> float:
+    side = Path(__file__).with_name("llama_cpp_side.py")
+    numbers = ("--tokens", tokens, "--threads", threads, "--rounds", rounds)
+    command = [str(each) for each in (python, side, gguf, *numbers)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return round(statistics.median(json.loads(done.stdout)), 2)
 
 
 def main() -> None:
@@ -101,11 +128,17 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    for name in ("model", "llama-cpp", "gguf"):
+        parser.add_argument(f"--{name}", type=Path)
+    parser.add_argument("--processor", action="store_true")
     given = parser.parse_args()
+    clock = time.process_time if given.processor else time.perf_counter
     torch.set_num_threads(given.threads)
     chance = random.Random(0)
     tokenizer = tokenizers.train_bpe(["a b c"], 300)
     full = build(given.layers, given.width)
+    if given.model:
+        full = AutoModelForCausalLM.from_pretrained(given.model, dtype=torch.float32).eval()
     half = int8.to_bf16(copy.deepcopy(full))
     small = int8.quantize(copy.deepcopy(full))
 
@@ -113,13 +146,20 @@ def main() -> None:
     stream = measure(
         {
             "llmkit_fp32": with_llmkit(full, tokenizer, one),
+            "forward_fp32": with_llmkit(full, tokenizer, one, is_compiled=False),
             "transformers_fp32": with_transformers(full, one),
             "llmkit_bf16": with_llmkit(half, tokenizer, one),
+            "forward_bf16": with_llmkit(half, tokenizer, one, is_compiled=False),
             "transformers_bf16": with_transformers(half, one),
             "llmkit_int8": with_llmkit(small, tokenizer, one),
+            "forward_int8": with_llmkit(small, tokenizer, one, is_compiled=False),
         },
         given.rounds,
+        clock,
     )
+    if given.llama_cpp:
+        own = (given.llama_cpp, given.gguf, given.tokens, given.threads, given.rounds)
+        stream["llama_cpp"] = with_llama_cpp(*own)
     lengths = [
         (chance.randint(4, 64), chance.randint(8, 2 * given.tokens)) for _ in range(given.prompts)
     ]
@@ -128,11 +168,18 @@ def main() -> None:
     many = measure(
         {
             "llmkit_fp32": with_llmkit(full, tokenizer, several),
+            "forward_fp32": with_llmkit(full, tokenizer, several, is_compiled=False),
             "transformers_fp32": with_transformers(full, several),
         },
         max(1, given.rounds // 3),
+        clock,
     )
     ratios = {
+        **{
+            f"stream_{kind}_to_forward": stream[f"llmkit_{kind}"] / stream[f"forward_{kind}"]
+            for kind in ("fp32", "bf16", "int8")
+        },
+        "many_fp32_to_forward": many["llmkit_fp32"] / many["forward_fp32"],
         "stream_fp32": stream["llmkit_fp32"] / stream["transformers_fp32"],
         "stream_bf16": stream["llmkit_bf16"] / stream["transformers_bf16"],
         "stream_int8_to_fp32": stream["llmkit_int8"] / stream["transformers_fp32"],
@@ -140,7 +187,9 @@ def main() -> None:
         "many_fp32": many["llmkit_fp32"] / many["transformers_fp32"],
     }
     rounded = {name: round(value, 3) for name, value in ratios.items()}
-    print(json.dumps({"stream": stream, "many": many, "ratios": rounded, **vars(given)}))
+    print(
+        json.dumps({"stream": stream, "many": many, "ratios": rounded, **vars(given)}, default=str)
+    )
 
 
 if __name__ == "__main__":

@@ -109,11 +109,12 @@ def draw(scores: Tensor, uniforms: Tensor) -> Tensor:
     In float64: in float32 the sum over a large vocabulary loses the rarest tokens. A token of
     probability zero is never drawn.
     """
-    cumulative = scores.double().softmax(-1).cumsum(-1)
+    possible = (scores > EXCLUDED).any(0).nonzero().squeeze(-1)  # few after top-k
+    cumulative = scores[:, possible].double().softmax(-1).cumsum(-1)
     total = cumulative[:, -1:]
     # Rounding may raise the product to the total, beyond the last token.
     target = torch.minimum(uniforms[:, None] * total, torch.nextafter(total, -total))
-    return torch.searchsorted(cumulative, target, right=True).squeeze(-1)
+    return possible[torch.searchsorted(cumulative, target, right=True).squeeze(-1)]
 
 
 def end_ids(model_ends: int | Sequence[int] | None, tokenizer_end: int | None) -> tuple[int, ...]:

@@ -193,7 +193,7 @@ def _append_allowed(rows: _Rows) -> _Rows:
                 step = _step(sequence.sampler, token, rows.logprobs[row], scores[row])
                 sequence.steps.append(step)
             sequence.append(token, logprobs[row])
-    return rows.of(rejected)
+    return rows.of(rejected) if rejected else _Rows([], rows.logits, rows.logprobs)
 
 
 def _restricted(rows: _Rows) -> tuple[_Rows, Tensor]:
@@ -232,7 +232,8 @@ def _sampled(sequences: list[Sequence], scores: Tensor) -> tuple[Tensor, Tensor]
 
 def _sampled_alike(sequences: list[Sequence], scores: Tensor) -> tuple[Tensor, Tensor]:
     sampler = sequences[0].sampler
-    scores = sampler.warpers(None, scores)
+    for warper in sampler.warpers:  # called as a list, they are inspected at every token
+        scores = warper(None, scores)
     if not sampler.settings.do_sample:
         return scores.argmax(-1), scores
     uniforms = torch.tensor([each.uniform() for each in sequences], dtype=torch.float64)

@@ -131,7 +131,7 @@ class CompiledStep:
         if weight is None:
             return native.MatrixStruct()
         kind = _TYPES.get(weight.values.dtype)
-        if kind is None:
+        if kind is None or type(weight.values) is not Tensor:  # such as the shard of a tensor
             raise UnfitModel
         self._held.append(weight.values)
         own = (weight.values.data_ptr(), self._floats(weight.scale), self._floats(weight.bias))

@@ -102,9 +102,10 @@ def _llama(model: PreTrainedModel) -> DecoderParts:
     by_kind = config.model_type.startswith("gemma3")
     rotations = {kind: _rotation(body, {"layer_type": kind} if by_kind else {}) for kind in kinds}
     is_gemma = config.model_type.startswith("gemma")
+    embedding, multiplier = model.get_input_embeddings(), getattr(config, "embedding_multiplier", 1)
     return DecoderParts(
         embed=lambda ids, positions: (
-            model.get_input_embeddings()(ids) * getattr(config, "embedding_multiplier", 1.0)
+            embedding(ids) if multiplier == 1 else embedding(ids) * multiplier
         ),
         layers=[
             _llama_layer(config, layer, kind, rotations[kind])
