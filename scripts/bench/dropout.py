@@ -53,7 +53,7 @@ def main() -> None:
     examples, n_classes = _examples(given.data / "train.csv", given.model)
     model = AutoModelForSequenceClassification.from_pretrained(given.model, num_labels=n_classes)
     task = ClassificationLoss(SINGLE, n_classes, label_metrics.figures_from(SINGLE))
-    objective = quick(task, model.train(), processes.device)
+    objective = quick(task, model.train(), processes.device).to(processes.device)
     seconds = dict.fromkeys(SIDES, 0.0)
     for step in range(given.batches):
         rows = order.rows_by_length(step, global_batch_size=BATCH, lengths=examples.lengths, seed=0)

@@ -131,7 +131,7 @@ def llmkit(
     own, loss = (own or model()).train(), loss or CausalLoss(1, linear_head=True)
     directory = Path(tempfile.mkdtemp())
     processes = join_processes("bf16")
-    objective = quick(loss, own, processes.device)
+    objective = quick(loss, own, processes.device).to(processes.device)
     size, _ = probe.fit(objective, stream, BATCH, None, processes)
     if compiled:
         objective.compile_layers()

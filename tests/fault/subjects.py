@@ -25,9 +25,10 @@ from llmkit.training.tasks.task import Batch
 from tests.training import conftest as training
 from tests.training import with_dropout
 from tests.training.conftest import Rows, Trial
+from tests.training.shards.dividing import train_divided
 from tests.training.shards.saving import hold_unseen, save_all, save_together
 
-__all__ = ["hold_unseen", "save_all", "save_together"]
+__all__ = ["hold_unseen", "save_all", "save_together", "train_divided"]
 
 
 def save(root: str, acknowledged: str, steps: list[int]) -> None:

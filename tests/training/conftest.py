@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,13 @@ from llmkit.distributed.signals import StopSignal
 from llmkit.models import build
 from llmkit.reporting.console import Console
 from llmkit.reporting.progress.training_display import TrainingDisplay
-from llmkit.training import engine
+from llmkit.training import engine, final_model
 from llmkit.training.checkpoint import State
 from llmkit.training.loss_module import LossModule
 from llmkit.training.optimizer import NamedOptimizer
 from llmkit.training.record import Recorder
 from llmkit.training.schedule import Clock, Plan, Revision
+from llmkit.training.shards import wrapping
 from llmkit.training.tasks import defaults
 from llmkit.training.tasks.causal import CausalLoss
 from llmkit.training.tasks.task import Batch
@@ -67,6 +69,13 @@ def tiny_model(architecture: str = "llama", seed: int = 0, **settings: Any) -> P
     return build.causal_model(config, seed)
 
 
+class NoTokenizer:
+    """Saves nothing."""
+
+    def save_pretrained(self, directory: Path) -> None:
+        pass
+
+
 @dataclass
 class Trial:
     """A training run in this process; every part of it can be set."""
@@ -89,6 +98,8 @@ class Trial:
     task: Any = field(default_factory=lambda: CausalLoss(n_bytes=100))
     stop: StopSignal = field(default_factory=StopSignal)
     look: Callable[[], dict[str, Any]] = dict
+    shard: bool = False
+    shard_size: int | None = None
 
     def run(self, state: State | None = None, tensors: dict[str, Any] | None = None) -> State:
         state = state or State(step=0, plan=Plan((Revision(0, self.steps),)), seconds=0.0)
@@ -102,10 +113,12 @@ class Trial:
         )  # fmt: skip
         processes = join_processes(self.precision)
         train = defaults.pretraining(TrainConfig(weight_decay=0.1))
+        objective = LossModule(self.task, self.model)
+        if self.shard:
+            wrapping.shard_weights(objective, processes, self.shard_size)
         self.named = NamedOptimizer(self.model, self.optimizer, train)
         if tensors:
             self.named.load_state(tensors)
-        objective = LossModule(self.task, self.model)
         if self.compiled:
             objective.compile_layers()
         work = engine.Work(
@@ -114,7 +127,7 @@ class Trial:
             lambda step: [(step * self.batch + i) % 40 for i in range(self.batch)],
             self.validation, self.task, settings, 0, processes,
         )  # fmt: skip
-        save_model = self.model.save_pretrained if processes.is_main else lambda directory: None
+        save_model = partial(final_model.save_model, self.model, NoTokenizer(), processes=processes)
         self.directory.mkdir(parents=True, exist_ok=True)
         record = Recorder(
             self.directory, settings, processes, TrainingDisplay(Console(quiet=True), 0, None),

@@ -150,6 +150,8 @@ class TrainSection(TypedDict, total=False):
     max_nonfinite_steps: int
     loss_spike: Literal["warn", "skip", "stop"]
     ddp_timeout: int
+    shard: bool | Literal["auto"]
+    shard_size: int | None
     precision: Literal["auto", "fp32", "bf16"]
     compile: bool | Literal["auto"]
     gradient_checkpointing: bool

@@ -185,6 +185,13 @@ class TrainConfig(Section):
     ddp_timeout: Count = 600
     """Seconds that a process waits for a rank that does not respond before the run fails; a rank
     that ends is noticed at once."""
+    shard: bool | Auto = "auto"
+    """Whether each process holds only a part of every weight, its gradient and its moments (FSDP);
+    `auto` does so if they need more memory than a device has. Changes no result but the last
+    digits."""
+    shard_size: Count | None = None
+    """Number of processes that share one copy of the weights; it must divide their number, and the
+    copies are trained alike (HSDP). By default all processes share one."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of the forward and backward pass; weights are always kept in fp32. On a GPU, fp32
     uses TF32 matrix products for training, and true fp32 for validation."""

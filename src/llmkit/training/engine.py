@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from llmkit.config.resolved import ResolvedTrain
@@ -32,6 +33,7 @@ from llmkit.training.optimizer import NamedOptimizer
 from llmkit.training.prefetch import Input, share_of_rows
 from llmkit.training.record import Recorder
 from llmkit.training.schedule import rate
+from llmkit.training.shards import wrapping
 from llmkit.training.tasks.task import Batch, Examples, Loss, Rows, on_device
 
 _WINDOW = 128
@@ -94,9 +96,17 @@ class Work:
         """The model being trained."""
         return self.objective.model
 
+    @property
+    def is_divided(self) -> bool:
+        """Whether each process holds only a part of the weights."""
+        return wrapping.is_divided(self.objective)
+
     @cached_property
     def distributed(self) -> nn.Module:
-        """The objective with gradients averaged over processes (itself if there is one process)."""
+        """The objective with gradients averaged over processes (itself if there is one process, or
+        if each holds a part of it)."""
+        if self.is_divided:
+            return self.objective
         return self.processes.distribute(self.objective)
 
 
@@ -117,8 +127,8 @@ def train(work: Work, state: State, record: Recorder, stop: StopSignal, samples:
             state, signal_number, due = _agree(work, state, record, stop)
             if not signal_number and due:
                 state, signal_number = _validate(work, state, record, stop)
-                if not signal_number and work.processes.is_main:
-                    record.sampled(state, samples(state.step))
+                if not signal_number:
+                    _sample(work, state, record, samples)
                 if not signal_number:  # the validation may have used up the time
                     state, signal_number, _ = _agree(work, state, record, stop)
             trouble = _trouble(state, settings)
@@ -134,6 +144,15 @@ def train(work: Work, state: State, record: Recorder, stop: StopSignal, samples:
             if state.finished:
                 return state
             state = _step(work, state, record, input_of(state.step))
+
+
+def _sample(work: Work, state: State, record: Recorder, samples: Samples) -> None:
+    """Record samples of the model, which processes that divide it make together."""
+    if work.processes.is_main or work.is_divided:
+        with wrapping.gathered_ends(work.objective):
+            found = samples(state.step)
+        if work.processes.is_main:
+            record.sampled(state, found)
 
 
 def _step(work: Work, state: State, record: Recorder, given: Input) -> State:
@@ -202,7 +221,8 @@ def _gradients(work: Work, step: int, given: Input) -> Gradients:
         work.optimizer.parameters, settings.max_grad_norm or math.inf, foreach=True
     )
     # The only synchronisation with the device: a non-finite step must not update the weights.
-    loss, aux, grad_norm = torch.cat([processes.sum(sums), norm.double().reshape(1)]).tolist()
+    whole = norm.full_tensor() if isinstance(norm, DTensor) else norm
+    loss, aux, grad_norm = torch.cat([processes.sum(sums), whole.double().reshape(1)]).tolist()
     return Gradients(loss, grad_norm, None if balance is None else aux)
 
 
@@ -217,7 +237,8 @@ def _routed(work: Work, step: int, given: Input) -> Tensor | None:
         return None
     counts: list[Tensor] = []
     for batch, masks in _batches(work, step, given):
-        with masks, work.objective.compiled(), work.processes.in_training():
+        whole = wrapping.gathered_ends(work.objective)
+        with whole, masks, work.objective.compiled(), work.processes.in_training():
             counts.append(work.loss.routed(work.model, batch))
     return work.processes.sum(torch.stack(counts).sum(0))
 

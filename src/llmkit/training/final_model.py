@@ -136,12 +136,21 @@ def _step_of(final: Path) -> int | None:
 
 
 def export_final(
-    task: Task, model: PreTrainedModel, run: Path, settings: ResolvedTrain, state: State
+    task: Task,
+    model: PreTrainedModel,
+    run: Path,
+    settings: ResolvedTrain,
+    state: State,
+    is_whole: bool,
 ) -> None:
-    """Write `final/` from the last or the best step, and draw the loss curve."""
+    """Write `final/` from the last or the best step, and draw the loss curve.
+
+    If this process holds only a part of the weights, the model comes from its checkpoint.
+    """
     step, picture = final_step(settings, state), run / "loss.png"
     if not is_written(run, step):
-        chosen = model if step == state.step else model_of_step(model, run, step)
+        is_held = is_whole and step == state.step
+        chosen = model if is_held else model_of_step(model, run, step)
         picture.unlink(missing_ok=True)
         write_final(chosen, task.tokenizer, run, step, task.examples, task.accompany)
     if picture.exists():

@@ -16,9 +16,9 @@ from llmkit.training.tasks.task import Batch, Loss
 
 
 def quick(loss: Loss, model: PreTrainedModel, device: torch.device) -> LossModule:
-    """The model and its loss on a device, with the fastest attention for the device."""
+    """The model and its loss, with the fastest attention for a device."""
     attention.use_blockwise(model, device)
-    return LossModule(loss, model.to(device))
+    return LossModule(loss, model)
 
 
 class LossModule(nn.Module):

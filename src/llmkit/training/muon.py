@@ -7,14 +7,18 @@ devices that only emulate bf16.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.modules.conv import _ConvNd
 from transformers.pytorch_utils import Conv1D
 
 from llmkit.distributed import device
+from llmkit.training.shards import parts
+from llmkit.training.shards.owners import by_owners
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Newton-Schulz polynomial of Jordan et al. 2024 (kellerjordan.github.io/posts/muon)."""
@@ -68,14 +72,17 @@ class Muon(torch.optim.Optimizer):
         for matrix in matrices:
             if "momentum_buffer" not in self.state[matrix]:
                 self.state[matrix]["momentum_buffer"] = torch.zeros_like(matrix)
-        buffers = [self.state[matrix]["momentum_buffer"] for matrix in matrices]
-        torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
-        updates = torch._foreach_lerp(gradients, buffers, group["momentum"])
-        stacked = torch.stack(list(updates))
-        size = 0.2 * max(_apart(stacked, group["halves"]).shape[-2:]) ** 0.5 * group["lr"]
-        directions = _directions(stacked, group["halves"]).to(matrices[0].dtype)
-        torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(matrices, list(directions.unbind()), alpha=-size)
+        # Everything but the directions is computed by element, on the part of this process.
+        buffers = [parts.local(self.state[matrix]["momentum_buffer"]) for matrix in matrices]
+        own_gradients = [parts.local(gradient) for gradient in gradients]
+        torch._foreach_lerp_(buffers, own_gradients, 1 - group["momentum"])
+        updates = torch._foreach_lerp(own_gradients, buffers, group["momentum"])
+        shape = _apart(torch.empty(1, *matrices[0].shape, device="meta"), group["halves"]).shape
+        size = 0.2 * max(shape[-2:]) ** 0.5 * group["lr"]
+        directions = _own_directions(torch.stack(list(updates)), matrices[0], group["halves"])
+        own = [parts.local(matrix) for matrix in matrices]
+        torch._foreach_mul_(own, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(own, list(directions.to(own[0].dtype).unbind()), alpha=-size)
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
@@ -92,6 +99,15 @@ def orthogonal(matrices: Tensor) -> Tensor:
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x
+
+
+def _own_directions(updates: Tensor, like: Tensor, halves: Halves | None) -> Tensor:
+    """The part of this process of the orthogonalised updates [weights, .., rows, columns], of
+    weights that are divided like one of them: a process holds some rows of each matrix, or whole
+    matrices of each stack."""
+    if isinstance(like, DTensor) and like.ndim == 2:
+        return by_owners(updates, like, partial(_directions, halves=halves))
+    return _directions(updates, halves) if updates.numel() else updates
 
 
 def _directions(updates: Tensor, halves: Halves | None) -> Tensor:

@@ -140,7 +140,7 @@ def measuring(
     times = []
     for _ in range(3):
         start = time.perf_counter()
-        objective.forward(batch)
+        objective(batch)
         wait_for(processes.device)
         times.append(time.perf_counter() - start)
     objective.model.train()
@@ -255,7 +255,7 @@ def operations(objective: LossModule, examples: Examples, device: torch.device) 
     # torch's own table lacks attention on a CPU.
     own = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
     with FlopCounterMode(display=False, custom_mapping=own) as counter:
-        objective.forward(batch)
+        objective(batch)
     return float(3 * counter.get_total_flops() / max(1, examples.count(rows)))
 
 

@@ -46,6 +46,7 @@ from llmkit.training.record import Recorder
 from llmkit.training.resolve import Choices
 from llmkit.training.run_facts import write_facts
 from llmkit.training.schedule import Clock
+from llmkit.training.shards import wrapping
 from llmkit.training.tasks import defaults
 from llmkit.training.tasks.task import Examples, Loss, Session, Task
 
@@ -192,7 +193,9 @@ def _carry_out(run: Run, loss: Loss) -> tuple[dict[str, Any], Examples | None, b
             pinned = resolve.pinned(resolved, state.plan)
             write_facts(task, work.model, run.directory, pinned, state.plan, chosen, notes)
         with session.console.waiting("saving the final model…"):
-            final_model.export_final(task, work.model, run.directory, work.settings, state)
+            final_model.export_final(
+                task, work.model, run.directory, work.settings, state, not work.is_divided
+            )
         if note := final_model.loading_note(work.model):
             session.console.say(note)
     session.processes.wait()
@@ -270,6 +273,11 @@ def _work(run: Run, loss: Loss) -> tuple[engine.Work, Resolved, Choices]:
             "of processes: keep both for the same numbers, or set its dropout to 0"
         )
     objective = quick(loss, model, processes.device)
+    if wrapping.is_chosen(train.shard, model, processes, task.undivided):
+        wrapping.shard_weights(objective, processes, train.shard_size)
+        session.console.say(f"each of {processes.count} processes holds a part of every weight")
+    else:
+        objective.to(processes.device)
     hidden = int(model.config.hidden_size)
     batch = defaults.global_batch_size(
         train, len(task.examples), task.tokens_per_example, hidden, processes.device.type

@@ -25,7 +25,7 @@ FREE = {
     "train.micro_batch_size", "train.gradient_checkpointing", "train.compile", "train.precision",
     "train.logging_steps", "train.eval_steps", "train.save_steps", "train.save_total_limit",
     "train.max_nonfinite_steps", "train.loss_spike", "train.plan",
-    "train.ddp_timeout",
+    "train.ddp_timeout", "train.shard", "train.shard_size",
 }  # fmt: skip
 """Keys that may change when a run is resumed, since they change none of its numbers. So may keys
 that only use its model (`_USES`), and files if their content stays the same."""

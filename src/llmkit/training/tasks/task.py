@@ -141,6 +141,8 @@ class Task(ABC):
     """The unit of predictions in the metrics."""
     purpose: ClassVar[Purpose]
     """The class with which transformers loads the model."""
+    undivided: ClassVar[str | None] = None
+    """What the task is called where each process must hold the whole model."""
 
     session: Session
     asked: Config
