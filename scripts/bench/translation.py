@@ -19,6 +19,7 @@ ratios of llmkit to each.
     .venv/bin/python scripts/bench/translation.py data DIRECTORY tatoeba-en-zh.tsv
     .venv/bin/python scripts/bench/translation.py quality DIRECTORY [--seeds 3] [--epochs 6]
     .venv/bin/python scripts/bench/translation.py speed DIRECTORY [--rounds 1] [--rows 2000]
+        [--texts 200]
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=6)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--rows", type=int, default=2000)
-    parser.add_argument("--model", help="made by the first side, for the others")
+    parser.add_argument("--texts", type=int, default=TESTED)
     parser.add_argument("--side", choices=SIDES)
     given = parser.parse_args()
     if given.job == "data":
@@ -75,11 +76,14 @@ def main() -> None:
         train, test = (read(given.directory / f"{name}.csv") for name in ("train", "test"))
         side = _llmkit if given.side == "llmkit" else _trainer
         some = train[:: max(1, len(train) // given.rows)][: given.rows]
-        print(json.dumps(side(given.side, some, test[:TESTED], given.directory / "model/final")))
+        print(
+            json.dumps(side(given.side, some, test[: given.texts], given.directory / "model/final"))
+        )
     else:
         model = given.directory / "model"
         processes.llmkit("finetune", "--csv", given.directory / "train.csv", *PAIRS,
-                         "train.max_steps=1", "evaluation.responses=0", "-o", model)  # fmt: skip
+                         "train.max_steps=1", "data.validation_fraction=0",
+                         "-o", model)  # fmt: skip
         medians = processes.take_turns(SIDES, given.rounds)
         ratios = processes.ratios_to_others(medians)
         print(json.dumps({"speed": medians, "ratios": ratios, "rounds": given.rounds}))
