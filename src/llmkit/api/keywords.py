@@ -48,6 +48,7 @@ class EvaluationSection(TypedDict, total=False):
     domain_column: str | int | None
     per_token: AnyPath | None
     log_samples: AnyPath | None
+    label_errors: AnyPath | None
     output: AnyPath | None
     prompt_column: str | int | None
     prediction_column: str | int | None

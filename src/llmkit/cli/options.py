@@ -306,6 +306,13 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
             _TEXT,
         ),
         Option(
+            "--label-errors",
+            "Write the rows whose label is probably wrong as JSON lines.",
+            "FILE",
+            "evaluation.label_errors",
+            _TEXT,
+        ),
+        Option(
             "--output -o",
             "Write results here (.json, .md, else plain text).",
             "FILE",

@@ -330,7 +330,7 @@ def _check_output(command: str, config: Config) -> None:
         "export": lambda: _check_new_output(config.export),
         "clean": lambda: _check_cleaned(config.clean),
         "evaluate": lambda: results.check_output_files(
-            (settings.output, settings.log_samples, settings.per_token)
+            (settings.output, settings.log_samples, settings.per_token, settings.label_errors)
         ),
     }
     if command in checks:

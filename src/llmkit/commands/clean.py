@@ -71,12 +71,12 @@ def check(
     config: Config, sources: Sources, console: Console, workers: Workers = _ALONE
 ) -> dict[str, Any]:
     """Passes a sample through the stages, and forecasts what the whole will take."""
-    plan = _plan(config, sources, console)
+    plan = _plan(config, sources, console, hashed=False)
     with console.watch("measuring a sample", 0):
         return {"command": COMMAND, **sampling.sample_cleaning(plan)}
 
 
-def _plan(config: Config, sources: Sources, console: Console) -> CleaningPlan:
+def _plan(config: Config, sources: Sources, console: Console, hashed: bool = True) -> CleaningPlan:
     settings = config.clean
     if settings.stop_words or settings.lowercase:
         console.warn(
@@ -85,7 +85,7 @@ def _plan(config: Config, sources: Sources, console: Console) -> CleaningPlan:
         )
     held_out = [source for key in _HELD_OUT for source in sources.of(key)]
     training = sources.of("data.train_files")
-    plan = plan_cleaning(held_out, training, config.data, settings, console.watch)
+    plan = plan_cleaning(held_out, training, config.data, settings, console.watch, hashed)
     more = f", compared with {many(len(held_out), 'held-out file')}" if held_out else ""
     console.say(f"cleaning {many(len(training), 'file')}{more}")
     return plan

@@ -28,6 +28,7 @@ from llmkit.evaluation.experts import unused_experts
 from llmkit.evaluation.labels import measuring
 from llmkit.evaluation.labels.answers import AnswerEvaluation
 from llmkit.evaluation.labels.classifiers import ClassifierEvaluation
+from llmkit.evaluation.labels.label_errors import suspected_rows
 from llmkit.evaluation.labels.measuring import RowEvaluation
 from llmkit.evaluation.labels.taggers import TaggerEvaluation
 from llmkit.evaluation.passages import target_passages
@@ -56,13 +57,20 @@ _ROW_MODELS: Mapping[str, RowEvaluation[Any]] = {
 def run(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
     """Evaluates as configured, writes the requested files and returns the metrics."""
     settings = config.evaluation
-    results.check_output_files((settings.output, settings.log_samples, settings.per_token))
+    results.check_output_files(
+        (settings.output, settings.log_samples, settings.per_token, settings.label_errors)
+    )
     models = pretrained.compared(config)
     config = _with_references(config, models)
     with join_processes(_precision(config, models)) as processes:
         figures, scored = _evaluate(config, sources, models, processes, console)
         result = {"command": "evaluate", **figures}
         if processes.is_main:
+            if settings.label_errors is not None:
+                scored = list(scored)
+                suspected = suspected_rows(scored)
+                results.write_lines(Path(settings.label_errors), suspected)
+                result["suspected_labels"] = len(suspected)
             if settings.log_samples is not None:
                 results.write_lines(Path(settings.log_samples), scored)
             if settings.output is not None:

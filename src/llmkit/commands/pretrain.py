@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from llmkit.config.schema import Config
+from llmkit.data.cleaning.passes.glance import notable_faults
 from llmkit.data.readers.files import Sources
+from llmkit.distributed.launcher import is_main_process
 from llmkit.export import description
 from llmkit.models.pretrained import Pretrained
 from llmkit.reporting.console import Console
@@ -22,6 +24,7 @@ COMMAND = "pretrain"
 
 def run(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
     """Trains the model, or resumes training it, and returns the results of the run."""
+    _warn_of_faults(config, sources, console)
     figures, repeats = training.train_task(COMMAND, _task, config, sources, console)
     description.describe_run(figures, console, only_missing=repeats)
     return figures
@@ -29,7 +32,15 @@ def run(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
 
 def check(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
     """Checks everything that a run needs, without weights or writing, and returns a report."""
+    _warn_of_faults(config, sources, console)
     return training.check_task(COMMAND, _task, config, sources, console)
+
+
+def _warn_of_faults(config: Config, sources: Sources, console: Console) -> None:
+    """Names what `llmkit clean` would mend in the text."""
+    if is_main_process():
+        for fault in notable_faults(config, sources):
+            console.warn(fault)
 
 
 def _task(config: Config, pretrained: Pretrained | None) -> type[Task]:

@@ -197,6 +197,9 @@ class EvaluationConfig(Section):
     """File for a web page that shades each token by its loss."""
     log_samples: FilePath | None = None
     """File for every scored sample, as JSON lines."""
+    label_errors: Annotated[FilePath | None, For("evaluate/labels")] = None
+    """File for the rows whose label is probably wrong, the surest first, as JSON lines: those that
+    the model is confident to be in another class. It must not have been trained on them."""
     output: FilePath | None = None
     """File for the results: JSON if it ends in `.json`, Markdown if in `.md`, otherwise plain
     text."""

@@ -184,5 +184,6 @@ class _Decoder:
             f"{fault.reason}",
             where=f"{self.source.path}:{line}",
             next="data.encoding=NAME if the file has another encoding (latin-1, gb18030, utf-16), "
-            "or data.errors=replace to replace such bytes by a mark",
+            "data.errors=replace to replace such bytes by a mark, or `llmkit clean`, which finds "
+            "the encoding of each file",
         )

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from llmkit.data.cleaning.passes.duplicates import find_copies
 from llmkit.data.cleaning.passes.pipeline import CleaningPlan
-from llmkit.data.cleaning.passes.scan import opened
+from llmkit.data.cleaning.passes.scan import NumberedSource, opened
 from llmkit.data.cleaning.passes.signatures import BAND_ROWS, BANDS, signatures_of
-from llmkit.data.cleaning.passes.sourced import SourcedText, sourced_texts
+from llmkit.data.cleaning.passes.sourced import beginnings, sampled_sources
 from llmkit.data.cleaning.stages import Stages
-from llmkit.data.readers.decode import Reading
 
-SAMPLED_FILES = 16
 SAMPLED_CHARACTERS = 4_000_000
-"""Maximum number of files in the sample, evenly spaced, and of characters."""
+"""Maximum number of characters in the sample."""
 
 _BYTES_OF_LINK = 60  # memory for each document while duplicates are linked
 _LINKS = 17  # bytes on disk for each document, besides its signature
@@ -34,7 +31,11 @@ def sample_cleaning(plan: CleaningPlan) -> dict[str, Any]:
     began = time.perf_counter()
     stages, removed, changed = Stages(plan.settings), Counter[str](), Counter[str]()
     texts, n_bytes, documents, read = list[str](), 0, 0, [0]
-    for document in _sampled(plan, read):
+    chosen = sampled_sources([each.source for each in _learned(plan)])
+    readable = [opened(each, plan.data, {}) for each in chosen]
+    sources = [each[0] for each in readable if each is not None]
+    data = plan.data.changed(errors="replace")
+    for document in beginnings(sources, data, read, SAMPLED_CHARACTERS):
         documents += 1
         n_bytes += len(document.text.encode())
         passed = stages.passed(document.text)
@@ -51,7 +52,7 @@ def sample_cleaning(plan: CleaningPlan) -> dict[str, Any]:
         if number := int(np.count_nonzero(links.kinds == kind)):
             removed[name] = number
     seconds = time.perf_counter() - began
-    whole = plan.n_bytes / max(1, read[0])
+    whole = sum(each.source.n_bytes for each in _learned(plan)) / max(1, read[0])
     everything = round(documents * whole)
     return {
         "sample": {"documents": documents, "bytes": n_bytes},
@@ -68,23 +69,5 @@ def sample_cleaning(plan: CleaningPlan) -> dict[str, Any]:
     }
 
 
-def _sampled(plan: CleaningPlan, read: list[int]) -> Iterator[SourcedText]:
-    """The first documents of some files; `read` counts the bytes of these files on disk."""
-    sources = [each.source for each in plan.sources if not each.is_held_out]
-    chosen = sources[:: -(-len(sources) // SAMPLED_FILES) or 1]
-    for source in chosen:
-        readable = opened(source, plan.data, {})
-        if readable is None:
-            read[0] += source.n_bytes
-            continue
-        left, before = SAMPLED_CHARACTERS // len(chosen), read[0]
-
-        def advance(n_bytes: int) -> None:
-            read[0] += n_bytes
-
-        for document in sourced_texts(readable[0], Reading(readable[1], advance)):
-            yield document
-            left -= len(document.text) + 1
-            if left < 0:
-                break
-        read[0] = min(read[0], before + source.n_bytes)
+def _learned(plan: CleaningPlan) -> list[NumberedSource]:
+    return [each for each in plan.sources if not each.is_held_out]

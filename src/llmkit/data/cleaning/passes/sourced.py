@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from llmkit.config.schema import DataConfig
 from llmkit.data.readers import delimited, tables
 from llmkit.data.readers.decode import LONGEST_LINE, Reading
 from llmkit.data.readers.files import Source
@@ -33,6 +34,35 @@ def sourced_texts(source: Source, reading: Reading) -> Iterator[SourcedText]:
         yield from _plain(source, reading)
     else:
         yield from _rows(source, reading)
+
+
+MOST_SAMPLED_FILES = 16
+"""Maximum number of files whose beginnings are a sample."""
+
+
+def sampled_sources(sources: Sequence[Source]) -> Sequence[Source]:
+    """At most MOST_SAMPLED_FILES of the sources, evenly spaced."""
+    return sources[:: -(-len(sources) // MOST_SAMPLED_FILES) or 1]
+
+
+def beginnings(
+    sources: Sequence[Source], data: DataConfig, read: list[int], most: int
+) -> Iterator[SourcedText]:
+    """The first documents of some of the files, about `most` characters; `read` counts the bytes
+    that they take on disk."""
+    chosen = sampled_sources(sources)
+
+    def advance(n_bytes: int) -> None:
+        read[0] += n_bytes
+
+    for source in chosen:
+        left, before = most // len(chosen), read[0]
+        for document in sourced_texts(source, Reading(data, advance)):
+            yield document
+            left -= len(document.text) + 1
+            if left < 0:
+                break
+        read[0] = min(read[0], before + source.n_bytes)
 
 
 def _plain(source: Source, reading: Reading) -> Iterator[SourcedText]:
