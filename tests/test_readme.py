@@ -61,6 +61,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in (*texts, "code/a.py"):
         (place / name).parent.mkdir(exist_ok=True)
         (place / name).write_text("".join(f"{next(made)}\n" for _ in range(60)))
+    (place / "dirty").mkdir()
+    for number in range(40):
+        (place / "dirty" / f"{number}.txt").write_text(f"{next(made)}\n{next(made)}")
     for name in ("reviews.csv", "test.csv", "new.csv"):
         rows = [(f"{word} {next(made)}", word) for _ in range(30) for word in ("good", "bad")]
         write_table(place / name, rows)
@@ -104,6 +107,7 @@ def test_the_commands_run_in_order(followed: Path) -> None:
     assert {"mine", "stars", "assistant", "merged"} <= names
     assert (followed / "labels.csv").is_file()
     assert (followed / "experts.html").is_file()
+    assert (followed / "cleaned" / "report.html").is_file()
 
 
 def test_the_jobs_of_the_table_pass_their_checks(trials: Server, followed: Path) -> None:
