@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from llmkit.data.cleaning.passes.signatures import (
     BANDS,
@@ -23,19 +25,21 @@ DocumentNumbers = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Links:
-    """For each document the earlier one that it is a copy of."""
+    """For each document the earlier one that is kept for it."""
 
+    roots: DocumentNumbers
+    """[documents], the number of a document that it goes for; its own if it is kept."""
     copied: DocumentNumbers
-    """[documents], the number of the document it is like; its own if it is kept."""
+    """[documents], the number of the document that it is most like; its own if it is kept."""
     kinds: NDArray[np.uint8]
     """[documents], EXACT_COPY, NEAR_COPY, or 0 for a document that is kept."""
     estimates: NDArray[np.float32]
-    """[documents], the estimated overlap with that document; 1 for exact copies."""
+    """[documents], the estimated overlap with `copied`; 1 for exact copies."""
 
     def kept(self) -> DocumentNumbers:
         """[documents], the number of the document that is kept for each: the earliest of its
         cluster."""
-        kept = self.copied
+        kept = self.roots
         while (further := kept[kept]).tobytes() != kept.tobytes():
             kept = further
         return kept
@@ -44,22 +48,27 @@ class Links:
 def find_copies(
     found: Signatures, exact: bool, limit: float | None, held_out: int, advance: Advance
 ) -> Links:
-    """The documents that are equal to an earlier one, or whose estimated overlap with it is at
-    least `limit` (None: equal ones only).
+    """The documents that are equal to an earlier one, or that are in a cluster with it: those that
+    pairs with an estimated overlap of at least `limit` connect (None: equal ones only).
 
-    The first `held_out` documents are compared with the others and always kept. A document is
-    removed only for one that is like it itself, and the search is repeated until it finds nothing,
-    so that what is kept holds no further copies. Memory is about 60 bytes a document.
+    Of a cluster the earliest document is kept. The first `held_out` documents are compared with the
+    others and always kept. The search is repeated until it finds nothing, so that what is kept
+    holds no further copies. Memory is about 70 bytes a document.
     """
     numbers = np.arange(len(found), dtype=np.int64)
-    links = Links(numbers.copy(), np.zeros(len(found), np.uint8), np.ones(len(found), np.float32))
+    links = Links(
+        numbers.copy(),
+        numbers.copy(),
+        np.zeros(len(found), np.uint8),
+        np.ones(len(found), np.float32),
+    )
     if exact:
         _link_equal(found, links, held_out)
     advance(1)
     while limit is not None:
         left = numbers[(links.kinds == 0) & found.comparable]
         pairs = _similar_pairs(found.values, left, limit, held_out, advance)
-        if not _link_pairs(links, *pairs):
+        if not _link_clusters(links, *pairs, held_out):
             break
     return links
 
@@ -71,7 +80,7 @@ def _link_equal(found: Signatures, links: Links, held_out: int) -> None:
     begins[1:] = (hashes[1:] != hashes[:-1]).any(axis=1)
     first = order[begins][np.cumsum(begins) - 1]
     copies = (first != order) & (order >= held_out)
-    links.copied[order[copies]] = first[copies]
+    links.roots[order[copies]] = links.copied[order[copies]] = first[copies]
     links.kinds[order[copies]] = EXACT_COPY
 
 
@@ -127,16 +136,28 @@ def _candidates(
 _AT_ONCE = 1 << 16
 
 
-def _link_pairs(
-    links: Links, first: DocumentNumbers, second: DocumentNumbers, estimates: NDArray[np.float32]
+def _link_clusters(
+    links: Links,
+    first: DocumentNumbers,
+    second: DocumentNumbers,
+    estimates: NDArray[np.float32],
+    held_out: int,
 ) -> int:
-    """Links each document to the earliest that is kept and like it; returns how many were
+    """Links each document to the earliest one that pairs connect it with; returns how many were
     linked."""
-    linked = 0
-    rows = zip(first.tolist(), second.tolist(), estimates.tolist(), strict=True)
-    for earlier, later, estimate in rows:
-        if not links.kinds[earlier] and not links.kinds[later]:
-            links.copied[later], links.kinds[later] = earlier, NEAR_COPY
-            links.estimates[later] = estimate
-            linked += 1
-    return linked
+    n = len(links.kinds)
+    graph = coo_array((np.ones(len(first), np.bool_), (first, second)), shape=(n, n))
+    n_clusters, clusters = connected_components(graph, directed=False)
+    earliest = np.full(n_clusters, n, np.int64)
+    np.minimum.at(earliest, clusters, np.arange(n))
+    own, other = np.concatenate([first, second]), np.concatenate([second, first])
+    order = np.lexsort((other, -np.concatenate([estimates, estimates]), own))
+    numbers, places = np.unique(own[order], return_index=True)
+    best = order[places]
+    copies = (numbers >= held_out) & (earliest[clusters[numbers]] != numbers)
+    numbers, best = numbers[copies], best[copies]
+    links.roots[numbers] = earliest[clusters[numbers]]
+    links.copied[numbers] = other[best]
+    links.estimates[numbers] = np.concatenate([estimates, estimates])[best]
+    links.kinds[numbers] = NEAR_COPY
+    return len(numbers)
