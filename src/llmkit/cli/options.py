@@ -215,13 +215,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
             _TEXTS,
         ),
         Option("--output -o", "Directory for the cleaned text.", "DIR", "clean.output", _TEXT),
-        Option(
-            "--explain",
-            "Print what each stage finds in one document.",
-            "FILE#ROW",
-            "clean.explain",
-            _TEXT,
-        ),
+        Option("--explain", "Show what each stage finds.", "FILE#ROW", "clean.explain", _TEXT),
     ),
     "export": (
         _MODEL,

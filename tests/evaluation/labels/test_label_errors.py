@@ -31,7 +31,7 @@ def test_planted_errors_are_found_by_held_out_probabilities() -> None:
     assert (likely[wrong] == right[wrong]).mean() > 0.75
 
 
-def test_a_class_is_judged_by_the_mean_of_its_own_rows() -> None:
+def test_a_class_is_judged_by_the_mean_of_rows_with_its_label() -> None:
     # The model is unsure of class 1 even where it is right, so 0.4 is much for it.
     probabilities = np.array([[0.9, 0.1], [0.95, 0.05], [0.6, 0.4], [0.65, 0.35], [0.62, 0.38]])
     labels = np.array([0, 0, 1, 1, 0])
