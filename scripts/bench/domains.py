@@ -28,7 +28,7 @@ import numpy as np
 
 from llmkit.config.schema import Config
 from llmkit.data.readers import files
-from llmkit.data.text import corpus, division
+from llmkit.data.text import division, spooling
 
 ORIGINS = ("novels", "poems", "code")
 
@@ -74,7 +74,7 @@ def measure(mixed: list[tuple[str, int]], n_domains: int, seed: int) -> dict[str
         found = files.find([str(path)], "data.train_files")
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         times = [time.process_time()]
-        read = corpus.spool(found, config.data, Path(directory), lambda n_bytes: None)
+        read = spooling.spool(found, config.data, Path(directory), lambda n_bytes: None)
         times.append(time.process_time())
         clusters = division.find_clusters(read, n_domains, seed, watch)
         times.append(time.process_time())

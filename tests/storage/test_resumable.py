@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llmkit.errors import ConfigError, DataError, RunBusy, WriteError
-from llmkit.storage import resumable
+from llmkit.storage import outputs, resumable
 
 
 def test_a_torn_last_line_is_cut_and_written_again(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_damaged_settings_are_refused_and_the_results_stay(tmp_path: Path, damag
     with resumable.open_result_lines(path, {"a": 1}) as results:
         results.add({"n": 0})
     before = path.read_bytes()
-    resumable.settings_of(path).write_text(damage)
+    outputs.settings_of(path).write_text(damage)
     with pytest.raises(DataError, match="cannot read the settings"):
         resumable.check_result_settings(path, {"a": 1})
     assert path.read_bytes() == before

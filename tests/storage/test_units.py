@@ -48,7 +48,7 @@ def alone(tmp_path: Path, watch: Watch) -> dict[str, bytes]:
     return contents(tmp_path / "alone")
 
 
-@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("processes", [2, 4, 100])
 def test_the_bytes_are_those_of_one_process(
     tmp_path: Path, watch: Watch, alone: dict[str, bytes], processes: int
 ) -> None:

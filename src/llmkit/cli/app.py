@@ -19,7 +19,7 @@ from llmkit.cli import faults
 from llmkit.cli.arguments import experts_of, is_override
 from llmkit.cli.help import EPILOG, FIRST, Command, Commands
 from llmkit.cli.invocation import Given, Invocation
-from llmkit.cli.options import OPTIONS, Option, parameters, refuse_unknown, switches
+from llmkit.cli.options import OPTIONS, Option, parameters, switches
 from llmkit.cli.plain_options import (
     Address,
     AppliesTo,
@@ -44,6 +44,7 @@ from llmkit.cli.plain_options import (
     Words,
     Yes,
 )
+from llmkit.cli.unknown_options import refuse_unknown
 from llmkit.distributed import launcher, signals
 from llmkit.distributed.child import end_with_parent
 from llmkit.errors import Interrupted, UsageError
@@ -105,6 +106,7 @@ _add("chat", "Chat with a model, or continue text with a base model (type /help 
 _add("serve", "Serve models over HTTP: completions, chat and classification, as OpenAI's API.")
 _add("export", "Write a model for llama.cpp, ONNX Runtime or peft, verified against the model.")
 _add("clean", "Repair and deduplicate text before training on it, with a report.")
+_add("prepare", "Tokenize text ahead of `llmkit pretrain`, with any number of processes.")
 _add("evaluate", "Measure perplexity on text, accuracy on labelled rows, or benchmark tasks.")
 
 

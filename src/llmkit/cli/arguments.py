@@ -14,6 +14,7 @@ from llmkit.storage import outputs, paths
 
 DATA_OPTIONS = {
     "pretrain": ("--text", "data.train_files"),
+    "prepare": ("--text", "data.train_files"),
     "finetune": ("--csv", "data.train_files"),
     "predict": ("--csv", "data.test_files"),
     "evaluate": ("--text", "data.test_files"),

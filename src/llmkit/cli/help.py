@@ -20,7 +20,7 @@ _GROUPS = {
     "Use": ("generate", "chat", "predict", "serve"),
     "Measure": ("evaluate", "report"),
     "Ship": ("export", "push"),
-    "Data": ("clean",),
+    "Data": ("clean", "prepare"),
 }
 """The commands by purpose; any other is listed under `Help`."""
 
@@ -37,6 +37,7 @@ FIRST = {
     "export": "llmkit export --model runs/mine --type q8_0 --output mine.gguf",
     "push": "llmkit push runs/mine --repo mine",
     "clean": "llmkit clean --text corpus --output cleaned",
+    "prepare": "llmkit prepare --text corpus/ --workers 8",
     "init": "llmkit init classifier --csv reviews.csv",
     "launch": "llmkit launch 2 -- pretrain --text corpus.txt",
 }
@@ -133,9 +134,10 @@ _INSTEAD = {
     "download pull fetch hub": "nothing to do: `--model OWNER/NAME` downloads a model on first use",
     "login auth": "`hf auth login`; llmkit uses its token",
     "tokenize tokenizer tokenise train-tokenizer build-tokenizer vocab": "`llmkit pretrain --text "
-    "corpus.txt`, which also trains a tokenizer",
-    "prepare preprocess process data dataset split": "nothing to do: training prepares and caches "
-    "the data; `llmkit pretrain --text corpus.txt --dry-run` reports on it",
+    "corpus.txt`, which also trains a tokenizer; `llmkit prepare` does it ahead",
+    "preprocess process data dataset split": "nothing to do: training prepares and caches the "
+    "data; `llmkit pretrain --text corpus.txt --dry-run` reports on it, and `llmkit prepare` does "
+    "it ahead",
     "dedup deduplicate filter": "`llmkit clean --text corpus --output cleaned`; `llmkit finetune "
     "--csv rows.csv --dry-run` lists duplicates and contradicting labels",
     "accelerate torchrun distributed srun": "`llmkit launch N -- COMMAND ...`, "

@@ -7,12 +7,13 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from llmkit.cli import arguments, faults
 from llmkit.cli.arguments import DATA_OPTIONS, Arguments
 from llmkit.cli.help import FIRST
+from llmkit.cli.options import switches
 from llmkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ class Invocation:
     train: bool = False
     print: bool = False
     slurm: bool = False
+    workers: int | None = None
+    worker: int | None = None
+    of: int | None = None
     ray: str | None = None
 
     def carry_out(self, warnings: list[str]) -> None:
@@ -82,7 +86,20 @@ class Invocation:
         request = Request(
             self.command, self.line, config, wrong, standard_input(), self.dry_run, self.allow_code
         )
+        if self._is_shared:
+            from llmkit.cli import sharing
+
+            share = sharing.worker_share(self.workers, self.worker, self.of, self.ray)
+            request = replace(request, workers=share)
+            if self.ray is not None and not self.dry_run:
+                request.checked(console)
+                sharing.run_on_ray(self.ray, self.line, self.of or 1, console)
         return request.carry_out(console)
+
+    @property
+    def _is_shared(self) -> bool:
+        """Whether the work of the command is divided into units."""
+        return any(each.name == "workers" for each in switches(self.command))
 
     def _several(
         self, given: Arguments, options: Sequence[GivenOption], console: Console
@@ -120,7 +137,7 @@ class Invocation:
             )
         several = "--train" if self.command == "merge" else "--sweep"
         chosen = [f"--{name}" for name in ("print", "slurm", "ray") if getattr(self, name)]
-        if chosen and not (self.sweep or self.train):
+        if chosen and not (self.sweep or self.train or self._is_shared):
             advice = "add it, or use `--print-config`"
             raise UsageError(f"`{chosen[0]}` needs `{several}`", next=advice)
         if len(chosen) > 1:
@@ -175,6 +192,7 @@ def _set_logs(verbose: bool) -> None:
 
 _NEEDS = {
     "pretrain": "text",
+    "prepare": "text",
     "finetune": "labelled rows, or prompts with responses",
     "merge": "domain experts",
 }

@@ -1,25 +1,22 @@
-"""The options of the commands, each declared once, and the answer to unknown ones."""
+"""The options of the commands, each declared once."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from inspect import Parameter
-from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from llmkit.cli.completion import complete_key, complete_run
-from llmkit.errors import UsageError, listed
 
 if TYPE_CHECKING:
-    from llmkit.config.suggestions import Setting
+    pass
 
 
 _TEXT = str | None
 _TEXTS = list[str] | None
+_INT = int | None
 
 
 @dataclass(frozen=True)
@@ -111,20 +108,26 @@ def _for_several(switch: str, help: str) -> tuple[Option, ...]:
     )
 
 
-_SWEEP_SWITCHES = _for_several("--sweep", "Run every combination of KEY=A,B,... one after another.")
+SWEEP_SWITCHES = _for_several("--sweep", "Run every combination of KEY=A,B,... one after another.")
 _MERGE_SWITCHES = _for_several(
     "--train", "First train what is missing: the seed, and an expert of each domain."
 )
 
+_WORKER_SWITCHES = (
+    Option("--workers", "Processes on this machine; by default as many as cores.", "N", "", _INT),
+    Option("--worker", "Number of this command among those of --of, from 0.", "I", "", _INT),
+    Option("--of", "Number of commands that share the work.", "N", "", _INT),
+    Option("--ray", "Run the commands of --of as jobs of a Ray cluster.", "ADDRESS", "", _TEXT),
+)
+"""The switches of commands whose work is divided into units."""
+
+_TRAIN_TEXT = Option(
+    "--text --data", "Text file, directory or glob; repeatable.", "PATH", "data.train_files", _TEXTS
+)
+
 OPTIONS: dict[str, tuple[Option, ...]] = {
     "pretrain": (
-        Option(
-            "--text --data",
-            "Text file, directory or glob; repeatable.",
-            "PATH",
-            "data.train_files",
-            _TEXTS,
-        ),
+        _TRAIN_TEXT,
         _MODEL,
         Option(
             "--expert",
@@ -135,6 +138,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         ),
         _OUTPUT_DIR,
     ),
+    "prepare": (_TRAIN_TEXT, _MODEL),
     "finetune": (
         Option(
             "--csv --data",
@@ -320,7 +324,13 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
 
 def switches(command: str) -> tuple[Option, ...]:
     """The switches of a command, which set no config key."""
-    several = {"pretrain": _SWEEP_SWITCHES, "finetune": _SWEEP_SWITCHES, "merge": _MERGE_SWITCHES}
+    several = {
+        "pretrain": SWEEP_SWITCHES,
+        "finetune": SWEEP_SWITCHES,
+        "merge": _MERGE_SWITCHES,
+        "clean": _WORKER_SWITCHES,
+        "prepare": _WORKER_SWITCHES,
+    }
     return (*_COMMON, *several.get(command, ()))
 
 
@@ -349,50 +359,3 @@ def parameters(command: str) -> list[Parameter]:
 def _parameter(name: str, kind: Any, declared: Any, default: Any) -> Parameter:
     annotation = Annotated[kind, declared]
     return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-
-
-def refuse_unknown(
-    command: str, arguments: Sequence[str], known: Sequence[str], options: Mapping[str, str]
-) -> None:
-    """Raises UsageError for unknown options, with what to write instead.
-
-    `known` holds the flags of the command; `options` maps config keys to their flags.
-    """
-    unknown: dict[str, str] = {}
-    for argument, following in pairwise([*arguments, "-"]):
-        if argument.startswith("-") and argument != "-":
-            flag, equals, value = argument.partition("=")
-            follows = "true" if following.startswith("-") or "=" in following else following
-            unknown[flag] = value if equals else follows
-    if not unknown:
-        return
-    from llmkit.config import checks
-    from llmkit.config.schema import Config
-    from llmkit.config.suggestions import Setting, Writing
-    from llmkit.config.types import Form
-
-    given = {flag.lstrip("-").replace("-", "_"): value for flag, value in unknown.items()}
-    writing, jobs = Writing(Form.ARGUMENT, options), checks.jobs(command, Config())
-    settings = {
-        flag: Setting(tuple(flag.lstrip("-").split(".")), value, jobs, writing, given)
-        for flag, value in unknown.items()
-    }
-    answers = {flag: _instead(flag, setting, known) for flag, setting in settings.items()}
-    flags = ", ".join(each for each in known if each.startswith("--"))
-    every = f"the options are {flags}; KEY=VALUE sets any config key, `llmkit keys` lists them"
-    raise UsageError(
-        "no such option",
-        where=listed([f"{flag}: {text}" if text else flag for flag, text in answers.items()]),
-        next="" if all(answers.values()) else every,
-    )
-
-
-def _instead(flag: str, setting: Setting, known: Sequence[str]) -> str:
-    """What to write for an option; empty where nothing is like it."""
-    from llmkit.config import suggestions
-
-    if flag in [each.flag for each in _SWEEP_SWITCHES]:
-        return "is an option of pretrain and finetune"
-    if near := difflib.get_close_matches(flag, known, n=1, cutoff=0.8):
-        return f"did you mean `{near[0]}`?"
-    return suggestions.known(setting)

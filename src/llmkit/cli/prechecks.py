@@ -23,6 +23,7 @@ from llmkit.storage import atomic, outputs, paths
 
 _FILES_OF = {
     "pretrain": ("data.train_files", "data.validation_files"),
+    "prepare": ("data.train_files", "data.validation_files"),
     "finetune": ("data.train_files", "data.validation_files", "data.test_files"),
     "predict": ("data.test_files",),
     "evaluate": ("data.test_files",),
@@ -93,7 +94,7 @@ def _check_input(command: str, config: Config, sources: Sources) -> None:
     data = config.data
     named = data.mixture and data.domains is None
     match command:
-        case "pretrain" | "finetune" | "clean" if not (data.train_files or named):
+        case "pretrain" | "prepare" | "finetune" | "clean" if not (data.train_files or named):
             key = "data.train_files"
         case "evaluate" if not (data.test_files or data.mixture or config.evaluation.tasks):
             key = "data.test_files"
@@ -189,7 +190,7 @@ def _check_files(
     """Adds missing input files to the faults, and reports the files in directories that are
     skipped."""
     named = list(_FILES_OF.get(command, ()))
-    if command == "pretrain":
+    if command in ("pretrain", "prepare"):
         for name in config.data.mixture:
             named += [f"data.mixture.{name}.files", f"data.mixture.{name}.validation_files"]
     for key in named:

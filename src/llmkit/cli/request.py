@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmkit.cli import faults
-from llmkit.config.jobs import TASKS
+from llmkit.config.jobs import TASKS, command_of_keys
 from llmkit.distributed import signals
 from llmkit.errors import Interrupted, LlmkitError, Stopped
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from llmkit.config.schema import Config
     from llmkit.data.readers.files import PipedInput, Sources
     from llmkit.reporting.console import Console
+    from llmkit.storage.units import Workers
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Request:
     """What is read where no file is named."""
     dry_run: bool
     allow_code: bool
+    workers: Workers | None = None
+    """The share of this command in work that is divided into units."""
 
     def carry_out(
         self, console: Console, within: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -84,7 +87,8 @@ class Request:
         saved = partial(_saved, self.command, self.config)
         with console.loading(), _without_collecting(), signals.importing(saved):
             run, check = _recipe(self.command)
-        return check if self.dry_run else run
+        work = check if self.dry_run else run
+        return work if self.workers is None else partial(work, workers=self.workers)
 
 
 @contextmanager
@@ -109,6 +113,8 @@ def _saved(command: str, config: Config) -> str:
             found = run_directory.begun_run(config, command)
             steps = outputs.checkpoints(found / outputs.CHECKPOINTS) if found else []
             return f"checkpoint {steps[-1]}" if steps else faults.NOTHING_SAVED
+        if command == "prepare":
+            return "the parts that are complete, in the cache"
         if command == "merge":
             found = run_directory.begun_run(config, command)
             final = found / outputs.FINAL if found else None
@@ -130,14 +136,17 @@ def _saved(command: str, config: Config) -> str:
     return faults.NOTHING_SAVED
 
 
-_Work = Callable[["Config", "Sources", "Console"], dict[str, Any] | None]
+_Work = Callable[..., dict[str, Any] | None]
+"""Called with the config, its files and the console, and for divided work with `workers`."""
 
 
 def _recipe(command: str) -> tuple[_Work, _Work]:
     """What runs a command, and what only checks all that it needs."""
-    if command not in TASKS:
+    if command_of_keys(command) not in TASKS:
         raise ValueError(f"there is no command {command!r}")
-    found = import_module(f"llmkit.commands.{command}")
+    found = import_module(f"llmkit.commands.{command_of_keys(command)}")
+    if command == "prepare":
+        return found.prepare, found.outline_preparation
     return found.run, found.check
 
 

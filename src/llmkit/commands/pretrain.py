@@ -11,13 +11,14 @@ from llmkit.distributed.launcher import is_main_process
 from llmkit.export import description
 from llmkit.models.pretrained import Pretrained
 from llmkit.reporting.console import Console
+from llmkit.storage.units import ALONE, Workers
 from llmkit.training import run as training
-from llmkit.training.tasks import objectives
+from llmkit.training.tasks import objectives, preparation
 from llmkit.training.tasks.causal import Causal
 from llmkit.training.tasks.masked import Masked
 from llmkit.training.tasks.next_sentence import NextSentence
+from llmkit.training.tasks.pretraining import Pretraining
 from llmkit.training.tasks.span_corruption import SpanCorruption
-from llmkit.training.tasks.task import Task
 
 COMMAND = "pretrain"
 
@@ -43,7 +44,21 @@ def _warn_of_faults(config: Config, sources: Sources, console: Console) -> None:
             console.warn(fault)
 
 
-def _task(config: Config, pretrained: Pretrained | None) -> type[Task]:
+def prepare(
+    config: Config, sources: Sources, console: Console, workers: Workers = ALONE
+) -> dict[str, Any]:
+    """`llmkit prepare`: makes the token files of a run ahead, and returns what they hold."""
+    return preparation.prepare_text(_task, config, sources, console, workers)
+
+
+def outline_preparation(
+    config: Config, sources: Sources, console: Console, workers: Workers = ALONE
+) -> dict[str, Any]:
+    """Checks what `prepare` needs, and estimates what it will take."""
+    return preparation.check_preparation(_task, config, sources, console, workers)
+
+
+def _task(config: Config, pretrained: Pretrained | None) -> type[Pretraining]:
     masked = NextSentence if config.train.next_sentence else Masked
-    tasks: dict[str, type[Task]] = {"masked": masked, "span_corruption": SpanCorruption}
+    tasks: dict[str, type[Pretraining]] = {"masked": masked, "span_corruption": SpanCorruption}
     return tasks.get(objectives.objective_of(config, pretrained), Causal)

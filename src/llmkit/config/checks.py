@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from llmkit.config import keys, suggestions
 from llmkit.config.inference import EXPORT_TYPES
-from llmkit.config.jobs import TASKS, jobs_of, metrics
+from llmkit.config.jobs import TASKS, command_of_keys, jobs_of, metrics
 from llmkit.config.schema import (
     Config,
     ExportConfig,
@@ -284,7 +284,7 @@ def _one_of(names: Collection[str]) -> str:
 
 def check_objective(command: str, config: Config) -> None:
     """Raises ConfigError for an objective of another command."""
-    objective = config.train.objective
+    command, objective = command_of_keys(command), config.train.objective
     if command not in ("pretrain", "finetune") or objective in ("auto", *TASKS[command]):
         return
     other = next(name for name, tasks in TASKS.items() if objective in tasks)
@@ -299,7 +299,7 @@ def jobs(command: str, config: Config) -> frozenset[str]:
     """The jobs that a config selects for a command; several where the model decides."""
     if command == "evaluate":
         return frozenset(_of_evaluate(config))
-    objective = config.train.objective
+    command, objective = command_of_keys(command), config.train.objective
     if command == "finetune" and objective == "auto":
         objective = "classification"
     chosen = f"{command}/{objective}"

@@ -26,6 +26,11 @@ TASKS: Mapping[str, tuple[str, ...]] = {
 """The commands that take a config, and the tasks of each command with more than one."""
 
 
+def command_of_keys(command: str) -> str:
+    """The command whose keys a command takes: `prepare` makes the data of `pretrain`."""
+    return "pretrain" if command == "prepare" else command
+
+
 class For:
     """Annotates a key, or a whole section, with the jobs that it applies to.
 

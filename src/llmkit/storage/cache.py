@@ -37,6 +37,11 @@ def key(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:32]
 
 
+def entry_path(name: str) -> Path:
+    """Where the entry of a name is, if it is built."""
+    return cache_directory() / name
+
+
 def open_or_build(
     name: str, build: Callable[[Path], dict[str, Any]], watch: Watch, say: Say
 ) -> Entry:
@@ -49,7 +54,7 @@ def open_or_build(
     Processes that need the same entry at once build it once. A damaged entry is quarantined and
     rebuilt. Raises WriteError if the cache cannot be written.
     """
-    path = cache_directory() / name
+    path = entry_path(name)
     with watch("verifying prepared data", 0):
         entry, _ = _open(path)
     if entry:
@@ -83,7 +88,7 @@ def _open(path: Path) -> tuple[Entry | None, str]:
             atomic.verify_files(path, manifest["files"])
         files, info = manifest["files"], dict(manifest["info"])
         derived = info.pop("derived", {})
-        return Entry(path, info | derived, _fingerprint(files, info), reused=True), ""
+        return Entry(path, info | derived, fingerprint_of(files, info), reused=True), ""
     except (atomic.DamagedError, KeyError) as damage:
         return None, str(damage)
     except LlmkitError as fault:
@@ -98,13 +103,14 @@ def _older_manifest(path: Path) -> dict[str, Any] | None:
             name: {"size": file["bytes"], "sha256": file["sha256"]}
             for name, file in older["files"].items()
         }
-        whole = older["fingerprint"] == _fingerprint(files, older["info"])
+        whole = older["fingerprint"] == fingerprint_of(files, older["info"])
         return {"info": older["info"], "files": files} if whole else None
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
 
 
-def _fingerprint(files: Mapping[str, Mapping[str, Any]], info: Mapping[str, Any]) -> str:
+def fingerprint_of(files: Mapping[str, Mapping[str, Any]], info: Mapping[str, Any]) -> str:
+    """The fingerprint of an entry with these files, of which `size` and `sha256` are known."""
     held = {n: {"bytes": file["size"], "sha256": file["sha256"]} for n, file in files.items()}
     return key(held, info)
 

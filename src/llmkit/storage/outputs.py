@@ -17,7 +17,9 @@ from pathlib import Path
 
 from llmkit.errors import NoValidCheckpoint, WriteError
 from llmkit.storage import atomic, paths
-from llmkit.storage.resumable import SETTINGS, settings_of
+
+SETTINGS = ".settings.json"
+"""Suffix of the file that records the settings of the result lines beside it."""
 
 RUN, CONFIG, CHECKPOINTS = "run.json", "config.yaml", "checkpoints"
 METRICS, TIMING, MEASURED = "metrics.jsonl", "timing.jsonl", "evaluation.json"
@@ -59,6 +61,11 @@ _EVALUATION = re.compile(
 _REPORT = re.compile(rf'<!doctype html>.*content="{REPORT}"', re.IGNORECASE | re.DOTALL)
 _LINE = 1 << 20  # bytes of the first line that are read to see what wrote a file
 _PAGE = 4096
+
+
+def settings_of(path: Path) -> Path:
+    """The path of the settings that the lines of a file were made with."""
+    return path.with_name(path.name + SETTINGS)
 
 
 def checkpoints(directory: Path) -> list[Path]:

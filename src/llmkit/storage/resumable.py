@@ -18,10 +18,8 @@ from llmkit.errors import ConfigError, DataError, RunBusy, WriteError, listed
 from llmkit.progress import Say
 from llmkit.storage import atomic
 from llmkit.storage.atomic import is_named, try_lock
+from llmkit.storage.outputs import settings_of
 from llmkit.storage.strict_json import json_text
-
-SETTINGS = ".settings.json"
-"""Suffix of the file that records the settings of the result lines beside it."""
 
 
 class Results:
@@ -120,11 +118,6 @@ def open_result_parts(path: Path, made_with: Mapping[str, Any], say: Say) -> Ite
                 note.unlink(missing_ok=True)
             raise
         note.unlink(missing_ok=True)
-
-
-def settings_of(path: Path) -> Path:
-    """The path of the settings that the lines of a file were made with."""
-    return path.with_name(path.name + SETTINGS)
 
 
 def parts_of(path: Path) -> Path:

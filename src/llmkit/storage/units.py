@@ -63,6 +63,9 @@ class Workers:
         return sorted(units, key=lambda unit: ((unit - self.number) % self.count, unit))
 
 
+ALONE = Workers()
+"""One process that makes all units."""
+
 MakeUnit = Callable[[int, Path, Advance], dict[str, Any]]
 """Fills the directory of a unit, given by its number, and returns its facts."""
 
@@ -106,8 +109,7 @@ class Units:
         missing = [number for number, facts in enumerate(found) if facts is None]
         if missing:
             work = _Work(self, units, make)
-            with watch(label, sum(unit.size for unit in units)) as advance:
-                advance(sum(unit.size for unit in units) - sum(units[n].size for n in missing))
+            with watch(label, sum(units[number].size for number in missing)) as advance:
                 if min(workers.processes, len(missing)) > 1:
                     missing = work.by_children(missing, workers, advance)
                 else:

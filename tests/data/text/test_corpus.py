@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from llmkit.config.schema import DataConfig
 from llmkit.data.readers import files
-from llmkit.data.text import corpus
-from llmkit.data.text.corpus import Corpus, Documents
+from llmkit.data.text import corpus, spooling
+from llmkit.data.text.corpus import Documents
+from llmkit.data.text.spooled import Corpus
 from llmkit.errors import DataError, LlmkitError
 
 
@@ -18,7 +19,7 @@ def spooled(*contents: str, document: str = "file") -> Corpus:
             Path(directory, f"{number:04}.txt").write_bytes(content.encode())
         found = files.find([directory], "data.train_files")
         data = DataConfig.model_validate({"document": document})
-        return corpus.spool(found, data, Path(directory), lambda n_bytes: None)
+        return spooling.spool(found, data, Path(directory), lambda n_bytes: None)
 
 
 def texts(documents: Documents) -> list[str]:
@@ -218,7 +219,7 @@ def test_a_fault_while_reading_leaves_no_file(tmp_path: Path) -> None:
     (tmp_path / "text" / "a.txt").write_bytes(b"a\xff")
     found = files.find([str(tmp_path / "text")], "data.train_files")
     with pytest.raises(DataError):
-        corpus.spool(found, DataConfig(), tmp_path / "cache", lambda n_bytes: None)
+        spooling.spool(found, DataConfig(), tmp_path / "cache", lambda n_bytes: None)
     assert list((tmp_path / "cache").iterdir()) == []
 
 
@@ -229,7 +230,7 @@ def test_a_signal_while_reading_is_heard(tmp_path: Path) -> None:
         raise LlmkitError("stop")
 
     with pytest.raises(LlmkitError, match="stop"):
-        corpus.spool(
+        spooling.spool(
             files.find([str(tmp_path / "a.txt")], "data.train_files"),
             DataConfig(),
             tmp_path,

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from llmkit.config.schema import DataConfig
 from llmkit.data.readers import files
-from llmkit.data.text import corpus, division
-from llmkit.data.text.corpus import Corpus, everything
+from llmkit.data.text import division, spooling
+from llmkit.data.text.corpus import everything
+from llmkit.data.text.spooled import Corpus
 from llmkit.progress import Watch
 
 SEA, CODE = "wave wind sail ship", "def return self import"
@@ -28,7 +29,7 @@ def spooled(*contents: str) -> Corpus:
             Path(directory, f"{number:04}.txt").write_text(content, encoding="utf-8")
         found = files.find([directory], "data.train_files")
         data = DataConfig.model_validate({"document": "line"})
-        return corpus.spool(found, data, Path(directory), lambda n_bytes: None)
+        return spooling.spool(found, data, Path(directory), lambda n_bytes: None)
 
 
 @contextmanager

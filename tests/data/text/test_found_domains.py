@@ -13,7 +13,7 @@ from rich.cells import cell_len
 
 from llmkit.config.schema import Config
 from llmkit.data.readers.files import Sources
-from llmkit.data.text import clustering, corpus, division
+from llmkit.data.text import clustering, division, spooling
 from llmkit.data.text.clusters import Clusters
 from llmkit.data.text.found_domains import (
     FoundDomains,
@@ -96,7 +96,7 @@ def test_the_lines_fit_a_terminal_and_add_up(text: Path, watch: Watch) -> None:
 
 
 def test_a_second_run_reads_nothing_again(text: Path, watch: Watch) -> None:
-    reads = (corpus.spool, clustering.fit_clusters, division.divide, division.assign)
+    reads = (spooling.spool, clustering.fit_clusters, division.divide, division.assign)
     with calls_of(*reads) as calls:
         one, first = found_in(config(train_files=str(text)), watch)
         assert len(calls) == 4

@@ -9,7 +9,7 @@ import pytest
 
 from llmkit.config.schema import Config
 from llmkit.data.readers.files import Sources
-from llmkit.data.text import corpus
+from llmkit.data.text import spooling
 from llmkit.data.text.prepare import Prepared, data_report, prepare_domains, tokens_of
 from llmkit.errors import DataError, InputNotFound
 from llmkit.models import tokenizer as tokenizers
@@ -120,7 +120,7 @@ def test_a_second_run_reads_nothing_again(
     tmp_path: Path, poems: list[str], watch: Watch, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = config(train_files=str(tmp_path / "poems.txt"), document="blank_line")
-    with calls_of(corpus.spool, tokenizers.train_bpe) as calls:
+    with calls_of(spooling.spool, tokenizers.train_bpe) as calls:
         first = prepare(settings, watch, print)
         assert len(calls) == 2
         with caplog.at_level("INFO", logger="llmkit"):

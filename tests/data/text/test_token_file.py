@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from llmkit.config.schema import DataConfig
 from llmkit.data.readers import files
-from llmkit.data.text import corpus, token_file
+from llmkit.data.text import corpus, spooling, token_file
 from llmkit.data.text.token_file import TokenFile
 from llmkit.distributed.signals import StopSignal
 from llmkit.errors import Stopped, WriteError
@@ -35,7 +35,7 @@ def make(tmp_path: Path, watch: Watch) -> Callable[..., TokenFile]:
         for number, text in enumerate(texts):
             (folder / f"{number}.txt").write_bytes(text.encode())
         found = files.find([str(folder)], "data.train_files")
-        read = corpus.spool(found, DataConfig(), tmp_path, lambda n_bytes: None)
+        read = spooling.spool(found, DataConfig(), tmp_path, lambda n_bytes: None)
         framing = framing or tokenizers.framing(tokenizer)
         documents = corpus.everything(read)
         return token_file.tokenize("name", lambda: documents, tokenizer, framing, watch, print)

@@ -42,7 +42,7 @@ def chunks(source: Source, reading: Reading) -> Iterator[str]:
     position, after the text before them has been yielded.
     """
     decoder = _Decoder(source, reading)
-    start = True
+    start = source.begin == 0
     for chunk in raw(source, reading.advance):
         if start and formats.is_binary(chunk, decoder.encoding):
             raise formats.binary(str(source.path))
@@ -56,12 +56,15 @@ def chunks(source: Source, reading: Reading) -> Iterator[str]:
 
 
 def raw(source: Source, advance: Callable[[int], None]) -> Iterator[bytes]:
-    """The decompressed bytes of a source; a damaged or truncated archive raises DataError."""
+    """The decompressed bytes of a source, or of its range, for which it must not be compressed; a
+    damaged or truncated archive raises DataError."""
     try:
         path = os.fsencode(str(source.path))  # which need not be UTF-8
         with pa.OSFile(path) as file, _unpacked(file, source.compression) as stream:
-            reported = 0
-            while chunk := stream.read(CHUNK):
+            reported = source.begin
+            if source.begin:
+                file.seek(source.begin)
+            while chunk := stream.read(_next_size(source, reported)):
                 advance(file.tell() - reported)
                 reported = file.tell()
                 yield chunk
@@ -71,6 +74,10 @@ def raw(source: Source, advance: Callable[[int], None]) -> Iterator[bytes]:
             where=str(source.path),
             next="check its permissions, its download and its suffix, or remove it from the list",
         ) from fault
+
+
+def _next_size(source: Source, position: int) -> int:
+    return CHUNK if source.end is None else min(CHUNK, source.end - position)
 
 
 def line_pieces(parts: Iterator[str]) -> Iterator[str]:
@@ -132,7 +139,7 @@ class _Decoder:
         self.source, self.reading = source, reading
         self.encoding = source.encoding or reading.data.encoding
         self.decoder = codecs.getincrementaldecoder(self.encoding)("strict")
-        self.offset = 0  # bytes fed so far
+        self.offset = source.begin  # bytes fed so far
         self.line = 1
         self.fault: DataError | None = None
 

@@ -132,6 +132,9 @@ class Source:
     encoding: str = ""
     """The encoding of its byte order mark; empty if the config decides."""
     line_end: str = "\n"
+    begin: int = 0
+    end: int | None = None
+    """The range of its bytes that is read; None is the end of the file."""
 
 
 class PipedInput(NamedTuple):

@@ -198,6 +198,16 @@ def texts(source: Source, reading: Reading) -> Iterator[str]:
             yield " ".join(text(record, table.columns, number) for number in numbers)
 
 
+def text_column_names(source: Source, reading: Reading) -> str | int | tuple[str | int, ...] | None:
+    """The text columns of a source, by what a config calls them; None if it has no rows."""
+    columns = open_table(source, reading).columns
+    if not len(columns):
+        return None
+    found = text_columns(columns, reading, str(source.path))
+    names = tuple(columns.label(number) for number in found)
+    return names if names[1:] else names[0]
+
+
 def text(record: Record, columns: Columns, number: int) -> str:
     """The text of a row in a column; raises DataError if there is none."""
     if isinstance(record.values, list):

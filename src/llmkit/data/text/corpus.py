@@ -1,78 +1,25 @@
-"""Spool all documents of a data set to disk as UTF-8, and split them into parts."""
+"""Parts of a corpus: all of it, training and held-out text, and ranges of these."""
 
 from __future__ import annotations
 
 import codecs
-import os
-import tempfile
-from array import array
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import BinaryIO, Literal
+from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llmkit.config.schema import DataConfig
 from llmkit.data.examples.order import permutation
-from llmkit.data.readers import files
-from llmkit.data.readers.decode import Reading
-from llmkit.data.readers.files import Source
 from llmkit.data.records.splits import AUTO_SHARE
-from llmkit.data.text.documents import MarkCounts, Piece, pieces
-from llmkit.storage.cache import writing
+from llmkit.data.text.documents import NOWHERE, Piece, Rule
+from llmkit.data.text.spooled import Corpus
 
 _WINDOW = 1 << 20
+_BESIDE = 8  # bytes, of which at least one is a whole character
 _DOCUMENTS_AT_ONCE = 1 << 16
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """Concatenated documents in an unnamed temporary file, which disappears when it is closed.
-
-    A killed process leaves nothing behind, and later passes read this file instead of the sources.
-    """
-
-    text: BinaryIO
-    ends: NDArray[np.int64]
-    """[documents], the byte offset of each document's end; memory-mapped."""
-    blank: int
-    """Number of documents without text, which were skipped."""
-    undecodable: int
-    """Number of invalid bytes that were replaced or ignored."""
-    ranges: tuple[tuple[int, int], ...]
-    """The range of documents of each source, as first and one past the last."""
-    marks: dict[str, list[int]]
-    """Document separators that were read as text, as counted by `MarkCounts`."""
-
-    @property
-    def n_documents(self) -> int:
-        return len(self.ends)
-
-    @property
-    def n_bytes(self) -> int:
-        return int(self.ends[-1]) if len(self.ends) else 0
-
-    def close(self) -> None:
-        """Release the disk space."""
-        self.text.close()
-
-    def start(self, document: int) -> int:
-        """The byte offset of a document's start."""
-        return int(self.ends[document - 1]) if document else 0
-
-    def windows(self, document: int, size: int, count: int) -> str:
-        """A document, or of a longer one `count` evenly spaced windows of `size` bytes, without
-        partial characters at their ends."""
-        start, end = self.start(document), int(self.ends[document])
-        begins, length = [start], end - start
-        if length > size * count:
-            begins = np.linspace(start, end - size, count).astype(np.int64).tolist()
-            length = size
-        file = self.text.fileno()
-        parts = (os.pread(file, length, begin) for begin in begins)
-        return "\n".join(part.decode(errors="ignore") for part in parts)
 
 
 @dataclass(frozen=True)
@@ -91,11 +38,48 @@ class Documents:
     keeps: Literal["before", "after"] = "before"
     """Which side of the cuts belongs to the part."""
 
-    def pieces(self) -> Iterator[Piece]:
-        """The documents in corpus order, in pieces of at most one megabyte."""
-        for starts, stops in self._spans():
+    def pieces(self, begin: int = 0, end: int | None = None) -> Iterator[Piece]:
+        """The documents in corpus order, in pieces of at most one megabyte; those of a range of the
+        corpus may begin or end inside a document."""
+        end = self.corpus.n_bytes if end is None else end
+        for starts, stops in self._spans(begin, end):
             for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
-                yield from self._document(start, stop)
+                yield from self._document(max(begin, start), min(end, stop), stop <= end)
+
+    def ranges(self, rule: Rule, size: int) -> list[tuple[int, int]]:
+        """Ranges of the corpus with about `size` bytes of the part each, in order: they end at the
+        end of a document, or where the rule allows a cut."""
+        borders, before, wanted = [0], 0, size
+        for starts, stops in self._spans():
+            ends = before + np.cumsum(stops - starts)
+            while len(ends) and wanted < min(int(ends[-1]), self.n_bytes):
+                number = int(np.searchsorted(ends, wanted, side="right"))
+                start, stop = int(starts[number]), int(stops[number])
+                shift = start - (int(ends[number]) - (stop - start))
+                border = self._border(start, stop, wanted + shift, rule)
+                if border > borders[-1] and border - shift < self.n_bytes:
+                    borders.append(border)
+                wanted = (max(wanted, border - shift) // size + 1) * size
+            before = int(ends[-1]) if len(ends) else before
+        return list(pairwise([*borders, self.corpus.n_bytes]))
+
+    def is_inside(self, place: int) -> bool:
+        """Whether a range that begins at a place of the corpus begins inside a document."""
+        for starts, _ in self._spans(place, self.corpus.n_bytes):
+            if len(starts):
+                return bool(starts[0] < place)
+        return False
+
+    def text_hash(self) -> str:
+        """The sha256 of the text of all documents, one after another."""
+        digest = hashlib.sha256()
+        for starts, stops in self._spans():
+            begins = starts[np.append(True, starts[1:] != stops[:-1])[: len(starts)]]
+            ends = stops[np.append(starts[1:] != stops[:-1], True)[: len(starts)]]
+            for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
+                for place in range(begin, end, _WINDOW):
+                    digest.update(self.corpus.text.read_at(min(_WINDOW, end - place), place))
+        return digest.hexdigest()
 
     def sample(self, n_bytes: int, size: int = 1 << 16) -> Iterator[str]:
         """About `n_bytes` of the text, in evenly spaced windows of `size` bytes; the rest is not
@@ -118,10 +102,11 @@ class Documents:
                         yield text
             before = int(ends[-1]) if len(ends) else before
 
-    def sizes(self) -> Iterator[NDArray[np.int64]]:
-        """The size of each document in bytes, in order, in batches of some thousands."""
-        for starts, stops in self._spans():
-            yield (stops - starts)[stops > starts]
+    def sizes(self, begin: int = 0, end: int | None = None) -> Iterator[NDArray[np.int64]]:
+        """The size in bytes of each document that begins in a range, in order, in batches of some
+        thousands."""
+        for starts, stops in self._spans(begin, self.corpus.n_bytes if end is None else end):
+            yield (stops - starts)[(stops > starts) & (starts >= begin)]
 
     def by_source(self) -> list[tuple[int, int, int]]:
         """(source number, documents, segments among them) for each source with documents in the
@@ -135,111 +120,56 @@ class Documents:
 
     def _window(self, start: int, stop: int) -> str:
         length = max(0, stop - start)
-        return os.pread(self.corpus.text.fileno(), length, start).decode(errors="ignore")
+        return self.corpus.text.read_at(length, start).decode(errors="ignore")
 
-    def _document(self, start: int, stop: int) -> Iterator[Piece]:
-        file = self.corpus.text.fileno()
+    def _document(self, start: int, stop: int, is_end: bool) -> Iterator[Piece]:
         decoder = codecs.getincrementaldecoder("utf-8")()
         while start < stop:
-            chunk = os.pread(file, min(_WINDOW, stop - start), start)
+            chunk = self.corpus.text.read_at(min(_WINDOW, stop - start), start)
             start += len(chunk)
-            yield Piece(decoder.decode(chunk), start == stop)
+            yield Piece(decoder.decode(chunk), start == stop and is_end)
 
-    def _spans(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """The start and end offsets of the documents in the corpus."""
+    def _border(self, start: int, stop: int, place: int, rule: Rule) -> int:
+        """The first place to cut a document at or after a place in it; its end if there is none."""
+        if place == start or rule is NOWHERE:
+            return start if place == start else stop
+        while place < stop:
+            # A rule also looks at the characters beside the place.
+            low = max(start, place - _BESIDE)
+            window = self.corpus.text.read_at(min(_WINDOW, stop - low), low)
+            partial = next(n for n, byte in enumerate(window) if byte & 0xC0 != 0x80)
+            low, window = low + partial, window[partial:]
+            text = codecs.getincrementaldecoder("utf-8")().decode(window)
+            first = len(window[: place - low].decode(errors="ignore"))
+            if match := rule.search(text, max(1, first)):
+                return low + len(text[: match.start()].encode())
+            place = low + len(text.encode())
+        return stop
+
+    def _spans(
+        self, begin: int = 0, end: int | None = None
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """The start and end offsets of the documents that lie in a range of the corpus, at least in
+        part."""
         ends = self.corpus.ends
-        for first in range(0, len(ends), _DOCUMENTS_AT_ONCE):
-            stops = np.array(ends[first : first + _DOCUMENTS_AT_ONCE])
+        low = int(np.searchsorted(ends, begin, side="right"))
+        past = len(ends) if end is None else int(np.searchsorted(ends, end, side="left")) + 1
+        for first in range(low, min(past, len(ends)), _DOCUMENTS_AT_ONCE):
+            stops = np.array(ends[first : min(past, first + _DOCUMENTS_AT_ONCE)])
             starts = np.concatenate(([self.corpus.start(first)], stops[:-1]))
             low, high = np.searchsorted(self.cut_documents, (first, first + len(stops)))
             bounds = stops if self.keeps == "before" else starts
             bounds[self.cut_documents[low:high] - first] = self.cut_places[low:high]
-            here = self.chosen[first : first + len(stops)]
+            here = self.chosen[first : first + len(stops)] & (stops > begin)
+            if end is not None:
+                here &= starts < end
             yield starts[here], stops[here]
-
-
-def spool(
-    found: Sequence[Source], data: DataConfig, directory: Path, advance: Callable[[int], None]
-) -> Corpus:
-    """Read all non-blank documents of the sources once into files in the directory.
-
-    Raises the errors of reading, and WriteError if the directory cannot be written.
-    """
-    reading, marks = Reading(data, advance), MarkCounts()
-    with writing(directory):
-        writer, ranges = CorpusWriter(directory), list[tuple[int, int]]()
-        for source in found:
-            before = writer.n_documents
-            for piece in pieces(source, reading):
-                writer.add(piece)
-                marks.add(piece)
-            ranges.append((before, writer.n_documents))
-            files.check_unchanged(source)
-        ends = writer.finish()
-    read = (writer.blank, reading.undecodable, tuple(ranges), marks.found)
-    return Corpus(writer.text, ends, *read)
 
 
 def everything(corpus: Corpus) -> Documents:
     """The whole corpus."""
     chosen = np.ones(corpus.n_documents, dtype=np.bool_)
     return Documents(corpus, chosen, corpus.n_documents, corpus.n_bytes)
-
-
-class CorpusWriter:
-    """Writes documents one after another into unnamed files in a directory, and removes those that
-    turn out to be blank."""
-
-    def __init__(self, directory: Path) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        # The corpus keeps the text open, and both disappear when they are closed.
-        self.text: BinaryIO = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115
-        self.offsets: BinaryIO = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115
-        self.ends: array[int] = array("q")
-        self.n_documents = self.blank = 0
-        self.position = self.start = 0
-        self.empty = True
-
-    def add(self, piece: Piece) -> None:
-        """Write a part of a document."""
-        text, last = piece
-        if self.empty and text and not text.isspace():
-            self.empty = False
-        if self.empty and last and self.position == self.start:
-            self.blank += 1
-            return
-        encoded = text.encode()
-        self.text.write(encoded)
-        self.position += len(encoded)
-        if last:
-            self._end()
-
-    def _end(self) -> None:
-        if self.empty:
-            self.blank += 1
-            self.position = self.start
-            self.text.seek(self.start)
-            self.text.truncate()
-            return
-        self.n_documents += 1
-        self.ends.append(self.position)
-        if len(self.ends) == _DOCUMENTS_AT_ONCE:
-            self._flush()
-        self.start, self.empty = self.position, True
-
-    def _flush(self) -> None:
-        self.offsets.write(self.ends.tobytes())
-        del self.ends[:]
-
-    def finish(self) -> NDArray[np.int64]:
-        """The end offsets of the documents, memory-mapped."""
-        self._flush()
-        self.text.flush()
-        with self.offsets:
-            self.offsets.flush()
-            if not self.n_documents:
-                return np.zeros(0, dtype=np.int64)
-            return np.memmap(self.offsets, dtype=np.int64, mode="r", shape=(self.n_documents,))
 
 
 AUTO_BYTES = 2_000_000
@@ -357,7 +287,7 @@ def _cut(corpus: Corpus, earliest: int, end: int) -> int:
     is one in the first half, else any place between two characters."""
     before = earliest - 1
     length = max(5, min((end - before) // 2, _WINDOW))
-    window = os.pread(corpus.text.fileno(), min(length, end - before), before)
+    window = corpus.text.read_at(min(length, end - before), before)
     for near in (window[: len(window) // 4], window):
         for mark in _BORDERS:
             if (found := near.find(mark)) >= 0 and before + found + len(mark) < end:

@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 
 from llmkit.data.text import clustering
 from llmkit.data.text.clusters import Clusters
-from llmkit.data.text.corpus import Corpus, CorpusWriter, everything
+from llmkit.data.text.corpus import everything
 from llmkit.data.text.documents import MarkCounts
+from llmkit.data.text.spooled import Corpus
+from llmkit.data.text.spooling import CorpusWriter
 from llmkit.progress import Watch
 from llmkit.reporting.format import within_columns
 from llmkit.storage.cache import writing
+from llmkit.storage.joined import JoinedFiles
 
 SAMPLE = 1 << 14
 """Maximum number of documents that clusters are found in; all of them are assigned."""
@@ -129,7 +132,7 @@ def divide(
         before = after
     return [
         Corpus(
-            writers[number].text,
+            JoinedFiles([writers[number].text], [writers[number].position]),
             ends[number],
             0 if number else corpus.blank,
             0 if number else corpus.undecodable,

@@ -161,7 +161,8 @@ def cut(
 ) -> Iterator[Piece]:
     """Cut documents into parts of about `size` characters, only where the rule allows.
 
-    A run of more than `longest` characters without such a place is cut anywhere.
+    A run of more than `longest` characters without such a place is cut anywhere. The last document
+    may continue elsewhere.
     """
     rest = ""
     for text, last in pieces:
@@ -178,6 +179,8 @@ def cut(
         if last:
             yield Piece(rest, True)
             rest = ""
+    if rest:
+        yield Piece(rest, False)
 
 
 def exact_rule(

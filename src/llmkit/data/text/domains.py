@@ -9,14 +9,16 @@ from typing import Literal
 
 from llmkit.config.data import DomainConfig
 from llmkit.config.schema import Config
-from llmkit.data.readers import files
+from llmkit.data.readers import files, ranges
 from llmkit.data.readers.files import Source, Sources
-from llmkit.data.text import corpus
-from llmkit.data.text.corpus import Corpus, Documents
+from llmkit.data.text import corpus, spooling
+from llmkit.data.text.corpus import Documents
+from llmkit.data.text.spooled import Corpus
 from llmkit.errors import ConfigError, DataError, InputNotFound
 from llmkit.progress import Watch
 from llmkit.reporting.format import many
-from llmkit.storage import paths
+from llmkit.storage import cache, paths
+from llmkit.storage.units import ALONE, Units, Workers
 
 TRAIN_FILES, VALIDATION_FILES = "data.train_files", "data.validation_files"
 
@@ -26,8 +28,16 @@ Split = Literal["all", "train", "validation"]
 class RawText:
     """The text of one config key: hashed when created, read when first needed."""
 
-    def __init__(self, found: Sequence[Source], key: str, config: Config, watch: Watch) -> None:
+    def __init__(
+        self,
+        found: Sequence[Source],
+        key: str,
+        config: Config,
+        watch: Watch,
+        workers: Workers = ALONE,
+    ) -> None:
         self.config, self.name, self.watch, self.found = config, key, watch, found
+        self.workers = workers
         if not found:
             raise InputNotFound(
                 f"{self.name} is not given",
@@ -52,17 +62,40 @@ class RawText:
             return corpus.everything(self.spooled)
         return self._split[part == "validation"]
 
-    def close(self) -> None:
-        """Release the text; it is read again if it is needed again."""
+    def close(self, done: bool = False) -> None:
+        """Release the text; it is read again if it is needed again. `done` says that it is not:
+        the units of a large text are removed, unless another process uses them."""
         self.__dict__.pop("_split", None)
         if read := self.__dict__.pop("spooled", None):
             read.close()
+        if store := self.__dict__.pop("_units", None):
+            with store:
+                if done:
+                    store.discard()
 
     def spool(self, directory: Path) -> Corpus:
         """All documents, in an unnamed file in this directory; raises DataError if all are
         blank."""
         with self.watch("reading", self.n_bytes) as advance:
-            read = corpus.spool(self.found, self.config.data, directory, advance)
+            return self._checked(spooling.spool(self.found, self.config.data, directory, advance))
+
+    @cached_property
+    def spooled(self) -> Corpus:
+        """All documents, read when first needed."""
+        if self.n_bytes <= ranges.RANGE_BYTES:
+            return self.spool(paths.cache_directory())
+        data, store = self.config.data, self._units
+        return self._checked(
+            spooling.spool_units(self.found, data, store, self.workers, self.watch)
+        )
+
+    @cached_property
+    def _units(self) -> Units:
+        name = f"text-{cache.key(spooling.SPOOL_FORMAT, self.key('all'))}"
+        with cache.writing(paths.cache_directory()):
+            return Units(paths.cache_directory() / name)
+
+    def _checked(self, read: Corpus) -> Corpus:
         if not read.n_documents:
             raise DataError(
                 f"{self.name} holds no text, only {many(read.blank, 'blank document')}",
@@ -70,11 +103,6 @@ class RawText:
                 next="name files that hold text",
             )
         return read
-
-    @cached_property
-    def spooled(self) -> Corpus:
-        """All documents, read when first needed."""
-        return self.spool(paths.cache_directory())
 
     @cached_property
     def _split(self) -> tuple[Documents, Documents]:
@@ -97,11 +125,11 @@ class DomainText:
             self.held_out = train
             self.train_part, self.held_out_part = "train", "validation"
 
-    def close(self) -> None:
-        """Release the text."""
-        self.train.close()
+    def close(self, done: bool = False) -> None:
+        """Release the text; `done` says that it is not needed again."""
+        self.train.close(done)
         if self.held_out:
-            self.held_out.close()
+            self.held_out.close(done)
 
 
 def keys_by_domain(config: Config) -> dict[str, tuple[str, str]]:
@@ -137,13 +165,15 @@ def learned_keys(config: Config) -> set[str]:
     return {key for name, (key, _) in keys.items() if not name or mixture[name].weight != 0}
 
 
-def domain_texts(config: Config, sources: Sources, watch: Watch) -> dict[str, DomainText]:
+def domain_texts(
+    config: Config, sources: Sources, watch: Watch, workers: Workers = ALONE
+) -> dict[str, DomainText]:
     """The text of each domain of `data.mixture`; data without a mixture has an empty name."""
     texts = {}
     for name, (key, held_out_key) in keys_by_domain(config).items():
-        train, held_out = RawText(sources.of(key), key, config, watch), None
+        train, held_out = RawText(sources.of(key), key, config, watch, workers), None
         if found := sources.of(held_out_key):
-            held_out = RawText(found, held_out_key, config, watch)
+            held_out = RawText(found, held_out_key, config, watch, workers)
         texts[name] = DomainText(train, held_out, config, name)
     return texts
 

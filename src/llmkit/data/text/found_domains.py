@@ -14,7 +14,6 @@ from llmkit.config.schema import Config, DataConfig
 from llmkit.data.readers.files import Sources
 from llmkit.data.text import division
 from llmkit.data.text.clusters import CLUSTERS_FORMAT, Clusters, read_clusters
-from llmkit.data.text.corpus import Corpus
 from llmkit.data.text.documents import mark_hints
 from llmkit.data.text.domains import (
     TRAIN_FILES,
@@ -24,6 +23,7 @@ from llmkit.data.text.domains import (
     Split,
     keys_by_domain,
 )
+from llmkit.data.text.spooled import Corpus
 from llmkit.errors import ConfigError, DataError
 from llmkit.progress import Say, Watch
 from llmkit.reporting.format import many, within_columns
@@ -112,9 +112,9 @@ class DividedText:
         name = f"assignment-{cache.key(self.whole.key('all'), self.clusters.fingerprint)}"
         return cache.open_or_build(name, build, self.whole.watch, self.say)
 
-    def close(self) -> None:
-        """Release the text; it is read again if it is needed again."""
-        self.whole.close()
+    def close(self, done: bool = False) -> None:
+        """Release the text; it is read again if it is needed again, which `done` says it is not."""
+        self.whole.close(done)
         for read in self.__dict__.pop("corpora", ()):
             read.close()
 
@@ -125,6 +125,7 @@ class DomainPart(RawText):
     def __init__(self, divided: DividedText, number: int, name: str) -> None:
         whole = divided.whole
         self.config, self.watch, self.found = whole.config, whole.watch, whole.found
+        self.workers = whole.workers
         self.name = name if whole.name == TRAIN_FILES else f"{name} of {whole.name}"
         self.divided, self.number = divided, number
 
@@ -137,10 +138,10 @@ class DomainPart(RawText):
         """The documents of the domain, of which there must be some."""
         return self.divided.corpora[self.number]
 
-    def close(self) -> None:
+    def close(self, done: bool = False) -> None:
         """Release the text of all domains."""
-        super().close()
-        self.divided.close()
+        super().close(done)
+        self.divided.close(done)
 
 
 def known_clusters(config: Config, places: Sequence[Path]) -> Clusters | None:

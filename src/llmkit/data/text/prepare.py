@@ -28,6 +28,7 @@ from llmkit.models import tokenizer as tokenizers
 from llmkit.progress import Say, Watch
 from llmkit.reporting.format import many
 from llmkit.storage import cache
+from llmkit.storage.units import ALONE, Workers
 
 _log = logging.getLogger(__name__)
 
@@ -52,15 +53,16 @@ def prepare_domains(
     watch: Watch,
     say: Say,
     found: FoundDomains | None = None,
+    workers: Workers = ALONE,
 ) -> dict[str, Prepared]:
     """The training and validation text of each domain of `data.mixture` as token files.
 
     Token files are reused from the cache. Data without a mixture is one domain with an empty name.
     All domains share the given tokenizer, or one trained on the training parts of the domains with
-    a weight. `found` are the domains of `data.domains: auto`. Raises the errors of finding, reading
-    and writing, and DataError if a part has too little text.
+    a weight. `found` are the domains of `data.domains: auto`. `workers` make a large text. Raises
+    the errors of finding, reading and writing, and DataError if a part has too little text.
     """
-    pairs = found.texts() if found else domains.domain_texts(config, sources, watch)
+    pairs = found.texts() if found else domains.domain_texts(config, sources, watch, workers)
     try:
         for name, domain in config.data.mixture.items():
             if domain.weight != 0 and name not in pairs:
@@ -68,8 +70,11 @@ def prepare_domains(
         if tokenizer is None:
             learned = [pair for pair in pairs.values() if pair.is_learned]
             tokenizer = _trained(learned, say)
-        make = _Maker(tokenizer, watch, say)
-        return {name: make.both(pair) for name, pair in pairs.items()}
+        make = _Maker(tokenizer, watch, say, workers)
+        prepared = {name: make.both(pair) for name, pair in pairs.items()}
+        for pair in pairs.values():
+            pair.close(done=True)
+        return prepared
     finally:
         for pair in pairs.values():
             pair.close()
@@ -93,6 +98,8 @@ def held_out_domains(
             for name, pair in pairs.items()
             if pair.held_out
         }
+        for pair in pairs.values():
+            pair.close(done=True)
     finally:
         for pair in pairs.values():
             pair.close()
@@ -116,7 +123,9 @@ def tokens_of(
     """All text of the sources of a key, such as `data.test_files`, as a token file."""
     text = RawText(found, key, config, watch)
     try:
-        return _Maker(tokenizer, watch, say).counted(text, "all")
+        made = _Maker(tokenizer, watch, say).counted(text, "all")
+        text.close(done=True)
+        return made
     finally:
         text.close()
 
@@ -193,8 +202,9 @@ class _Maker:
         tokenizer: PreTrainedTokenizerFast,
         watch: Watch,
         say: Say,
+        workers: Workers = ALONE,
     ) -> None:
-        self.tokenizer, self.watch, self.say = tokenizer, watch, say
+        self.tokenizer, self.watch, self.say, self.workers = tokenizer, watch, say, workers
         self.framing = tokenizers.framing(tokenizer)
         self.fingerprint = tokenizers.tokenizer_fingerprint(tokenizer)
 
@@ -226,7 +236,7 @@ class _Maker:
 
         name = f"tokens-{cache.key(_key(text, part), self.fingerprint)}"
         made = token_file.tokenize(
-            name, documents, self.tokenizer, self.framing, self.watch, self.say
+            name, documents, self.tokenizer, self.framing, self.watch, self.say, self.workers
         )
         if len(made.ids) < _FEWEST:
             raise _too_little(text.name, part, len(made.ids))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,21 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from llmkit.data.readers import ranges
 from llmkit.data.text.corpus import Documents
 from llmkit.data.text.documents import LONGEST, NOWHERE, Piece, Rule, cut, exact_rule
+from llmkit.data.text.token_stream import (
+    ShardedIds,
+    TokenBatch,
+    TokenStream,
+    join_shards,
+    shard_name,
+)
 from llmkit.models.control_tokens import renamed
 from llmkit.models.tokenizer import Framing
-from llmkit.progress import Say, Watch
+from llmkit.progress import Advance, Say, Watch
 from llmkit.storage import cache
+from llmkit.storage.units import ALONE, Unit, Units, Workers
 
 FORMAT = 5
 """Format version; changes whenever the same text would give different files."""
@@ -54,8 +63,8 @@ class TokenFile:
     document starts at its opening id.
     """
 
-    ids: NDArray[np.unsignedinteger[Any]]
-    """[tokens], uint16 or uint32."""
+    ids: NDArray[np.unsignedinteger[Any]] | ShardedIds
+    """[tokens], uint16 or uint32; those of a large text lie in several files."""
     starts: NDArray[np.int64]
     """[documents], the index of each document's start in `ids`."""
     document_bytes: NDArray[np.int64]
@@ -93,25 +102,22 @@ def tokenize(
     framing: Framing,
     watch: Watch,
     say: Say,
+    workers: Workers = ALONE,
 ) -> TokenFile:
     """The token file of this name from the cache, or made from the documents.
 
     Each document is encoded as a whole, without special tokens; special tokens written out in the
-    text stay text. Raises WriteError if the cache cannot be written.
+    text stay text. A large text is made in units, by any number of processes. Raises WriteError if
+    the cache cannot be written.
     """
-
-    def build(directory: Path) -> dict[str, Any]:
-        part = documents()
-        with watch("tokenizing", part.n_bytes) as advance:
-            encoder = TokenEncoder(tokenizer, part.sample(_PROOF, 1 << 14))
-            if encoder.rule is NOWHERE:
-                say(
-                    "tokenizer: cutting documents would change tokens, so documents are encoded "
-                    f"whole, those over {LONGEST >> 20}M characters in parts of that size"
-                )
-            return _write(directory, part, encoder, framing, advance)
-
-    return _opened(cache.open_or_build(name, build, watch, say))
+    making = _Making(name, documents, tokenizer, framing, watch, say, workers)
+    if not cache.entry_path(name).is_dir():
+        making.make_units()
+    try:
+        entry = cache.open_or_build(name, making.build, watch, say)
+    finally:
+        making.close()
+    return _opened(entry)
 
 
 class TokenEncoder:
@@ -143,10 +149,11 @@ class TokenEncoder:
                 ids[place] = encoding.ids
         return ids
 
-    def batches(self, pieces: Iterable[Piece]) -> Iterator[_Batch]:
-        """Encode documents in batches of a megabyte of text."""
+    def batches(self, pieces: Iterable[Piece], inside: bool = False) -> Iterator[TokenBatch]:
+        """Encode documents in batches of a megabyte of text; `inside` says that the first of them
+        began elsewhere."""
         parts: list[Piece] = []
-        size, inside = 0, False
+        size = 0
         for part in cut(pieces, self.rule):
             parts.append(part)
             size += len(part.text) + _PART
@@ -156,11 +163,11 @@ class TokenEncoder:
         if parts:
             yield self._batch(parts, inside)
 
-    def _batch(self, parts: Sequence[Piece], inside: bool) -> _Batch:
+    def _batch(self, parts: Sequence[Piece], inside: bool) -> TokenBatch:
         n_bytes = sum(len(part.text.encode()) for part in parts)
         characters = sum(len(part.text) for part in parts)
         last = [part.last for part in parts]
-        return _Batch(self.encode(parts, inside), last, inside, n_bytes, characters)
+        return TokenBatch(self.encode(parts, inside), last, inside, n_bytes, characters)
 
     def _lost(self, texts: Sequence[str]) -> float:
         """The share of letters and digits lost by encoding and decoding the texts."""
@@ -225,91 +232,144 @@ def _bare(step: dict[str, Any] | None) -> dict[str, Any] | None:
     return bare
 
 
-@dataclass(frozen=True)
-class _Batch:
-    ids: list[list[int]]
-    last: list[bool]
-    """Whether each part ends its document."""
-    inside: bool
-    """Whether the first part continues a document."""
-    n_bytes: int
-    characters: int
+@dataclass
+class _Making:
+    """Makes a token file: at once, or in units if the text is large."""
 
+    name: str
+    documents: Callable[[], Documents]
+    tokenizer: PreTrainedTokenizerFast
+    framing: Framing
+    watch: Watch
+    say: Say
+    workers: Workers
 
-class _Stream:
-    """Adds the special tokens around documents, and tracks the position in the stream."""
+    @cached_property
+    def part(self) -> Documents:
+        return self.documents()
 
-    def __init__(self, framing: Framing, dtype: np.dtype[Any]) -> None:
-        self.framing, self.dtype = framing, dtype
-        self.n_tokens = self.max_id = 0
+    @cached_property
+    def encoder(self) -> TokenEncoder:
+        encoder = TokenEncoder(self.tokenizer, self.part.sample(_PROOF, 1 << 14))
+        if encoder.rule is NOWHERE:
+            self.say(
+                "tokenizer: cutting documents would change tokens, so documents are encoded "
+                f"whole, those over {LONGEST >> 20}M characters in parts of that size"
+            )
+        return encoder
 
-    def add(self, batch: _Batch) -> tuple[NDArray[np.unsignedinteger[Any]], array[int]]:
-        """The tokens that a batch adds to the stream, and the starts of documents among them."""
-        flat: list[int] = []
-        starts = array("q")
-        shared = self.framing.opening == self.framing.closing
-        inside = batch.inside
-        for ids, last in zip(batch.ids, batch.last, strict=True):
-            if not inside:
-                if not shared or not self.n_tokens + len(flat):
-                    flat.append(self.framing.opening)
-                starts.append(self.n_tokens + len(flat) - 1)
-            flat += ids
-            if last:
-                flat.append(self.framing.closing)
-            inside = not last
-        tokens = np.array(flat, dtype=self.dtype)
-        self.n_tokens += len(tokens)
-        self.max_id = max(self.max_id, int(tokens.max(initial=0)))
-        return tokens, starts
+    @cached_property
+    def ranges(self) -> list[tuple[int, int]]:
+        """The ranges of the corpus that are units."""
+        if self.part.n_bytes <= ranges.RANGE_BYTES:
+            return [(0, self.part.corpus.n_bytes)]
+        return self.part.ranges(self.encoder.rule, ranges.range_bytes(self.part.n_bytes))
 
+    @cached_property
+    def store(self) -> Units:
+        """The directory of the units."""
+        with cache.writing(cache.entry_path(self.name)):
+            return Units(cache.entry_path(f"{self.name}.units"))
 
-def _write(
-    directory: Path,
-    documents: Documents,
-    encoder: TokenEncoder,
-    framing: Framing,
-    advance: Callable[[int], None],
-) -> dict[str, Any]:
-    """Write the files of a cache entry and return its metadata."""
-    characters, digest = 0, hashlib.sha256()
-    stream = _Stream(framing, np.dtype(np.uint16 if encoder.highest < 1 << 16 else np.uint32))
-    with (directory / "ids").open("wb") as ids, (directory / "starts").open("wb") as starts:
-        for batch in encoder.batches(hashed(documents.pieces(), digest)):
-            tokens, begun = stream.add(batch)
-            ids.write(tokens.data)
-            starts.write(begun.tobytes())
-            characters += batch.characters
-            advance(batch.n_bytes)
-    with (directory / "document_bytes").open("wb") as sizes:
-        for some in documents.sizes():
-            sizes.write(some.tobytes())
-    return {
-        "dtype": stream.dtype.name,
-        "n_bytes": documents.n_bytes,
-        "opening": framing.opening,
-        "closing": framing.closing,
-        "max_id": stream.max_id,
-        "blank": documents.corpus.blank,
-        "undecodable": documents.corpus.undecodable,
-        "lost": encoder.lost,
-        "by_source": documents.by_source(),
-        "marks": documents.corpus.marks,
-        "cuts": encoder.rule.pattern,
-        "derived": {"characters": characters, "text_hash": digest.hexdigest()},
-    }
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(np.uint16 if self.encoder.highest < 1 << 16 else np.uint32)
+
+    def make_units(self) -> list[dict[str, Any]]:
+        """Makes the units of a large text, unless the whole is there, and returns their facts."""
+        if len(self.ranges) == 1 or (self.store and cache.entry_path(self.name).is_dir()):
+            return []
+        with cache.writing(self.store.directory):
+            make = self.store.make
+            return make(self.units, self._write, self.workers, self.watch, "tokenizing")
+
+    @cached_property
+    def units(self) -> list[Unit]:
+        key = partial(cache.key, self.name, self.encoder.rule.pattern)
+        return [Unit(key(begin, end), end - begin) for begin, end in self.ranges]
+
+    def build(self, directory: Path) -> dict[str, Any]:
+        """Fills the directory of the cache entry, and returns its metadata."""
+        if len(self.ranges) == 1:
+            with self.watch("tokenizing", self.part.n_bytes) as advance:
+                facts = self._write(0, directory, advance)
+            return self._info([facts]) | {
+                "derived": {name: facts[name] for name in ("characters", "text_hash")}
+            }
+        made = self.make_units()
+        lengths = [facts["tokens"] for facts in made]
+        with self.watch("joining the parts", 0):
+            files = join_shards(directory, [self.store.path(unit) for unit in self.units], lengths)
+            info = self._info(made)
+            derived = {
+                "characters": sum(facts["characters"] for facts in made),
+                "text_hash": self.part.text_hash(),
+                "shards": lengths,
+                "fingerprint": cache.fingerprint_of(files, json.loads(json.dumps(info))),
+            }
+        return info | {"derived": derived}
+
+    def close(self) -> None:
+        """Removes the units of an entry that is complete."""
+        if store := self.__dict__.pop("store", None):
+            with store:
+                if cache.entry_path(self.name).is_dir():
+                    store.discard()
+
+    def _write(self, number: int, directory: Path, advance: Advance) -> dict[str, Any]:
+        """Writes the files of one range, and returns its facts."""
+        begin, end = self.ranges[number]
+        characters, digest = 0, hashlib.sha256()
+        stream = TokenStream(self.framing, self.dtype, continues=number > 0)
+        pieces = hashed(self.part.pieces(begin, end), digest)
+        with (directory / "ids").open("wb") as ids, (directory / "starts").open("wb") as starts:
+            for batch in self.encoder.batches(pieces, self.part.is_inside(begin)):
+                tokens, begun = stream.add(batch)
+                ids.write(tokens.data)
+                starts.write(begun.tobytes())
+                characters += batch.characters
+                advance(batch.n_bytes)
+        with (directory / "document_bytes").open("wb") as sizes:
+            for some in self.part.sizes(begin, end):
+                sizes.write(some.tobytes())
+        return {
+            "tokens": stream.n_tokens,
+            "max_id": stream.max_id,
+            "characters": characters,
+            "text_hash": digest.hexdigest(),
+        }
+
+    def _info(self, made: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The metadata of all ranges, which is the same however the text is cut."""
+        corpus = self.part.corpus
+        return {
+            "dtype": self.dtype.name,
+            "n_bytes": self.part.n_bytes,
+            "opening": self.framing.opening,
+            "closing": self.framing.closing,
+            "max_id": max(facts["max_id"] for facts in made),
+            "blank": corpus.blank,
+            "undecodable": corpus.undecodable,
+            "lost": self.encoder.lost,
+            "by_source": self.part.by_source(),
+            "marks": corpus.marks,
+            "cuts": self.encoder.rule.pattern,
+        }
 
 
 def _opened(entry: cache.Entry) -> TokenFile:
     def mapped(name: str, dtype: str) -> NDArray[Any]:
         return np.memmap(entry.path / name, dtype=dtype, mode="r")
 
+    dtype, lengths = entry.info["dtype"], entry.info.get("shards")
+    names = [] if lengths is None else [shard_name(number) for number in range(len(lengths))]
+    paths = [entry.path / name for name in names]
     return TokenFile(
-        ids=mapped("ids", entry.info["dtype"]),
+        ids=mapped("ids", dtype) if lengths is None else ShardedIds(paths, lengths, dtype),
         starts=mapped("starts", "int64"),
         document_bytes=mapped("document_bytes", "int64"),
         **{name: entry.info[name] for name in _NOTES},
-        fingerprint=entry.fingerprint,
+        fingerprint=entry.info.get("fingerprint", entry.fingerprint),
         reused=entry.reused,
         path=entry.path,
         characters=entry.info.get("characters"),

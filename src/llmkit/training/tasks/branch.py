@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from llmkit.data.examples import order
 from llmkit.data.examples.blocks import Blocks
+from llmkit.data.text.token_stream import ShardedIds
 from llmkit.errors import ConfigError
 from llmkit.models import build
 from llmkit.models.experts import record as records
@@ -83,7 +84,7 @@ def _branch_record(task: Task, text: Blocks, model: PreTrainedModel) -> ExpertsR
 
 
 def token_frequency(
-    ids: NDArray[Any], size: int, at_once: int = _COUNTED_AT_ONCE
+    ids: NDArray[Any] | ShardedIds, size: int, at_once: int = _COUNTED_AT_ONCE
 ) -> NDArray[np.int64]:
     """[size], how often each id occurs, counted in parts: numpy makes a copy of what it counts."""
     found = np.zeros(size, dtype=np.int64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from llmkit.data.examples.mixture import Mixture
+from llmkit.data.text.documents import mark_hints
+from llmkit.data.text.fingerprints import Overlap
+from llmkit.data.text.token_file import TokenFile
 from llmkit.storage import jsonl, outputs
 from llmkit.training.tasks.task import Batch, Examples, Loss, Rows, Sums
 
@@ -126,3 +129,18 @@ def _of(domain: str, figures: Mapping[str, Any], prefix: str = "") -> dict[str, 
         for name, value in figures.items()
         if name.startswith(prefix) and name.endswith(end) and value is not None
     }
+
+
+def data_warnings(
+    learned: Mapping[str, TokenFile], overlaps: Mapping[str, Overlap]
+) -> Iterator[str]:
+    """Likely document separators in the text of each domain, and held-out text in the training
+    data."""
+    for tokens in learned.values():
+        yield from mark_hints(tokens.marks, len(tokens.starts))
+    for name, found in overlaps.items():
+        if found.is_notable:
+            yield (
+                f"validation data{f' of {name}' if name else ''}: {found.sentence('document')} "
+                "are in the training data too: its figures are not held-out figures"
+            )

@@ -15,7 +15,6 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerF
 from llmkit.config.schema import Config
 from llmkit.data.examples.mixture import Mixture
 from llmkit.data.text import domains, fingerprints
-from llmkit.data.text.documents import mark_hints
 from llmkit.data.text.fingerprints import Fingerprints, Overlap
 from llmkit.data.text.found_domains import FoundDomains
 from llmkit.data.text.prepare import Prepared, prepare_domains, sampled_report, text_report
@@ -26,6 +25,7 @@ from llmkit.models import tokenizer as tokenizers
 from llmkit.models.pretrained import Pretrained, open_model
 from llmkit.reporting import held_out, summary
 from llmkit.reporting.held_out import HeldOut
+from llmkit.storage.units import ALONE, Workers
 from llmkit.training import run_directory
 from llmkit.training.forecast.expectation import expect
 from llmkit.training.forecast.text import workload_of_text
@@ -91,17 +91,9 @@ class Pretraining(Task):
 
     @classmethod
     def open(cls, asked: Config, pretrained: Pretrained | None, session: Session) -> Self:
-        """Read and tokenize the text, with a new tokenizer if none is given."""
-        config, sizes = cls._resolved(asked, pretrained, session)
+        """Read and tokenize the text, and resolve what depends on it."""
+        config, sizes, found, data = cls.read_text(asked, pretrained, session)
         block = sizes.block_size
-        given = cls._given_tokenizer(config, pretrained, block)
-        if given is not None:
-            beside = cls._model_config(config, pretrained, given, block)
-            tokenizers.check_fit(given, beside, config)
-            given = tokenizer_saving.savable_tokenizer(given, beside)
-        found = unnamed_domains.find_domains(config, pretrained, session)
-        how = (session.watch, session.console.say, found)
-        data = prepare_domains(config, session.sources, given, *how)
         tokenizer = next(iter(data.values())).tokenizer
         cls.prepare_tokenizer(tokenizer, config, block)
         made = cls._model_config(config, pretrained, tokenizer, block)
@@ -115,8 +107,29 @@ class Pretraining(Task):
         parts = (pretrained, data, found, tokenizer, made, sizes)
         task = cls(session, asked, config, *parts).limit_length()
         if session.processes.is_main:
-            task._warn_of_data()
+            for text in by_domain.data_warnings(task.learned, task.overlaps):
+                session.console.warn(text)
         return task
+
+    @classmethod
+    def read_text(
+        cls,
+        asked: Config,
+        pretrained: Pretrained | None,
+        session: Session,
+        workers: Workers = ALONE,
+    ) -> tuple[Config, Sizes, FoundDomains | None, dict[str, Prepared]]:
+        """Read and tokenize the text, with a new tokenizer if none is given, or find it in the
+        cache; also returns the resolved config and the domains that were found."""
+        config, sizes = cls._resolved(asked, pretrained, session)
+        given = cls._given_tokenizer(config, pretrained, sizes.block_size)
+        if given is not None:
+            beside = cls._model_config(config, pretrained, given, sizes.block_size)
+            tokenizers.check_fit(given, beside, config)
+            given = tokenizer_saving.savable_tokenizer(given, beside)
+        found = unnamed_domains.find_domains(config, pretrained, session)
+        how = (session.watch, session.console.say, found, workers)
+        return config, sizes, found, prepare_domains(config, session.sources, given, *how)
 
     @classmethod
     def outline(
@@ -384,17 +397,3 @@ class Pretraining(Task):
         final = pretrained.load_model(opened, self.purpose)
         found = self.passages(final.to(device).eval(), validation)
         held_out.write_held_out(Path(figures["run_dir"]), found)
-
-    def _warn_of_data(self) -> None:
-        """Warn of likely document separators in the text, and of held-out text in the training
-        data."""
-        warn = self.session.console.warn
-        for tokens in self.learned.values():
-            for hint in mark_hints(tokens.marks, len(tokens.starts)):
-                warn(hint)
-        for name, found in self.overlaps.items():
-            if found.is_notable:
-                warn(
-                    f"validation data{f' of {name}' if name else ''}: {found.sentence('document')} "
-                    "are in the training data too: its figures are not held-out figures"
-                )
