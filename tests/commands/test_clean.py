@@ -82,6 +82,19 @@ def test_the_same_command_again_does_nothing(call: Call, dirty: Path, tmp_path: 
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
 
 
+def test_workers_of_several_commands_share_the_work(
+    call: Call, dirty: Path, tmp_path: Path
+) -> None:
+    line = ("clean", "--text", dirty, "--workers", 1, "--output")
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    assert call(*line, alone)["code"] == 0
+    for worker in (1, 0):  # the second finds that all is done
+        found = call(*line, shared, "--worker", worker, "--of", 2)
+        assert found["code"] == 0, found["said"]
+    for name in (CLEANED, TRACE, "text/00000.jsonl.zst"):
+        assert (alone / name).read_bytes() == (shared / name).read_bytes()
+
+
 def test_another_text_is_not_written_over_the_first(
     call: Call, dirty: Path, tmp_path: Path
 ) -> None:

@@ -115,6 +115,8 @@ def _saved(command: str, config: Config) -> str:
             return f"checkpoint {steps[-1]}" if steps else faults.NOTHING_SAVED
         if command == "prepare":
             return "the parts that are complete, in the cache"
+        if command == "clean":
+            return "the units that are complete, in the output directory"
         if command == "merge":
             found = run_directory.begun_run(config, command)
             final = found / outputs.FINAL if found else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -157,6 +158,25 @@ def test_training_text_like_held_out_text_is_removed(
     [held_out] = [each for each in account["sources"] if each["held_out"]]
     assert held_out["copies_in_training"] == 2
     assert prose(1)[0] not in {row["text"] for row in rows(tmp_path / "out")}
+
+
+def test_ranges_of_a_large_file_give_what_the_whole_gives(
+    tmp_path: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [*prose(60), *prose(4), "", *prose(6, seed=3)]
+    rows_of = [json.dumps({"n": n, "text": text}) for n, text in enumerate(texts)]
+    (tmp_path / "a.jsonl").write_text("\n".join(rows_of[:40]) + "\n\n" + "\n".join(rows_of[40:]))
+    plan = planned(watch, tmp_path / "a.jsonl")
+    assert len(plan.groups()) > 4
+    account = cleaned(plan, tmp_path / "ranges", watch, Workers(0, 1, 2))
+    monkeypatch.setattr(pipeline, "UNIT_BYTES", 1 << 30)
+    whole = planned(watch, tmp_path / "a.jsonl")
+    assert len(whole.groups()) == 1
+    assert cleaned(whole, tmp_path / "whole", watch, Workers()) == account
+    assert rows(tmp_path / "ranges") == rows(tmp_path / "whole")
+    traces = [(tmp_path / name / TRACE).read_bytes() for name in ("ranges", "whole")]
+    assert traces[0] == traces[1]
+    assert account["removed"]["exact"]["examples"][0]["kept"] == f"{tmp_path / 'a.jsonl'}#1"
 
 
 def test_boilerplate_is_counted_over_all_units(tmp_path: Path, watch: Watch) -> None:

@@ -78,24 +78,26 @@ def _close(account: Mapping[str, Any]) -> None:
 
 
 def _sources(plan: CleaningPlan, cleaned: Cleaned) -> list[dict[str, Any]]:
-    scanned: dict[str, dict[str, Any]] = {}
-    kept: dict[str, list[int]] = {}
+    scanned: dict[str, Counter[str]] = {}
+    kept: dict[str, Counter[str]] = {}
     for scan in cleaned.scans:
-        scanned |= scan["sources"]
+        for number, counts in scan["sources"].items():
+            scanned.setdefault(number, Counter()).update(counts)
     for written in cleaned.written:
-        kept |= written["kept"]
+        for number, (documents, n_bytes) in written["kept"].items():
+            kept.setdefault(number, Counter()).update(documents=documents, bytes=n_bytes)
     found = []
     for each in plan.sources:
-        documents, n_bytes = kept.get(str(each.number), (0, 0))
+        number, left = str(each.number), kept.get(str(each.number), Counter())
         found.append(
             {
                 "file": str(each.source.path),
                 "held_out": each.is_held_out,
-                **scanned[str(each.number)],
-                **(
-                    {} if each.is_held_out else {"kept_documents": documents, "kept_bytes": n_bytes}
-                ),
-                **cleaned.links["held_out"].get(str(each.number), {}),
+                **{name: scanned[number][name] for name in ("documents", "bytes", "undecodable")},
+                "encoding": each.encoding.encoding if each.encoding else "",
+                "kept_documents": left["documents"],
+                "kept_bytes": left["bytes"],
+                **cleaned.links["held_out"].get(number, {}),
             }
         )
     return found

@@ -26,13 +26,12 @@ def explain_document(
     Raises UsageError for a place of another form, and InputNotFound if no document is there.
     """
     source, row = _located(plan, place)
-    noted: dict[str, Any] = {}
-    readable = opened(source.source, plan.data, noted)
-    verdicts = [_verdict("decode", noted["encoding"], "", "kept" if readable else "removed")]
+    (readable, encoding, _), data = opened(source, plan.data)
+    verdicts = [_verdict("decode", encoding, "", "kept" if readable else "removed")]
     if readable is None:
         return {"document": place, "stages": verdicts}
-    reading = Reading(readable[1], lambda n: None)
-    document = next((each for each in sourced_texts(readable[0], reading) if each.row == row), None)
+    reading = Reading(data, lambda n: None)
+    document = next((each for each in sourced_texts(readable, reading) if each.row == row), None)
     if document is None:
         raise InputNotFound(
             f"there is no row {row}", where=f"{_KEY}: {place}", next="rows count from 1"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +31,17 @@ _MEMBERS = 5
 
 def link_documents(
     directories: Sequence[Path],
+    before: Sequence[Mapping[int, int]],
     held_out: int,
     settings: CleanConfig,
     directory: Path,
     advance: Advance,
 ) -> dict[str, Any]:
     """Writes for each document that the scans left which one it is a copy of; the first
-    `held_out` are compared only. Returns the clusters."""
+    `held_out` are compared only. `before` has for each scan the documents of each source in earlier
+    ones. Returns the clusters."""
     near = settings.near_duplicate is not None
-    everything = collected(directories, near, directory)
+    everything = collected(directories, before, near, directory)
     links = find_copies(
         everything.signatures, settings.exact, settings.near_duplicate, held_out, advance
     )

@@ -7,9 +7,9 @@ import importlib.metadata
 import itertools
 import shutil
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,13 @@ import numpy as np
 
 from llmkit.config.schema import CleanConfig, DataConfig
 from llmkit.data.cleaning import lines
+from llmkit.data.cleaning.encodings import encoding_of
 from llmkit.data.cleaning.passes.link import link_documents
 from llmkit.data.cleaning.passes.scan import LINES_FILE, NumberedSource, scan_documents, scan_lines
 from llmkit.data.cleaning.passes.signatures import algorithm
-from llmkit.data.cleaning.passes.writing import TEXT_FILE, write_documents
+from llmkit.data.cleaning.passes.writing import TEXT_FILE, Scanned, write_documents
 from llmkit.data.readers.files import Source, files_fingerprint
+from llmkit.data.readers.ranges import n_range_bytes, unit_sources, whole_source
 from llmkit.progress import Advance, Watch
 from llmkit.storage import cache
 from llmkit.storage.outputs import TRACE
@@ -31,7 +33,7 @@ CLEANING_FORMAT = 1
 """Raised when the same input gives another result."""
 
 UNIT_BYTES = 32 << 20
-"""Files are read together up to this size; a larger one is a unit by itself."""
+"""Files are read together up to this size, and a larger one in ranges where it can be cut."""
 
 _DATA_KEYS = (
     "format", "delimiter", "header", "text_column", "document", "document_separator", "encoding",
@@ -61,18 +63,28 @@ class CleaningPlan:
         return sum(each.source.n_bytes for each in self.sources)
 
     def groups(self) -> list[list[NumberedSource]]:
-        """The sources of each unit."""
-        groups: list[list[NumberedSource]] = []
-        size = 0
-        for each in self.sources:
-            fits = groups and size + each.source.n_bytes <= UNIT_BYTES
-            if fits and groups[-1][0].is_held_out == each.is_held_out:
-                groups[-1].append(each)
-                size += each.source.n_bytes
-            else:
-                groups.append([each])
-                size = each.source.n_bytes
-        return groups
+        """The sources, or ranges of large ones, of each unit."""
+        return [*self._groups(held_out=True), *self._groups(held_out=False)]
+
+    def _groups(self, held_out: bool) -> Iterator[list[NumberedSource]]:
+        chosen = [each for each in self.sources if each.is_held_out == held_out]
+        known = {_decoded(each): each for each in chosen}
+        if chosen:
+            for parts in unit_sources([*known], self.data, UNIT_BYTES):
+                yield [_part(known[whole_source(part)], part) for part in parts]
+
+
+def _decoded(each: NumberedSource) -> Source:
+    """The source with its encoding."""
+    return each.source if each.encoding is None else each.encoding.source or each.source
+
+
+def _part(each: NumberedSource, part: Source) -> NumberedSource:
+    """A range of a source, which is decoded as the whole."""
+    encoding = each.encoding
+    if encoding is not None and encoding.source is not None:
+        encoding = encoding._replace(source=part)
+    return replace(each, source=part, encoding=encoding)
 
 
 def plan_cleaning(
@@ -93,6 +105,7 @@ def plan_cleaning(
     if hashed:
         with watch("hashing the files", sum(each.source.n_bytes for each in sources)) as advance:
             content = [files_fingerprint([each.source], advance) for each in sources]
+        sources = tuple(replace(each, encoding=encoding_of(each.source, data)) for each in sources)
     described = settings.model_dump(mode="json", exclude={"output", "explain"})
     if settings.stop_words not in (None, "english"):
         described["stop_words"] = Path(str(settings.stop_words)).read_text(encoding="utf-8")
@@ -163,25 +176,24 @@ class Passes:
         scanned = self._make(scans, scan, "cleaning")
         held_out = sum(group[0].is_held_out for group in self.groups)
         counts = [each["documents"] for each in scanned]
+        before = _before(scanned)
         places = [self.units.path(unit) for unit in scans]
 
         def link(_: int, directory: Path, advance: Advance) -> dict[str, Any]:
             known = sum(counts[:held_out])
-            return link_documents(
-                places, known, self.plan.settings, directory, lambda n: advance(0)
-            )
+            parts, settings = (places, before), self.plan.settings
+            return link_documents(*parts, known, settings, directory, lambda n: advance(0))
 
         linking = Unit(self._name("link", 0), sum(counts))
         links = self._make([linking], link, "comparing documents")[0]
         writes = self._units("write")[held_out:]
-        before = [0, *itertools.accumulate(counts)]
+        first = [0, *itertools.accumulate(counts)]
         shown = {(each["kept"][0], each["kept"][1]) for each in links["largest"]}
 
         def write(number: int, directory: Path, advance: Advance) -> dict[str, Any]:
             number += held_out
             return write_documents(
-                places[number],
-                before[number],
+                Scanned(places[number], first[number], before[number]),
                 self.units.path(linking),
                 self.plan.names,
                 self.plan.settings,
@@ -215,8 +227,18 @@ class Passes:
         return self.units.make(units, make, self.workers, self.watch, label)
 
     def _units(self, phase: str) -> list[Unit]:
-        sizes = (sum(each.source.n_bytes for each in group) for group in self.groups)
+        sizes = (sum(n_range_bytes(each.source) for each in group) for group in self.groups)
         return [Unit(self._name(phase, n), size) for n, size in enumerate(sizes)]
 
     def _name(self, phase: str, number: int) -> str:
         return f"{phase}-{cache.key(self.plan.identity, number)}"
+
+
+def _before(scanned: Sequence[Mapping[str, Any]]) -> list[dict[int, int]]:
+    """For each scan the documents of each source that are in earlier ones."""
+    total, found = dict[int, int](), list[dict[int, int]]()
+    for scan in scanned:
+        found.append({int(number): total.get(int(number), 0) for number in scan["sources"]})
+        for number, counts in scan["sources"].items():
+            total[int(number)] = total.get(int(number), 0) + counts["documents"]
+    return found

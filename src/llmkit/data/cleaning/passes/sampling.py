@@ -12,7 +12,7 @@ from llmkit.data.cleaning.passes.duplicates import find_copies
 from llmkit.data.cleaning.passes.pipeline import CleaningPlan
 from llmkit.data.cleaning.passes.scan import NumberedSource, opened
 from llmkit.data.cleaning.passes.signatures import BAND_ROWS, BANDS, signatures_of
-from llmkit.data.cleaning.passes.sourced import beginnings, sampled_sources
+from llmkit.data.cleaning.passes.sourced import beginnings, sampled
 from llmkit.data.cleaning.stages import Stages
 
 SAMPLED_CHARACTERS = 4_000_000
@@ -31,9 +31,8 @@ def sample_cleaning(plan: CleaningPlan) -> dict[str, Any]:
     began = time.perf_counter()
     stages, removed, changed = Stages(plan.settings), Counter[str](), Counter[str]()
     texts, n_bytes, documents, read = list[str](), 0, 0, [0]
-    chosen = sampled_sources([each.source for each in _learned(plan)])
-    readable = [opened(each, plan.data, {}) for each in chosen]
-    sources = [each[0] for each in readable if each is not None]
+    readable = [opened(each, plan.data)[0].source for each in sampled(_learned(plan))]
+    sources = [each for each in readable if each is not None]
     data = plan.data.changed(errors="replace")
     for document in beginnings(sources, data, read, SAMPLED_CHARACTERS):
         documents += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmkit.config.schema import CleanConfig, DataConfig
-from llmkit.data.cleaning.encodings import encoding_of
+from llmkit.data.cleaning.encodings import FileEncoding, encoding_of
 from llmkit.data.cleaning.lines import LineCounts, hashes_of_lines
 from llmkit.data.cleaning.passes.rows_file import RowSink, writing_rows
 from llmkit.data.cleaning.passes.signatures import BAND_ROWS, BANDS, Signatures, signatures_of
@@ -25,6 +25,7 @@ from llmkit.data.cleaning.stages import Passed, Stages
 from llmkit.data.readers import files
 from llmkit.data.readers.decode import Reading
 from llmkit.data.readers.files import Source
+from llmkit.data.readers.ranges import settings_of_range
 from llmkit.progress import Advance
 
 ROWS_FILE, PLACES_FILE, LINES_FILE = "rows.jsonl.zst", "places.bin", "lines.bin"
@@ -44,6 +45,8 @@ class NumberedSource:
     source: Source
     is_held_out: bool
     """Whether its documents are only compared with the others."""
+    encoding: FileEncoding | None = None
+    """How the whole file is decoded; None before that is known."""
 
 
 class Collected(NamedTuple):
@@ -66,16 +69,12 @@ class _Found:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
 
 
-def opened(
-    source: Source, data: DataConfig, found: dict[str, Any]
-) -> tuple[Source, DataConfig] | None:
-    """A source with the encoding by which it is read, which is noted in `found`; None if it cannot
-    be decoded."""
-    encoded = encoding_of(source, data)
-    found["encoding"] = encoded.encoding
-    if encoded.source is None:
-        return None
-    return encoded.source, data.changed(errors="replace") if encoded.lenient else data
+def opened(each: NumberedSource, data: DataConfig) -> tuple[FileEncoding, DataConfig]:
+    """A source with the encoding by which it is read, if there is one, and how to read it."""
+    found = each.encoding or encoding_of(each.source, data)
+    if found.lenient:
+        data = data.changed(errors="replace")
+    return found, data if found.source is None else settings_of_range(found.source, data)
 
 
 def scan_lines(
@@ -84,9 +83,9 @@ def scan_lines(
     """Writes the hashes of the lines of these sources, one for each document that a line is in."""
     hashes: list[int] = []
     for each in sources:
-        found = opened(each.source, data, {})
-        if found is not None and not each.is_held_out:
-            for document in sourced_texts(found[0], Reading(found[1], advance)):
+        (source, _, _), own = opened(each, data)
+        if source is not None and not each.is_held_out:
+            for document in sourced_texts(source, Reading(own, advance)):
                 hashes += hashes_of_lines(document.text.split("\n"))
     np.sort(np.array(hashes, np.uint64)).tofile(directory / LINES_FILE)
     return {}
@@ -142,19 +141,15 @@ def _documents(
     """The documents of the sources; a source that cannot be decoded is written as removed."""
     for each in sources:
         counts = found.sources[each.number] = {"documents": 0, "bytes": 0, "undecodable": 0}
-        began = time.perf_counter()
-        readable = opened(each.source, data, counts)
-        found.spent("decode", began)
-        if readable is None:
+        (source, _, _), own = opened(each, data)
+        if source is None:
             size = each.source.n_bytes
             counts |= {"documents": 1, "bytes": size}
-            reason = {"reason": "decode", "value": "no encoding found", "limit": "utf-8"}
-            write(
-                {"source": each.number, "row": 1, "bytes": size, "hash": "", "text": "", **reason}
-            )
+            row = {"source": each.number, "row": 1, "bytes": size, "text": ""}
+            write(row | {"reason": "decode", "value": "no encoding found", "limit": "utf-8"})
             continue
-        reading = Reading(readable[1], advance)
-        documents = sourced_texts(readable[0], reading)
+        reading = Reading(own, advance)
+        documents = sourced_texts(source, reading)
         while document := _next(documents, found):
             counts["documents"] += 1
             counts["bytes"] += len(document.text.encode())
@@ -224,11 +219,17 @@ def text_hash(text: str) -> str:
     return blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def collected(directories: Sequence[Path], near: bool, at: Path) -> Collected:
-    """What several scans left, one after another, on disk below `at`."""
+def collected(
+    directories: Sequence[Path], before: Sequence[Mapping[int, int]], near: bool, at: Path
+) -> Collected:
+    """What several scans left, one after another, on disk below `at`. `before` has for each scan
+    the documents of each source that are in earlier ones."""
     for name in _ARRAYS:
         with (at / name).open("wb") as whole:
-            for directory in directories:
+            for directory, earlier in zip(directories, before, strict=True):
+                if name == PLACES_FILE:
+                    whole.write(_places(directory, earlier).tobytes())
+                    continue
                 with (directory / name).open("rb") as part:
                     shutil.copyfileobj(part, whole, 1 << 20)
     n = (at / COMPARABLE_FILE).stat().st_size
@@ -243,3 +244,11 @@ def collected(directories: Sequence[Path], near: bool, at: Path) -> Collected:
         ),
         np.fromfile(at / PLACES_FILE, np.int64).reshape(n, 2),
     )
+
+
+def _places(directory: Path, earlier: Mapping[int, int]) -> NDArray[np.int64]:
+    """[documents, 2], the places of a scan, with rows that count from the start of the source."""
+    places = np.fromfile(directory / PLACES_FILE, np.int64).reshape(-1, 2)
+    for number, rows in earlier.items():
+        places[places[:, 0] == number, 1] += rows
+    return places

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from llmkit.config.schema import DataConfig
 from llmkit.data.readers import delimited, tables
@@ -11,6 +11,8 @@ from llmkit.data.readers.decode import LONGEST_LINE, Reading
 from llmkit.data.readers.files import Source
 from llmkit.data.text.documents import pieces
 from llmkit.errors import DataError
+
+File = TypeVar("File")
 
 
 class SourcedText(NamedTuple):
@@ -40,9 +42,9 @@ MOST_SAMPLED_FILES = 16
 """Maximum number of files whose beginnings are a sample."""
 
 
-def sampled_sources(sources: Sequence[Source]) -> Sequence[Source]:
-    """At most MOST_SAMPLED_FILES of the sources, evenly spaced."""
-    return sources[:: -(-len(sources) // MOST_SAMPLED_FILES) or 1]
+def sampled(files: Sequence[File]) -> Sequence[File]:
+    """At most MOST_SAMPLED_FILES of the files, evenly spaced."""
+    return files[:: -(-len(files) // MOST_SAMPLED_FILES) or 1]
 
 
 def beginnings(
@@ -50,7 +52,7 @@ def beginnings(
 ) -> Iterator[SourcedText]:
     """The first documents of some of the files, about `most` characters; `read` counts the bytes
     that they take on disk."""
-    chosen = sampled_sources(sources)
+    chosen = sampled(sources)
 
     def advance(n_bytes: int) -> None:
         read[0] += n_bytes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from llmkit.config.schema import CleanConfig
 from llmkit.data.cleaning.passes.duplicates import EXACT_COPY
@@ -25,9 +25,18 @@ _EXCERPT = 200  # characters
 _WHY = ("reason", "value", "limit", "kept", "through")
 
 
+class Scanned(NamedTuple):
+    """A scan among all."""
+
+    directory: Path
+    first: int
+    """The number of its first document."""
+    before: Mapping[int, int]
+    """For each of its sources the documents in earlier scans."""
+
+
 def write_documents(
-    scanned: Path,
-    first: int,
+    scanned: Scanned,
     linked: Path,
     names: Sequence[str],
     settings: CleanConfig,
@@ -35,15 +44,16 @@ def write_documents(
     directory: Path,
 ) -> dict[str, Any]:
     """Writes the documents of a scan that are kept, and the trace of those that were removed or
-    changed; returns counts. `first` is the number of its first document, `names` are those of the
-    sources, and of the documents in `shown` excerpts are returned."""
+    changed; returns counts. `names` are those of the sources, and of the documents in `shown`
+    excerpts are returned."""
     links, counts = ReadLinks(linked), WrittenCounts()
-    number = first
+    number = scanned.first
     with (
         writing_rows(directory / TEXT_FILE) as write,
         (directory / TRACE).open("wb") as trace,
     ):
-        for row in reading_rows(scanned / ROWS_FILE):
+        for row in reading_rows(scanned.directory / ROWS_FILE):
+            row["row"] += scanned.before.get(row["source"], 0)
             place = (row["source"], row["row"])
             if "reason" not in row:
                 if links.kinds[number]:
