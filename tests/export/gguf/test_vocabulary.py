@@ -128,8 +128,8 @@ def split_by(*steps: Any) -> PreTrainedTokenizerFast:
 
 LEVEL = pre_tokenizers.ByteLevel
 REFUSED: dict[str, Any] = {
-    "no byte-level BPE, but WordPiece": lambda: words(models.WordPiece),
-    "no byte-level BPE, but WordLevel": lambda: words(models.WordLevel),
+    "not byte-level BPE, but WordPiece": lambda: words(models.WordPiece),
+    "not byte-level BPE, but WordLevel": lambda: words(models.WordLevel),
     "BPE of characters": lambda: changed(plain(), "model", "byte_fallback", to=True),
     "normalizer NFKC": lambda: with_normalizer(normalizers.NFKC()),
     "normalizer Sequence": lambda: with_normalizer(
@@ -149,6 +149,7 @@ REFUSED: dict[str, Any] = {
         LEVEL(add_prefix_space=False, use_regex=False)
     ),
     "end_of_word_suffix": lambda: changed(plain(), "model", "end_of_word_suffix", to="!"),
+    "no merges": lambda: changed(plain(), "model", "merges", to=[]),
     "1 of the 256 bytes": without_a_byte,
     "lstrip": lambda: with_token(lstrip=True),
     "single_word": lambda: with_token(single_word=True),

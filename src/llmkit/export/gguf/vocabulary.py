@@ -144,6 +144,8 @@ def _faults(
     for setting in ("continuing_subword_prefix", "end_of_word_suffix", "dropout", "unk_token"):
         if model.get(setting):
             yield f"{setting} is {model[setting]!r}"
+    if not model["merges"]:
+        yield "it has no merges, and GGUF has no empty lists"
     if missing := set(bytes_to_unicode().values()) - model["vocab"].keys():
         yield f"{len(missing)} of the 256 bytes are not tokens"
     for token in backend["added_tokens"]:
