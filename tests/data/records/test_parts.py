@@ -124,9 +124,9 @@ def test_ranges_are_read_from_the_command_line(value: str, meant: str) -> None:
 @pytest.mark.parametrize(
     ("keys", "what"),
     [
-        (["data.test_rows=5"], "no range of rows"),
-        (["data.test_rows=':'"], "no range of rows"),
-        (["data.test_rows=1:2:3"], "no range of rows"),
+        (["data.test_rows=5"], "not a range of rows"),
+        (["data.test_rows=':'"], "not a range of rows"),
+        (["data.test_rows=1:2:3"], "not a range of rows"),
         (["data.test_rows=5:5"], "chooses no row"),
         (["data.test_rows=-3:-4"], "chooses no row"),
         (["data.test_rows=5:", "data.test_files=x.csv"], "cannot be combined with data.test_files"),
