@@ -128,7 +128,10 @@ def is_sweep(directory: Path) -> bool:
 
 def is_cleaned(directory: Path) -> bool:
     """Whether `clean` wrote a directory: its text is data, its trace is not."""
-    return (directory / CLEANED).is_file()
+    try:
+        return (directory / CLEANED).is_file()
+    except OSError:
+        return False
 
 
 def is_output_file(path: Path) -> bool:

@@ -15,6 +15,7 @@ from llmkit.data.cleaning.passes.signatures import signatures_of
 from llmkit.data.cleaning.passes.sourced import beginnings
 from llmkit.data.readers.files import Sources
 from llmkit.data.text.domains import learned_keys
+from llmkit.errors import DataError
 
 _GLANCE = 1_000_000
 _FEWEST = 20
@@ -32,7 +33,10 @@ def notable_faults(config: Config, sources: Sources) -> Iterator[str]:
     learned = [source for key in sorted(learned_keys(config)) for source in sources.of(key)]
     files = [each for each in learned if each.format != "hub"]
     begun = beginnings(files, config.data, [0], _GLANCE)
-    texts = [each.text for each in begun if each.text.strip()]
+    try:
+        texts = [each.text for each in begun if each.text.strip()]
+    except DataError:  # training reads text that cleaning does not, and reports its own faults
+        return
     if len(texts) < _FEWEST:
         return
     near = CleanConfig().near_duplicate if find_spec("rensa") else None
