@@ -443,11 +443,10 @@ def test_a_wrong_command_line_names_what_to_type(
     assert hub.requests == []
 
 
-def test_a_refusal_takes_less_than_a_second_and_loads_no_torch(push: Push, run: Path) -> None:
+def test_a_refusal_loads_no_model_libraries(push: Push, run: Path) -> None:
     script = (
-        "import sys, time; from llmkit.cli.app import run_command;"
-        "code = run_command(sys.argv[1:]); assert 'torch' not in sys.modules;"
-        "assert time.process_time() < 1; sys.exit(code)"
+        "import sys; from llmkit.cli.app import run_command; code = run_command(sys.argv[1:]);"
+        "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules); sys.exit(code)"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, "push", str(run), "--repo", "mine", "--yes"],
