@@ -174,10 +174,13 @@ def save_new_model(
     return path
 
 
-def resume_killed(trials: Any, call: Call, line: Sequence[object], run: Path) -> dict[str, Any]:
-    """The result of a run that was killed after some validations, and resumed."""
+def resume_killed(
+    trials: Any, call: Call, line: Sequence[object], run: Path, lines: int = 20
+) -> dict[str, Any]:
+    """The result of a run that was killed after a checkpoint, when its metrics had so many lines,
+    and resumed."""
     process = trials.start(*line, "--output-dir", run)
-    process.until_lines(run / "metrics.jsonl", 20)
+    process.until_lines(run / "metrics.jsonl", lines)
     assert process.end(signal.SIGKILL).code == -signal.SIGKILL
     return resumed(call, line, run)
 

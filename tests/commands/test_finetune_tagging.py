@@ -194,7 +194,7 @@ def test_lines_of_a_pipe_are_tagged(reference, trials, tmp_path) -> None:
 
 def test_a_killed_run_resumes_to_the_bit(reference, tables, call, trials, tmp_path) -> None:
     run = tmp_path / "killed"
-    resume_killed(trials, call, finetuning(tables, *SMALL), run)
+    resume_killed(trials, call, finetuning(tables, *SMALL), run, lines=24)
     assert_same(run, reference["run"])
 
 
