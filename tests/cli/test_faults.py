@@ -90,7 +90,7 @@ def without_privileges(*arguments: str, where: Path) -> subprocess.CompletedProc
     command = [sys.executable, "-m", "llmkit", *arguments]
     if os.geteuid() == 0:
         if shutil.which("setpriv") is None:
-            pytest.skip("permissions do not count for root")
+            pytest.skip("root ignores permissions, and setpriv is not installed")
         rights = "-dac_override,-dac_read_search"
         command = ["setpriv", "--bounding-set", rights, *command]
     return subprocess.run(command, cwd=where, capture_output=True, text=True, check=False)

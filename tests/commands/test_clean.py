@@ -110,6 +110,17 @@ def test_another_text_is_not_written_over_the_first(
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
 
 
+@pytest.mark.parametrize("content", ["", "[]", '{"identity": ', "[" * 100_000])
+def test_a_damaged_report_is_named(content: str, call: Call, dirty: Path, tmp_path: Path) -> None:
+    (out := tmp_path / "cleaned").mkdir()
+    (out / CLEANED).write_text(content)
+    for line in (("clean", "--text", dirty, "--output", out), ("report", out)):
+        found = call(*line)
+        assert found["code"] == 65, found["said"]
+        assert "cannot read the report" in found["said"]
+        assert (out / CLEANED).read_text() == content
+
+
 def test_a_document_is_explained_stage_by_stage(call: Call, dirty: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     call("clean", "--text", dirty, "--output", out)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.harness import Server
@@ -30,3 +32,14 @@ def reference(
     ended = trials.run(*job.at(run))
     assert ended.code == 0, ended.err
     return runs.result(run)
+
+
+@pytest.fixture(scope="module")
+def paired_reference(
+    trials: Server, job: runs.Job, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """An uninterrupted run of two processes."""
+    run = tmp_path_factory.mktemp("reference") / "run"
+    for ended in runs.ends(runs.pair(trials, *job.at(run))):
+        assert ended.code == 0, ended.err
+    return run

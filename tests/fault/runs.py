@@ -8,9 +8,10 @@ import re
 import signal
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from llmkit.storage import atomic
-from tests.harness import Ended, Server, contents
+from tests.harness import Ended, Server, Trial, contents
 from tests.jobs import WORDS, changed
 
 STEPS = 12
@@ -112,3 +113,22 @@ def leftovers(run: Path) -> list[str]:
         *run.rglob(".corrupt*"),
     ]
     return [str(path) for path in found]
+
+
+def pair(trials: Server, *arguments: str, **options: Any) -> tuple[Trial, Trial]:
+    """Two processes of one run."""
+    zero, one = trials.start_processes(2, *arguments, **options)
+    return zero, one
+
+
+def ends(processes: tuple[Trial, Trial]) -> tuple[Ended, Ended]:
+    """How both end."""
+    return processes[0].end(), processes[1].end()
+
+
+def finish(trials: Server, job: Job, run: Path, reference: Path) -> None:
+    """The same command once more ends as if nothing had happened."""
+    for ended in ends(pair(trials, *job.at(run))):
+        assert ended.code == 0, ended.err
+    assert result(run) == result(reference)
+    assert leftovers(run) == []

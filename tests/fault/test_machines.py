@@ -18,7 +18,6 @@ from tests.machines import Machines, two_machines
 
 from . import runs
 from .runs import STEPS, Job
-from .test_processes import ends, finish, pair
 
 SOON = 60
 """Seconds, on the busiest of machines, within which a lost process is noticed; the limit that a run
@@ -32,19 +31,10 @@ def machines() -> Iterator[Machines]:
         yield machines
 
 
-@pytest.fixture(scope="module")
-def reference(trials: Server, job: Job, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An uninterrupted run of two processes of one machine."""
-    run = tmp_path_factory.mktemp("reference") / "run"
-    for ended in ends(pair(trials, *job.at(run))):
-        assert ended.code == 0, ended.err
-    return run
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("node", [0, 1])
 def test_a_machine_that_is_gone_ends_the_run_soon_and_loses_nothing(
-    trials: Server, job: Job, reference: Path, machines: Machines, tmp_path: Path, node: int
+    trials: Server, job: Job, paired_reference: Path, machines: Machines, tmp_path: Path, node: int
 ) -> None:
     """No interface is named: each process finds its own."""
     run = tmp_path / "run"
@@ -58,26 +48,26 @@ def test_a_machine_that_is_gone_ends_the_run_soon_and_loses_nothing(
     assert "another process of the run was lost" in ended.err
     assert f"noticed by process {1 - node} of 2" in ended.err
     assert checkpoint.newest(run / "checkpoints", print) is not None
-    for ended in ends(machines.start(trials, *job.at(run))):
+    for ended in runs.ends(machines.start(trials, *job.at(run))):
         assert ended.code == 0, ended.err
-    assert runs.result(run) == runs.result(reference)
+    assert runs.result(run) == runs.result(paired_reference)
     assert runs.leftovers(run) == []
 
 
 @pytest.mark.slow
 def test_a_cable_that_is_cut_ends_both_machines_after_the_time_that_the_config_says(
-    trials: Server, job: Job, reference: Path, machines: Machines, tmp_path: Path
+    trials: Server, job: Job, paired_reference: Path, machines: Machines, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     processes = machines.start(trials, *job.at(run, "train.ddp_timeout=5"))
     processes[0].until(f"step 4/{STEPS}")
     machines.cut()
     cut = time.monotonic()
-    for ended in ends(processes):
+    for ended in runs.ends(processes):
         assert ended.code == 71, ended.err
         assert "another process of the run does not answer" in ended.err
     assert 4 < time.monotonic() - cut < SOON
-    finish(trials, job, run, reference)
+    runs.finish(trials, job, run, paired_reference)
 
 
 def test_a_run_directory_that_one_machine_does_not_see_is_refused_before_any_work(
@@ -86,7 +76,7 @@ def test_a_run_directory_that_one_machine_does_not_see_is_refused_before_any_wor
     """Both have a directory of that name."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    for ended in ends(machines.start(trials, *job.at(disk / "run"), own=str(disk))):
+    for ended in runs.ends(machines.start(trials, *job.at(disk / "run"), own=str(disk))):
         assert ended.code == 78, ended.err
         assert "does not see the run directory of rank 0" in ended.err
         assert "(rank 1)" in ended.err
@@ -110,7 +100,7 @@ def test_a_machine_without_the_data_says_so(
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # each of four processes loads the libraries
 def test_launch_on_two_machines_restarts_when_a_process_is_lost(
-    trials: Server, job: Job, reference: Path, machines: Machines, tmp_path: Path
+    trials: Server, job: Job, paired_reference: Path, machines: Machines, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     launchers = []
@@ -133,7 +123,7 @@ def test_launch_on_two_machines_restarts_when_a_process_is_lost(
     assert "rank 1 was ended by SIGKILL: restart 1 of 1" in said[1]
     assert "a process was lost: restart 1 of 1" in said[0]
     assert "machine 1 of 2: ranks 1 to 1, rank 0 at 10.213.0.1:29500" in said[1]
-    assert runs.final_model(run) == runs.final_model(reference)
+    assert runs.final_model(run) == runs.final_model(paired_reference)
 
 
 def child_of(process: int) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from llmkit.training import checkpoint
-from tests.harness import Ended, Server, Trial
+from tests.harness import Ended, Server
 from tests.jobs import metrics
 from tests.training import with_dropout
 
@@ -20,53 +20,31 @@ from . import runs
 from .runs import STEPS, Job
 
 
-@pytest.fixture(scope="module")
-def reference(trials: Server, job: Job, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An uninterrupted run of two processes."""
-    run = tmp_path_factory.mktemp("reference") / "run"
-    for ended in ends(pair(trials, *job.at(run))):
-        assert ended.code == 0, ended.err
-    return run
-
-
-def pair(trials: Server, *arguments: str, **options) -> tuple[Trial, Trial]:
-    """Two processes of one run."""
-    zero, one = trials.start_processes(2, *arguments, **options)
-    return zero, one
-
-
-def ends(processes: tuple[Trial, Trial]) -> tuple[Ended, Ended]:
-    return processes[0].end(), processes[1].end()
-
-
-def finish(trials: Server, job: Job, run: Path, reference: Path) -> None:
-    """The same command once more ends as if nothing had happened."""
-    for ended in ends(pair(trials, *job.at(run))):
-        assert ended.code == 0, ended.err
-    assert runs.result(run) == runs.result(reference)
-    assert runs.leftovers(run) == []
-
-
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_one_process_stops_both_at_the_same_step(
-    trials: Server, job: Job, reference: Path, tmp_path: Path, rank: int, number: signal.Signals
+    trials: Server,
+    job: Job,
+    paired_reference: Path,
+    tmp_path: Path,
+    rank: int,
+    number: signal.Signals,
 ) -> None:
     run = tmp_path / "run"
-    processes = pair(trials, *job.at(run))
+    processes = runs.pair(trials, *job.at(run))
     processes[0].until(f"step 4/{STEPS}")
     processes[rank].send(number)
-    codes = [ended.code for ended in ends(processes)]
+    codes = [ended.code for ended in runs.ends(processes)]
     assert codes == [130 if number == signal.SIGINT else 75] * 2
-    finish(trials, job, run, reference)
+    runs.finish(trials, job, run, paired_reference)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_process_that_is_killed_ends_the_other_with_everything_kept(
-    trials: Server, job: Job, reference: Path, tmp_path: Path, rank: int
+    trials: Server, job: Job, paired_reference: Path, tmp_path: Path, rank: int
 ) -> None:
     run = tmp_path / "run"
-    processes = pair(trials, *job.at(run))
+    processes = runs.pair(trials, *job.at(run))
     processes[0].until(f"step 4/{STEPS}")
     assert processes[rank].end(signal.SIGKILL).code == -9
     other = processes[1 - rank].end()  # long before the time after which it gives up waiting
@@ -75,12 +53,12 @@ def test_a_process_that_is_killed_ends_the_other_with_everything_kept(
         for part in ("another process of the run was lost", "process 0 of 2", "kept:", "next:"):
             assert part in other.err
     assert checkpoint.newest(run / "checkpoints", print) is not None
-    finish(trials, job, run, reference)
+    runs.finish(trials, job, run, paired_reference)
 
 
 @pytest.mark.slow
 def test_tasks_of_srun_train_together_and_stop_at_its_warning(
-    trials: Server, job: Job, reference: Path, tmp_path: Path
+    trials: Server, job: Job, paired_reference: Path, tmp_path: Path
 ) -> None:
     """Slurm's variables are all that they are given; it sends USR1 to each of them."""
     run = tmp_path / "run"
@@ -99,42 +77,42 @@ def test_tasks_of_srun_train_together_and_stop_at_its_warning(
     for task in tasks:
         task.send(signal.SIGUSR1)
     assert [task.end().code for task in tasks] == [75, 75]
-    finish(trials, job, run, reference)
+    runs.finish(trials, job, run, paired_reference)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_full_disk_of_one_process_ends_the_run_and_keeps_the_checkpoint_before(
-    trials: Server, job: Job, reference: Path, tmp_path: Path, rank: int
+    trials: Server, job: Job, paired_reference: Path, tmp_path: Path, rank: int
 ) -> None:
     """Each process writes files of a checkpoint."""
     run = tmp_path / "run"
-    processes = pair(trials, *job.at(run))
+    processes = runs.pair(trials, *job.at(run))
     processes[0].until(f"step 9/{STEPS}")
     processes[rank].limit(resource.RLIMIT_FSIZE, 20_000)
-    codes = {ended.code for ended in ends(processes)}
+    codes = {ended.code for ended in runs.ends(processes)}
     assert codes == {73}
     assert checkpoint.newest(run / "checkpoints", print) is not None
     assert not (run / "final").exists()
-    finish(trials, job, run, reference)
+    runs.finish(trials, job, run, paired_reference)
 
 
 def test_a_process_that_hangs_is_given_up_after_the_time_that_the_config_says(
-    trials: Server, job: Job, reference: Path, tmp_path: Path
+    trials: Server, job: Job, paired_reference: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    processes = pair(trials, *job.at(run, "train.ddp_timeout=2"))
+    processes = runs.pair(trials, *job.at(run, "train.ddp_timeout=2"))
     processes[0].until(f"step 4/{STEPS}")
     processes[1].send(signal.SIGSTOP)
     ended = processes[0].end()
     assert ended.code == 71, ended.err
     assert "another process of the run does not answer" in ended.err
     assert processes[1].end(signal.SIGKILL).code == -9
-    finish(trials, job, run, reference)
+    runs.finish(trials, job, run, paired_reference)
 
 
 def test_data_that_one_process_cannot_read_are_reported_by_it(trials: Server) -> None:
-    zero, one = ends(pair(trials, function="train", keywords={"bad_row": 7}))
+    zero, one = runs.ends(runs.pair(trials, function="train", keywords={"bad_row": 7}))
     assert (zero.code, one.code) == (71, 65), (zero.err, one.err)
     assert "row 7 is bad (rank 1)" in one.err
     assert "another process of the run was lost" in zero.err
@@ -142,7 +120,7 @@ def test_data_that_one_process_cannot_read_are_reported_by_it(trials: Server) ->
 
 def test_validation_over_two_processes_counts_each_example_once(trials: Server) -> None:
     alone = trials.run(function="train", keywords={"validation": 7})
-    zero, one = ends(pair(trials, function="train", keywords={"validation": 7}))
+    zero, one = runs.ends(runs.pair(trials, function="train", keywords={"validation": 7}))
     assert (alone.code, zero.code, one.code) == (0, 0, 0), (alone.err, zero.err, one.err)
     assert zero.out == one.out
     assert float(zero.out) == pytest.approx(float(alone.out), rel=1e-6)
@@ -151,7 +129,7 @@ def test_validation_over_two_processes_counts_each_example_once(trials: Server) 
 @pytest.mark.parametrize("objective", with_dropout.OBJECTIVES)
 def test_two_processes_give_the_losses_of_one_with_dropout(trials: Server, objective: str) -> None:
     asked = {"function": "train_with_dropout", "keywords": {"objective": objective}}
-    alone, (zero, one) = trials.run(**asked), ends(pair(trials, **asked))
+    alone, (zero, one) = trials.run(**asked), runs.ends(runs.pair(trials, **asked))
     assert (alone.code, zero.code, one.code) == (0, 0, 0), (alone.err, zero.err, one.err)
     expected, found = losses(alone), losses(zero)
     assert len(expected) == 10
@@ -164,17 +142,17 @@ def losses(ended: Ended) -> list[float]:
 
 
 def test_a_run_resumes_with_fewer_processes(
-    trials: Server, job: Job, reference: Path, tmp_path: Path
+    trials: Server, job: Job, paired_reference: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    processes = pair(trials, *job.at(run))
+    processes = runs.pair(trials, *job.at(run))
     processes[0].until(f"step 4/{STEPS}")
     processes[0].send(signal.SIGTERM)
-    assert [ended.code for ended in ends(processes)] == [75, 75]
+    assert [ended.code for ended in runs.ends(processes)] == [75, 75]
     ended = trials.run(*job.at(run))
     assert ended.code == 0, ended.err
     assert "processes was 2, is now 1: last digits may differ" in ended.err
-    for one, two in zip(metrics(run), metrics(reference), strict=True):
+    for one, two in zip(metrics(run), metrics(paired_reference), strict=True):
         assert one.keys() == two.keys()
         if "samples" not in one:
             assert one == pytest.approx(two, rel=1e-3)
@@ -224,9 +202,9 @@ def test_a_micro_batch_that_does_not_fit_is_reported_with_a_smaller_one(trials: 
 
 
 def test_two_processes_and_two_micro_batches_give_the_same_bytes(
-    trials: Server, job: Job, reference: Path, tmp_path: Path
+    trials: Server, job: Job, paired_reference: Path, tmp_path: Path
 ) -> None:
     """A sum of two does not hang on their order; of more it may, in the last digits."""
     ended = trials.run(*job.at(tmp_path / "run"))
     assert ended.code == 0, ended.err
-    assert runs.final_model(tmp_path / "run") == runs.final_model(reference)
+    assert runs.final_model(tmp_path / "run") == runs.final_model(paired_reference)

@@ -15,18 +15,15 @@ from llmkit.errors import UsageError
 from llmkit.reporting.console import Console
 from llmkit.reporting.format import many
 from llmkit.storage import outputs
-from llmkit.storage.units import Units, Workers
+from llmkit.storage.units import ALONE, Units, Workers
 
 COMMAND = "clean"
 _EXAMPLE = "llmkit clean --text corpus --output cleaned"
 _HELD_OUT = ("data.test_files", "data.validation_files")
 
 
-_ALONE = Workers()
-
-
 def run(
-    config: Config, sources: Sources, console: Console, workers: Workers = _ALONE
+    config: Config, sources: Sources, console: Console, workers: Workers = ALONE
 ) -> dict[str, Any]:
     """Cleans the text and writes it with a trace and a report, or explains a single document."""
     settings = config.clean
@@ -68,7 +65,7 @@ def run(
 
 
 def check(
-    config: Config, sources: Sources, console: Console, workers: Workers = _ALONE
+    config: Config, sources: Sources, console: Console, workers: Workers = ALONE
 ) -> dict[str, Any]:
     """Passes a sample through the stages, and forecasts what the whole will take."""
     plan = _plan(config, sources, console, hashed=False)
@@ -97,5 +94,5 @@ def _explained(plan: CleaningPlan, place: str, console: Console) -> dict[str, An
     boilerplate = set[int]()
     if plan.settings.boilerplate is not None:
         with TemporaryDirectory() as temporary, Units(Path(temporary, "units")) as units:
-            boilerplate = Passes(plan, units, _ALONE, console.watch).frequent_lines()
+            boilerplate = Passes(plan, units, ALONE, console.watch).frequent_lines()
     return {"command": COMMAND, **explain.explain_document(plan, place, boilerplate, directory)}

@@ -29,8 +29,8 @@ class Launch:
     restarts: int
 
     def carry_out(self, console: Console) -> int:
-        """Runs the command, and returns its exit code: that of the process that failed first, but
-        not 71 if another one tells more than that a process was lost.
+        """Runs the command, and returns its exit code: that of the process that failed first, and
+        71 only if no process failed for a reason other than a lost process.
 
         Raises ResourceError, or Stopped, for a process that a signal has ended.
         """
@@ -109,7 +109,7 @@ def _share(
 
 
 def _show_last(outcome: RunEnd, console: Console) -> None:
-    """Shows on stderr what the process that failed has written last; rank 0 has been seen."""
+    """Prints the last stderr of the process that failed; rank 0's has been shown already."""
     if outcome.cause is None:
         return
     for line in outcome.cause.last:

@@ -210,7 +210,7 @@ def _carried_out(
 
 @dataclass
 class Progress:
-    """How far the runs of a plan are."""
+    """The progress of the runs of a plan."""
 
     plan: SweepPlan
     stop: StopSignal
@@ -220,7 +220,7 @@ class Progress:
     """The names of the runs that were started."""
 
     def begins(self, run: PlannedRun) -> bool:
-        """Whether a run is to be started now, which is said; raises where a signal has come."""
+        """Announces a run, and returns whether to start it now; raises after a stop signal."""
         if _status(run) == _FINISHED and not self.ran & {*run.needs}:
             self.say(run, "finished before")
         elif _waits(self.plan, run):
@@ -249,7 +249,7 @@ class Progress:
         self.console.say(f"{heading}: {how}" if how else heading)
 
     def end_by(self, fault: LlmkitError) -> NoReturn:
-        """Ends all by a signal."""
+        """Raises the error of a sweep that a signal stopped."""
         raise stopped_sweep(self.figures(), fault)
 
     def figures(self) -> dict[str, Any]:

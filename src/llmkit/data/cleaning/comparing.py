@@ -1,4 +1,4 @@
-"""Words of any script, as two texts are compared by them."""
+"""Split text in any script into words, to compare documents."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import unicodedata
 import regex
 
 OVERLAP = 3
-"""Number of words in each of the overlapping runs that two texts are compared by."""
+"""Words per overlapping run; two texts are compared by the runs that they share."""
 
 _BETWEEN = {code: " " for code in range(128) if not chr(code).isalnum()}
 _PLAIN = re.compile(r"[^\W_]+")

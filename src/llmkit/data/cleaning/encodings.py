@@ -30,7 +30,7 @@ class FileEncoding(NamedTuple):
 
 
 class Utf8Scan:
-    """What of a stream is UTF-8."""
+    """Counts the valid and invalid UTF-8 in a stream."""
 
     def __init__(self) -> None:
         self.invalid = self.characters = 0

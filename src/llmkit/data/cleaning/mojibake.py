@@ -8,7 +8,7 @@ _WRONG = "\u0080-\u058f\u2010-\u25ff\ufb01\ufb02"
 """What bytes of UTF-8 above 127 become in the encodings that they are mistaken for."""
 
 _SUSPECT = re.compile(rf"[{_WRONG}][{_WRONG} ]|[\u0080-\u009f]")
-"""In every text that ftfy repairs; most texts in other scripts are without."""
+"""Matches every text that ftfy repairs, and few others: it decides whether ftfy is called."""
 
 
 def repaired(text: str) -> tuple[str, str]:

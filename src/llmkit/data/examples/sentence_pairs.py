@@ -49,8 +49,8 @@ class SentenceMarks(NamedTuple):
 
 
 def sentence_marks(tokenizer: PreTrainedTokenizerFast) -> SentenceMarks:
-    """Where a text may be divided into sentences, for each id of a tokenizer: after a full stop and
-    its like, and after a line break, where the tokenizer keeps it."""
+    """Where a text may be divided into sentences, for each id of a tokenizer: after a full stop or
+    its equivalent, and after a line break if the tokenizer keeps it."""
     special = tokenizers.special_tokens(tokenizer)
     ids = [[number] for number in range(len(special))]
     texts = tokenizer.backend_tokenizer.decode_batch(ids, skip_special_tokens=False)

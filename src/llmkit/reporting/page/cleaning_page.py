@@ -31,7 +31,7 @@ def cleaning_page(directory: Path) -> str:
         times = json.loads((directory / outputs.TIMES).read_text(encoding="utf-8"))
         tables = [table for table in _tables(account, times) if table.rows]
         sentence = _sentence(account)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
             f"cannot read the report of `llmkit clean`: {error}",
             where=str(directory),

@@ -138,7 +138,8 @@ def check_savable(name: str, tensor: Tensor, what: str, directory: Path) -> None
 
 
 class _Shard:
-    """A file that keeps the first error, since the other processes go on sending to its owner."""
+    """A file whose first error is kept rather than raised: its owner must still receive the tensors
+    that the other processes send."""
 
     def __init__(self, path: Path, groups: Sequence[TensorGroup]) -> None:
         self.fault: Exception | None = None

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from llmkit.data.cleaning.passes.pipeline import Cleaned, CleaningPlan
 
 NOTABLE_SHARE = 0.2
-"""Share of the documents or bytes that a stage removes from which on it is warned of."""
+"""A stage that removes a larger share of the documents or bytes causes a warning."""
 
 _CANDIDATES = 20
 """Number of frequent lines in the account."""
 
 _IN_DOCUMENTS = 6
-"""Number of documents from which on a line is a candidate for boilerplate; a line that is once in
-a unit is not counted there."""
+"""A line in at least this many documents is a candidate for boilerplate. Units do not record lines
+that they contain once."""
 
 
 def cleaning_account(plan: CleaningPlan, cleaned: Cleaned) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def cleaning_times(cleaned: Cleaned) -> dict[str, dict[str, float]]:
 
 
 def _close(account: Mapping[str, Any]) -> None:
-    """Raises AssertionError if the sums do not close, which would be a fault of ours."""
+    """Raises AssertionError if the sums do not close, which would be a bug."""
     removed, edits = account["removed"].values(), account["edits"].values()
     for name in ("documents", "bytes"):
         gone = sum(each[name] for each in removed)

@@ -28,7 +28,7 @@ class Links:
     """For each document the earlier one that is kept for it."""
 
     roots: DocumentNumbers
-    """[documents], the number of a document that it goes for; its own if it is kept."""
+    """[documents], the number of an earlier document in the same cluster; its own if it is kept."""
     copied: DocumentNumbers
     """[documents], the number of the document that it is most like; its own if it is kept."""
     kinds: NDArray[np.uint8]
@@ -51,7 +51,7 @@ def find_copies(
     """The documents that are equal to an earlier one, or that are in a cluster with it: those that
     pairs with an estimated overlap of at least `limit` connect (None: equal ones only).
 
-    Of a cluster the earliest document is kept. The first `held_out` documents are compared with the
+    The earliest document of a cluster is kept. The first `held_out` documents are compared with the
     others and always kept. The search is repeated until it finds nothing, so that what is kept
     holds no further copies. Memory is about 70 bytes a document.
     """

@@ -1,4 +1,4 @@
-"""What cleaning would mend in a text, at a glance."""
+"""A quick check of a text for what `llmkit clean` would remove or repair."""
 
 from __future__ import annotations
 
@@ -20,13 +20,12 @@ from llmkit.errors import DataError
 _GLANCE = 1_000_000
 _FEWEST = 20
 _NOTABLE_COPIES, _NOTABLE_WRONG = 0.05, 0.01
-"""Characters and minimum number of documents in the sample of a text that is about to be trained
-on, and shares from which on faults are named."""
+"""The sample: its size in characters, and its minimum number of documents. The shares of copies and
+of wrong encodings that cause a warning."""
 
 
 def notable_faults(config: Config, sources: Sources) -> Iterator[str]:
-    """What cleaning would mend in the text that is about to be trained on, by a small sample:
-    copies, and text that was decoded with a wrong encoding.
+    """Warnings about copies and wrong encodings in a small sample of the training text.
 
     Near copies and wrong encodings are found where the extra `clean` is installed.
     """

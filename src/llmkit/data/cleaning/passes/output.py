@@ -33,7 +33,7 @@ def recorded_account(directory: Path, plan: CleaningPlan | None = None) -> dict[
         identity = str(account["identity"])
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, LookupError, TypeError) as fault:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as fault:
         raise DataError(
             f"cannot read the report: {fault}",
             where=str(path),
@@ -51,7 +51,7 @@ def recorded_account(directory: Path, plan: CleaningPlan | None = None) -> dict[
 
 def publish(plan: CleaningPlan, cleaned: Cleaned, directory: Path) -> dict[str, Any]:
     """Puts the text, the trace and the account into the directory, the account last, and returns
-    it. Of several workers one does this."""
+    it. With several workers, one of them does this."""
     with _alone(directory):
         if (account := recorded_account(directory, plan)) is not None:
             return account
@@ -72,7 +72,7 @@ def publish(plan: CleaningPlan, cleaned: Cleaned, directory: Path) -> dict[str, 
 
 
 def trace_of(directory: Path, file: str, row: int) -> dict[str, Any] | None:
-    """What the trace of a directory says of a document; None if it was kept as it is."""
+    """The row of the trace about a document; None if it was kept unchanged."""
     with (directory / TRACE).open(encoding="utf-8") as lines:
         for line in lines:
             found = dict(json.loads(line))

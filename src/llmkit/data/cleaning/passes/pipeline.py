@@ -46,7 +46,7 @@ class CleaningPlan:
     """What to clean, and how; it decides the result."""
 
     sources: tuple[NumberedSource, ...]
-    """Those that are only compared first."""
+    """Those that are only compared come first."""
     data: DataConfig
     settings: CleanConfig
     identity: dict[str, Any]

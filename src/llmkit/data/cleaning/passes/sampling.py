@@ -1,4 +1,4 @@
-"""What cleaning a whole corpus will take and remove, measured on a sample of it."""
+"""Estimate from a sample what cleaning a corpus will cost and remove."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ from llmkit.progress import Advance
 ROWS_FILE, PLACES_FILE, LINES_FILE = "rows.jsonl.zst", "places.bin", "lines.bin"
 HASHES_FILE, VALUES_FILE, COMPARABLE_FILE = "hashes.bin", "values.bin", "comparable.bin"
 CANDIDATES = 200
-"""Number of frequent lines that are kept of each unit."""
+"""Number of frequent lines that each unit records."""
 
 _BATCH = 256  # documents whose signatures are computed together
 _BATCH_CHARACTERS = 1 << 21

@@ -1,4 +1,4 @@
-"""Documents with the place that they come from: file, row and other columns."""
+"""Documents with their origin: the file, the row, and its other columns."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ File = TypeVar("File")
 
 
 class SourcedText(NamedTuple):
-    """A document, and where it stands."""
+    """A document and its origin."""
 
     text: str
     row: int
