@@ -150,6 +150,7 @@ def story(llmkit: Run, place: Path) -> dict:
     return dict(json.loads(ended.out))
 
 
+@pytest.mark.slow
 def test_the_result_is_that_of_the_merge_with_all_runs(story: dict, place: Path) -> None:
     assert [(run["name"], run["status"]) for run in story["runs"]] == [
         (name, "finished") for name in ("seed", "code", "poems", "merged")

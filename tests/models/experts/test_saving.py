@@ -102,13 +102,8 @@ def peak(action: Callable[[], object]) -> int:
 
 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux")
-@pytest.mark.parametrize(
-    ("way", "share"),
-    [
-        (mixture, 0.5),
-        pytest.param(merge.average, 0.1, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("way", "share"), [(mixture, 0.5), (merge.average, 0.1)])
 def test_memory_does_not_grow_with_the_experts_that_are_merged(
     way, share, experts, tmp_path: Path
 ) -> None:

@@ -76,6 +76,7 @@ def test_compiled_attention_on_a_cpu_gives_the_logits_and_gradients_of_torchs(
     torch.testing.assert_close(gradients, theirs, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
 def test_what_sees_both_sides_does_so_compiled() -> None:
     config = BertConfig(
