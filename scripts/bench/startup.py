@@ -1,8 +1,10 @@
 """Start-up times: `llmkit --help` compared with litgpt's, refusals of missing input (`refused_*`),
 and the first step of a run compared with importing torch and transformers, by name alone
-(`imports`) or with a model class (`model_class`), which transformers imports lazily.
+(`imports`) or with a model class (`model_class`), which transformers imports lazily; with a model,
+eight tokens after a short prompt (`generate`) compared with loading model and tokenizer in plain
+transformers (`load`).
 
-    .venv/bin/python scripts/bench/startup.py TEXT [--rounds 5] [--litgpt COMMAND]
+    python scripts/bench/startup.py TEXT [--rounds 5] [--litgpt COMMAND] [--model DIRECTORY]
 
 The run is `llmkit pretrain --text TEXT train.max_minutes=0.5` with an empty cache, so that its
 tokenizer is trained and the text tokenised before the first step; `again` is the same with the text
@@ -23,12 +25,16 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-BEGINS = " at once; precision "
+BEGINS = "; precision "
 """Printed when every `auto` is resolved, before the first step."""
 
 IMPORTS = "import torch, transformers"
 MODEL_CLASS = "import torch; from transformers import LlamaForCausalLM"
-
+LOAD = """
+import sys
+from transformers import AutoModelForCausalLM, AutoTokenizer
+AutoModelForCausalLM.from_pretrained(sys.argv[1]), AutoTokenizer.from_pretrained(sys.argv[1])
+"""
 
 REFUSALS = {
     "refused_option": ("pretrain", "--lr", "1"),
@@ -80,6 +86,7 @@ def main() -> None:
     parser.add_argument("text", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--litgpt", metavar="COMMAND")
+    parser.add_argument("--model", metavar="DIRECTORY")
     asked = parser.parse_args()
 
     def fresh() -> float:
@@ -97,6 +104,11 @@ def main() -> None:
         }
         if asked.litgpt:
             sides["litgpt_help"] = lambda: whole(asked.litgpt, "--help")
+        if asked.model:
+            short = ("--prompt", "Once upon a time", "generation.max_new_tokens=8")
+            generate = (sys.executable, "-m", "llmkit", "generate", "--model", asked.model, *short)
+            sides["generate"] = lambda: whole(*generate)
+            sides["load"] = lambda: whole(sys.executable, "-c", LOAD, asked.model)
         seconds: dict[str, list[float]] = {name: [] for name in sides}
         for number in range(asked.rounds + 1):
             for name, side in sides.items():
@@ -111,6 +123,8 @@ def main() -> None:
     }
     if asked.litgpt:
         ratios["help/litgpt_help"] = round(middle["help"] / middle["litgpt_help"], 3)
+    if asked.model:
+        ratios["generate/load"] = round(middle["generate"] / middle["load"], 2)
     print(json.dumps({"seconds": middle, "ratios": ratios}))
 
 
