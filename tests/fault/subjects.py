@@ -22,13 +22,14 @@ from llmkit.training import checkpoint
 from llmkit.training.checkpoint import Checkpoint, State
 from llmkit.training.schedule import Plan, Revision
 from llmkit.training.tasks.task import Batch
+from tests.distributed.slices import hold_slices
 from tests.training import conftest as training
 from tests.training import with_dropout
 from tests.training.conftest import Rows, Trial
 from tests.training.shards.dividing import train_divided
 from tests.training.shards.saving import hold_unseen, save_all, save_together
 
-__all__ = ["hold_unseen", "save_all", "save_together", "train_divided"]
+__all__ = ["hold_slices", "hold_unseen", "save_all", "save_together", "train_divided"]
 
 
 def save(root: str, acknowledged: str, steps: list[int]) -> None:

@@ -228,6 +228,7 @@ class ModelSection(TypedDict, total=False):
     architecture: str
     size: str | int | None
     config: Mapping[str, Any]
+    tp_plan: Literal["auto"] | None
     code: AnyPath | None
     lora: LoraSection
 

@@ -62,7 +62,8 @@ def run(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
     )
     models = pretrained.compared(config)
     config = _with_references(config, models)
-    with join_processes(_precision(config, models)) as processes:
+    divided = any(model.is_divided for model in models)
+    with join_processes(_precision(config, models), one_model=divided) as processes:
         figures, scored = _evaluate(config, sources, models, processes, console)
         result = {"command": "evaluate", **figures}
         if processes.is_main:

@@ -88,7 +88,7 @@ def run(config: Config, sources: Sources, console: Console) -> dict[str, Any] | 
         return None
     work = _prepare(config, sources)
     _warn(work, console)
-    with stop_signal() as stop, _processes() as processes, _output(work) as results:
+    with stop_signal() as stop, _processes(work) as processes, _output(work) as results:
         done = len(results.done) if results else 0
         if processes is not None:
             done = int(processes.largest([done])[0])
@@ -164,7 +164,7 @@ def _open(config: Config) -> tuple[Config, Pretrained]:
     For a masked model, keys that do not apply to it are refused if they were given for this
     command, and have no effect otherwise.
     """
-    opened, device = pretrained.of_config(config, encoder_decoder=True), generate.usual_device()
+    opened, device = pretrained.to_use(config), generate.usual_device()
     if opened is not None and opened.kind == "encoder-decoder":
         opened.check_purpose(opened.purpose)
         checks.refuse_inapplicable(config, "generate/sequence_to_sequence")
@@ -366,14 +366,14 @@ def _identity(work: _Work) -> _Record:
     return {**kept, "generation.seed": config.sampling_seed, **held}
 
 
-def _processes() -> AbstractContextManager[Processes | None]:
+def _processes(work: _Work) -> AbstractContextManager[Processes | None]:
     """The processes of a launcher, if any."""
     if n_processes() == 1:
         return nullcontext()
     # Imported here: accelerate takes longer to import than a short prompt to answer.
     from llmkit.distributed.processes import join_processes
 
-    return join_processes("fp32")
+    return join_processes("fp32", one_model=work.model.is_divided)
 
 
 @contextmanager

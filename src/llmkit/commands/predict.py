@@ -43,7 +43,7 @@ def run(config: Config, sources: Sources, console: Console) -> dict[str, Any] | 
     predictions.check_predictions_file(config.predict)
     with (
         _input(config, sources) as (config, found, pipe),
-        join_processes(config.predict.precision) as processes,
+        join_processes(config.predict.precision, one_model=opened.is_divided) as processes,
         console.watch("labelling", _size(found)) as advance,
     ):
         progress = RowProgress(advance)
@@ -163,7 +163,7 @@ def _summary(
 
 def _model(config: Config) -> Pretrained:
     """The classifier or tagger, without its weights."""
-    opened = pretrained.of_config(config, encoder_decoder=True)
+    opened = pretrained.to_use(config)
     if opened is None:
         raise UsageError(
             "predict needs a classifier, a tagger or an encoder-decoder model",

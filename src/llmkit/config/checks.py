@@ -142,6 +142,8 @@ def conflicts(config: Config, jobs: Collection[str]) -> Iterator[_Conflict]:
             yield "serve.max_new_tokens", "is below generation.max_new_tokens", "raise it"
     if "evaluate/text" in jobs:
         yield from _of_windows(config)
+    if commands & {"generate", "evaluate"}:
+        yield from _of_division(config, jobs)
     if "export" in commands:
         yield from _of_export(config.export)
 
@@ -182,6 +184,18 @@ def _of_beams(settings: GenerationConfig, given: list[str]) -> Iterator[_Conflic
         yield "generation.num_return_sequences", "is above generation.num_beams", "raise num_beams"
     if settings.explain:
         yield "generation.explain", "does not work with beam search", "remove one of them"
+
+
+def _of_division(config: Config, jobs: Collection[str]) -> Iterator[_Conflict]:
+    if config.model.tp_plan is None:
+        return
+    asked = {
+        "generation.weights=int8": config.generation.weights == "int8",
+        "generation.experts": bool(config.generation.experts),
+        "evaluation.experts": config.evaluation.experts and "evaluate/text" in jobs,
+    }
+    for name in (name for name, given in asked.items() if given):
+        yield "model.tp_plan", f"cannot be combined with {name}", "remove one of them"
 
 
 def _of_validation(config: Config, jobs: Collection[str]) -> Iterator[_Conflict]:

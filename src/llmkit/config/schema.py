@@ -49,6 +49,10 @@ LABELLING = (
     "finetune/question_answering",
 )
 NEW_MODEL = For("pretrain", *LABELLING, SEQ2SEQ)
+DIVIDED = For(
+    "predict", "generate",
+    *(f"evaluate/{task}" for task in TASKS["evaluate"] if task not in ("tasks", "preferences")),
+)  # fmt: skip
 SEEDED = For("pretrain", "finetune", "merge", "generate", "chat", "evaluate")
 MASKED = For("pretrain/masked")
 SPANS = For("pretrain/span_corruption")
@@ -96,6 +100,10 @@ class ModelConfig(Section):
     config: Annotated[dict[str, Any], NEW_MODEL] = Field(default_factory=dict)
     """Settings of the transformers config class (`hidden_size`, `num_hidden_layers`, ...). For a
     pretrained model, `finetune` accepts its dropout settings."""
+    tp_plan: Annotated[Auto | None, DIVIDED] = None
+    """`auto` divides the model among all processes of a launcher, by transformers' tensor-parallel
+    plan, and all compute each batch together; by default each process holds the whole model and
+    does its share of the work."""
     code: Annotated[FilePath | None, WITH_MODEL] = None
     """Python file that registers your own architecture; runs only with `--allow-code`."""
     lora: Annotated[LoraConfig, For("finetune")] = LoraConfig()

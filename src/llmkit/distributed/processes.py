@@ -38,15 +38,23 @@ class Processes:
     accelerator: Accelerator
     precision: str
     """`fp32` or `bf16`: arithmetic of the forward and backward pass."""
+    one_model: bool = False
+    """Whether all processes hold one model together: they then do the same work, not shares of it,
+    and `rank` and `count` are those of a single process."""
 
     @property
     def rank(self) -> int:
-        """Rank of this process, from 0."""
-        return int(self.accelerator.process_index)
+        """Rank of this process among those that share the work, from 0."""
+        return 0 if self.one_model else int(self.accelerator.process_index)
 
     @property
     def count(self) -> int:
-        """Number of processes (world size)."""
+        """Number of processes that share the work."""
+        return 1 if self.one_model else self.world_size
+
+    @property
+    def world_size(self) -> int:
+        """Number of all processes."""
         return int(self.accelerator.num_processes)
 
     @property
@@ -93,7 +101,7 @@ class Processes:
 
     def largest(self, values: Sequence[float]) -> list[float]:
         """The maximum of each value over all processes."""
-        if self.count == 1:
+        if self.world_size == 1:
             return list(values)
         mine = torch.tensor([list(values)], dtype=torch.float64, device=self.device)
         return list(self.accelerator.gather(mine).amax(0).tolist())
@@ -175,22 +183,22 @@ class Processes:
             if torch.distributed.is_available() and torch.distributed.is_initialized():
                 torch.distributed.destroy_process_group()
         # After an error, a collective with a process that hangs would hang too.
-        elif self.count > 1 and _is_lost_process(error):
+        elif self.world_size > 1 and _is_lost_process(error):
             late = "imed out" in str(error)
             raise ResourceError(
                 f"another process of the run {'does not answer' if late else 'was lost'}",
-                where=f"noticed by process {self.rank} of {self.count}",
+                where=f"noticed by process {self.accelerator.process_index} of {self.world_size}",
                 kept="all checkpoints",
                 next="find the cause (its message, `dmesg`), end its remaining processes, then run "
                 "the same command again to resume",
             ) from error
 
 
-def join_processes(precision: str, timeout: float = TIMEOUT) -> Processes:
+def join_processes(precision: str, timeout: float = TIMEOUT, one_model: bool = False) -> Processes:
     """Joins the processes that a launcher started, if any.
 
     `precision` is `auto`, `fp32` or `bf16`. A process that waits for another one longer than
-    `timeout` seconds fails.
+    `timeout` seconds fails. `one_model`: see `Processes`.
 
     Deterministic kernels are enabled: without them, a whole-model compile on two threads differs
     from run to run, and they cost nothing measurable. Raises ResourceError if the launcher started
@@ -216,7 +224,8 @@ def join_processes(precision: str, timeout: float = TIMEOUT) -> Processes:
             where="WORLD_SIZE",
             next=_LAUNCH,
         )
-    return Processes(accelerator, device.resolve_precision(precision, accelerator.device))
+    chosen = device.resolve_precision(precision, accelerator.device)
+    return Processes(accelerator, chosen, one_model)
 
 
 def _check_devices() -> None:

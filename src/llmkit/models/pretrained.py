@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -16,6 +16,8 @@ import llmkit.models.experts.ensemble
 import llmkit.models.transformer  # noqa: F401 (both register their architectures)
 from llmkit import extras
 from llmkit.config.schema import Config
+from llmkit.distributed import tensor_parallel
+from llmkit.distributed.launcher import n_processes
 from llmkit.errors import ConfigError, DataError, InputNotFound
 from llmkit.models import build, hub, rope
 from llmkit.models import tokenizer as tokenizers
@@ -55,6 +57,8 @@ class Pretrained:
     """Shared by all users of the model: modify only a copy."""
     named_tokenizer: str | None = None
     """The tokenizer that the user named instead of the model's own."""
+    is_divided: bool = False
+    """Whether all processes hold one copy together (`model.tp_plan`)."""
 
     @property
     def kind(self) -> ModelKind:
@@ -225,14 +229,31 @@ def to_train(config: Config) -> Pretrained | None:
     return found
 
 
+def to_use(config: Config) -> Pretrained | None:
+    """The model that a config names, to compute with; divided among the processes if asked for."""
+    found = of_config(config, encoder_decoder=True)
+    return None if found is None else _divided(found, config)
+
+
 def compared(config: Config) -> list[Pretrained]:
-    """The model that a config names, and those to compare it with; empty without a model."""
+    """The same, and the models to compare it with; empty without a model."""
     first = of_config(config, encoder_decoder=True)
     if first is None:
         return []
     tokenizer = config.tokenizer.name_or_path
     others = (open_model(name, None, tokenizer) for name in config.evaluation.compare_with)
-    return [first, *others]
+    if config.evaluation.tasks or config.evaluation.reference_model is not None:
+        return [first, *others]
+    return [_divided(model, config) for model in (first, *others)]
+
+
+def _divided(model: Pretrained, config: Config) -> Pretrained:
+    """The model as `model.tp_plan` asks for it; raises ConfigError if it cannot be divided."""
+    count = n_processes()
+    if config.model.tp_plan is None or count == 1:
+        return model
+    tensor_parallel.check_divisible(model.config, model.name, count)
+    return replace(model, is_divided=True)
 
 
 def _check_values(config: PretrainedConfig, name: str) -> None:
@@ -341,5 +362,7 @@ def _module_names(weights: Iterable[str]) -> str:
 
 
 def _fetch(auto: Any, pretrained: Pretrained, **options: Any) -> Any:
+    if pretrained.is_divided:
+        options |= tensor_parallel.loading_options(n_processes())
     options = {"config": pretrained.config, **_WEIGHTS, **options}
     return hub.fetch(auto, pretrained.location, pretrained.revision, **options)
