@@ -78,7 +78,7 @@ def test_the_same_command_again_does_nothing(call: Call, dirty: Path, tmp_path: 
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
     second = call(*line)
     assert {**second, "seconds": 0, "said": ""} == {**first, "seconds": 0, "said": ""}
-    assert "nothing was done" in second["said"]
+    assert "nothing is left to do" in second["said"]
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
 
 
@@ -93,6 +93,45 @@ def test_workers_of_several_commands_share_the_work(
         assert found["code"] == 0, found["said"]
     for name in (CLEANED, TRACE, "text/00000.jsonl.zst"):
         assert (alone / name).read_bytes() == (shared / name).read_bytes()
+
+
+def test_a_cleaning_beside_its_text_is_not_cleaned_again(
+    call: Call, dirty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = call("clean", "--text", "dirty", "--output", "dirty/cleaned")
+    for text in ("dirty", "dirty/**"):
+        again = call("clean", "--text", text, "--output", "dirty/cleaned")
+        assert (again["code"], again["before"]) == (0, first["before"]), again["said"]
+        checked = call("pretrain", "--text", text, "--dry-run")
+        assert checked["data"]["train_files"]["documents"] == 49
+    assert call("clean", "--text", "dirty/cleaned", "--output", "twice")["removed"] == {}
+
+
+def test_pages_of_a_directory_are_read_where_their_text_is_asked_for(
+    call: Call, tmp_path: Path
+) -> None:
+    (folder := tmp_path / "site").mkdir()
+    text = prose(1, words=80)[0]
+    page = f"<!doctype html><html><body><article><p>{text}</p></article></body></html>"
+    (folder / "a.html").write_text(page)
+    line = ("clean", "--text", folder, "--output", tmp_path / "out")
+    assert "clean.html=true" in call(*line)["error"]["next"]
+    (folder / "b.txt").write_text(prose(2, words=80)[1])
+    assert "clean.html=true" in call(*line, "--dry-run")["said"]
+    found = call(*line, "clean.html=true")
+    assert found["before"]["documents"] == 2
+    assert text in [row["text"].strip() for row in rows_in(tmp_path / "out")]
+
+
+def test_a_language_that_no_text_can_be_in_is_refused(
+    call: Call, dirty: Path, tmp_path: Path
+) -> None:
+    line = ("clean", "--text", dirty, "--output", tmp_path / "out")
+    refused = call(*line, "clean.languages=[en,english]")
+    assert (refused["code"], refused["error"]["where"]) == (78, "clean.languages")
+    assert "english" in refused["error"]["what"]
+    assert not (tmp_path / "out").exists()
 
 
 def test_another_text_is_not_written_over_the_first(
@@ -129,6 +168,10 @@ def test_a_document_is_explained_stage_by_stage(call: Call, dirty: Path, tmp_pat
     assert [each["verdict"] for each in others] == ["kept"] * len(others)
     assert (last["stage"], last["limit"]) == ("near_duplicate", 0.6)
     assert last["verdict"] == f"removed: like {dirty / '06.txt'}#1"
+    other = call(
+        "clean", "--text", dirty, "--output", out, "--explain", "30.txt#1", "clean.pii=mask"
+    )
+    assert "other settings" in other["error"]["what"]
 
 
 def test_rows_keep_their_columns_and_lose_what_is_like_the_test_rows(

@@ -68,7 +68,7 @@ def parse_arguments(command: str, arguments: Sequence[str]) -> Arguments:
 
 def is_data(argument: str) -> bool:
     """Whether an argument names a table or text rather than a YAML file."""
-    from llmkit.data.readers.files import SUFFIXES
+    from llmkit.data.readers.directories import SUFFIXES
 
     name = argument.lower()
     if name.startswith("hub:") or name.endswith(SUFFIXES):

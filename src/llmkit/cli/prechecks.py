@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -271,6 +272,22 @@ def _check_cleaners(settings: CleanConfig, faults: Faults) -> None:
     with faults.collected("clean.html"):
         for package in ("trafilatura", "lxml_html_clean") if settings.html else ():
             extras.require(package, "html", "clean.html", "clean.html")
+    with faults.collected("clean.languages"):
+        if settings.languages and find_spec("py3langid"):
+            _check_languages(settings.languages)
+
+
+def _check_languages(names: Sequence[str]) -> None:
+    """Raises ConfigError for a name that no text is found to be in: all text would be removed."""
+    from llmkit.data.cleaning.language import UNKNOWN, known_languages
+
+    known = known_languages()
+    if unknown := [name for name in names if name not in (*known, UNKNOWN)]:
+        raise ConfigError(
+            f"{', '.join(unknown)} is not the code of a language that can be recognized",
+            where="clean.languages",
+            next=f"name codes such as en, de or zh; the codes are {', '.join(known)}",
+        )
 
 
 def _check_server(config: Config, faults: Faults) -> None:

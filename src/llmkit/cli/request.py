@@ -73,7 +73,8 @@ class Request:
         from llmkit.data.readers.files import Sources
 
         prechecks.check_code(self.config, self.allow_code)
-        sources = Sources(self.config, self.piped)
+        pages = self.command == "clean" and self.config.clean.html
+        sources = Sources(self.config, self.piped, pages)
         prechecks.check_early(self.command, self.config, sources, console, self.faults)
         return sources
 

@@ -45,7 +45,7 @@ def run(
             account = output.publish(plan, cleaned, directory)
             units.discard()
     else:
-        console.say(f"{directory} holds this text already; nothing was done")
+        console.say(f"{directory} holds the cleaned text; nothing is left to do")
     for warning in account["warnings"]:
         console.warn(warning)
     return {

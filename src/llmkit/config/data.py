@@ -323,7 +323,7 @@ class CleanConfig(Section):
     explain: str | None = None
     """`FILE#ROW`: print what every stage finds in this document, and write nothing."""
     html: bool = False
-    """Extract the main text of HTML pages (extra `html`)."""
+    """Extract the main text of HTML pages (extra `html`), also of .html files in directories."""
     mojibake: bool = True
     """Repair text that was decoded with a wrong encoding, such as `Ã¤` for `ä`."""
     unicode: bool = False

@@ -83,7 +83,7 @@ def walk(directory: Path) -> Iterator[Path]:
         raise error
 
     for folder, folders, names in os.walk(directory, onerror=refuse):
-        if is_output_directory(Path(folder)):
+        if is_output_directory(Path(folder)) or _is_cleaned_from(Path(folder), directory):
             folders.clear()
             continue
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -101,7 +101,7 @@ def without(paths: Iterable[Path], root: Path) -> list[Path]:
     def ours(folder: Path) -> bool:
         if folder not in found:
             above = folder != root and folder != folder.parent and ours(folder.parent)
-            found[folder] = above or is_output_directory(folder)
+            found[folder] = above or is_output_directory(folder) or _is_cleaned_from(folder, root)
         return found[folder]
 
     return [path for path in paths if not (ours(path.parent) or is_output_file(path))]
@@ -132,6 +132,21 @@ def is_cleaned(directory: Path) -> bool:
         return (directory / CLEANED).is_file()
     except OSError:
         return False
+
+
+def _is_cleaned_from(directory: Path, root: Path) -> bool:
+    """Whether `clean` wrote a directory below `root` from files that are also there, so that they
+    would be read twice, or is writing it."""
+    if directory == root:
+        return False
+    if (directory / UNITS).is_dir():
+        return True
+    try:
+        sources = json.loads((directory / CLEANED).read_text(encoding="utf-8"))["sources"]
+        files = [Path(each["file"]).resolve() for each in sources if not each["held_out"]]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return False
+    return any(file.is_relative_to(root.resolve()) for file in files)
 
 
 def is_output_file(path: Path) -> bool:

@@ -15,7 +15,14 @@ from tests.dirty import SENTENCES
 WRITTEN = [
     ("de", "cp1252"), ("fr", "latin-1"), ("pl", "cp1250"), ("ru", "cp1251"), ("ru", "koi8_r"),
     ("zh", "big5"), ("zh", "gb18030"), ("ja", "shift_jis"), ("ko", "euc_kr"),
+    ("pl", "iso8859_2"), ("cs", "cp1250"), ("lt", "cp1257"), ("tr", "cp1254"), ("th", "cp874"),
 ]  # fmt: skip
+
+LATIN = {
+    "cs": "Všichni lidé rodí se svobodní a sobě rovní co do důstojnosti a práv.",
+    "lt": "Visi žmonės gimsta laisvi ir lygūs savo orumu ir teisėmis, turi protą ir sąžinę.",
+    "tr": "Bütün insanlar hür, haysiyet ve haklar bakımından eşit doğarlar.",  # noqa: RUF001
+}
 
 
 def encoded(path: Path, content: bytes) -> FileEncoding:
@@ -26,7 +33,7 @@ def encoded(path: Path, content: bytes) -> FileEncoding:
 
 @pytest.mark.parametrize(("language", "encoding"), WRITTEN)
 def test_a_file_reads_as_it_was_written(language: str, encoding: str, tmp_path: Path) -> None:
-    text = f"{SENTENCES['en']}\n{SENTENCES[language]}\n" * 3
+    text = f"{SENTENCES['en']}\n{(SENTENCES | LATIN)[language]}\n" * 3
     found = encoded(tmp_path / "a.txt", text.encode(encoding))
     assert found.source is not None
     assert "".join(chunks(found.source, Reading(DataConfig(), lambda n: None))) == text

@@ -13,9 +13,18 @@ from llmkit.data.readers.files import DataSet, Source
 
 _SAMPLE = 1 << 15  # bytes of lines that are not UTF-8, which a detector reads
 _CHUNK = 1 << 16
-_LATIN = ("cp1250", "cp1252", "cp775", "cp85", "hp_roman8", "iso8859_2", "iso8859_1", "latin_1")
+_LATIN = {
+    "cp1250", "cp1252", "cp1254", "cp1257", "cp775", "cp850", "cp852", "cp857", "cp858",
+    "hp_roman8", "iso8859_1", "iso8859_2", "iso8859_3", "iso8859_4", "iso8859_9", "iso8859_10",
+    "iso8859_13", "iso8859_14", "iso8859_15", "iso8859_16", "latin_1",
+}  # fmt: skip
+"""The code pages for Latin letters; they differ in a few, and short samples fit several."""
+
 _EASTERN = ("pl", "cs", "sk", "sl", "hr", "bs", "hu", "ro", "sq")
-"""Languages that cp1250 was made for."""
+_MADE_FOR = {
+    "cp1250": _EASTERN, "iso8859_2": _EASTERN, "cp1257": ("lt", "lv"), "cp1254": ("tr", "az")
+}  # fmt: skip
+"""The languages of the code pages other than cp1252."""
 
 
 class FileEncoding(NamedTuple):
@@ -99,11 +108,17 @@ def _detected(sample: bytes) -> str:
     best = from_bytes(sample).best()
     if best is None:
         return ""
-    if best.encoding.startswith(_LATIN):
-        # The code pages for Latin letters differ in a few, and short samples fit several.
-        eastern = language_of(sample.decode("cp1250", "replace")) in _EASTERN
-        return "cp1250" if eastern else "cp1252"
+    if best.encoding in _LATIN:
+        return _latin(sample)
     return codecs.lookup(best.encoding).name
+
+
+def _latin(sample: bytes) -> str:
+    """The code page for Latin letters whose language the sample is in; of several, the one that
+    makes the most letters of it."""
+    texts = {name: sample.decode(name, "replace") for name in _MADE_FOR}
+    fitting = [name for name, text in texts.items() if language_of(text) in _MADE_FOR[name]]
+    return max(fitting, key=lambda name: sum(map(str.isalpha, texts[name])), default="cp1252")
 
 
 def _decodes(source: Source, encoding: str) -> bool:

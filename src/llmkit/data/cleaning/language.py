@@ -35,6 +35,11 @@ def language_of(text: str) -> str:
     return str(_model().classify(text[:_CHARACTERS])[0])
 
 
+def known_languages() -> list[str]:
+    """The codes that `language_of` may give."""
+    return sorted(set(map(str, _model().nb_classes)))
+
+
 @lru_cache(maxsize=1)
 def _model() -> Any:
     from py3langid.langid import MODEL_FILE, LanguageIdentifier

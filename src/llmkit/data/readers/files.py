@@ -7,16 +7,16 @@ import hashlib
 import os
 import re
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from llmkit.config.schema import Config
 from llmkit.data.readers import formats
-from llmkit.data.readers.formats import COMPRESSIONS, FORMAT_NAMES
+from llmkit.data.readers.directories import CLEAN_PAGES, Folders, files_read, is_page, skipped_files
+from llmkit.data.readers.formats import FORMAT_NAMES
 from llmkit.errors import ConfigError, DataError, HubUnreachable, InputNotFound, Unsafe
 from llmkit.storage import outputs, paths
 
@@ -94,28 +94,6 @@ def _faults(data: DataSet) -> Iterator[None]:
         raise DataError(f"{data} cannot be read: {fault}", where=str(data)) from fault
 
 
-SUFFIXES = tuple(f".{name}" for name in FORMAT_NAMES) + tuple(
-    f".{name}.{packed}" for name in FORMAT_NAMES if name != "parquet" for packed in COMPRESSIONS
-)
-"""The suffixes that are searched for in a directory."""
-
-PROSE = ("txt", "text", "md", "markdown", "mdx", "rst", "tex", "org", "adoc")
-CODE = (
-    "py", "pyi", "js", "jsx", "ts", "tsx", "java", "kt", "scala", "c", "h", "cc", "cpp", "hpp",
-    "cs", "go", "rs", "swift", "rb", "php", "pl", "lua", "r", "jl", "hs", "ml", "ex", "erl", "clj",
-    "sh", "bash", "sql",
-)  # fmt: skip
-"""Text that is also read if a directory holds hardly anything in the formats above."""
-
-SLIVER = 0.1
-"""Share of the bytes of a directory below which it counts as holding hardly anything."""
-
-_NAMED = 3
-
-Folders = dict[Path, list[Path]]
-"""Searched directories with all their files."""
-
-
 @dataclass(frozen=True)
 class Source:
     """One file or hub data set that holds text."""
@@ -154,8 +132,11 @@ class Sources:
     """The sources of each key of a config, searched once, when the key is first used, and the
     input that is read where no file is named."""
 
-    def __init__(self, config: Config, piped: PipedInput | None = None) -> None:
-        self.piped = piped
+    def __init__(
+        self, config: Config, piped: PipedInput | None = None, pages: bool = False
+    ) -> None:
+        """With `pages`, directories are searched for PAGES too."""
+        self.piped, self.pages = piped, pages
         data, prompts = config.data, config.generation.prompts_file
         self._entries: dict[str, Sequence[str]] = {
             "data.train_files": data.train_files,
@@ -174,25 +155,27 @@ class Sources:
         given."""
         if key not in self._found and self._entries[key]:
             self._folders[key] = {}
-            self._found[key] = find(self._entries[key], key, self._folders[key])
+            self._found[key] = find(self._entries[key], key, self._folders[key], self.pages)
         return self._found.get(key, [])
 
     def skipped(self, key: str) -> tuple[str, bool]:
         """A sentence about the files that are skipped in the directories of a key, and whether they
         are by far the larger part; empty if everything is read."""
         self.of(key)
-        return _skipped(self._folders.get(key, {}))
+        return skipped_files(self._folders.get(key, {}), self.pages)
 
 
-def find(entries: Sequence[str], key: str, folders: Folders | None = None) -> list[Source]:
+def find(
+    entries: Sequence[str], key: str, folders: Folders | None = None, pages: bool = False
+) -> list[Source]:
     """The sources named by the entries of a config key, sorted, each file once.
 
     An entry is a file, a directory (searched for SUFFIXES, without hidden files; if these are a
-    sliver of its text and it has no tables, for PROSE and CODE too), a glob, or
-    `hub:NAME[:CONFIG][@SPLIT]`. A file that is named or matched by a glob may have any suffix:
-    `formats` detects its format. Directories and globs skip output of llmkit, such as runs. Raises
-    InputNotFound if an entry matches nothing, and DataError for a file that holds neither text nor
-    rows. Each directory is recorded in `folders` with its files, read or not.
+    sliver of its text and it has no tables, for PROSE and CODE too; with `pages`, for PAGES), a
+    glob, or `hub:NAME[:CONFIG][@SPLIT]`. A file that is named or matched by a glob may have any
+    suffix: `formats` detects its format. Directories and globs skip output of llmkit, such as runs.
+    Raises InputNotFound if an entry matches nothing, and DataError for a file that holds neither
+    text nor rows. Each directory is recorded in `folders` with its files, read or not.
     """
     folders = {} if folders is None else folders
     paths: dict[str, Path] = {}
@@ -201,7 +184,9 @@ def find(entries: Sequence[str], key: str, folders: Folders | None = None) -> li
         if entry.startswith("hub:"):
             sets[entry] = Source(parse_dataset_name(entry, key), "hub", "", 0, 0)
         else:
-            paths.update((os.path.realpath(path), path) for path in _expand(entry, key, folders))
+            paths.update(
+                (os.path.realpath(path), path) for path in _expand(entry, key, folders, pages)
+            )
     files = [_source(path) for path in sorted(paths.values())]
     if not sets and not any(source.n_bytes for source in files):
         raise InputNotFound(
@@ -210,28 +195,6 @@ def find(entries: Sequence[str], key: str, folders: Folders | None = None) -> li
             next=f"name files with text in {key}",
         )
     return files + [sets[entry] for entry in sorted(sets)]
-
-
-def _skipped(folders: Folders) -> tuple[str, bool]:
-    sentences, most = [], False
-    for path, files in folders.items():
-        read = _chosen(files)
-        if left := sorted({*files} - {*read}):
-            size, whole = _size(left), _size(files)
-            most = most or whole - size < SLIVER * whole
-            sentences.append(
-                f"{path}: {len(read):,} of {len(files):,} files are read; skipped: "
-                f"{_by_suffix(left)}, {size:,} of {whole:,} bytes"
-            )
-    return "; ".join(sentences), most
-
-
-def _by_suffix(files: Sequence[Path]) -> str:
-    """Files, formatted for a message: the number per suffix, and a few names."""
-    counts = Counter(path.suffix.lower() or "without suffix" for path in files)
-    several = ", ".join(f"{number:,} {suffix}" for suffix, number in counts.most_common(8))
-    names = ", ".join(path.name for path in files[:_NAMED])
-    return f"{several} ({names}{', ...' if len(files) > _NAMED else ''})"
 
 
 def files_fingerprint(sources: Sequence[Source], advance: Callable[[int], None]) -> str:
@@ -262,14 +225,14 @@ def check_unchanged(source: Source) -> None:
         )
 
 
-def _expand(entry: str, key: str, folders: Folders) -> list[Path]:
+def _expand(entry: str, key: str, folders: Folders, pages: bool) -> list[Path]:
     path = Path(entry).expanduser()
     if path.is_dir():
         try:
             folders[path] = list(outputs.walk(path))
         except OSError as fault:
             raise _unreadable(Path(fault.filename), fault) from fault
-        return _search(path, folders[path], entry, key)
+        return _search(path, folders[path], entry, key, pages)
     if path.exists():
         return [path]
     if not glob.has_magic(entry):
@@ -288,8 +251,10 @@ def _expand(entry: str, key: str, folders: Folders) -> list[Path]:
     )
 
 
-def _search(directory: Path, files: Sequence[Path], entry: str, key: str) -> list[Path]:
-    if known := _chosen(files):
+def _search(
+    directory: Path, files: Sequence[Path], entry: str, key: str, pages: bool
+) -> list[Path]:
+    if known := files_read(files, pages):
         return known
     if outputs.is_output_directory(directory):
         raise _only_outputs(entry, key)
@@ -299,29 +264,12 @@ def _search(directory: Path, files: Sequence[Path], entry: str, key: str) -> lis
     raise InputNotFound(
         f"{key}: the directory {entry} holds no text: looked for {suffixes}, also .gz and .zst",
         where=f"{key}: {entry}",
-        next=f"'{pattern}' takes the {len(files)} other files in it as plain text"
+        next=CLEAN_PAGES
+        if any(map(is_page, files))
+        else f"'{pattern}' takes the {len(files)} other files in it as plain text"
         if files
         else "name a directory that holds text",
     )
-
-
-def _chosen(files: Sequence[Path]) -> list[Path]:
-    """The files of a directory that are read: those with one of SUFFIXES; without tables, and if
-    these are less than a tenth of the text, prose and source code too."""
-    known = [path for path in files if path.name.lower().endswith(SUFFIXES)]
-    if any(".txt" not in path.name.lower() for path in known):
-        return known
-    others = [path for path in files if path.suffix[1:].lower() in (*PROSE, *CODE)]
-    everything = sorted({*known, *others})
-    return known if _size(known) >= SLIVER * _size(everything) and known else everything
-
-
-def _size(files: Iterable[Path]) -> int:
-    sizes = 0
-    for path in files:
-        with suppress(OSError):
-            sizes += path.stat().st_size
-    return sizes
 
 
 def _fixed_part(pattern: Path) -> Path:

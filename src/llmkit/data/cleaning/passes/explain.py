@@ -23,8 +23,10 @@ def explain_document(
     """The verdict of each stage on the document at FILE#ROW. Whether it is a copy is read from the
     directory of a finished cleaning, if there is one.
 
-    Raises UsageError for a place of another form, and InputNotFound if no document is there.
+    Raises UsageError for a place of another form, InputNotFound if no document is there, and
+    ConfigError for a directory that was cleaned with other settings.
     """
+    compared = directory is not None and recorded_account(directory, plan) is not None
     source, row = _located(plan, place)
     (readable, encoding, _), data = opened(source, plan.data)
     verdicts = [_verdict("decode", encoding, "", "kept" if readable else "removed")]
@@ -38,7 +40,7 @@ def explain_document(
         )
     verdicts += _of_stages(plan, document, boilerplate)
     if verdicts[-1]["verdict"] != "removed":
-        verdicts += _of_copies(plan, source, row, directory)
+        verdicts += _of_copies(plan, source, row, directory if compared else None)
     return {"document": place, "stages": verdicts}
 
 
@@ -86,7 +88,7 @@ def _of_copies(
     ]
     if source.is_held_out:
         return [_verdict(stage, "", "", "held out: only compared") for stage in stages]
-    if directory is None or recorded_account(directory, plan) is None:
+    if directory is None:
         return [_verdict(stage, "", "", "not compared yet: clean first") for stage in stages]
     found = trace_of(directory, str(source.source.path), row) or {}
     return [

@@ -29,7 +29,7 @@ from llmkit.storage import cache
 from llmkit.storage.outputs import TRACE
 from llmkit.storage.units import Unit, Units, Workers
 
-CLEANING_FORMAT = 1
+CLEANING_FORMAT = 2
 """Raised when the same input gives another result."""
 
 UNIT_BYTES = 32 << 20
