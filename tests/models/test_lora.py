@@ -11,6 +11,8 @@ from llmkit.errors import ConfigError, LlmkitError
 from llmkit.models import build, classifier, lora
 from llmkit.models import tokenizer as tokenizers
 from llmkit.models.classifier import ClassifierHead
+from llmkit.training.final_model import save_model
+from tests.training.conftest import NoTokenizer
 
 pytest.importorskip("peft")
 
@@ -55,7 +57,7 @@ def test_updates_begin_at_zero_and_train_themselves_and_the_head_alone(architect
 @pytest.mark.parametrize("architecture", ["bert", "gpt2", "llama", "deberta-v2"])
 def test_the_saved_model_is_plain_and_gives_the_same_logits(architecture, tmp_path) -> None:
     model = attached(architecture)
-    lora.save_lora(model, tmp_path)
+    save_model(model, NoTokenizer(), tmp_path)
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
     assert type(plain) is type(small(architecture))
     with torch.no_grad():
@@ -68,7 +70,7 @@ def test_the_saved_model_is_plain_and_gives_the_same_logits(architecture, tmp_pa
 @pytest.mark.parametrize("architecture", ["bert", "llama"])
 def test_updates_come_back_to_the_bit(architecture, tmp_path) -> None:
     model = attached(architecture)
-    lora.save_lora(model, tmp_path)
+    save_model(model, NoTokenizer(), tmp_path)
     again = attached(architecture, moved=False)
     lora.restore_lora(again, tmp_path)
     for name, weight in model.state_dict().items():
@@ -76,7 +78,7 @@ def test_updates_come_back_to_the_bit(architecture, tmp_path) -> None:
 
 
 def test_another_model_below_the_updates_is_refused(tmp_path) -> None:
-    lora.save_lora(attached("bert"), tmp_path)
+    save_model(attached("bert"), NoTokenizer(), tmp_path)
     other = small("bert", seed=5)
     lora.attach(other, LoraConfig(r=4), 0, set(classifier.head_weights(other)))
     with pytest.raises(ConfigError, match="is not the one that the run started from"):
@@ -89,7 +91,7 @@ def test_another_model_below_the_updates_is_refused(tmp_path) -> None:
 
 def test_a_merge_that_changes_the_logits_is_reported(tmp_path) -> None:
     model = attached("bert")
-    lora.save_lora(model, tmp_path)
+    save_model(model, NoTokenizer(), tmp_path)
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path)
     torch.nn.init.normal_(plain.bert.encoder.layer[0].attention.self.query.weight)
     with pytest.raises(LlmkitError, match="differ by"):
@@ -127,7 +129,7 @@ def test_a_causal_models_output_layer_stays_as_it_is(architecture, tied, tmp_pat
     torch.manual_seed(1)
     for weight in trained.values():
         torch.nn.init.normal_(weight, std=0.2)
-    lora.save_lora(model, tmp_path)
+    save_model(model, NoTokenizer(), tmp_path)
     merged = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     ids = {"input_ids": BATCH["input_ids"]}
     lora.check_merge(model, merged, {**ids, "targets": ids["input_ids"]})

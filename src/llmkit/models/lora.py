@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -22,7 +23,8 @@ from llmkit import extras
 from llmkit.config.schema import LoraConfig
 from llmkit.errors import ConfigError, LlmkitError
 
-LORA_FILE = "lora.safetensors"
+LORA_STEM = "lora"
+LORA_FILE = f"{LORA_STEM}.safetensors"
 """The file of a checkpoint that holds only the trainable weights."""
 
 _TOLERANCE = 1e-3
@@ -83,25 +85,25 @@ def switched_off(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def merged(model: nn.Module) -> dict[str, Tensor]:
-    """The weights of the plain model that equals the model with its updates."""
+    """The weights of the plain model that equals the model with its updates. All processes that
+    hold a part of each weight must call it."""
     layers = {name: module for name, module in model.named_modules() if hasattr(module, "lora_A")}
     plain = {}
     for name, weight in model.state_dict().items():
         owner, _, leaf = name.partition(".base_layer.")
         if owner in layers:
             update = layers[owner].get_delta_weight("default") if leaf == "weight" else 0
+            if isinstance(update, DTensor) and isinstance(weight, DTensor):
+                update = update.redistribute(weight.device_mesh, weight.placements)
             plain[f"{owner}.{leaf}"] = weight + update
         elif ".lora_" not in name:
             plain[name] = weight
     return plain
 
 
-def save_lora(model: PreTrainedModel, directory: Path) -> None:
-    """Saves the merged model, and the trainable weights separately."""
-    model.save_pretrained(directory, state_dict=merged(model))
-    save_file(
-        {k: w.detach().contiguous() for k, w in _trained(model).items()}, directory / LORA_FILE
-    )
+def trained_weights(model: nn.Module) -> dict[str, Any]:
+    """The weights that are trained."""
+    return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
 
 
 @torch.no_grad()
@@ -110,7 +112,7 @@ def restore_lora(model: PreTrainedModel, directory: Path) -> None:
 
     Raises ConfigError if the frozen weights differ from those at the start of the run.
     """
-    trained, stored = _trained(model), load_file(directory / LORA_FILE)
+    trained, stored = trained_weights(model), load_file(directory / LORA_FILE)
     fits = trained.keys() == stored.keys()
     if fits and all(stored[name].shape == weight.shape for name, weight in trained.items()):
         for name, weight in trained.items():
@@ -119,7 +121,7 @@ def restore_lora(model: PreTrainedModel, directory: Path) -> None:
         fits = False
     before = type(model).from_pretrained(directory, dtype=torch.float32).state_dict()
     now = merged(model)
-    if not fits or any(not torch.equal(now[name].cpu(), before[name]) for name in before):
+    if not fits or any(not _agree(now[name].cpu(), before[name]) for name in before):
         raise ConfigError(
             "the base model of the LoRA updates is not the one that the run started from",
             where=f"model.name_or_path; {directory}",
@@ -179,5 +181,6 @@ def _is(name: str, wanted: str) -> bool:
     return name == wanted or name.endswith(f".{wanted}")
 
 
-def _trained(model: nn.Module) -> dict[str, Any]:
-    return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+def _agree(one: Tensor, other: Tensor) -> bool:
+    """Whether weights are equal up to rounding: several processes merge updates by rows."""
+    return torch.allclose(one, other, rtol=1e-5, atol=1e-6)

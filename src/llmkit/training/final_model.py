@@ -19,6 +19,7 @@ from llmkit.storage.atomic import FileFacts
 from llmkit.training import checkpoint
 from llmkit.training.checkpoint import State
 from llmkit.training.shards import files, model_files
+from llmkit.training.shards.files import TensorSet
 from llmkit.training.tasks.task import Examples, Task
 
 _COMPARED = 4  # number of examples to verify merged LoRA weights with
@@ -39,6 +40,10 @@ def save_model(
     hashed: dict[str, FileFacts] = {}
     if model_files.is_streamable(model):
         hashed = files.write_tensors(directory, model_files.model_tensors(model), processes)
+        if lora.is_attached(model):
+            updates = files.groups_of(lora.trained_weights(model))
+            apart = TensorSet(lora.LORA_STEM, "the weight", updates)
+            hashed |= files.write_tensors(directory, apart, processes)
         if is_main:
             saving.save_configs(model, directory)
     elif is_main:
@@ -49,13 +54,10 @@ def save_model(
 
 
 def _save_whole(model: PreTrainedModel, directory: Path) -> None:
-    """Writes a model that one process holds, in files that its class or LoRA chooses."""
+    """Writes a model that one process holds, in files that its class chooses."""
     for name, weight in model.named_parameters():
         files.check_savable(name, weight, "the weight", directory)
-    if lora.is_attached(model):
-        lora.save_lora(model, directory)
-    else:
-        model.save_pretrained(directory)
+    model.save_pretrained(directory)
 
 
 def describe_model(model: PreTrainedModel) -> Iterator[str]:
@@ -96,12 +98,13 @@ def loading_line(model: PreTrainedModel) -> str | None:
     return f"import {own if module.startswith(own) else module}"
 
 
-def model_of_step(model: PreTrainedModel, run: Path, step: int) -> PreTrainedModel:
-    """The model of one of the run's checkpoints."""
+def model_of_step(model: PreTrainedModel, run: Path, step: int, is_whole: bool) -> PreTrainedModel:
+    """The model of one of the run's checkpoints; LoRA updates are merged if this process holds only
+    a part of the weights."""
     saved = checkpoint.read_checkpoint(
         checkpoint.directory_of(run / outputs.CHECKPOINTS, step)
     ).directory
-    if not lora.is_attached(model):
+    if not (is_whole and lora.is_attached(model)):
         best: PreTrainedModel = type(model).from_pretrained(saved, dtype=torch.float32)
         return best
     lora.restore_lora(model, saved)
@@ -150,7 +153,7 @@ def export_final(
     step, picture = final_step(settings, state), run / "loss.png"
     if not is_written(run, step):
         is_held = is_whole and step == state.step
-        chosen = model if is_held else model_of_step(model, run, step)
+        chosen = model if is_held else model_of_step(model, run, step, is_whole)
         picture.unlink(missing_ok=True)
         write_final(chosen, task.tokenizer, run, step, task.examples, task.accompany)
     if picture.exists():

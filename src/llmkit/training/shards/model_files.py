@@ -17,15 +17,15 @@ from llmkit.training.shards.files import TensorGroup, TensorSet
 
 
 def is_streamable(model: PreTrainedModel) -> bool:
-    """Whether the files of a model are those of its weights: no LoRA updates are merged, and the
-    class does not save itself in another way."""
-    own = type(model).save_pretrained is not PreTrainedModel.save_pretrained
-    return not own and not lora.is_attached(model)
+    """Whether the files of a model are those of its weights: the class does not save itself in
+    another way."""
+    return type(model).save_pretrained is PreTrainedModel.save_pretrained
 
 
 def model_tensors(model: PreTrainedModel) -> TensorSet:
-    """The weights of a model as plain transformers names and stacks them, tied ones once."""
-    state = model.state_dict()
+    """The weights of a model as plain transformers names and stacks them, tied ones once, with
+    LoRA updates merged. All processes must call it."""
+    state = lora.merged(model) if lora.is_attached(model) else model.state_dict()
     outline = {
         name: torch.empty(weight.shape, dtype=weight.dtype, device="meta")
         for name, weight in state.items()

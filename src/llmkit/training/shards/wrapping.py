@@ -39,7 +39,7 @@ def is_chosen(
     if processes.count == 1 or asked is False:
         return False
     if untested is None and not model_files.is_streamable(model):
-        untested = "LoRA or an ensemble of models"
+        untested = f"{type(model).__name__}, whose class saves itself"
     if untested is not None:
         if asked is not True:
             return False

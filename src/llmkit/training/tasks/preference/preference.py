@@ -124,7 +124,7 @@ class PreferenceTuning(Prompted[EncodedPairs]):
     """Fine-tuning on pairs of a chosen and a rejected response to the same prompt."""
 
     unit = "pairs"
-    undivided = "preference tuning"
+    undivided = "preference tuning, which needs the whole reference model in each process"
 
     @classmethod
     def open(cls, asked: Config, pretrained: Pretrained | None, session: Session) -> Self:
