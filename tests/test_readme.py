@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from packaging.specifiers import SpecifierSet
 
+from tests.dirty import mojibake
 from tests.harness import Server
 from tests.jobs import ROOT, WORDS, tiny, write_table
 
@@ -63,7 +64,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (place / name).write_text("".join(f"{next(made)}\n" for _ in range(60)))
     (place / "dirty").mkdir()
     for number in range(40):
-        (place / "dirty" / f"{number}.txt").write_text(f"{next(made)}\n{next(made)}")
+        text = f"{next(made)}\n{next(made)}"
+        (place / "dirty" / f"{number}.txt").write_text(text)
+        (place / "dirty" / f"{number}-copy.txt").write_text(text.replace("\n", " "))
+    (place / "dirty" / "empty.txt").touch()
+    (place / "dirty" / "wrong.txt").write_text(mojibake("Über allen Gipfeln ist Ruh'"))
     for name in ("reviews.csv", "test.csv", "new.csv"):
         rows = [(f"{word} {next(made)}", word) for _ in range(30) for word in ("good", "bad")]
         write_table(place / name, rows)
@@ -107,7 +112,17 @@ def test_the_commands_run_in_order(followed: Path) -> None:
     assert {"mine", "stars", "assistant", "merged"} <= names
     assert (followed / "labels.csv").is_file()
     assert (followed / "experts.html").is_file()
-    assert (followed / "cleaned" / "report.html").is_file()
+
+
+def test_a_dirty_folder_is_cleaned_trained_on_and_reported(followed: Path) -> None:
+    account = json.loads((followed / "cleaned" / "clean.json").read_text())
+    removed = {name: each["documents"] for name, each in account["removed"].items()}
+    assert removed == {"empty": 1, "near_duplicate": 40}
+    assert account["edits"]["mojibake"]["documents"] == 1
+    assert "41 documents of 82 are kept" in (followed / "cleaned" / "report.html").read_text()
+    counted = json.loads((followed / "runs" / "clean" / "run.json").read_text())["data"]["text"][""]
+    assert 41 <= counted["train"]["documents"] + counted["validation"]["documents"] <= 42
+    assert (followed / "runs" / "clean" / "report.html").is_file()
 
 
 def test_the_jobs_of_the_table_pass_their_checks(trials: Server, followed: Path) -> None:

@@ -203,6 +203,25 @@ def test_words_are_taken_out_with_a_warning_about_language_models(
     assert "3.35 against 2.30 bits per byte" in found["warnings"][0]
 
 
+def test_labelled_rows_lose_case_and_stop_words_and_keep_their_labels(
+    call: Call, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [("The Plot is GREAT", "good"), ("It was a Bore", "bad"), ("the plot IS great", "good")]
+    table = write_table(tmp_path / "reviews.csv", [*rows, ("Is it the", "bad")])
+    line = ("clean", "--csv", table, "--output", tmp_path / "out")
+    found = call(*line, "clean.stop_words=english", "clean.lowercase=true")
+    assert [(row["text"], row["label"]) for row in rows_in(tmp_path / "out")] == [
+        ("plot great", "good"),
+        ("bore", "bad"),
+    ]
+    assert {name: each["documents"] for name, each in found["removed"].items()} == {
+        "empty": 1, "exact": 1
+    }  # fmt: skip
+    assert found["edits"].keys() == {"lowercase", "stop_words"}
+    assert app.run_command(["keys", "stop_words"]) == 0
+    assert "3.35 against 2.30 bits per byte" in " ".join(capsys.readouterr().out.split())
+
+
 def test_without_its_packages_the_command_that_installs_them_is_named(
     call: Call, dirty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

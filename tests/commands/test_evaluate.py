@@ -239,6 +239,47 @@ def test_the_config_for_labels_runs(classifier, rows, evaluate, tmp_path) -> Non
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_rows_with_a_wrong_label_are_written_the_surest_first(
+    classifier, evaluate, capsys, tmp_path
+) -> None:
+    """The labels follow from one word; four rows of a file that was not trained on have the wrong
+    one, and the list names these alone."""
+    chance, words = random.Random(0), {"ham": ("cat", "mat"), "spam": ("dog", "log")}
+
+    def table(name: str, size: int, wrong: Sequence[int] = ()) -> Path:
+        lines = ["text,label"]
+        for number in range(size):
+            label = ("ham", "spam")[number % 2]
+            said = ("spam", "ham")[number % 2] if number in wrong else label
+            text = " ".join([*chance.choices([*"abcdefgh"], k=4), chance.choice(words[label])])
+            lines.append(f"{text},{said}")
+        (tmp_path / name).write_text("\n".join(lines) + "\n")
+        return tmp_path / name
+
+    wrong, run = (3, 10, 21, 38), tmp_path / "run"
+    trained = run_command([
+        "finetune", "--model", str(classifier), "--csv", str(table("train.csv", 160)),
+        "-o", str(run), "train.max_steps=60", "train.learning_rate=0.02", "train.compile=false",
+        "train.precision=fp32", "train.global_batch_size=16", "--quiet",
+    ])  # fmt: skip
+    assert trained == 0, capsys.readouterr().err
+    rows, errors, scored = table("new.csv", 40, wrong), tmp_path / "e.jsonl", tmp_path / "s.jsonl"
+    found = evaluate("--model", run, "--csv", rows, "--label-errors", errors,
+                     "--log-samples", scored)  # fmt: skip
+    listed = [json.loads(line) for line in errors.read_text().splitlines()]
+    assert found["suspected_labels"] == len(listed) == len(wrong)
+    every = {row["row"]: row for row in map(json.loads, scored.read_text().splitlines())}
+    lines = rows.read_text().splitlines()
+    assert {lines.index(f"{each['text']},{each['label']}") - 1 for each in listed} == {*wrong}
+    margins = []
+    for each in listed:
+        chances = every[each["row"]]["probabilities"]
+        assert {each["label"], each["suggested"]} == {"ham", "spam"}
+        margins.append(chances[each["suggested"]] - chances[each["label"]])
+    assert margins == sorted(margins, reverse=True)
+    assert margins[-1] > 0
+
+
 def test_the_config_for_references_runs(answers, evaluate) -> None:
     found = evaluate(CONFIGS / "evaluate-references.yaml", "--csv", answers)
     assert set(found) >= {"bleu", "bleu_signature", "chrf", "rougeL", "exact_match", "token_f1"}

@@ -97,6 +97,29 @@ def test_a_killed_process_loses_no_unit_and_changes_no_byte(
     assert contents(directory) == contents(alone)
 
 
+def test_units_in_reverse_order_give_the_same_bytes(
+    dirty: Path, alone: Path, tmp_path: Path, watch: Watch
+) -> None:
+    made = list[str]()
+
+    class Reversed(Passes):
+        def _make(self, units: list[Unit], make: Any, label: str) -> list[dict[str, Any]]:
+            def other(number: int, at: Path, advance: Any) -> dict[str, Any]:
+                made.append(units[len(units) - 1 - number].name)
+                return dict(make(len(units) - 1 - number, at, advance))
+
+            return super()._make(units[::-1], other, label)[::-1]
+
+    plan, directory = planned(watch, dirty), tmp_path / "reversed"
+    with Units(directory / UNITS) as units:
+        passes = Reversed(plan, units, Workers(), watch)
+        output.publish(plan, passes.carry_out(), directory)
+    scans = [name for name in made if name.startswith("scan")]
+    assert len(scans) > 2
+    assert scans == [unit.name for unit in passes._units("scan")][::-1]
+    assert contents(directory) == contents(alone)
+
+
 def test_every_document_is_kept_or_traced_and_the_sums_close(
     dirty: Path, alone: Path, tmp_path: Path, watch: Watch
 ) -> None:
