@@ -3,6 +3,7 @@
     python scripts/bench/cleaning.py found TEXT_DIR
     python scripts/bench/cleaning.py speed NOVELS
     python scripts/bench/cleaning.py memory NOVELS [--megabytes 1000]
+    python scripts/bench/cleaning.py link [--documents 7000000]
     python scripts/bench/cleaning.py model NOVELS NOVELS_VAL [--steps 300] [--seeds 2]
 
 TEXT_DIR holds novels.txt, shakespeare.txt, tang_poems.txt, udhr/ and code/. Each prints JSON lines.
@@ -12,6 +13,8 @@ order, at least, and how much at most in pairs drawn at random; mojibake that is
 texts that change.
 `speed`: MB per second of the processor with the default settings, reading and writing included.
 `memory`: the peak of a process that cleans this much text, and of one that cleans a tenth of it.
+`link`: the peak of the pass that compares all documents, whose memory alone grows with their
+number, for random signatures of which a hundredth are copies; 10 GB are about 7 million documents.
 `model`: bits per byte of other novels after equal steps, on text of which half are copies of few
 documents and on what `llmkit clean` leaves of it.
 """
@@ -24,6 +27,7 @@ import random
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from itertools import starmap
 from pathlib import Path
@@ -34,10 +38,13 @@ import regex
 
 from llmkit import evaluate, pretrain
 from llmkit.cli import app
+from llmkit.config.schema import CleanConfig
 from llmkit.data.cleaning.comparing import compared_words, runs_of_words
 from llmkit.data.cleaning.mojibake import repaired
+from llmkit.data.cleaning.passes import scan
 from llmkit.data.cleaning.passes.duplicates import find_copies
-from llmkit.data.cleaning.passes.signatures import signatures_of
+from llmkit.data.cleaning.passes.link import link_documents
+from llmkit.data.cleaning.passes.signatures import BAND_ROWS, BANDS, signatures_of
 
 PIECE = 1300  # characters of a document cut from a book
 
@@ -211,6 +218,44 @@ def memory(novels: Path, megabytes: float, place: Path) -> Iterator[dict[str, An
         }
 
 
+def link(documents: int, place: Path) -> Iterator[dict[str, Any]]:
+    chance, unit, width = np.random.default_rng(0), 100_000, BANDS * BAND_ROWS
+    parts = []
+    for first in range(0, documents, unit):
+        n = min(unit, documents - first)
+        parts.append(place / f"scan-{first}")
+        parts[-1].mkdir()
+        values = chance.integers(0, 1 << 32, (n, width), np.uint32)
+        values[n - n // 100 :] = values[: n // 100]
+        places = np.stack([np.zeros(n, np.int64), np.arange(1, n + 1)], axis=1)
+        for name, array in (
+            (scan.VALUES_FILE, values),
+            (scan.HASHES_FILE, chance.integers(0, 1 << 63, (n, 2), np.uint64)),
+            (scan.COMPARABLE_FILE, np.ones(n, np.bool_)),
+            (scan.PLACES_FILE, places),
+        ):
+            array.tofile(parts[-1] / name)
+    (place / "link").mkdir()
+    began, peak = time.monotonic(), [0, 0]
+
+    def advance(_: int) -> None:
+        status = Path("/proc/self/status").read_text()
+        for number, name in enumerate(("RssAnon", "VmRSS")):
+            kilobytes = int(status.split(f"{name}:")[1].split()[0])
+            peak[number] = max(peak[number], kilobytes >> 10)
+
+    before = [{0: first} for first in range(0, documents, unit)]
+    settings = CleanConfig()
+    found = link_documents(parts, before, 0, settings, place / "link", advance)
+    yield {
+        "documents": documents,
+        "clusters": found["clusters"],
+        "seconds": round(time.monotonic() - began, 1),
+        "memory_MiB": peak[0],
+        "with_mapped_files_MiB": peak[1],
+    }
+
+
 def model(
     novels: Path, other: Path, steps: int, seeds: int, place: Path
 ) -> Iterator[dict[str, Any]]:
@@ -242,10 +287,11 @@ def model(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("found", "speed", "memory", "model"))
-    parser.add_argument("text", type=Path)
+    parser.add_argument("what", choices=("found", "speed", "memory", "link", "model"))
+    parser.add_argument("text", type=Path, nargs="?")
     parser.add_argument("other", type=Path, nargs="?")
     parser.add_argument("--megabytes", type=float, default=1000)
+    parser.add_argument("--documents", type=int, default=7_000_000)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=2)
     given = parser.parse_args()
@@ -255,6 +301,7 @@ def main() -> None:
             "found": lambda: found(given.text),
             "speed": lambda: speed(given.text, place),
             "memory": lambda: memory(given.text, given.megabytes, place),
+            "link": lambda: link(given.documents, place),
             "model": lambda: model(given.text, given.other, given.steps, given.seeds, place),
         }[given.what]()
         for line in lines:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from llmkit.data.cleaning.comparing import compared_words, runs_of_words
 from llmkit.data.cleaning.passes.duplicates import EXACT_COPY, NEAR_COPY, Links, find_copies
-from llmkit.data.cleaning.passes.signatures import estimated_overlap, signatures_of
+from llmkit.data.cleaning.passes.signatures import Signatures, estimated_overlap, signatures_of
 from tests.dirty import plays, poems, programs, prose, second_corpora, verse, with_other_words
 
 PAIRS = 30
@@ -122,6 +123,21 @@ def test_the_estimate_is_near_the_true_overlap() -> None:
     errors = estimates - true
     assert (abs(errors) < 4 * np.sqrt(true * (1 - true) / 120) + 1e-6).all()
     assert abs(errors.mean()) < 0.02
+
+
+def test_signatures_in_a_mapped_file_are_compared_as_those_in_memory(tmp_path: Path) -> None:
+    chance, texts = random.Random(2), prose(40)
+    texts += [with_other_words(text, 0.04, chance) for text in texts[::2]]
+    found = signatures_of(texts, True)
+    found.values.tofile(tmp_path / "values")
+    mapped = np.memmap(tmp_path / "values", np.uint32, "r", shape=found.values.shape)
+    links = [
+        find_copies(each, True, LIMIT, 4, lambda n: None)
+        for each in (found, Signatures(found.hashes, mapped, found.comparable))
+    ]
+    assert np.count_nonzero(links[0].kinds) > 15
+    for name in ("roots", "copied", "kinds", "estimates"):
+        assert (getattr(links[0], name) == getattr(links[1], name)).all()
 
 
 def test_values_do_not_depend_on_the_company() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -99,6 +100,7 @@ def _similar_pairs(
         open_ones = second >= held_out
         first, second = first[open_ones], second[open_ones]
         estimates = estimated_overlap(values, first, second)
+        _release(values)
         alike = estimates >= np.float32(limit) - _ROUNDING
         parts.append((first[alike], second[alike], estimates[alike]))
         advance(1)
@@ -116,13 +118,11 @@ def _candidates(
     """Each document with the first, and with the one before it, of those with the same key: the
     later number in the upper half."""
     yield np.zeros(0, np.uint64)
-    keys = np.concatenate(
-        [
-            band_keys(values[left[start : start + _AT_ONCE]], band)
-            for start in range(0, len(left), _AT_ONCE)
-        ]
-        or [np.zeros(0, np.uint64)]
-    )
+    keys = np.zeros(len(left), np.uint64)
+    for start in range(0, len(left), _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        keys[part] = band_keys(values[left[part]], band)
+        _release(values)
     order = np.argsort(keys, kind="stable")
     keys, places = keys[order], left[order]
     begins = np.ones(len(keys), np.bool_)
@@ -134,6 +134,14 @@ def _candidates(
 
 
 _AT_ONCE = 1 << 16
+
+
+def _release(values: NDArray[np.uint32]) -> None:
+    """Takes the pages of a mapped file out of the memory of this process; where there is room for
+    them, the system keeps them."""
+    mapped = getattr(values, "_mmap", None)
+    if mapped is not None:
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _link_clusters(
