@@ -3,18 +3,22 @@
     python scripts/bench/serve.py MODEL [--rounds 3] [--requests 32] [--tokens 100]
                                   [--classifier RUN --csv ROWS [--rows 2000]] [--threads N]
 
-Requests are made by OpenAI's client, in threads of this process. The sides take turns: the engine
-of `generate` in a process that has loaded the model, the server with all requests at once, and
-where `transformers serve --continuous-batching` starts, that server with the same requests, greedy,
-as it ignores the seed. Then the time to the first token of an eighth stream while seven run, beside
-that of an idle server, in steps of the running streams; and rows per second of 64 clients, with one
-text or 16 per request, beside those that `predict` reports. Prints one JSON object: medians,
-ratios, and how many texts and labels are equal.
+Requests are made by OpenAI's client, in threads of this process. The client itself takes about a
+millisecond per request, so the server is also asked with requests that were written beforehand
+(`prepared`). The sides take turns: the engine of `generate` in a process that has loaded the model,
+the server with all requests at once, and where `transformers serve --continuous-batching` starts,
+that server with the same requests, greedy, as it ignores the seed. `--random` replaces the model by
+a Llama of 12 layers of 768 units with random weights and the same tokenizer. Then the time to the
+first token of an eighth stream while seven run, beside that of an idle server, in steps of the
+running streams; and rows per second of 64 clients, with one text or 16 per request, or one
+prepared, beside those that `predict` reports. Prints one JSON object: medians, ratios, and how many
+texts and labels are equal.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import csv
 import json
@@ -100,6 +104,49 @@ def transformers_server(model: str, log: Path) -> Iterator[str | None]:
         process.wait()
 
 
+async def prepared(url: str, path: str, bodies: list[dict[str, Any]], clients: int) -> list[Any]:
+    """The answers to requests that were written beforehand, from so many connections that each send
+    the next as soon as they have an answer; the last item is the seconds that all took."""
+    host = httpx.URL(url)
+    requests = []
+    for body in bodies:
+        text = json.dumps(body).encode()
+        head = f"POST {path} HTTP/1.1\r\nHost: {host.host}\r\nContent-Type: application/json\r\n"
+        requests.append(f"{head}Content-Length: {len(text)}\r\n\r\n".encode() + text)
+    answers: list[Any] = [b""] * len(requests)
+    left = iter(range(len(requests)))
+    pairs = [await asyncio.open_connection(host.host, host.port) for _ in range(clients)]
+
+    async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for number in left:
+            writer.write(requests[number])
+            found = re.search(rb"content-length: (\d+)", await reader.readuntil(b"\r\n\r\n"), re.I)
+            assert found is not None
+            answers[number] = await reader.readexactly(int(found[1]))
+        writer.close()
+
+    began = time.perf_counter()
+    await asyncio.gather(*(client(*pair) for pair in pairs))
+    return [*map(json.loads, answers), time.perf_counter() - began]
+
+
+def random_llama(tokenizer: str, place: str) -> str:
+    """The directory of a language model with random weights and the tokenizer of another model."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    words = AutoTokenizer.from_pretrained(tokenizer)
+    torch.manual_seed(0)
+    shape = LlamaConfig(
+        vocab_size=len(words), hidden_size=768, num_hidden_layers=12, num_attention_heads=12,
+        intermediate_size=2048, max_position_embeddings=512, eos_token_id=words.eos_token_id,
+        bos_token_id=words.bos_token_id,
+    )  # fmt: skip
+    LlamaForCausalLM(shape).save_pretrained(place)
+    words.save_pretrained(place)
+    return place
+
+
 class Completions:
     """Completions of prompts by a server."""
 
@@ -107,7 +154,7 @@ class Completions:
         self.client = openai.OpenAI(
             base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=600
         )
-        self.model, self.prompts, self.tokens = model, prompts, tokens
+        self.url, self.model, self.prompts, self.tokens = url, model, prompts, tokens
         self.pool = ThreadPoolExecutor(len(prompts))
 
     def one(self, asked: dict[str, Any]) -> tuple[str, int]:
@@ -121,6 +168,15 @@ class Completions:
         found = list(self.pool.map(self.one, self.prompts))
         seconds = time.perf_counter() - began
         return [text for text, _ in found], sum(tokens for _, tokens in found), seconds
+
+    def run_prepared(self) -> float:
+        """Tokens per second of all texts at once, without the client's own work."""
+        common = {"model": self.model, "max_tokens": self.tokens}
+        bodies = [{**common, **asked} for asked in self.prompts]
+        *found, seconds = asyncio.run(
+            prepared(self.url, "/v1/completions", bodies, len(self.prompts))
+        )
+        return float(sum(each["usage"]["completion_tokens"] for each in found) / seconds)
 
     def pieces(self, asked: dict[str, Any], tokens: int) -> Iterator[float]:
         """When each piece of a stream arrives, in seconds after the request."""
@@ -155,7 +211,8 @@ def texts_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """The figures of generating text."""
     prompts = [{"prompt": PROMPTS[n % len(PROMPTS)], "seed": n} for n in range(arguments.requests)]
     model, rounds = arguments.model, arguments.rounds
-    speeds: dict[str, list[float]] = {"generate": [], "serve": [], "transformers": []}
+    sides = ("generate", "serve", "prepared", "transformers")
+    speeds: dict[str, list[float]] = {name: [] for name in sides}
     equal = 0
     with tempfile.TemporaryDirectory() as place, contextlib.ExitStack() as stack:
         log = Path(place) / "serve.log"
@@ -176,10 +233,12 @@ def texts_of(arguments: argparse.Namespace) -> dict[str, Any]:
             engine.stdin.flush()
             expected, tokens, seconds = json.loads(engine.stdout.readline())
             found, served, taken = ours.run()
+            own = ours.run_prepared()
             equal = sum(a == b for a, b in zip(expected, found, strict=True))
             if number:
                 speeds["generate"].append(tokens / seconds)
                 speeds["serve"].append(served / taken)
+                speeds["prepared"].append(own)
         first = ours.first_tokens()
         engine.stdin.close()
     with (
@@ -195,6 +254,7 @@ def texts_of(arguments: argparse.Namespace) -> dict[str, Any]:
                     speeds["transformers"].append(tokens / seconds)
     median = {name: statistics.median(each) for name, each in speeds.items() if each}
     ratios = {f"serve/{name}": median["serve"] / value for name, value in median.items()}
+    ratios["prepared/generate"] = median["prepared"] / median["generate"]
     return {"tokens_per_s": median, "ratios": ratios, "equal": f"{equal} of {len(prompts)}",
             "first_token_s": first}  # fmt: skip
 
@@ -205,7 +265,9 @@ def labels_of(arguments: argparse.Namespace) -> dict[str, Any]:
         rows = list(csv.reader(file))[1 : arguments.rows + 1]
     column = max(range(len(rows[0])), key=lambda place: len(rows[0][place]))
     texts = [row[column] for row in rows]
-    speeds: dict[str, list[float]] = {"predict": [], "serve": [], "serve_16": []}
+    bodies = [{"model": "c", "input": [text]} for text in texts]
+    names = ("serve", "serve_16", "prepared")
+    speeds: dict[str, list[float]] = {name: [] for name in ("predict", *names)}
     with tempfile.TemporaryDirectory() as place, contextlib.ExitStack() as stack:
         given = Path(place) / "rows.jsonl"
         given.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
@@ -243,11 +305,13 @@ def labels_of(arguments: argparse.Namespace) -> dict[str, Any]:
                 found = served(size)()
                 timed[name] = len(texts) / (time.perf_counter() - began)
                 agree = sum(a == b for a, b in zip(expected, found, strict=True)) / len(texts)
+            *_, seconds = asyncio.run(prepared(url, "/v1/classify", bodies, CLIENTS))
+            timed["prepared"] = len(texts) / seconds
             if number:
                 for name, value in timed.items():
                     speeds[name].append(value)
     median = {name: statistics.median(each) for name, each in speeds.items()}
-    ratios = {name: median[name] / median["predict"] for name in ("serve", "serve_16")}
+    ratios = {name: median[name] / median["predict"] for name in names}
     return {"rows_per_s": median, "ratios_to_predict": ratios, "equal_labels": agree}
 
 
@@ -256,13 +320,19 @@ def main() -> None:
     parser.add_argument("model", nargs="?")
     for name, default in (("rounds", 3), ("requests", 32), ("tokens", 100), ("rows", 2000)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--random", action="store_true")
     parser.add_argument("--classifier")
     parser.add_argument("--csv")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
-    found = {"texts": texts_of(arguments)} if arguments.model else {}
+    found = {}
+    with tempfile.TemporaryDirectory() as place:
+        if arguments.random:
+            arguments.model = random_llama(arguments.model, place)
+        if arguments.model:
+            found["texts"] = texts_of(arguments)
     if arguments.classifier:
         found["labels"] = labels_of(arguments)
     print(json.dumps({**found, **vars(arguments)}))

@@ -11,10 +11,10 @@ test.csv, with those of the baselines.
 
 `translation.py speed DIRECTORY` compares training and writing translations with
 transformers.Seq2SeqTrainer, from the same weights. Sides: `script` as run_translation.py sets it up
-(fp32, batches padded to their longest row); `by_hand` in bf16 with batches by length. The sides run
-in separate processes and take turns; every figure is the median over the rounds. Prints one JSON
-line: target tokens/s of training, texts/s of predicting (4 beams), peak memory in MiB, and the
-ratios of llmkit to each.
+(fp32, batches padded to their longest row); `by_hand` the same with batches by length; `bf16` with
+both; llmkit as it comes, and with `train.precision=fp32`. The sides run in separate processes and
+take turns; every figure is the median over the rounds. Prints one JSON line: target tokens/s of
+training, texts/s of predicting (4 beams), peak memory in MiB, and the ratios of llmkit to each.
 
     .venv/bin/python scripts/bench/translation.py data DIRECTORY tatoeba-en-zh.tsv
     .venv/bin/python scripts/bench/translation.py quality DIRECTORY [--seeds 3] [--epochs 6]
@@ -36,7 +36,7 @@ from typing import Any
 
 import processes
 
-SIDES = ("script", "by_hand", "llmkit")
+SIDES = ("script", "by_hand", "bf16", "llmkit", "llmkit_fp32")
 BATCH, LENGTH, BEAMS, RATE = 32, 64, 4, 2e-3
 TESTED = 200
 """Test sources that are translated."""
@@ -74,7 +74,7 @@ def main() -> None:
         print(json.dumps(quality(given.directory, given.seeds, given.epochs)))
     elif given.side:
         train, test = (read(given.directory / f"{name}.csv") for name in ("train", "test"))
-        side = _llmkit if given.side == "llmkit" else _trainer
+        side = _llmkit if given.side.startswith("llmkit") else _trainer
         some = train[:: max(1, len(train) // given.rows)][: given.rows]
         print(
             json.dumps(side(given.side, some, test[: given.texts], given.directory / "model/final"))
@@ -85,7 +85,10 @@ def main() -> None:
                          "train.max_steps=1", "data.validation_fraction=0",
                          "-o", model)  # fmt: skip
         medians = processes.take_turns(SIDES, given.rounds)
-        ratios = processes.ratios_to_others(medians)
+        ratios = {
+            **processes.ratios_to_others(medians),
+            **processes.ratios_to_others(medians, "llmkit_fp32"),
+        }
         print(json.dumps({"speed": medians, "ratios": ratios, "rounds": given.rounds}))
 
 
@@ -191,14 +194,14 @@ def _trainer(side: str, train: list[Row], test: list[Row], model: Path) -> dict[
             for row in rows
         ]  # fmt: skip
 
-    by_hand = side == "by_hand"
+    by_hand = side != "script"
     grouped = {"train_sampling_strategy": "group_by_length"} if by_hand else {}
     with tempfile.TemporaryDirectory() as directory:
         trainer = Seq2SeqTrainer(
             network,
             Seq2SeqTrainingArguments(
                 directory, per_device_train_batch_size=BATCH, per_device_eval_batch_size=BATCH,
-                num_train_epochs=1, learning_rate=RATE, bf16=by_hand, report_to="none",
+                num_train_epochs=1, learning_rate=RATE, bf16=side == "bf16", report_to="none",
                 save_strategy="no", disable_tqdm=True, seed=0, predict_with_generate=True,
                 generation_num_beams=BEAMS, generation_max_length=LENGTH,
                 use_cpu=not torch.cuda.is_available(), **grouped,
@@ -219,7 +222,7 @@ def _trainer(side: str, train: list[Row], test: list[Row], model: Path) -> dict[
     }
 
 
-def _llmkit(_side: str, train: list[Row], test: list[Row], model: Path) -> dict[str, float]:
+def _llmkit(side: str, train: list[Row], test: list[Row], model: Path) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as directory:
         files = {name: Path(directory, f"{name}.csv") for name in ("train", "test")}
         for name, rows in (("train", train), ("test", test)):
@@ -230,6 +233,7 @@ def _llmkit(_side: str, train: list[Row], test: list[Row], model: Path) -> dict[
             *PAIRS[-4:], "train.num_train_epochs=1", f"train.learning_rate={RATE}",
             f"train.global_batch_size={BATCH}", "data.validation_fraction=0",
             f"generation.max_new_tokens={LENGTH}", f"generation.num_beams={BEAMS}",
+            f"train.precision={'fp32' if side == 'llmkit_fp32' else 'auto'}",
         )  # fmt: skip
         memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
         output = f"{directory}/predictions.jsonl"
