@@ -120,11 +120,10 @@ def measure(rank: int, arguments: argparse.Namespace) -> None:
             print(json.dumps(shown, default=float, indent=1), flush=True)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=7)
-    arguments = parser.parse_args()
+def start_processes(
+    work: Callable[[int, argparse.Namespace], None], arguments: argparse.Namespace
+) -> None:
+    """Runs the work in `arguments.processes` processes, and exits."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -136,13 +135,20 @@ def main() -> None:
             os.environ.update(LOCAL_WORLD_SIZE=count, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
             code = 1
             try:
-                measure(rank, arguments)
+                work(rank, arguments)
                 code = 0
             finally:
                 os._exit(code)
         started.append(child)
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in started]
     raise SystemExit(max(map(abs, codes)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=7)
+    start_processes(measure, parser.parse_args())
 
 
 if __name__ == "__main__":
