@@ -159,7 +159,7 @@ def llmkit(
     def run(steps: int) -> float:
         state = State(step=0, plan=Plan((Revision(0, steps),)), seconds=0.0)
         start = time.perf_counter()
-        engine.train(work, state, record, StopSignal(), dict)
+        engine.train(work, state, record, StopSignal(), lambda step: {})
         wait()
         return time.perf_counter() - start
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import stat
 from pathlib import Path
 
 from llmkit.errors import WriteError
@@ -26,6 +27,12 @@ def cache_directory() -> Path:
             next="set LLMKIT_CACHE to a writable directory",
         ) from fault
     return path
+
+
+def is_private(path: Path) -> bool:
+    """Whether a file or directory belongs to this user, who alone may write it."""
+    kept = path.stat()
+    return kept.st_uid == os.getuid() and not kept.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def looks_like_path(name: str) -> bool:

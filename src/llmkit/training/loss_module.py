@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from llmkit.models import logits
 from llmkit.models.kernels import attention
+from llmkit.training.forecast import compiling
 from llmkit.training.tasks.task import Batch, Loss
 
 
@@ -40,6 +41,7 @@ class LossModule(nn.Module):
 
         Layers are alike, so one compilation serves all, in half the time of the whole model.
         """
+        compiling.code_directory()
         self._compiled = {
             layer: torch.compile(
                 layer._call_impl, dynamic=dynamic, options={"fallback_random": True}

@@ -7,7 +7,6 @@ changes no result.
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from functools import cache
 from typing import Any
@@ -22,6 +21,7 @@ from llmkit.distributed.failures import out_of_memory, too_large
 from llmkit.distributed.processes import Processes
 from llmkit.models import packing
 from llmkit.models.kernels import dropout
+from llmkit.training.forecast import compiling
 from llmkit.training.loss_module import LossModule
 from llmkit.training.tasks.task import Examples, Rows, on_device
 
@@ -29,13 +29,6 @@ CPU_TOKENS = 2048
 """On a CPU larger micro-batches exceed its cache and are up to 10% slower."""
 
 FLEX = "flex_attention"
-
-USUAL_RATE = {"cpu": 1.5e11, "cuda": 5e13}
-"""Assumed operations per second of training on two CPU cores or a GPU. Without a time limit they
-decide whether to compile, rather than measurements, so that the last digits are reproducible."""
-
-COMPILE_SECONDS = 100.0
-"""Seconds of eager training above which compilation (about 25 s) pays off."""
 
 
 def fit(
@@ -82,18 +75,6 @@ def usual_micro_batch(tokens: int) -> int:
 def even_share(share: int, most: int) -> int:
     """The micro-batch size, at most `most`, that divides a share into the fewest equal parts."""
     return math.ceil(share / math.ceil(share / most))
-
-
-def compiling_pays(seconds: float, differ: bool) -> tuple[bool, str]:
-    """Whether to compile a run that takes this long without compilation, and a short reason;
-    `differ` says whether batches are padded to different lengths."""
-    if differ:
-        return False, "the lengths of batches differ"
-    if seconds < COMPILE_SECONDS:
-        return False, f"about {seconds:.0f} s of computing is too short for it to pay off"
-    if not torch.cuda.is_available() and not (shutil.which("g++") or shutil.which("clang++")):
-        return False, "no C++ compiler found"
-    return True, f"about {seconds:.0f} s of computing without it"
 
 
 def quickest_attention(
@@ -148,27 +129,30 @@ def measuring(
 
 
 def compiled(
-    objective: LossModule,
-    examples: Examples,
-    size: int,
-    processes: Processes,
+    objective: LossModule, examples: Examples, size: int, eager: float, processes: Processes
 ) -> tuple[float, str]:
     """Seconds of a compiled micro-batch, and a short reason; infinite if the compiler fails. The
-    objective stays unchanged."""
+    objective stays unchanged; what this cost and gave, beside `eager` seconds, is recorded."""
     rows = np.resize(examples.longest_first(), size)
+    kind = compiling.kind_of_run(objective.model, row_length(examples, rows[0]), size, processes)
     start = time.perf_counter()
     objective.compile_layers()
     try:
         _run(objective, examples, rows, processes)
-        compiling = time.perf_counter() - start
+        whole = time.perf_counter() - start
         seconds = _fastest(objective, examples, rows, processes)
     except Exception as error:  # the compiler raises errors of any type
         return math.inf, f"the compiler fails: {str(error).splitlines()[0][:120]}"
     finally:
         objective.zero_grad()
         objective.compile_nothing()
-    return processes.largest([seconds])[0], (
-        f"measured: {1e3 * seconds:.0f} ms per micro-batch after {compiling:.0f} s of compiling"
+    seconds, whole = processes.largest([seconds, whole])
+    if processes.is_main:
+        taken = compiling.Compilation(max(0.0, whole - seconds), seconds / eager)
+        compiling.record_compilation(kind, taken)
+    return seconds, (
+        f"measured: {1e3 * seconds:.0f} ms per micro-batch, {1e3 * eager:.0f} without, after "
+        f"{whole:.0f} s of compiling"
     )
 
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import accelerate
-import numpy as np
 import torch
 import transformers
 
@@ -27,6 +26,7 @@ from llmkit.reporting.format import clock as duration
 from llmkit.reporting.format import many
 from llmkit.training import probe, schedule
 from llmkit.training.checkpoint import State
+from llmkit.training.forecast import compiling
 from llmkit.training.loss_module import LossModule
 from llmkit.training.schedule import Clock, Plan, Revision
 from llmkit.training.tasks import defaults
@@ -153,7 +153,8 @@ def lengthened(
 
 def measured_choices(task: Task, objective: LossModule, batch: int, clock: Clock) -> Choices:
     """Choose the micro-batch size, compilation, number of steps, and how often and on how much to
-    validate. Without a time limit, measurements only decide what changes no number."""
+    validate. Without a time limit, measurements only decide what changes no number, but for the
+    last digits that compiled code changes."""
     train, examples, session = task.config.train, task.examples, task.session
     processes, minutes = session.processes, time_limit(train)
     step = _measured_step(task, objective, batch, clock)
@@ -163,12 +164,12 @@ def measured_choices(task: Task, objective: LossModule, batch: int, clock: Clock
     agreed: dict[str, Any] = _agreed(
         {"steps": steps, "compile": int(step.compile), **counts}, processes
     )
-    steps, compiling = agreed.pop("steps"), bool(agreed.pop("compile"))
+    steps, compiles = agreed.pop("steps"), bool(agreed.pop("compile"))
     epochs = steps * batch / len(examples)
     session.console.say(
         f"{_expected(steps, steps * step.seconds, minutes)}: {batch} sequences per step, "
         f"micro-batch {step.micro_batch_size}, {epochs:.2g} epochs; precision "
-        f"{processes.precision}; compile {str(compiling).lower()} ({step.reason})"
+        f"{processes.precision}; compile {str(compiles).lower()} ({step.reason})"
     )
     _warn(task, steps, most, step.seconds, counts["max_eval_samples"], clock)
     revisions = [Revision(*revision) for revision in train.plan] or [Revision(0, steps)]
@@ -176,7 +177,7 @@ def measured_choices(task: Task, objective: LossModule, batch: int, clock: Clock
         **agreed,
         micro_batch_size=step.micro_batch_size,
         precision=processes.precision,
-        compile=compiling,
+        compile=compiles,
         attention=step.attention,
         epochs=epochs,
         plan=Plan(tuple(revisions)),
@@ -206,23 +207,21 @@ class _Step(NamedTuple):
 def _measured_step(task: Task, objective: LossModule, batch: int, clock: Clock) -> _Step:
     """Choose the micro-batch size, the attention, and whether to compile, by measuring each."""
     train, examples, processes = task.config.train, task.examples, task.session.processes
-    minutes, share = time_limit(train), math.ceil(batch / processes.count)
+    share = math.ceil(batch / processes.count)
     requested = None if train.micro_batch_size == "auto" else min(train.micro_batch_size, share)
     size, seconds = probe.fit(objective, examples, share, requested, processes)
     operations = _operations(objective, examples, processes)  # counted with the default attention
     attention, quickest = probe.quickest_attention(objective, examples, size, processes)
     seconds = min(seconds, quickest)
     rounds = math.ceil(share / size)
-    compiling, reason = train.compile is True, "as asked"
+    compiles, reason = train.compile is True, "as asked"
     if train.compile == "auto":
         most = defaults.most_steps(train, len(examples), batch)
         steps = planned_steps(train, most, seconds * rounds, clock)
         work = steps * rounds * seconds
-        if minutes is None and operations is not None:
-            work = steps * _usual_seconds(operations, examples, batch, processes.device.type)
-        quick, reason = _compiled(objective, examples, size, work, processes)
-        compiling, seconds = quick < (seconds if minutes else math.inf), min(seconds, quick)
-    return _Step(size, attention, compiling, reason, seconds * rounds, operations)
+        quick, reason = _compiled(objective, examples, size, work, seconds, processes)
+        compiles, seconds = quick < seconds, min(seconds, quick)
+    return _Step(size, attention, compiles, reason, seconds * rounds, operations)
 
 
 def _measured_validation(
@@ -243,20 +242,23 @@ def _measured_validation(
 
 
 def _compiled(
-    objective: LossModule, examples: Examples, size: int, work: float, processes: Processes
+    objective: LossModule,
+    examples: Examples,
+    size: int,
+    work: float,
+    eager: float,
+    processes: Processes,
 ) -> tuple[float, str]:
-    """Seconds of a compiled micro-batch in a run that takes `work` seconds without compilation, and
-    a short reason; infinite if compilation does not pay off or fails."""
-    pays, reason = probe.compiling_pays(work, probe.lengths_differ(examples))
+    """Seconds of a compiled micro-batch in a run that takes `work` seconds without compilation,
+    `eager` seconds a micro-batch, and a short reason; infinite if compilation does not pay off or
+    fails."""
+    length = probe.row_length(examples, examples.longest_first()[0])
+    kind = compiling.kind_of_run(objective.model, length, size, processes)
+    expected = compiling.expected_compilation(kind)
+    pays, reason = compiling.compiling_pays(work, probe.lengths_differ(examples), expected)
     if not processes.largest([pays])[0]:
         return math.inf, reason
-    return probe.compiled(objective, examples, size, processes)
-
-
-def _usual_seconds(operations: float, examples: Examples, batch: int, device: str) -> float:
-    """Seconds of a step at the usual speed of a kind of device, regardless of its current load."""
-    predictions = examples.count(np.resize(examples.longest_first(), batch))
-    return operations * predictions / probe.USUAL_RATE[device]
+    return probe.compiled(objective, examples, size, eager, processes)
 
 
 def _agreed(numbers: Mapping[str, int], processes: Processes) -> dict[str, int]:

@@ -14,14 +14,13 @@ import os
 import platform
 import shlex
 import shutil
-import stat
 import subprocess
 import tempfile
 from ctypes import POINTER, c_double, c_int64, c_void_p
 from pathlib import Path
 
 from llmkit.errors import LlmkitError
-from llmkit.storage.paths import cache_directory
+from llmkit.storage.paths import cache_directory, is_private
 
 _SOURCES = [Path(__file__).with_name(name) for name in ("decoder.c", "vectors.h")]
 # No -ffast-math: NaN must reach the logits, where it is reported.
@@ -93,7 +92,7 @@ def decoder_library() -> ctypes.CDLL | None:
         return None
     try:
         path = _built([*compiler, *_FLAGS])
-        library = ctypes.CDLL(str(path)) if _is_private(path) else None
+        library = ctypes.CDLL(str(path)) if all(map(is_private, (path, path.parent))) else None
     except (OSError, subprocess.SubprocessError, LlmkitError):
         return None
     if library is not None:
@@ -119,15 +118,6 @@ def _built(command: list[str]) -> Path:
         made.chmod(0o700)
         made.replace(path)
     return path
-
-
-def _is_private(path: Path) -> bool:
-    """Whether a file belongs to this user, who alone may write it and its directory."""
-    kept = [each.stat() for each in (path, path.parent)]
-    return all(
-        each.st_uid == os.getuid() and not each.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-        for each in kept
-    )
 
 
 def _processor() -> str:

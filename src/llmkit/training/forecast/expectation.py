@@ -21,13 +21,10 @@ from llmkit.models import build
 from llmkit.reporting.format import clock, many
 from llmkit.storage import outputs
 from llmkit.training import probe, resolve, run_directory
-from llmkit.training.forecast import cost
+from llmkit.training.forecast import compiling, cost
 from llmkit.training.schedule import Clock
 from llmkit.training.tasks import defaults
 from llmkit.training.tasks.task import Task
-
-COMPILED = 0.65
-"""Time of a compiled step relative to one that is not: 0.62 for 4 layers x 256 on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +68,8 @@ def expect(asked: Config, command: str, work: Workload, processes: Processes) ->
     operations = _operations(work, share)
     per_step = operations / _rate(work, size, processes)
     steps = resolve.planned_steps(train, most, per_step, Clock())
-    if _compiles(work, steps * operations, kind):
-        per_step *= COMPILED
+    if relative := _compiled_share(work, steps * per_step, size, processes):
+        per_step *= relative
         steps = resolve.planned_steps(train, most, per_step, Clock())
     minutes, done = resolve.time_limit(train), min(steps, _steps_done(asked, command))
     seconds = steps * per_step * (1 + _validating(work, steps, batch, steps * per_step))
@@ -175,10 +172,14 @@ def _operations(work: Workload, share: int) -> float:
     return products + (cost.operations_of_muon(work.model) if work.optimizer == "muon" else 0)
 
 
-def _compiles(work: Workload, operations: float, kind: str) -> bool:
-    """Whether a run of this many operations will compile its model."""
-    asked, seconds = work.config.train.compile, operations / probe.USUAL_RATE[kind]
-    return probe.compiling_pays(seconds, work.lengths_differ)[0] if asked == "auto" else asked
+def _compiled_share(work: Workload, seconds: float, size: int, processes: Processes) -> float:
+    """Time of a compiled step relative to one that is not; 0 if a run that takes this long without
+    compilation will not be compiled."""
+    kind = compiling.kind_of_run(work.model, work.longest, size, processes)
+    expected, asked = compiling.expected_compilation(kind), work.config.train.compile
+    if asked == "auto":
+        asked = compiling.compiling_pays(seconds, work.lengths_differ, expected)[0]
+    return expected.share if asked else 0.0
 
 
 def _rate(work: Workload, size: int, processes: Processes) -> float:
