@@ -10,11 +10,14 @@ from typing import Any
 
 from llmkit.config.schema import Config
 from llmkit.data.readers.files import Sources
+from llmkit.distributed import signals
+from llmkit.distributed.launcher import n_processes
 from llmkit.errors import Interrupted
 from llmkit.inference import generate
 from llmkit.reporting import samples
 from llmkit.reporting.console import Console
 from llmkit.reporting.format import many
+from llmkit.serving.engines.leading import Orders, follow_orders
 from llmkit.serving.http import address, keys
 from llmkit.serving.http.app import build_app
 from llmkit.serving.http.guard import Guard
@@ -26,17 +29,42 @@ from llmkit.serving.service import Service, load_service
 
 
 def run(config: Config, sources: Sources, console: Console) -> dict[str, Any]:
-    """Serves the models until a signal; returns what was served."""
+    """Serves the models until a signal; returns what was served. Of several processes, which hold
+    a model together, rank 0 serves, and the others follow."""
     served, allowed = _prepare(config)
+    if n_processes() == 1:
+        return _serve(config, served, allowed, None, console)
+    # Imported here: accelerate takes long to import.
+    from llmkit.distributed.processes import join_processes
+
+    with join_processes("fp32", one_model=True) as processes:
+        orders = Orders()
+        if processes.is_main:
+            return _serve(config, served, allowed, orders, console)
+        for number in signals.SIGNALS:  # rank 0 finishes its requests first
+            signal.signal(number, signal.SIG_IGN)
+        follow_orders(generate.engine(config, served[0].opened, processes.device), orders)
+        return {"command": "serve"}
+
+
+def _serve(
+    config: Config,
+    served: list[ServedModel],
+    allowed: ApiKeys,
+    orders: Orders | None,
+    console: Console,
+) -> dict[str, Any]:
     listener = address.open_listener(config.serve)
     with console.loading_model():
-        service = load_service(served, config, console.warn)
+        service = load_service(served, config, console.warn, orders)
     _warn(service, listener, allowed, console)
     app = Guard(build_app(service), config.serve, allowed, service.metrics, console.warn)
     began = time.monotonic()
     stopped = run_server(
         app, service, listener, lambda: _say_ready(service, listener, console), console.say
     )
+    if orders is not None:
+        orders.send({"stop": True})
     return _summary(service, stopped, time.monotonic() - began, console)
 
 

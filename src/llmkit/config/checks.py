@@ -142,7 +142,7 @@ def conflicts(config: Config, jobs: Collection[str]) -> Iterator[_Conflict]:
             yield "serve.max_new_tokens", "is below generation.max_new_tokens", "raise it"
     if "evaluate/text" in jobs:
         yield from _of_windows(config)
-    if commands & {"generate", "evaluate"}:
+    if commands & {"generate", "evaluate", "serve"}:
         yield from _of_division(config, jobs)
     if "export" in commands:
         yield from _of_export(config.export)

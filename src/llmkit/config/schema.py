@@ -50,7 +50,7 @@ LABELLING = (
 )
 NEW_MODEL = For("pretrain", *LABELLING, SEQ2SEQ)
 DIVIDED = For(
-    "predict", "generate",
+    "predict", "generate", "serve",
     *(f"evaluate/{task}" for task in TASKS["evaluate"] if task not in ("tasks", "preferences")),
 )  # fmt: skip
 SEEDED = For("pretrain", "finetune", "merge", "generate", "chat", "evaluate")

@@ -23,8 +23,9 @@ LARGEST_PORT = 65535
 CAPTURED = "LLMKIT_CAPTURED"
 """Set by `llmkit launch`, which collects the output of each process and shows that of one."""
 
-SHARED_COMMANDS = ("pretrain", "finetune", "evaluate", "predict", "generate")
-"""The commands whose work several processes share."""
+SHARED_COMMANDS = ("pretrain", "finetune", "evaluate", "predict", "generate", "serve")
+"""The commands whose work several processes share; `serve` only with a model that they hold
+together."""
 
 _EACH = ("env",)
 """Commands that each of several processes may carry out by itself."""

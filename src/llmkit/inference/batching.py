@@ -78,6 +78,9 @@ class Engine:
         """Maximum number of sequences that fit in memory."""
         self._is_due = False
         """Whether the batch continues before others join it."""
+        self._is_divided = bool(getattr(model, "_tp_size", None))
+        """Whether other processes hold parts of the model: they could not know of a pass that has
+        failed here and is repeated, so a fault is raised."""
         self.failures = 0
         """Number of forward passes that have failed since the last one that succeeded."""
 
@@ -127,7 +130,8 @@ class Engine:
 
         So first tokens are known before the batch continues, and it continues before others join.
         A fault of a sequence ends it alone; one of a forward pass ends the sequences in it. None is
-        raised here: `Sequence.sample` raises it.
+        raised here: `Sequence.sample` raises it. But for a model that is divided among processes, a
+        fault of a forward pass is raised.
         """
         failures, is_due, self._is_due = self.failures, self._is_due, False
         try:
@@ -144,6 +148,8 @@ class Engine:
 
     def _fail(self, fault: Exception) -> list[Sequence]:
         """Ends and returns all sequences whose prompt is computed; the waiting ones stay."""
+        if self._is_divided:
+            raise fault
         self.failures += 1
         lost = [*self._batch.sequences, *(each.sequence for each in self._prefilled)]
         for sequence in lost:
@@ -197,6 +203,8 @@ class Engine:
                 [group[0].prompt.ids for group in groups]
             )
         except Exception as fault:
+            if self._is_divided:
+                raise
             self.failures += 1
             if len(groups) > 1:
                 return [each for group in groups for each in self._compute_prompts([group])]

@@ -47,7 +47,7 @@ class Sampler:
         device: torch.device,
         schema: Mapping[str, Any] | None = None,
     ) -> None:
-        self.settings, self.tokenizer = settings, tokenizer
+        self.settings, self.tokenizer, self.schema = settings, tokenizer, schema
         self.end_ids, self.device = tuple(end_ids), device
         self.constrain = constraints.constrain(settings, tokenizer, end_ids, schema)
         self.warpers = _warpers(settings)

@@ -232,7 +232,7 @@ def to_train(config: Config) -> Pretrained | None:
 def to_use(config: Config) -> Pretrained | None:
     """The model that a config names, to compute with; divided among the processes if asked for."""
     found = of_config(config, encoder_decoder=True)
-    return None if found is None else _divided(found, config)
+    return None if found is None else divided(found, config)
 
 
 def compared(config: Config) -> list[Pretrained]:
@@ -244,10 +244,10 @@ def compared(config: Config) -> list[Pretrained]:
     others = (open_model(name, None, tokenizer) for name in config.evaluation.compare_with)
     if config.evaluation.tasks or config.evaluation.reference_model is not None:
         return [first, *others]
-    return [_divided(model, config) for model in (first, *others)]
+    return [divided(model, config) for model in (first, *others)]
 
 
-def _divided(model: Pretrained, config: Config) -> Pretrained:
+def divided(model: Pretrained, config: Config) -> Pretrained:
     """The model as `model.tp_plan` asks for it; raises ConfigError if it cannot be divided."""
     count = n_processes()
     if config.model.tp_plan is None or count == 1:

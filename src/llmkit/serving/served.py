@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from llmkit.config.schema import Config
 from llmkit.config.types import name_and_model
-from llmkit.errors import DataError, UsageError
+from llmkit.distributed.launcher import n_processes
+from llmkit.errors import ConfigError, DataError, UsageError
 from llmkit.inference import encoder_decoder
 from llmkit.inference.labels import answer, classify, tag
 from llmkit.models import pretrained
@@ -64,19 +65,35 @@ def open_served(config: Config) -> list[ServedModel]:
             )
         _check_served(opened, config)
         found[name] = ServedModel(name, opened)
+    _check_sharing(list(found.values()))
     return list(found.values())
+
+
+def _check_sharing(several: Sequence[ServedModel]) -> None:
+    """Raises ConfigError for several processes, unless they hold one causal model together."""
+    first = several[0].opened
+    if n_processes() == 1 or (len(several) == 1 and first.is_divided and first.kind == "causal"):
+        return
+    raise ConfigError(
+        f"{n_processes()} processes can serve only one causal model, which they hold together",
+        where="model.tp_plan",
+        next="write model.tp_plan=auto with one model, or start `llmkit serve` without a launcher",
+    )
 
 
 def _opened(config: Config) -> list[tuple[str, Pretrained]]:
     tokenizer = config.tokenizer.name_or_path
     pairs = [name_and_model(each) for each in config.serve.models]
     if pairs:
-        models = [pretrained.open_model(model, None, tokenizer, True) for _, model in pairs]
+        models = [
+            pretrained.divided(pretrained.open_model(model, None, tokenizer, True), config)
+            for _, model in pairs
+        ]
         return [
             (name or own_name(model.name), model)
             for (name, _), model in zip(pairs, models, strict=True)
         ]
-    only = pretrained.of_config(config, encoder_decoder=True)
+    only = pretrained.to_use(config)
     if only is None:
         raise UsageError("no model is named", next="name one with --model")
     return [(own_name(only.name), only)]

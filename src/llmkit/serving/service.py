@@ -20,6 +20,7 @@ from llmkit.serving import refusals
 from llmkit.serving.admission import Admission
 from llmkit.serving.answer_model import AnswerModel
 from llmkit.serving.engines.label_engine import LabelEngine
+from llmkit.serving.engines.leading import LeadingEngine, Orders
 from llmkit.serving.engines.target_engine import TargetEngine
 from llmkit.serving.engines.text_engine import TextEngine
 from llmkit.serving.engines.worker import ModelEngine, Worker
@@ -88,15 +89,19 @@ class Service:
         raise Refusal(message, param="model", code="wrong_task")
 
 
-def load_service(served: Sequence[ServedModel], config: Config, warn: Say) -> Service:
-    """Loads all models on the usual device."""
+def load_service(
+    served: Sequence[ServedModel], config: Config, warn: Say, orders: Orders | None = None
+) -> Service:
+    """Loads all models on the usual device; with `orders`, other processes follow the engine."""
     device = generate.usual_device()
     config = generate.resolved(config, device)
-    models = {each.name: _loaded(each, config, device) for each in served}
+    models = {each.name: _loaded(each, config, device, orders) for each in served}
     return Service(config, models, {each.name: each.task for each in served}, warn)
 
 
-def _loaded(served: ServedModel, config: Config, device: torch.device) -> LoadedModel:
+def _loaded(
+    served: ServedModel, config: Config, device: torch.device, orders: Orders | None
+) -> LoadedModel:
     opened = served.opened
     identity = directory.content_identity(opened.location, opened.revision)[:12]
     precision = resolve_precision(config.predict.precision, device)
@@ -116,6 +121,8 @@ def _loaded(served: ServedModel, config: Config, device: torch.device) -> Loaded
         known = (settings.precision, settings, most, warning)
         return TargetModel(served.name, identity, *known, generator)
     engine = generate.engine(config, opened, device)
+    if orders is not None:
+        engine = LeadingEngine(engine, orders)
     own = "int8" if settings.weights == "int8" else settings.precision
     return TextModel(served.name, identity, own, settings, most, warning, engine)
 
