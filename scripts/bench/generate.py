@@ -2,15 +2,13 @@
 
     python scripts/bench/generate.py [--layers 12] [--width 768] [--tokens 64] [--prompts 256]
                                      [--rounds 3] [--threads N] [--model DIRECTORY] [--processor]
-                                     [--llama-cpp PYTHON --gguf FILE]
 
 One stream: a prompt of 32 tokens, greedy, in fp32, bf16 and with int8 weights. Many: prompts of 4
 to 64 tokens, each with 8 to twice `--tokens` new tokens; transformers gets batches of 16 sorted by
 length, each up to its longest text. `forward` is llmkit with the model's own forward pass in place
 of the compiled step. The sides take turns in one process, after one warm-up round. `--model` names
 another model, `--processor` counts processor time in place of seconds: for a busy machine, with one
-thread. `--llama-cpp` names a Python with llama-cpp-python, which decodes the model of `--gguf`.
-Prints one JSON object: median tokens per second, and ratios.
+thread. Prints one JSON object: median tokens per second, and ratios.
 """
 
 from __future__ import annotations
@@ -20,7 +18,6 @@ import copy
 import json
 import random
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -114,22 +111,13 @@ def measure(
     return {name: round(statistics.median(values), 2) for name, values in speeds.items()}
 
 
-def with_llama_cpp(python: Path, gguf: Path, tokens: int, threads: int, rounds: int) -> float:
-    side = Path(__file__).with_name("llama_cpp_side.py")
-    numbers = ("--tokens", tokens, "--threads", threads, "--rounds", rounds)
-    command = [str(each) for each in (python, side, gguf, *numbers)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return round(statistics.median(json.loads(done.stdout)), 2)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     for name, default in (("layers", 12), ("width", 768), ("tokens", 64), ("prompts", 256)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    for name in ("model", "llama-cpp", "gguf"):
-        parser.add_argument(f"--{name}", type=Path)
+    parser.add_argument("--model", type=Path)
     parser.add_argument("--processor", action="store_true")
     given = parser.parse_args()
     clock = time.process_time if given.processor else time.perf_counter
@@ -157,9 +145,6 @@ def main() -> None:
         given.rounds,
         clock,
     )
-    if given.llama_cpp:
-        own = (given.llama_cpp, given.gguf, given.tokens, given.threads, given.rounds)
-        stream["llama_cpp"] = with_llama_cpp(*own)
     lengths = [
         (chance.randint(4, 64), chance.randint(8, 2 * given.tokens)) for _ in range(given.prompts)
     ]

@@ -1,15 +1,14 @@
-"""llama.cpp's speed of decoding one stream: the side of `generate.py` that runs in another Python,
+"""llama.cpp's speed of decoding one stream: the side of `decode.py` that runs in another Python,
 which has llama-cpp-python.
 
-    python scripts/bench/llama_cpp_side.py GGUF --tokens N --threads N --rounds N
+    python scripts/bench/llama_cpp_side.py GGUF --tokens N --threads N
 
-Prints a list of tokens per second, one figure per round, the prompt of 32 tokens excluded.
+Prints tokens per second, the prompt of 32 tokens excluded, after a round that warms up.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 
 import llama_cpp
@@ -21,15 +20,15 @@ PROMPT = 32
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("gguf")
-    for name in ("tokens", "threads", "rounds"):
+    for name in ("tokens", "threads"):
         parser.add_argument(f"--{name}", type=int, required=True)
     given = parser.parse_args()
     model = llama_cpp.Llama(
-        given.gguf, n_ctx=1024, n_threads=given.threads, n_threads_batch=given.threads,
+        given.gguf, n_ctx=512, n_threads=given.threads, n_threads_batch=given.threads,
         verbose=False, logits_all=False,
     )  # fmt: skip
-    speeds = []
-    for _ in range(given.rounds + 1):
+    speed = 0.0
+    for _ in range(2):
         model.reset()
         model.eval(list(range(1, 1 + PROMPT)))
         begin = time.perf_counter()
@@ -37,8 +36,8 @@ def main() -> None:
             logits = llama_cpp.llama_get_logits_ith(model.ctx, -1)
             values = np.ctypeslib.as_array(logits, shape=(model.n_vocab(),))
             model.eval([int(values.argmax())])
-        speeds.append(given.tokens / (time.perf_counter() - begin))
-    print(json.dumps(speeds[1:]))
+        speed = given.tokens / (time.perf_counter() - begin)
+    print(speed)
 
 
 if __name__ == "__main__":

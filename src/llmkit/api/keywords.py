@@ -94,6 +94,7 @@ class GenerationSection(TypedDict, total=False):
     truncate_prompt: bool
     explain: int
     micro_batch_size: int | Literal["auto"]
+    prompt_lookup_num_tokens: int
     precision: Literal["auto", "fp32", "bf16"]
     weights: Literal["full", "int8"]
 

@@ -136,6 +136,13 @@ class GenerationConfig(Section):
     of each mask (at least the best one)."""
     micro_batch_size: Annotated[Count | Auto, _ANSWERS] = "auto"
     """Maximum number of texts that one device generates at once; does not change texts in fp32."""
+    prompt_lookup_num_tokens: Annotated[
+        int, Field(ge=0, le=32), For(*_WRITING.jobs, "serve", "finetune/completion")
+    ] = 8
+    """Maximum number of tokens that are guessed from what followed the same words before, and
+    checked together: a text that repeats its prompt or itself is generated faster, with the same
+    tokens. Only for a text that is generated alone, on a CPU, by a model of a common family. 0
+    disables it."""
     precision: Annotated[Literal["auto", "fp32", "bf16"], _INFERENCE] = "auto"
     """Precision; `auto` is bf16 on an accelerator and fp32 on a CPU. In fp32 a seed gives the same
     text alone and in any batch; in bf16 texts may differ."""

@@ -6,7 +6,6 @@ the batch.
 
 from __future__ import annotations
 
-import inspect
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,12 +17,11 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmkit.config.schema import GenerationConfig
-from llmkit.inference.kv_cache import KVCache
+from llmkit.inference.decoding.forward_pass import ForwardPass
+from llmkit.inference.decoding.kv_cache import KVCache
 from llmkit.inference.prompts import Prompt
 from llmkit.inference.sampler import Sampler, end_ids
 from llmkit.inference.sequence import Sequence, append_tokens
-from llmkit.models import rope
-from llmkit.models.kernels.decoding import CompiledStep, compiled_step
 
 AUTO_BATCH = 64
 """Sequences per batch if `micro_batch_size` is `auto`: a constant, so that a resumed job has the
@@ -34,14 +32,6 @@ CACHE_BYTES = 2 << 30
 """Memory limit of the KV cache on a CPU; on an accelerator, a third of its memory."""
 REFILL_SHARE = 8
 """Refill once one row in this many is free: prefilling single prompts is inefficient."""
-PLAIN_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
-"""Layer types whose only state is keys and values."""
-
-CHECKED_ROWS = 2
-"""Rows of the first step for which the compiled step is compared with the model."""
-ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 0.05}
-"""Largest relative difference of logits between the compiled step and the model that rounding may
-cause."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +63,7 @@ class Engine:
         self.batch_size = AUTO_BATCH if batch_size == "auto" else batch_size
         self._waiting: deque[list[Sequence]] = deque()
         self._prefilled: deque[_Prefilled] = deque()
-        self._batch = _Batch(_Forward(model))
+        self._batch = _Batch(ForwardPass(model))
         self._fitting = self.batch_size
         """Maximum number of sequences that fit in memory."""
         self._is_due = False
@@ -234,7 +224,7 @@ class Engine:
 class _Batch:
     """The running sequences, each in its row of the KV cache."""
 
-    def __init__(self, forward: _Forward) -> None:
+    def __init__(self, forward: ForwardPass) -> None:
         self.forward = forward
         self.cache: KVCache | None = None
         self.rows: list[Sequence | None] = []
@@ -266,7 +256,15 @@ class _Batch:
         """Generates a token for each sequence and frees the rows of those that ended; `is_last` if
         no sequence is waiting for a row."""
         sequences = self.sequences
-        append_tokens(sequences, self._logits())
+        guesses = self._guesses()
+        logits = self._logits(guesses)
+        append_tokens(sequences, logits[:, 0])
+        for place, guess in enumerate(guesses, 1):
+            if sequences[0].ended is not None or sequences[0].tokens[-1] != guess:
+                if self.cache is not None:
+                    self.cache.shorten(len(guesses) + 1 - place)
+                break
+            append_tokens(sequences, logits[:, place])
         self.release_ended()
         if is_last and self.sequences and len(self.sequences) < len(self.rows):
             kept = [row for row, sequence in enumerate(self.rows) if sequence is not None]
@@ -285,14 +283,22 @@ class _Batch:
         if not self.sequences:
             self.cache, self.rows = None, []
 
-    def _logits(self) -> Tensor:
-        """The logits [sequences, vocabulary] of each sequence's next token."""
+    def _guesses(self) -> list[int]:
+        """Tokens that may follow in the text of a sequence that runs alone."""
+        alone, cache = self.rows[0] if len(self.rows) == 1 else None, self.cache
+        if alone is None or cache is None or not self.forward.can_forget(cache):
+            return []
+        return alone.guesses()[: self.forward.most_tokens - 1]
+
+    def _logits(self, guesses: list[int]) -> Tensor:
+        """The logits [sequences, 1 + guesses, vocabulary] after each sequence's newest token, and
+        after each of the guesses that follow it."""
         if self.cache is None:
-            return self.forward.recomputed(sequence.ids for sequence in self.sequences)
+            return self.forward.recomputed(each.ids for each in self.sequences)[:, None]
         self._cross_border(self.cache)
-        self.cache.make_room()
-        newest = torch.tensor([sequence.tokens[-1] if sequence else 0 for sequence in self.rows])
-        logits = self.forward.of_newest(newest, self.cache)
+        self.cache.make_room(1 + len(guesses))
+        newest = [[each.tokens[-1] if each else 0, *guesses] for each in self.rows]
+        logits = self.forward.of_newest(torch.tensor(newest), self.cache)
         taken = [row for row, sequence in enumerate(self.rows) if sequence is not None]
         return logits if len(taken) == len(logits) else logits[taken]
 
@@ -307,82 +313,3 @@ class _Batch:
                 assert again is not None
                 again.shorten(1)  # the newest token is computed together with the other rows
                 cache.put(torch.tensor([row]), again, torch.tensor([0]))
-
-
-class _Forward:
-    """The forward pass over rows that begin in different columns."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.model = model
-        self.accepts = frozenset(inspect.signature(model.forward).parameters)
-        self.border = rope.longrope_limit(model)
-        """Maximum number of tokens with the frequencies of short texts (`longrope_limit`)."""
-        kinds = set(getattr(model.config, "layer_types", None) or PLAIN_LAYERS)
-        # A custom model may have no cache and recompute the whole text.
-        caches = model.can_generate() and model._supports_default_dynamic_cache()
-        self.has_plain_cache = kinds <= PLAIN_LAYERS and bool(caches)
-        self._step = compiled_step(model) if self.has_plain_cache else None
-        self._is_checked = False
-
-    def __call__(self, ids: Tensor, begins: Tensor, cache: KVCache) -> Tensor:
-        """The logits [rows, vocabulary] after the ids [rows, new columns] that follow the cache.
-
-        The columns before a row's begin are padding. Without padding, no mask is passed: attention
-        is fastest then.
-        """
-        device, columns = self.model.device, torch.arange(cache.length + ids.shape[1])
-        options: dict[str, Any] = {}
-        if "logits_to_keep" in self.accepts:
-            options["logits_to_keep"] = 1
-        if "position_ids" in self.accepts:
-            positions = columns[cache.length :] - begins[:, None]
-            options["position_ids"] = positions.clamp(min=0).to(device)
-        if begins.any():
-            options["attention_mask"] = (columns >= begins[:, None]).to(device)
-        outputs = self.model(
-            input_ids=ids.to(device), past_key_values=cache, use_cache=True, **options
-        )
-        logits: Tensor = outputs.logits[:, -1]
-        return logits
-
-    def of_newest(self, ids: Tensor, cache: KVCache) -> Tensor:
-        """The logits [rows, vocabulary] after one new id [rows] in each row of a cache that has
-        room for it."""
-        if self._step is None or not self._step.suits(len(ids)):
-            return self(ids[:, None], cache.begins(), cache)
-        if not self._is_checked:
-            return self._checked(self._step, ids, cache)
-        logits = self._step(ids, cache.begins(), *cache.buffers(), cache.length)
-        cache.extend()
-        return logits
-
-    def _checked(self, step: CompiledStep, ids: Tensor, cache: KVCache) -> Tensor:
-        """The model's own logits; the compiled step is used from now on if its logits of the first
-        rows are the same, and never if they are not."""
-        few = torch.arange(len(ids))[:CHECKED_ROWS]
-        twin = cache.copy_of(few)
-        own = self(ids[:, None], cache.begins(), cache)
-        expected = own[few].float()
-        if expected.isfinite().all():
-            found = step(ids[few], twin.begins(), *twin.buffers(), twin.length)
-            error, tolerance = (found - expected).norm(), ROUNDING.get(own.dtype, 0.0)
-            self._is_checked = bool(error <= tolerance * expected.norm())
-            self._step = step if self._is_checked else None
-        return own
-
-    def of_prompts(self, prompts: list[tuple[int, ...]]) -> tuple[Tensor, KVCache | None]:
-        """The logits [prompts, vocabulary] after each prompt, and their cache; no cache for a model
-        whose state is more than keys and values."""
-        if not self.has_plain_cache:
-            return self.recomputed(prompts), None
-        cache, longest = KVCache(), max(map(len, prompts))
-        begins = torch.tensor([longest - len(ids) for ids in prompts])
-        rows = torch.tensor([[0] * (longest - len(ids)) + list(ids) for ids in prompts])
-        logits = self(rows, begins, cache)
-        cache.starts = begins
-        return logits, cache
-
-    def recomputed(self, texts: Iterable[tuple[int, ...]]) -> Tensor:
-        """The logits [texts, vocabulary] after each text, computed whole and one at a time."""
-        rows = [torch.tensor([ids], device=self.model.device) for ids in texts]
-        return torch.cat([self.model(input_ids=r, use_cache=False).logits[:, -1] for r in rows])

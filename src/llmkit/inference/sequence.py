@@ -12,6 +12,7 @@ from torch import Tensor
 
 from llmkit.errors import DataError
 from llmkit.inference import sampler as sampling
+from llmkit.inference.decoding.prompt_lookup import PromptLookup
 from llmkit.inference.detokenizer import Detokenizer
 from llmkit.inference.generated import Candidate, FinishReason, Sample, Step
 from llmkit.inference.prompts import Prompt
@@ -83,6 +84,17 @@ class Sequence:
             steps=tuple(self.steps),
         )
 
+    def guesses(self) -> list[int]:
+        """Tokens that may come next, so few that the token after them still belongs to it."""
+        most = self.sampler.settings.prompt_lookup_num_tokens
+        if most == 0:
+            return []
+        self._lookup.extend(self.tokens[len(self._lookup) - len(self.prompt.ids) :])
+        left = self.prompt.max_new_tokens - len(self.tokens)
+        if self.prompt.limit is not None:
+            left = min(left, self.prompt.limit - len(self.prompt.ids) - len(self.tokens))
+        return self._lookup.guesses(min(most, left - 1))
+
     @property
     def is_restricted(self) -> bool:
         """Whether its next token depends on more than the model and the distribution."""
@@ -134,6 +146,10 @@ class Sequence:
             self.end("length")
         elif len(self.prompt.ids) + len(self.tokens) == self.prompt.limit:
             self.end("context")
+
+    @cached_property
+    def _lookup(self) -> PromptLookup:
+        return PromptLookup(self.prompt.ids)  # only a sequence that runs alone needs it
 
     @cached_property
     def _random(self) -> torch.Generator:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -13,8 +14,8 @@ from transformers import PreTrainedModel
 
 from llmkit.config.schema import GenerationConfig
 from llmkit.inference.batching import Engine
+from llmkit.inference.decoding.kv_cache import KVCache
 from llmkit.inference.generated import Sample
-from llmkit.inference.kv_cache import KVCache
 from llmkit.models import build
 from llmkit.models.kernels import int8, native
 from llmkit.models.kernels.decoding import CompiledStep, compiled_step
@@ -94,15 +95,15 @@ def cached(model: PreTrainedModel, prompts: tuple[list[int], ...] = PROMPTS) -> 
         else:
             whole.put(torch.tensor([row]), own, torch.tensor([0]))
     assert whole.length == longest
-    whole.make_room()
+    whole.make_room(1)
     return whole
 
 
 def advance(step: CompiledStep, ids: Tensor, cache: KVCache) -> Tensor:
-    cache.make_room()
-    logits = step(ids, cache.begins(), *cache.buffers(), cache.length)
-    cache.extend()
-    return logits
+    cache.make_room(1)
+    logits = step(ids[:, None], cache.begins(), *cache.buffers(), cache.length)
+    cache.extend(1)
+    return logits[:, 0]
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -134,6 +135,24 @@ def test_a_row_has_the_same_bits_alone_and_in_company(
         for row in range(len(newest))
     ]
     assert torch.equal(advance(step, newest, cache), torch.cat(alone))
+
+
+@pytest.mark.parametrize("convert", [copy.copy, int8.to_bf16, int8.quantize])
+@pytest.mark.parametrize("name", ["llama-groups-biases", "gemma2-window-caps", "gpt2"])
+@torch.inference_mode()
+def test_tokens_have_the_same_bits_one_by_one_and_in_one_step(
+    name: str,
+    convert: Callable[[PreTrainedModel], PreTrainedModel],
+    make: Callable[[str], PreTrainedModel],
+) -> None:
+    model = convert(make(name))
+    step, cache = step_of(model), cached(model)
+    twin, newest = cache.copy_of(torch.arange(3)), torch.arange(15).view(3, 5)
+    alone = [advance(step, newest[:, place], cache) for place in range(5)]
+    together = step(newest, twin.begins(), *twin.buffers(), twin.length)
+    assert torch.equal(together, torch.stack(alone, 1))
+    for mine, other in zip(chain(*cache.buffers()), chain(*twin.buffers()), strict=True):
+        assert torch.equal(mine, other)
 
 
 @pytest.mark.parametrize("convert", [int8.to_bf16, int8.quantize])

@@ -1,13 +1,13 @@
-/* One decoding step of a language model: a token for each row of a batch.
+/* One decoding step of a language model: the newest tokens of each text of a batch.
 
    `native.py` compiles it and mirrors its structs; `decoding.py` calls it.
-   Weights and cached keys and values are read in their stored type; all sums are fp32. A row's
-   result does not depend on the other rows: each of its sums has the same order in any batch. */
+   Weights and cached keys and values are read in their stored type; all sums are fp32. A token is
+   a row of all products. A row's result does not depend on the other rows: each of its sums has
+   the same order in any batch, and the same for a token that comes alone and one among others. */
 
-#include "vectors.h"
+#include <omp.h>
 
-#define ROWS 4 /* rows and outputs of a block of products: their sums fit in the registers */
-#define OUTPUTS 4
+#include "products.h"
 
 enum { NO_NORM, RMS_NORM, LAYER_NORM };
 
@@ -39,85 +39,39 @@ typedef struct {
 } model;
 
 typedef struct {
-    float *states;         /* [rows, hidden size]: the embeddings; overwritten */
-    float *logits;         /* [rows, vocabulary] */
+    float *states;         /* [texts, tokens, hidden size]: the embeddings; overwritten */
+    float *logits;         /* [texts, tokens, vocabulary] */
     float *workspace;      /* of `workspace_size` */
-    const int64_t *begins; /* [rows]: first column that each row sees */
-    void *const *keys, *const *values; /* of each layer: [rows, key heads, room, head size] */
-    int64_t rows, column, room, cache_type, threads;
+    const int64_t *begins; /* [texts]: first column that each text sees */
+    void *const *keys, *const *values; /* of each layer: [texts, key heads, room, head size] */
+    int64_t texts, tokens, column, room, cache_type, threads; /* column of the first new token */
 } step;
 
-/* ---- products ---- */
-
-/* Adds the products of `count` channels, from k on, to the sums of a block. */
-INLINE void multiply(lanes sums[ROWS][OUTPUTS], const float *x, int64_t inputs, const char *weight,
-                     int64_t k, int64_t count, const int n_rows, const int n_outputs,
-                     const int type) {
-    lanes w[OUTPUTS];
-#pragma GCC unroll 4
-    for (int o = 0; o < n_outputs; o++) {
-        const char *from = weight + (o * inputs + k) * size_of(type);
-        w[o] = load(from, count, type);
-        /* The next block: processors foresee too few of several short streams (up to 1.7 times). */
-        __builtin_prefetch(from + n_outputs * inputs * size_of(type));
+/* Bytes in which each thread packs the inputs of a product. */
+static int64_t packing_size(const model *m, int64_t rows) {
+    int64_t most = m->hidden_size;
+    for (int64_t i = 0; i < m->n_layers; i++) {
+        const layer *l = m->layers + i;
+        if (l->query.outputs > most) most = l->query.outputs;
+        if (l->up.outputs > most) most = l->up.outputs;
     }
-#pragma GCC unroll 4
-    for (int r = 0; r < n_rows; r++) {
-        lanes states = load(x + r * inputs + k, count, FLOAT32);
-#pragma GCC unroll 4
-        for (int o = 0; o < n_outputs; o++) sums[r][o] += states * w[o];
-    }
-}
-
-/* The products of `n_rows` rows of x with `n_outputs` rows of the weight. */
-INLINE void block(float *y, int64_t stride, const float *x, int64_t inputs, const char *weight,
-                  const int n_rows, const int n_outputs, const int type) {
-    lanes sums[ROWS][OUTPUTS] = {0};
-    int64_t k = 0;
-    for (; inputs - k >= LANES; k += LANES)
-        multiply(sums, x, inputs, weight, k, LANES, n_rows, n_outputs, type);
-    if (k < inputs) multiply(sums, x, inputs, weight, k, inputs - k, n_rows, n_outputs, type);
-#pragma GCC unroll 4
-    for (int r = 0; r < n_rows; r++)
-#pragma GCC unroll 4
-        for (int o = 0; o < n_outputs; o++) y[r * stride + o] = sum(sums[r][o]);
-}
-
-INLINE void products_of(float *y, int64_t stride, const float *x, int64_t rows, int64_t inputs,
-                        const char *weight, int64_t outputs, const int type) {
-    for (int64_t o = 0; o < outputs; o += OUTPUTS, y += OUTPUTS) {
-        const char *w = weight + o * inputs * size_of(type);
-        int64_t r = 0;
-        if (outputs - o < OUTPUTS) {
-            for (; r < rows; r++)
-                for (int64_t i = 0; i < outputs - o; i++)
-                    block(y + r * stride + i, stride, x + r * inputs, inputs,
-                          w + i * inputs * size_of(type), 1, 1, type);
-            return;
-        }
-        for (; rows - r >= ROWS; r += ROWS)
-            block(y + r * stride, stride, x + r * inputs, inputs, w, ROWS, OUTPUTS, type);
-        for (; r < rows; r++)
-            block(y + r * stride, stride, x + r * inputs, inputs, w, 1, OUTPUTS, type);
-    }
-}
-
-/* y [rows, stride], its first `outputs` columns = x [rows, inputs] times weight^T. */
-static void products(float *y, int64_t stride, const float *x, int64_t rows, int64_t inputs,
-                     const void *weight, int64_t outputs, int64_t type) {
-    if (type == FLOAT32) products_of(y, stride, x, rows, inputs, weight, outputs, FLOAT32);
-    else if (type == BFLOAT16) products_of(y, stride, x, rows, inputs, weight, outputs, BFLOAT16);
-    else products_of(y, stride, x, rows, inputs, weight, outputs, INT8);
+    return rows * packed_size(most);
 }
 
 /* y [rows, outputs] = x [rows, inputs] W^T, scaled, plus bias; the team shares the outputs. */
-static void linear(float *y, const float *x, int64_t rows, int64_t inputs, const matrix *m) {
+static void linear(float *y, const float *x, int64_t rows, int64_t inputs, const matrix *m,
+                   char *packing) {
     const int64_t wide = 32, parts = (m->outputs + wide - 1) / wide;
+    const int packed = packed_kind(m->type), is_packed = packed != FLOAT32;
+    const int64_t x_stride = is_packed ? packed_size(inputs) : 4 * inputs;
+    const void *from = is_packed ? (const void *)packing : x;
+    if (is_packed) pack(packing, x, rows, inputs, m->type);
 #pragma omp for schedule(static) nowait
     for (int64_t part = 0; part < parts; part++) {
         const int64_t first = part * wide, width = least(wide, m->outputs - first);
         const char *weight = (const char *)m->weight + first * inputs * size_of(m->type);
-        products(y + first, m->outputs, x, rows, inputs, weight, width, m->type);
+        products(y + first, m->outputs, from, x_stride, rows, weight, inputs, width,
+                 is_packed ? packed : m->type);
         if (!m->scale && !m->bias) continue;
         for (int64_t r = 0; r < rows; r++)
             for (int64_t o = first; o < first + width; o++) {
@@ -229,28 +183,46 @@ INLINE void mix(float *to, const float *weights, const char *values, int64_t cou
 
 /* ---- the team's operations ---- */
 
-/* Attention of each row's newest token over its columns; its key and value join the cache. */
-static void attention(float *mixed, float *query, float *key, const float *value, float *scores,
-                      const layer *l, const step *s, int64_t index) {
+/* Normalises and turns each token's query and key; key and value join the cache. */
+static void remember(float *query, float *key, const float *value, const layer *l, const step *s,
+                     int64_t index) {
+    const int64_t size = l->head_size, type = s->cache_type;
+#pragma omp for schedule(static)
+    for (int64_t row = 0; row < s->texts * s->tokens; row++) {
+        const int64_t text = row / s->tokens, column = s->column + row % s->tokens;
+        float *q = query + row * l->query.outputs, *k = key + row * l->key.outputs;
+        const float *v = value + row * l->value.outputs;
+        normalize(q, q, l->query.outputs, &l->query_norm);
+        normalize(k, k, l->key.outputs, &l->key_norm);
+        if (l->rotation) {
+            rotate(q, l->heads, l, column - s->begins[text]);
+            rotate(k, l->key_heads, l, column - s->begins[text]);
+        }
+        for (int64_t head = 0; head < l->key_heads; head++) {
+            const int64_t place = ((text * l->key_heads + head) * s->room + column) * size;
+            put(s->keys[index], place, k + head * size, size, type);
+            put(s->values[index], place, v + head * size, size, type);
+        }
+    }
+}
+
+/* Attention of each new token over the columns of its text, up to its own. */
+static void attention(float *mixed, const float *query, float *scores, const layer *l,
+                      const step *s, int64_t index) {
     const int64_t size = l->head_size, group = l->heads / l->key_heads, type = s->cache_type;
 #pragma omp for schedule(dynamic)
-    for (int64_t task = 0; task < s->rows * l->key_heads; task++) {
-        const int64_t row = task / l->key_heads, begin = s->begins[row];
-        float *own = query + task * group * size, *k = key + task * size;
-        if (l->rotation) {
-            rotate(own, group, l, s->column - begin);
-            rotate(k, 1, l, s->column - begin);
-        }
-        const int64_t place = task * s->room * size, newest = place + s->column * size;
-        put(s->keys[index], newest, k, size, type);
-        put(s->values[index], newest, value + task * size, size, type);
-        int64_t first = begin;
-        if (l->window && s->column - l->window >= first) first = s->column - l->window + 1;
-        const int64_t count = s->column + 1 - first, offset = (place + first * size) * size_of(type);
+    for (int64_t task = 0; task < s->texts * s->tokens * l->key_heads; task++) {
+        const int64_t row = task / l->key_heads, text = row / s->tokens;
+        const int64_t column = s->column + row % s->tokens;
+        int64_t first = s->begins[text];
+        if (l->window && column - l->window >= first) first = column - l->window + 1;
+        const int64_t place = (text * l->key_heads + task % l->key_heads) * s->room + first;
+        const int64_t count = column + 1 - first, offset = place * size * size_of(type);
         const char *keys = (const char *)s->keys[index] + offset;
         const char *values = (const char *)s->values[index] + offset;
         float *seen = scores + task * group * s->room;
-        products(seen, s->room, own, group, size, keys, count, type);
+        products(seen, s->room, query + task * group * size, 4 * size, group, keys, size, count,
+                 type);
         for (int64_t h = 0; h < group; h++) {
             float *to = mixed + (task * group + h) * size, *weights = seen + h * s->room;
             softmax(weights, count, l);
@@ -264,7 +236,7 @@ static void attention(float *mixed, float *query, float *key, const float *value
 static void add(float *states, float *added, float *next, const step *s, int64_t hidden,
                 double multiplier, const norm *after, const norm *before) {
 #pragma omp for schedule(static)
-    for (int64_t row = 0; row < s->rows; row++) {
+    for (int64_t row = 0; row < s->texts * s->tokens; row++) {
         float *own = states + row * hidden, *f = added + row * hidden;
         normalize(f, f, hidden, after);
         for (int64_t i = 0; i < hidden; i++) own[i] += (float)multiplier * f[i];
@@ -294,8 +266,8 @@ static void activate(float *inner, const float *gate, int64_t count, int64_t kin
     }
 }
 
-/* Number of floats of the workspace of a step. */
-int64_t workspace_size(const model *m, int64_t rows, int64_t room) {
+/* Number of floats of the workspace of a step of `rows` tokens. */
+int64_t workspace_size(const model *m, int64_t rows, int64_t room, int64_t threads) {
     int64_t most = 0;
     for (int64_t i = 0; i < m->n_layers; i++) {
         const layer *l = m->layers + i;
@@ -303,15 +275,18 @@ int64_t workspace_size(const model *m, int64_t rows, int64_t room) {
         const int64_t needed = wide + 2 * l->up.outputs;
         if (needed > most) most = needed;
     }
-    return rows * (2 * m->hidden_size + most);
+    return rows * (2 * m->hidden_size + most) + threads * packing_size(m, rows) / 4;
 }
 
-/* Computes the logits of each row's next token, and appends its keys and values to the cache. */
+/* Computes the logits after each new token, and appends keys and values to the cache. */
 void decode(const model *m, const step *s) {
-    const int64_t rows = s->rows, hidden = m->hidden_size;
+    const int64_t rows = s->texts * s->tokens, hidden = m->hidden_size;
 #pragma omp parallel num_threads(s->threads)
     {
-        float *next = s->workspace, *added = next + rows * hidden, *free = added + rows * hidden;
+        const int64_t packed = packing_size(m, rows);
+        char *packing = (char *)s->workspace + omp_get_thread_num() * packed;
+        float *next = s->workspace + s->threads * packed / 4;
+        float *added = next + rows * hidden, *free = added + rows * hidden;
 #pragma omp for schedule(static)
         for (int64_t row = 0; row < rows; row++)
             normalize(next + row * hidden, s->states + row * hidden, hidden,
@@ -324,29 +299,24 @@ void decode(const model *m, const step *s) {
             float *key = mixed + rows * l->query.outputs, *value = key + rows * l->key.outputs;
             float *scores = value + rows * l->value.outputs;
             float *inner = scores + rows * l->heads * s->room, *gate = inner + rows * l->up.outputs;
-            linear(query, next, rows, hidden, &l->query);
-            linear(key, next, rows, hidden, &l->key);
-            linear(value, next, rows, hidden, &l->value);
+            linear(query, next, rows, hidden, &l->query, packing);
+            linear(key, next, rows, hidden, &l->key, packing);
+            linear(value, next, rows, hidden, &l->value, packing);
 #pragma omp barrier
-#pragma omp for schedule(static)
-            for (int64_t row = 0; row < rows; row++) {
-                float *q = query + row * l->query.outputs, *k = key + row * l->key.outputs;
-                normalize(q, q, l->query.outputs, &l->query_norm);
-                normalize(k, k, l->key.outputs, &l->key_norm);
-            }
-            attention(mixed, query, key, value, scores, l, s, i);
-            linear(added, mixed, rows, l->query.outputs, &l->output);
+            remember(query, key, value, l, s, i);
+            attention(mixed, query, scores, l, s, i);
+            linear(added, mixed, rows, l->query.outputs, &l->output, packing);
 #pragma omp barrier
             add(s->states, added, next, s, hidden, l->residual_multiplier, &l->after_attention,
                 &l->before_mlp);
-            linear(inner, next, rows, hidden, &l->up);
-            if (l->gate.weight) linear(gate, next, rows, hidden, &l->gate);
+            linear(inner, next, rows, hidden, &l->up, packing);
+            if (l->gate.weight) linear(gate, next, rows, hidden, &l->gate, packing);
 #pragma omp barrier
             activate(inner, l->gate.weight ? gate : NULL, rows * l->up.outputs, l->activation);
-            linear(added, inner, rows, l->up.outputs, &l->down);
+            linear(added, inner, rows, l->up.outputs, &l->down, packing);
 #pragma omp barrier
             add(s->states, added, next, s, hidden, l->residual_multiplier, &l->after_mlp, following);
         }
-        linear(s->logits, next, rows, hidden, &m->head);
+        linear(s->logits, next, rows, hidden, &m->head, packing);
     }
 }

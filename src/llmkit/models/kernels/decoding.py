@@ -1,14 +1,16 @@
 """A decoding step in one call of compiled code, for models of common families on a CPU.
 
-Replaces the model's own forward pass over one new token per row, whose many small operations take
-most of the time of small models, and whose products with bf16 and int8 weights are slow for few
-rows. The logits are equal up to rounding; with bf16 weights they are closer to those of fp32,
-because states are fp32. To delete it: remove `compiled_step` from `inference/batching.py`.
+Replaces the model's own forward pass over the newest tokens of each text, whose many small
+operations take most of the time of small models, and whose products with bf16 and int8 weights are
+slow for few rows. The logits are equal up to rounding; with bf16 weights they are closer to those
+of fp32, because states are fp32. To delete it: remove `compiled_step` from
+`inference/decoding/forward_pass.py`.
 """
 
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -59,7 +61,10 @@ def compiled_step(model: PreTrainedModel) -> CompiledStep | None:
 
 
 class CompiledStep:
-    """Computes the logits of one new token for each row, and appends its keys and values."""
+    """Computes the logits after the newest tokens of each row, and appends their keys and values.
+
+    A token's logits have the same bits alone and with others, in its row or in other rows.
+    """
 
     def __init__(self, parts: DecoderParts, library: ctypes.CDLL) -> None:
         self._parts, self._library = parts, library
@@ -74,39 +79,39 @@ class CompiledStep:
         weights = [weight for each in parts.layers for weight in each.weights.values()]
         kept = [weight.values for weight in (*weights, parts.head) if weight is not None]
         self._n_weights = sum(map(Tensor.numel, kept))
-        self._is_full = all(weight.dtype == torch.float32 for weight in kept)
+        is_full = all(weight.dtype == torch.float32 for weight in kept)
+        self.most_tokens = sys.maxsize if is_full else _MAX_PRODUCTS // self._n_weights
+        """Tokens of a step, over all rows, up to which it is faster than torch."""
         self._positions = 0
         self._rotations: dict[RotationTable, Tensor] = {}
         self._workspace = torch.empty(0)
-
-    def suits(self, rows: int) -> bool:
-        """Whether a step of so many rows is faster here than in torch."""
-        return self._is_full or rows * self._n_weights <= _MAX_PRODUCTS
 
     def __call__(
         self, ids: Tensor, begins: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor],
         column: int,
     ) -> Tensor:  # fmt: skip
-        """The fp32 logits [rows, vocabulary] after the ids [rows], which stand in a column.
+        """The fp32 logits [rows, tokens, vocabulary] after the ids [rows, tokens], of which the
+        first stand in a column.
 
         `begins` [rows] is the first column that each row sees. Keys and values of each layer are
-        contiguous [rows, key heads, columns, head size]; those of the new column are written.
+        contiguous [rows, key heads, columns, head size]; those of the new columns are written.
         """
-        rows, room = len(ids), keys[0].shape[2]
+        (rows, tokens), room = ids.shape, keys[0].shape[2]
         begins = begins.contiguous()
-        self._extend_rotations(column + 1)
-        states = self._parts.embed(ids[:, None], column - begins[:, None])[:, 0]
+        self._extend_rotations(column + tokens)
+        states = self._parts.embed(ids, torch.arange(column, column + tokens) - begins[:, None])
         # A copy: it is overwritten.
         states = states.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
-        logits = torch.empty(rows, self._parts.head.values.shape[0])
-        size = self._library.workspace_size(self._model, rows, room)
+        logits = torch.empty(rows, tokens, self._parts.head.values.shape[0])
+        useful = rows * tokens * self._n_weights // _PER_THREAD
+        threads = max(1, min(torch.get_num_threads(), useful))
+        size = self._library.workspace_size(self._model, rows * tokens, room, threads)
         if len(self._workspace) < size:
             self._workspace = torch.empty(size)
-        threads = max(1, min(torch.get_num_threads(), rows * self._n_weights // _PER_THREAD))
         step = native.StepStruct(
             states.data_ptr(), logits.data_ptr(), self._workspace.data_ptr(), begins.data_ptr(),
             _addresses(keys), _addresses(values),
-            rows, column, room, _TYPES[keys[0].dtype], threads,
+            rows, tokens, column, room, _TYPES[keys[0].dtype], threads,
         )  # fmt: skip
         self._library.decode(self._model, step)
         return self._parts.finish(logits)

@@ -22,7 +22,7 @@ from pathlib import Path
 from llmkit.errors import LlmkitError
 from llmkit.storage.paths import cache_directory, is_private
 
-_SOURCES = [Path(__file__).with_name(name) for name in ("decoder.c", "vectors.h")]
+_SOURCES = [Path(__file__).with_name(name) for name in ("decoder.c", "products.h", "vectors.h")]
 # No -ffast-math: NaN must reach the logits, where it is reported.
 _FLAGS = "-O2 -march=native -fopenmp -ffp-contract=fast -fPIC -shared".split()
 _SECONDS = 120
@@ -79,8 +79,8 @@ class StepStruct(ctypes.Structure):
     _fields_ = (
         ("states", c_void_p), ("logits", c_void_p), ("workspace", c_void_p), ("begins", c_void_p),
         ("keys", POINTER(c_void_p)), ("values", POINTER(c_void_p)),
-        ("rows", c_int64), ("column", c_int64), ("room", c_int64), ("cache_type", c_int64),
-        ("threads", c_int64),
+        ("texts", c_int64), ("tokens", c_int64), ("column", c_int64), ("room", c_int64),
+        ("cache_type", c_int64), ("threads", c_int64),
     )  # fmt: skip
 
 
@@ -98,7 +98,7 @@ def decoder_library() -> ctypes.CDLL | None:
     if library is not None:
         library.decode.argtypes = (POINTER(ModelStruct), POINTER(StepStruct))
         library.decode.restype = None
-        library.workspace_size.argtypes = (POINTER(ModelStruct), c_int64, c_int64)
+        library.workspace_size.argtypes = (POINTER(ModelStruct), c_int64, c_int64, c_int64)
         library.workspace_size.restype = c_int64
     return library
 

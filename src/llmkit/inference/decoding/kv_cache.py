@@ -98,19 +98,19 @@ class KVCache(Cache):  # type: ignore[misc]  # transformers comes without types
         """The first column that each row sees; for a free row, the next column."""
         return self.starts.clamp(max=self.length)
 
-    def make_room(self) -> None:
-        """Makes room for at least one more column; drops padding that all rows share."""
-        if self.layers[0].keys.shape[2] == self.length:
+    def make_room(self, columns: int) -> None:
+        """Makes room for so many more columns, at most ROOM; drops padding that all rows share."""
+        if self.layers[0].keys.shape[2] < self.length + columns:
             self.keep(torch.arange(len(self.starts)))
 
     def buffers(self) -> tuple[list[Tensor], list[Tensor]]:
         """The keys and values of each layer, [rows, heads, room, head size]."""
         return [each.keys for each in self.layers], [each.values for each in self.layers]
 
-    def extend(self) -> None:
-        """Counts a new column, for which there is room, as filled."""
+    def extend(self, columns: int) -> None:
+        """Counts new columns, for which there is room, as filled."""
         for layer in self.layers:
-            layer.length += 1
+            layer.length += columns
 
     def release(self, row: int) -> None:
         """Frees a row."""
