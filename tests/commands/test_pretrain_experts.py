@@ -62,6 +62,7 @@ def test_micro_batches_processes_and_interruptions_change_nothing(
         trained("one", "train.micro_batch_size=1"),
         trained("three", "train.micro_batch_size=3"),
         trained("two", "train.micro_batch_size=2", processes=2),
+        trained("parts", "train.micro_batch_size=2", "train.shard=true", processes=2),
     ]
     for other in others:
         for one, two in zip(whole, other, strict=True):
