@@ -58,6 +58,11 @@ def test_what_is_compiled_for_one_layer_serves_all_and_nothing_but_training() ->
     assert counters["stats"]["unique_graphs"] == layer_and_head
     with torch.no_grad():
         objective(batch)
+    objective.compile_nothing()
+    torch.testing.assert_close(gradients(), plain)
+    objective.compile_layers()
+    with objective.compiled():
+        torch.testing.assert_close(gradients(), compiled)
     assert counters["stats"]["unique_graphs"] == layer_and_head
 
 

@@ -31,6 +31,7 @@ class LossModule(nn.Module):
         super().__init__()
         self.loss, self.model = loss, model
         self._compiled: dict[nn.Module, Callable[..., Any]] = {}
+        self._made: dict[bool, dict[nn.Module, Callable[..., Any]]] = {}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The sums of the loss over the batch."""
@@ -41,18 +42,21 @@ class LossModule(nn.Module):
 
         Layers are alike, so one compilation serves all, in half the time of the whole model.
         """
-        compiling.code_directory()
-        self._compiled = {
-            layer: torch.compile(
-                layer._call_impl, dynamic=dynamic, options={"fallback_random": True}
-            )
-            for layer in logits.layers_of(self.model)
-        }
-        for part in self.loss.compilable:  # the last call may have a shorter input
-            self._compiled[part] = torch.compile(part._call_impl, dynamic=None)
+        if dynamic not in self._made:
+            compiling.code_directory()
+            made: dict[nn.Module, Callable[..., Any]] = {
+                layer: torch.compile(
+                    layer._call_impl, dynamic=dynamic, options={"fallback_random": True}
+                )
+                for layer in logits.layers_of(self.model)
+            }
+            for part in self.loss.compilable:  # the last call may have a shorter input
+                made[part] = torch.compile(part._call_impl, dynamic=None)
+            self._made[dynamic] = made
+        self._compiled = self._made[dynamic]
 
     def compile_nothing(self) -> None:
-        """Undo `compile_layers`."""
+        """Undo `compile_layers`, whose code is kept for its next call."""
         self._compiled = {}
 
     @contextlib.contextmanager

@@ -221,6 +221,9 @@ def _measured_step(task: Task, objective: LossModule, batch: int, clock: Clock) 
         work = steps * rounds * seconds
         quick, reason = _compiled(objective, examples, size, work, seconds, processes)
         compiles, seconds = quick < seconds, min(seconds, quick)
+    elif compiles and not probe.lengths_differ(examples):
+        quick, _ = probe.compiled(objective, examples, size, seconds, processes)
+        seconds = quick if quick < math.inf else seconds
     return _Step(size, attention, compiles, reason, seconds * rounds, operations)
 
 
