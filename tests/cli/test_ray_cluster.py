@@ -97,6 +97,31 @@ def test_a_sweep_that_is_stopped_has_its_jobs_save_and_continues_later(
     assert steps[-1] == 300
 
 
+@pytest.mark.slow
+def test_cleaning_and_preparing_on_a_cluster_give_the_bytes_of_one_machine(
+    trials: Server, cluster: str, words: Path
+) -> None:
+    jobs = ("--of", "2", "--ray", cluster)
+    for name, more in (("ray", jobs), ("local", ())):
+        line = ("clean", "--text", "words.txt", "data.document=line", "--output", name)
+        ended = trials.run(*line, *more, directory=str(words))
+        assert ended.code == 0, ended.err
+    for name in ("clean.json", "removed.jsonl", "text/00000.jsonl.zst"):
+        assert (words / "ray" / name).read_bytes() == (words / "local" / name).read_bytes()
+    prepare = ("prepare", "--text", "local", "tokenizer.vocab_size=300", "--json")
+    made = [
+        trials.run(
+            *prepare,
+            *more,
+            directory=str(words),
+            environment={"LLMKIT_CACHE": str(words / f"cache-{len(more)}")},
+        )
+        for more in (jobs, ())
+    ]
+    assert [ended.code for ended in made] == [0, 0], made[0].err
+    assert json.loads(made[0].out)["hash"] == json.loads(made[1].out)["hash"]
+
+
 def test_an_address_where_nobody_answers_is_named(
     words: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
