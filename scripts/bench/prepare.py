@@ -6,8 +6,10 @@
 The text is pieces of the novels in rows, repeated up to the size; the tokenizer is trained first.
 Each command runs in a process of its own, with an empty cache. Prints JSON lines.
 `workers`: seconds of one worker and of several in turn, each on one core, the median of their
-ratio, and whether both made the same set. `memory`: the peak of the largest process for a tenth of
-the text and for all.
+ratio, and whether both made the same set. `ratio_of_processor_time` compares the time of the first
+process and of one of those that it starts, without that of a small text; other work on the machine
+changes it less. `memory`:
+the peak of the largest process for a tenth of the text and for all.
 """
 
 from __future__ import annotations
@@ -28,12 +30,14 @@ PIECE = 1300  # characters of a document
 SCRIPT = (
     "import resource, sys; from llmkit.cli import app; code = app.run_command(sys.argv[1:]);"
     "own, others = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN));"
-    "print(max(own.ru_maxrss, others.ru_maxrss)); sys.exit(code)"
+    "times = [each.ru_utime + each.ru_stime for each in (own, others)];"
+    "print(max(own.ru_maxrss, others.ru_maxrss), *times); sys.exit(code)"
 )
 
 
 def prepared(text: Path, workers: int, *keys: str) -> dict[str, Any]:
-    """What the command prints, with its peak of memory."""
+    """What the command prints, with its peak of memory, and the processor seconds of its first
+    process and, in the mean, of one of those that it started."""
     with tempfile.TemporaryDirectory(dir=text.parent) as cache:
         line = ["prepare", "--text", str(text), "--workers", str(workers), "--json", *keys]
         # Alone, a process tokenizes with all cores.
@@ -42,8 +46,13 @@ def prepared(text: Path, workers: int, *keys: str) -> dict[str, Any]:
             [sys.executable, "-c", SCRIPT, *line],
             stdout=subprocess.PIPE, text=True, check=True, env=environment,
         )  # fmt: skip
-    figures, memory = done.stdout.strip().rsplit("\n", 1)
-    return {**json.loads(figures), "memory_MiB": int(memory) // 1024}
+    figures, used = done.stdout.strip().rsplit("\n", 1)
+    memory, own, others = map(float, used.split())
+    return {
+        **json.loads(figures),
+        "memory_MiB": round(memory / 1024),
+        "processor": own + others / workers,
+    }
 
 
 def rows_of(novels: Path, megabytes: float, path: Path) -> Path:
@@ -72,7 +81,8 @@ def compare_workers(
     novels: Path, megabytes: float, workers: int, rounds: int, place: Path
 ) -> Iterator[dict[str, Any]]:
     text, key = rows_of(novels, megabytes, place / "rows.jsonl"), trained_tokenizer(novels, place)
-    ratios = []
+    small = rows_of(novels, 0.1, place / "small.jsonl")
+    start, ratios = prepared(small, 1, key)["processor"], list[float]()
     for _ in range(rounds):
         one, several = prepared(text, 1, key), prepared(text, workers, key)
         ratios.append(one["seconds"] / several["seconds"])
@@ -81,6 +91,11 @@ def compare_workers(
             "seconds": one["seconds"],
             f"seconds_of_{workers}": several["seconds"],
             "ratio": round(ratios[-1], 2),
+            "ratio_of_processor_time": round(
+                (one["processor"] - start) / (several["processor"] - start), 2
+            ),
+            "processor": [round(each["processor"], 1) for each in (one, several)],
+            "processor_to_start": round(start, 1),
             "same": one["hash"] == several["hash"],
         }
     yield {"ratio": round(statistics.median(ratios), 2)}
