@@ -1,12 +1,13 @@
 """Compare the speed of decoding one stream, greedy, with llama.cpp on the same weights.
 
     python scripts/bench/decode.py MODEL --llama-cpp PYTHON --gguf FILE [FILE ...]
-                                   [--threads 1 2] [--tokens 64] [--rounds 5]
+                                   [--threads 1 2] [--tokens 64] [--rounds 5] [--processor]
 
 MODEL is a directory, whose tokenizer is not used; the files come from `llmkit export --format gguf
 --type f32|f16|bf16|q8_0`. PYTHON has llama-cpp-python. All sides get a prompt of 32 tokens, which
-is not counted, and take turns; prompt lookup is off. Prints one JSON object: for each number of
-threads, median tokens per second.
+is not counted, and take turns; prompt lookup is off. `--processor` counts processor time in place
+of seconds: for a busy machine, with one thread. Prints a JSON object for each number of threads:
+median tokens per second.
 """
 
 from __future__ import annotations
@@ -34,22 +35,23 @@ from llmkit.models.kernels import int8, layer_parts
 PROMPT = tuple(range(1, 33))
 
 
-def with_llmkit(engine: Engine, tokens: int, threads: int) -> float:
+def with_llmkit(engine: Engine, clock: str, tokens: int, threads: int) -> float:
     torch.set_num_threads(threads)
     settings = GenerationConfig(do_sample=False, prompt_lookup_num_tokens=0)
     prompt = Prompt("", PROMPT, seed=0, max_new_tokens=tokens + 1, limit=None)
     # No end tokens: every text has the length that it was asked for.
     engine.add(prompt, Sampler(settings, engine.tokenizer, (), engine.model.device))
     engine.step()
-    begin = time.perf_counter()
+    now = getattr(time, clock)
+    begin = now()
     while not engine.is_idle:
         engine.step()
-    return tokens / (time.perf_counter() - begin)
+    return tokens / (now() - begin)
 
 
-def with_llama_cpp(python: Path, gguf: Path, tokens: int, threads: int) -> float:
+def with_llama_cpp(python: Path, gguf: Path, clock: str, tokens: int, threads: int) -> float:
     side = Path(__file__).with_name("llama_cpp_side.py")
-    numbers = ("--tokens", tokens, "--threads", threads)
+    numbers = ("--tokens", tokens, "--threads", threads, "--clock", clock)
     command = [str(each) for each in (python, side, gguf, *numbers)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return float(done.stdout)
@@ -68,7 +70,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--processor", action="store_true")
     given = parser.parse_args()
+    clock = "process_time" if given.processor else "perf_counter"
     full = AutoModelForCausalLM.from_pretrained(given.model, dtype=torch.float32).eval()
     models = {
         "fp32": copy.deepcopy(full),
@@ -76,11 +80,10 @@ def main() -> None:
         "int8": int8.quantize(full),
     }
     sides: dict[str, Callable[[int, int], float]] = {
-        name: partial(with_llmkit, prepared(model)) for name, model in models.items()
+        name: partial(with_llmkit, prepared(model), clock) for name, model in models.items()
     }
     for gguf in given.gguf:
-        sides[gguf.stem] = partial(with_llama_cpp, given.llama_cpp, gguf)
-    found = {}
+        sides[gguf.stem] = partial(with_llama_cpp, given.llama_cpp, gguf, clock)
     for threads in given.threads:
         speeds: dict[str, list[float]] = {name: [] for name in sides}
         for number in range(given.rounds + 1):
@@ -88,8 +91,8 @@ def main() -> None:
                 speed = side(given.tokens, threads)
                 if number:  # the first round warms up
                     speeds[name].append(speed)
-        found[threads] = {name: round(statistics.median(all), 1) for name, all in speeds.items()}
-    print(json.dumps({"tokens_per_second": found, **vars(given)}, default=str))
+        found = {name: round(statistics.median(all), 1) for name, all in speeds.items()}
+        print(json.dumps({"threads": threads, "tokens_per_second": found}), flush=True)
 
 
 if __name__ == "__main__":
