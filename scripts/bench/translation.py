@@ -19,7 +19,7 @@ training, texts/s of predicting (4 beams), peak memory in MiB, and the ratios of
     .venv/bin/python scripts/bench/translation.py data DIRECTORY tatoeba-en-zh.tsv
     .venv/bin/python scripts/bench/translation.py quality DIRECTORY [--seeds 3] [--epochs 6]
     .venv/bin/python scripts/bench/translation.py speed DIRECTORY [--rounds 1] [--rows 2000]
-        [--texts 200]
+        [--texts 200] [--width 128] [--layers 2]
 """
 
 from __future__ import annotations
@@ -42,15 +42,14 @@ TESTED = 200
 """Test sources that are translated."""
 
 WIDTH, LAYERS = 128, 2
+ARCHITECTURE = "model.architecture=transformer"
 PAIRS = (
-    "train.objective=sequence_to_sequence", "model.architecture=transformer",
-    f"model.config.hidden_size={WIDTH}", f"model.config.num_hidden_layers={LAYERS}",
+    "train.objective=sequence_to_sequence",
     f"data.max_length={LENGTH}", f"data.max_target_length={LENGTH}",
     "data.source_column=source", "data.target_column=target",
 )  # fmt: skip
 PACKS = 8
 """Packed rows of 128 tokens per step of the decoder-only model, which hold about BATCH pairs."""
-DECODER = (f"model.config.hidden_size={WIDTH}", f"model.config.num_hidden_layers={2 * LAYERS}")
 
 Row = dict[str, str]
 
@@ -66,6 +65,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--texts", type=int, default=TESTED)
+    parser.add_argument("--width", type=int, default=WIDTH)
+    parser.add_argument("--layers", type=int, default=LAYERS)
     parser.add_argument("--side", choices=SIDES)
     given = parser.parse_args()
     if given.job == "data":
@@ -82,14 +83,19 @@ def main() -> None:
     else:
         model = given.directory / "model"
         processes.llmkit("finetune", "--csv", given.directory / "train.csv", *PAIRS,
-                         "train.max_steps=1", "data.validation_fraction=0",
-                         "-o", model)  # fmt: skip
+                         ARCHITECTURE, *sized(given.width, given.layers), "train.max_steps=1",
+                         "data.validation_fraction=0", "-o", model)  # fmt: skip
         medians = processes.take_turns(SIDES, given.rounds)
         ratios = {
             **processes.ratios_to_others(medians),
             **processes.ratios_to_others(medians, "llmkit_fp32"),
         }
         print(json.dumps({"speed": medians, "ratios": ratios, "rounds": given.rounds}))
+
+
+def sized(width: int, layers: int) -> tuple[str, str]:
+    """The keys of a new model's size."""
+    return f"model.config.hidden_size={width}", f"model.config.num_hidden_layers={layers}"
 
 
 def write_data(directory: Path, tsv: Path, every: int) -> None:
@@ -134,16 +140,16 @@ def quality(directory: Path, seeds: int, epochs: float) -> dict[str, Any]:
     for seed in range(seeds):
         with tempfile.TemporaryDirectory() as place:
             pairs = processes.llmkit(
-                "finetune", *files, *PAIRS, f"train.global_batch_size={BATCH}",
-                "train.learning_rate=0.006", "train.compile=false", f"seed={seed}",
-                "-o", f"{place}/pairs",
+                "finetune", *files, *PAIRS, ARCHITECTURE, *sized(WIDTH, LAYERS),
+                f"train.global_batch_size={BATCH}", "train.learning_rate=0.006",
+                "train.compile=false", f"seed={seed}", "-o", f"{place}/pairs",
             )  # fmt: skip
             baselines = {name: each for name, each in pairs["baseline"].items() if "bleu" in each}
             found["encoder-decoder"].append(_figures(pairs))
-            processes.llmkit("pretrain", "--text", text, *DECODER, "data.document=line",
-                             f"data.block_size={2 * LENGTH}", "train.max_steps=1",
-                             "train.compile=false", "data.validation_fraction=0", f"seed={seed}",
-                             "-o", f"{place}/base")  # fmt: skip
+            processes.llmkit("pretrain", "--text", text, *sized(WIDTH, 2 * LAYERS),
+                             "data.document=line", f"data.block_size={2 * LENGTH}",
+                             "train.max_steps=1", "train.compile=false", f"seed={seed}",
+                             "data.validation_fraction=0", "-o", f"{place}/base")  # fmt: skip
             completed = processes.llmkit(
                 "finetune", *files, "--model", f"{place}/base", "train.objective=completion",
                 "data.prompt_column=source", "data.response_column=target", "train.optimizer=muon",
@@ -229,8 +235,8 @@ def _llmkit(side: str, train: list[Row], test: list[Row], model: Path) -> dict[s
             write(files[name], [(row["source"], row["target"]) for row in rows])
         run = f"{directory}/run"
         trained = processes.llmkit(
-            "finetune", "--csv", files["train"], "--model", model, "-o", run, PAIRS[0],
-            *PAIRS[-4:], "train.num_train_epochs=1", f"train.learning_rate={RATE}",
+            "finetune", "--csv", files["train"], "--model", model, "-o", run, *PAIRS,
+            "train.num_train_epochs=1", f"train.learning_rate={RATE}",
             f"train.global_batch_size={BATCH}", "data.validation_fraction=0",
             f"generation.max_new_tokens={LENGTH}", f"generation.num_beams={BEAMS}",
             f"train.precision={'fp32' if side == 'llmkit_fp32' else 'auto'}",
