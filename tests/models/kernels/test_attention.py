@@ -103,6 +103,38 @@ def test_what_is_not_compiled_is_computed_as_by_plain_transformers() -> None:
     assert torch.equal(model(ids).logits, expected)
 
 
+@pytest.mark.parametrize("n_key_heads", [4, 2])
+@pytest.mark.parametrize("masked", ["causal", "both sides", "documents"])
+def test_attention_that_is_not_compiled_is_as_exact_in_bf16_as_torchs(
+    masked: str, n_key_heads: int
+) -> None:
+    generator, n = torch.Generator().manual_seed(0), 24
+    inputs = [
+        torch.randn(2, heads, n, 8, generator=generator).bfloat16().requires_grad_()
+        for heads in (4, n_key_heads, n_key_heads)
+    ]
+    document = torch.tensor([[0] * 9 + [1] * 15, [0] * 20 + [1] * 4])
+    mask = (document[:, None, :, None] == document[:, None, None, :]).tril()
+    given = {"attention_mask": mask if masked == "documents" else None}
+    settings = {**given, "is_causal": masked == "causal"}
+
+    def results(name: str, dtype: torch.dtype) -> list[Tensor]:
+        module, own = torch.nn.Module(), [each.detach().to(dtype) for each in inputs]
+        module.num_key_value_groups, module.is_causal = 4 // n_key_heads, masked == "causal"
+        for each in own:
+            each.requires_grad_()
+        kernel = attention.forward if name == "own" else attention.sdpa_attention_forward
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            out, _ = kernel(module, *own, **settings)
+        out.backward(torch.linspace(-1, 1, out.numel()).view_as(out).to(out.dtype))
+        return [out.detach(), *(each.grad for each in own if each.grad is not None)]
+
+    own, torchs = results("own", torch.bfloat16), results("torch", torch.bfloat16)
+    for one, other, exact in zip(own, torchs, results("torch", torch.float64), strict=True):
+        assert not torch.equal(one, other)  # it is another computation
+        assert torch.linalg.vector_norm(one - exact) < 0.01 * torch.linalg.vector_norm(exact)
+
+
 def test_a_cpu_keeps_the_attention_that_it_has(tmp_path: Path) -> None:
     processes, model = join_processes("fp32"), tiny_model("qwen3")
     objective = LossModule(CausalLoss(1, linear_head=True), model)
