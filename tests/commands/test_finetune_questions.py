@@ -150,6 +150,7 @@ def test_plain_transformers_loads_the_model(reference) -> None:
     assert all(torch.equal(saved[name], each) for name, each in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_killed_run_continues_to_the_bit(reference, tables, call, trials, tmp_path) -> None:
     run = tmp_path / "killed"
     resume_killed(trials, call, finetuning(tables, *SMALL), run)

@@ -90,7 +90,9 @@ def counts(place: Path, model: str, environment: dict[str, str], *command: str) 
 @pytest.mark.parametrize(
     ("model", "command"),
     [
-        ("classifier", "predict --csv rows.csv predict.output=labels.csv"),
+        pytest.param(
+            "classifier", "predict --csv rows.csv predict.output=labels.csv", marks=pytest.mark.slow
+        ),
         pytest.param("classifier", "evaluate --csv rows.csv", marks=pytest.mark.slow),
         pytest.param("causal", "evaluate --text text.txt", marks=pytest.mark.slow),
         ("causal", "generate --prompt text generation.max_new_tokens=2 --output texts.jsonl"),
@@ -105,6 +107,7 @@ def test_a_command_loads_config_and_tokenizer_of_a_model_once(
     assert found["openings of config.json"] <= MAX_OPENINGS
 
 
+@pytest.mark.slow
 def test_a_named_tokenizer_is_loaded_beside_the_models_own(
     place: Path, environment: dict[str, str]
 ) -> None:

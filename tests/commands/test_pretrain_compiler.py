@@ -12,6 +12,7 @@ import torch
 from tests.jobs import tiny
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU another compiler is used")
 def test_a_compiler_that_fails_is_named_with_the_key_that_asked_for_it(
     environment: dict[str, str], corpus: Path, tmp_path: Path

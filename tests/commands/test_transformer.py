@@ -82,6 +82,7 @@ def test_two_processes_give_what_one_gives(rotary, llmkit, command, tmp_path) ->
     assert_close(run_to_end(llmkit, command(tmp_path / "two", *ROTARY), processes=2), rotary)
 
 
+@pytest.mark.slow
 def test_its_card_loads_it_with_plain_transformers(rotary: Path) -> None:
     card = (rotary / "final" / "README.md").read_text()
     assert "import llmkit.models.transformer" in card

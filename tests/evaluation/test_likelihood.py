@@ -31,6 +31,7 @@ class Member:
     count: int = 1
     device = torch.device("cpu")
     precision = "fp32"
+    one_model = False
 
     def autocast(self) -> Any:
         return nullcontext()

@@ -126,6 +126,7 @@ def test_a_fault_keeps_its_code_where_nobody_listens(streams: str, code: int) ->
     assert llmkit("pretrain", "lr=1", streams=streams) == code
 
 
+@pytest.mark.slow
 def test_a_run_whose_streams_are_all_closed_is_done_all_the_same(
     job: Job, trials: Server, reference: dict[str, str], tmp_path: Path
 ) -> None:

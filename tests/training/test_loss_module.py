@@ -35,6 +35,7 @@ def test_the_body_stands_for_layers_that_are_in_no_list() -> None:
     assert logits.layers_of(model) == [model.model]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
 def test_what_is_compiled_for_one_layer_serves_all_and_nothing_but_training() -> None:
     model = a_model("llama", 4)

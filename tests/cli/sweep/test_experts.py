@@ -19,7 +19,6 @@ from llmkit.errors import ConfigError, UsageError, WriteError
 from tests.harness import Ended, Server
 from tests.jobs import WORDS, metrics, tiny
 
-SLOW = pytest.mark.slow
 MIXTURE = "data: {document: line, mixture: {code: {files: code.txt}, poems: {files: poems.txt}}}\n"
 
 
@@ -239,13 +238,14 @@ def test_a_seed_that_fails_starts_no_expert(llmkit: Run, place: Path) -> None:
     assert not (place / "bad/code").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("keys", "what"),
     [
         (("merge.into=moe", "model.architecture=gpt2"), "no mixture of experts"),
-        pytest.param(("merge.into=moe", "merge.top_k=3"), "3 of 2 experts", marks=SLOW),
-        pytest.param(("merge.into=moe", "merge.shared=law"), "no expert of law", marks=SLOW),
-        pytest.param(("merge.intoo=moe",), "merge.into", marks=SLOW),
+        (("merge.into=moe", "merge.top_k=3"), "3 of 2 experts"),
+        (("merge.into=moe", "merge.shared=law"), "no expert of law"),
+        (("merge.intoo=moe",), "merge.into"),
     ],
 )
 def test_a_merge_that_cannot_be_made_is_refused_before_anything_is_trained(

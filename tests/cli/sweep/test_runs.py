@@ -140,6 +140,7 @@ def stopped(here: Path, trials: Server) -> Ended:
     return trial.end(signal.SIGTERM)
 
 
+@pytest.mark.slow
 def test_a_signal_stops_a_sweep_after_saving_and_says_what_remains(stopped: Ended) -> None:
     assert stopped.code == 75
     assert "checkpoint stopped/max_steps=300/checkpoints/step-" in stopped.err

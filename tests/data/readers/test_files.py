@@ -194,7 +194,10 @@ print(json.dumps([code, once, dict(seen)]), file=sys.stderr)
 
 @pytest.mark.parametrize(
     ("command", "name", "row"),
-    [("pretrain", "all.txt", "text {}"), ("finetune", "all.csv", "text {},{}")],
+    [
+        ("pretrain", "all.txt", "text {}"),
+        pytest.param("finetune", "all.csv", "text {},{}", marks=pytest.mark.slow),
+    ],
 )
 def test_a_command_finds_its_files_once(tmp_path: Path, command: str, name: str, row: str) -> None:
     rows = [row.format(number, number % 2) for number in range(40)]

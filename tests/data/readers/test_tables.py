@@ -1,13 +1,14 @@
 import csv
 import json
 from pathlib import Path
+from unicodedata import category
 
 import datasets
 import huggingface_hub
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from llmkit.config.schema import DataConfig
@@ -61,6 +62,8 @@ def test_a_row_is_a_document_in_every_format(tmp_path: Path) -> None:
 def test_csv_reads_back_what_csv_writes(
     tmp_path_factory: pytest.TempPathFactory, rows: list[list[str]]
 ) -> None:
+    controls = sum(category(c) == "Cc" for row in rows for text in row for c in text)
+    assume(controls <= 32)  # a file with more of them is taken for binary data
     path = tmp_path_factory.mktemp("csv") / "a.csv"
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([["x", "text"], *rows])

@@ -93,6 +93,7 @@ def test_a_model_that_differs_is_found(labels: Written, tmp_path: Path) -> None:
         check_cases(session, cases, "it")
 
 
+@pytest.mark.slow
 def test_onnx_runtime_sends_nothing_and_keeps_no_identity(tmp_path: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("ORT_")}
     environment |= dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME"), str(tmp_path))
