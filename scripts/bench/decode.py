@@ -30,7 +30,7 @@ from llmkit.inference.batching import Engine
 from llmkit.inference.prompts import Prompt
 from llmkit.inference.sampler import Sampler
 from llmkit.models import tokenizer as tokenizers
-from llmkit.models.kernels import int8, layer_parts
+from llmkit.models.kernels import huge_pages, int8, layer_parts
 
 PROMPT = tuple(range(1, 33))
 
@@ -59,7 +59,8 @@ def with_llama_cpp(python: Path, gguf: Path, clock: str, tokens: int, threads: i
 
 def prepared(model: PreTrainedModel) -> Engine:
     tokenizer = tokenizers.train_bpe(["a b c"], 300)
-    return Engine(layer_parts.store_by_output(model), tokenizer)
+    model = huge_pages.in_huge_pages(layer_parts.store_by_output(model))
+    return Engine(model, tokenizer)
 
 
 def main() -> None:

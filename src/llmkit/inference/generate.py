@@ -23,7 +23,7 @@ from llmkit.inference.sampler import Sampler, end_ids
 from llmkit.inference.sequence import Sequence
 from llmkit.models import pretrained
 from llmkit.models.experts import routing
-from llmkit.models.kernels import int8, layer_parts
+from llmkit.models.kernels import huge_pages, int8, layer_parts
 from llmkit.models.pretrained import Pretrained
 
 
@@ -96,7 +96,7 @@ def engine(config: Config, opened: Pretrained, device: torch.device | None = Non
     elif settings.precision == "bf16":
         model = int8.to_bf16(model)
     model = layer_parts.store_by_output(model.to(device))
-    return Engine(model, opened.tokenizer, settings.micro_batch_size)
+    return Engine(huge_pages.in_huge_pages(model), opened.tokenizer, settings.micro_batch_size)
 
 
 _Messages = Series[Mapping[str, str]]
