@@ -48,7 +48,7 @@ def test_an_export_that_is_broken_off_while_it_writes_leaves_nothing_half_writte
     assert ended.code == code, ended.err
     assert "Traceback" not in ended.err
     left = [path.name for path in tmp_path.iterdir()]
-    assert not left if code > 0 else [name for name in left if name[:5] != ".tmp-"] == []
+    assert (left if code > 0 else [name for name in left if name[:5] != ".tmp-"]) == []
     if code > 0:
         assert "kept: " in ended.err
         return

@@ -60,14 +60,20 @@ FileFacts = dict[str, Any]
 
 
 class Draft:
-    """A directory under a temporary name, until it is published under its own or discarded."""
+    """A directory under a temporary name, until it is published under its own or discarded.
+
+    It is created by `make`, so that whoever discards it holds it before it exists: a signal may
+    arrive at any time.
+    """
 
     def __init__(self, target: Path) -> None:
-        """Creates the empty directory beside its target."""
-        make_directory(target.parent)
-        _clean_after(target)
         self.target = target
         self.directory = target.with_name(f".tmp-{target.name}-{os.getpid()}")
+
+    def make(self) -> None:
+        """Creates the empty directory beside its target."""
+        make_directory(self.target.parent)
+        _clean_after(self.target)
         self.directory.mkdir()
 
     def publish(self, facts: Mapping[str, Any], hashed: Mapping[str, FileFacts]) -> None:
@@ -102,6 +108,7 @@ def commit(
     with as_write_error(target):
         draft = Draft(target)
         try:
+            draft.make()
             draft.publish(facts, fill(draft.directory) or {})
         finally:
             draft.discard()

@@ -39,10 +39,11 @@ def commit_together(
     if processes is None or processes.count == 1:
         atomic.commit(target, fill, facts)
         return
-    draft = None
+    draft = atomic.Draft(target) if processes.is_main else None
     try:
         with processes.alike(), atomic.as_write_error(target):
-            draft = atomic.Draft(target) if processes.is_main else None
+            if draft is not None:
+                draft.make()
         directory = Path(processes.of_main("" if draft is None else str(draft.directory)))
         hashed: Mapping[str, FileFacts] = {}
         with processes.alike(), atomic.as_write_error(target):
