@@ -61,10 +61,7 @@ FileFacts = dict[str, Any]
 
 class Draft:
     """A directory under a temporary name, until it is published under its own or discarded.
-
-    It is created by `make`, so that whoever discards it holds it before it exists: a signal may
-    arrive at any time.
-    """
+    Its user holds it before it is made: a signal may arrive at any time."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
