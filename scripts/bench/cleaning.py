@@ -7,14 +7,13 @@
     python scripts/bench/cleaning.py model NOVELS NOVELS_VAL [--steps 300] [--seeds 2]
 
 TEXT_DIR holds novels.txt, shakespeare.txt, tang_poems.txt, udhr/ and code/. Each prints JSON lines.
-`found`: the share of copies with 5% of the words changed that are found, and the clean documents
-that are taken for copies, on each text: how much of the shorter one stands in the other in the same
-order, at least, and how much at most in pairs drawn at random; mojibake that is restored, and clean
-texts that change.
+`found`: for each text, the recall of copies with 5% of the words changed; the number of clean
+documents removed as copies, with the shortest common subsequence of such a document and its match,
+and the longest one of random pairs; the mojibake restored; and the clean texts changed.
 `speed`: MB per second of the processor with the default settings, reading and writing included.
 `memory`: the peak of a process that cleans this much text, and of one that cleans a tenth of it.
-`link`: the peak of the pass that compares all documents, whose memory alone grows with their
-number, for random signatures of which a hundredth are copies; 10 GB are about 7 million documents.
+`link`: the peak of the pass that compares all documents, on random signatures with 1% copies. Only
+its memory grows with the number of documents; 10 GB are about 7 million.
 `model`: bits per byte of other novels after equal steps, on text of which half are copies of few
 documents and on what `llmkit clean` leaves of it.
 """
@@ -93,7 +92,7 @@ def overlap(one: str, other: str) -> float:
 
 
 def in_order(one: str, other: str) -> float:
-    """The share of the characters of the shorter text that stand in the other in the same order."""
+    """The length of the longest common subsequence, relative to the shorter text."""
     short, long = sorted((one, other), key=len)
     row = [0] * (len(long) + 1)
     for character in short:

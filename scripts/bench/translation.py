@@ -12,8 +12,8 @@ test.csv, with those of the baselines.
 `translation.py speed DIRECTORY` compares training and writing translations with
 transformers.Seq2SeqTrainer, from the same weights. Sides: `script` as run_translation.py sets it up
 (fp32, batches padded to their longest row); `by_hand` the same with batches by length; `bf16` with
-both; llmkit as it comes, and with `train.precision=fp32`. The sides run in separate processes and
-take turns; every figure is the median over the rounds. Prints one JSON line: target tokens/s of
+both; llmkit with its defaults, and with `train.precision=fp32`. The sides run in separate processes
+and take turns; every figure is the median over the rounds. Prints one JSON line: target tokens/s of
 training, texts/s of predicting (4 beams), peak memory in MiB, and the ratios of llmkit to each.
 
     .venv/bin/python scripts/bench/translation.py data DIRECTORY tatoeba-en-zh.tsv

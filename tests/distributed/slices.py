@@ -1,4 +1,4 @@
-"""A model that several processes hold together."""
+"""A model that is split across several processes."""
 
 from __future__ import annotations
 

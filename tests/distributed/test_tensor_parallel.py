@@ -1,4 +1,4 @@
-"""A model that all processes hold together gives the figures and texts of one process."""
+"""A model that is split across processes gives the figures and texts of one process."""
 
 from __future__ import annotations
 

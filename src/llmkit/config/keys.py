@@ -23,7 +23,7 @@ class Key:
 
     path: KeyPath
     section: type[Section]
-    """The section that it stands in."""
+    """The config section that defines it."""
     default: Any
     meaning: str
     jobs: frozenset[str]

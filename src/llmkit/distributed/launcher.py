@@ -24,8 +24,8 @@ CAPTURED = "LLMKIT_CAPTURED"
 """Set by `llmkit launch`, which collects the output of each process and shows that of one."""
 
 SHARED_COMMANDS = ("pretrain", "finetune", "evaluate", "predict", "generate", "serve")
-"""The commands whose work several processes share; `serve` only with a model that they hold
-together."""
+"""The commands that can run in several processes; `serve` only with a model that is split across
+them."""
 
 _EACH = ("env",)
 """Commands that each of several processes may carry out by itself."""

@@ -39,8 +39,8 @@ class Processes:
     precision: str
     """`fp32` or `bf16`: arithmetic of the forward and backward pass."""
     one_model: bool = False
-    """Whether all processes hold one model together: they then do the same work, not shares of it,
-    and `rank` and `count` are those of a single process."""
+    """Whether one model is split across all processes. Each then does all of the work instead of a
+    share of it, and `rank` and `count` are those of a single process."""
 
     @property
     def rank(self) -> int:

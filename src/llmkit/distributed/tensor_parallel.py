@@ -1,5 +1,5 @@
-"""One model held by all processes together, each with a slice of its matrices, by the plan that
-transformers has for its architecture. All of them must compute the same batches."""
+"""Tensor parallelism: each process holds a slice of every matrix, according to the plan that
+transformers has for the architecture. All processes must compute the same batches."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformers.distributed import DistributedConfig
 from llmkit.errors import ConfigError
 
 _HEADS = ("num_attention_heads", "num_key_value_heads")
-"""Settings that must divide by the number of processes: a head is not cut."""
+"""Settings that must be divisible by the number of processes, because heads are not split."""
 
 
 def check_divisible(config: PretrainedConfig, name: str, count: int) -> None:

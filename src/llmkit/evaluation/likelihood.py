@@ -171,7 +171,7 @@ def _scored(
     try:
         nll, guesses = _likelihood(logits, batch, processes, guess)
     except torch.OutOfMemoryError as error:
-        # Processes that hold one model must compute the same batches.
+        # Processes that share one model must compute the same batches.
         if len(numbers) == 1 or processes.one_model:
             raise ResourceError(
                 f"a window of {batch.chosen.shape[1]} tokens does not fit the device",

@@ -85,8 +85,8 @@ def switched_off(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def merged(model: nn.Module) -> dict[str, Tensor]:
-    """The weights of the plain model that equals the model with its updates. All processes that
-    hold a part of each weight must call it."""
+    """The weights of the plain model with the updates merged in. If weights are sharded, all
+    processes must call it."""
     layers = {name: module for name, module in model.named_modules() if hasattr(module, "lora_A")}
     plain = {}
     for name, weight in model.state_dict().items():

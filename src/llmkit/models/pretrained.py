@@ -58,7 +58,7 @@ class Pretrained:
     named_tokenizer: str | None = None
     """The tokenizer that the user named instead of the model's own."""
     is_divided: bool = False
-    """Whether all processes hold one copy together (`model.tp_plan`)."""
+    """Whether it is split across the processes (`model.tp_plan`)."""
 
     @property
     def kind(self) -> ModelKind:
@@ -230,7 +230,7 @@ def to_train(config: Config) -> Pretrained | None:
 
 
 def to_use(config: Config) -> Pretrained | None:
-    """The model that a config names, to compute with; divided among the processes if asked for."""
+    """The model that a config names, split across the processes if the config asks for it."""
     found = of_config(config, encoder_decoder=True)
     return None if found is None else divided(found, config)
 

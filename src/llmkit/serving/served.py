@@ -70,12 +70,13 @@ def open_served(config: Config) -> list[ServedModel]:
 
 
 def _check_sharing(several: Sequence[ServedModel]) -> None:
-    """Raises ConfigError for several processes, unless they hold one causal model together."""
+    """Raises ConfigError if there are several processes but not a single causal model that is split
+    across them."""
     first = several[0].opened
     if n_processes() == 1 or (len(several) == 1 and first.is_divided and first.kind == "causal"):
         return
     raise ConfigError(
-        f"{n_processes()} processes can serve only one causal model, which they hold together",
+        f"{n_processes()} processes can serve only one causal model, split across them",
         where="model.tp_plan",
         next="write model.tp_plan=auto with one model, or start `llmkit serve` without a launcher",
     )

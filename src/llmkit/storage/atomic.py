@@ -61,7 +61,7 @@ FileFacts = dict[str, Any]
 
 class Draft:
     """A directory under a temporary name, until it is published under its own or discarded.
-    Its user holds it before it is made: a signal may arrive at any time."""
+    `make` is separate, so that a signal just after it still leads to `discard`."""
 
     def __init__(self, target: Path) -> None:
         self.target = target

@@ -1,4 +1,4 @@
-"""A model that two processes hold together is served by rank 0, with the texts of one process."""
+"""A model that is split across two processes is served by rank 0, with the texts of one process."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ _LATIN = {
     "hp_roman8", "iso8859_1", "iso8859_2", "iso8859_3", "iso8859_4", "iso8859_9", "iso8859_10",
     "iso8859_13", "iso8859_14", "iso8859_15", "iso8859_16", "latin_1",
 }  # fmt: skip
-"""The code pages for Latin letters; they differ in a few, and short samples fit several."""
+"""Code pages for Latin letters. They differ in a few letters, so short samples fit several."""
 
 _EASTERN = ("pl", "cs", "sk", "sl", "hr", "bs", "hu", "ro", "sq")
 _MADE_FOR = {
@@ -114,8 +114,8 @@ def _detected(sample: bytes) -> str:
 
 
 def _latin(sample: bytes) -> str:
-    """The code page for Latin letters whose language the sample is in; of several, the one that
-    makes the most letters of it."""
+    """The Latin code page for the language of the sample; if several fit, the one that decodes the
+    most letters."""
     texts = {name: sample.decode(name, "replace") for name in _MADE_FOR}
     fitting = [name for name, text in texts.items() if language_of(text) in _MADE_FOR[name]]
     return max(fitting, key=lambda name: sum(map(str.isalpha, texts[name])), default="cp1252")

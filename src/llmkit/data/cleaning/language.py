@@ -36,7 +36,7 @@ def language_of(text: str) -> str:
 
 
 def known_languages() -> list[str]:
-    """The codes that `language_of` may give."""
+    """The codes that `language_of` can return."""
     return sorted(set(map(str, _model().nb_classes)))
 
 

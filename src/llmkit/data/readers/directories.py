@@ -12,7 +12,7 @@ from llmkit.data.readers.formats import COMPRESSIONS, FORMAT_NAMES
 SUFFIXES = tuple(f".{name}" for name in FORMAT_NAMES) + tuple(
     f".{name}.{packed}" for name in FORMAT_NAMES if name != "parquet" for packed in COMPRESSIONS
 )
-"""The suffixes that are searched for in a directory."""
+"""The suffixes that a directory is searched for."""
 
 PROSE = ("txt", "text", "md", "markdown", "mdx", "rst", "tex", "org", "adoc")
 CODE = (
@@ -23,9 +23,9 @@ CODE = (
 """Text that is also read if a directory holds hardly anything in the formats above."""
 
 PAGES = ("html", "htm", "xhtml")
-"""Web pages, which only a command that takes the text out of them reads from a directory."""
+"""Web pages: read from a directory only by a command that extracts their text."""
 
-CLEAN_PAGES = "`llmkit clean clean.html=true` takes the text out of web pages"
+CLEAN_PAGES = "`llmkit clean clean.html=true` extracts the text of web pages"
 
 SLIVER = 0.1
 """Share of the bytes of a directory below which it counts as holding hardly anything."""
@@ -50,7 +50,7 @@ def files_read(files: Sequence[Path], pages: bool) -> list[Path]:
 
 
 def is_page(path: Path) -> bool:
-    """Whether a file is named as a web page."""
+    """Whether a file has the suffix of a web page."""
     return path.suffix[1:].lower() in PAGES
 
 

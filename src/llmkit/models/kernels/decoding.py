@@ -90,8 +90,8 @@ class CompiledStep:
         self, ids: Tensor, begins: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor],
         column: int,
     ) -> Tensor:  # fmt: skip
-        """The fp32 logits [rows, tokens, vocabulary] after the ids [rows, tokens], of which the
-        first stand in a column.
+        """The fp32 logits [rows, tokens, vocabulary] after the ids [rows, tokens], which begin in
+        `column` of the cache.
 
         `begins` [rows] is the first column that each row sees. Keys and values of each layer are
         contiguous [rows, key heads, columns, head size]; those of the new columns are written.

@@ -82,7 +82,7 @@ def weight_of(module: nn.Module) -> Weight:
         return Weight(module.weight, module.scale, module.bias)
     if isinstance(module, Conv1D):  # stored transposed
         return Weight(module.weight.data.T.contiguous(), None, module.bias.data)
-    # Tensor parallelism gives a module a forward of its own.
+    # Tensor parallelism replaces the forward of modules.
     forward = getattr(module.forward, "__func__", None)
     if isinstance(module, nn.Linear) and forward is nn.Linear.forward:
         bias = None if module.bias is None else module.bias.data

@@ -9,7 +9,6 @@
 #define ROWS 4 /* rows, outputs and partial sums of a block: its sums fit in the registers */
 #define OUTPUTS 2
 #define PARTS 2
-#define AHEAD 2048 /* bytes; processors fetch too little ahead by themselves */
 
 enum { PACKED_BFLOAT16 = INT8 + 1, PACKED_INT8 }; /* kinds of products, besides stored types */
 
@@ -26,9 +25,7 @@ INLINE void multiply(lanes sums[ROWS][OUTPUTS][PARTS], const char *x, int64_t x_
         lanes w[OUTPUTS];
 #pragma GCC unroll 2
         for (int o = 0; o < n_outputs; o++) {
-            const char *from = weight + o * w_stride + k * size_of(type);
-            w[o] = load(from, count, type);
-            __builtin_prefetch(from + AHEAD);
+            w[o] = load(weight + o * w_stride + k * size_of(type), count, type);
         }
 #pragma GCC unroll 4
         for (int r = 0; r < n_rows; r++) {
@@ -124,7 +121,6 @@ static void pack(char *to, const float *x, int64_t rows, int64_t inputs, int64_t
 
 /* `left` bytes of a row of weights, at most 64; the rest is 0. */
 INLINE __m512i weights(const char *from, int64_t left) {
-    __builtin_prefetch(from + AHEAD);
     if (left >= PACKED) return _mm512_loadu_si512(from);
     return _mm512_maskz_loadu_epi8(((__mmask64)1 << left) - 1, from);
 }

@@ -1,5 +1,5 @@
-"""An engine whose model several processes hold together: rank 0 leads, and the others do the same
-with theirs."""
+"""An engine for a model that is split across processes: rank 0 decides what to do, and the other
+ranks repeat its calls."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Orders:
 
 
 class LeadingEngine(Engine):
-    """The engine of rank 0: sends what it does before it does it."""
+    """The engine of rank 0, which sends each call to the other ranks before making it."""
 
     def __init__(self, engine: Engine, orders: Orders) -> None:
         super().__init__(engine.model, engine.tokenizer, engine.batch_size)
@@ -82,14 +82,14 @@ class LeadingEngine(Engine):
         return moved
 
     def _announce(self, order: Order) -> None:
-        """Sends an order; that a process was lost is the fault of no request, so the next step
-        raises it."""
+        """Sends an order. A lost process is not the fault of one request, so the next step raises
+        that error instead."""
         with suppress(RuntimeError):
             self._orders.send(order)
 
 
 def follow_orders(engine: Engine, orders: Orders) -> None:
-    """Does with an engine what rank 0 does with its own, until that stops."""
+    """Repeats the calls of rank 0's engine on this rank's, until rank 0 stops."""
     running = _Numbered()
     while "stop" not in (order := orders.receive()):
         if "step" in order:

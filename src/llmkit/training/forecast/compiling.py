@@ -1,4 +1,4 @@
-"""Whether compiling a model pays, and what earlier runs of the same kind took to compile.
+"""Whether compiling a model pays off, and how long earlier runs of the same kind took to compile.
 
 Records of earlier runs are kept beside the code that torch compiled for them, so that removing the
 code removes its record too.
@@ -27,12 +27,12 @@ _DIRECTORY = "TORCHINDUCTOR_CACHE_DIR"
 
 
 class Compilation(NamedTuple):
-    """What compiling a model costs, and what it gives."""
+    """The cost of compiling a model, and its gain."""
 
     seconds: float
-    """Until the first compiled micro-batch has ended, beyond its own time."""
+    """Time of the first compiled micro-batch beyond that of a later one."""
     share: float
-    """Time of a compiled micro-batch relative to one that is not."""
+    """Time of a compiled micro-batch relative to an eager one."""
 
 
 UNRECORDED = Compilation(25.0, 0.65)
@@ -68,12 +68,12 @@ def kind_of_run(model: PreTrainedModel, length: int, size: int, processes: Proce
 
 
 def expected_compilation(kind: str) -> Compilation:
-    """What compiling for a kind of run will cost and give: as recorded, else as usual."""
+    """The expected cost and gain for a kind of run: as recorded, or UNRECORDED."""
     return _recorded(kind) or UNRECORDED
 
 
 def record_compilation(kind: str, found: Compilation) -> None:
-    """Record what compiling has cost and given, for later runs of this kind.
+    """Record the cost and gain of compiling, for later runs of this kind.
 
     The second run finds its code cached. Other jobs disturb each measurement, so that later ones
     count half. Nothing is recorded where the directory cannot be written.

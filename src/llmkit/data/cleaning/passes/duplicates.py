@@ -137,8 +137,7 @@ _AT_ONCE = 1 << 16
 
 
 def _release(values: NDArray[np.uint32]) -> None:
-    """Takes the pages of a mapped file out of the memory of this process; where there is room for
-    them, the system keeps them."""
+    """Drops the pages of a mapped file from this process; the system may keep them cached."""
     mapped = getattr(values, "_mmap", None)
     if mapped is not None:
         mapped.madvise(mmap.MADV_DONTNEED)
